@@ -1,0 +1,5 @@
+import sys
+
+from fastinpaint.cli import main
+
+sys.exit(main())

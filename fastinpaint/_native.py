@@ -1,0 +1,28 @@
+"""Loads the compiled kernels: plain C ABI, no torch and no Python headers, found beside this file."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+@functools.cache
+def load(name: str) -> ctypes.CDLL | None:
+    """``libfastinpaint_<name>.so`` (name: ``cpu`` or ``cuda``), or None where it was not built or cannot be loaded."""
+    try:
+        return ctypes.CDLL(str(HERE / f"libfastinpaint_{name}.so"))
+    except OSError:
+        return None
+
+
+def why_not(name: str) -> str | None:
+    """Why the library of that name cannot be used, in one sentence, or None where it can."""
+    if not (HERE / f"libfastinpaint_{name}.so").exists():
+        tool = {"cpu": "a C++ compiler (g++ or clang++)", "cuda": "nvcc"}[name]
+        return f"the {name} kernels are not built; install {tool} and run `pip install -e .` again."
+    if load(name) is None:
+        return f"libfastinpaint_{name}.so does not load here; run `pip install -e .` again."
+    return None

@@ -1,0 +1,63 @@
+"""The command line: ``fastinpaint COMMAND``. One module a command, each with `add_arguments` and `run`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from fastinpaint._version import __version__
+from fastinpaint.errors import UserError
+
+COMMANDS = {
+    "inpaint": "fill the holes of a video",
+    "prepare": "turn videos into training samples",
+    "train": "train the networks",
+    "evaluate": "measure trained networks on a validation set",
+    "demo": "the whole system in a few minutes, no file needed",
+    "info": "what is built, what can run here and why not",
+    "tune": "measure the backends for a model's layers and remember the best",
+    "bench": "time and memory beside plain PyTorch, at your own sizes",
+}
+
+
+def parser_for(command: str) -> argparse.ArgumentParser:
+    """The parser of one command; only that command's module is imported."""
+    parser = argparse.ArgumentParser(prog=f"fastinpaint {command}", description=COMMANDS[command])
+    module = importlib.import_module(f"fastinpaint.cli.{command}")
+    module.add_arguments(parser)
+    parser.set_defaults(run=module.run)
+    return parser
+
+
+def usage() -> str:
+    """The list of commands."""
+    width = max(map(len, COMMANDS))
+    rows = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(["usage: fastinpaint COMMAND [OPTIONS]", "", *rows, "", "fastinpaint COMMAND --help tells more."])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns 0, or 2 after one line on stderr where the input was at fault."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    command, *rest = arguments
+    if command not in COMMANDS:
+        print(f"fastinpaint: unknown command {command!r}; known: {', '.join(COMMANDS)}.", file=sys.stderr)
+        return 2
+    try:
+        args = parser_for(command).parse_args(rest)
+        args.run(args)
+    except UserError as error:
+        print(f"fastinpaint {command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"fastinpaint {command}: stopped.", file=sys.stderr)
+        return 130
+    return 0

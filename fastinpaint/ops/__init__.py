@@ -1,0 +1,1 @@
+"""Differentiable operations, one room each: `activation`, `conv_block`, `masked_l1`."""

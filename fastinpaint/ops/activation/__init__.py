@@ -1,0 +1,1 @@
+"""`activation`: see `reference` for the equations."""

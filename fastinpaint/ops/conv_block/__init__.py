@@ -1,0 +1,1 @@
+"""`conv_block`: see `reference` for the equations."""

@@ -1,0 +1,75 @@
+"""`conv_block` in plain torch: any device, any dtype, float64 too. The oracle of every other backend.
+
+    y = conv(a, weight) + bias,   a = activation(sources)  (see `fastinpaint.ops.activation.reference`)
+    mean_c = sum y / M,   var_c = sum (y - mean_c)^2 / M,   M = N * T * H * W of y
+
+and, given dy, dmean and dvar:
+
+    G = dy + dmean / M + 2 dvar (y - mean) / M
+    dweight = corr(a, G)     dbias = sum G     da = conv_transposed(G, weight)     then activation's backward
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastinpaint.ops.activation import reference as activation
+from fastinpaint.ops.activation.reference import channel_dims, per_channel, wide
+from fastinpaint.ops.types import Geometry, Source, SourceGrad
+
+
+def fwd(
+    sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, stats: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """y ``[N, C_out, *space]`` in the sources' dtype; batch mean and biased variance ``[C_out]`` where asked for."""
+    stride, padding, dilation, output_padding, transposed, groups = geometry
+    a = activation.fwd(sources)
+    y = torch.ops.aten.convolution(a, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
+    if not stats:
+        return y, None, None
+    mean, var = batch_stats(y)
+    return y, mean, var
+
+
+def batch_stats(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each channel, in the wide dtype."""
+    var, mean = torch.var_mean(wide(y), channel_dims(y), correction=0)
+    return mean, var
+
+
+def stats_bwd(dy: Tensor, dmean: Tensor | None, dvar: Tensor | None, y: Tensor, mean: Tensor | None) -> Tensor:
+    """G: the gradient that reaches y through itself and through its statistics."""
+    if mean is None or dmean is None or dvar is None:
+        return dy
+    count = y.numel() // y.shape[1]
+    g = wide(dy) + per_channel(dmean / count, y) + per_channel(2 * dvar / count, y) * (wide(y) - per_channel(mean, y))
+    return g.to(y.dtype)
+
+
+def bwd(
+    dy: Tensor,
+    dmean: Tensor | None,
+    dvar: Tensor | None,
+    y: Tensor,
+    mean: Tensor | None,
+    sources: Sequence[Source],
+    weight: Tensor,
+    geometry: Geometry,
+    needs: Sequence[bool],
+    needs_weight: bool,
+    needs_bias: bool,
+) -> tuple[list[SourceGrad], Tensor | None, Tensor | None]:
+    """The gradients of every source, of the weight and of the bias; y and mean are what `fwd` returned."""
+    stride, padding, dilation, output_padding, transposed, groups = geometry
+    g = stats_bwd(dy, dmean, dvar, y, mean)
+    a = activation.fwd(sources)
+    da, dweight, _ = torch.ops.aten.convolution_backward(
+        g, a, weight, None, stride, padding, dilation, transposed, output_padding, groups,
+        [any(needs), needs_weight, False],
+    )  # fmt: skip
+    dbias = wide(g).sum(channel_dims(g)).to(weight.dtype) if needs_bias else None
+    grads = activation.bwd(da, sources, needs) if any(needs) else [SourceGrad() for _ in sources]
+    return grads, dweight, dbias

@@ -1,0 +1,1 @@
+"""`masked_l1`: see `reference` for the equations."""

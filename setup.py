@@ -1,0 +1,118 @@
+"""Builds the kernels of csrc into two plain C libraries beside the Python package, with ninja.
+
+``csrc/*/cpu*.cpp`` become ``libfastinpaint_cpu.so`` where a C++ compiler is found, ``csrc/*/cuda*.cu`` become
+``libfastinpaint_cuda.so`` where nvcc is. Neither needs torch. What cannot be built is named and left out.
+
+    CXX=...                       the C++ compiler
+    FASTINPAINT_CUDA=0|1          never, or by all means, build the CUDA kernels
+    FASTINPAINT_CUDA_ARCH=80;90a  the architectures, instead of 80;90a;100 and PTX of the first
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.command.bdist_wheel import bdist_wheel
+
+ROOT = Path(__file__).parent.resolve()
+ARCHITECTURES = "80;90a;100"
+
+
+def find_cxx() -> str | None:
+    """The C++ compiler: CXX, g++ or clang++."""
+    return next((p for c in (os.environ.get("CXX"), "g++", "clang++") if c and (p := shutil.which(c))), None)
+
+
+def find_nvcc() -> str | None:
+    """nvcc: of CUDA_HOME, on PATH, of PyPI's packages, or in the usual place."""
+    home = os.environ.get("CUDA_HOME")
+    wheels = [str(p) for entry in sys.path for p in Path(entry).glob("nvidia/*/bin/nvcc")]
+    for candidate in (home and f"{home}/bin/nvcc", shutil.which("nvcc"), *wheels, "/usr/local/cuda/bin/nvcc"):
+        if candidate and Path(candidate).exists():
+            return candidate
+    return None
+
+
+def cuda_flags(nvcc: str) -> tuple[list[str], list[str]]:
+    """Compile and link flags of the CUDA library."""
+    architectures = os.environ.get("FASTINPAINT_CUDA_ARCH", ARCHITECTURES).split(";")
+    code = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
+    code.append(f"-gencode=arch=compute_{architectures[0]},code=compute_{architectures[0]}")
+    runtime = Path(nvcc).resolve().parent.parent / "lib"
+    compile_flags = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "--expt-relaxed-constexpr", *code]
+    return compile_flags, ["-shared", "-cudart=static", f"-L{runtime}", *code]
+
+
+def ninja_rules(out: Path, build: Path) -> list[str]:
+    """The text of build.ninja for every library that can be built here."""
+    lines, cxx = ["ninja_required_version = 1.5"], find_cxx()
+    nvcc = None if os.environ.get("FASTINPAINT_CUDA") == "0" else find_nvcc()
+    if os.environ.get("FASTINPAINT_CUDA") == "1" and nvcc is None:
+        raise SystemExit("FASTINPAINT_CUDA=1, but no nvcc was found in CUDA_HOME, on PATH or in site-packages.")
+    cpu_flags = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread"]
+    toolchains = {"cpu": (cxx, "cpu*.cpp", cpu_flags, ["-shared", "-pthread"])}
+    if nvcc:
+        toolchains["cuda"] = (nvcc, "cuda*.cu", *cuda_flags(nvcc))
+    for name, (compiler, pattern, compile_flags, link_flags) in toolchains.items():
+        sources = sorted((ROOT / "csrc").glob(f"*/{pattern}"))
+        if compiler is None or not sources:
+            print(f"fastinpaint: no compiler for the {name} kernels: installed without them", file=sys.stderr)
+            continue
+        lines += [
+            f"rule compile_{name}",
+            f"  command = {compiler} -MMD -MF $out.d {' '.join(compile_flags)} -I{ROOT / 'csrc'} -c $in -o $out",
+            "  depfile = $out.d",
+            "  deps = gcc",
+            f"  description = {name}: $in",
+            f"rule link_{name}",
+            f"  command = {compiler} {' '.join(link_flags)} $in -o $out",
+        ]
+        objects = []
+        for source in sources:
+            objects.append(f"{build}/{name}/{source.parent.name}_{source.stem}.o")
+            lines.append(f"build {objects[-1]}: compile_{name} {source}")
+        library = out / f"libfastinpaint_{name}.so"
+        lines += [f"build {library}: link_{name} {' '.join(objects)}", f"default {library}"]
+    return lines
+
+
+class BuildKernels(build_ext):
+    """Runs ninja once; the libraries are optional, so a machine with no compiler still installs."""
+
+    def run(self) -> None:
+        package = ROOT / "fastinpaint" if self.inplace or self.editable_mode else Path(self.build_lib) / "fastinpaint"
+        package = package.resolve()
+        package.mkdir(parents=True, exist_ok=True)
+        build = (ROOT / "build" / "kernels").resolve()
+        build.mkdir(parents=True, exist_ok=True)
+        rules = ninja_rules(package, build)
+        if not any(line.startswith("default") for line in rules):
+            return
+        (build / "build.ninja").write_text("\n".join(rules) + "\n")
+        ninja = shutil.which("ninja") or str(Path(sys.executable).parent / "ninja")
+        subprocess.run([ninja, "-C", str(build)], check=True)
+
+    def get_outputs(self) -> list[str]:
+        return []
+
+    def get_output_mapping(self) -> dict[str, str]:
+        return {}
+
+
+class AnyPythonWheel(bdist_wheel):
+    """Kernels behind a C ABI serve every Python and every torch: the wheel is py3-none-<platform>."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return ("py3", "none", super().get_tag()[2])
+
+
+setup(
+    ext_modules=[Extension("fastinpaint._kernels", sources=[])],
+    cmdclass={"build_ext": BuildKernels, "bdist_wheel": AnyPythonWheel},
+)
