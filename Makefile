@@ -1,0 +1,49 @@
+# The verbs of fastinpaint. `make` prints them. Each makes a virtual environment in .venv if there is none.
+
+VENV   ?= .venv
+PYTHON ?= python3
+RUN    := $(VENV)/bin/python
+STAMP  := $(VENV)/.installed
+NATIVE := $(wildcard csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh csrc/*/*.h)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint types check-cpu check-triton fix wheel clean
+
+help: ## print these verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## make .venv and install the package with what its tests need
+
+$(STAMP): pyproject.toml setup.py constraints.txt $(NATIVE)
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP) ## train, evaluate and inpaint on rendered clips; results in ./demo
+	$(RUN) -m fastinpaint demo --out demo
+
+test: lint types check-cpu check-triton ## everything that continuous integration runs
+
+lint: $(STAMP) ## ruff: rules and format
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+types: $(STAMP) ## mypy
+	$(RUN) -m mypy
+
+check-cpu: $(STAMP) ## pytest: the package, the CPU kernels, the CUDA kernels emulated and sanitized
+	$(RUN) -m pytest tests --ignore tests/triton -n 2 --dist loadfile --durations 15
+
+check-triton: $(STAMP) ## pytest: the Triton kernels, interpreted under the guard, and compiled without a GPU
+	TRITON_INTERPRET=1 $(RUN) -m pytest tests/triton -n 2 --durations 10
+
+fix: $(STAMP) ## apply ruff's fixes and formats, clang-format
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+	$(VENV)/bin/clang-format -i $(wildcard csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh csrc/*/*.h)
+
+wheel: $(STAMP) ## one py3-none wheel for this platform, in dist/
+	$(RUN) -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean: ## remove what was built
+	rm -rf build dist demo fastinpaint/*.so *.egg-info .pytest_cache .ruff_cache .mypy_cache
