@@ -1,0 +1,1 @@
+"""Reading video, cutting it into training samples, and drawing holes."""

@@ -1,0 +1,135 @@
+"""Video files through PyAV, which is FFmpeg's libraries."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+from av.error import FFmpegError
+from av.sidedata.sidedata import Type
+
+from fastinpaint.data.video import FOLDER_RATE, DamagedVideo, Frame, VideoReader
+from fastinpaint.errors import UserError
+
+DURATION_SLACK = 0.25  # seconds by which the length a Matroska header states may be off
+
+
+class ContainerReader(VideoReader):
+    """The frames of a file's first video stream. Timestamps that are missing or go back are put one frame later."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        try:
+            self._container = av.open(name)
+        except (FFmpegError, OSError) as error:
+            raise UserError(f"{name}: not a video that can be read: {_reason(error)}.") from None
+        try:
+            self._stream = _video_stream(name, self._container)
+            self._read = 0
+            self._last_pts: int | None = None
+            self._frames = self._decode()
+            self._first: Frame | None = next(self._frames, None)
+            if self._first is None:
+                raise DamagedVideo(f"{name}: not one frame can be decoded; the file is empty or damaged.", 0)
+        except BaseException:
+            self._container.close()
+            raise
+
+    def __next__(self) -> Frame:
+        frame = self._first or next(self._frames)
+        self._first = None
+        if frame.rgb.shape[:2] != (self.height, self.width):
+            size = f"{frame.rgb.shape[1]}x{frame.rgb.shape[0]}"
+            raise UserError(
+                f"{self.name}: every frame must be {self.width}x{self.height} like the first one; "
+                f"frame {self._read} is {size}."
+            )
+        self._read += 1
+        return frame
+
+    def close(self) -> None:
+        self._frames = iter(())
+        self._container.close()
+
+    def _decode(self) -> Iterator[Frame]:
+        """Every frame; then DamagedVideo where the file ended before its own header says it does."""
+        packets = 0
+        end = 0.0
+        decoded = 0
+        try:
+            for packet in self._container.demux():
+                if packet.pts is not None:
+                    end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                if packet.stream is not self._stream:
+                    continue
+                packets += packet.size > 0
+                for picture in self._stream.decode(packet):
+                    if decoded == 0:
+                        self._describe(picture)
+                    decoded += 1
+                    yield Frame(picture.to_ndarray(format="rgb24"), self._pts(picture), self._time_base(picture))
+        except FFmpegError as error:
+            message = f"{self.name}: damaged: {decoded} frames could be read, then {_reason(error)}."
+            raise DamagedVideo(message, decoded) from None
+        stated = self._cut_short(packets, end)
+        if decoded and stated:
+            raise DamagedVideo(f"{self.name}: cut short: {decoded} frames could be read of {stated}.", decoded)
+
+    def _describe(self, picture: av.VideoFrame) -> None:
+        """Fill in the attributes; the decoder's first picture tells the size and the rotation for certain."""
+        stream = self._stream
+        self.width, self.height = picture.width, picture.height
+        self.rotation = picture.rotation
+        sides: Any = picture.side_data  # its type information lacks the display matrix
+        if any(side.type is Type.DISPLAYMATRIX for side in sides):
+            self.display_matrix = struct.unpack("=9i", bytes(sides[Type.DISPLAYMATRIX])[:36])
+        self.rate = stream.average_rate or stream.guessed_rate or FOLDER_RATE
+        seconds = self._container.duration / av.time_base if self._container.duration else None
+        self.length_hint = stream.frames or (round(seconds * self.rate) if seconds else None)
+
+    def _time_base(self, picture: av.VideoFrame) -> Fraction:
+        return picture.time_base or self._stream.time_base or 1 / self.rate
+
+    def _pts(self, picture: av.VideoFrame) -> int:
+        """The picture's timestamp, made to rise strictly, as every writer demands."""
+        last = self._last_pts
+        pts = picture.pts
+        if pts is None or (last is not None and pts <= last):
+            step = max(1, round(1 / (self.rate * self._time_base(picture))))
+            pts = 0 if last is None else last + step
+        self._last_pts = pts
+        return pts
+
+    def _cut_short(self, packets: int, end: float) -> str | None:
+        """What the header promised, where the file holds less; None for a whole file or a format without promises."""
+        container = self._container
+        formats = container.format.name.split(",")
+        if "mp4" in formats and packets < len(self._stream.index_entries):
+            return f"{len(self._stream.index_entries)}"
+        if "matroska" in formats and container.duration:
+            seconds = container.duration / av.time_base
+            return f"{seconds:.2f} seconds" if end < seconds - DURATION_SLACK else None
+        if "gif" in formats and not Path(self.name).read_bytes().rstrip(b"\0").endswith(b";"):
+            return "a GIF whose last byte is missing"
+        return None
+
+
+def _video_stream(name: str, container: av.container.InputContainer) -> av.VideoStream:
+    """The first stream that is a video and not a cover picture."""
+    cover = av.stream.Disposition.attached_pic
+    for stream in container.streams.video:
+        if not stream.disposition & cover:
+            stream.thread_type = "AUTO"
+            return stream
+    kinds = ", ".join(stream.type for stream in container.streams) or "nothing"
+    raise UserError(f"{name}: a video stream is needed; this file holds {kinds}.")
+
+
+def _reason(error: Exception) -> str:
+    """FFmpeg's or the system's own words, without the number and the file's name."""
+    text = getattr(error, "strerror", None) or str(error)
+    return text[0].lower() + text[1:]

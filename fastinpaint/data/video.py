@@ -1,0 +1,163 @@
+"""Frames of a video file, a GIF, an image or a folder of images, one at a time.
+
+`open_video` is the one door. A reader holds a few frames at most, whatever the length of the video.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from fastinpaint.errors import UserError
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+FOLDER_RATE = Fraction(25)
+
+
+class DamagedVideo(UserError):
+    """The video stops before its end. `frames_read` frames came before, and all of them were handed out."""
+
+    def __init__(self, message: str, frames_read: int) -> None:
+        super().__init__(message)
+        self.frames_read = frames_read
+
+
+class Frame(NamedTuple):
+    """One frame as stored: `rgb` uint8 [H, W, 3], shown at `pts * time_base` seconds."""
+
+    rgb: np.ndarray
+    pts: int
+    time_base: Fraction
+
+
+class VideoReader:
+    """An iterator over the frames of one video, in order of presentation, once. Use it in a `with` statement.
+
+    Attributes:
+        name: the path as given, for messages.
+        width, height: of the frames as stored, in pixels.
+        rotation: the counter-clockwise turn, in degrees, by which a player shows them (see `upright`). Frames come
+            as stored, so that a video written with the same rotation looks like its source.
+        display_matrix: the nine integers that `rotation` comes from, as FFmpeg keeps them, or None.
+        rate: frames a second, an average where the rate varies; the times that count are the `pts`.
+        length_hint: the number of frames as the file states it, or an estimate, or None where it says nothing.
+    """
+
+    name: str
+    width: int
+    height: int
+    rotation: int = 0
+    display_matrix: tuple[int, ...] | None = None
+    rate: Fraction = FOLDER_RATE
+    length_hint: int | None = None
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self
+
+    def __next__(self) -> Frame:
+        raise StopIteration
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. Reading on raises StopIteration."""
+
+
+class FolderReader(VideoReader):
+    """Images as frames, shown one after another at `rate` a second."""
+
+    def __init__(self, name: str, images: list[Path], rate: Fraction) -> None:
+        self.name, self.rate, self.length_hint = name, rate, len(images)
+        self._images = images
+        self._next = 0
+        self._last = images[0], read_image(images[0])
+        self.height, self.width = self._last[1].shape[:2]
+
+    def __next__(self) -> Frame:
+        if self._next == len(self._images):
+            raise StopIteration
+        path = self._images[self._next]
+        if self._last[0] != path:
+            self._last = path, read_image(path)
+        rgb = self._last[1]
+        if rgb.shape[:2] != (self.height, self.width):
+            raise UserError(
+                f"{path}: every frame must be {self.width}x{self.height} like the first one, "
+                f"{self._images[0].name}; this one is {rgb.shape[1]}x{rgb.shape[0]}."
+            )
+        self._next += 1
+        return Frame(rgb, self._next - 1, 1 / self.rate)
+
+    def close(self) -> None:
+        self._next = len(self._images)
+
+
+def open_video(path: str | Path, rate: Fraction = FOLDER_RATE) -> VideoReader:
+    """Open a video file (all that FFmpeg reads), a GIF, one image, or a folder of images in natural order.
+
+    The first video stream is read, cover pictures left aside, wherever it stands among the streams. The first frame is
+    decoded at once, so an unreadable file fails here and not later.
+
+    Args:
+        path: a local file or folder.
+        rate: frames a second for images, which carry none.
+
+    Raises:
+        UserError: no such path; not a video; no video stream; no frame; no images; images of different sizes.
+        DamagedVideo: (while iterating) the file is cut short or its data broken; the frames before it have come.
+    """
+    source = Path(path)
+    if source.is_dir():
+        images = sorted((p for p in source.iterdir() if is_image(p)), key=natural_key)
+        if not images:
+            known = " ".join(sorted(IMAGE_SUFFIXES))
+            raise UserError(f"{path}: a folder of frames must hold images ({known}); this one holds none.")
+        return FolderReader(str(path), images, rate)
+    if not source.exists():
+        raise UserError(f"{path}: no such file or folder.")
+    if is_image(source):
+        return FolderReader(str(path), [source], rate)
+    from fastinpaint.data.container import ContainerReader  # FFmpeg is loaded only where it is needed
+
+    return ContainerReader(str(path))
+
+
+def upright(rgb: np.ndarray, rotation: int) -> np.ndarray:
+    """The frame [H, W, 3] as a player shows it: turned counter-clockwise by `rotation`, to the nearest right angle."""
+    return np.rot90(rgb, round(rotation / 90) % 4)
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An image as uint8 RGB [H, W, 3]: grey is repeated, 16 bits become 8, transparency is dropped."""
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
+    bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    if bgr is None:
+        raise UserError(f"{path}: not an image that can be decoded; it may be empty or damaged.")
+    return np.ascontiguousarray(bgr[:, :, ::-1])
+
+
+def is_image(path: Path) -> bool:
+    """Whether the name is that of a picture; hidden files are not."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def natural_key(path: Path) -> list[tuple[int, int | str]]:
+    """Sorts frame2.png before frame10.png."""
+    parts = re.split(r"(\d+)", path.name.lower())
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]

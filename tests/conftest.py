@@ -1,0 +1,110 @@
+"""What every test shares: one torch thread, and small video files made on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+import torch
+
+torch.set_num_threads(1)
+cv2.setNumThreads(1)
+
+
+def moving_square(frames: int, height: int, width: int) -> np.ndarray:
+    """A light square that goes right over a dark ramp: uint8 [T, H, W, 3]."""
+    video = np.empty((frames, height, width, 3), np.uint8)
+    video[:] = np.linspace(20, 90, width, dtype=np.uint8)[:, None]
+    side = min(height, width) // 3
+    for t in range(frames):
+        left = t * 2 % (width - side)
+        video[t, side // 2 : side // 2 + side, left : left + side] = (220, 160, 100)
+    return video
+
+
+def write_mp4(
+    path: Path,
+    video: np.ndarray,
+    *,
+    rate: Fraction | int = 10,
+    audio: str | None = None,
+    rotation: int = 0,
+    pts: list[int] | None = None,
+) -> Path:
+    """Write [T, H, W, 3] uint8 as H.264, near lossless. `audio`: None, "first" or "last" among the streams."""
+    with av.open(str(path), "w") as out:
+        sound = out.add_stream("aac", rate=8000, layout="mono") if audio == "first" else None
+        stream = out.add_stream("libx264", rate=rate, options={"preset": "ultrafast", "crf": "4"})
+        stream.height, stream.width = video.shape[1:3]
+        stream.pix_fmt = "yuv444p"
+        stream.codec_context.time_base = 1 / Fraction(rate)
+        if rotation:
+            stream.set_display_rotation(rotation)
+        if audio == "last":
+            sound = out.add_stream("aac", rate=8000, layout="mono")
+        for t, rgb in enumerate(video):
+            frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+            frame.pts = pts[t] if pts else t
+            frame.time_base = 1 / Fraction(rate)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+        if sound is not None:
+            tone = np.sin(np.arange(int(8000 * len(video) / rate)) * 0.3).astype(np.float32)[None]
+            chunk = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+            chunk.sample_rate, chunk.pts = 8000, 0
+            out.mux(sound.encode(chunk))
+            out.mux(sound.encode())
+    return path
+
+
+def write_gif(path: Path, video: np.ndarray, rate: int = 10) -> Path:
+    """Write [T, H, W, 3] uint8 as a GIF with a fixed palette."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("gif", rate=rate)
+        stream.height, stream.width = video.shape[1:3]
+        stream.pix_fmt = "rgb8"
+        for rgb in video:
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
+        out.mux(stream.encode())
+    return path
+
+
+def write_frames(folder: Path, video: np.ndarray) -> Path:
+    """Write [T, H, W, 3] uint8 as frame0.png, frame1.png, ... frame10.png: names that need natural order."""
+    folder.mkdir(parents=True)
+    for t, rgb in enumerate(video):
+        cv2.imwrite(str(folder / f"frame{t}.png"), rgb[:, :, ::-1])
+    return folder
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a small clip and returns its path.
+
+    ``clip("a.mp4", frames=12, height=48, width=64, audio="first")``; the suffix decides: .gif, none for a folder of
+    PNG frames, anything else for H.264. ``video=`` gives the frames; other keywords go to `write_mp4`.
+    """
+
+    def write(
+        name: str,
+        frames: int = 12,
+        height: int = 48,
+        width: int = 64,
+        video: np.ndarray | None = None,
+        **options: object,
+    ) -> Path:
+        pixels = moving_square(frames, height, width) if video is None else video
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".gif":
+            return write_gif(path, pixels)
+        if path.suffix == "":
+            return write_frames(path, pixels)
+        return write_mp4(path, pixels, **options)  # type: ignore[arg-type]
+
+    return write
