@@ -1,0 +1,78 @@
+"""The whole system: 3DCN completes the video small, CombCN completes its frames at full size under that guidance."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fastinpaint.models.combcn import CombCN, TwoDCN
+from fastinpaint.models.config import ModelConfig
+from fastinpaint.models.preprocess import (
+    as_frames,
+    as_video,
+    composite,
+    downsample_mask,
+    downsample_video,
+    fill_holes,
+)
+from fastinpaint.models.threedcn import ThreeDCN
+
+
+class VideoCompletionNet(nn.Module):
+    """3DCN and CombCN joined (Wang et al. 2019, Fig. 2).
+
+    Buffers:
+        mean_pixel: ``[3]``, RGB in [0, 1], what holes are filled with; set by the trainer (``chang2019`` fills with 0).
+    """
+
+    mean_pixel: Tensor
+
+    def __init__(self, config: ModelConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or ModelConfig()
+        self.threedcn = ThreeDCN(self.config)
+        self.combcn = CombCN(self.config)
+        self.register_buffer("mean_pixel", torch.zeros(3))
+
+    def forward(self, video: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Complete a video; what it holds inside the holes has no influence.
+
+        Args:
+            video: ``[N, 3, T, H, W]``, RGB in [0, 1]; any T, H, W >= 1.
+            mask: ``[N, 1, T, H, W]``, any dtype, 1 = hole.
+
+        Returns:
+            completed ``[N, 3, T, H, W]`` and coarse ``[N, 3, T, ceil(H/r), ceil(W/r)]``, 3DCN's output: both linear,
+            neither clamped nor composited.
+        """
+        mask = mask.to(video.dtype)
+        filled = fill_holes(video, mask, fill_pixel(self))
+        small = downsample_video(filled, self.config.r)
+        small_mask = downsample_mask(mask, self.config.r)
+        coarse = self.threedcn(torch.cat([small, small_mask], 1))
+        guidance = composite(coarse, small, small_mask) if self.config.composite_guidance else coarse
+        completed = self.combcn(as_frames(torch.cat([filled, mask], 1)), as_frames(guidance))
+        return as_video(completed, len(video)), coarse
+
+    def complete_coarse(self, video: Tensor, mask: Tensor) -> Tensor:
+        """3DCN alone, as in its pre-training: coarse of `forward`."""
+        return self.threedcn(coarse_input(self, video, mask))
+
+
+def coarse_input(model: VideoCompletionNet, video: Tensor, mask: Tensor) -> Tensor:
+    """What 3DCN sees: ``[N, 4, T, ceil(H/r), ceil(W/r)]``."""
+    mask, r = mask.to(video.dtype), model.config.r
+    filled = fill_holes(video, mask, fill_pixel(model))
+    return torch.cat([downsample_video(filled, r), downsample_mask(mask, r)], 1)
+
+
+def complete_frames(model: TwoDCN, video: Tensor, mask: Tensor) -> Tensor:
+    """2DCN over every frame of a video: ``[N, 3, T, H, W]`` from the arguments of `VideoCompletionNet.forward`."""
+    mask = mask.to(video.dtype)
+    filled = fill_holes(video, mask, fill_pixel(model))
+    return as_video(model(as_frames(torch.cat([filled, mask], 1))), len(video))
+
+
+def fill_pixel(model: VideoCompletionNet | TwoDCN) -> Tensor:
+    """``[3]``: what this model's holes are filled with."""
+    return torch.zeros_like(model.mean_pixel) if model.config.zero_fill else model.mean_pixel

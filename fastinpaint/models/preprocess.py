@@ -1,0 +1,68 @@
+"""What happens to pixels around the networks: filling holes, down-sampling, compositing. All plain torch."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastinpaint.models.padding import pad_to_multiple
+
+
+def fill_holes(video: Tensor, mask: Tensor, mean_pixel: Tensor) -> Tensor:
+    """``where(mask > 0, mean_pixel, video)``: no hole pixel of the video reaches the result, whatever it holds.
+
+    Args:
+        video: ``[N, 3, *space]``, RGB in [0, 1].
+        mask: ``[N, 1, *space]``, 1 = hole.
+        mean_pixel: ``[3]``, RGB in [0, 1].
+
+    Raises:
+        ValueError: where mask or mean_pixel do not fit the video.
+    """
+    check_mask("fill_holes", video, mask)
+    if tuple(mean_pixel.shape) != (3,):
+        raise ValueError(f"fill_holes: mean_pixel must be [3], got {tuple(mean_pixel.shape)}.")
+    fill = mean_pixel.to(video).view(1, 3, *[1] * (video.dim() - 2))
+    return torch.where(mask > 0, fill, video)
+
+
+def downsample_video(video: Tensor, r: int) -> Tensor:
+    """Frames of ``ceil(H/r) x ceil(W/r)``, each pixel the mean of its r x r square; the last row and column go on.
+
+    Args:
+        video: ``[N, C, T, H, W]``, holes already filled.
+    """
+    return F.avg_pool3d(pad_to_multiple(video, (r, r)), (1, r, r))
+
+
+def downsample_mask(mask: Tensor, r: int) -> Tensor:
+    """A small pixel is a hole where any pixel of its r x r square is: ``[N, 1, T, ceil(H/r), ceil(W/r)]``."""
+    return F.max_pool3d(pad_to_multiple(mask, (r, r)), (1, r, r))
+
+
+def composite(output: Tensor, video: Tensor, mask: Tensor) -> Tensor:
+    """The output inside the holes, the video's own pixels, bit for bit, outside; both ``[N, 3, *space]``."""
+    check_mask("composite", output, mask)
+    if output.shape != video.shape:
+        raise ValueError(f"composite: video must be {tuple(output.shape)} as the output, got {tuple(video.shape)}.")
+    return torch.where(mask > 0, output, video.to(output.dtype))
+
+
+def as_frames(video: Tensor) -> Tensor:
+    """``[N, C, T, H, W]`` as a batch of frames ``[N*T, C, H, W]``."""
+    return video.transpose(1, 2).flatten(0, 1)
+
+
+def as_video(frames: Tensor, samples: int) -> Tensor:
+    """``[N*T, C, H, W]`` as ``[N, C, T, H, W]``, N being `samples`."""
+    return frames.unflatten(0, (samples, -1)).transpose(1, 2)
+
+
+def check_mask(name: str, video: Tensor, mask: Tensor) -> None:
+    """Raise ValueError unless mask is ``[N, 1, *space]`` for a video ``[N, 3, *space]``."""
+    if video.dim() not in (4, 5) or video.shape[1] != 3:
+        raise ValueError(f"{name}: the video must be [N, 3, T, H, W] or [N, 3, H, W], got {tuple(video.shape)}.")
+    expected = (video.shape[0], 1, *video.shape[2:])
+    if tuple(mask.shape) != expected:
+        raise ValueError(f"{name}: mask must be {expected} for a video {tuple(video.shape)}, got {tuple(mask.shape)}.")

@@ -1,0 +1,98 @@
+"""Weights on disk: one safetensors file that knows what it is. Its metadata holds the kind and the config."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from fastinpaint.errors import UserError
+from fastinpaint.models.combcn import TwoDCN
+from fastinpaint.models.completion import VideoCompletionNet
+from fastinpaint.models.config import ModelConfig
+
+KINDS: dict[str, type[VideoCompletionNet] | type[TwoDCN]] = {"completion": VideoCompletionNet, "twodcn": TwoDCN}
+
+
+class WeightsInfo(NamedTuple):
+    """What a weights file says about itself: the kind (a key of `KINDS`), the config, and what the writer added."""
+
+    kind: str
+    config: ModelConfig
+    extra: dict[str, Any]
+
+
+def save_weights(path: str | Path, model: VideoCompletionNet | TwoDCN, extra: dict[str, Any] | None = None) -> None:
+    """Write a model's parameters and buffers; the file appears whole or not at all.
+
+    Args:
+        extra: anything JSON can hold, for instance the step and the validation loss.
+
+    Raises:
+        UserError: where the file cannot be written (no such folder, full disk).
+        TypeError: for a model that is neither of `KINDS`.
+    """
+    kind = next((name for name, known in KINDS.items() if type(model) is known), None)
+    if kind is None:
+        raise TypeError(f"save_weights: model must be one of {', '.join(KINDS)}, got {type(model).__name__}.")
+    metadata = {"kind": kind, "config": json.dumps(model.config.to_dict()), "extra": json.dumps(extra or {})}
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
+    beside = Path(f"{path}.{os.getpid()}.part")
+    try:
+        save_file(tensors, beside, metadata)
+        os.replace(beside, path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write weights to {path}: {error}.") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def load_weights(path: str | Path, kind: str | None = None) -> VideoCompletionNet | TwoDCN:
+    """The model of a weights file, on the CPU and in eval mode.
+
+    Args:
+        kind: the kind that is needed ("completion" or "twodcn"); None takes either.
+
+    Raises:
+        UserError: where the file is missing, damaged, not ours, of another kind, or does not fit its own config.
+    """
+    info = weights_info(path)
+    if kind is not None and info.kind != kind:
+        raise UserError(f"{path}: needed weights of kind {kind}, got {info.kind}.")
+    model = KINDS[info.kind](info.config)
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if wrong:
+        name = wrong[0]
+        raise UserError(
+            f"{path}: the weights do not fit their config: {name} should be {expected.get(name, 'absent')}, "
+            f"is {found.get(name, 'absent')}."
+        )
+    model.load_state_dict(tensors)
+    return model.eval()
+
+
+def weights_info(path: str | Path) -> WeightsInfo:
+    """Kind, config and extra of a weights file, without reading its tensors; the errors of `load_weights`."""
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such weights file.")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error}).") from error
+    if metadata.get("kind") not in KINDS:
+        known = " or ".join(KINDS)
+        raise UserError(f"{path}: expected weights of kind {known}, got kind {metadata.get('kind')!r}.")
+    try:
+        config = ModelConfig.from_dict(json.loads(metadata["config"]))
+        return WeightsInfo(metadata["kind"], config, json.loads(metadata.get("extra", "{}")))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: the config in the weights' metadata cannot be read ({error}).") from error

@@ -1,0 +1,75 @@
+"""The losses of Wang et al. 2019, Eqs. 1 to 3. Of pixels in [0, 1]; times 255 they are the paper's figures."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastinpaint.models.preprocess import check_mask, downsample_mask, downsample_video
+
+
+class Losses(NamedTuple):
+    """Eq. 3 and its two parts, scalars."""
+
+    total: Tensor
+    threedcn: Tensor
+    combcn: Tensor
+
+
+def masked_l1(output: Tensor, target: Tensor, mask: Tensor, per_frame: bool = False) -> Tensor:
+    """The mean absolute error inside the holes.
+
+        mean over groups of  || mask * (output - target) || / || mask ||
+
+    A group is one sample (Eq. 1) or, with `per_frame`, one frame (Eq. 2). The mask's norm counts each of its pixels
+    once for each colour channel, which makes the loss a mean error.
+
+    Args:
+        output: ``[N, 3, T, H, W]``, any float dtype; sums are float32 (float64 for float64).
+        target: as output.
+        mask: ``[N, 1, T, H, W]``, 1 = hole.
+
+    Raises:
+        ValueError: for shapes that do not fit, and for a group without a hole (not checked inside a compiled function
+            or a CUDA graph's capture, which allow no look at the data).
+    """
+    check_mask("masked_l1", output, mask)
+    if output.dim() != 5 or target.shape != output.shape:
+        raise ValueError(
+            "masked_l1: output and target must both be [N, 3, T, H, W], "
+            f"got {tuple(output.shape)} and {tuple(target.shape)}."
+        )
+    dtype = torch.float64 if output.dtype == torch.float64 else torch.float32
+    output, target, mask = output.to(dtype), target.to(dtype), mask.to(dtype)
+    dims = (-2, -1) if per_frame else (-3, -2, -1)
+    holes = mask.sum(dims)
+    if may_look(mask) and not bool(holes.all()):
+        group = "frame" if per_frame else "sample"
+        index = tuple(torch.nonzero(holes[:, 0] == 0)[0].tolist())
+        raise ValueError(f"masked_l1: every {group} needs a hole, but the mask of {group} {index} is empty.")
+    error = (mask * (output - target).abs()).sum((1, *dims))
+    return (error / (output.shape[1] * holes[:, 0])).mean()
+
+
+def threedcn_loss(coarse: Tensor, target: Tensor, mask: Tensor, r: int) -> Tensor:
+    """Eq. 1: coarse ``[N, 3, T, ceil(H/r), ceil(W/r)]`` against target ``[N, 3, T, H, W]``, down-sampled by area."""
+    return masked_l1(coarse, downsample_video(target, r), downsample_mask(mask.to(target.dtype), r))
+
+
+def combcn_loss(completed: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Eq. 2: the mean over frames, completed and target ``[N, 3, T, H, W]``."""
+    return masked_l1(completed, target, mask, per_frame=True)
+
+
+def total_loss(completed: Tensor, coarse: Tensor, target: Tensor, mask: Tensor, r: int, alpha: float = 1.0) -> Losses:
+    """Eq. 3: ``threedcn + alpha * combcn``, for what `VideoCompletionNet` returns."""
+    threedcn = threedcn_loss(coarse, target, mask, r)
+    combcn = combcn_loss(completed, target, mask)
+    return Losses(threedcn + alpha * combcn, threedcn, combcn)
+
+
+def may_look(x: Tensor) -> bool:
+    """Whether the values of x may decide what Python does next."""
+    return not torch.compiler.is_compiling() and not (x.is_cuda and torch.cuda.is_current_stream_capturing())
