@@ -20,6 +20,9 @@ from torch import Tensor
 from fastinpaint.ops.types import Source, SourceGrad
 
 
+CHANNELS_LAST = False
+
+
 def wide(x: Tensor) -> Tensor:
     """x in the dtype that its sums are taken in: float64 stays, all else becomes float32."""
     return x if x.dtype == torch.float64 else x.float()
@@ -41,6 +44,11 @@ def normalised(source: Source) -> Tensor:
     if source.mean is not None and source.scale is not None and source.shift is not None:
         z = (z - per_channel(source.mean, z)) * per_channel(source.scale, z) + per_channel(source.shift, z)
     return z
+
+
+def why_not(sources: Sequence[Source]) -> str | None:
+    """The reference takes everything."""
+    return None
 
 
 def fwd(sources: Sequence[Source]) -> Tensor:

@@ -21,6 +21,14 @@ from fastinpaint.ops.activation.reference import channel_dims, per_channel, wide
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 
+CHANNELS_LAST = False
+
+
+def why_not(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> str | None:
+    """The reference takes everything."""
+    return None
+
+
 def fwd(
     sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, stats: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
