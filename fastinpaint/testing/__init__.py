@@ -1,0 +1,1 @@
+"""What the tests of kernels stand on: no part of the library's own work."""
