@@ -52,7 +52,7 @@ class ContainerReader(VideoReader):
         return frame
 
     def close(self) -> None:
-        self._frames = iter(())
+        self._first, self._frames = None, iter(())
         self._container.close()
 
     def _decode(self) -> Iterator[Frame]:

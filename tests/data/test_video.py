@@ -106,7 +106,10 @@ def test_one_image_is_a_video_of_one_frame(clip: Clip) -> None:
 
 def test_closed_reader_gives_nothing_more(clip: Clip) -> None:
     for name in ("clip.mp4", "frames"):
-        with open_video(clip(name)) as reader:
+        with open_video(clip(name)) as unread:
+            pass
+        assert list(unread) == []
+        with open_video(clip("again" + name)) as reader:
             next(reader)
         assert list(reader) == []
 
