@@ -1,6 +1,7 @@
 """Builds the kernels of csrc into two plain C libraries beside the Python package, with ninja.
 
-``csrc/*/cpu*.cpp`` become ``libfastinpaint_cpu.so`` where a C++ compiler is found, ``csrc/*/cuda*.cu`` become
+``csrc/*/cpu*.cpp`` become ``libfastinpaint_cpu.so`` where a C++ compiler is found (``cpu_simd*.cpp`` once for each
+instruction set, of which one is chosen at run time), ``csrc/*/cuda*.cu`` become
 ``libfastinpaint_cuda.so`` where nvcc is. Neither needs torch. What cannot be built is named and left out.
 
     CXX=...                       the C++ compiler
@@ -11,17 +12,24 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
-from setuptools.command.build_ext import build_ext
 from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
 ARCHITECTURES = "80;90a;100"
+
+# The instruction sets of the CPU kernels: the width of a vector in bytes and the compiler's flags.
+ISAS = {"scalar": (16, [])}
+if platform.machine().lower() in ("x86_64", "amd64"):
+    ISAS["avx2"] = (32, ["-mavx2", "-mfma"])
+    ISAS["avx512"] = (64, ["-mavx2", "-mfma", *(f"-mavx512{part}" for part in ("f", "vl", "bw", "dq"))])
 
 
 def find_cxx() -> str | None:
@@ -49,6 +57,14 @@ def cuda_flags(nvcc: str) -> tuple[list[str], list[str]]:
     return compile_flags, ["-shared", "-cudart=static", f"-L{runtime}", *code]
 
 
+def cpu_variants(source: Path) -> list[tuple[str, list[str]]]:
+    """How one C++ source is compiled: (suffix of the object, extra flags) of each instruction set."""
+    known = ["-DFI_HAS_AVX"] if len(ISAS) > 1 else []
+    if not source.stem.startswith("cpu_simd"):
+        return [("", known)]
+    return [(f"_{n}", [*known, f"-DFI_ISA={n}", f"-DFI_BYTES={width}", *flags]) for n, (width, flags) in ISAS.items()]
+
+
 def ninja_rules(out: Path, build: Path) -> list[str]:
     """The text of build.ninja for every library that can be built here."""
     lines, cxx = ["ninja_required_version = 1.5"], find_cxx()
@@ -66,17 +82,18 @@ def ninja_rules(out: Path, build: Path) -> list[str]:
             continue
         lines += [
             f"rule compile_{name}",
-            f"  command = {compiler} -MMD -MF $out.d {' '.join(compile_flags)} -I{ROOT / 'csrc'} -c $in -o $out",
+            f"  command = {compiler} -MMD -MF $out.d {' '.join(compile_flags)} $extra -I{ROOT / 'csrc'} -c $in -o $out",
             "  depfile = $out.d",
             "  deps = gcc",
-            f"  description = {name}: $in",
+            f"  description = {name}: $in $extra",
             f"rule link_{name}",
             f"  command = {compiler} {' '.join(link_flags)} $in -o $out",
         ]
         objects = []
         for source in sources:
-            objects.append(f"{build}/{name}/{source.parent.name}_{source.stem}.o")
-            lines.append(f"build {objects[-1]}: compile_{name} {source}")
+            for suffix, extra in cpu_variants(source) if name == "cpu" else [("", [])]:
+                objects.append(f"{build}/{name}/{source.parent.name}_{source.stem}{suffix}.o")
+                lines += [f"build {objects[-1]}: compile_{name} {source}", f"  extra = {' '.join(extra)}"]
         library = out / f"libfastinpaint_{name}.so"
         lines += [f"build {library}: link_{name} {' '.join(objects)}", f"default {library}"]
     return lines

@@ -1,0 +1,42 @@
+// The instruction sets the CPU kernels are compiled for, and the one that runs here.
+//
+// A source named cpu_simd*.cpp is compiled once for each level, with FI_ISA naming the namespace its kernels live in
+// and FI_BYTES the width of its vectors. Everything else is compiled once for the baseline.
+#pragma once
+
+namespace fi {
+
+enum class Isa { scalar, avx2, avx512 };
+
+// The best level this machine has, or the one that FASTINPAINT_CPU_ISA=scalar|avx2|avx512 asks for if it is no better.
+Isa isa();
+
+}  // namespace fi
+
+#if defined(FI_HAS_AVX)
+#define FI_DECLARE_EACH_ISA(declaration) \
+    namespace scalar {                   \
+    declaration;                         \
+    }                                    \
+    namespace avx2 {                     \
+    declaration;                         \
+    }                                    \
+    namespace avx512 {                   \
+    declaration;                         \
+    }
+// Calls the kernel of the level that runs here.
+#define FI_DISPATCH(call)                              \
+    switch (::fi::isa()) {                             \
+        case ::fi::Isa::avx512: avx512::call; break;   \
+        case ::fi::Isa::avx2: avx2::call; break;       \
+        default: scalar::call; break;                  \
+    }
+#else
+#define FI_DECLARE_EACH_ISA(declaration) \
+    namespace scalar {                   \
+    declaration;                         \
+    }
+#define FI_DISPATCH(call) scalar::call
+#endif
+
+#define FI_EXPORT extern "C" __attribute__((visibility("default")))

@@ -1,0 +1,103 @@
+// Vectors of FI_BYTES bytes for the cpu_simd*.cpp sources, and loads and stores of each storage type.
+//
+// Storage is float, double or Bf16; arithmetic is in float (double for double). Everything is in an unnamed namespace:
+// the same header is compiled for several instruction sets, and no copy may be taken for another by the linker.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+typedef float vfloat __attribute__((vector_size(FI_BYTES)));
+typedef double vdouble __attribute__((vector_size(FI_BYTES)));
+typedef float vfloat_u __attribute__((vector_size(FI_BYTES), aligned(4), may_alias));
+typedef double vdouble_u __attribute__((vector_size(FI_BYTES), aligned(8), may_alias));
+typedef uint32_t vbits __attribute__((vector_size(FI_BYTES)));
+typedef uint16_t vhalf __attribute__((vector_size(FI_BYTES / 2)));
+typedef uint16_t vhalf_u __attribute__((vector_size(FI_BYTES / 2), aligned(2), may_alias));
+
+struct Bf16 {
+    uint16_t bits;
+};
+
+inline vfloat load(const float* p) { return *reinterpret_cast<const vfloat_u*>(p); }
+inline vdouble load(const double* p) { return *reinterpret_cast<const vdouble_u*>(p); }
+inline vfloat load(const Bf16* p) {
+    const vhalf half = *reinterpret_cast<const vhalf_u*>(p);
+    return (vfloat)(__builtin_convertvector(half, vbits) << 16);
+}
+
+inline void store(float* p, vfloat v) { *reinterpret_cast<vfloat_u*>(p) = v; }
+inline void store(double* p, vdouble v) { *reinterpret_cast<vdouble_u*>(p) = v; }
+// Rounds to nearest even; a NaN stays a NaN whatever its payload.
+inline void store(Bf16* p, vfloat v) {
+    const vbits bits = (vbits)v;
+    const vbits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const vbits wide = (bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40u : rounded;
+    *reinterpret_cast<vhalf_u*>(p) = __builtin_convertvector(wide, vhalf);
+}
+
+// The arithmetic type of a storage type and its vector.
+template <class S>
+struct Simd {
+    using scalar = float;
+    using vec = vfloat;
+    static constexpr int lanes = FI_BYTES / 4;
+};
+template <>
+struct Simd<double> {
+    using scalar = double;
+    using vec = vdouble;
+    static constexpr int lanes = FI_BYTES / 8;
+};
+
+// The first n < lanes values; the other lanes are zero.
+template <class S>
+inline typename Simd<S>::vec load_part(const S* p, int64_t n) {
+    S buffer[Simd<S>::lanes] = {};
+    std::memcpy(buffer, p, n * sizeof(S));
+    return load(buffer);
+}
+template <class S>
+inline void store_part(S* p, typename Simd<S>::vec v, int64_t n) {
+    S buffer[Simd<S>::lanes];
+    store(buffer, v);
+    std::memcpy(p, buffer, n * sizeof(S));
+}
+template <class S>
+inline typename Simd<S>::vec load_n(const S* p, int64_t n) {
+    return n >= Simd<S>::lanes ? load(p) : load_part(p, n);
+}
+template <class S>
+inline void store_n(S* p, typename Simd<S>::vec v, int64_t n) {
+    n >= Simd<S>::lanes ? store(p, v) : store_part(p, v, n);
+}
+
+// max(0, z) with NaN passed on, as torch's relu.
+template <class V>
+inline V relu(V z) {
+    return z < 0 ? V{} : z;
+}
+#if FI_BYTES == 64
+template <>
+inline vfloat relu(vfloat z) {
+    return (vfloat)_mm512_max_ps(_mm512_setzero_ps(), (__m512)z);
+}
+#elif FI_BYTES == 32
+template <>
+inline vfloat relu(vfloat z) {
+    return (vfloat)_mm256_max_ps(_mm256_setzero_ps(), (__m256)z);
+}
+#endif
+
+// Where z <= 0, zero; else v (also where z is NaN, as torch's threshold backward).
+template <class V>
+inline V gate(V z, V v) {
+    return z <= 0 ? V{} : v;
+}
+
+}  // namespace

@@ -1,0 +1,30 @@
+// What every launch function shares: dtypes, error codes and the count of blocks.
+#pragma once
+#include "cuda_language.cuh"
+
+namespace fi {
+
+enum Dtype { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
+enum Status { kOk = 0, kBadDtype = -1, kBadGeometry = -2, kTooLarge = -3 };  // positive: a cudaError_t
+
+inline cudaError_t launched() { return cudaGetLastError(); }
+
+// Calls f(T()) with the type that dtype names.
+template <class F>
+int with_dtype(int dtype, F f) {
+  switch (dtype) {
+    case kFloat32: return f(float());
+    case kBFloat16: return f(__nv_bfloat16());
+    case kFloat16: return f(__half());
+    default: return kBadDtype;
+  }
+}
+
+// Launches with more dynamic shared memory than the 48 KiB that need no asking.
+template <class K>
+int allow_shared(K kernel, int bytes) {
+  if (bytes <= 48 << 10) return kOk;
+  return static_cast<int>(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+}
+
+}  // namespace fi

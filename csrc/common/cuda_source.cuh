@@ -1,0 +1,63 @@
+// A deferred activation, as fastinpaint/ops/types.py's Source, and its value at eight channels of one position.
+//
+//   z = (x - mean) * (scale_factor * scale) + shift_factor * shift     a = (relu ? max(z, 0) : z) + addend
+//
+// The gradient G = dy + dmean / M + 2 dvar (y - mean) / M is one too: x = y, scale = dvar, scale_factor = 2 / M,
+// shift = dmean, shift_factor = 1 / M, addend = dy.
+#pragma once
+#include "cuda_vector.cuh"
+
+namespace fi {
+
+// Part of the C ABI: plain, and the same on both sides.
+struct Source {
+  const void* x;       // [N, T, H, W, C]
+  const void* addend;  // as x, or null
+  const float* mean;   // [C] or null, with scale and shift
+  const float* scale;
+  const float* shift;
+  float scale_factor, shift_factor;
+  int channels;
+  int relu;
+};
+
+struct ChannelParams {
+  float mean[kVector], scale[kVector], shift[kVector];
+};
+
+__device__ __forceinline__ ChannelParams load_params(const Source& source, int channel) {
+  ChannelParams result;
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) {
+    bool has = source.mean != nullptr && channel + i < source.channels;
+    result.mean[i] = has ? __ldg(source.mean + channel + i) : 0.0f;
+    result.scale[i] = has ? __ldg(source.scale + channel + i) * source.scale_factor : 1.0f;
+    result.shift[i] = has ? __ldg(source.shift + channel + i) * source.shift_factor : 0.0f;
+  }
+  return result;
+}
+
+__host__ __device__ inline bool is_aligned(const void* p) { return (reinterpret_cast<uintptr_t>(p) & 15) == 0; }
+
+// Whether every vector of the map may be read as a whole.
+__host__ __device__ inline bool vectors_aligned(const Source& source) {
+  return source.channels % kVector == 0 && is_aligned(source.x) && is_aligned(source.addend);
+}
+
+template <class T>
+__device__ __forceinline__ float activate(float x, float addend, const ChannelParams& params, int i, bool relu) {
+  float z = (x - params.mean[i]) * params.scale[i] + params.shift[i];
+  return (relu && z <= 0.0f ? 0.0f : z) + addend;
+}
+
+template <class T>
+__device__ __forceinline__ Vector<T> activate(const Vector<T>& x, const Vector<T>& addend, const ChannelParams& params,
+                                              bool relu) {
+  Vector<T> result;
+#pragma unroll
+  for (int i = 0; i < kVector; ++i)
+    result.v[i] = from_float<T>(activate<T>(to_float(x.v[i]), to_float(addend.v[i]), params, i, relu));
+  return result;
+}
+
+}  // namespace fi

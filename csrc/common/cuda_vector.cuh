@@ -1,0 +1,71 @@
+// Eight neighbouring channels of a map: the unit in which every kernel reads and writes.
+#pragma once
+#include "cuda_language.cuh"
+
+namespace fi {
+
+__device__ __forceinline__ float to_float(float v) { return v; }
+__device__ __forceinline__ float to_float(__half v) { return __half2float(v); }
+__device__ __forceinline__ float to_float(__nv_bfloat16 v) { return __bfloat162float(v); }
+
+template <class T>
+__device__ __forceinline__ T from_float(float v);
+template <>
+__device__ __forceinline__ float from_float<float>(float v) {
+  return v;
+}
+template <>
+__device__ __forceinline__ __half from_float<__half>(float v) {
+  return __float2half_rn(v);
+}
+template <>
+__device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float v) {
+  return __float2bfloat16_rn(v);
+}
+
+constexpr int kVector = 8;
+
+template <class T>
+struct alignas(16) Vector {
+  T v[kVector];
+};
+
+template <class T>
+__device__ __forceinline__ Vector<T> zero_vector() {
+  Vector<T> result;
+#pragma unroll
+  for (int i = 0; i < int(sizeof(result) / 16); ++i) reinterpret_cast<uint4*>(&result)[i] = make_uint4(0, 0, 0, 0);
+  return result;
+}
+
+// `valid` channels from p, the rest zero; `aligned` (the same for the whole map): p is 16-byte aligned and valid is 8.
+template <class T>
+__device__ __forceinline__ Vector<T> load_vector(const T* p, int valid, bool aligned) {
+  Vector<T> result;
+  if (aligned) {
+#pragma unroll
+    for (int i = 0; i < int(sizeof(result) / 16); ++i)
+      reinterpret_cast<uint4*>(&result)[i] = reinterpret_cast<const uint4*>(p)[i];
+    return result;
+  }
+  result = zero_vector<T>();
+#pragma unroll
+  for (int i = 0; i < kVector; ++i)
+    if (i < valid) result.v[i] = p[i];
+  return result;
+}
+
+template <class T>
+__device__ __forceinline__ void store_vector(T* p, const Vector<T>& value, int valid, bool aligned) {
+  if (aligned) {
+#pragma unroll
+    for (int i = 0; i < int(sizeof(value) / 16); ++i)
+      reinterpret_cast<uint4*>(p)[i] = reinterpret_cast<const uint4*>(&value)[i];
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < kVector; ++i)
+    if (i < valid) p[i] = value.v[i];
+}
+
+}  // namespace fi

@@ -1,0 +1,144 @@
+"""`conv_block` on the CPU, channels-last: own kernels for activations and statistics, oneDNN for the convolution.
+
+Contract: reference.py. Every map returned is channels-last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastinpaint.ops import native_cpu as native
+from fastinpaint.ops.activation import cpu as activation
+from fastinpaint.ops.conv_block import reference
+from fastinpaint.ops.types import Geometry, Source, SourceGrad
+
+CHANNELS_LAST = True
+
+
+def why_not(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> str | None:
+    """Why this convolution cannot run here, in one sentence, or None."""
+    return native.why_not(weight, *(t for s in sources for t in (s.x, s.addend)))
+
+
+def fwd(
+    sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, stats: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """y ``[N, C_out, *space]`` in the sources' dtype; batch mean and biased variance ``[C_out]`` where asked for."""
+    y = convolution(activation.materialise(sources), weight, bias, geometry)
+    return (y, *batch_stats(y)) if stats else (y, None, None)
+
+
+def batch_stats(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each channel, in the wide dtype: blocks of pixels merged by Chan's formula."""
+    if y.numel() == 0:
+        return reference.batch_stats(y)
+    y = native.dense(y)
+    wide = torch.float64 if y.dtype == torch.float64 else torch.float32
+    mean, var = (torch.empty(y.shape[1], dtype=wide) for _ in range(2))
+    native.library().fi_cpu_batch_stats(
+        native.pointer(y), native.size(native.pixels(y)), native.size(y.shape[1]), native.pointer(mean),
+        native.pointer(var), native.DTYPES[y.dtype], torch.get_num_threads(),
+    )  # fmt: skip
+    return mean, var
+
+
+def upstream(dy: Tensor, dmean: Tensor | None, dvar: Tensor | None, y: Tensor, mean: Tensor | None) -> Source:
+    """G, the gradient that reaches y, as a source: (y - mean) * scale + shift + dy."""
+    if mean is None or dmean is None or dvar is None:
+        return Source(dy)
+    count = native.pixels(y)
+    return Source(y, mean, 2 * dvar / count, dmean / count, False, dy)
+
+
+def stats_bwd(dy: Tensor, dmean: Tensor | None, dvar: Tensor | None, y: Tensor, mean: Tensor | None) -> Tensor:
+    """G: the gradient that reaches y through itself and through its statistics."""
+    return activation.materialise([upstream(dy, dmean, dvar, y, mean)])
+
+
+def bwd(
+    dy: Tensor,
+    dmean: Tensor | None,
+    dvar: Tensor | None,
+    y: Tensor,
+    mean: Tensor | None,
+    sources: Sequence[Source],
+    weight: Tensor,
+    geometry: Geometry,
+    needs: Sequence[bool],
+    needs_weight: bool,
+    needs_bias: bool,
+) -> tuple[list[SourceGrad], Tensor | None, Tensor | None]:
+    """The gradients of every source, of the weight and of the bias; y and mean are what `fwd` returned."""
+    g = stats_bwd(dy, dmean, dvar, y, mean)
+    da, dweight = convolution_bwd(g, sources, weight, geometry, any(needs), needs_weight)
+    dbias = activation.channel_sums(g).to(weight.dtype) if needs_bias else None
+    grads = [SourceGrad() for _ in sources] if da is None else activation.consume(da, sources, needs)
+    return grads, dweight, dbias
+
+
+def flat(geometry: Geometry, weight: Tensor) -> bool:
+    """Whether a 3D convolution is a 2D one of every frame, which oneDNN has faster kernels for."""
+    stride, padding, dilation, output_padding, _, _ = geometry
+    time = (stride[0], padding[0], dilation[0], output_padding[0])
+    return weight.dim() == 5 and weight.shape[2] == 1 and time == (1, 0, dilation[0], 0)
+
+
+def in_plane(geometry: Geometry) -> Geometry:
+    """The geometry without its axis of time."""
+    stride, padding, dilation, output_padding, transposed, groups = geometry
+    return Geometry(stride[1:], padding[1:], dilation[1:], output_padding[1:], transposed, groups)
+
+
+def frames(x: Tensor) -> Tensor:
+    """``[N, C, T, H, W]`` channels-last as ``[N * T, C, H, W]``, a view."""
+    n, c, t, h, w = x.shape
+    return x.permute(0, 2, 1, 3, 4).reshape(n * t, c, h, w)
+
+
+def video(x: Tensor, batch: int) -> Tensor:
+    """The inverse of `frames`."""
+    _, c, h, w = x.shape
+    return x.view(batch, -1, c, h, w).permute(0, 2, 1, 3, 4) if x.numel() else x.new_empty((batch, c, 0, h, w))
+
+
+def convolution(a: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """The convolution of a dense map by oneDNN, in channels-last."""
+    if flat(geometry, weight):
+        plane = in_plane(geometry)
+        return video(convolution(frames(a), weight[:, :, 0], bias, plane), a.shape[0])
+    stride, padding, dilation, output_padding, transposed, groups = geometry
+    return native.dense(torch.ops.aten.convolution(
+        a, native.dense(weight), bias, stride, padding, dilation, transposed, output_padding, groups
+    ))  # fmt: skip
+
+
+def convolution_bwd(
+    g: Tensor, sources: Sequence[Source], weight: Tensor, geometry: Geometry, needs_input: bool, needs_weight: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """da and dweight by oneDNN, in channels-last; what is not needed is None."""
+    if not needs_input and not needs_weight:
+        return None, None
+    # dgrad alone reads no activation: only its shape
+    a = (
+        activation.materialise(sources)
+        if needs_weight
+        else native.empty(sources[0].x, sum(s.x.shape[1] for s in sources))
+    )
+    return _convolution_bwd(g, a, weight, geometry, [needs_input, needs_weight, False])
+
+
+def _convolution_bwd(
+    g: Tensor, a: Tensor, weight: Tensor, geometry: Geometry, mask: list[bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    if flat(geometry, weight):
+        plane = in_plane(geometry)
+        da, dweight = _convolution_bwd(frames(g), frames(a), weight[:, :, 0], plane, mask)
+        return None if da is None else video(da, a.shape[0]), None if dweight is None else dweight.unsqueeze(2)
+    stride, padding, dilation, output_padding, transposed, groups = geometry
+    da, dweight, _ = torch.ops.aten.convolution_backward(
+        g, a, native.dense(weight), None, stride, padding, dilation, transposed, output_padding, groups, mask
+    )
+    return da, None if dweight is None else dweight.contiguous()
