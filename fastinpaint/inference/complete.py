@@ -1,0 +1,116 @@
+"""Completing frames in memory: from windows of the video to the network and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastinpaint.inference.regions import Region, find_regions, whole_frame
+from fastinpaint.inference.settings import DTYPES, Settings
+from fastinpaint.inference.temporal import blend, sliding
+from fastinpaint.models import TwoDCN, complete_frames
+
+
+def complete(model: nn.Module, video: np.ndarray, mask: np.ndarray, settings: Settings | None = None) -> np.ndarray:
+    """Fill the holes of a video: `where(mask, network(video, mask), video)`.
+
+    Args:
+        model: a `VideoCompletionNet` or a `TwoDCN`; it is put in eval mode and on the settings' device.
+        video: uint8 [T, H, W, 3], RGB.
+        mask: bool [T, H, W] or, the same for all frames, [H, W]; True = hole.
+
+    Returns:
+        uint8 [T, H, W, 3], equal to `video` bit for bit where the mask is False.
+
+    Raises:
+        TypeError, ValueError: dtypes or shapes other than these.
+    """
+    if video.dtype != np.uint8 or mask.dtype != np.bool_:
+        raise TypeError(f"complete: video must be uint8 and mask bool, got {video.dtype} and {mask.dtype}.")
+    if video.ndim != 4 or video.shape[3] != 3:
+        raise ValueError(f"complete: video must be [T, H, W, 3], got {video.shape}.")
+    if mask.shape not in (video.shape[:3], video.shape[1:3]):
+        raise ValueError(f"complete: mask must be {video.shape[:3]} or {video.shape[1:3]}, got {mask.shape}.")
+    pairs = zip(video, np.broadcast_to(mask, video.shape[:3]), strict=True)
+    out = np.empty_like(video)
+    for index, frame in enumerate(complete_stream(model, pairs, settings or Settings())):
+        out[index] = frame
+    return out
+
+
+def complete_stream(
+    model: nn.Module, pairs: Iterable[tuple[np.ndarray, np.ndarray]], settings: Settings
+) -> Iterator[np.ndarray]:
+    """`complete` for a video of any length: takes (frame, mask) pairs and yields completed frames, in order.
+
+    At most two windows of frames are held. Where windows overlap, the later one fades in linearly.
+    """
+    model = model.eval().to(settings.torch_device())
+    pending: list[np.ndarray] = []
+    for window, settled in sliding(pairs, settings.frames, settings.stride):
+        done = complete_window(model, window, settings)
+        for index, old in enumerate(pending):
+            done[index] = blend(old, done[index], window[index][1], (index + 1) / (len(pending) + 1))
+        yield from done[:settled]
+        pending = done[settled:]
+
+
+def complete_window(
+    model: nn.Module, window: list[tuple[np.ndarray, np.ndarray]], settings: Settings
+) -> list[np.ndarray]:
+    """Completed copies of the frames of one window in time, at most `settings.frames` of them."""
+    frames = [frame.copy() for frame, _ in window]
+    masks = [mask for _, mask in window]
+    union = np.logical_or.reduce(masks)
+    for region in whole_frame(union) if settings.full_frame else find_regions(union, settings.size):
+        seen = region.window.slices
+        fills = fill(model, [frame[seen] for frame, _ in window], [mask[seen] for mask in masks], region, settings)
+        own = np.zeros_like(union)
+        own[region.hole.slices] = True
+        for frame, mask, filled in zip(frames, masks, fills, strict=True):
+            _paste(frame[seen], filled, mask[seen], own[seen], settings.feather)
+    return frames
+
+
+def fill(
+    model: nn.Module, crops: list[np.ndarray], holes: list[np.ndarray], region: Region, settings: Settings
+) -> list[np.ndarray]:
+    """What the network sees in the holes of a region's window: one uint8 [h, w, 3] for each crop [h, w, 3].
+
+    Scaling down averages pixels, and a small pixel is a hole where any of its pixels is, so no hole leaks.
+    """
+    small = (region.width, region.height)
+    video = np.stack([cv2.resize(crop, small, interpolation=cv2.INTER_AREA) for crop in crops])
+    mask = np.stack([cv2.resize(hole.astype(np.float32), small, interpolation=cv2.INTER_AREA) > 0 for hole in holes])
+    height, width = crops[0].shape[:2]
+    filled = [
+        cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC)
+        for frame in _run(model, video, mask, settings)
+    ]
+    return [np.rint(frame.clip(0, 1) * 255).astype(np.uint8) for frame in filled]
+
+
+@torch.inference_mode()
+def _run(model: nn.Module, video: np.ndarray, mask: np.ndarray, settings: Settings) -> np.ndarray:
+    """The network's output, float32 [T, h, w, 3] about [0, 1], for uint8 [T, h, w, 3] and bool [T, h, w]."""
+    device, dtype = settings.torch_device(), DTYPES[settings.dtype]
+    clip = torch.from_numpy(video).to(device).permute(3, 0, 1, 2)[None].float() / 255
+    hole = torch.from_numpy(mask).to(device)[None, None].float()
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        output: Tensor = complete_frames(model, clip, hole) if isinstance(model, TwoDCN) else model(clip, hole)[0]
+    return np.ascontiguousarray(output[0].permute(1, 2, 3, 0).float().cpu().numpy())
+
+
+def _paste(frame: np.ndarray, filled: np.ndarray, mask: np.ndarray, own: np.ndarray, feather: int) -> None:
+    """Write the filled pixels of the mask, as far as they are this region's own, into a view of the frame."""
+    mine = mask & own
+    if not feather:
+        frame[mine] = filled[mine]
+        return
+    depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    share = np.minimum(depth / (feather + 1), 1)[mine][:, None]
+    frame[mine] = np.rint(share * filled[mine] + (1 - share) * frame[mine]).astype(np.uint8)
