@@ -89,6 +89,17 @@ def dot(upstream: Callable) -> Callable:
     return wrapped
 
 
+def pairwise_sum(self: Any, value: tl.tensor) -> tl.tensor:
+    """A sum as a tree of additions, which is a GPU's order; numpy's along an outer axis goes one by one."""
+    data = value.handle.data
+    if self.axis is not None:
+        data = np.ascontiguousarray(np.moveaxis(data, self.axis, -1))
+    total = data.sum(axis=-1 if self.axis is not None else None, dtype=data.dtype)
+    if self.keep_dims:
+        total = total.reshape([1] * data.ndim) if self.axis is None else np.expand_dims(total, self.axis)
+    return self.to_tensor(total, value.dtype)
+
+
 def narrowed(op: Any, result: tl.tensor) -> tl.tensor:
     """A reduction's float32 result as bfloat16; a scalar stays a scalar."""
     bits = narrow(result.handle.data)
@@ -117,5 +128,6 @@ def install() -> None:
     InterpreterBuilder.cast_impl = cast(InterpreterBuilder.cast_impl)
     InterpreterBuilder.create_fp_to_fp = cast(InterpreterBuilder.create_fp_to_fp)
     InterpreterBuilder.create_dot = dot(InterpreterBuilder.create_dot)
+    interpreter.ReduceOps.sum = pairwise_sum
     for kind in (interpreter.ReduceOps, interpreter.ScanOps):
         kind.apply_impl = reduce(kind.apply_impl)

@@ -1,0 +1,176 @@
+"""The Triton kernels of `activation`: see `reference` for the equations.
+
+Maps are dense channels-last, seen as ``[R, C]`` with R = N * space rows. Arithmetic and sums are float32. A program of
+the reducing kernels walks ``rows_per_program`` rows and leaves one partial result ``[C, P]``, P programs, channel by
+channel, so that the second stage reads it in order: the same bits in every run.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def normalise(x, mean, scale, shift):
+    """z = (x - mean) * scale + shift; the mean goes first, so a large mean costs no precision."""
+    return (x - mean) * scale + shift
+
+
+@triton.jit
+def relu(z):
+    """max(z, 0), and NaN for NaN as torch's."""
+    return tl.maximum(z, 0.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def merge_chan(count_a, mean_a, m2_a, count_b, mean_b, m2_b):
+    """Count, mean and M2 of two groups together (Chan, Golub and LeVeque 1979)."""
+    count = count_a + count_b
+    share = tl.where(count > 0, count_b / tl.maximum(count, 1.0), 0.0)
+    delta = mean_b - mean_a
+    return count, mean_a + delta * share, m2_a + m2_b + delta * delta * count_a * share
+
+
+@triton.jit
+def activation_fwd_kernel(
+    x, mean, scale, shift, addend, out, rows, channels, out_channels,
+    HAS_AFFINE: tl.constexpr, RELU: tl.constexpr, HAS_ADDEND: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """a = relu(z) + addend for one source ``[R, C]``, into its columns of out ``[R, out_channels]``.
+
+    x, addend: maps of one dtype; mean, scale, shift ``[C]`` float32; out: starts at the source's first channel.
+    """
+    o_r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    o_c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    m_c = o_c < channels
+    m_rc = (o_r < rows)[:, None] & m_c[None, :]
+    o_rc = o_r[:, None] * channels + o_c[None, :]
+    z = tl.load(x + o_rc, mask=m_rc, other=0.0).to(tl.float32)
+    if HAS_AFFINE:
+        b_mean = tl.load(mean + o_c, mask=m_c, other=0.0)[None, :]
+        b_scale = tl.load(scale + o_c, mask=m_c, other=0.0)[None, :]
+        z = normalise(z, b_mean, b_scale, tl.load(shift + o_c, mask=m_c, other=0.0)[None, :])
+    if RELU:
+        z = relu(z)
+    if HAS_ADDEND:
+        z += tl.load(addend + o_rc, mask=m_rc, other=0.0).to(tl.float32)
+    tl.store(out + o_r[:, None] * out_channels + o_c[None, :], z.to(out.dtype.element_ty), mask=m_rc)
+
+
+@triton.jit
+def activation_bwd_kernel(
+    da, x, mean, scale, shift, dx, daddend, partial, rows, channels, da_channels, rows_per_program,
+    HAS_AFFINE: tl.constexpr, RELU: tl.constexpr, HAS_ADDEND: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """dz = da * 1[z > 0], dx = dz * scale, daddend = da, and this program's sums of dz and dz * (x - mean).
+
+    gradient in: da ``[R, da_channels]``, starting at the source's first channel. saved: x ``[R, C]``, mean, scale,
+    shift ``[C]`` float32. gradient out: dx, daddend ``[R, C]``, partial ``[2, C, P]`` float32, all written whole.
+    """
+    i_p = tl.program_id(0)
+    o_c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    m_c = o_c < channels
+    if HAS_AFFINE:
+        b_mean = tl.load(mean + o_c, mask=m_c, other=0.0)[None, :]
+        b_scale = tl.load(scale + o_c, mask=m_c, other=0.0)[None, :]
+        b_shift = tl.load(shift + o_c, mask=m_c, other=0.0)[None, :]
+    sum_dz = tl.zeros((BLOCK_C,), dtype=tl.float32)
+    sum_dz_x = tl.zeros((BLOCK_C,), dtype=tl.float32)
+    start = i_p.to(tl.int64) * rows_per_program
+    for i in range(0, rows_per_program, BLOCK_R):
+        o_r = start + i + tl.arange(0, BLOCK_R)
+        m_rc = (o_r < rows)[:, None] & m_c[None, :]
+        o_rc = o_r[:, None] * channels + o_c[None, :]
+        b_da = tl.load(da + o_r[:, None] * da_channels + o_c[None, :], mask=m_rc, other=0.0)
+        dz = b_da.to(tl.float32)
+        b_x = tl.load(x + o_rc, mask=m_rc, other=0.0).to(tl.float32)
+        z = b_x
+        if HAS_AFFINE:
+            z = normalise(b_x, b_mean, b_scale, b_shift)
+        if RELU:
+            dz = tl.where(z <= 0.0, 0.0, dz)
+        if HAS_AFFINE:
+            sum_dz += tl.sum(dz, 0)
+            sum_dz_x += tl.sum(tl.where(m_rc, dz * (b_x - b_mean), 0.0), 0)
+            dz *= b_scale
+        tl.store(dx + o_rc, dz.to(dx.dtype.element_ty), mask=m_rc)
+        if HAS_ADDEND:
+            tl.store(daddend + o_rc, b_da, mask=m_rc)
+    if HAS_AFFINE:
+        programs = tl.num_programs(0)
+        tl.store(partial + o_c * programs + i_p, sum_dz, mask=m_c)
+        tl.store(partial + (channels + o_c) * programs + i_p, sum_dz_x, mask=m_c)
+
+
+@triton.jit
+def finish_sums_kernel(partial, scale, dmean, dscale, dshift, channels, parts, BLOCK: tl.constexpr):
+    """dshift and dscale of one channel from partial ``[2, C, P]``, and dmean = -scale * dshift; all ``[C]`` float32."""
+    i_c = tl.program_id(0)
+    sum_dz = tl.zeros((BLOCK,), dtype=tl.float32)
+    sum_dz_x = tl.zeros((BLOCK,), dtype=tl.float32)
+    for i in range(0, parts, BLOCK):
+        o = i + tl.arange(0, BLOCK)
+        sum_dz += tl.load(partial + i_c * parts + o, mask=o < parts, other=0.0)
+        sum_dz_x += tl.load(partial + (channels + i_c) * parts + o, mask=o < parts, other=0.0)
+    b_dshift = tl.sum(sum_dz)
+    tl.store(dshift + i_c, b_dshift)
+    tl.store(dscale + i_c, tl.sum(sum_dz_x))
+    tl.store(dmean + i_c, -tl.load(scale + i_c) * b_dshift)
+
+
+@triton.jit
+def batch_stats_kernel(
+    y, count, mean, m2, rows, channels, rows_per_program, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr
+):
+    """Count ``[P]``, mean and M2 ``[C, P]`` (float32) of this program's rows of y ``[R, C]``, block by block."""
+    i_p = tl.program_id(0)
+    o_c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    m_c = o_c < channels
+    b_count = 0.0
+    b_mean = tl.zeros((BLOCK_C,), dtype=tl.float32)
+    b_m2 = tl.zeros((BLOCK_C,), dtype=tl.float32)
+    start = i_p.to(tl.int64) * rows_per_program
+    for i in range(0, rows_per_program, BLOCK_R):
+        o_r = start + i + tl.arange(0, BLOCK_R)
+        m_rc = (o_r < rows)[:, None] & m_c[None, :]
+        b_y = tl.load(y + o_r[:, None] * channels + o_c[None, :], mask=m_rc, other=0.0).to(tl.float32)
+        n = tl.sum((o_r < rows).to(tl.float32))
+        block_mean = tl.sum(b_y, 0) / tl.maximum(n, 1.0)
+        centred = tl.where(m_rc, b_y - block_mean[None, :], 0.0)
+        b_count, b_mean, b_m2 = merge_chan(b_count, b_mean, b_m2, n, block_mean, tl.sum(centred * centred, 0))
+    programs = tl.num_programs(0)
+    if tl.program_id(1) == 0:
+        tl.store(count + i_p, b_count)
+    tl.store(mean + o_c * programs + i_p, b_mean, mask=m_c)
+    tl.store(m2 + o_c * programs + i_p, b_m2, mask=m_c)
+
+
+@triton.jit
+def finish_stats_kernel(count, part_mean, part_m2, mean, var, parts, BLOCK: tl.constexpr):
+    """Mean and biased variance ``[C]`` of one channel from count ``[P]``, part_mean and part_m2 ``[C, P]``, float32.
+
+    M2 = sum_p m2_p + n_p (mean_p - mean)^2, Chan's formula for P groups at once; means are summed as differences from
+    the first, so that a large mean costs no precision.
+    """
+    i_c = tl.program_id(0)
+    first = tl.load(part_mean + i_c * parts)
+    total = tl.zeros((BLOCK,), dtype=tl.float32)
+    moment = tl.zeros((BLOCK,), dtype=tl.float32)
+    for i in range(0, parts, BLOCK):
+        o = i + tl.arange(0, BLOCK)
+        n = tl.load(count + o, mask=o < parts, other=0.0)
+        total += n
+        moment += n * (tl.load(part_mean + i_c * parts + o, mask=o < parts, other=0.0) - first)
+    n_all = tl.sum(total)
+    offset = tl.sum(moment) / n_all
+    b_m2 = tl.zeros((BLOCK,), dtype=tl.float32)
+    for i in range(0, parts, BLOCK):
+        o = i + tl.arange(0, BLOCK)
+        n = tl.load(count + o, mask=o < parts, other=0.0)
+        delta = tl.load(part_mean + i_c * parts + o, mask=o < parts, other=0.0) - first - offset
+        b_m2 += tl.load(part_m2 + i_c * parts + o, mask=o < parts, other=0.0) + n * delta * delta
+    tl.store(mean + i_c, first + offset)
+    tl.store(var + i_c, tl.sum(b_m2) / n_all)

@@ -1,0 +1,39 @@
+"""Launch shapes of the `activation` kernels, as data with their reasons."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+# Items a program holds at once: 16 a thread at 8 warps, two 16-byte accesses of bfloat16 for each map.
+BLOCK_ITEMS = 4096
+# A row of 128 channels is 256 bytes of bfloat16, two full cache lines: wider blocks gain nothing.
+MAX_BLOCK_C = 128
+# Partial results a reduction leaves: four waves of two programs on 132 multiprocessors, and a quick second stage.
+MAX_PROGRAMS = 1024
+# Partial results that the second stage reads at once.
+FINISH_BLOCK = 1024
+NUM_WARPS = 8
+
+
+class RowTiles(NamedTuple):
+    """How ``[R, C]`` is cut: blocks of rows and channels, and, for reductions, programs and the rows each walks."""
+
+    block_r: int
+    block_c: int
+    channel_blocks: int
+    programs: int
+    rows_per_program: int
+
+
+def power_of_2(n: int) -> int:
+    """The smallest power of 2 that is at least n."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def row_tiles(rows: int, channels: int) -> RowTiles:
+    """The tiles of a map of that many rows and channels."""
+    block_c = min(power_of_2(channels), MAX_BLOCK_C)
+    block_r = min(BLOCK_ITEMS // block_c, power_of_2(max(rows, 1)))
+    blocks = -(-rows // block_r)
+    blocks_each = -(-blocks // MAX_PROGRAMS) or 1
+    return RowTiles(block_r, block_c, -(-channels // block_c), -(-blocks // blocks_each), blocks_each * block_r)
