@@ -1,0 +1,96 @@
+"""What a step trains on: a pure function of (seed, step), whoever loads it and however often the run was resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fastinpaint.data.holes import make_holes
+from fastinpaint.training.config import TrainConfig
+from fastinpaint.training.distributed import World
+
+ORDER, STEP, VALIDATION = range(3)
+"""First words of the seeds, so that no two uses share a stream of random numbers."""
+
+
+class TrainBatches(Dataset[tuple[Tensor, Tensor]]):
+    """``batches[step]``: this rank's share of the step, ``accumulate`` parts of n videos.
+
+    The slots of a step are numbered over all ranks and parts, and each slot's sample, mirror and hole depend on its
+    number alone: two ranks, or two parts, see together what one would.
+    """
+
+    def __init__(self, samples: Sequence[np.ndarray], config: TrainConfig, world: World) -> None:
+        if config.batch % (config.accumulate * world.size):
+            raise ValueError(
+                f"batch: {config.batch} videos cannot be shared equally by {world.size} processes "
+                f"of {config.accumulate} parts each."
+            )
+        self.samples, self.config = samples, config
+        share = config.batch // world.size
+        self.slots = range(world.rank * share, (world.rank + 1) * share)
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        """Videos uint8 ``[accumulate, n, T, H, W, 3]`` and masks uint8 ``[accumulate, n, T, H, W]``, 1 = hole."""
+        videos, masks = zip(*(self._slot(step, slot) for slot in self.slots), strict=True)
+        parts = self.config.accumulate
+        return _stacked(videos).unflatten(0, (parts, -1)), _stacked(masks).unflatten(0, (parts, -1))
+
+    def _slot(self, step: int, slot: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng([self.config.seed, STEP, step, slot])
+        epoch, place = divmod(step * self.config.batch + slot, len(self.samples))
+        video = self.samples[int(_order(self.config.seed, epoch, len(self.samples))[place])]
+        if self.config.flip and rng.random() < 0.5:
+            video = video[:, :, ::-1]
+        return video, _holes(self.config.holes, video, rng)
+
+
+def load_steps(batches: TrainBatches, steps: range, workers: int, pin: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of ``steps`` in order, loaded ahead by ``workers`` processes (0: here)."""
+    loader = DataLoader(
+        batches, batch_size=None, sampler=steps, num_workers=workers, pin_memory=pin, worker_init_fn=_ignore_ctrl_c
+    )
+    return iter(loader)
+
+
+def validation_batches(
+    samples: Sequence[np.ndarray], config: TrainConfig, world: World
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """This rank's validation samples, one at a time, each with the same hole at every validation."""
+    count = min(config.validation_samples or len(samples), len(samples))
+    for index in range(world.rank, count, world.size):
+        video = samples[index]
+        rng = np.random.default_rng([config.seed, VALIDATION, index])
+        yield _stacked([video]), _stacked([_holes(config.holes, video, rng)])
+
+
+def to_float(videos: Tensor, masks: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """uint8 ``[n, T, H, W, 3]``, ``[n, T, H, W]`` as float32 ``[n, 3, T, H, W]`` in [0, 1], ``[n, 1, T, H, W]``."""
+    videos, masks = videos.to(device, non_blocking=True), masks.to(device, non_blocking=True)
+    return videos.permute(0, 4, 1, 2, 3).float().div(255).contiguous(), masks.unsqueeze(1).float()
+
+
+def _holes(kind: str, video: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    frames, height, width, _ = video.shape
+    return make_holes(kind, frames, height, width, rng)
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, length: int) -> np.ndarray:
+    return np.random.default_rng([seed, ORDER, epoch]).permutation(length)
+
+
+def _stacked(arrays: Sequence[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack(arrays).astype(np.uint8, copy=False))
+
+
+def _ignore_ctrl_c(worker: int) -> None:
+    """Ctrl-C reaches the workers too; the run decides when they end."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,202 @@
+"""The options of a training run: one frozen dataclass, read from YAML and the command line, stored with the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+from fastinpaint.data.holes import HOLE_KINDS
+from fastinpaint.errors import UserError
+from fastinpaint.models import ModelConfig
+from fastinpaint.training.backend import BACKENDS, MEMORY
+from fastinpaint.training.distributed import DEVICES
+
+STRATEGIES = ("paper", "t1", "t2", "2dcn")
+AMP = ("none", "bf16", "fp16")
+VARIANTS: dict[str, dict[str, Any]] = {
+    "paper": {"r": 2, "time_stride": 1},
+    "v1": {"r": 4, "time_stride": 1},
+    "v2": {"r": 2, "time_stride": 2},
+}
+"""What the paper's ablations of 3DCN change in the model: V-1 a coarser video, V-2 strides in time."""
+
+
+def _option(
+    default: Any, help: str, *, choices: tuple[str, ...] | None = None, least: float | None = None, free: bool = False
+) -> Any:
+    """A field; ``free`` ones may change when a run is resumed, since no weight depends on them."""
+    return field(default=default, metadata={"help": help, "choices": choices, "least": least, "free": free})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. Defaults are the paper's where it names a value.
+
+    Raises:
+        UserError: a value is out of its range; the sentence names the option and what is allowed.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    strategy: str = _option(
+        "paper",
+        "paper: pre-train 3DCN, then train both jointly; t1: keep the pre-trained 3DCN fixed; "
+        "t2: both jointly from scratch; 2dcn: the image network alone",
+        choices=STRATEGIES,
+    )
+    pretrain_steps: int = _option(100_000, "steps of pre-training 3DCN (strategies paper and t1)", least=0, free=True)
+    steps: int = _option(100_000, "steps of the phase after it", least=0, free=True)
+    batch: int = _option(1, "videos a step, over all processes", least=1)
+    accumulate: int = _option(1, "parts that each process cuts its share of a step into", least=1)
+    lr: float = _option(1e-3, "Adam's learning rate", least=0)
+    weight_decay: float = _option(0.0, "Adam's L2 penalty", least=0)
+    clip: float = _option(0.0, "largest norm of the gradient; 0: not clipped", least=0)
+    alpha: float = _option(1.0, "weight of CombCN's loss in Eq. 3", least=0)
+    amp: str = _option("none", "automatic mixed precision", choices=AMP)
+    holes: str = _option("rectangle", "kind of hole to train on", choices=HOLE_KINDS)
+    flip: bool = _option(False, "mirror half of the videos")
+    seed: int = _option(0, "of the first weights, the order of the data and the holes", least=0)
+    validate_every: int = _option(1000, "steps between validations; 0: none", least=0, free=True)
+    validation_samples: int = _option(0, "validation samples to use; 0: all", least=0, free=True)
+    save_every: int = _option(1000, "steps between checkpoints; 0: only at the end of a phase", least=0, free=True)
+    keep: int = _option(3, "checkpoints to keep", least=1, free=True)
+    log_every: int = _option(10, "steps that a line of the log is the mean of", least=1, free=True)
+    workers: int = _option(
+        0, "processes that load data; the order of the data does not depend on them", least=0, free=True
+    )
+    device: str = _option("auto", "where to train", choices=DEVICES, free=True)
+    backend: str = _option("reference", "what computes the layers; reference: plain PyTorch", choices=BACKENDS)
+    memory: str = _option("default", "low: fused layers keep less and compute more", choices=MEMORY)
+    tensorboard: bool = _option(False, "write TensorBoard logs too", free=True)
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            if item.name != "model":
+                _check(item, getattr(self, item.name))
+        if self.batch % self.accumulate:
+            raise UserError(
+                f"batch: {self.batch} videos cannot be cut into {self.accumulate} equal parts (accumulate)."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as stored in ``config.yaml``."""
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return {**values, "model": self.model.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], base: TrainConfig | None = None) -> TrainConfig:
+        """``base`` (the defaults if None) with ``values`` over it.
+
+        ``values["model"]`` is a mapping itself; ``values["variant"]`` is short for the model's options of V-1 or V-2.
+
+        Raises:
+            UserError: an unknown key or a value of the wrong kind; the sentence lists the known ones.
+        """
+        base = base or cls()
+        values = dict(values)
+        variant = values.pop("variant", None)
+        preset = {} if variant is None else VARIANTS[_chosen("variant", variant, tuple(VARIANTS))]
+        model = {**preset, **_mapping("model", values.pop("model", None))}
+        _known("option", values, [item.name for item in dataclasses.fields(cls)] + ["variant"])
+        _known("option of the model", model, [item.name for item in dataclasses.fields(ModelConfig)])
+        return dataclasses.replace(
+            base,
+            model=ModelConfig.from_dict({**base.model.to_dict(), **_convert(ModelConfig, model, "model.")}),
+            **_convert(cls, values),
+        )
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file."""
+    try:
+        return _mapping(str(path), yaml.safe_load(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+
+
+def resumed(stored: TrainConfig, asked: TrainConfig, done: int) -> TrainConfig:
+    """``asked``, if a run that was begun as ``stored`` and has ``done`` steps behind it may go on so.
+
+    Raises:
+        UserError: an option on which the weights depend differs, or steps already done would be cut off.
+    """
+    before, now = _flat(stored), _flat(asked)
+    free = {item.name for item in dataclasses.fields(TrainConfig) if item.metadata.get("free")}
+    differ = [name for name in before if name not in free and before[name] != now[name]]
+    if differ:
+        named = ", ".join(f"{name} ({before[name]} before, {now[name]} now)" for name in differ)
+        raise UserError(f"--resume: the run was begun with other options: {named}.")
+    pretrains = stored.strategy in ("paper", "t1")
+    moved = stored.pretrain_steps != asked.pretrain_steps
+    if pretrains and moved and done > min(stored.pretrain_steps, asked.pretrain_steps):
+        raise UserError(
+            f"--resume: after {done} steps, pretrain_steps cannot change from {stored.pretrain_steps} "
+            f"to {asked.pretrain_steps}."
+        )
+    total = asked.steps + (asked.pretrain_steps if pretrains else 0)
+    if total < done:
+        raise UserError(f"--resume: {done} steps are done already, {total} were asked for.")
+    return asked
+
+
+def _flat(config: TrainConfig) -> dict[str, Any]:
+    values = config.to_dict()
+    return {**{f"model.{name}": value for name, value in values.pop("model").items()}, **values}
+
+
+def _convert(cls: type, values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values as the fields' types; YAML reads 1e-3 as text, and a command line everything."""
+    kinds = get_type_hints(cls)
+    return {name: _as(f"{prefix}{name}", value, kinds[name]) for name, value in values.items()}
+
+
+def _as(name: str, value: Any, kind: Any) -> Any:
+    if kind is bool:
+        words = {"true": True, "yes": True, "false": False, "no": False}
+        if isinstance(value, bool) or str(value).lower() in words:
+            return value if isinstance(value, bool) else words[str(value).lower()]
+        raise UserError(f"{name}: must be true or false, got {value!r}.")
+    if kind in (int, float) and not isinstance(value, bool):
+        try:
+            number = float(value)
+            if kind is float or number == int(number):
+                return kind(number)
+        except (TypeError, ValueError, OverflowError):
+            pass
+    elif kind not in (int, float):
+        return value
+    raise UserError(f"{name}: must be {'a whole number' if kind is int else 'a number'}, got {value!r}.")
+
+
+def _check(item: dataclasses.Field[Any], value: Any) -> None:
+    if (choices := item.metadata["choices"]) is not None:
+        _chosen(item.name, value, choices)
+    if (least := item.metadata["least"]) is not None and not (math.isfinite(value) and value >= least):
+        raise UserError(f"{item.name}: must be at least {least}, got {value}.")
+
+
+def _chosen(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        raise UserError(f"{name}: unknown value {value!r}; known: {', '.join(choices)}.")
+    return value
+
+
+def _known(what: str, values: Mapping[str, Any], known: list[str]) -> None:
+    for name in values:
+        if name not in known:
+            raise UserError(f"unknown {what} {name!r}; known: {', '.join(known)}.")
+
+
+def _mapping(name: str, value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise UserError(f"{name}: must be a mapping of options to values, got {value!r}.")
+    return dict(value)

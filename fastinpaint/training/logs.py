@@ -1,0 +1,100 @@
+"""What a run tells: JSON lines in ``log.jsonl``, TensorBoard if asked, and a progress bar."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from fastinpaint.errors import UserError
+from fastinpaint.training.checkpoints import replace_file, saying_what_failed
+
+BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}{postfix}]"
+
+
+class RunLog:
+    """The log of one run, written by rank 0.
+
+    Every line is a JSON object: ``event`` ("train" or "validation"), ``step`` (steps done), ``phase``, and the losses
+    (``3dcn``, ``combcn``, ``2dcn``, ``total``) as mean errors in [0, 255]. Lines of training are means over the steps
+    since the one before and add ``seconds_per_step``, ``lr`` and ``peak_memory_mib`` (of the GPU's allocator, else of
+    the process).
+    """
+
+    def __init__(self, out: Path, done: int, total: int, tensorboard: bool) -> None:
+        self.path = out / "log.jsonl"
+        _drop_after(self.path, done)
+        self.file = self.path.open("a", encoding="utf-8")
+        self.writer = _tensorboard_writer(out / "tensorboard", done) if tensorboard else None
+        self.bar = tqdm(total=total, initial=done, unit="step", bar_format=BAR, disable=None, dynamic_ncols=True)
+
+    def train(self, step: int, phase: str, losses: Mapping[str, float], seconds: float, lr: float) -> None:
+        memory = round(peak_memory_mib(), 1)
+        figures = {**losses, "seconds_per_step": round(seconds, 6), "lr": lr, "peak_memory_mib": memory}
+        self._write("train", step, phase, figures)
+        self.bar.set_description(phase)
+        self.bar.set_postfix({name: f"{value:.2f}" for name, value in losses.items()}, refresh=False)
+
+    def validation(self, step: int, phase: str, losses: Mapping[str, float], best: bool) -> None:
+        self._write("validation", step, phase, losses)
+        text = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
+        tqdm.write(f"step {step} ({phase}): validation {text}{'  best so far' if best else ''}", file=sys.stdout)
+
+    def progress(self, done: int) -> None:
+        self.bar.update(done - self.bar.n)
+
+    def close(self) -> None:
+        self.bar.close()
+        with suppress(OSError):  # a full disk: said when the line was written
+            self.file.close()
+        if self.writer is not None:
+            self.writer.close()
+
+    def _write(self, event: str, step: int, phase: str, figures: Mapping[str, float]) -> None:
+        with saying_what_failed(self.path):
+            self.file.write(json.dumps({"event": event, "step": step, "phase": phase, **figures}) + "\n")
+            self.file.flush()
+        if self.writer is not None:
+            for name, value in figures.items():
+                self.writer.add_scalar(f"{event}/{name}", value, step)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a ``log.jsonl``; one that a killed process left unfinished is not read."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def peak_memory_mib() -> float:
+    """Most memory held so far: by torch's CUDA allocator where one works, else by this process."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**20
+    if os.name != "posix":
+        return 0.0
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def _drop_after(path: Path, done: int) -> None:
+    """Forget the lines of steps that a resumed run will do again."""
+    if path.exists():
+        kept = [line for line in read_log(path) if line["step"] <= done]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        replace_file(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+
+
+def _tensorboard_writer(folder: Path, done: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError("tensorboard: not installed; pip install tensorboard.") from None
+    return SummaryWriter(str(folder), purge_step=done + 1)
