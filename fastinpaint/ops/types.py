@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -50,3 +51,18 @@ class Geometry(NamedTuple):
     output_padding: tuple[int, ...]
     transposed: bool = False
     groups: int = 1
+
+
+def flatten(sources: Sequence[Source]) -> list[Tensor | None]:
+    """``[x, mean, scale, shift, addend]`` of every source in a row: what a registered operator can take."""
+    return [t for s in sources for t in (s.x, s.mean, s.scale, s.shift, s.addend)]
+
+
+def unflatten(flat: Sequence[Tensor | None], relus: Sequence[bool]) -> list[Source]:
+    """The inverse of `flatten`; ``relus[i]`` says whether source i is clamped."""
+    sources = []
+    for i, relu in enumerate(relus):
+        x, mean, scale, shift, addend = flat[5 * i : 5 * i + 5]
+        assert x is not None
+        sources.append(Source(x, mean, scale, shift, relu, addend))
+    return sources

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from fastinpaint.ops.types import Source, SourceGrad
 
-
 CHANNELS_LAST = False
 
 

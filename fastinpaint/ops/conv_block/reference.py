@@ -20,7 +20,6 @@ from fastinpaint.ops.activation import reference as activation
 from fastinpaint.ops.activation.reference import channel_dims, per_channel, wide
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
-
 CHANNELS_LAST = False
 
 
@@ -48,9 +47,9 @@ def batch_stats(y: Tensor) -> tuple[Tensor, Tensor]:
     return mean, var
 
 
-def stats_bwd(dy: Tensor, dmean: Tensor | None, dvar: Tensor | None, y: Tensor, mean: Tensor | None) -> Tensor:
+def stats_bwd(dy: Tensor, dmean: Tensor | None, dvar: Tensor | None, y: Tensor | None, mean: Tensor | None) -> Tensor:
     """G: the gradient that reaches y through itself and through its statistics."""
-    if mean is None or dmean is None or dvar is None:
+    if y is None or mean is None or dmean is None or dvar is None:
         return dy
     count = y.numel() // y.shape[1]
     g = wide(dy) + per_channel(dmean / count, y) + per_channel(2 * dvar / count, y) * (wide(y) - per_channel(mean, y))
@@ -61,7 +60,7 @@ def bwd(
     dy: Tensor,
     dmean: Tensor | None,
     dvar: Tensor | None,
-    y: Tensor,
+    y: Tensor | None,
     mean: Tensor | None,
     sources: Sequence[Source],
     weight: Tensor,

@@ -1,0 +1,134 @@
+"""`activation` as a registered operator and a node of the graph. It keeps the raw maps, never the activation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.library import Library, register_fake
+
+from fastinpaint import backends
+from fastinpaint.ops import saved
+from fastinpaint.ops.activation import reference
+from fastinpaint.ops.dispatch import TAGS, apart, dense, no_autocast, none_if_empty
+from fastinpaint.ops.saved import Operand
+from fastinpaint.ops.types import Source, flatten, unflatten
+
+OP = "activation"
+_library = Library("fastinpaint", "FRAGMENT")
+_library.define("activation_fwd(Tensor?[] sources, bool[] relus, str backend) -> Tensor", tags=TAGS)
+_library.define(
+    "activation_bwd(Tensor da, Tensor?[] sources, bool[] relus, bool[] needs, str backend) -> Tensor[]", tags=TAGS
+)
+
+
+def _fwd(flat: list[Tensor | None], relus: list[bool], backend: str) -> Tensor:
+    sources = unflatten(flat, relus)
+    device = sources[0].x.device
+    with no_autocast(device):
+        a = backends.choose(OP, backend, device, sources).fwd(sources)
+    return a.clone() if a is sources[0].x else a
+
+
+def _fwd_fake(flat: list[Tensor | None], relus: list[bool], backend: str) -> Tensor:
+    sources = unflatten(flat, relus)
+    module = backends.choose(OP, backend, sources[0].x.device, sources)
+    a = reference.fwd(sources)
+    return dense(a) if module.CHANNELS_LAST else a.clone() if a is sources[0].x else a
+
+
+def _bwd(da: Tensor, flat: list[Tensor | None], relus: list[bool], needs: list[bool], backend: str) -> list[Tensor]:
+    sources = unflatten(flat, relus)
+    with no_autocast(da.device):
+        grads = backends.choose(OP, backend, da.device, sources).bwd(da, sources, needs)
+    return apart([g for grad in grads for g in grad], da)
+
+
+def _bwd_fake(
+    da: Tensor, flat: list[Tensor | None], relus: list[bool], needs: list[bool], backend: str
+) -> list[Tensor]:
+    sources = unflatten(flat, relus)
+    module = backends.choose(OP, backend, da.device, sources)
+    grads = reference.bwd(da, sources, needs)
+    if module.CHANNELS_LAST:
+        grads = [grad._replace(x=None if grad.x is None else dense(grad.x)) for grad in grads]
+    return apart([g for grad in grads for g in grad], da)
+
+
+for _name, _implementation, _fake in (("activation_fwd", _fwd, _fwd_fake), ("activation_bwd", _bwd, _bwd_fake)):
+    _library.impl(_name, _implementation, "CompositeExplicitAutograd")
+    register_fake(f"fastinpaint::{_name}", _fake, lib=_library)
+
+
+class Activation(torch.autograd.Function):
+    """``apply(relus, backend, recipes, *flatten(sources))``; recipes: one operand a tensor, or None to keep all."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        relus: tuple[bool, ...],
+        backend: str,
+        recipes: Sequence[Operand] | None,
+        *flat: Tensor | None,
+    ) -> Tensor:
+        a = torch.ops.fastinpaint.activation_fwd.default(list(flat), list(relus), backend)
+        ctx.relus, ctx.backend = relus, backend
+        ctx.channels = [x.shape[1] for x in flat[::5] if x is not None]
+        # The addend's value has no part in any gradient, nor has a raw map that is taken as it is.
+        kept: list[Operand] = list(flat if recipes is None else recipes)
+        for i, relu in enumerate(relus):
+            kept[5 * i + 4] = None
+            if not relu and flat[5 * i + 2] is None:
+                kept[5 * i] = None
+        saved.remember(ctx, kept)
+        return a
+
+    @staticmethod
+    def backward(ctx: Any, da: Tensor) -> tuple[Tensor | None, ...]:
+        flat = saved.recall(ctx)
+        parts = da.split(ctx.channels, 1)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return (None, None, None, *_differentiable(ctx, parts, flat))
+        needs = [x is not None and any(ctx.needs_input_grad[3 + 5 * i : 7 + 5 * i]) for i, x in enumerate(flat[::5])]
+        if any(needs):
+            # a map that was not kept has no gradient to compute: its part of da stands in for its shape
+            shaped = [parts[i // 5] if i % 5 == 0 and t is None else t for i, t in enumerate(flat)]
+            found = torch.ops.fastinpaint.activation_bwd.default(da, shaped, list(ctx.relus), needs, ctx.backend)
+        grads: list[Tensor | None] = []
+        for i, part in enumerate(parts):
+            if needs[i]:
+                grads += [none_if_empty(g) for g in found[5 * i : 5 * i + 4]]
+            else:
+                grads += [part if flat[5 * i] is None else None, None, None, None]
+            grads.append(part if ctx.needs_input_grad[7 + 5 * i] else None)
+        return (None, None, None, *grads)
+
+
+def _differentiable(ctx: Any, parts: Sequence[Tensor], flat: list[Tensor | None]) -> list[Tensor | None]:
+    """Backward for ``create_graph=True``, by plain torch."""
+    if saved.recomputes(ctx):
+        raise NotImplementedError(
+            "activation: double backward needs every map kept; accelerate the model with memory='default'."
+        )
+    grads: list[Tensor | None] = []
+    for i, (part, relu) in enumerate(zip(parts, ctx.relus, strict=True)):
+        x, mean, scale, shift, _ = flat[5 * i : 5 * i + 5]
+        if x is None:
+            grads += [part, None, None, None]
+        else:
+            inputs = [x, mean, scale, shift]
+            grads += saved.differentiate(
+                lambda x, mean, scale, shift, relu=relu: [reference.fwd([Source(x, mean, scale, shift, relu)])],
+                inputs,
+                [part],
+            )
+        grads.append(part if ctx.needs_input_grad[7 + 5 * i] else None)
+    return grads
+
+
+def apply(sources: Sequence[Source], backend: str | None = None, recipes: Sequence[Operand] | None = None) -> Tensor:
+    """The activation of checked sources; see `Activation` for the recipes."""
+    relus = tuple(source.relu for source in sources)
+    return Activation.apply(relus, backend or "auto", recipes, *flatten(sources))

@@ -1,0 +1,134 @@
+"""`conv_block` as registered operators and nodes of the graph.
+
+A node keeps its sources' raw maps, the weight and, where statistics were asked for, y itself: the tensor that the next
+block keeps as its source, so each map is held once. No activation and no concatenation is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastinpaint.ops import saved
+from fastinpaint.ops.conv_block import operators, reference
+from fastinpaint.ops.saved import Operand, Recipe
+from fastinpaint.ops.types import Geometry, Source, flatten, unflatten
+
+
+class Call(NamedTuple):
+    """All of a call that is no tensor.
+
+    Attributes:
+        relus: ``relus[i]`` says whether source i is clamped.
+        stats: whether batch statistics are wanted.
+        backend: a name or "auto".
+    """
+
+    relus: tuple[bool, ...]
+    geometry: Geometry
+    stats: bool
+    backend: str
+
+
+class ConvBlock(torch.autograd.Function):
+    """``apply(call, recipes, own, weight, bias, *flatten(sources)) -> (y, mean, var)``; without stats both are empty.
+
+    recipes: one operand for each of the flattened sources, or None to keep all. own: the recipe of y where nobody is
+    to keep it, else None.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        call: Call,
+        recipes: Sequence[Operand] | None,
+        own: Recipe | None,
+        weight: Tensor,
+        bias: Tensor | None,
+        *flat: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        y, mean, var = operators.fwd(call, list(flat), weight, bias)
+        ctx.set_materialize_grads(False)
+        ctx.call, ctx.slot = call, None if own is None else own.slot
+        ctx.bias_given = bias is not None
+        statistics = ((y if own is None else own), mean) if call.stats else (None, None)
+        double = bias if bias is not None and bias.requires_grad else None  # a vector, for double backward only
+        saved.remember(ctx, (weight, double, *statistics, *(flat if recipes is None else recipes)))
+        if not call.stats:
+            ctx.mark_non_differentiable(mean, var)
+        return y, mean, var
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, dmean: Tensor | None, dvar: Tensor | None) -> tuple[Tensor | None, ...]:
+        call: Call = ctx.call
+        weight, bias, y, mean, *flat = saved.recall(ctx)
+        assert weight is not None
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            if saved.recomputes(ctx):
+                raise NotImplementedError(
+                    "conv_block: double backward needs every map kept; accelerate the model with memory='default'."
+                )
+            return (None, None, None, *_differentiable(call, (dy, dmean, dvar), weight, bias, flat))
+        needs = [any(ctx.needs_input_grad[5 + 5 * i : 10 + 5 * i]) for i in range(len(call.relus))]
+        grads, dweight, dbias = operators.bwd(
+            call, dy, dmean, dvar, y, mean, flat, weight, needs, ctx.needs_input_grad[3],
+            ctx.bias_given and ctx.needs_input_grad[4],
+        )  # fmt: skip
+        if ctx.slot is not None:
+            ctx.slot.value = None  # the maker of a map is its last reader
+        return (None, None, None, dweight, dbias, *grads)
+
+
+def _differentiable(
+    call: Call, grads: Sequence[Tensor | None], weight: Tensor, bias: Tensor | None, flat: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """Backward for ``create_graph=True``, by plain torch."""
+
+    def forward(weight: Tensor, bias: Tensor | None, *flat: Tensor | None) -> Sequence[Tensor]:
+        found = reference.fwd(unflatten(flat, call.relus), weight, bias, call.geometry, call.stats)
+        return [t for t in found if t is not None]
+
+    count = 3 if call.stats else 1
+    return saved.differentiate(forward, [weight, bias, *flat], grads[:count])
+
+
+class BatchStats(torch.autograd.Function):
+    """``apply(backend, x) -> (mean, var)`` of a map that no conv_block made."""
+
+    @staticmethod
+    def forward(ctx: Any, backend: str, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, var = torch.ops.fastinpaint.batch_stats.default(x, backend)
+        ctx.save_for_backward(x, mean)
+        return mean, var
+
+    @staticmethod
+    def backward(ctx: Any, dmean: Tensor, dvar: Tensor) -> tuple[None, Tensor]:
+        x, mean = ctx.saved_tensors
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return None, saved.differentiate(lambda x: reference.batch_stats(x), [x], [dmean, dvar])[0]  # type: ignore[return-value]
+        return None, reference.stats_bwd(torch.zeros_like(x), dmean, dvar, x, mean)
+
+
+def recompute(call: Call, operands: list[Tensor | None]) -> Tensor:
+    """y from ``[weight, bias, *flatten(sources)]``: what a recipe runs."""
+    weight, bias, *flat = operands
+    assert weight is not None
+    return operators.fwd(call._replace(stats=False), flat, weight, bias)[0]
+
+
+def apply(
+    sources: Sequence[Source],
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: Geometry,
+    stats: bool,
+    backend: str | None = None,
+    recipes: Sequence[Operand] | None = None,
+    own: Recipe | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, mean and var of checked arguments; see `ConvBlock` for recipes and own."""
+    call = Call(tuple(s.relu for s in sources), geometry, stats, backend or "auto")
+    return ConvBlock.apply(call, recipes, own, weight, bias, *flatten(sources))

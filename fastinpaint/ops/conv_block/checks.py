@@ -1,0 +1,100 @@
+"""The contract of `conv_block`, checked once for every backend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from fastinpaint.ops.activation import checks as activation
+from fastinpaint.ops.types import Geometry, Source
+
+OP = "conv_block"
+
+
+def check(sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry) -> None:
+    """Sources, weight, bias and geometry that fit together.
+
+    Raises:
+        ValueError, TypeError: names the op, the argument, what is needed and what came.
+    """
+    activation.check(sources, OP)
+    check_weight(sources[0].x, sum(s.x.shape[1] for s in sources), weight, bias, geometry)
+
+
+def check_weight(x: Tensor, channels: int, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> None:
+    """Weight, bias and geometry against an activation of that many channels with x's dtype, device and dimensions."""
+    _check_geometry(x.dim() - 2, geometry)
+    if weight.dim() != x.dim():
+        raise ValueError(f"{OP}: weight must have {x.dim()} dimensions as the sources, got {tuple(weight.shape)}.")
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None and (tensor.dtype != x.dtype or tensor.device != x.device):
+            raise TypeError(
+                f"{OP}: {name} must be {x.dtype} on {x.device} as the sources, got {tensor.dtype} on {tensor.device}."
+            )
+    groups, shape = geometry.groups, tuple(weight.shape)
+    if geometry.transposed:
+        channels_out = weight.shape[1] * groups
+        if weight.shape[0] != channels:
+            raise ValueError(f"{OP}: weight.shape[0] must equal the sources' {channels} channels, got weight {shape}.")
+    else:
+        channels_out = weight.shape[0]
+        if weight.shape[1] * groups != channels:
+            needed = f"the sources' {channels} channels" + (f" / {groups} groups" if groups > 1 else "")
+            raise ValueError(f"{OP}: weight.shape[1] must equal {needed}, got weight {shape}.")
+    if channels % groups or channels_out % groups:
+        raise ValueError(f"{OP}: groups must divide {channels} channels in and {channels_out} out, got {groups}.")
+    if bias is not None and tuple(bias.shape) != (channels_out,):
+        raise ValueError(f"{OP}: bias must be [{channels_out}], one a channel out, got {tuple(bias.shape)}.")
+
+
+def _check_geometry(axes: int, geometry: Geometry) -> None:
+    for name in ("stride", "padding", "dilation", "output_padding"):
+        value, least = getattr(geometry, name), 1 if name in ("stride", "dilation") else 0
+        if len(value) != axes:
+            raise ValueError(f"{OP}: {name} must have {axes} entries, one a spatial axis, got {value}.")
+        if any(entry < least for entry in value):
+            raise ValueError(f"{OP}: {name} must be at least {least} on every axis, got {value}.")
+    if geometry.groups < 1:
+        raise ValueError(f"{OP}: groups must be at least 1, got {geometry.groups}.")
+    for extra, stride, dilation in zip(geometry.output_padding, geometry.stride, geometry.dilation, strict=True):
+        if extra and not geometry.transposed:
+            raise ValueError(f"{OP}: output_padding is for transposed convolutions, got {geometry.output_padding}.")
+        if extra >= max(stride, dilation):
+            raise ValueError(
+                f"{OP}: output_padding must be smaller than stride {geometry.stride} or dilation "
+                f"{geometry.dilation}, got {geometry.output_padding}."
+            )
+
+
+def output_shape(shape: Sequence[int], weight: Tensor, geometry: Geometry) -> tuple[int, ...]:
+    """The shape of y for an activation of that shape.
+
+    Raises:
+        ValueError: the kernel is larger than the padded input.
+    """
+    space = []
+    for axis, size in enumerate(shape[2:]):
+        stride, padding, dilation = geometry.stride[axis], geometry.padding[axis], geometry.dilation[axis]
+        reach = dilation * (weight.shape[2 + axis] - 1)
+        if geometry.transposed:
+            length = (size - 1) * stride - 2 * padding + reach + geometry.output_padding[axis] + 1
+        else:
+            length = (size + 2 * padding - reach - 1) // stride + 1
+        if length < (1 if size or geometry.transposed else 0):
+            raise ValueError(
+                f"{OP}: the kernel must fit the padded input, got input {tuple(shape)}, weight {tuple(weight.shape)}, "
+                f"padding {geometry.padding} and dilation {geometry.dilation}."
+            )
+        space.append(length)
+    channels = weight.shape[1] * geometry.groups if geometry.transposed else weight.shape[0]
+    return (shape[0], channels, *space)
+
+
+def macs_per_value(weight: Tensor, geometry: Geometry) -> float:
+    """Multiply-adds that one value of y costs."""
+    per_value = math.prod(weight.shape[1:])
+    if geometry.transposed:
+        return weight.shape[0] // geometry.groups * math.prod(weight.shape[2:]) / math.prod(geometry.stride)
+    return float(per_value)

@@ -1,0 +1,54 @@
+"""What every registered operator of the library shares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+TAGS = (torch.Tag.pt2_compliant_tag,)
+
+
+def no_autocast(device: torch.device) -> AbstractContextManager:
+    """Inside an operator every tensor has its final dtype; autocast must not change it again."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+def dense(like: Tensor) -> Tensor:
+    """An empty tensor of that shape and dtype, dense in channels-last."""
+    memory_format = torch.channels_last if like.dim() == 4 else torch.channels_last_3d
+    return torch.empty_like(like, memory_format=memory_format)
+
+
+def empty_if_none(tensor: Tensor | None, like: Tensor) -> Tensor:
+    """Operators return tensors only: an empty vector stands for None."""
+    return like.new_empty(0) if tensor is None else tensor
+
+
+def apart(tensors: Sequence[Tensor | None], given: Tensor) -> list[Tensor]:
+    """The tensors, none sharing memory with another or with the one that was given; None as an empty vector."""
+    taken, result = {given.untyped_storage()._cdata}, []
+    for tensor in tensors:
+        alone = empty_if_none(tensor, given)
+        if alone.untyped_storage()._cdata in taken:
+            alone = alone.clone()
+        taken.add(alone.untyped_storage()._cdata)
+        result.append(alone)
+    return result
+
+
+def none_if_empty(tensor: Tensor) -> Tensor | None:
+    """The inverse of `empty_if_none`."""
+    return None if tensor.dim() == 1 and tensor.shape[0] == 0 else tensor
+
+
+def autocast(tensor: Tensor) -> Tensor:
+    """The tensor as torch's convolutions see it under autocast: cast to its dtype, unless it is float64."""
+    kind = tensor.device.type
+    if torch.is_autocast_enabled(kind) and tensor.dtype in (torch.float32, torch.bfloat16, torch.float16):
+        return tensor.to(torch.get_autocast_dtype(kind))
+    return tensor

@@ -1,0 +1,107 @@
+"""What a node of the graph keeps for its backward: tensors, and recipes of maps that are cheap to compute again.
+
+A `Recipe` stands for a map that nobody keeps. Every node that needs it saves the recipe's operands instead, through
+``save_for_backward`` like any other tensor, so that checkpointing, version checks and memory hooks see them. The first
+backward that needs the map computes it into the recipe's slot; the backward of the node that made the map is the last
+that needs it, and empties the slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Union
+
+import torch
+from torch import Tensor
+
+
+class Slot:
+    """Where a map that was computed again waits for its other readers."""
+
+    value: Tensor | None = None
+
+
+class Recipe(NamedTuple):
+    """``run(operands)`` is the map, bit for bit as forward had it.
+
+    Attributes:
+        run: takes the operands as a list; must hold no tensor itself.
+        operands: tensors, None, or recipes of maps that are not kept either.
+        slot: shared by everyone who has this recipe.
+    """
+
+    run: Callable[[list[Tensor | None]], Tensor]
+    operands: tuple[Operand, ...]
+    slot: Slot
+
+
+Operand = Union[Tensor, Recipe, None]  # noqa: UP007 - evaluated when imported, and it names a class
+
+
+class _Step(NamedTuple):
+    """A recipe whose tensors are replaced by their places among the saved ones."""
+
+    run: Callable[[list[Tensor | None]], Tensor]
+    operands: tuple[_Place, ...]
+    slot: Slot
+
+
+_Place = Union[int, _Step, None]  # noqa: UP007
+
+
+def remember(ctx: Any, operands: Sequence[Operand]) -> None:
+    """Save the operands for backward, each tensor once."""
+    tensors: list[Tensor] = []
+    places: dict[int, int] = {}
+
+    def place(operand: Operand) -> _Place:
+        if operand is None:
+            return None
+        if isinstance(operand, Recipe):
+            return _Step(operand.run, tuple(place(o) for o in operand.operands), operand.slot)
+        if id(operand) not in places:
+            places[id(operand)] = len(tensors)
+            tensors.append(operand)
+        return places[id(operand)]
+
+    ctx.places = tuple(place(operand) for operand in operands)
+    ctx.save_for_backward(*tensors)
+
+
+def recall(ctx: Any) -> list[Tensor | None]:
+    """The operands, in order; what was not kept is computed again."""
+    saved = ctx.saved_tensors
+
+    def value(place: _Place) -> Tensor | None:
+        if place is None or isinstance(place, int):
+            return None if place is None else saved[place]
+        if place.slot.value is None:
+            with torch.no_grad():
+                place.slot.value = place.run([value(p) for p in place.operands])
+        return place.slot.value
+
+    return [value(place) for place in ctx.places]
+
+
+def recomputes(ctx: Any) -> bool:
+    """Whether anything that this node needs is not kept."""
+    return any(isinstance(place, _Step) for place in ctx.places)
+
+
+def differentiate(
+    forward: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor | None], grads: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """The gradients of ``forward(*inputs)`` by plain autograd, themselves differentiable: for ``create_graph=True``."""
+    with torch.enable_grad():
+        # an alias a place: a tensor given twice has two gradients
+        aliases = [t.view_as(t) if t is not None and t.requires_grad else t for t in inputs]
+        pairs = [(y, g) for y, g in zip(forward(*aliases), grads, strict=True) if g is not None and y.requires_grad]
+        wanted = [i for i, alias in enumerate(aliases) if alias is not None and alias.requires_grad]
+        variables = [alias for alias in aliases if alias is not None and alias.requires_grad]
+        found = torch.autograd.grad(
+            [y for y, _ in pairs], variables, [g for _, g in pairs], create_graph=True, allow_unused=True
+        )
+    result: list[Tensor | None] = [None] * len(inputs)
+    for i, grad in zip(wanted, found, strict=True):
+        result[i] = grad
+    return result
