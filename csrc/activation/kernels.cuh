@@ -1,0 +1,126 @@
+// The elementwise family: activation forward, its backward with both channel sums, and batch statistics.
+//
+// A thread keeps eight channels (their parameters stay in registers) and walks rows; a block has `groups` such threads
+// side by side, so a warp reads 512 neighbouring bytes of 16-bit maps. Each kernel reads every input and writes every
+// output once. Sums and parameters are float32.
+#pragma once
+#include "common/cuda_reduce.cuh"
+#include "common/cuda_source.cuh"
+
+namespace fi {
+
+// How rows and channels are dealt to blocks: blockIdx.x takes rows [x * rows_each, ...), blockIdx.y 8 * groups channels.
+struct Columns {
+  int rows, rows_each, groups;
+};
+
+struct Lane {
+  int channel, valid;  // first of the thread's channels, and how many exist
+  int row, end, step;
+};
+
+__device__ __forceinline__ Lane lane_of(const Columns& columns, int channels) {
+  Lane lane;
+  lane.channel = (blockIdx.y * columns.groups + threadIdx.x % columns.groups) * kVector;
+  lane.valid = max(0, min(kVector, channels - lane.channel));
+  lane.step = kThreads / columns.groups;
+  lane.row = blockIdx.x * columns.rows_each + threadIdx.x / columns.groups;
+  lane.end = min(columns.rows, (int(blockIdx.x) + 1) * columns.rows_each);
+  if (lane.valid == 0) lane.row = lane.end;
+  return lane;
+}
+
+// a[row][c] = activation of the source, a's rows being `stride` channels apart (its part of a concatenation).
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    activation_fwd_kernel(Source source, T* a, int stride, Columns columns, bool aligned) {
+  Lane lane = lane_of(columns, source.channels);
+  ChannelParams params = load_params(source, lane.channel);
+  const T* x = static_cast<const T*>(source.x);
+  const T* addend = static_cast<const T*>(source.addend);
+#pragma unroll 4
+  for (int row = lane.row; row < lane.end; row += lane.step) {
+    size_t at = size_t(row) * source.channels + lane.channel;
+    Vector<T> value = load_vector(x + at, lane.valid, aligned);
+    Vector<T> more = addend ? load_vector(addend + at, lane.valid, aligned) : zero_vector<T>();
+    value = activate(value, more, params, source.relu);
+    store_vector(a + size_t(row) * stride + lane.channel, value, lane.valid, aligned);
+  }
+}
+
+// dz = da * 1[z > 0], dx = dz * scale, and per block sum dz and sum dz * (x - mean).
+//   gradient in: da, rows `stride` channels apart   saved: source   gradient out: dx [rows][C] or null, sums
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    activation_bwd_kernel(const T* da, int stride, Source source, T* dx, Columns columns, bool aligned, Partials sums) {
+  FI_DYNAMIC_SHARED(memory);
+  Lane lane = lane_of(columns, source.channels);
+  ChannelParams params = load_params(source, lane.channel);
+  const T* x = static_cast<const T*>(source.x);
+  Pair total;
+#pragma unroll 2
+  for (int row = lane.row; row < lane.end; row += lane.step) {
+    size_t at = size_t(row) * source.channels + lane.channel;
+    Vector<T> value = load_vector(x + at, lane.valid, aligned);
+    Vector<T> gradient = load_vector(da + size_t(row) * stride + lane.channel, lane.valid, aligned);
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) {
+      float centred = to_float(value.v[i]) - params.mean[i];
+      float z = centred * params.scale[i] + params.shift[i];
+      float dz = source.relu && z <= 0.0f ? 0.0f : to_float(gradient.v[i]);
+      total.first[i] += dz;
+      total.second[i] += dz * centred;
+      gradient.v[i] = from_float<T>(dz * params.scale[i]);
+    }
+    if (dx) store_vector(dx + at, gradient, lane.valid, aligned);
+  }
+  if (sums.value)
+    fold_block<false>(SharedArena(memory, fold_bytes()), total, 0, columns.groups,
+                      blockIdx.y * columns.groups * kVector, blockIdx.x, sums);
+}
+
+// Per block the mean and the sum of squared deviations of each channel of the activation.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    batch_stats_kernel(const T* x, int channels, Columns columns, bool aligned, Partials out) {
+  FI_DYNAMIC_SHARED(memory);
+  Lane lane = lane_of(columns, channels);
+  Pair moments;
+  float count = 0;
+#pragma unroll 4
+  for (int row = lane.row; row < lane.end; row += lane.step) {
+    Vector<T> value = load_vector(x + size_t(row) * channels + lane.channel, lane.valid, aligned);
+    count += 1;
+    float inverse = __frcp_rn(count);
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) add_value(moments.first[i], moments.second[i], to_float(value.v[i]), inverse);
+  }
+  // a lane without channels saw no row: the count of its row lane is that of the first group, which has some
+  fold_block<true>(SharedArena(memory, fold_bytes()), moments, count, columns.groups,
+                   blockIdx.y * columns.groups * kVector, blockIdx.x, out);
+}
+
+// Per block the sum of each channel of a source's activation (a bias's gradient, when the source stands for G).
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    channel_sum_kernel(Source source, Columns columns, bool aligned, Partials out) {
+  FI_DYNAMIC_SHARED(memory);
+  Lane lane = lane_of(columns, source.channels);
+  ChannelParams params = load_params(source, lane.channel);
+  const T* x = static_cast<const T*>(source.x);
+  const T* addend = static_cast<const T*>(source.addend);
+  Pair total;
+#pragma unroll 4
+  for (int row = lane.row; row < lane.end; row += lane.step) {
+    size_t at = size_t(row) * source.channels + lane.channel;
+    Vector<T> value = load_vector(x + at, lane.valid, aligned);
+    Vector<T> more = addend ? load_vector(addend + at, lane.valid, aligned) : zero_vector<T>();
+#pragma unroll
+    for (int i = 0; i < kVector; ++i)
+      total.first[i] += activate<T>(to_float(value.v[i]), to_float(more.v[i]), params, i, source.relu);
+  }
+  fold_block<false>(SharedArena(memory, fold_bytes()), total, 0, columns.groups,
+                    blockIdx.y * columns.groups * kVector, blockIdx.x, out);
+}
+
+}  // namespace fi

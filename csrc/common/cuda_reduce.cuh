@@ -1,0 +1,100 @@
+// Two-stage channel reductions: each block folds its rows into two floats a channel ("partials"), a second kernel
+// folds the blocks'. Every fold has a fixed order, so equal inputs give equal bits.
+#pragma once
+#include "cuda_moments.cuh"
+#include "cuda_vector.cuh"
+
+namespace fi {
+
+constexpr int kThreads = 128;  // of every block here; thread sanitizer follows at most 255 fibers
+
+// What a block folds into: float2 partial[blocks][channels] and, for moments, float count[blocks].
+struct Partials {
+  float2* value;
+  float* count;
+  int channels;
+};
+
+// Two floats for each of the thread's eight channels.
+struct Pair {
+  float first[kVector] = {}, second[kVector] = {};
+};
+
+// Shared memory of fold_block.
+constexpr int fold_bytes() {
+  return shared_part(kThreads * kVector * int(sizeof(float2))) + shared_part(kThreads * int(sizeof(float)));
+}
+
+// Folds the block's threads: thread = row lane * groups + group, a group being eight channels. With moments, a pair is
+// (mean, m2) of `count` values; without, two sums.
+template <bool moments>
+__device__ void fold_block(SharedArena arena, const Pair& mine, float count, int groups, int first_channel, int block,
+                           const Partials& out) {
+  float2* values = arena.take<float2>(kThreads * kVector);  // [row lane][channel]
+  float* counts = arena.take<float>(kThreads);              // [row lane]
+  int columns = groups * kVector, lanes = kThreads / groups;
+  int group = threadIdx.x % groups, lane = threadIdx.x / groups;
+#pragma unroll
+  for (int i = 0; i < kVector; ++i)
+    values[lane * columns + group * kVector + i] = make_float2(mine.first[i], mine.second[i]);
+  if (group == 0) counts[lane] = count;
+  __syncthreads();
+  for (int column = threadIdx.x; column < columns; column += kThreads) {
+    if (first_channel + column >= out.channels) continue;
+    Moments total;
+    float first = 0, second = 0;
+    for (int i = 0; i < lanes; ++i) {
+      float2 v = values[i * columns + column];
+      if (moments) total = merge(total, Moments{counts[i], v.x, v.y});
+      first += v.x, second += v.y;
+    }
+    out.value[size_t(block) * out.channels + first_channel + column] =
+        moments ? make_float2(total.mean, total.m2) : make_float2(first, second);
+    if (moments && column == 0 && first_channel == 0) out.count[block] = total.count;
+  }
+}
+
+constexpr int kFoldChannels = 4;  // of a block of the second stage: a warp each
+
+// mean[c], var[c] (biased) from the partials of `blocks` blocks.
+static __global__ void __launch_bounds__(kThreads) finish_moments_kernel(Partials in, int blocks, float* mean, float* var) {
+  int channel = blockIdx.x * kFoldChannels + threadIdx.x / 32;
+  Moments total;
+  if (channel < in.channels)
+    for (int i = threadIdx.x % 32; i < blocks; i += 32) {
+      float2 v = in.value[size_t(i) * in.channels + channel];
+      total = merge(total, Moments{in.count[i], v.x, v.y});
+    }
+  for (int apart = 1; apart < 32; apart *= 2) {
+    Moments other{__shfl_xor_sync(~0u, total.count, apart), __shfl_xor_sync(~0u, total.mean, apart),
+                  __shfl_xor_sync(~0u, total.m2, apart)};
+    total = merge(total, other);
+  }
+  if (channel < in.channels && threadIdx.x % 32 == 0) {
+    mean[channel] = total.mean;
+    var[channel] = total.m2 / total.count;
+  }
+}
+
+// first[c] and second[c], the sums over blocks, and scaled[c] = -scale[c] * first[c]; each may be null.
+static __global__ void __launch_bounds__(kThreads)
+    finish_sums_kernel(Partials in, int blocks, const float* scale, float* scaled, float* second, float* first) {
+  int channel = blockIdx.x * kFoldChannels + threadIdx.x / 32;
+  float sum = 0, other = 0;
+  if (channel < in.channels)
+    for (int i = threadIdx.x % 32; i < blocks; i += 32) {
+      float2 v = in.value[size_t(i) * in.channels + channel];
+      sum += v.x, other += v.y;
+    }
+  for (int apart = 1; apart < 32; apart *= 2) {
+    sum += __shfl_xor_sync(~0u, sum, apart);
+    other += __shfl_xor_sync(~0u, other, apart);
+  }
+  if (channel < in.channels && threadIdx.x % 32 == 0) {
+    if (first) first[channel] = sum;
+    if (second) second[channel] = other;
+    if (scaled) scaled[channel] = -scale[channel] * sum;
+  }
+}
+
+}  // namespace fi

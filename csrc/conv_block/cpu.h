@@ -1,0 +1,128 @@
+// Winograd convolutions on the CPU: the problem as tiles, and the kernels of each instruction set. See docs/cpu.md.
+//
+// Every convolution here, and every data gradient, is a sum of small stride-1 correlations with r taps a side, between
+// sub-images (every step-th row and column) of two maps:
+//
+//     same   3x3, stride 1, padding = dilation d: one correlation of each of the d * d interleaved sub-images, r = 3
+//     up     transposed 4x4, stride 2, padding 1: each of 4 output phases correlates the whole input with 2x2 taps
+//     down   4x4 or 3x3, stride 2, padding 1: the sum over 4 input phases of correlations with 2x2 taps
+//
+// A tile of m x m outputs (m = 5 - r) reads 4 x 4 inputs and costs 16 multiplications a channel pair instead of
+// m * m * r * r: 2.25 times fewer. Taps in time are summed in the transformed domain.
+#pragma once
+
+#include <cstdint>
+
+#include "activation/cpu.h"
+#include "common/cpu_isa.h"
+
+namespace fi {
+
+constexpr int kMaxBlocks = 32;  // 2x2 phases times the taps in time
+constexpr int kMaxTimeTaps = kMaxBlocks / 4;
+
+enum class Kind { same, up, down };
+
+// As the caller gives it: `in` is the map the correlation reads, `out` the one it writes.
+struct ConvShape {
+    int64_t batch, frames_in, height_in, width_in, frames_out, height_out, width_out;
+    int64_t channels_in, channels_out;
+    int64_t kind, kernel_t, kernel;  // kernel: taps a side, 3 or 4
+    int64_t time_step, time_origin;  // output frame t reads input frames t + time_origin + kt * time_step
+    int64_t dilation_h, dilation_w;
+    int64_t flip;                    // 1: taps in reverse order, for the data gradient of `same`
+};
+
+// A weight, or its gradient, by strides in values: in and out are the correlation's channels.
+struct Taps {
+    float* data;
+    int64_t in, out, t, y, x;
+};
+
+// r x r taps: tap (i, j) is (kt, ky[i], kx[j]) of the weight; -1 stands for a tap the kernel does not have.
+struct Block {
+    int kt, ky[3], kx[3];
+};
+
+// One correlation: input row = first_y + residue + step * (m * tile_y + origin_y + i), i < 4; likewise columns.
+struct Use {
+    int block;
+    int first_y, first_x, origin_y, origin_x;
+    int frame;  // input frame minus output frame
+};
+
+// The outputs that share weights: output row = first_y + residue + step * (m * tile_y + i), i < m.
+struct Group {
+    int first_y, first_x;
+    int uses;
+    Use use[kMaxBlocks];
+};
+
+struct Form {
+    ConvShape shape;
+    int m, r;
+    int residues_y, residues_x;  // sub-images a side
+    int step_in_y, step_in_x, step_out_y, step_out_x;
+    int tiles_y, tiles_x;        // of one sub-image
+    int blocks, groups;
+    Block block[kMaxBlocks];
+    Group group[4];
+
+    int64_t tiles() const {
+        return shape.batch * shape.frames_out * residues_y * residues_x * static_cast<int64_t>(tiles_y) * tiles_x;
+    }
+};
+
+Form make_form(const ConvShape& shape);
+
+constexpr int kTiles = 28;      // of one work item: its transformed inputs stay in the second cache
+constexpr int kDepth = 256;     // most input channels of one product
+constexpr int kRow = kDepth + 16;  // floats between rows of transformed values; off a power of two for the caches
+
+// What becomes of a correlation's result, for the channels of one output map.
+struct Target {
+    float* out;         // [pixels, channels]: y; or, with `source`, dx
+    int64_t channels;
+    const float* bias;  // [channels] or null
+    float* sums;        // [items, 2, channels] or null: of y its mean and M2; with `source` sum dz, sum dz * (x - mean)
+    const Source* source;  // null, or the activation whose backward follows
+    float* daddend;     // [pixels, channels] or null: the result itself
+};
+
+// out = correlation of the sources' activations. packed: weights by pack_weights. counts [items]: pixels of each item.
+struct Correlation {
+    const Form* form;
+    const Source* sources;
+    int source_count;
+    const Target* targets;
+    int target_count;
+    const float* packed;
+    double* counts;
+
+    int64_t items_per_group() const { return (form->tiles() + kTiles - 1) / kTiles; }
+    int64_t items() const { return items_per_group() * form->groups; }
+};
+
+// Gradient of the weight. product [blocks, 16, channels_in, channels_out]; an item is one of the four rows of the
+// transformed taps, for chunks of `chunk_in` and `chunk_out` channels.
+struct WeightGrad {
+    const Form* form;
+    const Source* sources;
+    int source_count;
+    Source upstream;
+    float* product;
+    int64_t chunk_in, chunk_out;
+    int64_t pieces_in, pieces_out;  // of all sources together; of channels_out
+
+    int64_t items() const { return form->blocks * 4 * pieces_in * pieces_out; }
+};
+
+// A chunk of channels is a register block of two vectors; a weight is packed [blocks, chunks, 16, channels_in, chunk].
+FI_DECLARE_EACH_ISA(int64_t chunk_channels())
+FI_DECLARE_EACH_ISA(void pack_weights(const Form&, const Taps&, const int64_t* ends, int target_count, int64_t item,
+                                      float* packed))
+FI_DECLARE_EACH_ISA(void correlate(const Correlation&, int64_t item))
+FI_DECLARE_EACH_ISA(void weight_grad(const WeightGrad&, int64_t item))
+FI_DECLARE_EACH_ISA(void unpack_weight_grad(const Form&, const float* product, const Taps&, int64_t item))
+
+}  // namespace fi

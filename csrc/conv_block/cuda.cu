@@ -1,0 +1,84 @@
+// Entry points of forward and dgrad. See cuda_abi.cuh for the arguments; each returns 0, a cudaError_t, or a negative
+// Status of common/cuda_launch.cuh. Nothing here waits for the device or allocates.
+#include "conv_block/cuda_plan.cuh"
+
+namespace fi {
+
+template <class T>
+static int pack_weights(const Conv& conv, const GatherPlan& plan, void* stream) {
+  const GatherParams& p = plan.params;
+  int64_t total = int64_t(plan.taps) * p.k_padded * p.n_padded;
+  int blocks = int(std::min<int64_t>((total + kThreads - 1) / kThreads, 4096));
+  FI_LAUNCH(pack_kernel<T>, blocks, kThreads, 0, stream, static_cast<const T*>(conv.weight), plan.pack,
+            static_cast<T*>(const_cast<void*>(p.weight)), plan.taps, p.k_padded, p.n_padded);
+  return launched();
+}
+
+template <class T, int BN>
+static int launch_gather(const GatherPlan& plan, void* stream) {
+  int bytes = gather_bytes<T, BN>(plan.params.patch);
+  int status = allow_shared(gather_kernel<T, BN>, bytes);
+  if (status) return status;
+  dim3 grid(plan.tiles, plan.column_tiles);
+  FI_LAUNCH((gather_kernel<T, BN>), grid, kThreads, bytes, stream, plan.params, bytes);
+  return launched();
+}
+
+template <class T>
+static int launch_columns(const GatherPlan& plan, void* stream) {
+  if (plan.columns == 16) return launch_gather<T, 16>(plan, stream);
+  if constexpr (sizeof(T) == 2) {
+    if (plan.columns == 32) return launch_gather<T, 32>(plan, stream);
+    if (plan.columns == 128) return launch_gather<T, 128>(plan, stream);
+  }
+  return launch_gather<T, 64>(plan, stream);
+}
+
+static int finish(const Conv& conv, const GatherPlan& plan, void* stream) {
+  for (int i = 0; i < plan.params.segments; ++i) {
+    const Segment& segment = plan.params.segment[i];
+    if (!segment.partials.value) continue;
+    int blocks = ceil_div(segment.channels, kFoldChannels);
+    if (plan.params.backward) {
+      FI_LAUNCH(finish_sums_kernel, blocks, kThreads, 0, stream, segment.partials, plan.tiles, segment.source.scale,
+                segment.out.dmean, segment.out.dscale, segment.out.dshift);
+    } else {
+      FI_LAUNCH(finish_moments_kernel, blocks, kThreads, 0, stream, segment.partials, plan.tiles, conv.mean, conv.var);
+    }
+    if (int status = launched()) return status;
+  }
+  return kOk;
+}
+
+static int run_gather(const Conv& conv, bool backward, void* stream) {
+  GatherPlan plan;
+  if (int status = plan_gather(conv, backward, plan)) return status;
+  return with_dtype(conv.dtype, [&](auto t) -> int {
+    using T = decltype(t);
+    if (int status = pack_weights<T>(conv, plan, stream)) return status;
+    if (int status = launch_columns<T>(plan, stream)) return status;
+    return finish(conv, plan, stream);
+  });
+}
+
+}  // namespace fi
+
+using namespace fi;
+
+// Bytes of fi::Conv, so that the binding can tell a layout that differs.
+FI_EXPORT int fi_conv_sizeof() { return int(sizeof(Conv)); }
+
+// Bytes of workspace, or a negative Status; conv.workspace is not read.
+FI_EXPORT int64_t fi_conv_workspace(const Conv* conv, int backward) {
+  Conv copy = *conv;
+  copy.workspace = nullptr;
+  GatherPlan plan;
+  int status = plan_gather(copy, backward, plan);
+  return status ? status : plan.workspace;
+}
+
+// y = conv(activation of the sources) + bias; mean and var of y where they are not null.
+FI_EXPORT int fi_conv_fwd(const Conv* conv, void* stream) { return run_gather(*conv, false, stream); }
+
+// The gradients of the sources whose dx is not null.
+FI_EXPORT int fi_conv_dgrad(const Conv* conv, void* stream) { return run_gather(*conv, true, stream); }

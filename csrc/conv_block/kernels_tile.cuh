@@ -1,0 +1,116 @@
+// The tile product: 128 rows of a patch in shared memory times BN columns of packed weights, on tensor cores for 16-bit
+// types and in exact float32 otherwise. Accumulators have the layout of mma.sync's D in both cases.
+#pragma once
+#include "common/cuda_reduce.cuh"
+#include "common/cuda_source.cuh"
+
+namespace fi {
+
+constexpr int kTileRows = 128;  // positions of a tile
+constexpr int kChunk = 32;      // channels of a step: two k16 steps of mma.sync between barriers
+
+// Elements between neighbouring rows in shared memory: 16 bytes of padding turn the eight rows of an ldmatrix by one
+// bank group each.
+template <class T>
+constexpr int pitch(int columns) {
+  return columns + 16 / int(sizeof(T));
+}
+
+// Four warps: 2 x 2 over a tile with 64 columns and more, so that a warp reuses both operands; 4 x 1 otherwise.
+template <int BN>
+struct WarpTile {
+  static constexpr int kWarpsN = BN >= 64 ? 2 : 1;
+  static constexpr int kRows = kTileRows / (4 / kWarpsN), kColumns = BN / kWarpsN;
+  static constexpr int kM = kRows / 16, kN = kColumns / 8;  // mma tiles of a warp
+};
+
+template <int BN>
+using Accumulators = float[WarpTile<BN>::kM][WarpTile<BN>::kN][4];
+
+// The first row and column of the calling thread's warp.
+template <int BN>
+__device__ __forceinline__ int warp_row() {
+  return threadIdx.x / 32 / WarpTile<BN>::kWarpsN * WarpTile<BN>::kRows;
+}
+template <int BN>
+__device__ __forceinline__ int warp_column() {
+  return threadIdx.x / 32 % WarpTile<BN>::kWarpsN * WarpTile<BN>::kColumns;
+}
+
+// acc += A B, A being 128 x 32 and B 32 x BN at `weights` with rows pitch<T>(BN) apart.
+//   row_of(m)  element offset of A's row m in `patch`     column_of(k8)  what its columns 8 k8 ... 8 k8 + 7 add to that
+template <class T, int BN, class R, class C>
+__device__ __forceinline__ void multiply_tile(Accumulators<BN>& acc, const T* patch, const T* weights, R row_of,
+                                              C column_of) {
+  using W = WarpTile<BN>;
+  int lane = threadIdx.x % 32;
+  const T* b_base = weights + warp_column<BN>();
+  if constexpr (sizeof(T) == 2) {
+#pragma unroll
+    for (int kk = 0; kk < kChunk / 16; ++kk) {
+      uint32_t a[W::kM][4];
+      int column = column_of(2 * kk + lane / 16);
+#pragma unroll
+      for (int m = 0; m < W::kM; ++m)
+        ldmatrix_x4<false>(a[m], patch + row_of(warp_row<BN>() + m * 16 + lane % 16) + column);
+#pragma unroll
+      for (int n = 0; n < W::kN; n += 2) {
+        uint32_t b[4];
+        ldmatrix_x4<true>(b, b_base + (kk * 16 + lane % 16) * pitch<T>(BN) + n * 8 + lane / 16 * 8);
+        uint32_t left[2] = {b[0], b[1]}, right[2] = {b[2], b[3]};
+#pragma unroll
+        for (int m = 0; m < W::kM; ++m) {
+          mma_m16n8k16<T>(acc[m][n], a[m], left);
+          mma_m16n8k16<T>(acc[m][n + 1], a[m], right);
+        }
+      }
+    }
+  } else {
+    int group = lane / 4, t = lane % 4;
+#pragma unroll 1
+    for (int k8 = 0; k8 < kChunk / 8; ++k8) {
+      int column = column_of(k8);
+#pragma unroll
+      for (int k = 0; k < 8; ++k) {
+        float a[W::kM][2];
+#pragma unroll
+        for (int m = 0; m < W::kM; ++m)
+#pragma unroll
+          for (int half = 0; half < 2; ++half)
+            a[m][half] = patch[row_of(warp_row<BN>() + m * 16 + half * 8 + group) + column + k];
+#pragma unroll
+        for (int n = 0; n < W::kN; ++n) {
+          float2 b = *reinterpret_cast<const float2*>(b_base + (k8 * 8 + k) * pitch<T>(BN) + n * 8 + 2 * t);
+#pragma unroll
+          for (int m = 0; m < W::kM; ++m) {
+            acc[m][n][0] += a[m][0] * b.x;
+            acc[m][n][1] += a[m][0] * b.y;
+            acc[m][n][2] += a[m][1] * b.x;
+            acc[m][n][3] += a[m][1] * b.y;
+          }
+        }
+      }
+    }
+  }
+}
+
+// Rows of the staged result are pitch<float>(BN) floats apart.
+constexpr int staging_bytes(int columns) { return shared_part(kTileRows * pitch<float>(columns) * int(sizeof(float))); }
+
+// Writes the accumulators to shared memory, where a thread can read eight channels of a position.
+template <int BN>
+__device__ __forceinline__ void stage_accumulators(const Accumulators<BN>& acc, float* staged) {
+  int group = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+  for (int m = 0; m < WarpTile<BN>::kM; ++m)
+#pragma unroll
+    for (int n = 0; n < WarpTile<BN>::kN; ++n)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        int row = warp_row<BN>() + m * 16 + half * 8 + group, column = warp_column<BN>() + n * 8 + 2 * t;
+        *reinterpret_cast<float2*>(staged + row * pitch<float>(BN) + column) =
+            make_float2(acc[m][n][2 * half], acc[m][n][2 * half + 1]);
+      }
+}
+
+}  // namespace fi

@@ -1,0 +1,32 @@
+// Runs CUDA C++ kernels on the CPU, for tests. The same .cu files that nvcc compiles are compiled by g++ with
+// -DFI_EMULATED -x c++; every CUDA thread of a block becomes a fiber, and the blocks of a grid run one after another.
+//
+//   language.h      keywords, vector and 16-bit float types, the few runtime calls that the launch code makes
+//   sanitizers.h    what address and thread sanitizer must be told about fibers
+//   fibers.h        a fiber: its stack and the switch to another
+//   scheduler.h     a block's fibers, __syncthreads, warp collectives, the launch
+//   intrinsics.h    shuffles, ballots and arithmetic
+//   async_copy.h    cp.async: a copy that lands only when it is waited for
+//   tensor_core.h   ldmatrix and mma.sync m16n8k16
+//
+// Environment: FI_SEED=n picks the schedule. Even n: every step runs any runnable thread. Odd n: warps have random
+// priorities, renewed at each barrier, and the first runs as far as it can.
+//
+// It stops with a message and abort() on: barriers that threads of a block meet at different lines, a warp collective
+// that lanes meet at different lines, a deadlock, a misaligned cp.async or ldmatrix, a thread that ends with copies
+// under way, and a launch that the hardware would refuse. Shared memory starts as NaN and is one heap block a launch,
+// so address sanitizer sees its ends; the arenas of common/cuda_shared.cuh put poisoned gaps between its parts.
+//
+// Limits: x86-64 and g++. Warp collectives need all lanes of the warp. Blocks do not run at the same time, so races
+// between blocks are not seen, nor is anything about speed, occupancy, memory order between blocks, streams and
+// graphs. Sums of a tensor-core instruction are taken in order, the hardware's order is its own. Only what the
+// kernels here use exists.
+#pragma once
+#include "language.h"
+// the order matters: each file uses those before it
+#include "sanitizers.h"
+#include "fibers.h"
+#include "scheduler.h"
+#include "intrinsics.h"
+#include "async_copy.h"
+#include "tensor_core.h"

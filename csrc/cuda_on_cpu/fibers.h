@@ -1,0 +1,82 @@
+// A fiber: a stack of its own and a switch that saves and restores the callee-saved registers of x86-64.
+#pragma once
+#include <sys/mman.h>
+
+extern "C" void fi_emu_switch(void** save, void* to);
+asm(".text\n"
+    ".weak fi_emu_switch\n"
+    ".type fi_emu_switch,@function\n"
+    "fi_emu_switch:\n"
+    "  pushq %rbp\n  pushq %rbx\n  pushq %r12\n  pushq %r13\n  pushq %r14\n  pushq %r15\n"
+    "  movq %rsp,(%rdi)\n"
+    "  movq %rsi,%rsp\n"
+    "  popq %r15\n  popq %r14\n  popq %r13\n  popq %r12\n  popq %rbx\n  popq %rbp\n"
+    "  ret\n");
+
+namespace emu {
+
+struct Copy {  // one cp.async under way; from null writes zeros
+  void* to;
+  const void* from;
+};
+
+enum class State { ready, in_barrier, in_collective, done };
+
+struct Fiber {
+  uint3 thread{};
+  unsigned index = 0, lane = 0, warp = 0;
+  unsigned collectives = 0, barriers = 0;  // met so far
+  State state = State::ready;
+  int line = 0;
+  std::vector<Copy> open;                 // cp.async not committed yet
+  std::vector<std::vector<Copy>> groups;  // committed, not waited for, oldest first
+  char* stack = nullptr;
+  void* sp = nullptr;
+  void* asan = nullptr;
+  void* tsan = nullptr;
+};
+
+struct MainStack {  // of the thread that launched: address sanitizer asks for it
+  const void* bottom = nullptr;
+  size_t bytes = 0;
+};
+
+inline MainStack main_stack;
+inline Fiber* running = nullptr;
+
+__attribute__((no_sanitize("thread"), noinline)) inline Fiber& self() { return *running; }
+
+inline char* new_stack() {
+  void* p = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED) abort();
+  return static_cast<char*>(p);
+}
+
+// Lays out the stack so that the first switch to the fiber enters `entry`.
+inline void prepare(Fiber& fiber, void (*entry)()) {
+  void** sp = reinterpret_cast<void**>(fiber.stack + kStackBytes - 64);
+  *--sp = nullptr;
+  *--sp = reinterpret_cast<void*>(entry);
+  for (int i = 0; i < 6; ++i) *--sp = nullptr;
+  fiber.sp = sp;
+}
+
+// Leaves `from` and goes on with `to`. Thread sanitizer is on the new fiber before the stack is: hence no_sanitize.
+__attribute__((no_sanitize("thread"))) inline void switch_fiber(Fiber& from, Fiber& to, bool from_ends = false) {
+  (void)from_ends;
+  running = &to;
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_start_switch_fiber(from_ends ? nullptr : &from.asan, to.stack ? to.stack : main_stack.bottom,
+                                 to.stack ? kStackBytes : main_stack.bytes);
+#endif
+#if defined(__SANITIZE_THREAD__)
+  __tsan_switch_to_fiber(to.tsan, __tsan_switch_to_fiber_no_sync);
+#endif
+  fi_emu_switch(&from.sp, to.sp);
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(from.asan, from.stack ? nullptr : &main_stack.bottom,
+                                  from.stack ? nullptr : &main_stack.bytes);
+#endif
+}
+
+}  // namespace emu

@@ -1,0 +1,61 @@
+// What the sanitizers are told: where a fiber's stack is, which fiber runs, and that barriers order memory.
+#pragma once
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+#if defined(__SANITIZE_THREAD__)
+#include <sanitizer/tsan_interface.h>
+extern "C" {
+void AnnotateIgnoreReadsBegin(const char*, int);
+void AnnotateIgnoreReadsEnd(const char*, int);
+void AnnotateIgnoreWritesBegin(const char*, int);
+void AnnotateIgnoreWritesEnd(const char*, int);
+}
+#endif
+
+namespace emu {
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr size_t kStackBytes = 256 << 10;  // instrumented frames are larger
+#else
+constexpr size_t kStackBytes = 128 << 10;
+#endif
+
+// While one lives, memory traffic is the emulator's own and not the kernel's: thread sanitizer looks away.
+struct Own {
+#if defined(__SANITIZE_THREAD__)
+  Own() {
+    AnnotateIgnoreReadsBegin(__FILE__, __LINE__);
+    AnnotateIgnoreWritesBegin(__FILE__, __LINE__);
+  }
+  ~Own() {
+    AnnotateIgnoreWritesEnd(__FILE__, __LINE__);
+    AnnotateIgnoreReadsEnd(__FILE__, __LINE__);
+  }
+#else
+  Own() {}
+  ~Own() {}
+#endif
+};
+
+// All that a thread did before release(p) happens before what another does after acquire(p).
+#if defined(__SANITIZE_THREAD__)
+inline void release(void* p) { __tsan_release(p); }
+inline void acquire(void* p) { __tsan_acquire(p); }
+#else
+inline void release(void*) {}
+inline void acquire(void*) {}
+#endif
+
+// A poisoned range may be touched by nobody (address sanitizer only).
+#if defined(__SANITIZE_ADDRESS__)
+inline void poison(void* p, size_t bytes) { __asan_poison_memory_region(p, bytes); }
+inline void unpoison(void* p, size_t bytes) { __asan_unpoison_memory_region(p, bytes); }
+#else
+inline void poison(void*, size_t) {}
+inline void unpoison(void*, size_t) {}
+#endif
+
+}  // namespace emu
