@@ -1,5 +1,6 @@
 """The reference trainer: the paper's strategies in plain PyTorch."""
 
 from fastinpaint.training.config import TrainConfig
+from fastinpaint.training.trainer import train
 
-__all__ = ["TrainConfig"]
+__all__ = ["TrainConfig", "train"]

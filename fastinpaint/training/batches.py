@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fastinpaint.data.holes import make_holes
+from fastinpaint.errors import UserError
 from fastinpaint.training.config import TrainConfig
 from fastinpaint.training.distributed import World
 
@@ -27,7 +28,7 @@ class TrainBatches(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(self, samples: Sequence[np.ndarray], config: TrainConfig, world: World) -> None:
         if config.batch % (config.accumulate * world.size):
-            raise ValueError(
+            raise UserError(
                 f"batch: {config.batch} videos cannot be shared equally by {world.size} processes "
                 f"of {config.accumulate} parts each."
             )

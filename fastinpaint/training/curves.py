@@ -10,6 +10,9 @@ from typing import Any
 from fastinpaint.training.checkpoints import replace_file
 from fastinpaint.training.logs import read_log
 
+MOST_POINTS = 400
+"""More points than this are drawn as the means of equal groups; a long run's curve would be a smear otherwise."""
+
 TITLES = {"3dcn": "3DCN", "combcn": "CombCN", "2dcn": "2DCN"}
 
 
@@ -26,7 +29,8 @@ def plot_curves(logs: Mapping[str, Path], out: Path) -> None:
     names = [name for name in TITLES if any(name in line for lines in runs.values() for line in lines)]
     figure = Figure(figsize=(8, 3.2 * max(1, len(names))), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, name in zip(figure.subplots(len(names), squeeze=False).flat if names else [], names, strict=True):
+    panels: Any = figure.subplots(len(names), squeeze=False, sharex=True).flat if names else []
+    for axes, name in zip(panels, names, strict=True):
         for number, (label, lines) in enumerate(runs.items()):
             _draw(axes, lines, name, label if len(runs) > 1 else "", f"C{number}")
         axes.set(title=TITLES[name], xlabel="step", ylabel="l1 loss in [0, 255]")
@@ -42,7 +46,7 @@ def _draw(axes: Any, lines: list[dict[str, Any]], name: str, label: str, colour:
         "validation": {"linewidth": 1.8, "marker": "o", "markersize": 3},
     }
     for event, style in styles.items():
-        points = [(line["step"], line[name]) for line in lines if line["event"] == event and name in line]
+        points = _thinned([(line["step"], line[name]) for line in lines if line["event"] == event and name in line])
         if points:
             words = f"{label} {event}".strip()
             axes.plot(*zip(*points, strict=True), color=colour, label=words, **style)
@@ -50,3 +54,9 @@ def _draw(axes: Any, lines: list[dict[str, Any]], name: str, label: str, colour:
     for (step, phase), (_, following) in itertools.pairwise(steps):
         if following != phase:
             axes.axvline(step, color=colour, linestyle=":", linewidth=1)
+
+
+def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    size = -(-len(points) // MOST_POINTS)
+    groups = [points[first : first + size] for first in range(0, len(points), max(1, size))]
+    return [(group[-1][0], sum(loss for _, loss in group) / len(group)) for group in groups]

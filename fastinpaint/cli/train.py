@@ -1,0 +1,80 @@
+"""``fastinpaint train``: every field of `TrainConfig` and `ModelConfig` is an option."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+from fastinpaint.errors import UserError
+from fastinpaint.models import ModelConfig
+from fastinpaint.training import TrainConfig, train
+from fastinpaint.training.config import VARIANTS, read_yaml
+from fastinpaint.training.run_folder import RunFolder
+
+MODEL_HELP = {
+    "width": "factor on the channels of every layer",
+    "r": "how much smaller 3DCN's frames are",
+    "skips": "concat or add",
+    "guidance": "added after or before batch norm and ReLU",
+    "deconv_time": "taps in time of 3DCN's deconvolutions",
+    "time_stride": "stride in time of 3DCN's layers 2 and 4",
+    "preset": "paper or chang2019, the way a public re-implementation builds the networks",
+    "composite_guidance": "give 3DCN's output its known pixels before it guides CombCN (true or false)",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", metavar="DATA", type=Path, help="folder made by `fastinpaint prepare`")
+    parser.add_argument("--out", metavar="RUN", type=Path, required=True, help="folder of the run, new or empty")
+    parser.add_argument(
+        "--config", metavar="FILE.yaml", type=Path, help="options by name; the command line goes over it"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with the run in RUN")
+    options = parser.add_argument_group("training")
+    for item in dataclasses.fields(TrainConfig):
+        if item.name != "model":
+            text = f"{item.metadata['help']} (default: {item.default})"
+            _add(options, item.name, text, item.metadata["choices"], is_flag=item.type == "bool")
+    model = parser.add_argument_group("model")
+    _add(model, "variant", "the paper's ablations: v1 is r=4, v2 strides in time", tuple(VARIANTS))
+    for item in dataclasses.fields(ModelConfig):
+        _add(model, item.name, f"{MODEL_HELP.get(item.name, '')} (default: {item.default})")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train; raises `UserError` for bad input and `KeyboardInterrupt` after Ctrl-C."""
+    try:
+        config = _config(args)
+        train(config, args.data, args.out, args.resume)
+    except UserError:
+        if os.environ.get("RANK", "0") != "0":
+            raise SystemExit(2) from None  # rank 0 says it
+        raise
+
+
+def _config(args: argparse.Namespace) -> TrainConfig:
+    """The stored config if a run is resumed without --config, else the file's; the command line over it."""
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    names = [item.name for item in dataclasses.fields(TrainConfig)] + ["variant"]
+    values: dict[str, Any] = {name: given[name] for name in names if name in given}
+    values["model"] = {item.name: given[item.name] for item in dataclasses.fields(ModelConfig) if item.name in given}
+    if args.resume and args.config is None:
+        base = RunFolder(args.out).stored_config()
+    else:
+        base = TrainConfig.from_dict(read_yaml(args.config) if args.config else {})
+    return TrainConfig.from_dict(values, base)
+
+
+def _add(
+    group: argparse._ArgumentGroup, name: str, help: str, choices: tuple[str, ...] | None = None, is_flag: bool = False
+) -> None:
+    """Values stay text: `TrainConfig` checks them as it does those of a file, in one line."""
+    flag = f"--{name.replace('_', '-')}"
+    if is_flag:
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=help)
+    else:
+        metavar = "|".join(choices) if choices else name.upper()
+        group.add_argument(flag, dest=name, metavar=metavar, help=help.replace("%", "%%"))

@@ -1,0 +1,239 @@
+"""The reference trainer: plain PyTorch, step by step as the paper's section "Training" has it."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from fastinpaint.data.dataset import VideoSamples
+from fastinpaint.errors import UserError
+from fastinpaint.models.weights import save_weights
+from fastinpaint.training.backend import accelerate_model
+from fastinpaint.training.batches import TrainBatches, load_steps, to_float, validation_batches
+from fastinpaint.training.checkpoints import WEIGHTS, load_checkpoint, replace_file, save_checkpoint
+from fastinpaint.training.config import TrainConfig
+from fastinpaint.training.curves import plot_curves
+from fastinpaint.training.distributed import World, join_world, synchronise_batch_norm
+from fastinpaint.training.logs import RunLog
+from fastinpaint.training.phases import Phase, PhaseLoss, build_model, phases_of
+from fastinpaint.training.run_folder import RunFolder
+from fastinpaint.training.stop import StopRequest
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def train(config: TrainConfig, data: str | Path, out: str | Path, resume: bool = False) -> None:
+    """Train on a prepared data set; leaves a run folder (see `RunFolder`) with the weights in it.
+
+    Everything that decides the weights is a function of the config, the data and the step, so a run that was stopped,
+    killed and resumed ends, on the CPU, with the very bits of an unbroken one. Under torchrun the processes share each
+    step's batch; they must see the same file system. Seeds torch's global random numbers.
+
+    Args:
+        data: a folder made by ``fastinpaint prepare``.
+        out: the run's folder, new or empty; with ``resume`` that of the run to go on with.
+
+    Raises:
+        UserError: bad input, a loss that is not finite, a full disk. The last checkpoint is whole in every case.
+        KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after a checkpoint was saved; its text says how to go on.
+    """
+    with join_world(config.device) as world, StopRequest() as stop:
+        trainer = Trainer(config, Path(data), RunFolder(Path(out)), world, stop)
+        trainer.begin(resume)
+        try:
+            trainer.run()
+        finally:
+            trainer.close()
+
+
+class Trainer:
+    """One process's part in a run."""
+
+    def __init__(self, config: TrainConfig, data: Path, folder: RunFolder, world: World, stop: StopRequest) -> None:
+        self.config, self.data, self.folder, self.world, self.stop = config, data, folder, world, stop
+        self.samples = VideoSamples(data, "train")
+        self.validation = VideoSamples(data, "val") if config.validate_every else []
+        self.batches = TrainBatches(self.samples, config, world)
+        self.phases = phases_of(config)
+        self.total = self.phases[-1].end
+        torch.manual_seed(config.seed)
+        model = build_model(config)
+        model.mean_pixel.copy_(torch.tensor(self.samples.mean_pixel))
+        if world.size > 1:
+            synchronise_batch_norm(model)
+        self.model = accelerate_model(model.to(world.device), config.backend, config.memory)
+        on_gpu = world.device.type == "cuda"
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=on_gpu
+        )
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.amp == "fp16" and on_gpu)
+        self.done = 0
+        self.best: dict[str, Any] = {}
+        self.losses: list[dict[str, Tensor]] = []
+        self.log: RunLog | None = None
+
+    def begin(self, resume: bool) -> None:
+        """Make or take up the run's folder; on resume load the newest checkpoint."""
+        if self.world.is_main:
+            self.folder.go_on(self.config) if resume else self.folder.begin(self.config)
+        if self.world.size > 1:
+            dist.barrier()
+        if resume and (newest := self.folder.newest()) is not None:
+            self._restore(newest)
+        if self.world.is_main:
+            self.log = RunLog(self.folder.path, self.done, self.total, self.config.tensorboard)
+
+    def run(self) -> None:
+        """All steps that are left, phase by phase."""
+        for phase in self.phases:
+            if self.done < phase.end:
+                self._run_phase(phase)
+
+    def close(self) -> None:
+        if self.log is not None:
+            self.log.close()
+
+    def _run_phase(self, phase: Phase) -> None:
+        loss = PhaseLoss(self.model, phase, self.config.alpha)
+        shared = DistributedDataParallel(loss, broadcast_buffers=False) if self.world.size > 1 else None
+        loss.train()
+        steps = range(self.done, phase.end)
+        self.since = time.perf_counter()
+        for videos, masks in load_steps(self.batches, steps, self.config.workers, self.world.device.type == "cuda"):
+            self.losses.append(self._step(shared or loss, videos, masks))
+            self.done += 1
+            self._after_step(phase, loss)
+
+    def _step(self, loss: PhaseLoss | DistributedDataParallel, videos: Tensor, masks: Tensor) -> dict[str, Tensor]:
+        """One step of Adam; the gradient is the mean over the parts and the processes."""
+        torch.manual_seed(self.config.seed + self.done)  # so that no random state need be saved
+        parts: list[dict[str, Tensor]] = []
+        for part in range(self.config.accumulate):
+            video, mask = to_float(videos[part], masks[part], self.world.device)
+            is_last = part == self.config.accumulate - 1
+            with loss.no_sync() if isinstance(loss, DistributedDataParallel) and not is_last else nullcontext():
+                with self._autocast():
+                    losses = loss(video, mask)
+                self.scaler.scale(losses["total"] / self.config.accumulate).backward()
+            parts.append({name: value.detach() for name, value in losses.items()})
+        if self.config.clip:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return {name: torch.stack([losses[name] for losses in parts]).mean() for name in parts[0]}
+
+    def _after_step(self, phase: Phase, loss: PhaseLoss) -> None:
+        """Log, validate and save where it is time; stop where it is wished."""
+        ends = self.done == phase.end
+        validates = bool(self.config.validate_every) and (ends or self.done % self.config.validate_every == 0)
+        saves = ends or (self.config.save_every > 0 and self.done % self.config.save_every == 0)
+        stops = self.stop.asked and self.world.size == 1
+        if self.log is not None:
+            self.log.progress(self.done)
+        if validates or saves or stops or self.done % self.config.log_every == 0:
+            stops = self._report(phase)
+        if validates:
+            self._validate(phase, loss)
+        if saves or stops:
+            self._save()
+        if stops and self.done < self.total:
+            raise KeyboardInterrupt(
+                f"stopped after step {self.done}, which is saved; go on with: "
+                f"fastinpaint train {self.data} --out {self.folder.path} --resume"
+            )
+        if validates or saves:
+            self.since = time.perf_counter()
+
+    def _report(self, phase: Phase) -> bool:
+        """Log the mean losses of the steps since the last report; returns whether any process was asked to stop."""
+        names = list(self.losses[0])
+        table = torch.stack([torch.stack([losses[name] for name in names]) for losses in self.losses])
+        steps = (self.world.mean(table) * 255).tolist()
+        seconds = (time.perf_counter() - self.since) / len(steps)
+        first, self.losses, self.since = self.done - len(steps) + 1, [], time.perf_counter()
+        for step, losses in enumerate(steps, first):
+            if not all(map(math.isfinite, losses)):
+                self._complain(step, phase, dict(zip(names, losses, strict=True)))
+        if self.log is not None:
+            means = {name: sum(column) / len(steps) for name, *column in zip(names, *steps, strict=True)}
+            self.log.train(self.done, phase.name, means, seconds, self.config.lr)
+        asked = torch.tensor(float(self.stop.asked), device=self.world.device)
+        return bool(self.world.mean(asked) > 0)
+
+    def _complain(self, step: int, phase: Phase, losses: dict[str, float]) -> None:
+        newest = self.folder.newest()
+        kept = f"the last good checkpoint is {newest}" if newest else "no checkpoint had been saved"
+        figures = ", ".join(f"{name} {value}" for name, value in losses.items())
+        raise UserError(f"the loss is not finite at step {step} of phase {phase.name} ({figures}); {kept}.")
+
+    @torch.no_grad()
+    def _validate(self, phase: Phase, loss: PhaseLoss) -> None:
+        """Mean losses over the validation samples, shared out among the processes; keeps the best weights."""
+        sums = torch.zeros(1 + len(phase.losses), dtype=torch.float64)
+        loss.eval()
+        for videos, masks in validation_batches(self.validation, self.config, self.world):
+            with self._autocast():
+                losses = loss(*to_float(videos, masks, self.world.device))
+            sums += torch.tensor([1.0, *(float(losses[name]) * 255 for name in phase.losses)], dtype=torch.float64)
+        loss.train()
+        count, *totals = self.world.mean(sums.to(self.world.device)).tolist()
+        means = {name: total / count for name, total in zip(phase.losses, totals, strict=True)}
+        judged = means[phase.losses[-1]]
+        is_best = self.best.get("phase") != phase.name or judged < self.best["loss"]
+        if is_best:
+            self.best = {"phase": phase.name, "step": self.done, "loss": judged}
+        if self.log is not None:
+            self.log.validation(self.done, phase.name, means, is_best)
+            if is_best:
+                save_weights(self.folder.best, self.model, self._facts())
+
+    def _save(self) -> None:
+        if not self.world.is_main:
+            return
+        state = {"best": self.best, "scaler": self.scaler.state_dict(), "data": self._data_facts()}
+        path = save_checkpoint(
+            self.folder.checkpoints, self.done, self.model, self.optimizer, state, self._facts(), self.config.keep
+        )
+        self._publish(path)
+
+    def _publish(self, checkpoint: Path) -> None:
+        """The newest weights and the curves, where people look for them."""
+        replace_file(self.folder.last, lambda path: shutil.copyfile(checkpoint / WEIGHTS, path))
+        plot_curves({self.folder.path.name: self.folder.log}, self.folder.curves)
+
+    def _restore(self, checkpoint: Path) -> None:
+        state = load_checkpoint(checkpoint, self.model, self.optimizer)
+        if state["data"] != self._data_facts():
+            raise UserError(f"{self.data}: not the data set that the run was begun with.")
+        self.scaler.load_state_dict(state["scaler"])
+        self.done, self.best = state["step"], state["best"]
+        if self.world.is_main:
+            self._publish(checkpoint)
+
+    def _facts(self) -> dict[str, Any]:
+        return {"step": self.done, "strategy": self.config.strategy}
+
+    def _data_facts(self) -> dict[str, Any]:
+        """What must be the same for a resumed run to see the same data."""
+        samples = self.samples
+        return {
+            "samples": len(samples),
+            "frames": samples.frames,
+            "size": samples.size,
+            "mean_pixel": list(samples.mean_pixel),
+        }
+
+    def _autocast(self) -> torch.autocast:
+        dtype = AUTOCAST.get(self.config.amp, torch.bfloat16)
+        return torch.autocast(self.world.device.type, dtype, enabled=self.config.amp != "none")
