@@ -6,6 +6,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from fastinpaint._version import __version__
 from fastinpaint.errors import UserError
@@ -22,9 +23,16 @@ COMMANDS = {
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """Raises `UserError` where argparse would print the usage and leave."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; {self.prog} --help tells more.")
+
+
 def parser_for(command: str) -> argparse.ArgumentParser:
     """The parser of one command; only that command's module is imported."""
-    parser = argparse.ArgumentParser(prog=f"fastinpaint {command}", description=COMMANDS[command])
+    parser = Parser(prog=f"fastinpaint {command}", description=COMMANDS[command])
     module = importlib.import_module(f"fastinpaint.cli.{command}")
     module.add_arguments(parser)
     parser.set_defaults(run=module.run)
@@ -57,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"fastinpaint {command}: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"fastinpaint {command}: stopped.", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"fastinpaint {command}: {str(stop) or 'stopped.'}", file=sys.stderr)
         return 130
     return 0

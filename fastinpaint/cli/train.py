@@ -22,7 +22,7 @@ MODEL_HELP = {
     "deconv_time": "taps in time of 3DCN's deconvolutions",
     "time_stride": "stride in time of 3DCN's layers 2 and 4",
     "preset": "paper or chang2019, the way a public re-implementation builds the networks",
-    "composite_guidance": "give 3DCN's output its known pixels before it guides CombCN (true or false)",
+    "composite_guidance": "give 3DCN's output its known pixels before it guides CombCN",
 }
 
 
@@ -36,12 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options = parser.add_argument_group("training")
     for item in dataclasses.fields(TrainConfig):
         if item.name != "model":
-            text = f"{item.metadata['help']} (default: {item.default})"
-            _add(options, item.name, text, item.metadata["choices"], is_flag=item.type == "bool")
+            _add(options, item, item.metadata["help"], item.metadata["choices"])
     model = parser.add_argument_group("model")
-    _add(model, "variant", "the paper's ablations: v1 is r=4, v2 strides in time", tuple(VARIANTS))
+    model.add_argument(
+        "--variant", metavar="|".join(VARIANTS), help="the paper's ablations: v1 is r=4, v2 time_stride=2"
+    )
     for item in dataclasses.fields(ModelConfig):
-        _add(model, item.name, f"{MODEL_HELP.get(item.name, '')} (default: {item.default})")
+        _add(model, item, MODEL_HELP[item.name])
 
 
 def run(args: argparse.Namespace) -> None:
@@ -69,12 +70,12 @@ def _config(args: argparse.Namespace) -> TrainConfig:
 
 
 def _add(
-    group: argparse._ArgumentGroup, name: str, help: str, choices: tuple[str, ...] | None = None, is_flag: bool = False
+    group: argparse._ArgumentGroup, item: dataclasses.Field[Any], help: str, choices: tuple[str, ...] | None = None
 ) -> None:
-    """Values stay text: `TrainConfig` checks them as it does those of a file, in one line."""
-    flag = f"--{name.replace('_', '-')}"
-    if is_flag:
-        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=help)
+    """One option for one field; values stay text, since `TrainConfig` checks them as it does those of a file."""
+    flag, text = f"--{item.name.replace('_', '-')}", f"{help} (default: {item.default})"
+    if item.type == "bool":
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
     else:
-        metavar = "|".join(choices) if choices else name.upper()
-        group.add_argument(flag, dest=name, metavar=metavar, help=help.replace("%", "%%"))
+        metavar = "|".join(choices) if choices else {"int": "N", "float": "X"}.get(str(item.type), "WORD")
+        group.add_argument(flag, metavar=metavar, help=text)
