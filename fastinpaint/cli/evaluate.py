@@ -1,0 +1,82 @@
+"""``fastinpaint evaluate``: trained networks beside each other and their rivals, as numbers and pictures."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from fastinpaint.data.dataset import VideoSamples
+from fastinpaint.data.holes import HOLE_KINDS
+from fastinpaint.errors import UserError
+from fastinpaint.metrics import evaluate, save_report
+from fastinpaint.models.weights import load_weights
+from fastinpaint.training.backend import BACKENDS, accelerate_model
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "weights",
+        metavar="RUN_OR_WEIGHTS",
+        type=Path,
+        nargs="+",
+        help="folders made by `fastinpaint train` (their best weights) or weights files",
+    )
+    parser.add_argument("--data", metavar="DATA", type=Path, required=True, help="folder made by `fastinpaint prepare`")
+    parser.add_argument("--holes", metavar="|".join(HOLE_KINDS), default="rectangle", help="default: rectangle")
+    parser.add_argument("--split", metavar="val|train", default="val", help="default: val")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="write evaluation.json and pictures there")
+    parser.add_argument("--limit", metavar="N", type=int, help="measure N samples, spread evenly over the set")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the holes (default: 0)")
+    parser.add_argument(
+        "--no-rivals", action="store_true", help="leave out OpenCV's inpainting and the temporal median"
+    )
+    parser.add_argument("--device", metavar="cpu|cuda", help="default: cuda where there is one")
+    parser.add_argument("--backend", metavar="|".join(BACKENDS), default="reference", help="default: reference")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure, print the table, write what --out asks for; raises `UserError` for bad input."""
+    if args.seed < 0:
+        raise UserError(f"--seed: must be 0 or more, got {args.seed}.")
+    device = _device(args.device)
+    models = {label: load_weights(path).to(device) for label, path in labelled(args.weights).items()}
+    models = {label: accelerate_model(model, args.backend) for label, model in models.items()}
+    samples = VideoSamples(args.data, args.split)
+    found = evaluate(models, samples, args.holes, limit=args.limit, seed=args.seed, rivals=not args.no_rivals)
+    print(found.table())
+    if args.out is not None:
+        facts = {"data": str(args.data), "split": args.split, "weights": [str(path) for path in args.weights]}
+        print("written: " + ", ".join(map(str, save_report(found, args.out, facts))))
+
+
+def labelled(paths: list[Path]) -> dict[str, Path]:
+    """The weights file of each run or file, by a label that is unique: the last name, or the whole path if needed."""
+    names = [path.resolve().stem if path.is_file() else path.resolve().name for path in paths]
+    labels = [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
+    return {label: weights_of(path) for label, path in zip(labels, paths, strict=True)}
+
+
+def weights_of(path: Path) -> Path:
+    """A weights file itself; of a run's folder, its best weights, or its last where it kept no best."""
+    if not path.is_dir():
+        return path
+    for name in ("best.safetensors", "last.safetensors"):
+        if (path / name).is_file():
+            return path / name
+    raise UserError(f"{path}: expected a run with best.safetensors or last.safetensors, found neither.")
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device: expected cpu or cuda, got {name!r}.")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device: cuda was asked for, but torch finds no CUDA device here.")
+    return device

@@ -1,0 +1,20 @@
+"""How good a completed video is: measures, rivals that do not learn, and whole evaluations."""
+
+from fastinpaint.metrics.baselines import BASELINES, navier_stokes, telea, temporal_median
+from fastinpaint.metrics.evaluate import Evaluation, evaluate
+from fastinpaint.metrics.measures import hole_l1, psnr, ssim, temporal_error
+from fastinpaint.metrics.report import save_report
+
+__all__ = [
+    "BASELINES",
+    "Evaluation",
+    "evaluate",
+    "hole_l1",
+    "navier_stokes",
+    "psnr",
+    "save_report",
+    "ssim",
+    "telea",
+    "temporal_error",
+    "temporal_median",
+]

@@ -1,0 +1,174 @@
+"""Networks and rivals over a validation set, side by side, as in Table 2 of Wang et al. 2019."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from fastinpaint.data.holes import make_holes
+from fastinpaint.errors import UserError
+from fastinpaint.metrics.baselines import BASELINES
+from fastinpaint.metrics.measures import SSIM_WINDOW, hole_l1, psnr, ssim, temporal_error
+from fastinpaint.metrics.networks import complete, truth_at
+from fastinpaint.models import TwoDCN, VideoCompletionNet
+
+Network = VideoCompletionNet | TwoDCN
+
+COLUMNS = {
+    "hole_l1": ("hole L1", "{:.2f}"),
+    "psnr": ("PSNR dB", "{:.2f}"),
+    "ssim": ("SSIM", "{:.4f}"),
+    "temporal_error": ("temporal L1", "{:.2f}"),
+}
+NOTE = """hole L1: mean error of a colour value inside the holes, 0 to 255. PSNR and SSIM: whole frames.
+temporal L1: mean error of the change from frame to frame, at the holes, 0 to 255 (flicker)."""
+
+
+class Scores(NamedTuple):
+    """One method's figures; None where the videos allow none (one frame, or frames smaller than SSIM's window)."""
+
+    hole_l1: float
+    psnr: float
+    ssim: float | None
+    temporal_error: float | None
+
+
+class Example(NamedTuple):
+    """A sample kept for pictures: video and results uint8 ``[T, H, W, 3]``, mask ``[T, H, W]``."""
+
+    number: int
+    video: np.ndarray
+    mask: np.ndarray
+    results: dict[str, np.ndarray]
+
+
+@dataclass
+class Evaluation:
+    """What `evaluate` found: each method's mean scores, its scores sample by sample, and examples for pictures."""
+
+    holes: str
+    seed: int
+    samples: int
+    frames: int
+    size: tuple[int, int]
+    means: dict[str, Scores] = field(default_factory=dict)
+    per_sample: dict[str, list[Scores]] = field(default_factory=dict)
+    examples: list[Example] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the examples, ready for JSON."""
+        return {
+            "holes": self.holes,
+            "seed": self.seed,
+            "samples": self.samples,
+            "frames": self.frames,
+            "size": list(self.size),
+            "means": {name: scores._asdict() for name, scores in self.means.items()},
+            "per_sample": {name: [s._asdict() for s in scores] for name, scores in self.per_sample.items()},
+        }
+
+    def table(self) -> str:
+        """The means as text, one method a row."""
+        rows = [["method", *(title for title, _ in COLUMNS.values())]]
+        for name, scores in self.means.items():
+            cells = zip(COLUMNS.values(), scores, strict=True)
+            rows.append([name, *("-" if value is None else form.format(value) for (_, form), value in cells)])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+        height, width = self.size
+        head = f"{self.samples} samples of {self.frames} frames, {width}x{height}, holes: {self.holes}"
+        return "\n".join([head, *lines, NOTE])
+
+
+def evaluate(
+    models: Mapping[str, Network],
+    samples: Sequence[np.ndarray],
+    holes: str,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    rivals: bool = True,
+    examples: int = 3,
+    progress: bool = True,
+) -> Evaluation:
+    """Measure networks and rivals on the same samples with the same holes.
+
+    Args:
+        models: by label; put into eval mode. Labels are shown only where two models give results of the same name.
+        samples: uint8 videos ``[T, H, W, 3]``, as `fastinpaint.data.dataset.VideoSamples`.
+        holes: a kind of `fastinpaint.data.holes.make_holes`.
+        limit: measure only that many samples, spread evenly over the set.
+        seed: a sample's hole depends on the seed and its index alone.
+        rivals: whether to measure `BASELINES` too.
+        examples: how many samples to keep for pictures.
+        progress: show a bar where the output is a terminal.
+
+    Raises:
+        UserError: no samples, an unknown kind of holes, or a network whose output is not finite.
+    """
+    if len(samples) == 0:
+        raise UserError("evaluate: the data set has no samples of this split.")
+    if limit is not None and limit < 1:
+        raise UserError(f"evaluate: the limit must be at least 1 sample, got {limit}.")
+    for model in models.values():
+        model.eval()
+    chosen = _spread(len(samples), limit)
+    kept = {chosen[i] for i in _spread(len(chosen), examples)} if examples else set()
+    frames, height, width = samples[chosen[0]].shape[:3]
+    found = Evaluation(holes, seed, len(chosen), frames, (height, width))
+    for index in tqdm(chosen, desc="evaluate", unit="sample", disable=None if progress else True):
+        video = np.asarray(samples[index])
+        mask = make_holes(holes, frames, height, width, np.random.default_rng([seed, index])) > 0
+        results = dict(sorted(_results(models, video, mask, rivals), key=lambda item: _rank(item[0])))
+        for name, result in results.items():
+            if not np.isfinite(result).all():
+                raise UserError(f"evaluate: {name} gave values that are not finite on sample {index}.")
+            found.per_sample.setdefault(name, []).append(_scores(result, video, mask))
+        if index in kept:
+            full = {n: np.rint(r).astype(np.uint8) for n, r in results.items() if r.shape == video.shape}
+            found.examples.append(Example(index, video, mask, full))
+    found.means = {name: _mean(scores) for name, scores in found.per_sample.items()}
+    return found
+
+
+def _results(
+    models: Mapping[str, Network], video: np.ndarray, mask: np.ndarray, rivals: bool
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Every method's result by its name; hole pixels of the video are blank for all."""
+    blank = np.where(mask[..., None], 0, video).astype(np.uint8)
+    several = {kind: sum(type(m) is kind for m in models.values()) > 1 for kind in (VideoCompletionNet, TwoDCN)}
+    for label, model in models.items():
+        for name, result in complete(model, blank, mask).items():
+            yield f"{name} {label}" if several[type(model)] else name, result
+    for name, rival in BASELINES.items() if rivals else ():
+        yield name, rival(blank, mask)
+
+
+def _rank(name: str) -> int:
+    """The paper's order of the networks, then the rivals."""
+    order = ("3DCN", "2DCN", "CombCN")
+    return next((i for i, start in enumerate(order) if name.startswith(start)), len(order))
+
+
+def _scores(result: np.ndarray, video: np.ndarray, mask: np.ndarray) -> Scores:
+    truth, holes = truth_at((result.shape[1], result.shape[2]), video, mask)
+    return Scores(
+        hole_l1(result, truth, holes),
+        psnr(result, truth),
+        ssim(result, truth) if min(truth.shape[1:3]) >= SSIM_WINDOW else None,
+        temporal_error(result, truth, holes) if len(truth) > 1 else None,
+    )
+
+
+def _mean(scores: Sequence[Scores]) -> Scores:
+    values: list[Any] = [None if None in column else float(np.mean(column)) for column in zip(*scores, strict=True)]
+    return Scores(*values)
+
+
+def _spread(count: int, limit: int | None) -> list[int]:
+    """At most `limit` of ``range(count)``, evenly spread."""
+    return sorted({round(i) for i in np.linspace(0, count - 1, min(count, limit or count))})

@@ -1,0 +1,106 @@
+"""How far a completed video is from the truth. Videos are ``[T, H, W, 3]`` in [0, 255], masks ``[T, H, W]``."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+PSNR_OF_EQUALS = 100.0
+"""dB; what an exact frame counts as in a mean, its own value being infinite."""
+
+SSIM_WINDOW = 11
+SSIM_SIGMA = 1.5
+
+
+def hole_l1(result: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
+    """The mean absolute error of a colour value inside the holes, in [0, 255]: 255 times Eq. 1 of Wang et al. 2019.
+
+        sum over holes of |result - truth| / (3 * number of hole pixels)
+
+    Raises:
+        ValueError: for shapes that do not fit, or no hole.
+    """
+    check("hole_l1", result, truth, mask)
+    return _mean_error(result, truth, _holes("hole_l1", mask))
+
+
+def temporal_error(result: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
+    """How much the frame-to-frame changes differ from the truth's, in [0, 255]: small for a result without flicker.
+
+        mean of |(result[t+1] - result[t]) - (truth[t+1] - truth[t])|
+
+    over the pixels that are a hole in frame t or t+1; elsewhere a composited result has no such error.
+
+    Raises:
+        ValueError: for shapes that do not fit, less than two frames, or no hole.
+    """
+    check("temporal_error", result, truth, mask)
+    if len(truth) < 2:
+        raise ValueError("temporal_error: needs at least 2 frames, got 1.")
+    holes = _holes("temporal_error", mask)
+    change, true_change = (np.diff(video.astype(np.float64), axis=0) for video in (result, truth))
+    return _mean_error(change, true_change, holes[1:] | holes[:-1])
+
+
+def psnr(result: np.ndarray, truth: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB, ``20 log10(255 / rms error)`` of each whole frame, the mean over frames.
+
+    An exact frame counts `PSNR_OF_EQUALS`.
+    """
+    check("psnr", result, truth)
+    squares = np.square(result.astype(np.float64) - truth).mean((1, 2, 3))
+    with np.errstate(divide="ignore"):
+        values = 10 * np.log10(255**2 / squares)
+    return float(np.minimum(values, PSNR_OF_EQUALS).mean())
+
+
+def ssim(result: np.ndarray, truth: np.ndarray) -> float:
+    """Structural similarity (Wang, Bovik, Sheikh, Simoncelli 2004, Eq. 13) of whole frames, the mean over all.
+
+        (2 mx my + C1) (2 sxy + C2) / ((mx^2 + my^2 + C1) (sx^2 + sy^2 + C2)),
+        C1 = (0.01 * 255)^2,   C2 = (0.03 * 255)^2
+
+    Means and covariances are taken for each colour under a Gaussian window of 11 x 11 pixels, sigma 1.5, at every place
+    where the window lies inside the frame.
+
+    Raises:
+        ValueError: for shapes that do not fit, or frames smaller than the window.
+    """
+    check("ssim", result, truth)
+    if min(truth.shape[1:3]) < SSIM_WINDOW:
+        height, width = truth.shape[1:3]
+        raise ValueError(f"ssim: frames must be at least {SSIM_WINDOW} x {SSIM_WINDOW}, got {height} x {width}.")
+    return float(np.mean([_frame_ssim(x, y) for x, y in zip(result, truth, strict=True)]))
+
+
+def _frame_ssim(x: np.ndarray, y: np.ndarray) -> float:
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    mx, my = _window_mean(x), _window_mean(y)
+    vx, vy = _window_mean(x * x) - mx * mx, _window_mean(y * y) - my * my
+    cov = _window_mean(x * y) - mx * my
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    return float(np.mean((2 * mx * my + c1) * (2 * cov + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))))
+
+
+def _window_mean(frame: np.ndarray) -> np.ndarray:
+    kernel, half = cv2.getGaussianKernel(SSIM_WINDOW, SSIM_SIGMA), SSIM_WINDOW // 2
+    return cv2.sepFilter2D(frame, cv2.CV_64F, kernel, kernel)[half:-half, half:-half]
+
+
+def _mean_error(result: np.ndarray, truth: np.ndarray, holes: np.ndarray) -> float:
+    return float(np.abs(result[holes].astype(np.float64) - truth[holes]).mean())
+
+
+def _holes(name: str, mask: np.ndarray) -> np.ndarray:
+    holes = mask > 0
+    if not holes.any():
+        raise ValueError(f"{name}: the mask has no hole.")
+    return holes
+
+
+def check(name: str, result: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> None:
+    """Raise ValueError unless result and truth are ``[T, H, W, 3]`` alike and mask ``[T, H, W]``."""
+    if truth.ndim != 4 or truth.shape[3] != 3 or result.shape != truth.shape:
+        raise ValueError(f"{name}: result and truth must both be [T, H, W, 3], got {result.shape} and {truth.shape}.")
+    if mask is not None and mask.shape != truth.shape[:3]:
+        raise ValueError(f"{name}: mask must be {truth.shape[:3]}, got {mask.shape}.")

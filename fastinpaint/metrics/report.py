@@ -1,0 +1,42 @@
+"""An evaluation on disk: its numbers as JSON and its examples as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fastinpaint.data.store import write_json
+from fastinpaint.errors import UserError
+from fastinpaint.metrics.evaluate import Evaluation
+from fastinpaint.metrics.pictures import difference_rows, frame_rows, save_grid
+
+
+def save_report(evaluation: Evaluation, folder: str | Path, facts: Mapping[str, Any] | None = None) -> list[Path]:
+    """Write evaluation.json, frames.png (as Fig. 3) and, of videos with several frames, differences.png (as Fig. 4).
+
+    Args:
+        folder: made if need be; each file appears in it whole or not at all.
+        facts: what else the JSON should say, for instance the data and the weights.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UserError: where the folder or a file cannot be written.
+    """
+    folder = Path(folder)
+    written = [folder / "evaluation.json"]
+    grids = {folder / "frames.png": frame_rows(evaluation.examples)}
+    if evaluation.frames > 1:
+        grids[folder / "differences.png"] = difference_rows(evaluation.examples)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(written[0], {**(facts or {}), **evaluation.to_dict()})
+        for path, rows in grids.items():
+            if rows:
+                save_grid(rows, path)
+                written.append(path)
+    except OSError as error:
+        raise UserError(f"cannot write the evaluation to {folder}: {error}.") from error
+    return written
