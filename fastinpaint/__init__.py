@@ -1,6 +1,7 @@
 """Fused convolution + batch norm + ReLU for training, and the video completion system of Wang et al. (AAAI 2019)."""
 
 from fastinpaint._version import __version__
+from fastinpaint.accelerate import accelerate, restore
 from fastinpaint.errors import UserError
 
-__all__ = ["UserError", "__version__"]
+__all__ = ["UserError", "__version__", "accelerate", "restore"]

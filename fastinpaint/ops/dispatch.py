@@ -47,8 +47,13 @@ def none_if_empty(tensor: Tensor) -> Tensor | None:
 
 
 def autocast(tensor: Tensor) -> Tensor:
-    """The tensor as torch's convolutions see it under autocast: cast to its dtype, unless it is float64."""
+    """The tensor as torch's convolutions see it under autocast."""
+    return tensor.to(autocast_dtype(tensor))
+
+
+def autocast_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype that torch's convolutions see under autocast: its own, unless the tensor is float64."""
     kind = tensor.device.type
     if torch.is_autocast_enabled(kind) and tensor.dtype in (torch.float32, torch.bfloat16, torch.float16):
-        return tensor.to(torch.get_autocast_dtype(kind))
-    return tensor
+        return torch.get_autocast_dtype(kind)
+    return tensor.dtype

@@ -20,33 +20,36 @@ def check(sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geomet
         ValueError, TypeError: names the op, the argument, what is needed and what came.
     """
     activation.check(sources, OP)
-    check_weight(sources[0].x, sum(s.x.shape[1] for s in sources), weight, bias, geometry)
-
-
-def check_weight(x: Tensor, channels: int, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> None:
-    """Weight, bias and geometry against an activation of that many channels with x's dtype, device and dimensions."""
-    _check_geometry(x.dim() - 2, geometry)
-    if weight.dim() != x.dim():
-        raise ValueError(f"{OP}: weight must have {x.dim()} dimensions as the sources, got {tuple(weight.shape)}.")
+    x = sources[0].x
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None and (tensor.dtype != x.dtype or tensor.device != x.device):
             raise TypeError(
                 f"{OP}: {name} must be {x.dtype} on {x.device} as the sources, got {tensor.dtype} on {tensor.device}."
             )
-    groups, shape = geometry.groups, tuple(weight.shape)
+    check_weight((x.shape[0], sum(s.x.shape[1] for s in sources), *x.shape[2:]), weight, bias, geometry)
+
+
+def check_weight(shape: Sequence[int], weight: Tensor, bias: Tensor | None, geometry: Geometry) -> None:
+    """Weight, bias and geometry against an activation ``[N, C, *space]`` of that shape."""
+    _check_geometry(len(shape) - 2, geometry)
+    if weight.dim() != len(shape):
+        raise ValueError(f"{OP}: weight must have {len(shape)} dimensions as the sources, got {tuple(weight.shape)}.")
+    channels = shape[1]
+    groups, kernel = geometry.groups, tuple(weight.shape)
     if geometry.transposed:
         channels_out = weight.shape[1] * groups
         if weight.shape[0] != channels:
-            raise ValueError(f"{OP}: weight.shape[0] must equal the sources' {channels} channels, got weight {shape}.")
+            raise ValueError(f"{OP}: weight.shape[0] must equal the sources' {channels} channels, got weight {kernel}.")
     else:
         channels_out = weight.shape[0]
         if weight.shape[1] * groups != channels:
             needed = f"the sources' {channels} channels" + (f" / {groups} groups" if groups > 1 else "")
-            raise ValueError(f"{OP}: weight.shape[1] must equal {needed}, got weight {shape}.")
+            raise ValueError(f"{OP}: weight.shape[1] must equal {needed}, got weight {kernel}.")
     if channels % groups or channels_out % groups:
         raise ValueError(f"{OP}: groups must divide {channels} channels in and {channels_out} out, got {groups}.")
     if bias is not None and tuple(bias.shape) != (channels_out,):
         raise ValueError(f"{OP}: bias must be [{channels_out}], one a channel out, got {tuple(bias.shape)}.")
+    output_shape(shape, weight, geometry)
 
 
 def _check_geometry(axes: int, geometry: Geometry) -> None:

@@ -1,0 +1,192 @@
+"""`accelerate`: the layers of any model, in place, as fused ones; `restore` takes it back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import CodeType, FunctionType
+from typing import Any, TypeVar
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from fastinpaint import backends
+from fastinpaint.nn import layers, region
+from fastinpaint.nn.deferred import plain
+from fastinpaint.nn.raw import Options
+
+Model = TypeVar("Model", bound=nn.Module)
+
+FUSED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv2d: layers.Conv2d,
+    nn.Conv3d: layers.Conv3d,
+    nn.ConvTranspose2d: layers.ConvTranspose2d,
+    nn.ConvTranspose3d: layers.ConvTranspose3d,
+    nn.BatchNorm2d: layers.BatchNorm2d,
+    nn.BatchNorm3d: layers.BatchNorm3d,
+    nn.SyncBatchNorm: layers.SyncBatchNorm,
+    nn.ReLU: layers.ReLU,
+}
+PLAIN = {fused: plain_class for plain_class, fused in FUSED.items()}
+MEMORY = ("default", "low")
+
+
+@dataclass
+class Report:
+    """What `accelerate` did, by the modules' names.
+
+    Attributes:
+        swapped: the layers that are fused now.
+        left: the layers of a kind that could have been, and why they were not.
+        notes: what else there is to know.
+    """
+
+    swapped: list[str] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.swapped)} layers swapped, {len(self.left)} left."]
+        lines += [f"  left {name}: {reason}" for name, reason in self.left.items()]
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+
+def accelerate(model: Model, backend: str = "auto", memory: str = "default") -> Model:
+    """Make a model's convolutions, batch norms and ReLUs fused, in place.
+
+    Modules keep their identity: names, parameters, buffers, ``state_dict`` and optimiser state stay as they are, and
+    checkpoints go both ways. Inside the model activations are deferred; what the model returns, what its foreign layers
+    get and what hooks see are plain tensors. ``model.fastinpaint_report`` says what was swapped, what was left and why.
+
+    Args:
+        model: any ``nn.Module``; changed and returned. An accelerated model may be given again with other options.
+        backend: a name of `fastinpaint.backends.BACKENDS` or "auto".
+        memory: "default": backward keeps every raw map and recomputes batch norm, ReLU, additions and concatenations.
+            "low": it also computes again what is cheap: maps whose values cost few multiply-adds.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: backend or memory is unknown.
+    """
+    backends.requested(backend)
+    if memory not in MEMORY:
+        raise ValueError(f"accelerate: memory must be one of {', '.join(MEMORY)}, got {memory!r}.")
+    restore(model)
+    options, report = Options(backend, memory), Report()
+    for name, module in list(model.named_modules()):
+        fused = FUSED.get(type(module))
+        reason = why_not(module)
+        if reason is not None:
+            report.left[name] = reason
+        elif fused is not None:
+            module.__class__ = fused
+            module._fastinpaint = options
+            module._fastinpaint_accelerated = True
+            report.swapped.append(name)
+    _draw_borders(model, report)
+    model.fastinpaint_report = report  # type: ignore[assignment]
+    return model
+
+
+def restore(model: Model) -> Model:
+    """Take `accelerate` back: every module has its own class again. Returns the model."""
+    for module in model.modules():
+        if type(module) in PLAIN and "_fastinpaint" in vars(module):
+            module.__class__ = PLAIN[type(module)]
+            del module._fastinpaint, module._fastinpaint_accelerated
+        for handle in vars(module).pop("_fastinpaint_borders", ()):
+            handle.remove()
+        vars(module).pop("_fastinpaint_plain", None)
+        vars(module).pop("fastinpaint_report", None)
+    return model
+
+
+def why_not(module: nn.Module) -> str | None:
+    """Why a layer that could be fused by its kind is not, in one sentence, or None."""
+    if type(module) not in FUSED:
+        kind = next((k for k in FUSED if isinstance(module, k) and type(module) not in PLAIN), None)
+        if kind is None:
+            return None
+        return f"{type(module).__name__} is a subclass of {kind.__name__}, and may compute something else."
+    if isinstance(module, _ConvNd):
+        if module.padding_mode != "zeros":
+            return f"padding_mode is {module.padding_mode!r}; only 'zeros' is fused."
+        ends = module._reversed_padding_repeated_twice
+        if module.padding == "same" and ends[::2] != ends[1::2]:
+            return "padding='same' pads the two ends of an axis differently here."
+    return None
+
+
+def _draw_borders(model: nn.Module, report: Report) -> None:
+    """Hooks where activations leave the fused layers: at foreign modules, and at containers called from outside."""
+    holders = {id(module) for module in model.modules() if any(type(m) in PLAIN for m in module.modules())}
+    seen: set[int] = set()
+
+    def walk(module: nn.Module, name: str) -> None:
+        if id(module) in seen or type(module) in PLAIN or type(module) is nn.Identity:
+            return
+        seen.add(id(module))
+        if id(module) not in holders:
+            handles = [module.register_forward_pre_hook(_plain_inputs, with_kwargs=True, prepend=True)]
+        else:
+            handles = [
+                module.register_forward_pre_hook(_enter, with_kwargs=True, prepend=True),
+                module.register_forward_hook(_leave, prepend=True, always_call=True),
+            ]
+            if checkpoints := _names(type(module)) & {"checkpoint", "checkpoint_sequential"}:
+                _plain_children(module, "checkpoint_sequential" in checkpoints)
+                report.notes.append(f"{name or 'the model'} uses checkpoint: its children hand on plain tensors.")
+            for child_name, child in module.named_children():
+                walk(child, f"{name}.{child_name}" if name else child_name)
+        module._fastinpaint_borders = tuple(handles)  # type: ignore[assignment]
+
+    walk(model, "")
+
+
+def _plain_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Before a foreign module."""
+    return plain(args), plain(kwargs)
+
+
+def _enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Before a container; other hooks see plain tensors."""
+    region.enter()
+    if len(module._forward_pre_hooks) > 1 or module._backward_hooks or module._backward_pre_hooks:
+        return plain(args), plain(kwargs)
+    return None
+
+
+def _leave(module: nn.Module, args: tuple[Any, ...], result: Any) -> Any:
+    """After a container, be it by an exception."""
+    region.leave()
+    observed = len(module._forward_hooks) > 1 or module._backward_hooks or module._backward_pre_hooks
+    outermost = hasattr(module, "fastinpaint_report") or not region.inside()
+    return plain(result) if outermost or observed or module.__dict__.get("_fastinpaint_plain") else None
+
+
+def _names(kind: type[nn.Module]) -> set[str]:
+    """Every name that the methods of a module class use."""
+    names: set[str] = set()
+
+    def gather(code: CodeType) -> None:
+        names.update(code.co_names)
+        for constant in code.co_consts:
+            if isinstance(constant, CodeType):
+                gather(constant)
+
+    for cls in kind.__mro__:
+        if cls.__module__.partition(".")[0] != "torch":
+            for function in vars(cls).values():
+                if isinstance(function, FunctionType):
+                    gather(function.__code__)
+    return names
+
+
+def _plain_children(module: nn.Module, through_sequential: bool) -> None:
+    """Mark what a module calls directly: `torch.utils.checkpoint` sees tensors only, and must be given them."""
+    groups = (nn.ModuleList, nn.ModuleDict, *((nn.Sequential,) if through_sequential else ()))
+    for child in module.children():
+        child._fastinpaint_plain = True  # type: ignore[assignment]
+        if isinstance(child, groups):
+            _plain_children(child, through_sequential)

@@ -1,0 +1,32 @@
+"""Layers and blocks that hand on deferred activations; drop-in for torch's. See `deferred` for what that means."""
+
+from fastinpaint.nn.blocks import ConvBNReLU2d, ConvBNReLU3d, ConvTransposeBNReLU2d, ConvTransposeBNReLU3d, GuidanceAdd
+from fastinpaint.nn.deferred import Deferred, plain
+from fastinpaint.nn.layers import (
+    BatchNorm2d,
+    BatchNorm3d,
+    Conv2d,
+    Conv3d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+    ReLU,
+    SyncBatchNorm,
+)
+
+__all__ = [
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "Conv2d",
+    "Conv3d",
+    "ConvBNReLU2d",
+    "ConvBNReLU3d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
+    "ConvTransposeBNReLU2d",
+    "ConvTransposeBNReLU3d",
+    "Deferred",
+    "GuidanceAdd",
+    "ReLU",
+    "SyncBatchNorm",
+    "plain",
+]

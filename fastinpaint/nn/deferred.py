@@ -1,0 +1,302 @@
+"""`Deferred`: an activation that is not computed until something asks for it as a plain tensor.
+
+Convolutions of the library read it as it is: batch norm, ReLU, addition and concatenation happen while they load their
+input. ``torch.cat`` over the channels, ReLU and the addition of a map of the same shape stay deferred. Anything else,
+a function, a method, an operator or an attribute, gets the plain tensor, which is computed once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import CheckpointFunction
+
+from fastinpaint.nn.raw import Part, Raw, activate, version
+
+
+class Deferred:
+    """Several `Part`, concatenated over the channels. Not a Tensor to ``isinstance``, but does what one does."""
+
+    def __init__(self, parts: Sequence[Part], backend: str = "auto") -> None:
+        self._parts = tuple(parts)
+        self._backend = backend
+        self._grad = torch.is_grad_enabled()
+        self._plain: Tensor | None = None
+        self._version = 0
+
+    @property
+    def shape(self) -> torch.Size:
+        first = self._parts[0].raw.shape
+        return torch.Size((first[0], sum(part.raw.shape[1] for part in self._parts), *first[2:]))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._parts[0].raw.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self._parts[0].raw.device
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def requires_grad(self) -> bool:
+        return self._grad and any(part.requires_grad for part in self._parts)
+
+    @property
+    def is_cuda(self) -> bool:
+        return self.device.type == "cuda"
+
+    def size(self, dim: int | None = None) -> torch.Size | int:
+        return self.shape if dim is None else self.shape[dim]
+
+    def dim(self) -> int:
+        return self.ndim
+
+    def numel(self) -> int:
+        return self.shape.numel()
+
+    def is_floating_point(self) -> bool:
+        return True
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def tensor(self) -> Tensor:
+        """The plain tensor, computed on the first call, in the grad mode that the Deferred was made in."""
+        if self._plain is None:
+            self._refuse_reentrant_checkpoint()
+            if torch.is_grad_enabled() == self._grad:
+                self._plain = activate(self._parts, self._backend)
+            else:
+                with torch.set_grad_enabled(self._grad):
+                    self._plain = activate(self._parts, self._backend)
+            self._version = version(self._plain)
+        return self._plain
+
+    def parts(self) -> tuple[Part, ...]:
+        """What a convolution is to load."""
+        self._refuse_reentrant_checkpoint()
+        modified = self._plain is not None and version(self._plain) != self._version
+        lost_grad = torch.is_grad_enabled() and not self._grad
+        computed = self._plain is not None and not torch.is_grad_enabled()  # nothing is kept: take what is there
+        return (Part(Raw(self.tensor())),) if modified or lost_grad or computed else self._parts
+
+    def _refuse_reentrant_checkpoint(self) -> None:
+        """A checkpoint that knows only tensors among its arguments would drop this one's gradient without a word."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not self.requires_grad:
+            return
+        frame = sys._getframe(1)
+        while frame is not None:
+            if frame.f_code is CheckpointFunction.forward.__code__:
+                raise RuntimeError(
+                    "fastinpaint: torch.utils.checkpoint with use_reentrant=True was given a deferred activation; give "
+                    "it x.tensor(), or use use_reentrant=False."
+                )
+            frame = frame.f_back  # type: ignore[assignment]
+
+    def settle(self) -> Tensor:
+        """Become the plain tensor for good: what happens to it in place happens to this."""
+        plain = self.tensor()
+        self._parts = (Part(Raw(plain)),)
+        return plain
+
+    def relu(self) -> Deferred | Tensor:
+        parts = self.parts()
+        if any(part.addend is not None for part in parts):
+            return F.relu(self.tensor())
+        return Deferred([part._replace(relu=True) for part in parts], self._backend)
+
+    def relu_(self) -> Deferred:
+        return self._in_place(self.relu(), F.relu_)
+
+    def __add__(self, other: Any) -> Deferred | Tensor:
+        mine, parts = self._addable(other), self.parts()
+        if mine and len(parts) == 1:
+            return Deferred([parts[0]._replace(addend=Raw(plain(other)))], self._backend)
+        if isinstance(other, Deferred) and other._addable(self):
+            return other + self
+        return self.tensor() + plain(other)
+
+    __radd__ = __add__
+
+    def __iadd__(self, other: Any) -> Deferred:
+        return self._in_place(self + other, lambda tensor: tensor.add_(plain(other)))
+
+    def _addable(self, other: Any) -> bool:
+        """Whether ``self + other`` can be one part with an addend. A bare map is better added to at once."""
+        parts = self.parts()
+        if len(parts) != 1 or parts[0].addend is not None or parts[0].bare:
+            return False
+        if not isinstance(other, Tensor | Deferred):
+            return False
+        return other.shape == self.shape and other.dtype == self.dtype and other.device == self.device
+
+    def _in_place(self, result: Deferred | Tensor, change: Callable[[Tensor], object]) -> Deferred:
+        """Take over a result; if somebody holds the plain tensor already, change that."""
+        if self._plain is not None:
+            change(self.settle())
+        elif isinstance(result, Deferred):
+            self._parts, self._grad = result._parts, result._grad
+        else:
+            self._parts, self._grad = (Part(Raw(result)),), torch.is_grad_enabled()
+        return self
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: object, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in HANDLERS:
+            result = HANDLERS[func](*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        if args and isinstance(args[0], Deferred) and changes_input(func, kwargs):
+            args[0].settle()
+        return func(*plain(tuple(args)), **plain(kwargs))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.settle() if name.endswith("_") else self.tensor(), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("_") and not name.startswith("__"):
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self.settle(), name, value)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.settle()[plain(index)] = plain(value)
+
+    def __repr__(self) -> str:
+        return f"Deferred(shape={tuple(self.shape)}, dtype={self.dtype}, device={self.device})"
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.tensor().__reduce_ex__(protocol)
+
+
+def _through(name: str) -> Callable[..., Any]:
+    def operate(self: Deferred, *args: Any) -> Any:
+        return getattr(self.tensor(), name)(*plain(args))
+
+    operate.__name__ = name
+    return operate
+
+
+def _in_place_through(name: str) -> Callable[..., Any]:
+    def operate(self: Deferred, *args: Any) -> Any:
+        getattr(self.settle(), name)(*plain(args))
+        return self
+
+    operate.__name__ = name
+    return operate
+
+
+PLAIN_OPERATORS = """
+    sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod pow rpow matmul rmatmul neg pos abs invert and or xor
+    eq ne lt le gt ge getitem iter bool float int contains array
+""".split()  # noqa: SIM905 - a list of 34 strings reads worse
+IN_PLACE_OPERATORS = ("isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor")
+for _name in PLAIN_OPERATORS:
+    setattr(Deferred, f"__{_name}__", _through(f"__{_name}__"))
+for _name in IN_PLACE_OPERATORS:
+    setattr(Deferred, f"__{_name}__", _in_place_through(f"__{_name}__"))
+Deferred.__hash__ = object.__hash__  # type: ignore[method-assign]
+
+
+def _relu(input: Deferred, inplace: bool = False) -> Any:
+    return input.relu_() if inplace else input.relu()
+
+
+def _add(input: Any, other: Any, *, alpha: float = 1, out: Tensor | None = None) -> Any:
+    if alpha != 1 or out is not None:
+        return NotImplemented
+    return input + other if isinstance(input, Deferred) else other + input
+
+
+def _cat(tensors: Sequence[Any], dim: int = 0, *, out: Tensor | None = None) -> Any:
+    """Concatenation of maps of one dtype over the channels stays deferred."""
+    first = tensors[0]
+    alike = all(t.dim() == first.dim() and t.dtype == first.dtype and t.device == first.device for t in tensors)
+    spaces = {(*t.shape[:1], *t.shape[2:]) for t in tensors} if alike else set()
+    if out is not None or len(spaces) != 1 or first.dim() not in (4, 5) or dim not in (1, 1 - first.dim()):
+        return NotImplemented
+    backend = next(t._backend for t in tensors if isinstance(t, Deferred))
+    return Deferred([part for t in tensors for part in parts_of(t)], backend)
+
+
+HANDLERS: dict[Callable[..., Any], Callable[..., Any]] = {
+    F.relu: _relu,
+    torch.relu: _relu,
+    Tensor.relu: _relu,
+    torch.relu_: lambda input: input.relu_(),
+    Tensor.relu_: lambda input: input.relu_(),
+    torch.add: _add,
+    Tensor.add: _add,
+    Tensor.__add__: _add,
+    Tensor.__radd__: _add,
+    torch.cat: _cat,
+    torch.concat: _cat,
+    torch.concatenate: _cat,
+}
+
+
+def changes_input(func: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
+    """Whether a torch function works in place."""
+    name = getattr(func, "__name__", "")
+    in_place = (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
+    return in_place or bool(kwargs.get("inplace"))
+
+
+def parts_of(value: Tensor | Deferred) -> tuple[Part, ...]:
+    """A tensor or a Deferred as what a convolution is to load."""
+    return value.parts() if isinstance(value, Deferred) else (Part(Raw(value)),)
+
+
+def plain(value: Any) -> Any:
+    """The value with every Deferred in it, through tuples, lists, dicts and dataclasses, as a plain tensor."""
+    if isinstance(value, Tensor) or value is None:
+        return value
+    if isinstance(value, Deferred):
+        return value.tensor()
+    if not holds_deferred(value):
+        return value
+    if isinstance(value, dict):
+        changed = {key: plain(item) for key, item in value.items()}
+        return _like(value, changed)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(plain, value))
+    if isinstance(value, tuple | list):
+        return type(value)(map(plain, value))
+    return replace(value, **{field.name: plain(getattr(value, field.name)) for field in fields(value)})
+
+
+def _like(original: dict[Any, Any], changed: dict[Any, Any]) -> dict[Any, Any]:
+    """The changed items in a dict of the original's class."""
+    if type(original) is dict:
+        return changed
+    copy = original.copy()
+    copy.update(changed)
+    return copy
+
+
+def holds_deferred(value: Any) -> bool:
+    """Whether a Deferred is anywhere in it."""
+    if isinstance(value, Deferred):
+        return True
+    if isinstance(value, dict):
+        return any(holds_deferred(item) for item in value.values())
+    if isinstance(value, tuple | list):
+        return any(holds_deferred(item) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return any(holds_deferred(getattr(value, field.name)) for field in fields(value))
+    return False

@@ -1,0 +1,225 @@
+"""Torch's own layers, made to read and hand on deferred activations.
+
+Each class is a torch layer with another ``forward``: same constructor, parameters, buffers and ``state_dict``.
+`fastinpaint.accelerate` turns one into the other by changing the module's class. What a layer cannot take (a dtype, a
+padding mode, an unbatched input) goes through torch's own forward. A layer with hooks takes and returns plain tensors.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from fastinpaint.nn.deferred import Deferred, parts_of, plain
+from fastinpaint.nn.raw import Options, Part, PendingConv, Raw
+from fastinpaint.nn.region import inside
+from fastinpaint.nn.sync import all_reduce_statistics
+from fastinpaint.ops.activation.checks import DTYPES
+from fastinpaint.ops.conv_block import checks
+from fastinpaint.ops.types import Geometry
+
+Map = Tensor | Deferred
+
+
+class _Layer(nn.Module):
+    """What the layers share. ``_fastinpaint`` is the class's default until `fastinpaint.accelerate` sets the module's."""
+
+    _fastinpaint = Options()
+    _fastinpaint_accelerated = False  # by `accelerate`: outside its model it gives plain tensors
+    _fastinpaint_plain = False  # whether it always does
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if hooked(self):
+            return plain(super().__call__(*plain(args), **plain(kwargs)))
+        return self._hand_on(super().__call__(*args, **kwargs))
+
+    def _hand_on(self, result: Any) -> Any:
+        return plain(result) if self._fastinpaint_plain or (self._fastinpaint_accelerated and not inside()) else result
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether somebody looks at the module's inputs or outputs."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
+        or torch_module._global_backward_hooks
+        or torch_module._global_backward_pre_hooks
+    )
+
+
+class _Conv(_Layer, _ConvNd):
+    """A convolution that waits until it is known whether batch statistics of its result are wanted."""
+
+    def forward(self, input: Map, output_size: list[int] | None = None) -> Any:
+        axes = len(self.kernel_size)
+        if self.padding_mode != "zeros" or input.dim() != axes + 2 or not self._same_kind(input):
+            extra = () if output_size is None else (output_size,)
+            return super().forward(plain(input), *extra)
+        geometry = self._geometry(input, output_size)
+        parts = parts_of(input)
+        checks.check_weight(input.shape, self.weight, self.bias, geometry)
+        return Deferred(
+            [Part(PendingConv(parts, self.weight, self.bias, geometry, self._fastinpaint))], self._fastinpaint.backend
+        )
+
+    def _same_kind(self, input: Map) -> bool:
+        """Whether input and weight have, or autocast will give them, one dtype that the op takes, on one device."""
+        weight = self.weight
+        if input.device != weight.device or weight.dtype not in DTYPES:
+            return False
+        if torch.is_autocast_enabled(weight.device.type) and torch.float64 not in (weight.dtype, input.dtype):
+            return input.dtype in DTYPES
+        return input.dtype == weight.dtype
+
+    def _geometry(self, input: Map, output_size: list[int] | None) -> Geometry:
+        axes = len(self.kernel_size)
+        if isinstance(self, _ConvTransposeNd):
+            output_padding = self._output_padding(
+                input, output_size, list(self.stride), list(self.padding), list(self.kernel_size), axes,  # type: ignore[arg-type]
+                list(self.dilation),
+            )  # fmt: skip
+            return Geometry(
+                self.stride,
+                self.padding,
+                self.dilation,
+                tuple(output_padding),
+                True,
+                self.groups,
+            )
+        if isinstance(self.padding, str):
+            padding = tuple(self._reversed_padding_repeated_twice[-2::-2])
+        else:
+            padding = self.padding
+        return Geometry(self.stride, padding, self.dilation, (0,) * axes, False, self.groups)
+
+
+class Conv2d(_Conv, nn.Conv2d):
+    """``torch.nn.Conv2d`` over deferred activations."""
+
+
+class Conv3d(_Conv, nn.Conv3d):
+    """``torch.nn.Conv3d`` over deferred activations."""
+
+
+class ConvTranspose2d(_Conv, nn.ConvTranspose2d):
+    """``torch.nn.ConvTranspose2d`` over deferred activations."""
+
+
+class ConvTranspose3d(_Conv, nn.ConvTranspose3d):
+    """``torch.nn.ConvTranspose3d`` over deferred activations."""
+
+
+class _Norm(_Layer, _BatchNorm):
+    """Batch norm that asks the convolution before it for its statistics and defers the rest."""
+
+    def forward(self, input: Map) -> Any:
+        if input.dtype not in DTYPES or input.dim() not in (4, 5) or input.numel() == 0 or not self._floating(input):
+            return super().forward(plain(input))
+        self._check_input_dim(input)
+        if input.shape[1] != self.num_features:
+            raise ValueError(
+                f"{type(self).__name__}: input must have {self.num_features} channels, got {tuple(input.shape)}."
+            )
+        part = self._part(input)
+        if self.training or self.running_mean is None or self.running_var is None:
+            mean, var = self._batch_statistics(part.raw)
+        else:
+            mean, var = self.running_mean, self.running_var
+            folded = self._folded(part.raw)
+            if folded is not None:
+                return Deferred([Part(folded)], self._fastinpaint.backend)
+        mean, scale, shift = self._affine(mean, var, part.raw.dtype)
+        return Deferred([Part(part.raw, mean, scale, shift)], self._fastinpaint.backend)
+
+    def _floating(self, input: Map) -> bool:
+        tensors = (self.weight, self.bias, self.running_mean, self.running_var)
+        return all(t is None or (t.device == input.device and t.dtype in DTYPES) for t in tensors)
+
+    def _part(self, input: Map) -> Part:
+        """The map to be normalised, as it stands."""
+        parts = parts_of(input)
+        return parts[0] if len(parts) == 1 and parts[0].bare else Part(Raw(plain(input)))
+
+    def _batch_statistics(self, raw: Raw) -> tuple[Tensor, Tensor]:
+        """Batch mean and biased variance; the running ones follow as torch's do."""
+        count = raw.shape.numel() // raw.shape[1]
+        mean, var = raw.statistics(self._fastinpaint.backend)
+        total: float | Tensor = count
+        group = self._process_group()
+        if group is not None:
+            mean, var, total = all_reduce_statistics(mean, var, count, group)
+        elif count == 1:
+            raise ValueError(f"Expected more than 1 value per channel when training, got input size {raw.shape}")
+        if self.training and self.track_running_stats:
+            self._update_running(mean.detach(), var.detach(), total)
+        return mean, var
+
+    def _process_group(self) -> Any:
+        """The processes that share their statistics, or None."""
+        return None
+
+    def _update_running(self, mean: Tensor, var: Tensor, count: float | Tensor) -> None:
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        if self.momentum is None:
+            assert self.num_batches_tracked is not None
+            momentum = 1.0 / float(self.num_batches_tracked)
+        else:
+            momentum = self.momentum
+        if self.running_mean is not None and self.running_var is not None:
+            with torch.no_grad():
+                unbiased = var * (count / (count - 1))
+                self.running_mean.mul_(1 - momentum).add_((momentum * mean).to(self.running_mean.dtype))
+                self.running_var.mul_(1 - momentum).add_((momentum * unbiased).to(self.running_var.dtype))
+
+    def _affine(self, mean: Tensor, var: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """mean, scale = weight / sqrt(var + eps) and shift = bias, in the dtype that sums are taken in."""
+        to = torch.float64 if dtype == torch.float64 else torch.float32
+        rstd = torch.rsqrt(var.to(to) + self.eps)
+        scale = rstd if self.weight is None else self.weight.to(to) * rstd
+        shift = torch.zeros_like(rstd) if self.bias is None else self.bias.to(to)
+        return mean.to(to), scale, shift
+
+    def _folded(self, raw: Raw) -> Raw | None:
+        """Without gradients: the convolution with this batch norm in its weight, if it has not run yet."""
+        if not isinstance(raw, PendingConv) or raw.x is not None or raw.grad or torch.is_grad_enabled():
+            return None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        return raw.folded(*self._affine(self.running_mean, self.running_var, raw.dtype))
+
+
+class BatchNorm2d(_Norm, nn.BatchNorm2d):
+    """``torch.nn.BatchNorm2d`` over deferred activations."""
+
+
+class BatchNorm3d(_Norm, nn.BatchNorm3d):
+    """``torch.nn.BatchNorm3d`` over deferred activations."""
+
+
+class SyncBatchNorm(_Norm, nn.SyncBatchNorm):
+    """``torch.nn.SyncBatchNorm`` over deferred activations, on any device: processes share (count, mean, M2)."""
+
+    def _process_group(self) -> Any:
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return None
+        group = self.process_group or torch.distributed.group.WORLD
+        return group if torch.distributed.get_world_size(group) > 1 else None
+
+
+class ReLU(_Layer, nn.ReLU):
+    """``torch.nn.ReLU`` over deferred activations."""
+
+    def forward(self, input: Map) -> Any:
+        if isinstance(input, Deferred):
+            return input.relu_() if self.inplace else input.relu()
+        return super().forward(input)

@@ -1,0 +1,221 @@
+"""Raw maps: tensors that exist, and convolutions that wait until it is known whether batch statistics are wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastinpaint.ops.activation import autograd as activation
+from fastinpaint.ops.conv_block import autograd as conv_block
+from fastinpaint.ops.conv_block import batch_stats, checks
+from fastinpaint.ops.dispatch import autocast_dtype
+from fastinpaint.ops.saved import Operand, Recipe, Slot
+from fastinpaint.ops.types import Geometry, Source
+
+# Tier "low" computes a map again in backward where one of its values costs no more multiply-adds than this.
+CHEAP_MACS = 2048
+
+
+class Options(NamedTuple):
+    """How the convolutions of an accelerated model run.
+
+    Attributes:
+        backend: a name of `fastinpaint.backends.BACKENDS` or "auto".
+        memory: "default" keeps every raw map; "low" computes the cheap ones again in backward.
+    """
+
+    backend: str = "auto"
+    memory: str = "default"
+
+
+class Raw:
+    """A map ``[N, C, *space]`` that exists."""
+
+    recipe: Recipe | None = None
+
+    def __init__(self, x: Tensor) -> None:
+        self.x: Tensor | None = x
+        self.shape = torch.Size(x.shape)
+        self.dtype, self.device = x.dtype, x.device
+        self.version = version(x)
+
+    def tensor(self) -> Tensor:
+        """The map."""
+        assert self.x is not None
+        return self.x
+
+    def statistics(self, backend: str) -> tuple[Tensor, Tensor]:
+        """Batch mean and biased variance of each channel."""
+        return batch_stats(self.tensor(), backend=backend)
+
+    @property
+    def requires_grad(self) -> bool:
+        return self.tensor().requires_grad
+
+    def check_unchanged(self) -> None:
+        """Raises RuntimeError where the tensor was modified in place since it was taken."""
+        if self.x is not None and version(self.x) != self.version:
+            raise RuntimeError(
+                f"fastinpaint: an input of shape {tuple(self.shape)} was modified in place before the deferred "
+                "convolution or activation that reads it ran; modify a copy, or call .clone() on the result first."
+            )
+
+
+class Part(NamedTuple):
+    """One deferred activation: `Source`, with raw maps that need not exist yet."""
+
+    raw: Raw
+    mean: Tensor | None = None
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+    relu: bool = False
+    addend: Raw | None = None
+
+    @property
+    def bare(self) -> bool:
+        """Whether it is the raw map as it stands."""
+        return self.mean is None and not self.relu and self.addend is None
+
+    @property
+    def requires_grad(self) -> bool:
+        tensors = (self.raw, self.mean, self.scale, self.shift, self.addend)
+        return any(t is not None and t.requires_grad for t in tensors)
+
+
+class PendingConv(Raw):
+    """A convolution of deferred activations that runs when its result, or its statistics, are first asked for.
+
+    It runs as it would have run at once: in the grad mode and in autocast's dtype of the moment it was made.
+    """
+
+    def __init__(
+        self, parts: Sequence[Part], weight: Tensor, bias: Tensor | None, geometry: Geometry, options: Options
+    ) -> None:
+        self.x = None
+        self.parts = tuple(parts)
+        self.weight: Any = weight  # None once it has run
+        self.bias = bias
+        self.geometry, self.options = geometry, options
+        first, channels = parts[0].raw, sum(part.raw.shape[1] for part in parts)
+        self.dtype, self.device = autocast_dtype(weight), first.device
+        self.shape = torch.Size(checks.output_shape((first.shape[0], channels, *first.shape[2:]), weight, geometry))
+        self.grad = torch.is_grad_enabled()
+        self.weight_version = version(self.weight)
+        self._statistics: tuple[Tensor, Tensor] | None = None
+
+    def tensor(self) -> Tensor:
+        if self.x is None:
+            self._run(stats=False)
+        assert self.x is not None
+        return self.x
+
+    def statistics(self, backend: str) -> tuple[Tensor, Tensor]:
+        if self.x is None:
+            self._run(stats=True)
+        if self._statistics is None:
+            self._statistics = batch_stats(self.tensor(), backend=backend)
+        return self._statistics
+
+    @property
+    def requires_grad(self) -> bool:
+        if self.x is not None:
+            return self.x.requires_grad
+        operands = (self.weight, self.bias, *self.parts)
+        return self.grad and any(t is not None and t.requires_grad for t in operands)
+
+    def _run(self, stats: bool) -> None:
+        if version(self.weight) != self.weight_version:
+            raise RuntimeError(
+                f"fastinpaint: a weight of shape {tuple(self.weight.shape)} was modified in place before the deferred "
+                "convolution that reads it ran; use the result, or call .clone() on it, before an optimiser's step."
+            )
+        if torch.is_grad_enabled() == self.grad:
+            self._run_now(stats)
+        else:
+            with torch.set_grad_enabled(self.grad):
+                self._run_now(stats)
+        # what it read may go, unless backward keeps it
+        self.parts, self.weight, self.bias = (), None, None
+
+    def folded(self, mean: Tensor, scale: Tensor, shift: Tensor) -> PendingConv:
+        """This convolution, followed by ``(y - mean) * scale + shift``, as one convolution."""
+        weight, groups = self.weight.to(scale.dtype), self.geometry.groups
+        if self.geometry.transposed:  # [C_in, C_out / groups, *kernel]
+            grouped = weight.unflatten(0, (groups, -1))
+            factor = scale.view(groups, 1, -1, *[1] * (weight.dim() - 2))
+            weight = (grouped * factor).flatten(0, 1)
+        else:
+            weight = weight * scale.view(-1, *[1] * (weight.dim() - 1))
+        bias = -mean if self.bias is None else self.bias.to(scale.dtype) - mean
+        folded = copy(self)
+        folded.weight, folded.bias = weight.to(self.dtype), (bias * scale + shift).to(self.dtype)
+        folded.weight_version = version(folded.weight)
+        return folded
+
+    def _run_now(self, stats: bool) -> None:
+        weight, bias = self.weight.to(self.dtype), None if self.bias is None else self.bias.to(self.dtype)
+        sources, recipes = materialise(self.parts, self.dtype)
+        geometry, backend = self.geometry, self.options.backend
+        if self._to_be_forgotten():
+            call = conv_block.Call(tuple(s.relu for s in sources), geometry, stats, backend)
+            self.recipe = Recipe(partial(conv_block.recompute, call), (weight, bias, *recipes), Slot())
+        y, mean, var = conv_block.apply(
+            sources, weight, bias, geometry, stats, backend, recipes if any_recipe(recipes) else None,
+            self.recipe,
+        )  # fmt: skip
+        self.x, self.version = y, version(y)
+        if stats:
+            self._statistics = mean, var
+
+    def _to_be_forgotten(self) -> bool:
+        """Whether backward computes y again. Only its own node can free it again, so there must be one."""
+        if self.options.memory != "low" or torch.compiler.is_compiling() or not self.requires_grad:
+            return False
+        return checks.macs_per_value(self.weight, self.geometry) <= CHEAP_MACS
+
+
+def materialise(parts: Sequence[Part], dtype: torch.dtype | None = None) -> tuple[list[Source], list[Operand]]:
+    """Sources of maps that exist, in the dtype if one is given, and what backward is to keep of their tensors."""
+    sources: list[Source] = []
+    recipes: list[Operand] = []
+    for part in parts:
+        part.raw.check_unchanged()
+        x, x_recipe = _cast(part.raw, dtype)
+        addend, addend_recipe = None, None
+        if part.addend is not None:
+            part.addend.check_unchanged()
+            addend, addend_recipe = _cast(part.addend, dtype)
+        sources.append(Source(x, part.mean, part.scale, part.shift, part.relu, addend))
+        recipes += [x_recipe, part.mean, part.scale, part.shift, addend_recipe]
+    return sources, recipes
+
+
+def _cast(raw: Raw, dtype: torch.dtype | None) -> tuple[Tensor, Operand]:
+    x = raw.tensor()
+    if dtype is not None and x.dtype != dtype:
+        x = x.to(dtype)
+        return x, x
+    return x, raw.recipe or x
+
+
+def activate(parts: Sequence[Part], backend: str) -> Tensor:
+    """What the parts stand for, as one plain tensor."""
+    if len(parts) == 1 and parts[0].bare:
+        return parts[0].raw.tensor()
+    sources, recipes = materialise(parts)
+    return activation.apply(sources, backend, recipes if any_recipe(recipes) else None)
+
+
+def any_recipe(operands: Sequence[Operand]) -> bool:
+    """Whether anything among them is to be computed again."""
+    return any(isinstance(operand, Recipe) for operand in operands)
+
+
+def version(x: Tensor) -> int:
+    """How often x was modified in place, where torch counts it."""
+    return 0 if torch.compiler.is_compiling() or x.is_inference() else x._version

@@ -1,0 +1,121 @@
+"""`conv_block` in Triton: one launch forward and a small one for the statistics; see `reference` for the contract.
+
+Backward is a dgrad and a wgrad launch for each source, each with a small one that finishes its sums. More than two
+sources are written out first by `activation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from fastinpaint.ops import triton_support as support
+from fastinpaint.ops.activation import triton as activation
+from fastinpaint.ops.conv_block import triton_launch as launch
+from fastinpaint.ops.conv_block import triton_tune as tune
+from fastinpaint.ops.conv_block.triton_backward import bwd_two
+from fastinpaint.ops.conv_block.triton_host import densely, gather_arguments, gather_parts, lanes, weight_strides
+from fastinpaint.ops.conv_block.triton_taps import output_shape, problem
+from fastinpaint.ops.types import Geometry, Source, SourceGrad
+
+if support.INSTALLED:
+    from fastinpaint.ops.conv_block import triton_kernels as kernels
+
+CHANNELS_LAST = True
+MAX_SOURCES = 2
+
+batch_stats = activation.batch_stats
+
+
+def why_not(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> str | None:
+    """Why this convolution cannot be taken, or None."""
+    if geometry.groups != 1:
+        return f"conv_block: the Triton kernels take groups=1, got {geometry.groups}."
+    if weight.dtype != sources[0].x.dtype:
+        return f"conv_block: the Triton kernels take weight.dtype of the sources' {sources[0].x.dtype}, got {weight.dtype}."
+    return support.why_not("conv_block", [s.x for s in sources])
+
+
+def fwd(
+    sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, stats: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """y ``[N, C_out, *space]``, dense channels-last; batch mean and biased variance ``[C_out]`` where asked for."""
+    if len(sources) > MAX_SOURCES:
+        sources = [Source(activation.fwd(sources))]
+    dense = [densely(s) for s in sources]
+    first = dense[0].x
+    y = support.empty_channels_last(output_shape(tuple(first.shape), tuple(weight.shape), geometry), first)
+    if not y.numel():
+        return y, *(activation.batch_stats(y) if stats else (None, None))
+    with support.on_device_of(first):
+        if not first.numel():
+            y.zero_()
+            if bias is not None:
+                y += bias.view(-1, *[1] * (y.dim() - 2))
+            return y, *(activation.batch_stats(y) if stats else (None, None))
+        parts = _launch(dense, weight, bias, geometry, y, stats)
+        return (y, *activation.finish_stats(*parts)) if parts is not None else (y, None, None)
+
+
+def _launch(
+    sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, y: Tensor, stats: bool
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Fill y; with ``stats`` return count ``[P]``, mean and M2 ``[C_out, P]`` of its tiles."""
+    first, second = sources[0], sources[1] if len(sources) > 1 else Source(sources[0].x)
+    out_channels = y.shape[1]
+    it = problem(tuple(first.x.shape), tuple(y.shape), tuple(weight.shape[2:]), geometry)
+    gather = it.forward()
+    packed, w_tap, w_k, w_n = weight_strides(weight, geometry.transposed)
+    channels = [s.x.shape[1] for s in sources]
+    work = launch.Work(
+        rows=y.numel() // (out_channels * gather.phase_count),
+        columns=out_channels,
+        depth=sum(channels) * packed[0, 0].numel() // gather.phase_count,
+        operands=(1 + any(s.addend is not None for s in sources), 1),
+        itemsize=y.element_size(),
+        products=gather.phase_count,
+    )
+
+    def run(tile: launch.Tile) -> tuple[Tensor, Tensor, Tensor] | None:
+        parts = gather_parts(gather, it.samples, tile)
+        count = support.float_empty(y, parts) if stats else None
+        mean, m2 = (support.float_empty(y, out_channels, parts) if stats else None for _ in range(2))
+        (pack0, even0), (pack1, even1) = lanes(channels[0], tile), lanes(channels[-1], tile)
+        kernels.conv_fwd_kernel[(parts * -(-out_channels // tile.n),)](
+            first.x, first.mean, first.scale, first.shift, first.addend,
+            second.x, second.mean, second.scale, second.shift, second.addend,
+            packed, bias, y, count, mean, m2,
+            channels0=channels[0], channels1=channels[-1], out_channels=out_channels, w_tap=w_tap, w_k=w_k, w_n=w_n,
+            HAS_AFFINE0=first.mean is not None, RELU0=first.relu, HAS_ADDEND0=first.addend is not None,
+            HAS_AFFINE1=second.mean is not None, RELU1=second.relu, HAS_ADDEND1=second.addend is not None,
+            HAS_SOURCE1=len(sources) > 1, HAS_BIAS=bias is not None, HAS_STATS=stats,
+            PACK0=pack0, PACK1=pack1, EVEN_K0=even0, EVEN_K1=even1,
+            **gather_arguments(gather, it.samples, y.device, tile),
+        )  # fmt: skip
+        return (count, mean, m2) if count is not None and mean is not None and m2 is not None else None
+
+    return run(tune.choose("fwd", launch.GATHER_TILES, work, (it, tuple(channels), stats, y.dtype), y, run))
+
+
+def bwd(
+    dy: Tensor,
+    dmean: Tensor | None,
+    dvar: Tensor | None,
+    y: Tensor | None,
+    mean: Tensor | None,
+    sources: Sequence[Source],
+    weight: Tensor,
+    geometry: Geometry,
+    needs: Sequence[bool],
+    needs_weight: bool,
+    needs_bias: bool,
+) -> tuple[list[SourceGrad], Tensor | None, Tensor | None]:
+    """The gradients of every source, of the weight and of the bias; y and mean are what `fwd` returned."""
+    stats = None if y is None or mean is None or dmean is None or dvar is None else (y, mean, dmean, dvar)
+    if len(sources) <= MAX_SOURCES:
+        return bwd_two(dy, stats, sources, weight, geometry, needs, needs_weight, needs_bias)
+    written = Source(activation.fwd(sources))
+    (da,), dweight, dbias = bwd_two(dy, stats, [written], weight, geometry, [any(needs)], needs_weight, needs_bias)
+    grads = [SourceGrad() for _ in sources] if da.x is None else activation.bwd(da.x, sources, needs)
+    return grads, dweight, dbias

@@ -1,0 +1,148 @@
+"""The one picture of every convolution that the Triton kernels know: taps in arithmetic progressions, per output phase.
+
+Along one axis, every pass of every convolution here gathers: the q-th place of phase f of the output reads the places
+
+    out = out_stride * q + f      in = in_stride * q + first_offset + j * offset_step,   tap = first_tap + j * tap_step
+
+j = 0 .. count - 1, of the input, wherever they lie inside it. A convolution has one phase and a transposed one has
+`stride` phases, each with its own taps; the gradient of the input of either is a gather of the other kind. As offsets
+grow with j, the taps that touch a tile at all (the live ones) are a range of j, so that a program finds them by two
+divisions and no tap that only multiplies padding is ever taken.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import torch
+
+from fastinpaint.ops.types import Geometry
+
+PHASE_FIELDS = 3
+
+
+class Axis(NamedTuple):
+    """One axis of a gather: strides and steps common to its phases, and per phase (count, first tap, first offset)."""
+
+    in_stride: int
+    out_stride: int
+    offset_step: int
+    tap_step: int
+    phases: tuple[tuple[int, int, int], ...]
+
+
+class Gather(NamedTuple):
+    """A gather over T, H, W from a map of ``in_size`` to one of ``out_size``."""
+
+    axes: tuple[Axis, Axis, Axis]
+    taps: tuple[int, int, int]
+    in_size: tuple[int, int, int]
+    out_size: tuple[int, int, int]
+
+    @property
+    def phase_count(self) -> int:
+        return math.prod(a.out_stride for a in self.axes)
+
+    def phase_size(self) -> tuple[int, ...]:
+        """How many places of each axis the largest phase has."""
+        return tuple(-(-n // a.out_stride) for n, a in zip(self.out_size, self.axes, strict=True))
+
+
+def strided_axis(taps: int, stride: int, padding: int, dilation: int) -> Axis:
+    """out[q] = sum_k in[stride q + dilation k - padding] w[k]."""
+    return Axis(stride, 1, dilation, 1, ((taps, 0, -padding),))
+
+
+def phased_axis(taps: int, stride: int, padding: int, dilation: int) -> Axis:
+    """out[stride q + f] = sum over k with stride | f + padding - dilation k of in[q + (f + padding - dilation k) / stride].
+
+    Those k are a progression of step stride / gcd(stride, dilation); taken backwards, offsets grow.
+    """
+    shared = math.gcd(stride, dilation)
+    phases = []
+    for phase in range(stride):
+        fitting = [k for k in range(taps) if (phase + padding - dilation * k) % stride == 0]
+        last = fitting[-1] if fitting else 0
+        phases.append((len(fitting), last, (phase + padding - dilation * last) // stride))
+    return Axis(1, stride, dilation // shared, -(stride // shared), tuple(phases))
+
+
+def as_video(values: tuple[int, ...], fill: int) -> tuple[int, int, int]:
+    """One entry for each of T, H, W; 2D has none for time."""
+    t, h, w = values if len(values) == 3 else (fill, *values)
+    return t, h, w
+
+
+class Problem(NamedTuple):
+    """A convolution with its sizes, time first, 2D as one tap in time; frames with no tap in time are one long video.
+
+    Attributes:
+        samples: N, or 1 where samples are folded into time.
+        small, large: sizes ``T, H, W`` of the maps at the strided and the dense end: y and x of a convolution, x and y
+            of a transposed one.
+    """
+
+    samples: int
+    taps: tuple[int, int, int]
+    stride: tuple[int, int, int]
+    padding: tuple[int, int, int]
+    dilation: tuple[int, int, int]
+    small: tuple[int, int, int]
+    large: tuple[int, int, int]
+    transposed: bool
+
+    def _axes(self, phased: bool) -> tuple[Axis, Axis, Axis]:
+        make = phased_axis if phased else strided_axis
+        t, h, w = map(make, self.taps, self.stride, self.padding, self.dilation)
+        return t, h, w
+
+    @property
+    def in_size(self) -> tuple[int, int, int]:
+        return self.small if self.transposed else self.large
+
+    @property
+    def out_size(self) -> tuple[int, int, int]:
+        return self.large if self.transposed else self.small
+
+    def forward(self) -> Gather:
+        """y from the activation."""
+        return Gather(self._axes(self.transposed), self.taps, self.in_size, self.out_size)
+
+    def backward(self) -> Gather:
+        """The activation's gradient from G."""
+        return Gather(self._axes(not self.transposed), self.taps, self.out_size, self.in_size)
+
+
+def problem(x: tuple[int, ...], y: tuple[int, ...], taps: tuple[int, ...], geometry: Geometry) -> Problem:
+    """The problem of shapes ``[N, C, *space]`` of input and output, the weight's taps, and the geometry."""
+    kernel, stride = as_video(taps, 1), as_video(geometry.stride, 1)
+    padding, dilation = as_video(geometry.padding, 0), as_video(geometry.dilation, 1)
+    samples, x_size, y_size = x[0], as_video(x[2:], 1), as_video(y[2:], 1)
+    if kernel[0] == stride[0] == 1 and padding[0] == 0 and x_size[0] == y_size[0]:
+        x_size, y_size = (samples * x_size[0], *x_size[1:]), (samples * y_size[0], *y_size[1:])
+        samples = 1
+    small, large = (x_size, y_size) if geometry.transposed else (y_size, x_size)
+    return Problem(samples, kernel, stride, padding, dilation, small, large, geometry.transposed)
+
+
+def output_shape(x: tuple[int, ...], weight: tuple[int, ...], geometry: Geometry) -> tuple[int, ...]:
+    """The shape of y: torch's formulas for convolutions and transposed convolutions."""
+    stride, padding, dilation, output_padding, transposed, groups = geometry
+    space = []
+    for i, (n, k) in enumerate(zip(x[2:], weight[2:], strict=True)):
+        reach = dilation[i] * (k - 1)
+        if transposed:
+            space.append((n - 1) * stride[i] - 2 * padding[i] + reach + output_padding[i] + 1)
+        else:
+            space.append((n + 2 * padding[i] - reach - 1) // stride[i] + 1)
+    return (x[0], weight[1] * groups if transposed else weight[0], *space)
+
+
+@functools.lru_cache(maxsize=1024)
+def phase_table(axes: tuple[Axis, Axis, Axis], device: torch.device) -> torch.Tensor:
+    """int32 ``[3, largest out_stride, 3]``: count, first tap and first offset of each axis and phase, on the device."""
+    most = max(a.out_stride for a in axes)
+    rows = [[*a.phases, *[(0, 0, 0)] * (most - a.out_stride)] for a in axes]
+    return torch.tensor(rows, dtype=torch.int32).to(device)
