@@ -1,7 +1,7 @@
 """Filling the holes of videos with trained networks."""
 
 from fastinpaint.inference.complete import complete, complete_stream
-from fastinpaint.inference.inpaint import Written, inpaint
+from fastinpaint.inference.files import Written, inpaint
 from fastinpaint.inference.settings import Settings
 
 __all__ = ["Settings", "Written", "complete", "complete_stream", "inpaint"]

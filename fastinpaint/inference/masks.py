@@ -48,9 +48,7 @@ class Masks:
         resize: bool = False,
     ) -> None:
         if (path is None) == (not boxes):
-            raise UserError(
-                f"a mask or at least one box is needed, not both; got {'none' if path is None else 'both'}."
-            )
+            raise UserError(f"a mask or a box is needed, and not both; got {'neither' if path is None else 'both'}.")
         self._turn = round(video.rotation / 90) % 4
         self._stored = (video.height, video.width)
         self._shown = self._stored[::-1] if self._turn % 2 else self._stored

@@ -48,8 +48,8 @@ class MovieWriter:
         self._held: av.VideoFrame | None = None  # until the next one tells its duration
         self._held_pts, self._duration = 0, 1
         suffix = path.suffix.lower()
-        if suffix == ".mkv":
-            self._container = av.open(str(path), "w", "matroska")
+        if suffix == ".mkv":  # not to be shifted as a whole where the sound begins a little before 0, as AAC does
+            self._container = av.open(str(path), "w", "matroska", container_options={"avoid_negative_ts": "disabled"})
         else:
             units = (stream.time_base for stream in self._original.sound) if self._original else ()
             ticks = math.lcm(time_base.denominator, *(unit.denominator for unit in units if unit))
@@ -94,7 +94,8 @@ class MovieWriter:
     def _describe_like(self, pictures: av.VideoStream, lossless: bool) -> None:
         """The shape of a pixel, and what the numbers of the colours mean, unless they are RGB in source or output."""
         source, target = pictures.codec_context, self._stream.codec_context
-        target.sample_aspect_ratio = pictures.sample_aspect_ratio
+        if pictures.sample_aspect_ratio:
+            target.sample_aspect_ratio = pictures.sample_aspect_ratio
         if lossless or source.colorspace == RGB:
             return
         matrix = source.colorspace if source.colorspace in MATRICES else BT601
@@ -135,10 +136,10 @@ class _Original:
 
     def join(self, output: av.container.OutputContainer, suffix: str) -> None:
         """Add the audio streams to an output."""
-        known = output.supported_codecs
+        any_codec = suffix == ".mkv"  # it holds more than it lists
         for stream in self.sound:
             codec = stream.codec_context.name
-            if codec not in known:
+            if not any_codec and codec not in output.supported_codecs:
                 raise UserError(f"{suffix} files cannot hold the source's audio ({codec}) as it is; write a .mkv file.")
             self._targets[stream.index] = output.add_stream_from_template(stream)
 

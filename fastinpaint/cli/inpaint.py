@@ -1,0 +1,104 @@
+"""fastinpaint inpaint VIDEO --mask MASK -o OUT --weights W"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import torch
+
+from fastinpaint.errors import UserError
+from fastinpaint.inference import Settings, inpaint
+from fastinpaint.inference.settings import DTYPES
+from fastinpaint.models.weights import load_weights, weights_info
+from fastinpaint.training.backend import BACKENDS, accelerate_model
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("video", metavar="VIDEO", help="a video, a GIF or a folder of frames")
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="OUT", help=".mp4, .mov, .mkv or, for PNG frames, a folder"
+    )
+    parser.add_argument("-w", "--weights", required=True, metavar="W", help="a .safetensors file that training left")
+    hole = parser.add_argument_group("where the hole is")
+    hole.add_argument(
+        "-m", "--mask", help="one image, a folder of images or a video; white (any channel >= 128) = hole"
+    )
+    hole.add_argument(
+        "--box",
+        type=_box,
+        action="append",
+        default=[],
+        metavar="X,Y,W,H",
+        help="a rectangle, in pixels; may be repeated",
+    )
+    hole.add_argument("--mask-invert", action="store_true", help="black = hole")
+    hole.add_argument("--mask-resize", action="store_true", help="scale masks to the video's size")
+    hole.add_argument("--feather", type=int, default=0, metavar="PX", help="fade over this many pixels inside the mask")
+    look = parser.add_argument_group("what the network sees")
+    look.add_argument("--size", type=int, help="pixels it sees a hole and its surroundings at (default: as trained)")
+    look.add_argument("--full-frame", action="store_true", help="show it whole frames, unscaled, instead of windows")
+    look.add_argument("--frames", type=int, help="frames at once (default: as trained)")
+    look.add_argument("--overlap", type=int, help="frames that windows share and blend (default: a quarter)")
+    file = parser.add_argument_group("the output file")
+    file.add_argument("--crf", type=int, default=16, help="H.264 quality, 0 (best) to 51 (default: 16)")
+    file.add_argument("--lossless", action="store_true", help="RGB H.264 (.mp4, .mov) or FFV1 (.mkv), bit for bit")
+    file.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    run = parser.add_argument_group("how to run")
+    run.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+    run.add_argument(
+        "--backend", choices=BACKENDS, default="reference", help="what computes the layers (default: reference)"
+    )
+    precision = run.add_mutually_exclusive_group()
+    precision.add_argument("--fp16", dest="dtype", action="store_const", const="fp16", help="half precision autocast")
+    precision.add_argument("--bf16", dest="dtype", action="store_const", const="bf16", help="bfloat16 autocast")
+    parser.set_defaults(dtype=next(iter(DTYPES)))
+    run.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
+
+
+def run(args: argparse.Namespace) -> None:
+    trained = weights_info(args.weights).extra
+    settings = Settings(
+        frames=args.frames if args.frames is not None else trained.get("frames", Settings.frames),
+        overlap=args.overlap,
+        size=args.size if args.size is not None else trained.get("size", Settings.size),
+        full_frame=args.full_frame,
+        feather=args.feather,
+        device=args.device,
+        dtype=args.dtype,
+    )
+    model = accelerate_model(load_weights(args.weights).to(settings.torch_device()), args.backend)
+    start = time.perf_counter()
+    try:
+        done = inpaint(
+            model,
+            args.video,
+            args.output,
+            mask=args.mask,
+            boxes=args.box,
+            invert=args.mask_invert,
+            resize=args.mask_resize,
+            settings=settings,
+            crf=args.crf,
+            lossless=args.lossless,
+            overwrite=args.overwrite,
+            progress=not args.quiet,
+        )
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"{settings.device} has too little memory for {settings.frames} frames at once; lower --frames or --size."
+        ) from None
+    if not args.quiet:
+        seconds = time.perf_counter() - start
+        rate = done.frames / seconds
+        print(
+            f"{done.path}: {done.frames} frames of {done.width}x{done.height} in {seconds:.1f} s, {rate:.1f} frames/s."
+        )
+
+
+def _box(text: str) -> tuple[int, int, int, int]:
+    try:
+        x, y, width, height = map(int, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be x,y,width,height in pixels, got {text!r}") from None
+    return x, y, width, height

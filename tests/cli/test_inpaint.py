@@ -1,0 +1,149 @@
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from fastinpaint.cli import main
+from fastinpaint.data.video import open_video
+from fastinpaint.inference import Settings, inpaint
+from fastinpaint.models import ModelConfig, TwoDCN, VideoCompletionNet
+from fastinpaint.models.weights import save_weights
+
+
+@pytest.fixture
+def weights(tmp_path):
+    torch.manual_seed(0)
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    save_weights(folder / "w.safetensors", VideoCompletionNet(ModelConfig(width=1 / 32)), {"frames": 4, "size": 16})
+    return str(folder / "w.safetensors")
+
+
+def refused(capsys, *arguments) -> str:
+    """Runs, and returns the one line of the refusal."""
+    assert main(["inpaint", *map(str, arguments)]) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.startswith("fastinpaint inpaint: ")
+    assert error.count("\n") == 1
+    assert "Traceback" not in error
+    return error
+
+
+def frames(path) -> np.ndarray:
+    with open_video(path) as reader:
+        return np.stack([frame.rgb for frame in reader])
+
+
+def test_it_fills_the_hole_and_says_so(clip, tmp_path, capsys, weights):
+    source = clip("in.mp4", frames=6)
+    assert main(["inpaint", str(source), "--box", "8,8,20,16", "-o", str(tmp_path / "out"), "-w", weights]) == 0
+    out, error = capsys.readouterr()
+    assert out.startswith(f"{tmp_path / 'out'}: 6 frames of 64x48 in ")
+    assert error == ""
+    changed = (frames(tmp_path / "out") != frames(source)).any(3)
+    assert changed[:, 8:24, 8:28].mean() > 0.9
+    changed[:, 8:24, 8:28] = False
+    assert not changed.any()
+
+
+def test_the_window_and_the_frames_are_those_of_the_training(clip, tmp_path, weights, monkeypatch):
+    seen = []
+
+    def note(*files, settings, **options):
+        seen.append(settings)
+        return inpaint(*files, settings=settings, **options)
+
+    monkeypatch.setattr("fastinpaint.cli.inpaint.inpaint", note)
+    base = ["inpaint", str(clip("in.mp4", frames=6)), "--box", "8,8,20,16", "-w", weights, "--quiet", "-o"]
+    assert main([*base, str(tmp_path / "a")]) == 0
+    assert main([*base, str(tmp_path / "b"), "--size", "24", "--frames", "3", "--overlap", "1", "--bf16"]) == 0
+    assert seen == [Settings(frames=4, size=16), Settings(frames=3, overlap=1, size=24, dtype="bf16")]
+
+
+def test_every_option_together(clip, tmp_path, capsys, weights):
+    source, mask = clip("in.mp4", frames=6), np.full((24, 32), 255, np.uint8)
+    mask[4:12, 4:14] = 0
+    cv2.imwrite(str(tmp_path / "mask.png"), mask)
+    options = (
+        "--mask-invert --mask-resize --feather 2 --full-frame --frames 3 --overlap 1 --lossless --overwrite --quiet"
+    )
+    arguments = [str(source), "-m", str(tmp_path / "mask.png"), "-o", str(tmp_path / "out.mkv"), "-w", weights]
+    for device in ("auto", "cpu"):
+        assert main(["inpaint", *arguments, *options.split(), "--device", device]) == 0
+    assert capsys.readouterr() == ("", "")
+    changed = (frames(tmp_path / "out.mkv") != frames(source)).any(3)
+    assert changed[:, 12:20, 14:22].all()
+    changed[:, 8:24, 8:28] = False
+    assert not changed.any()
+
+
+def test_the_image_network_works_too(clip, tmp_path, capsys):
+    save_weights(tmp_path / "w2.safetensors", TwoDCN(ModelConfig(width=1 / 32)))
+    arguments = [
+        clip("in.mp4", frames=3),
+        "--box",
+        "8,8,20,16",
+        "-o",
+        tmp_path / "out",
+        "-w",
+        tmp_path / "w2.safetensors",
+    ]
+    assert main(["inpaint", *map(str, arguments)]) == 0
+    assert len(frames(tmp_path / "out")) == 3
+
+
+def test_as_a_program(clip, tmp_path, weights):
+    command = [sys.executable, "-m", "fastinpaint", "inpaint", clip("in.mp4", frames=3), "--box", "8,8,20,16"]
+    options = ["-w", weights, "-o", tmp_path / "out.mp4"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(frames(tmp_path / "out.mp4")) == 3
+
+
+def test_bad_videos_masks_and_weights_are_named(clip, tmp_path, capsys, weights):
+    video, out = clip("in.mp4", frames=6), tmp_path / "out.mp4"
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "text.safetensors").write_text("no weights")
+    cv2.imwrite(str(tmp_path / "black.png"), np.zeros((48, 64), np.uint8))
+    cv2.imwrite(str(tmp_path / "small.png"), np.full((24, 32), 255, np.uint8))
+    good = ["--box", "8,8,20,16", "-o", out, "-w", weights]
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
+    assert "missing.mp4: no such file" in refused(capsys, tmp_path / "missing.mp4", *good)
+    assert "empty.mp4: not a video" in refused(capsys, tmp_path / "empty.mp4", *good)
+    assert "cut.mp4" in refused(capsys, cut, *good)
+    tail = ["-o", out, "-w", weights]
+    assert "black.png: the mask must have a white pixel" in refused(capsys, video, "-m", tmp_path / "black.png", *tail)
+    assert "video's size, 64x48, and has 32x24" in refused(capsys, video, "-m", tmp_path / "small.png", *tail)
+    assert "missing.png: no such file" in refused(capsys, video, "-m", tmp_path / "missing.png", *tail)
+    assert "a mask or a box is needed" in refused(capsys, video, *tail)
+    box = ["--box", "8,8,20,16", "-o", out, "-w"]
+    assert "none.safetensors: no such weights" in refused(capsys, video, *box, tmp_path / "none.safetensors")
+    assert "text.safetensors: not a readable" in refused(capsys, video, *box, tmp_path / "text.safetensors")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--backend", "abacus"], "invalid choice: 'abacus'"),
+        (["--device", "toaster"], "device 'toaster' cannot be used here"),
+        (["--frames", "0"], "frames must be at least 1, got 0"),
+        (["--overlap", "4"], "overlap must be from 0 to frames - 1 = 3, got 4"),
+        (["--crf", "99"], "crf must be from 0 to 51, got 99"),
+        (["--box", "1,2,3"], "must be x,y,width,height in pixels, got '1,2,3'"),
+        (["--fp16", "--bf16"], "not allowed with argument"),
+        (["--sharpen"], "unrecognized arguments: --sharpen"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_option_values_that_cannot_be_are_refused(clip, tmp_path, capsys, weights, options, message):
+    error = refused(
+        capsys, clip("in.mp4", frames=3), "--box", "8,8,20,16", "-o", tmp_path / "out", "-w", weights, *options
+    )
+    assert message in error
+    assert not (tmp_path / "out").exists()

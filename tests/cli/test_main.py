@@ -1,0 +1,40 @@
+import subprocess
+import sys
+
+import pytest
+
+from fastinpaint import __version__
+from fastinpaint.cli import COMMANDS, main
+
+
+@pytest.mark.parametrize(("arguments", "code"), [([], 2), (["--help"], 0), (["-h"], 0)])
+def test_without_a_command_the_commands_are_listed(capsys, arguments, code):
+    assert main(arguments) == code
+    out = capsys.readouterr().out
+    assert all(f"  {name} " in out for name in COMMANDS)
+
+
+def test_the_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
+
+
+def test_an_unknown_command_lists_the_known_ones(capsys):
+    assert main(["paint"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "'paint'" in error
+    assert all(name in error for name in COMMANDS)
+
+
+def test_options_that_do_not_fit_are_one_line(capsys):
+    assert main(["inpaint", "a.mp4", "-o", "b.mp4", "-w", "w", "--size", "large"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "argument --size: invalid int value: 'large'" in error
+
+
+def test_the_command_runs_as_a_program():
+    done = subprocess.run([sys.executable, "-m", "fastinpaint", "paint"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "unknown command 'paint'" in done.stderr
