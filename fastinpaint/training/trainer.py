@@ -222,7 +222,8 @@ class Trainer:
             self._publish(checkpoint)
 
     def _facts(self) -> dict[str, Any]:
-        return {"step": self.done, "strategy": self.config.strategy}
+        seen = {"frames": self.samples.frames, "size": self.samples.size}  # what the weights are good for
+        return {"step": self.done, "strategy": self.config.strategy, **seen}
 
     def _data_facts(self) -> dict[str, Any]:
         """What must be the same for a resumed run to see the same data."""
