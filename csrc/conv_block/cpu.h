@@ -83,6 +83,7 @@ constexpr int kRow = kDepth + 16;  // floats between rows of transformed values;
 struct Target {
     float* out;         // [pixels, channels]: y; or, with `source`, dx
     int64_t channels;
+    int64_t first;      // its first channel among the weight's
     const float* bias;  // [channels] or null
     float* sums;        // [items, 2, channels] or null: of y its mean and M2; with `source` sum dz, sum dz * (x - mean)
     const Source* source;  // null, or the activation whose backward follows
@@ -117,10 +118,9 @@ struct WeightGrad {
     int64_t items() const { return form->blocks * 4 * pieces_in * pieces_out; }
 };
 
-// A chunk of channels is a register block of two vectors; a weight is packed [blocks, chunks, 16, channels_in, chunk].
-FI_DECLARE_EACH_ISA(int64_t chunk_channels())
-FI_DECLARE_EACH_ISA(void pack_weights(const Form&, const Taps&, const int64_t* ends, int target_count, int64_t item,
-                                      float* packed))
+// A chunk of output channels is as wide as a register block; a weight is packed [blocks, chunks, 16, channels_in, chunk].
+FI_DECLARE_EACH_ISA(void chunk_channels(int64_t* channels))
+FI_DECLARE_EACH_ISA(void pack_weights(const Correlation&, const Taps&, int64_t item, float* packed))
 FI_DECLARE_EACH_ISA(void correlate(const Correlation&, int64_t item))
 FI_DECLARE_EACH_ISA(void weight_grad(const WeightGrad&, int64_t item))
 FI_DECLARE_EACH_ISA(void unpack_weight_grad(const Form&, const float* product, const Taps&, int64_t item))

@@ -5,6 +5,7 @@
 // Lavin and Gray 2016; r taps, m = 5 - r outputs. All entries are 0, 1, -1 and 1/2.
 #pragma once
 
+#include <type_traits>
 #include <utility>
 
 #include "common/cpu_vec.h"

@@ -24,14 +24,27 @@ static int launch_gather(const GatherPlan& plan, void* stream) {
   return launched();
 }
 
+template <class T, int BN>
+static int launch_thin(const GatherPlan& plan, void* stream) {
+  int bytes = thin_bytes<T, BN>(plan.params);
+  int status = allow_shared(thin_kernel<T, BN>, bytes);
+  if (status) return status;
+  dim3 grid(plan.tiles, plan.column_tiles);
+  FI_LAUNCH((thin_kernel<T, BN>), grid, kThreads, bytes, stream, plan.params, bytes);
+  return launched();
+}
+
 template <class T>
 static int launch_columns(const GatherPlan& plan, void* stream) {
-  if (plan.columns == 16) return launch_gather<T, 16>(plan, stream);
   if constexpr (sizeof(T) == 2) {
-    if (plan.columns == 32) return launch_gather<T, 32>(plan, stream);
-    if (plan.columns == 128) return launch_gather<T, 128>(plan, stream);
+    if (plan.thin && plan.columns == 64) return launch_thin<T, 64>(plan, stream);
   }
-  return launch_gather<T, 64>(plan, stream);
+  if (plan.thin) return launch_thin<T, 32>(plan, stream);
+  if constexpr (sizeof(T) == 2) {
+    if (plan.columns == 128) return launch_gather<T, 128>(plan, stream);
+    if (plan.columns == 64) return launch_gather<T, 64>(plan, stream);
+  }
+  return plan.columns == 16 ? launch_gather<T, 16>(plan, stream) : launch_gather<T, 32>(plan, stream);
 }
 
 static int finish(const Conv& conv, const GatherPlan& plan, void* stream) {

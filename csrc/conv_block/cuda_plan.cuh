@@ -1,8 +1,8 @@
 // The host's choices for a convolution: tile, patches, column tile; and the parameters that follow from them.
 #pragma once
 #include "common/cuda_launch.cuh"
-#include "conv_block/kernels_gather.cuh"
 #include "conv_block/kernels_pack.cuh"
+#include "conv_block/kernels_thin.cuh"
 
 namespace fi {
 
@@ -93,11 +93,10 @@ inline void choose_patch(TapTable& table, int tile_bits, int element_bytes, Patc
 }
 
 // 16 columns for three-channel outputs, then the next power of two; 128 only where the grid still fills the machine
-// twice, since a wider tile reuses patches but leaves fewer blocks. float32 stops at 64 for its registers.
+// twice, since a wider tile reuses patches but leaves fewer blocks. float32 stops at 32: it holds every sum twice.
 inline int choose_columns(int dtype, int channels, int64_t tiles) {
   if (channels <= 16) return 16;
-  if (dtype == kFloat32) return 64;
-  if (channels <= 32) return 32;
+  if (channels <= 32 || dtype == kFloat32) return 32;
   return channels > 64 && tiles * ceil_div(channels, 128) >= kWantedBlocks ? 128 : 64;
 }
 
@@ -108,9 +107,6 @@ struct GatherPlan {
   int64_t workspace;
   bool thin;
 };
-
-// Sources of at most four channels leave most of a 32-channel chunk empty: kernels_thin.cuh packs taps into it instead.
-inline bool is_thin(int sources, int channels) { return sources == 1 && channels <= 4; }
 
 inline void plan_segments(const Conv& conv, bool backward, GatherPlan& plan, Workspace& workspace) {
   GatherParams& p = plan.params;
@@ -133,6 +129,10 @@ inline void plan_segments(const Conv& conv, bool backward, GatherPlan& plan, Wor
   }
   p.n_padded = columns;
   plan.columns = choose_columns(conv.dtype, widest, plan.tiles);
+}
+
+inline void plan_column_tiles(GatherPlan& plan) {
+  GatherParams& p = plan.params;
   plan.column_tiles = 0;
   for (int i = 0; i < p.segments; ++i) {
     p.segment[i].first_tile = plan.column_tiles;
@@ -158,6 +158,27 @@ inline void plan_sources(const Conv& conv, bool backward, GatherPlan& plan) {
   }
 }
 
+constexpr int kHaloLimit = 48 << 10;  // bytes; the first layer's 5x5x5 halo is 19 KiB in 16 bits, 38 in float32
+
+// Sources of at most four channels leave most of a 32-channel chunk empty: kernels_thin.cuh packs taps into it instead.
+// Taps must be in one phase, and the halo must fit.
+inline void plan_thin(const Conv& conv, GatherPlan& plan) {
+  GatherParams& p = plan.params;
+  plan.thin = plan.pack.pairs = false;
+  plan.taps = conv.kernel[0] * conv.kernel[1] * conv.kernel[2];
+  if (p.sources > 1 || p.source[0].channels > kThinChannels || p.taps.phases > 1) return;
+  PatchShape shape = patch_for(p.taps, Sharing::plane, p.tile_bits, p.origin, &p.taps, p.planes);
+  if (int64_t(p.planes) * shape.rows * shape.columns * kVector * size_of(conv.dtype) > kHaloLimit) return;
+  plan.thin = plan.pack.pairs = true;
+  plan.taps = 1;
+  p.patch = shape;
+  p.kernel_w = conv.kernel[2];
+  p.pair_step = p.kernel_w > 1 ? p.taps.tap[1].w - p.taps.tap[0].w : 0;
+  p.pairs = conv.kernel[0] * conv.kernel[1] * ceil_div(conv.kernel[2], 2);
+  p.k_padded = round_up(p.pairs * kVector, kChunk);
+  plan.columns = plan.columns <= 32 || conv.dtype == kFloat32 ? 32 : 64;
+}
+
 // Fills the plan; its workspace is the bytes needed. Returns a Status.
 inline int plan_gather(const Conv& conv, bool backward, GatherPlan& plan) {
   GatherParams& p = plan.params;
@@ -181,14 +202,9 @@ inline int plan_gather(const Conv& conv, bool backward, GatherPlan& plan) {
   Workspace workspace{static_cast<char*>(conv.workspace)};
   plan_sources(conv, backward, plan);
   plan_segments(conv, backward, plan, workspace);
-  plan.taps = conv.kernel[0] * conv.kernel[1] * conv.kernel[2];
-  plan.thin = plan.pack.pairs = is_thin(p.sources, p.source[0].channels);
-  if (plan.thin) {
-    p.pairs = conv.kernel[0] * conv.kernel[1] * ceil_div(conv.kernel[2], 2);
-    p.k_padded = round_up(p.pairs * kVector, kChunk);
-    plan.taps = 1;
-  }
-  choose_patch(p.taps, p.tile_bits, size_of(conv.dtype), p.origin, p.patch);
+  plan_thin(conv, plan);
+  if (!plan.thin) choose_patch(p.taps, p.tile_bits, size_of(conv.dtype), p.origin, p.patch);
+  plan_column_tiles(plan);
   p.weight = workspace.take(int64_t(plan.taps) * p.k_padded * p.n_padded * size_of(conv.dtype));
   plan.workspace = workspace.used;
   return kOk;

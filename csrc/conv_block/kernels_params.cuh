@@ -39,6 +39,7 @@ struct GatherParams {
   int sources, chunks[2];            // chunks of kChunk channels of each source
   Source source[2];
   int planes, pairs;                 // thin: distinct t of the taps; entries of eight k columns
+  int pair_step, kernel_w;           // thin: from a tap's position to the next one's along W; taps along W
   const void* weight;                // packed: [tap][k_padded][n_padded], thin: [k_padded][n_padded]
   int k_padded, n_padded;
   int segments;

@@ -37,6 +37,24 @@ __device__ __forceinline__ int warp_column() {
   return threadIdx.x / 32 % WarpTile<BN>::kWarpsN * WarpTile<BN>::kColumns;
 }
 
+// d += the outer product of two rows and two columns, in the layout of mma.sync's D.
+__device__ __forceinline__ void fma_tile(float (&d)[4], const float (&a)[2], float2 b) {
+  d[0] += a[0] * b.x;
+  d[1] += a[0] * b.y;
+  d[2] += a[1] * b.x;
+  d[3] += a[1] * b.y;
+}
+
+template <int M, int N>
+__device__ __forceinline__ void add_tiles(float (&to)[M][N][4], const float (&from)[M][N][4]) {
+#pragma unroll
+  for (int m = 0; m < M; ++m)
+#pragma unroll
+    for (int n = 0; n < N; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) to[m][n][i] += from[m][n][i];
+}
+
 // acc += A B, A being 128 x 32 and B 32 x BN at `weights` with rows pitch<T>(BN) apart.
 //   row_of(m)  element offset of A's row m in `patch`     column_of(k8)  what its columns 8 k8 ... 8 k8 + 7 add to that
 template <class T, int BN, class R, class C>
@@ -67,6 +85,7 @@ __device__ __forceinline__ void multiply_tile(Accumulators<BN>& acc, const T* pa
     }
   } else {
     int group = lane / 4, t = lane % 4;
+    Accumulators<BN> step = {};  // summed apart: the error of a long sum grows with the number of its steps, not terms
 #pragma unroll 1
     for (int k8 = 0; k8 < kChunk / 8; ++k8) {
       int column = column_of(k8);
@@ -82,15 +101,11 @@ __device__ __forceinline__ void multiply_tile(Accumulators<BN>& acc, const T* pa
         for (int n = 0; n < W::kN; ++n) {
           float2 b = *reinterpret_cast<const float2*>(b_base + (k8 * 8 + k) * pitch<T>(BN) + n * 8 + 2 * t);
 #pragma unroll
-          for (int m = 0; m < W::kM; ++m) {
-            acc[m][n][0] += a[m][0] * b.x;
-            acc[m][n][1] += a[m][0] * b.y;
-            acc[m][n][2] += a[m][1] * b.x;
-            acc[m][n][3] += a[m][1] * b.y;
-          }
+          for (int m = 0; m < W::kM; ++m) fma_tile(step[m][n], a[m], b);
         }
       }
     }
+    add_tiles<W::kM, W::kN>(acc, step);
   }
 }
 

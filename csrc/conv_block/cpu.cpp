@@ -1,0 +1,131 @@
+// Entry points of the Winograd convolutions on the CPU: float32, channels-last, every channel count a multiple of 16.
+// Each returns 0. Maps, vectors and weights are the caller's; nothing is kept but scratch memory per thread.
+#include "conv_block/cpu.h"
+
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include "activation/cpu_merge.h"
+#include "common/cpu_parallel.h"
+
+namespace fi {
+namespace {
+
+struct Free {
+    void operator()(float* p) const { std::free(p); }
+};
+
+// Memory of the calling thread that a call fills and forgets: kept, because fresh pages are slow to touch.
+float* workspace(int64_t floats) {
+    static thread_local std::unique_ptr<float, Free> memory;
+    static thread_local int64_t size = 0;
+    if (size < floats) {
+        memory.reset();
+        memory.reset(static_cast<float*>(std::aligned_alloc(4096, (floats * 4 + 4095) / 4096 * 4096)));
+        size = floats;
+    }
+    return memory.get();
+}
+
+Taps taps_of(const void* weight, const int64_t* strides) {
+    return {static_cast<float*>(const_cast<void*>(weight)), strides[0], strides[1], strides[2], strides[3], strides[4]};
+}
+
+// Packs the weight and runs every item; targets' sums and counts are the caller's to merge.
+void run(Correlation& args, const Taps& weight, int threads) {
+    const Form& form = *args.form;
+    int64_t chunk = 0, chunks = 0;
+    FI_DISPATCH(chunk_channels(&chunk))
+    for (int i = 0; i < args.target_count; ++i) chunks += (args.targets[i].channels + chunk - 1) / chunk;
+    float* packed = workspace(form.blocks * chunks * 16 * form.shape.channels_in * chunk);
+    auto pack = [&](int64_t item, int) { FI_DISPATCH(pack_weights(args, weight, item, packed)) };
+    parallel_for(form.blocks * chunks, threads, pack);
+    args.packed = packed;
+    auto body = [&](int64_t item, int) { FI_DISPATCH(correlate(args, item)) };
+    parallel_for(args.items(), threads, body);
+}
+
+// Halves an item's channels until every thread has work, or 32 are left.
+void divide(WeightGrad& args, int threads) {
+    for (args.chunk_in = kDepth, args.chunk_out = 128;;) {
+        args.pieces_in = 0;
+        for (int i = 0; i < args.source_count; ++i) {
+            args.pieces_in += (args.sources[i].channels + args.chunk_in - 1) / args.chunk_in;
+        }
+        args.pieces_out = (args.form->shape.channels_out + args.chunk_out - 1) / args.chunk_out;
+        if (args.items() >= 2 * threads || args.chunk_in <= 32) return;
+        args.chunk_in /= 2;
+        if (args.chunk_out > 32) args.chunk_out /= 2;
+    }
+}
+
+}  // namespace
+}  // namespace fi
+
+using namespace fi;
+
+// y = correlation of the sources' activations + bias; mean and var [channels_out] of y where not null.
+// strides: of the weight's in, out, t, y, x axes, in values.
+FI_EXPORT int fi_cpu_winograd_fwd(const ConvShape* shape, const Source* sources, int count, const void* weight,
+                                  const int64_t* strides, const float* bias, float* y, float* mean, float* var,
+                                  int threads) {
+    const Form form = make_form(*shape);
+    Target target{y, shape->channels_out, 0, bias, nullptr, nullptr, nullptr};
+    Correlation args{&form, sources, count, &target, 1, nullptr, nullptr};
+    std::vector<float> sums(mean ? args.items() * 2 * shape->channels_out : 0);
+    std::vector<double> counts(mean ? args.items() : 0);
+    if (mean) {
+        target.sums = sums.data();
+        args.counts = counts.data();
+    }
+    run(args, taps_of(weight, strides), threads);
+    if (mean) {
+        auto pixels = [&](int64_t item) { return counts[item]; };
+        merge_stats(sums.data(), args.items(), pixels, shape->channels_out, mean, var);
+    }
+    return 0;
+}
+
+// The gradients of the sources from G, the upstream source; `shape` is that of the data gradient, from G to a.
+// out, daddend [count]: dx and daddend maps; a source whose out is null is left out, daddend may be null.
+// dshift, dscale [count]: sum dz and sum dz * (x - mean), for sources with a mean.
+FI_EXPORT int fi_cpu_winograd_dgrad(const ConvShape* shape, const Source* upstream, const void* weight,
+                                    const int64_t* strides, const Source* sources, int count, float* const* out,
+                                    float* const* daddend, float* const* dshift, float* const* dscale, int threads) {
+    const Form form = make_form(*shape);
+    std::vector<Target> targets;
+    std::vector<std::vector<float>> sums(count);
+    Correlation args{&form, upstream, 1, nullptr, 0, nullptr, nullptr};
+    int64_t first = 0;
+    for (int i = 0; i < count; first += sources[i++].channels) {
+        if (!out[i]) continue;
+        if (sources[i].mean) sums[i].resize(args.items() * 2 * sources[i].channels);
+        targets.push_back({out[i], sources[i].channels, first, nullptr, sources[i].mean ? sums[i].data() : nullptr,
+                           &sources[i], daddend[i]});
+    }
+    args.targets = targets.data();
+    args.target_count = static_cast<int>(targets.size());
+    run(args, taps_of(weight, strides), threads);
+    for (int i = 0; i < count; ++i) {
+        if (out[i] && sources[i].mean) {
+            merge_sums(sums[i].data(), sums[i].size(), sources[i].channels, dshift[i], dscale[i]);
+        }
+    }
+    return 0;
+}
+
+// dweight, by the strides of its in, out, t, y, x axes, from the sources' activations and G.
+FI_EXPORT int fi_cpu_winograd_wgrad(const ConvShape* shape, const Source* sources, int count, const Source* upstream,
+                                    void* dweight, const int64_t* strides, int threads) {
+    const Form form = make_form(*shape);
+    WeightGrad args{&form, sources, count, *upstream, nullptr, 0, 0, 0, 0};
+    divide(args, threads);
+    args.product = workspace(form.blocks * 16 * shape->channels_in * shape->channels_out);
+    auto body = [&](int64_t item, int) { FI_DISPATCH(weight_grad(args, item)) };
+    parallel_for(args.items(), threads, body);
+    const Taps taps = taps_of(dweight, strides);
+    auto unpack = [&](int64_t item, int) { FI_DISPATCH(unpack_weight_grad(form, args.product, taps, item)) };
+    parallel_for(form.blocks * (shape->channels_out / 16), threads, unpack);
+    return 0;
+}

@@ -1,0 +1,139 @@
+"""Builds the CUDA sources for the CPU (csrc/cuda_on_cpu) and lets the ops' `cuda` modules run on them.
+
+    with emulated.installed():                                  # plain, in this process
+        y, mean, var = conv_block.cuda.fwd(...)                 # tensors on the CPU
+
+    emulated.run("address", [sys.executable, "case.py"])        # sanitized, in a process of its own
+
+A library is built once for the content of its sources and flags and kept under build/emulated. A defect can be planted:
+``build(plants=[Plant("conv_block/kernels_gather.cuh", "cp_async_wait<1>", "cp_async_wait<2>")])`` compiles a copy of
+the sources with that text replaced.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from fastinpaint.ops import native_cuda
+
+ROOT = Path(__file__).parents[2]
+FLAGS = (
+    *("-std=c++17", "-g1", "-fPIC", "-fno-strict-aliasing", "-mf16c", "-ffp-contract=off"),
+    *("-Wall", "-Wno-unknown-pragmas", "-DFI_EMULATED", "-x", "c++"),
+)
+SANITIZERS = {
+    "plain": ("-O2",),
+    "address": ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
+    "thread": ("-O1", "-fsanitize=thread"),
+}
+RUNTIMES = {"plain": (), "address": ("libasan.so",), "thread": ("libtsan.so",)}
+OPTIONS = {
+    "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0:exitcode=66",
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+    "TSAN_OPTIONS": "exitcode=66:report_signal_unsafe=0:history_size=4",
+}
+
+
+class Plant(NamedTuple):
+    """A defect: `old` occurs once in `file` (under csrc) and becomes `new`."""
+
+    file: str
+    old: str
+    new: str
+
+
+def why_not() -> str | None:
+    """Why nothing can be emulated here, in one sentence, or None where it can."""
+    if shutil.which("g++") is None:
+        return "the emulation of CUDA kernels needs g++."
+    if os.uname().machine != "x86_64":
+        return f"the emulation of CUDA kernels needs x86-64, this is {os.uname().machine}."
+    return None
+
+
+def build(sanitizer: str = "plain", plants: Sequence[Plant] = (), sources: Sequence[str] | None = None) -> Path:
+    """The emulated library, built where it is not yet.
+
+    Args:
+        sanitizer: a key of `SANITIZERS`.
+        plants: defects to compile in.
+        sources: the ``.cu`` files under csrc, by default all that the real library has.
+
+    Raises:
+        ValueError: a plant's text does not occur exactly once.
+        RuntimeError: g++ failed; holds its messages.
+    """
+    files = {
+        str(path.relative_to(ROOT / "csrc")): path.read_text()
+        for folder in (ROOT / "csrc").iterdir()
+        for path in folder.glob("*")
+        if path.suffix in (".cu", ".cuh", ".h")
+    }
+    for plant in plants:
+        if files[plant.file].count(plant.old) != 1:
+            raise ValueError(f"plant: {plant.old!r} must occur once in {plant.file}.")
+        files[plant.file] = files[plant.file].replace(plant.old, plant.new)
+    chosen = sorted(name for name in files if name.endswith(".cu")) if sources is None else list(sources)
+    flags = [*FLAGS, *SANITIZERS[sanitizer]]
+    digest = hashlib.sha256(repr((sorted(files.items()), chosen, flags)).encode()).hexdigest()[:16]
+    library = ROOT / "build" / "emulated" / f"{sanitizer}-{digest}.so"
+    if not library.exists():
+        library.parent.mkdir(parents=True, exist_ok=True)
+        _compile(files, chosen, flags, library)
+    return library
+
+
+def _compile(files: dict[str, str], sources: Sequence[str], flags: Sequence[str], library: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        for name, text in files.items():
+            path = Path(folder) / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        jobs = []
+        for i, source in enumerate(sources):
+            command = ["g++", *flags, f"-I{folder}", "-c", f"{folder}/{source}", "-o", f"{folder}/{i}.o"]
+            jobs.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
+        errors = "".join(job.communicate()[1] for job in jobs)
+        if any(job.returncode for job in jobs):
+            raise RuntimeError(f"g++ could not build the emulated kernels:\n{errors}")
+        objects = [f"{folder}/{i}.o" for i in range(len(sources))]
+        sanitize = [flag for flag in flags if flag.startswith("-fsanitize")]
+        subprocess.run(["g++", "-shared", *sanitize, *objects, "-o", f"{folder}/lib.so"], check=True)
+        os.replace(f"{folder}/lib.so", library)
+
+
+@contextmanager
+def installed(library: Path | None = None) -> Iterator[None]:
+    """The ops' `cuda` modules run the emulated library (by default the plain one) on CPU tensors."""
+    before = native_cuda.emulated
+    native_cuda.emulated = native_cuda.declare(ctypes.CDLL(str(library or build())))
+    try:
+        yield
+    finally:
+        native_cuda.emulated = before
+
+
+def run(sanitizer: str, command: Sequence[str], library: Path, seed: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a Python command with the sanitizer's runtime preloaded, FI_LIBRARY=library and FI_SEED=seed set."""
+    runtimes = [
+        subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+        for name in RUNTIMES[sanitizer]
+    ]
+    environment = {
+        **os.environ,
+        **OPTIONS,
+        "LD_PRELOAD": ":".join(runtimes),
+        "FI_LIBRARY": str(library),
+        "FI_SEED": str(seed),
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.run(list(command), env=environment, capture_output=True, text=True, timeout=300, check=False)
