@@ -1,0 +1,251 @@
+"""Videos in, training samples out: `prepare` cuts clips into samples of F frames and splits them for training."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from fastinpaint.data.crops import BoxCrop, Crop, FaceCrop, Square
+from fastinpaint.data.scenes import split_scenes
+from fastinpaint.data.sources import find_sources, stamp
+from fastinpaint.data.split import split_samples
+from fastinpaint.data.store import FORMAT, PART, VERSION, clip_writer, read_json, write_json
+from fastinpaint.data.video import VideoReader, open_video, upright
+from fastinpaint.errors import UserError
+
+CROPS = ("center", "box", "face")
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """What a sample is: `frames` consecutive frames of one scene, cropped to a square and resized to `size`.
+
+    Samples of a scene start `stride` frames apart (default: `frames`, so that none overlap). Squares of less than
+    `min_side` pixels are not used (default: half of `size`). `seed` draws the split alone.
+    """
+
+    frames: int = 32
+    size: int = 128
+    crop: str = "center"
+    box: tuple[int, int, int, int] | None = None
+    stride: int | None = None
+    min_side: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "size", "stride", "min_side"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1; got {value}.")
+        if self.crop not in CROPS:
+            raise UserError(f"--crop must be one of {', '.join(CROPS)}; got {self.crop!r}.")
+        if (self.box is not None) != (self.crop == "box"):
+            raise UserError(f"--crop box and --box x,y,w,h go together; got --crop {self.crop}, --box {self.box}.")
+        if self.box is not None and (self.box[2] != self.box[3] or self.box[2] < 1):
+            raise UserError(f"--box must be a square, as the samples are; got {self.box[2]}x{self.box[3]}.")
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that the samples depend on."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "frames": self.frames,
+            "size": self.size,
+            "crop": self.crop,
+            "box": list(self.box) if self.box else None,
+            "stride": self.stride or self.frames,
+            "min_side": self.min_side or max(1, self.size // 2),
+        }
+
+    def make_crop(self) -> Crop:
+        """The crop that the settings name."""
+        min_side = self.settings()["min_side"]
+        if self.box is not None:
+            return BoxCrop(self.size, min_side, Square(*self.box[:3]))
+        return (FaceCrop if self.crop == "face" else Crop)(self.size, min_side)
+
+
+@dataclass
+class Summary:
+    """What `prepare` did: clips that gave samples, samples of each split, and why the other clips gave none."""
+
+    clips: int = 0
+    train: int = 0
+    val: int = 0
+    bad: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        parts = [
+            f"{self.clips} clips gave {self.train + self.val} samples: {self.train} to train, {self.val} to validate"
+        ]
+        if self.unused:
+            parts.append(f"{len(self.unused)} clips gave none")
+        if self.bad:
+            parts.append(f"{len(self.bad)} files could not be read")
+        return "; ".join(parts) + "."
+
+
+def prepare(config: PrepareConfig, sources: Sequence[str | Path], out: str | Path) -> Summary:
+    """Cut the sources into samples under the folder `out`, for `fastinpaint.data.dataset.VideoSamples`.
+
+    Clips that an earlier, interrupted call has finished are kept; those whose source has changed are made anew. A file
+    that cannot be read is named, skipped and counted, and so is one that gives no sample.
+
+    Args:
+        config: what a sample is.
+        sources: videos, GIFs, folders of frames, or folders of these at any depth.
+        out: the folder to write; new, empty, or prepared before with the same settings.
+
+    Raises:
+        UserError: no source, no sample at all, another content of `out`, or `out` cannot be written.
+    """
+    root = Path(out)
+    crop = config.make_crop()
+    found = find_sources(sources, leave_out=root)
+    if not found:
+        raise UserError(f"no video, GIF or folder of frames found in {', '.join(map(str, sources))}.")
+    summary, clips = Summary(), []
+    try:
+        _open_out(root, config)
+        for path in (bar := tqdm(found, desc="clips", unit="clip", file=sys.stderr)):
+            try:
+                clip = _clip(path, config, crop, root / "clips")
+            except UserError as error:
+                summary.bad.append(str(error))
+                bar.write(f"skipped: {error}", file=sys.stderr)
+                continue
+            if clip["samples"]:
+                clips.append(clip)
+            else:
+                summary.unused.append(str(path))
+                bar.write(f"no sample: {path}: {clip['note']}", file=sys.stderr)
+        if not clips:
+            reasons = f"{len(summary.bad)} files could not be read, {len(summary.unused)} gave no sample"
+            raise UserError(f"nothing to train on in {len(found)} sources: {reasons}.")
+        summary.clips = len(clips)
+        summary.train, summary.val = _write_index(root, config, clips)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror or error}.") from None
+    return summary
+
+
+def _open_out(root: Path, config: PrepareConfig) -> None:
+    """Make the folder, or make sure that it is one that this call may go on with."""
+    if (root / "settings.json").exists():
+        there = read_json(root / "settings.json")
+        for name, value in config.settings().items():
+            if there.get(name) != value:
+                raise UserError(
+                    f"{root}: holds samples with {name} {there.get(name)}, these would have {value}; "
+                    "choose another --out or delete it."
+                )
+    elif root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise UserError(f"{root}: must be a new or empty folder, or one written by `fastinpaint prepare`.")
+    (root / "clips").mkdir(parents=True, exist_ok=True)
+    for left in (root / "clips").glob("*" + PART):  # by a call that was killed
+        left.unlink()
+    write_json(root / "settings.json", config.settings())
+
+
+def _clip(path: Path, config: PrepareConfig, crop: Crop, folder: Path) -> dict[str, Any]:
+    """What is known of one clip, from its JSON if that is still true, else by cutting the clip."""
+    resolved = str(path.resolve())
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", path.stem).strip("-")[:40]
+    key = f"{slug}-{hashlib.sha1(resolved.encode()).hexdigest()[:10]}"
+    array, note = folder / f"{key}.npy", folder / f"{key}.json"
+    now = stamp(path)
+    if note.exists():
+        known = read_json(note)
+        if known["stamp"] == now and (array.exists() or not known["samples"]):
+            return known
+        note.unlink()
+    clip = {"format": FORMAT, "version": VERSION, "name": str(path), "file": array.name, "stamp": now}
+    clip |= cut_clip(path, config, crop, array)
+    write_json(note, clip)
+    return clip
+
+
+def cut_clip(path: Path, config: PrepareConfig, crop: Crop, array: Path) -> dict[str, Any]:
+    """Write one clip's samples to `array`; tells their number, first frames, squares and mean pixels."""
+    settings = config.settings()
+    starts: list[int] = []
+    squares: list[Square] = []
+    means: list[list[float]] = []
+    longest = scenes = 0
+    shape = (config.frames, config.size, config.size, 3)
+    crop.start()
+    try:
+        with open_video(path) as reader, clip_writer(array, shape) as writer:
+            for scene, length, start, seen in _windows(reader, crop, config.frames, settings["stride"]):
+                scenes, longest = scene + 1, max(longest, length)
+                sample = crop.cut(seen) if seen else None
+                if sample is None:
+                    continue
+                square, video = sample
+                writer.append(video)
+                starts.append(start)
+                squares.append(square)
+                means.append((video.reshape(-1, 3).mean(0) / 255).tolist())
+    except UserError as error:
+        text = str(error)
+        raise UserError(text if text.startswith(str(path)) else f"{path}: {text}") from None
+    note = None
+    if not starts:
+        short = f"its longest scene has {longest} frames, a sample needs {config.frames}."
+        note = short if longest < config.frames else f"no face of {settings['min_side']} pixels or more stays in view."
+    return {
+        "samples": len(starts),
+        "scenes": scenes,
+        "note": note,
+        "starts": starts,
+        "squares": squares,
+        "means": means,
+    }
+
+
+def _windows(
+    reader: VideoReader, crop: Crop, frames: int, stride: int
+) -> Iterator[tuple[int, int, int, list[Any] | None]]:
+    """After every frame: scene, its length so far, and where a sample is complete its first frame and its frames."""
+    window: deque[Any] = deque(maxlen=frames)
+    pictures: Iterable[np.ndarray] = (upright(frame.rgb, reader.rotation) for frame in reader)
+    progress = tqdm(
+        pictures, desc=Path(reader.name).name[:30], total=reader.length_hint, unit="frame", leave=False, file=sys.stderr
+    )
+    current, first = -1, 0
+    for number, (scene, rgb) in enumerate(split_scenes(progress, lambda rgb: rgb)):
+        if scene != current:
+            current, first = scene, number
+            window.clear()
+        window.append(crop.see(rgb))
+        length = number - first + 1
+        complete = length >= frames and (length - frames) % stride == 0
+        yield scene, length, number - frames + 1, list(window) if complete else None
+
+
+def _write_index(root: Path, config: PrepareConfig, clips: list[dict[str, Any]]) -> tuple[int, int]:
+    """Split the clips, average the training pixels, write index.json; returns the two splits' sizes."""
+    stride = config.settings()["stride"]
+    train, val = split_samples([clip["starts"] for clip in clips], config.frames, config.seed)
+    means = [mean for clip, first, count in train for mean in clips[clip]["means"][first : first + count]]
+    kept = ("name", "file", "samples", "scenes", "starts", "squares")
+    index = config.settings() | {
+        "stride": stride,
+        "seed": config.seed,
+        "mean_pixel": np.mean(means, axis=0).tolist(),
+        "clips": [{name: clip[name] for name in kept} for clip in clips],
+        "train": train,
+        "val": val,
+    }
+    write_json(root / "index.json", index)
+    return sum(count for _, _, count in train), sum(count for _, _, count in val)

@@ -1,0 +1,53 @@
+"""Training and validation samples, 5:1 (paper, "Data preparation")."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+VAL_SHARE = 1 / 6
+
+Range = tuple[int, int, int]
+"""Samples of one clip: (clip, first, count)."""
+
+
+def split_samples(starts: Sequence[Sequence[int]], frames: int, seed: int) -> tuple[list[Range], list[Range]]:
+    """Split clips so that about a sixth of the samples validates and no clip is on both sides.
+
+    Clips are drawn in a seeded order and taken for validation as long as they fit into a sixth; where none fits, the
+    one with the fewest samples is taken. A single clip is split in time: its last sixth validates, and training
+    samples that share frames with it are left out.
+
+    Args:
+        starts: for every clip the first frames of its samples, rising; no clip is empty.
+        frames: frames of a sample.
+        seed: draws the order.
+
+    Returns:
+        The training and the validation ranges. A single clip of one sample has no validation.
+    """
+    counts = [len(clip) for clip in starts]
+    if len(counts) == 1:
+        return _in_time(starts[0], frames)
+    room = round(VAL_SHARE * sum(counts))
+    chosen: set[int] = set()
+    for clip in np.random.default_rng(seed).permutation(len(counts)).tolist():
+        if counts[clip] <= room:
+            chosen.add(clip)
+            room -= counts[clip]
+    if not chosen:
+        chosen.add(int(np.argmin(counts)))
+    ranges = [(clip, 0, count) for clip, count in enumerate(counts)]
+    return [r for r in ranges if r[0] not in chosen], [r for r in ranges if r[0] in chosen]
+
+
+def _in_time(starts: Sequence[int], frames: int) -> tuple[list[Range], list[Range]]:
+    total = len(starts)
+    if total == 1:
+        return [(0, 0, 1)], []
+    count = max(1, round(VAL_SHARE * total))
+    apart = sum(start + frames <= starts[total - count] for start in starts)
+    if not apart:
+        return [(0, 0, total)], []
+    return [(0, 0, apart)], [(0, total - count, count)]

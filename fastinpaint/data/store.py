@@ -1,0 +1,97 @@
+"""How samples lie on disk.
+
+    DATA/settings.json       what the samples were made with; another prepare into DATA must have the same
+    DATA/clips/KEY.npy       uint8 [samples, F, size, size, 3], mapped into memory when read
+    DATA/clips/KEY.json      what is known of the clip: written after the array, so it says that the array is whole
+    DATA/index.json          written last: the clips, the two splits and the mean pixel
+
+Every file is written beside its place and renamed into it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from fastinpaint.errors import UserError
+
+FORMAT = "fastinpaint samples"
+VERSION = 1
+PART = ".part"
+
+
+class ClipWriter:
+    """Appends samples to an array file whose length is known only at its end."""
+
+    def __init__(self, file: BinaryIO, shape: tuple[int, ...]) -> None:
+        self.file, self.shape, self.count = file, shape, 0
+        self._header()
+
+    def append(self, sample: np.ndarray) -> None:
+        """Write one sample uint8 of the shape given."""
+        if sample.shape != self.shape or sample.dtype != np.uint8:
+            raise ValueError(f"sample must be uint8 {self.shape}, got {sample.dtype} {sample.shape}.")
+        self.file.write(np.ascontiguousarray(sample).data)
+        self.count += 1
+
+    def finish(self) -> None:
+        """Put the final length into the header, which numpy pads so that the first axis can grow."""
+        self.file.seek(0)
+        self._header()
+
+    def _header(self) -> None:
+        description = {"descr": "|u1", "fortran_order": False, "shape": (self.count, *self.shape)}
+        np.lib.format.write_array_header_1_0(self.file, description)
+
+
+@contextmanager
+def clip_writer(path: Path, shape: tuple[int, ...]) -> Iterator[ClipWriter]:
+    """Write DATA/clips/KEY.npy: it appears when the block ends, unless it ends in an error or without a sample."""
+    part = path.with_name(path.name + PART)
+    try:
+        with open(part, "wb") as file:
+            writer = ClipWriter(file, shape)
+            yield writer
+            writer.finish()
+        if writer.count:
+            os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write and rename."""
+    part = path.with_name(path.name + PART)
+    try:
+        part.write_text(json.dumps(content, indent=1) + "\n")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of this format and version.
+
+    Raises:
+        UserError: unreadable, damaged, of another format or version.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
+    except ValueError:
+        raise UserError(f"{path}: damaged: it is not JSON.") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{path}: not written by `fastinpaint prepare`.")
+    if content.get("version") != VERSION:
+        raise UserError(
+            f"{path}: version {VERSION} of the format is needed, this is version {content.get('version')}; "
+            "prepare the data again."
+        )
+    return content
