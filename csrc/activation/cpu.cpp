@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "activation/cpu_merge.h"
 #include "common/cpu_parallel.h"
 
 namespace fi {
@@ -24,37 +25,6 @@ int64_t block_count(int64_t pixels, int64_t channels) {
     return (pixels + block_pixels(channels) - 1) / block_pixels(channels);
 }
 
-// Sums over the blocks of partial [blocks, 2, channels], in double.
-template <class A>
-void merge_sums(const std::vector<A>& partial, int64_t channels, A* first, A* second) {
-    std::vector<double> total(2 * channels);
-    for (size_t i = 0; i < partial.size(); ++i) total[i % (2 * channels)] += partial[i];
-    std::copy_n(total.begin(), channels, first);
-    std::copy_n(total.begin() + channels, channels, second);
-}
-
-// Chan et al. 1979: merges (count, mean, M2) of the blocks, in double.
-template <class A>
-void merge_stats(const std::vector<A>& partial, int64_t pixels, int64_t channels, A* mean, A* var) {
-    std::vector<double> m(channels), m2(channels);
-    const int64_t size = block_pixels(channels);
-    double seen = 0;
-    for (int64_t begin = 0, block = 0; begin < pixels; begin += size, ++block) {
-        const double count = static_cast<double>(std::min(size, pixels - begin)), total = seen + count;
-        const A* part = partial.data() + block * 2 * channels;
-        for (int64_t c = 0; c < channels; ++c) {
-            const double delta = part[c] - m[c];
-            m[c] += delta * (count / total);
-            m2[c] += part[channels + c] + delta * delta * (seen * count / total);
-        }
-        seen = total;
-    }
-    for (int64_t c = 0; c < channels; ++c) {
-        mean[c] = static_cast<A>(m[c]);
-        var[c] = static_cast<A>(m2[c] / seen);
-    }
-}
-
 template <class A>
 void bwd(ActivationBwd args, Dtype dtype, int64_t pixels, A* dshift, A* dscale, int threads) {
     const int64_t channels = args.source.channels;
@@ -63,7 +33,7 @@ void bwd(ActivationBwd args, Dtype dtype, int64_t pixels, A* dshift, A* dscale, 
     for_blocks(pixels, channels, threads, [&](int64_t block, int64_t begin, int64_t end) {
         FI_DISPATCH(activation_bwd(args, dtype, block, begin, end))
     });
-    if (dshift) merge_sums(partial, channels, dshift, dscale);
+    if (dshift) merge_sums(partial.data(), partial.size(), channels, dshift, dscale);
 }
 
 template <class A>
@@ -73,7 +43,9 @@ void stats(BatchStats args, Dtype dtype, int64_t pixels, A* mean, A* var, int th
     for_blocks(pixels, args.channels, threads, [&](int64_t block, int64_t begin, int64_t end) {
         FI_DISPATCH(batch_stats(args, dtype, block, begin, end))
     });
-    merge_stats(partial, pixels, args.channels, mean, var);
+    const int64_t size = block_pixels(args.channels);
+    auto count = [&](int64_t block) { return std::min(size, pixels - block * size); };
+    merge_stats(partial.data(), block_count(pixels, args.channels), count, args.channels, mean, var);
 }
 
 }  // namespace

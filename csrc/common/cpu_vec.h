@@ -85,7 +85,7 @@ inline V relu(V z) {
 #if FI_BYTES == 64
 template <>
 inline vfloat relu(vfloat z) {
-    return (vfloat)_mm512_max_ps(_mm512_setzero_ps(), (__m512)z);
+    return (vfloat)_mm512_maskz_max_ps(0xffff, _mm512_setzero_ps(), (__m512)z);
 }
 #elif FI_BYTES == 32
 template <>

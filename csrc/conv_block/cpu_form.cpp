@@ -13,9 +13,10 @@ void add_use(Form& form, Group& group, int block, int kt, int first_y, int first
 
 // Phase p of `up`: y[2b] = a[b-1] w[3] + a[b] w[1], y[2b+1] = a[b] w[2] + a[b+1] w[0].
 void up(Form& form, int kt) {
+    const int last = form.shape.kernel == 4 ? 3 : -1;
     for (int p = 0; p < 4; ++p) {
         const int py = p / 2, px = p % 2, block = kt * 4 + p;
-        form.block[block] = {kt, {py ? 2 : 3, py ? 0 : 1, -1}, {px ? 2 : 3, px ? 0 : 1, -1}};
+        form.block[block] = {kt, {py ? 2 : last, py ? 0 : 1, -1}, {px ? 2 : last, px ? 0 : 1, -1}};
         form.group[p].first_y = py;
         form.group[p].first_x = px;
         add_use(form, form.group[p], block, kt, 0, 0, py - 1, px - 1);

@@ -1,0 +1,183 @@
+"""The convolutions that the own Winograd kernels of csrc/conv_block compute: which ones, and how they are called."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastinpaint.ops import native_cpu as native
+from fastinpaint.ops.types import Geometry, Source, SourceGrad
+
+SAME, UP, DOWN = range(3)
+CHANNELS = 16  # every channel count must be a multiple: a vector of AVX-512
+MAX_TIME_TAPS = 8
+
+
+class ConvShape(ctypes.Structure):
+    """`fi::ConvShape` of csrc/conv_block/cpu.h."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_int64)
+        for name in (
+            "batch frames_in height_in width_in frames_out height_out width_out channels_in channels_out "
+            "kind kernel_t kernel time_step time_origin dilation_h dilation_w flip"
+        ).split()
+    )
+
+
+class Axes(NamedTuple):
+    """A geometry with its axis of time apart from the two of a frame."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    kernel_t: int
+    stride_t: int
+    padding_t: int
+    dilation_t: int
+
+
+def axes(weight: Tensor, geometry: Geometry) -> Axes:
+    """The geometry of a 2D or 3D convolution; 2D is one tap in time."""
+    plane = [tuple(v[-2:]) for v in geometry[:3]]
+    time = [v[0] for v in geometry[:3]] if weight.dim() == 5 else [1, 0, 1]
+    kernel_t = weight.shape[2] if weight.dim() == 5 else 1
+    return Axes((weight.shape[-2], weight.shape[-1]), *plane, kernel_t, *time)
+
+
+def kind_of(weight: Tensor, geometry: Geometry) -> int | None:
+    """SAME, UP or DOWN of csrc/conv_block/cpu.h, or None where the convolution is none of them."""
+    a = axes(weight, geometry)
+    if geometry.groups != 1 or a.stride_t != 1 or a.kernel_t > MAX_TIME_TAPS or a.kernel[0] != a.kernel[1]:
+        return None
+    if a.stride == (1, 1) and not geometry.transposed and a.kernel == (3, 3) and a.padding == a.dilation:
+        return SAME
+    if a.stride == (2, 2) and a.padding == (1, 1) and a.dilation == (1, 1) and a.kernel[0] in (3, 4):
+        return UP if geometry.transposed else DOWN
+    return None
+
+
+def fits(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> bool:
+    """Whether the kernels can compute this convolution and both its gradients."""
+    channels = [weight.shape[0], weight.shape[1], *(s.x.shape[1] for s in sources)]
+    return (
+        kind_of(weight, geometry) is not None
+        and all(c > 0 and c % CHANNELS == 0 for c in channels)
+        and all(t.dtype == torch.float32 for t in (weight, *(s.x for s in sources)))
+        and sources[0].x.numel() > 0
+    )
+
+
+def _sizes(x: Tensor) -> tuple[int, int, int]:
+    """Frames, height, width."""
+    return (x.shape[2] if x.dim() == 5 else 1, x.shape[-2], x.shape[-1])
+
+
+def forward_shape(x: Tensor, y: Tensor, weight: Tensor, geometry: Geometry) -> ConvShape:
+    """The correlation from the activation to y; x and y are read for their sizes."""
+    a = axes(weight, geometry)
+    sign = -1 if geometry.transposed else 1
+    into, out = (0, 1) if geometry.transposed else (1, 0)
+    return ConvShape(
+        x.shape[0], *_sizes(x), *_sizes(y), weight.shape[into], weight.shape[out], kind_of(weight, geometry),
+        a.kernel_t, a.kernel[0], sign * a.dilation_t, -sign * a.padding_t, *a.dilation, 0,
+    )  # fmt: skip
+
+
+def dgrad_shape(x: Tensor, y: Tensor, weight: Tensor, geometry: Geometry) -> ConvShape:
+    """The correlation from G to the activation's gradient."""
+    s = forward_shape(x, y, weight, geometry)
+    kind = {SAME: SAME, UP: DOWN, DOWN: UP}[s.kind]
+    return ConvShape(
+        s.batch, *_sizes(y), *_sizes(x), s.channels_out, s.channels_in, kind,
+        s.kernel_t, s.kernel, -s.time_step, -s.time_origin, s.dilation_h, s.dilation_w, int(kind == SAME),
+    )  # fmt: skip
+
+
+def strides(weight: Tensor, geometry: Geometry, backward: bool) -> ctypes.Array[ctypes.c_int64]:
+    """Strides of the correlation's in and out channels and of t, y, x."""
+    into, out = (0, 1) if geometry.transposed != backward else (1, 0)
+    time = weight.stride(2) if weight.dim() == 5 else 0
+    return (ctypes.c_int64 * 5)(
+        weight.stride(into), weight.stride(out), time, weight.stride(-2), weight.stride(-1)
+    )  # fmt: skip
+
+
+def output_size(x: Tensor, weight: Tensor, geometry: Geometry) -> tuple[int, ...]:
+    """Spatial sizes of y, as torch.nn's formulas."""
+    size = []
+    for i, length in enumerate(x.shape[2:]):
+        span = geometry.dilation[i] * (weight.shape[2 + i] - 1)
+        if geometry.transposed:
+            outer = (length - 1) * geometry.stride[i] - 2 * geometry.padding[i]
+            size.append(outer + span + geometry.output_padding[i] + 1)
+        else:
+            size.append((length + 2 * geometry.padding[i] - span - 1) // geometry.stride[i] + 1)
+    return tuple(size)
+
+
+def fwd(
+    sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, stats: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """y and its batch mean and variance, the activation read on the fly."""
+    sources = [native.dense_source(s) for s in sources]
+    x = sources[0].x
+    channels = weight.shape[1] if geometry.transposed else weight.shape[0]
+    y = torch.empty(
+        (x.shape[0], channels, *output_size(x, weight, geometry)), memory_format=native.memory_format(x)
+    )  # fmt: skip
+    mean, var = (torch.empty(channels) if stats else None for _ in range(2))
+    bias = None if bias is None else bias.contiguous()
+    shape = forward_shape(x, y, weight, geometry)
+    native.library().fi_cpu_winograd_fwd(
+        ctypes.byref(shape), native.c_sources(sources), len(sources), native.pointer(weight),
+        strides(weight, geometry, backward=False), native.pointer(bias), native.pointer(y), native.pointer(mean),
+        native.pointer(var), torch.get_num_threads(),
+    )  # fmt: skip
+    return y, mean, var
+
+
+def dgrad(
+    g: Source, sources: Sequence[Source], weight: Tensor, geometry: Geometry, needs: Sequence[bool]
+) -> list[SourceGrad]:
+    """The gradients of the sources from G, itself given as a source; the activation's backward is the epilogue."""
+    g, sources = native.dense_source(g), [native.dense_source(s) for s in sources]
+    grads = []
+    for source, needed in zip(sources, needs, strict=True):
+        if not needed:
+            grads.append(SourceGrad())
+            continue
+        dshift, dscale = (None if source.mean is None else torch.empty_like(source.mean) for _ in range(2))
+        daddend = None if source.addend is None else torch.empty_like(source.x)
+        grads.append(SourceGrad(torch.empty_like(source.x), None, dscale, dshift, daddend))
+    shape = dgrad_shape(sources[0].x, g.x, weight, geometry)
+    native.library().fi_cpu_winograd_dgrad(
+        ctypes.byref(shape), native.c_sources([g]), native.pointer(weight), strides(weight, geometry, backward=True),
+        native.c_sources(sources), len(sources), *(_pointers([d[i] for d in grads]) for i in (0, 4, 3, 2)),
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return [
+        d if s.scale is None or d.shift is None else d._replace(mean=-s.scale * d.shift)
+        for s, d in zip(sources, grads, strict=True)
+    ]
+
+
+def wgrad(g: Source, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> Tensor:
+    """dweight, contiguous."""
+    g, sources = native.dense_source(g), [native.dense_source(s) for s in sources]
+    dweight = torch.empty(weight.shape)
+    shape = forward_shape(sources[0].x, g.x, weight, geometry)
+    native.library().fi_cpu_winograd_wgrad(
+        ctypes.byref(shape), native.c_sources(sources), len(sources), native.c_sources([g]), native.pointer(dweight),
+        strides(dweight, geometry, backward=False), torch.get_num_threads(),
+    )  # fmt: skip
+    return dweight
+
+
+def _pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(tensors))(*(None if t is None else t.data_ptr() for t in tensors))
