@@ -1,0 +1,43 @@
+"""One contender, one workload, a few training steps, in a process of its own: prints one row of JSON.
+
+Run by `fastinpaint.bench.budget`; the process is fresh so that its peak memory is the contender's alone.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+
+import torch
+
+from fastinpaint.bench.contenders import Workload, build
+from fastinpaint.bench.machine import synchronise
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory held at once: allocated on a GPU, resident on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main(request: str) -> None:
+    """Train and print ``{"peak_bytes", "base_bytes", "seconds"}``."""
+    asked = json.loads(request)
+    workload = Workload(**asked["workload"])
+    device = torch.device(workload.device)
+    contender = build(asked["contender"], workload)
+    base, seconds = peak_bytes(device), []
+    for _ in range(asked["steps"]):
+        synchronise(device)
+        start = time.perf_counter()
+        contender.step()
+        synchronise(device)
+        seconds.append(time.perf_counter() - start)
+    print(json.dumps({"peak_bytes": peak_bytes(device), "base_bytes": base, "seconds": min(seconds)}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

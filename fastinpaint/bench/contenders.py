@@ -1,0 +1,160 @@
+"""Who is compared: the same training step of the whole system, as plain PyTorch runs it and as this library does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from fastinpaint.data.holes import make_holes
+from fastinpaint.errors import UserError
+from fastinpaint.models import ModelConfig, VideoCompletionNet
+from fastinpaint.training.losses import total_loss
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One training step's size: ``[batch, 3, frames, size, size]``, 3DCN at ``size / r``, in `dtype` on `device`."""
+
+    frames: int = 32
+    size: int = 128
+    batch: int = 1
+    r: int = 2
+    width: float = 1.0
+    dtype: str = "float32"
+    device: str = "cpu"
+    backend: str = "auto"
+    seed: int = 0
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype that the convolutions compute in."""
+        known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+        if self.dtype not in known:
+            raise UserError(f"bench: dtype must be one of {', '.join(known)}, got {self.dtype!r}.")
+        return known[self.dtype]
+
+
+class Contender:
+    """A model with its optimiser and one batch; `step` is one training step, `forward` its loss alone."""
+
+    def __init__(self, model: nn.Module, workload: Workload, call: Callable[..., Any] | None = None) -> None:
+        self.model, self.workload = model, workload
+        self._call = call or model
+        self._optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+        self.video, self.mask = batch(workload)
+
+    def forward(self) -> Tensor:
+        """The total loss, Eq. 3, ready for backward."""
+        workload, device = self.workload, torch.device(self.workload.device)
+        mixed = workload.torch_dtype != torch.float32
+        with torch.autocast(device.type, workload.torch_dtype) if mixed else nullcontext():
+            completed, coarse = self._call(self.video, self.mask)
+        return total_loss(completed, coarse, self.video, self.mask, workload.r).total
+
+    def gradients(self) -> float:
+        """Forward and backward; returns the loss. The gradients stay on the parameters."""
+        self._optimiser.zero_grad(set_to_none=True)
+        loss = self.forward()
+        loss.backward()
+        return float(loss.detach())
+
+    def step(self) -> float:
+        """Forward, backward and Adam; returns the loss before the step."""
+        loss = self.gradients()
+        self._optimiser.step()
+        return loss
+
+
+def batch(workload: Workload) -> tuple[Tensor, Tensor]:
+    """Random pixels and the paper's training hole, the same for every contender."""
+    generator = torch.Generator().manual_seed(workload.seed)
+    size, frames = workload.size, workload.frames
+    video = torch.rand(workload.batch, 3, frames, size, size, generator=generator)
+    holes = make_holes("rectangle", frames, size, size, np.random.default_rng(workload.seed))
+    mask = torch.from_numpy(np.ascontiguousarray(holes)).float().expand(workload.batch, 1, frames, size, size)
+    return video.to(workload.device), mask.contiguous().to(workload.device)
+
+
+def plain(workload: Workload) -> VideoCompletionNet:
+    """The reference model, with the workload's seed."""
+    torch.manual_seed(workload.seed)
+    return VideoCompletionNet(ModelConfig(width=workload.width, r=workload.r)).to(workload.device)
+
+
+def channels_last(model: nn.Module) -> nn.Module:
+    """The model with its convolution weights in channels-last memory, which torch's convolutions then follow."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in model.parameters():
+        if parameter.dim() in formats:
+            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.dim()])
+    return model
+
+
+def _checkpointed(workload: Workload) -> Contender:
+    model = channels_last(plain(workload))
+
+    def wrapped(layer: nn.Sequential) -> Callable[[Tensor], Tensor]:
+        def run(x: Tensor) -> Tensor:
+            return checkpoint(nn.Sequential.forward, layer, x, use_reentrant=False)
+
+        return run
+
+    for layer in layers(model):
+        layer.forward = wrapped(layer)  # type: ignore[method-assign]
+    return Contender(model, workload)
+
+
+def layers(model: nn.Module) -> Iterator[nn.Sequential]:
+    """Every conv -> BN -> ReLU layer of both networks."""
+    return (m for m in model.modules() if isinstance(m, nn.Sequential) and hasattr(m, "conv"))
+
+
+def _compiled(workload: Workload, mode: str) -> Contender:
+    model = channels_last(plain(workload))
+    return Contender(model, workload, torch.compile(model, mode=mode))
+
+
+def _accelerated(workload: Workload, memory: str) -> Contender:
+    from fastinpaint import accelerate
+
+    return Contender(accelerate(plain(workload), backend=workload.backend, memory=memory), workload)
+
+
+CONTENDERS: dict[str, Callable[[Workload], Contender]] = {
+    "eager": lambda w: Contender(plain(w), w),
+    "eager channels-last": lambda w: Contender(channels_last(plain(w)), w),
+    "eager checkpointed": _checkpointed,
+    "compile": lambda w: _compiled(w, "default"),
+    "compile max-autotune": lambda w: _compiled(w, "max-autotune"),
+    "fastinpaint": lambda w: _accelerated(w, "default"),
+    "fastinpaint low": lambda w: _accelerated(w, "low"),
+}
+RIVALS = tuple(name for name in CONTENDERS if not name.startswith("fastinpaint"))
+OURS = ("fastinpaint", "fastinpaint low")
+
+
+def build(name: str, workload: Workload) -> Contender:
+    """The contender of that name, or a `UserError` that lists the known ones."""
+    if name not in CONTENDERS:
+        raise UserError(f"bench: unknown contender {name!r}; known: {', '.join(CONTENDERS)}.")
+    if workload.device.startswith("cuda"):
+        torch.backends.cudnn.benchmark = True
+    return CONTENDERS[name](workload)
+
+
+def disagreement(ours: Contender, reference: Contender) -> float:
+    """How far two contenders' gradients are apart, relative to the reference's norm, over all parameters at once."""
+    for contender in (ours, reference):
+        contender.gradients()
+    pairs = zip(ours.model.parameters(), reference.model.parameters(), strict=True)
+    squares = [((a.grad - b.grad).double().square().sum(), b.grad.double().square().sum()) for a, b in pairs
+               if a.grad is not None and b.grad is not None]  # fmt: skip
+    return math.sqrt(sum(float(d) for d, _ in squares) / sum(float(n) for _, n in squares))

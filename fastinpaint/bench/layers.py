@@ -1,0 +1,82 @@
+"""The 29 layers of Table 1 and the two guidance convolutions, each as a case with its input's size and its work."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+from fastinpaint.bench.contenders import Workload
+from fastinpaint.models import ModelConfig, VideoCompletionNet
+
+
+@dataclass(frozen=True)
+class LayerCase:
+    """One convolution, with the batch norm and ReLU that follow it where any do.
+
+    Attributes:
+        name: "3DCN 7", "CombCN 15", "guidance 2".
+        module: the layer, on the meta device.
+        shape: of its input, [N, C, T, h, w] or [B, C, h, w].
+        out_shape: of its output.
+    """
+
+    name: str
+    module: nn.Sequential
+    shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+
+    @property
+    def conv(self) -> _ConvNd:
+        """The convolution."""
+        return next(m for m in self.module if isinstance(m, _ConvNd))
+
+    def macs(self) -> int:
+        """Multiply-adds of one pass, taps that fall on padding included."""
+        weight = self.conv.weight
+        places = self.shape if self.conv.transposed else self.out_shape
+        return weight.numel() * places[0] * math.prod(places[2:])
+
+    def make(self, device: str, dtype: torch.dtype, seed: int = 0) -> tuple[nn.Sequential, Tensor]:
+        """The layer with random weights and a random input that asks for its gradient."""
+        torch.manual_seed(seed)
+        module = copy.deepcopy(self.module).to_empty(device=device)
+        for part in module:
+            if isinstance(part, (_ConvNd, _BatchNorm)):
+                part.reset_parameters()
+        return module.to(dtype), torch.randn(self.shape, device=device, dtype=dtype, requires_grad=True)
+
+
+def layer_cases(workload: Workload) -> list[LayerCase]:
+    """Every layer of the system at the workload's size, found by running the model on the meta device."""
+    with torch.device("meta"):
+        model = VideoCompletionNet(ModelConfig(width=workload.width, r=workload.r))
+        shape = (workload.batch, 3, workload.frames, workload.size, workload.size)
+        video, mask = torch.empty(shape), torch.empty(shape[0], 1, *shape[2:])
+    cases: list[LayerCase] = []
+
+    def note(name: str, module: nn.Sequential) -> None:
+        shape_in: list[tuple[int, ...]] = []
+        module[0].register_forward_pre_hook(lambda _, inputs: shape_in.append(tuple(inputs[0].shape)))
+
+        def finish(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+            cases.append(LayerCase(name, module, shape_in[-1], tuple(output.shape)))
+
+        module[-1].register_forward_hook(finish)
+
+    for title, network in (("3DCN", model.threedcn), ("CombCN", model.combcn)):
+        for number, layer in network.layers.items():
+            note(f"{title} {number}", cast(nn.Sequential, layer))
+    for number, conv in model.combcn.guidance.items():
+        note(f"guidance {number}", nn.Sequential(conv))
+    model(video, mask)
+    for part in model.modules():
+        part._forward_hooks.clear()
+        part._forward_pre_hooks.clear()
+    return cases

@@ -1,0 +1,82 @@
+"""What a row must say of the machine it was measured on, and that machine's own ceilings."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastinpaint._version import __version__
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for a GPU's work; nothing to wait for on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the processor's with its vector width and the threads in use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"{model}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+
+
+def commit() -> str:
+    """The checkout's short commit, with ``+`` where tracked files differ from it; "unknown" outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    try:
+        git = functools.partial(subprocess.run, cwd=root, capture_output=True, text=True, check=True, timeout=20)
+        head = git(["git", "rev-parse", "--short", "HEAD"]).stdout.strip()
+        dirty = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return head + ("+" if dirty else "")
+
+
+def _best_time(work: Any, device: torch.device, repeats: int) -> float:
+    """The shortest of several timings in seconds: a ceiling is what the machine can do undisturbed."""
+    best = float("inf")
+    for _ in range(repeats):
+        synchronise(device)
+        start = time.perf_counter()
+        work()
+        synchronise(device)
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+@functools.cache
+def ceilings(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+    """Measured on the spot: ``copy_gbs`` (GB read plus written a second) and ``matmul_tflops`` of a square product."""
+    big, side = (1 << 28, 8192) if device.type == "cuda" else (1 << 24, 1536)
+    source = torch.randn(big, device=device)
+    target = torch.empty_like(source)
+    copy = _best_time(lambda: target.copy_(source), device, 8)
+    a = torch.randn(side, side, device=device).to(dtype)
+    product = _best_time(lambda: torch.mm(a, a), device, 8)
+    return {"copy_gbs": 2 * source.nbytes / copy / 1e9, "matmul_tflops": 2 * side**3 / product / 1e12}
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Device, versions, commit and date, as every row carries them."""
+    versions = {"fastinpaint": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    if device.type == "cuda":
+        versions |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
+    return {
+        "device": device_name(device),
+        "versions": versions,
+        "commit": commit(),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }

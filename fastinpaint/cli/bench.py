@@ -1,0 +1,138 @@
+"""``fastinpaint bench``: time and memory of a training step beside plain PyTorch, at your own sizes."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastinpaint.errors import UserError
+
+if TYPE_CHECKING:
+    from fastinpaint.bench.contenders import Workload
+
+AXES = {"frames": "largest number of frames", "size": "largest H = W", "r": "smallest down-sampling r"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--frames", type=int, default=32, help="F, frames of a video (default 32)")
+    parser.add_argument("--size", type=int, default=128, help="H = W in pixels (default 128)")
+    parser.add_argument("--batch", type=int, default=1, help="videos a step (default 1)")
+    parser.add_argument("--r", type=int, default=2, choices=(1, 2, 4), help="how much smaller 3DCN works (default 2)")
+    parser.add_argument("--width", type=float, default=1.0, help="factor on the channels (default 1)")
+    parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (default float32)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    parser.add_argument("--backend", default="auto", help="of the fused modules (default auto)")
+    parser.add_argument("--contenders", nargs="+", metavar="NAME", help="who runs (default: eager ones and ours)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="timed seconds for each contender (default 20)")
+    parser.add_argument("--max-frames", type=float, metavar="GB", help="largest F, H = W, smallest r in that memory")
+    parser.add_argument("--axes", nargs="+", choices=tuple(AXES), default=tuple(AXES), help="what --max-frames varies")
+    parser.add_argument("--convergence", type=int, nargs="?", const=500, metavar="STEPS", help="train both and compare")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="append the rows to this file, one JSON object a line")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run what was asked and print a table."""
+    from fastinpaint.bench import rows
+    from fastinpaint.bench.contenders import Workload
+    from fastinpaint.bench.machine import describe
+
+    for name in ("frames", "size", "batch"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name} must be at least 1, got {getattr(args, name)}.")
+    fields = [field.name for field in dataclasses.fields(Workload) if hasattr(args, field.name)]
+    workload = Workload(**{name: getattr(args, name) for name in fields})
+    if args.convergence is not None:
+        found = convergence(args.convergence, args.backend, args.out)
+    elif args.max_frames is not None:
+        found = largest_sizes(workload, args.contenders, args.axes, args.max_frames)
+    else:
+        found = step_times(workload, args.contenders, args.seconds)
+    if args.out is not None:
+        import torch
+
+        machine = describe(torch.device(args.device))
+        rows.append(args.out, [machine | row for row in found])
+        print(f"rows added to {args.out}")
+
+
+def step_times(workload: Workload, names: list[str] | None, seconds: float) -> list[dict]:
+    """Time the contenders in turn, count their kept bytes and peak memory, and print them."""
+    import torch
+
+    from fastinpaint.bench.budget import run_child
+    from fastinpaint.bench.contenders import OURS, build, disagreement
+    from fastinpaint.bench.measure import kept_bytes, time_in_turn
+
+    names = names or ["eager", "eager channels-last", *OURS]
+    contenders = {name: build(name, workload) for name in names}
+    reference = build("eager", dataclasses.replace(workload, dtype="float32"))
+    tolerance = 1e-3 if workload.dtype == "float32" else 0.3
+    for name, contender in contenders.items():
+        apart = disagreement(contender, reference)
+        if not apart <= tolerance:
+            raise UserError(f"bench: the gradients of {name} are {apart:.1e} from plain PyTorch's: nothing was timed.")
+    del reference
+    device = torch.device(workload.device)
+    timings = time_in_turn({name: c.step for name, c in contenders.items()}, device, seconds)
+    kept = {name: kept_bytes(c.forward, c.model.parameters()) for name, c in contenders.items()}
+    contenders.clear()
+    rivals = [t.p50 for name, t in timings.items() if name not in OURS]
+    best = min(rivals) if rivals else float("nan")
+    found = []
+    print(f"{'':<22}{'s/step':>9}{'p20':>9}{'p80':>9}{'speed-up':>10}{'kept GiB':>10}{'peak GiB':>10}")
+    for name, t in timings.items():
+        child = run_child(name, workload)
+        peak = float("nan") if child is None else child["peak_bytes"] / 2**30
+        print(
+            f"{name:<22}{t.p50:>9.3f}{t.p20:>9.3f}{t.p80:>9.3f}{best / t.p50:>9.2f}x"
+            f"{kept[name] / 2**30:>10.3f}{peak:>10.2f}{'  noisy' if t.noisy else ''}"
+        )
+        found.append(
+            {"case": "step", "contender": name, "workload": dataclasses.asdict(workload)}
+            | dataclasses.asdict(t)
+            | {"noisy": t.noisy, "kept_bytes": kept[name], "peak_bytes": child and child["peak_bytes"]}
+        )
+    return found
+
+
+def largest_sizes(workload: Workload, names: list[str] | None, axes: list[str], budget_gb: float) -> list[dict]:
+    """Find the largest sizes within the budget, by training at them."""
+    from fastinpaint.bench.budget import within
+    from fastinpaint.bench.contenders import OURS
+
+    if budget_gb <= 0:
+        raise UserError(f"--max-frames takes a positive number of gigabytes, got {budget_gb:g}.")
+    found = []
+    for axis in axes:
+        for name in names or ["eager channels-last", *OURS]:
+            value = within(name, workload, axis, int(budget_gb * 1e9), lambda line: print(line, file=sys.stderr))
+            print(f"{AXES[axis]} in {budget_gb:g} GB, {name}: {value or 'none'}")
+            found.append(
+                {"case": f"largest {axis}", "contender": name, "workload": dataclasses.asdict(workload)}
+                | {"budget_gb": budget_gb, "value": value}
+            )
+    return found
+
+
+def convergence(steps: int, backend: str, out: Path | None) -> list[dict]:
+    """Train reference and fused from three seeds each, print the final losses, draw the curves beside ``--out``."""
+    from fastinpaint.bench.convergence import compare
+    from fastinpaint.bench.plots import draw_convergence
+
+    curves = compare(steps, backend=backend)
+    reference, fused = curves.final()
+    print("final loss in [0, 255], mean of the last 50 steps, by seed")
+    print(f"  plain PyTorch  {'  '.join(f'{v:7.3f}' for v in reference)}")
+    print(f"  fused          {'  '.join(f'{v:7.3f}' for v in fused)}")
+    print("  the fused runs end within the reference seeds' spread" if curves.agree() else "  THEY DISAGREE")
+    picture = (out or Path("convergence.jsonl")).with_suffix(".png")
+    draw_convergence(curves, picture)
+    print(f"curves in {picture}")
+    return [
+        {"case": "convergence", "steps": steps, "backend": backend, "agree": curves.agree()}
+        | {"reference": reference.tolist(), "fused": fused.tolist()}
+    ]
