@@ -1,4 +1,4 @@
-"""The rule of every kernel: against float64 from the same inputs, at most twice the error of plain torch in its dtype."""
+"""The rule of every kernel: at most twice the error of plain torch in its dtype, against float64 from the same inputs."""
 
 from __future__ import annotations
 

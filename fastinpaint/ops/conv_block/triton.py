@@ -33,7 +33,7 @@ def why_not(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> st
     if geometry.groups != 1:
         return f"conv_block: the Triton kernels take groups=1, got {geometry.groups}."
     if weight.dtype != sources[0].x.dtype:
-        return f"conv_block: the Triton kernels take weight.dtype of the sources' {sources[0].x.dtype}, got {weight.dtype}."
+        return f"conv_block: the Triton kernels take a weight of the sources' {sources[0].x.dtype}, got {weight.dtype}."
     return support.why_not("conv_block", [s.x for s in sources])
 
 
@@ -95,7 +95,11 @@ def _launch(
         )  # fmt: skip
         return (count, mean, m2) if count is not None and mean is not None and m2 is not None else None
 
-    return run(tune.choose("fwd", launch.GATHER_TILES, work, (it, tuple(channels), stats, y.dtype), y, run))
+    def result(tile: launch.Tile) -> Tensor:
+        run(tile)
+        return y
+
+    return run(tune.choose("fwd", launch.GATHER_TILES, work, (it, channels, stats, y.dtype), result))
 
 
 def bwd(

@@ -98,8 +98,12 @@ def _dgrad(grad: Gradient, source: Source, first: int, weight: Tensor, it: Probl
         )  # fmt: skip
         return partial
 
-    key = (it, out_channels, channels, grad.y is not None, x.dtype)
-    partial = run(tune.choose("dgrad", launch.GATHER_TILES, work, key, dx, run))
+    def result(tile: launch.Tile) -> Tensor:
+        run(tile)
+        return dx
+
+    shape = (it, out_channels, channels, source.mean is not None, x.dtype)
+    partial = run(tune.choose("dgrad", launch.GATHER_TILES, work, shape, result))
     if partial is None or source.scale is None:
         return SourceGrad(dx, addend=daddend)
     return SourceGrad(dx, *finish_sums(partial, source.scale), daddend)
@@ -149,17 +153,15 @@ def wgrad_packing(source: Source, it: Problem) -> int:
 def _wgrad_tile(grad: Gradient, source: Source, it: Problem, taps: int) -> tuple[launch.Tile, launch.Work]:
     work = _wgrad_work(grad, source, it, taps)
     channels, out_channels = source.x.shape[1], grad.dy.shape[1]
-    probe = support.float_empty(grad.dy, 0)
 
     def run(tile: launch.Tile) -> Tensor:
         splits = launch.splits(tile, work)
         partial = support.float_empty(grad.dy, splits, taps, channels, out_channels)
         _wgrad_one(grad, source, it, tile, taps, splits, partial, 0)
-        probe.set_(partial.sum(0))
-        return probe
+        return partial.sum(0)
 
-    key = (it, channels, out_channels, grad.y is not None, source.x.dtype)
-    return tune.choose("wgrad", launch.WGRAD_TILES, work, key, probe, run), work
+    shape = (it, channels, out_channels, source.mean is not None, source.x.dtype)
+    return tune.choose("wgrad", launch.WGRAD_TILES, work, shape, run), work
 
 
 def _wgrad_one(
@@ -197,14 +199,18 @@ def _bias_gradient(grad: Gradient, weight: Tensor) -> Tensor:
 
 
 def _of_nothing(
-    grad: Gradient, sources: Sequence[Source], weight: Tensor, needs: Sequence[bool], needs_weight: bool, needs_bias: bool
+    grad: Gradient,
+    sources: Sequence[Source],
+    weight: Tensor,
+    needs: Sequence[bool],
+    needs_weight: bool,
+    needs_bias: bool,
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None]:
     """The gradients where input or output is empty: zeros, but for the bias, which still sees G."""
     grads = []
     for source, needed in zip(sources, needs, strict=True):
-        zero = torch.zeros_like(source.x) if needed else None
-        vectors = [None if not needed or v is None else torch.zeros_like(v) for v in source[1:4]]
-        grads.append(SourceGrad(zero, *vectors, torch.zeros_like(source.x) if needed and source.addend is not None else None))
+        given = (source.x, source.mean, source.scale, source.shift, source.addend)
+        grads.append(SourceGrad(*(torch.zeros_like(v) if needed and v is not None else None for v in given)))
     dbias = None
     if needs_bias:
         dbias = _bias_gradient(grad, weight) if grad.dy.numel() else weight.new_zeros(grad.dy.shape[1])

@@ -47,7 +47,7 @@ def conv_fwd_kernel(
     sources (up to two): x, addend maps ``[N, T, H, W, C_i]``; mean, scale, shift ``[C_i]`` float32. weight: item (tap,
     k, n) at ``tap * w_tap + k * w_k + n * w_n``, k over the concatenated channels. bias ``[C_out]``.
     table, step: see `triton_gather.begin_tile`. All maps and the weight have one dtype; products are summed in float32.
-    out: y ``[N, T, H, W, C_out]``; with HAS_STATS, of y as stored, each tile's count ``[P]``, mean and M2
+    out: y ``[N, T, H, W, C_out]``; with HAS_STATS, of y before it is rounded, each tile's count ``[P]``, mean and M2
     ``[C_out, P]`` float32. Neighbouring programs share a tile of the sources, so that L2 reads it once.
     """
     n_blocks = tl.cdiv(out_channels, BLOCK_N)
@@ -70,13 +70,12 @@ def conv_fwd_kernel(
         )  # fmt: skip
     if HAS_BIAS:
         acc += tl.load(bias + o_n, mask=m_n, other=0.0).to(tl.float32)[None, :]
-    stored = acc.to(y.dtype.element_ty)
     o_y = out_rows[:, None] * out_channels + o_n[None, :]
-    tl.store(y + out_pixel * out_channels + o_y, stored, mask=inside[:, None] & m_n[None, :])
+    tl.store(y + out_pixel * out_channels + o_y, acc.to(y.dtype.element_ty), mask=inside[:, None] & m_n[None, :])
     if HAS_STATS:
         parts = tl.num_programs(0) // n_blocks
         rows = tl.sum(inside.to(tl.float32))
-        value = tl.where(inside[:, None], stored.to(tl.float32), 0.0)
+        value = tl.where(inside[:, None], acc, 0.0)
         tile_mean = tl.sum(value, 0) / tl.maximum(rows, 1.0)
         centred = tl.where(inside[:, None], value - tile_mean[None, :], 0.0)
         if tl.program_id(0) % n_blocks == 0:

@@ -56,7 +56,7 @@ def strided_axis(taps: int, stride: int, padding: int, dilation: int) -> Axis:
 
 
 def phased_axis(taps: int, stride: int, padding: int, dilation: int) -> Axis:
-    """out[stride q + f] = sum over k with stride | f + padding - dilation k of in[q + (f + padding - dilation k) / stride].
+    """out[stride q + f] = sum over k of in[q + (f + padding - dilation k) / stride], where stride divides the numerator.
 
     Those k are a progression of step stride / gcd(stride, dilation); taken backwards, offsets grow.
     """

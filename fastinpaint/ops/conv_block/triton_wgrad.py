@@ -44,10 +44,7 @@ def conv_wgrad_kernel(
     """
     n_blocks = tl.cdiv(out_channels, BLOCK_N)
     all_taps: tl.constexpr = TAPS[0] * TAPS[1] * TAPS[2]
-    if PACK > 0:
-        m_blocks = tl.cdiv(all_taps * PACK, BLOCK_M)
-    else:
-        m_blocks = all_taps * tl.cdiv(channels, BLOCK_M)
+    m_blocks = tl.cdiv(all_taps * PACK, BLOCK_M) if PACK > 0 else all_taps * tl.cdiv(channels, BLOCK_M)
     i_p = tl.program_id(0)
     i_n, i_m, i_s = i_p % n_blocks, i_p // n_blocks % m_blocks, i_p // (n_blocks * m_blocks)
     o_n = i_n * BLOCK_N + tl.arange(0, BLOCK_N)

@@ -11,7 +11,13 @@ from typing import Any
 
 import torch
 import triton.language as tl
-from triton.runtime.interpreter import GridExecutor, InterpretedFunction, InterpreterBuilder
+from triton.runtime.interpreter import (
+    GridExecutor,
+    InterpretedFunction,
+    InterpreterBuilder,
+    InterpreterOptions,
+    interpreter_builder,
+)
 
 from fastinpaint.testing.interpreter import memory, numerics
 from fastinpaint.testing.interpreter.memory import Memory, Shadow
@@ -103,6 +109,8 @@ def install() -> None:
     if State.installed:
         return
     State.installed = True
+    # the checks for overflow double the time, and their assertion is off unless a kernel is built for debugging
+    interpreter_builder.options = InterpreterOptions(sanitize_overflow=False)
     numerics.install()
     memory.install()
     GridExecutor.__call__ = checked_call(GridExecutor.__call__)
