@@ -1,7 +1,7 @@
 """How good a completed video is: measures, rivals that do not learn, and whole evaluations."""
 
 from fastinpaint.metrics.baselines import BASELINES, navier_stokes, telea, temporal_median
-from fastinpaint.metrics.evaluate import Evaluation, evaluate
+from fastinpaint.metrics.evaluation import Evaluation, evaluate
 from fastinpaint.metrics.measures import hole_l1, psnr, ssim, temporal_error
 from fastinpaint.metrics.report import save_report
 

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fastinpaint.metrics.baselines import BASELINES
-from fastinpaint.metrics.evaluate import Example
+from fastinpaint.metrics.evaluation import Example
 
 GREY = 128
 CELL_INCHES = 1.7

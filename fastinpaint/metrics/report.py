@@ -8,7 +8,7 @@ from typing import Any
 
 from fastinpaint.data.store import write_json
 from fastinpaint.errors import UserError
-from fastinpaint.metrics.evaluate import Evaluation
+from fastinpaint.metrics.evaluation import Evaluation
 from fastinpaint.metrics.pictures import difference_rows, frame_rows, save_grid
 
 

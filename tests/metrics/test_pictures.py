@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastinpaint.metrics.evaluate import Example
+from fastinpaint.metrics.evaluation import Example
 from fastinpaint.metrics.pictures import GREY, difference_rows, frame_rows
 
 
 def example() -> Example:
-    """Six frames that change only between frames 3 and 4, inside the hole."""
+    """Six frames that change most between frames 3 and 4, inside the hole; what fills it flickers there."""
     video = np.full((6, 12, 12, 3), 50, np.uint8)
     mask = np.zeros((6, 12, 12), bool)
     mask[:, 3:9, 3:9] = True
+    video[:2, 6, 6] = 51
     video[4:, 5, 4:8] = 90
-    return Example(7, video, mask, {"CombCN": np.full_like(video, 60), "Telea": np.full_like(video, 70)})
+    completed = np.full_like(video, 60)
+    completed[4, 5, 5] = 160
+    return Example(7, video, mask, {"CombCN": completed, "Telea": np.full_like(video, 70)})
 
 
 def test_frames_show_input_networks_and_truth() -> None:
@@ -36,4 +39,5 @@ def test_differences_show_the_liveliest_pair_with_one_gain() -> None:
     shown = rows[2][1]
     assert (shown["truth"][5, 5] == 240).all()
     assert shown["truth"].sum() == 4 * 3 * 240
-    assert not shown["CombCN"].any()
+    assert (shown["CombCN"][5, 5] == 255).all()
+    assert shown["CombCN"].sum() == 3 * 255

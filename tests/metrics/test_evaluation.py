@@ -99,6 +99,17 @@ def test_enlarged_3dcn_lies_over_the_pixels_it_came_from() -> None:
     assert np.abs(result - ramp)[:, :, 1:-1].max() < 1e-3
 
 
+def test_rivals_are_given_blank_holes(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+    monkeypatch.setattr(
+        "fastinpaint.metrics.evaluation.BASELINES", {"spy": lambda video, mask: given.append(video) or video}
+    )
+    evaluate({}, SAMPLES[:1], "strokes", progress=False)
+    mask = mask_of(0, "strokes")
+    assert not given[0][mask].any()
+    assert np.array_equal(given[0][~mask], SAMPLES[0][~mask])
+
+
 def test_limit_spreads_and_seeds_belong_to_samples() -> None:
     _, twodcn = networks()
     whole = evaluate({"b": twodcn}, SAMPLES, "rectangle", progress=False, rivals=False)
