@@ -28,24 +28,24 @@ int64_t block_count(int64_t pixels, int64_t channels) {
 template <class A>
 void bwd(ActivationBwd args, Dtype dtype, int64_t pixels, A* dshift, A* dscale, int threads) {
     const int64_t channels = args.source.channels;
-    std::vector<A> partial(dshift ? block_count(pixels, channels) * 2 * channels : 0);
+    std::vector<double> partial(dshift ? block_count(pixels, channels) * 2 * channels : 0);
     args.sums = dshift ? partial.data() : nullptr;
     for_blocks(pixels, channels, threads, [&](int64_t block, int64_t begin, int64_t end) {
         FI_DISPATCH(activation_bwd(args, dtype, block, begin, end))
     });
-    if (dshift) merge_sums(partial.data(), partial.size(), channels, dshift, dscale);
+    if (dshift) merge_sums(partial, channels, dshift, dscale);
 }
 
 template <class A>
 void stats(BatchStats args, Dtype dtype, int64_t pixels, A* mean, A* var, int threads) {
-    std::vector<A> partial(block_count(pixels, args.channels) * 2 * args.channels);
+    std::vector<double> partial(block_count(pixels, args.channels) * 3 * args.channels);
     args.partial = partial.data();
     for_blocks(pixels, args.channels, threads, [&](int64_t block, int64_t begin, int64_t end) {
         FI_DISPATCH(batch_stats(args, dtype, block, begin, end))
     });
     const int64_t size = block_pixels(args.channels);
     auto count = [&](int64_t block) { return std::min(size, pixels - block * size); };
-    merge_stats(partial.data(), block_count(pixels, args.channels), count, args.channels, mean, var);
+    merge_stats(partial, count, args.channels, mean, var);
 }
 
 }  // namespace

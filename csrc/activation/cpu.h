@@ -1,7 +1,7 @@
 // Kernels of `activation` on the CPU: arguments, and the entry of each instruction set.
 //
-// Maps are channels-last, `[pixels, C]` with rows `stride` values apart. `D` below is the storage type: float, double or
-// Bf16; vectors and sums are float, double where D is double.
+// Maps are channels-last, `[pixels, C]`. `D` below is the storage type: float, double or
+// Bf16; vectors are float, double where D is double. Sums are double.
 #pragma once
 
 #include <cstdint>
@@ -36,14 +36,14 @@ struct ActivationBwd {
     const void* da;  // D, rows `stride` apart, this source's channels from `offset` on
     int64_t stride, offset;
     void* dx;        // D [pixels, channels], or null
-    void* sums;      // [blocks, 2, channels], or null
+    double* sums;    // [blocks, 2, channels], or null
 };
 
-// Per block of pixels and channel: mean and M2 = sum (y - mean)^2.
+// Per block of pixels and channel: an offset, the block's first value, and the sums of y - offset and its square.
 struct BatchStats {
     const void* y;  // D [pixels, channels]
     int64_t channels;
-    void* partial;  // [blocks, 2, channels]
+    double* partial;  // [blocks, 3, channels]
 };
 
 FI_DECLARE_EACH_ISA(void activation_fwd(const ActivationFwd&, Dtype, int64_t begin, int64_t end))

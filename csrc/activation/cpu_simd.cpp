@@ -44,7 +44,6 @@ void fwd(const ActivationFwd& args, int64_t begin, int64_t end) {
 template <class D, bool AFFINE, bool RELU, bool SUMS>
 void bwd(const ActivationBwd& args, int64_t block, int64_t begin, int64_t end) {
     using V = typename Simd<D>::vec;
-    using A = typename Simd<D>::scalar;
     const Source& s = args.source;
     for (int64_t c = 0; c < s.channels; c += Simd<D>::lanes) {
         const int64_t n = s.channels - c;
@@ -52,22 +51,22 @@ void bwd(const ActivationBwd& args, int64_t block, int64_t begin, int64_t end) {
         const D* x = static_cast<const D*>(s.x) + begin * s.channels + c;
         const D* da = static_cast<const D*>(args.da) + begin * args.stride + args.offset + c;
         D* dx = args.dx ? static_cast<D*>(args.dx) + begin * s.channels + c : nullptr;
-        V sum_dz{}, sum_dz_x{};
+        typename Simd<D>::sums sum_dz{}, sum_dz_x{};
         for (int64_t p = begin; p < end; ++p, x += s.channels, da += args.stride) {
             V dz = load_n(da, n);
             if (AFFINE || RELU) {
                 const V xv = load_n(x, n);
                 if (RELU) dz = gate(AFFINE ? affine(xv) : xv, dz);
-                if (SUMS) sum_dz_x += dz * (xv - affine.mean);
+                if (SUMS) add_product(sum_dz_x, dz, xv - affine.mean);
             }
-            if (SUMS) sum_dz += dz;
+            if (SUMS) add(sum_dz, dz);
             if (AFFINE) dz *= affine.scale;
             if (dx) store_n(dx + (p - begin) * s.channels, dz, n);
         }
         if (SUMS) {
-            A* sums = static_cast<A*>(args.sums) + block * 2 * s.channels + c;
-            store_n(sums, sum_dz, n);
-            store_n(sums + s.channels, sum_dz_x, n);
+            double* sums = args.sums + block * 2 * s.channels + c;
+            store_sums(sums, sum_dz, n);
+            store_sums(sums + s.channels, sum_dz_x, n);
         }
     }
 }
@@ -76,21 +75,21 @@ void bwd(const ActivationBwd& args, int64_t block, int64_t begin, int64_t end) {
 template <class D>
 void stats(const BatchStats& args, int64_t block, int64_t begin, int64_t end) {
     using V = typename Simd<D>::vec;
-    using A = typename Simd<D>::scalar;
-    const A count = static_cast<A>(end - begin);
     for (int64_t c = 0; c < args.channels; c += Simd<D>::lanes) {
         const int64_t n = args.channels - c;
         const D* y = static_cast<const D*>(args.y) + begin * args.channels + c;
         const V first = load_n(y, n);
-        V sum{}, squares{};
+        typename Simd<D>::sums offset{}, sum{}, squares{};
         for (int64_t p = begin; p < end; ++p, y += args.channels) {
             const V v = load_n(y, n) - first;
-            sum += v;
-            squares += v * v;
+            add(sum, v);
+            add_product(squares, v, v);
         }
-        A* out = static_cast<A*>(args.partial) + block * 2 * args.channels + c;
-        store_n(out, first + sum / count, n);
-        store_n(out + args.channels, squares - sum * sum / count, n);
+        add(offset, first);
+        double* out = args.partial + block * 3 * args.channels + c;
+        store_sums(out, offset, n);
+        store_sums(out + args.channels, sum, n);
+        store_sums(out + 2 * args.channels, squares, n);
     }
 }
 

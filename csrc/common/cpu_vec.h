@@ -6,7 +6,7 @@
 
 #include <cstdint>
 #include <cstring>
-#if defined(__AVX__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -41,17 +41,59 @@ inline void store(Bf16* p, vfloat v) {
     *reinterpret_cast<vhalf_u*>(p) = __builtin_convertvector(wide, vhalf);
 }
 
+// Sums of float vectors kept in double: as many lanes, in two halves. Doubles add to themselves.
+struct Halves {
+    vdouble low{}, high{};
+};
+inline Halves halves(vfloat v) {
+#if FI_BYTES == 64
+    return {(vdouble)_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)v)),
+            (vdouble)_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)v, 1))};
+#elif FI_BYTES == 32
+    return {(vdouble)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)v)),
+            (vdouble)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)v, 1))};
+#elif defined(__SSE2__)
+    return {(vdouble)_mm_cvtps_pd((__m128)v), (vdouble)_mm_cvtps_pd(_mm_movehl_ps((__m128)v, (__m128)v))};
+#else
+    return {vdouble{v[0], v[1]}, vdouble{v[2], v[3]}};
+#endif
+}
+inline void add(Halves& sum, vfloat v) {
+    const Halves h = halves(v);
+    sum.low += h.low;
+    sum.high += h.high;
+}
+inline void add_product(Halves& sum, vfloat v, vfloat w) {
+    const Halves h = halves(v), g = halves(w);
+    sum.low += h.low * g.low;
+    sum.high += h.high * g.high;
+}
+inline void add(vdouble& sum, vdouble v) { sum += v; }
+inline void add_product(vdouble& sum, vdouble v, vdouble w) { sum += v * w; }
+// Writes the first n sums.
+inline void store_sums(double* p, const Halves& sum, int64_t n) {
+    double buffer[FI_BYTES / 4];
+    store(buffer, sum.low);
+    store(buffer + FI_BYTES / 8, sum.high);
+    std::memcpy(p, buffer, (n < FI_BYTES / 4 ? n : FI_BYTES / 4) * sizeof(double));
+}
+inline void store_sums(double* p, vdouble sum, int64_t n) {
+    std::memcpy(p, &sum, (n < FI_BYTES / 8 ? n : FI_BYTES / 8) * sizeof(double));
+}
+
 // The arithmetic type of a storage type and its vector.
 template <class S>
 struct Simd {
     using scalar = float;
     using vec = vfloat;
+    using sums = Halves;
     static constexpr int lanes = FI_BYTES / 4;
 };
 template <>
 struct Simd<double> {
     using scalar = double;
     using vec = vdouble;
+    using sums = vdouble;
     static constexpr int lanes = FI_BYTES / 8;
 };
 

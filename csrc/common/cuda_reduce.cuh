@@ -15,6 +15,16 @@ struct Partials {
   int channels;
 };
 
+// A sum that carries what rounding lost, so that the number of its terms does not show.
+struct Sum {
+  float value = 0, lost = 0;
+  __device__ __forceinline__ void add(float term) {
+    float exact = term - lost, next = value + exact;
+    lost = (next - value) - exact;
+    value = next;
+  }
+};
+
 // Two floats for each of the thread's eight channels.
 struct Pair {
   float first[kVector] = {}, second[kVector] = {};
@@ -42,14 +52,14 @@ __device__ void fold_block(SharedArena arena, const Pair& mine, float count, int
   for (int column = threadIdx.x; column < columns; column += kThreads) {
     if (first_channel + column >= out.channels) continue;
     Moments total;
-    float first = 0, second = 0;
+    Sum first, second;
     for (int i = 0; i < lanes; ++i) {
       float2 v = values[i * columns + column];
       if (moments) total = merge(total, Moments{counts[i], v.x, v.y});
-      first += v.x, second += v.y;
+      first.add(v.x), second.add(v.y);
     }
     out.value[size_t(block) * out.channels + first_channel + column] =
-        moments ? make_float2(total.mean, total.m2) : make_float2(first, second);
+        moments ? make_float2(total.mean, total.m2) : make_float2(first.value, second.value);
     if (moments && column == 0 && first_channel == 0) out.count[block] = total.count;
   }
 }
@@ -80,12 +90,13 @@ static __global__ void __launch_bounds__(kThreads) finish_moments_kernel(Partial
 static __global__ void __launch_bounds__(kThreads)
     finish_sums_kernel(Partials in, int blocks, const float* scale, float* scaled, float* second, float* first) {
   int channel = blockIdx.x * kFoldChannels + threadIdx.x / 32;
-  float sum = 0, other = 0;
+  Sum lane_first, lane_second;
   if (channel < in.channels)
     for (int i = threadIdx.x % 32; i < blocks; i += 32) {
       float2 v = in.value[size_t(i) * in.channels + channel];
-      sum += v.x, other += v.y;
+      lane_first.add(v.x), lane_second.add(v.y);
     }
+  float sum = lane_first.value, other = lane_second.value;
   for (int apart = 1; apart < 32; apart *= 2) {
     sum += __shfl_xor_sync(~0u, sum, apart);
     other += __shfl_xor_sync(~0u, other, apart);

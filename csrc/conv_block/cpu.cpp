@@ -73,7 +73,7 @@ FI_EXPORT int fi_cpu_winograd_fwd(const ConvShape* shape, const Source* sources,
     const Form form = make_form(*shape);
     Target target{y, shape->channels_out, 0, bias, nullptr, nullptr, nullptr};
     Correlation args{&form, sources, count, &target, 1, nullptr, nullptr};
-    std::vector<float> sums(mean ? args.items() * 2 * shape->channels_out : 0);
+    std::vector<double> sums(mean ? args.items() * 3 * shape->channels_out : 0);
     std::vector<double> counts(mean ? args.items() : 0);
     if (mean) {
         target.sums = sums.data();
@@ -82,7 +82,7 @@ FI_EXPORT int fi_cpu_winograd_fwd(const ConvShape* shape, const Source* sources,
     run(args, taps_of(weight, strides), threads);
     if (mean) {
         auto pixels = [&](int64_t item) { return counts[item]; };
-        merge_stats(sums.data(), args.items(), pixels, shape->channels_out, mean, var);
+        merge_stats(sums, pixels, shape->channels_out, mean, var);
     }
     return 0;
 }
@@ -95,7 +95,7 @@ FI_EXPORT int fi_cpu_winograd_dgrad(const ConvShape* shape, const Source* upstre
                                     float* const* daddend, float* const* dshift, float* const* dscale, int threads) {
     const Form form = make_form(*shape);
     std::vector<Target> targets;
-    std::vector<std::vector<float>> sums(count);
+    std::vector<std::vector<double>> sums(count);
     Correlation args{&form, upstream, 1, nullptr, 0, nullptr, nullptr};
     int64_t first = 0;
     for (int i = 0; i < count; first += sources[i++].channels) {
@@ -108,9 +108,7 @@ FI_EXPORT int fi_cpu_winograd_dgrad(const ConvShape* shape, const Source* upstre
     args.target_count = static_cast<int>(targets.size());
     run(args, taps_of(weight, strides), threads);
     for (int i = 0; i < count; ++i) {
-        if (out[i] && sources[i].mean) {
-            merge_sums(sums[i].data(), sums[i].size(), sources[i].channels, dshift[i], dscale[i]);
-        }
+        if (out[i] && sources[i].mean) merge_sums(sums[i], sources[i].channels, dshift[i], dscale[i]);
     }
     return 0;
 }

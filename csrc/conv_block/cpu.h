@@ -85,7 +85,8 @@ struct Target {
     int64_t channels;
     int64_t first;      // its first channel among the weight's
     const float* bias;  // [channels] or null
-    float* sums;        // [items, 2, channels] or null: of y its mean and M2; with `source` sum dz, sum dz * (x - mean)
+    double* sums;       // null, or [items, 3, channels]: an offset, and the sums of y - offset and of its square; or,
+                        // with `source`, [items, 2, channels]: sum dz and sum dz * (x - mean)
     const Source* source;  // null, or the activation whose backward follows
     float* daddend;     // [pixels, channels] or null: the result itself
 };

@@ -50,11 +50,12 @@ void transform_tile(const Source& source, int64_t c0, int64_t depth, const Patch
     }
 }
 
-// y = result + bias, with mean and M2 of the item relative to its first value.
+// y = result + bias, with sums of what exceeds the item's first value.
 struct StoreWithStats {
     float* out;
     int64_t channels;
-    vfloat bias{}, first{}, sum{}, squares{};
+    vfloat bias{}, first{};
+    Halves sum, squares;
     bool any = false;
 
     StoreWithStats(const Target& t, int64_t c) : out(t.out + c), channels(t.channels) {
@@ -65,12 +66,14 @@ struct StoreWithStats {
         store(out + pixel * channels, v);
         if (!any) first = v;
         any = true;
-        sum += v - first;
-        squares += (v - first) * (v - first);
+        add(sum, v - first);
+        add_product(squares, v - first, v - first);
     }
-    void finish(float* sums, float count) const {
-        store(sums, first + sum / count);
-        store(sums + channels, squares - sum * sum / count);
+    static constexpr int count = 3;
+    void finish(double* sums) const {
+        store_sums(sums, halves(first), kLanes);
+        store_sums(sums + channels, sum, kLanes);
+        store_sums(sums + 2 * channels, squares, kLanes);
     }
 };
 
@@ -80,7 +83,8 @@ struct ActivationGrad {
     float *out, *daddend;
     int64_t channels;
     bool affine, clamp;
-    vfloat mean{}, scale{}, shift{}, sum_dz{}, sum_dz_x{};
+    vfloat mean{}, scale{}, shift{};
+    Halves sum_dz, sum_dz_x;
 
     ActivationGrad(const Target& t, int64_t c)
         : x(static_cast<const float*>(t.source->x) + c),
@@ -100,14 +104,15 @@ struct ActivationGrad {
         if (affine || clamp) {
             const vfloat xv = load(x + at);
             if (clamp) dz = gate(affine ? (xv - mean) * scale + shift : xv, dz);
-            sum_dz_x += dz * (xv - mean);
-            sum_dz += dz;
+            add(sum_dz, dz);
+            add_product(sum_dz_x, dz, xv - mean);
         }
         store(out + at, affine ? dz * scale : dz);
     }
-    void finish(float* sums, float) const {
-        store(sums, sum_dz);
-        store(sums + channels, sum_dz_x);
+    static constexpr int count = 2;
+    void finish(double* sums) const {
+        store_sums(sums, sum_dz, kLanes);
+        store_sums(sums + channels, sum_dz_x, kLanes);
     }
 };
 
@@ -133,7 +138,7 @@ void finish_channels(const float* results, const Patch* outputs, int64_t count, 
 
 template <class Epilogue>
 void finish_chunk(const Form& form, const Target& target, int64_t c, int64_t width, const float* results,
-                  const Patch* outputs, int64_t count, int64_t item, double pixels) {
+                  const Patch* outputs, int64_t count, int64_t item) {
     for (int64_t lane = 0; lane < width; lane += kLanes) {
         Epilogue epilogue(target, c + lane);
         if (form.m == 2) {
@@ -141,9 +146,7 @@ void finish_chunk(const Form& form, const Target& target, int64_t c, int64_t wid
         } else {
             finish_channels<3>(results + lane, outputs, count, epilogue);
         }
-        if (target.sums) {
-            epilogue.finish(target.sums + item * 2 * target.channels + c + lane, static_cast<float>(pixels));
-        }
+        if (target.sums) epilogue.finish(target.sums + item * Epilogue::count * target.channels + c + lane);
     }
 }
 
@@ -229,9 +232,9 @@ void correlate(const Correlation& args, int64_t item) {
     for_chunks(args, [&](const Target& target, int64_t c, int64_t width, int chunk) {
         const float* from = results + chunk * 16 * kResultSlab;
         if (target.source) {
-            finish_chunk<ActivationGrad>(form, target, c, width, from, outputs, count, item, pixels);
+            finish_chunk<ActivationGrad>(form, target, c, width, from, outputs, count, item);
         } else {
-            finish_chunk<StoreWithStats>(form, target, c, width, from, outputs, count, item, pixels);
+            finish_chunk<StoreWithStats>(form, target, c, width, from, outputs, count, item);
         }
     });
 }

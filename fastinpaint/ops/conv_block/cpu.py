@@ -1,6 +1,6 @@
-"""`conv_block` on the CPU, channels-last: own kernels for activations and statistics, oneDNN for the convolution.
+"""`conv_block` on the CPU, channels-last: own kernels, or oneDNN's convolution between own elementwise ones.
 
-Contract: reference.py. Every map returned is channels-last.
+Contract: reference.py. Each pass takes the faster of the two, by the rule of `cpu_choice`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from fastinpaint.ops import native_cpu as native
 from fastinpaint.ops.activation import cpu as activation
-from fastinpaint.ops.conv_block import reference
+from fastinpaint.ops.conv_block import cpu_choice, reference
+from fastinpaint.ops.conv_block import cpu_winograd as winograd
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 CHANNELS_LAST = True
@@ -27,6 +28,8 @@ def fwd(
     sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, stats: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """y ``[N, C_out, *space]`` in the sources' dtype; batch mean and biased variance ``[C_out]`` where asked for."""
+    if cpu_choice.own("fwd", sources, weight, geometry):
+        return winograd.fwd(sources, weight, bias, geometry, stats)
     y = convolution(activation.materialise(sources), weight, bias, geometry)
     return (y, *batch_stats(y)) if stats else (y, None, None)
 
@@ -72,11 +75,26 @@ def bwd(
     needs_bias: bool,
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None]:
     """The gradients of every source, of the weight and of the bias; y and mean are what `fwd` returned."""
-    g = stats_bwd(dy, dmean, dvar, y, mean)
-    da, dweight = convolution_bwd(g, sources, weight, geometry, any(needs), needs_weight)
-    dbias = activation.channel_sums(g).to(weight.dtype) if needs_bias else None
-    grads = [SourceGrad() for _ in sources] if da is None else activation.consume(da, sources, needs)
-    return grads, dweight, dbias
+    g = upstream(dy, dmean, dvar, y, mean)
+    grads, dweight = [SourceGrad() for _ in sources], None
+    own_dgrad = any(needs) and cpu_choice.own("dgrad", sources, weight, geometry)
+    own_wgrad = needs_weight and cpu_choice.own("wgrad", sources, weight, geometry)
+    if own_dgrad:
+        grads = winograd.dgrad(g, sources, weight, geometry, needs)
+    if own_wgrad:
+        dweight = winograd.wgrad(g, sources, weight, geometry)
+    theirs = (any(needs) and not own_dgrad, needs_weight and not own_wgrad)
+    if any(theirs):
+        da, their_dweight = convolution_bwd(activation.materialise([g]), sources, weight, geometry, *theirs)
+        dweight = dweight if their_dweight is None else their_dweight
+        grads = grads if da is None else activation.consume(da, sources, needs)
+    return grads, dweight, _bias_grad(dy, dmean, weight) if needs_bias else None
+
+
+def _bias_grad(dy: Tensor, dmean: Tensor | None, like: Tensor) -> Tensor:
+    """sum G = sum dy + dmean: what reaches y through its variance sums to zero."""
+    sums = activation.channel_sums(dy)
+    return (sums if dmean is None else sums + dmean).to(like.dtype)
 
 
 def flat(geometry: Geometry, weight: Tensor) -> bool:

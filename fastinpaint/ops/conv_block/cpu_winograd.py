@@ -23,9 +23,10 @@ class ConvShape(ctypes.Structure):
     _fields_ = tuple(
         (name, ctypes.c_int64)
         for name in (
-            "batch frames_in height_in width_in frames_out height_out width_out channels_in channels_out "
-            "kind kernel_t kernel time_step time_origin dilation_h dilation_w flip"
-        ).split()
+            *("batch", "frames_in", "height_in", "width_in", "frames_out", "height_out", "width_out"),
+            *("channels_in", "channels_out", "kind", "kernel_t", "kernel", "time_step", "time_origin"),
+            *("dilation_h", "dilation_w", "flip"),
+        )
     )
 
 
@@ -44,10 +45,11 @@ class Axes(NamedTuple):
 
 def axes(weight: Tensor, geometry: Geometry) -> Axes:
     """The geometry of a 2D or 3D convolution; 2D is one tap in time."""
-    plane = [tuple(v[-2:]) for v in geometry[:3]]
-    time = [v[0] for v in geometry[:3]] if weight.dim() == 5 else [1, 0, 1]
     kernel_t = weight.shape[2] if weight.dim() == 5 else 1
-    return Axes((weight.shape[-2], weight.shape[-1]), *plane, kernel_t, *time)
+    stride_t, padding_t, dilation_t = (v[0] for v in geometry[:3]) if weight.dim() == 5 else (1, 0, 1)
+    stride, padding, dilation = (v[-2:] for v in geometry[:3])
+    kernel = (weight.shape[-2], weight.shape[-1])
+    return Axes(kernel, stride, padding, dilation, kernel_t, stride_t, padding_t, dilation_t)
 
 
 def kind_of(weight: Tensor, geometry: Geometry) -> int | None:
