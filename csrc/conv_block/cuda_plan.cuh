@@ -33,8 +33,6 @@ enum class Sharing { plane, row, none };
 
 inline PatchShape patch_for(const TapTable& table, Sharing sharing, int tile_bits, PatchOrigin* origin, TapTable* named,
                             int& groups) {
-  int step = sharing == Sharing::none ? table.step[1] : 1;
-  int row_step = table.step[1] / step, tile_w = 1 << tile_bits, tile_h = kTileRows >> tile_bits;
   int span_h = 0, span_w = 0;
   groups = 0;
   for (int p = 0; p < table.phases; ++p) {
@@ -53,13 +51,7 @@ inline PatchShape patch_for(const TapTable& table, Sharing sharing, int tile_bit
       if (origin) origin[groups] = low;
     }
   }
-  PatchShape shape;
-  shape.rows = (tile_h - 1) * row_step + span_h + 1;
-  shape.columns = (tile_w - 1) * row_step + span_w + 1;
-  shape.step = step;
-  shape.row_step = row_step;
-  shape.inverse = ((1u << 20) + shape.columns - 1) / shape.columns;
-  return shape;
+  return make_box(kTileRows >> tile_bits, 1 << tile_bits, span_h, span_w, table.step);
 }
 
 // A tile of 16 x 8 positions where the map is large: the least border for the taps to share. Small maps take the shape
@@ -79,9 +71,7 @@ inline int choose_tile_bits(const TapTable& table, const int* out_size) {
 inline void choose_patch(TapTable& table, int tile_bits, int element_bytes, PatchOrigin* origin, PatchShape& shape) {
   Sharing best = Sharing::none;
   int64_t least = -1;
-  bool square = table.step[1] == table.step[2];
   for (Sharing sharing : {Sharing::plane, Sharing::row, Sharing::none}) {
-    if (!square && sharing == Sharing::none) continue;
     int groups;
     PatchShape s = patch_for(table, sharing, tile_bits, nullptr, nullptr, groups);
     int64_t positions = int64_t(s.rows) * s.columns;

@@ -13,8 +13,7 @@
 
 namespace fi {
 
-constexpr int kRing = 3;          // stages of weights
-constexpr int kSliceVectors = 2;  // of a patch that a thread loads in one step
+constexpr int kRing = 3;  // stages of weights
 
 template <class T>
 constexpr int patch_elements(const PatchShape& patch) {
@@ -29,77 +28,19 @@ int gather_bytes(const PatchShape& patch) {
   return std::max(loop, epilogue_bytes(BN));
 }
 
-// Loads the patches of a tile one slice at a time: load() reads, store() activates and writes to shared memory.
+// The patch of one group of taps and one chunk of channels, for the loader.
 template <class T>
-struct PatchLoader {
-  const GatherParams& p;
-  const Tile& tile;
-  ChannelParams params;
-  const T *x, *addend;  // of the plane, at the thread's channels
-  Vector<T> value[kSliceVectors], more[kSliceVectors];
-  bool inside[kSliceVectors];
-  int chunk, h, w, channels, valid, relu;
-  bool aligned;
-
-  __device__ PatchLoader(const GatherParams& p_, const Tile& tile_) : p(p_), tile(tile_), chunk(-1) {}
-
-  __device__ int slices() const {
-    return ceil_div(p.patch.rows * p.patch.columns * (kChunk / kVector), kSliceVectors * kThreads);
-  }
-
-  __device__ void begin(int new_chunk, int group) {
-    int index = new_chunk >= p.chunks[0];
-    const Source& source = p.source[index];
-    int channel = (new_chunk - (index ? p.chunks[0] : 0)) * kChunk + threadIdx.x % (kChunk / kVector) * kVector;
-    if (new_chunk != chunk) {
-      chunk = new_chunk;
-      channels = source.channels;
-      valid = max(0, min(kVector, channels - channel));
-      relu = source.relu;
-      aligned = vectors_aligned(source);
-      params = load_params(source, channel);
-    }
-    PatchOrigin origin = p.origin[group];
-    h = tile.h * p.taps.step[1] + origin.h;
-    w = tile.w * p.taps.step[2] + origin.w;
-    int64_t plane = int64_t(tile.n) * p.in_size[0] + tile.t * p.taps.step[0] + origin.t;
-    int64_t offset = plane * p.in_size[1] * p.in_size[2] * channels + channel;
-    x = static_cast<const T*>(source.x) + offset;
-    addend = source.addend ? static_cast<const T*>(source.addend) + offset : nullptr;
-  }
-
-  __device__ int position(int slice, int i) const {
-    return ((slice * kSliceVectors + i) * kThreads + threadIdx.x) / (kChunk / kVector);
-  }
-
-  __device__ void load(int slice) {
-#pragma unroll
-    for (int i = 0; i < kSliceVectors; ++i) {
-      int at = position(slice, i), row = at * p.patch.inverse >> 20;
-      int y = h + row * p.patch.step, z = w + (at - row * p.patch.columns) * p.patch.step;
-      inside[i] = row < p.patch.rows && valid > 0 && unsigned(y) < unsigned(p.in_size[1]) &&
-                  unsigned(z) < unsigned(p.in_size[2]);
-      value[i] = more[i] = zero_vector<T>();
-      if (!inside[i]) continue;
-      int64_t offset = int64_t(y * p.in_size[2] + z) * channels;
-      value[i] = load_vector(x + offset, valid, aligned);
-      if (addend) more[i] = load_vector(addend + offset, valid, aligned);
-    }
-  }
-
-  __device__ void store(int slice, T* patch) {
-#pragma unroll
-    for (int i = 0; i < kSliceVectors; ++i) {
-      int at = position(slice, i);
-      if (at >= p.patch.rows * p.patch.columns) continue;
-      Vector<T> result = inside[i] ? activate(value[i], more[i], params, relu) : zero_vector<T>();
-      if (valid < kVector)
-        for (int j = 0; j < kVector; ++j)
-          if (j >= valid) result.v[j] = from_float<T>(0.0f);
-      store_vector(patch + at * pitch<T>(kChunk) + threadIdx.x % (kChunk / kVector) * kVector, result, kVector, true);
-    }
-  }
-};
+__device__ void begin_patch(const GatherParams& p, const Tile& tile, BoxLoader<T, kChunk / kVector>& loader, int& chunk,
+                            int new_chunk, int group) {
+  int index = new_chunk >= p.chunks[0];
+  const Source& source = p.source[index];
+  if (new_chunk != chunk) loader.set_channels(source, (new_chunk - (index ? p.chunks[0] : 0)) * kChunk);
+  chunk = new_chunk;
+  PatchOrigin origin = p.origin[group];
+  int t = tile.t * p.taps.step[0] + origin.t;
+  loader.set_origin(source, int64_t(tile.n) * p.in_size[0] + t, tile.h * p.taps.step[1] + origin.h,
+                    tile.w * p.taps.step[2] + origin.w);
+}
 
 // Asks for the 32 x BN weights at `row` of the packed matrix.
 template <class T, int BN>
@@ -164,17 +105,15 @@ __global__ void __launch_bounds__(kThreads, 2) gather_kernel(const __grid_consta
     }
     cp_async_commit();
   };
-  auto row_of = [&](int m) {
-    int h = m >> p.tile_bits, w = m & ((1 << p.tile_bits) - 1);
-    return (h * p.patch.columns + w) * p.patch.row_step * pitch<T>(kChunk);
-  };
+  auto row_of = [&](int m) { return box_position(p.patch, p.tile_bits, m) * pitch<T>(kChunk); };
 
   Accumulators<BN> acc = {};
-  PatchLoader<T> loader(p, tile);
+  BoxLoader<T, kChunk / kVector> loader(p.patch, p.in_size);
+  int loaded_chunk = -1;
   fetch_next();
   fetch_next();
   if (patches > 0) {
-    loader.begin(0, starts[0].y);
+    begin_patch(p, tile, loader, loaded_chunk, 0, starts[0].y);
     for (int slice = 0; slice < loader.slices(); ++slice) {
       loader.load(slice);
       loader.store(slice, first_patch);
@@ -186,7 +125,7 @@ __global__ void __launch_bounds__(kThreads, 2) gather_kernel(const __grid_consta
     int first = starts[group].x;
     if (++group == groups) group = 0, ++chunk;
     bool more = patch + 1 < patches;
-    if (more) loader.begin(chunk, starts[group].y);
+    if (more) begin_patch(p, tile, loader, loaded_chunk, chunk, starts[group].y);
     T* current = patch % 2 ? second_patch : first_patch;
     T* next = patch % 2 ? first_patch : second_patch;
     for (int l = first; l < end; ++l) {

@@ -1,18 +1,11 @@
 // What the gathering kernels (forward, dgrad) are told: the host fills it in plan.cuh, the kernels only read.
 #pragma once
 #include "conv_block/cuda_taps.cuh"
-#include "conv_block/kernels_tile.cuh"
+#include "conv_block/kernels_load.cuh"
 
 namespace fi {
 
-// A patch is the box of input positions that the taps of one group read for one tile, `step` positions apart.
-struct PatchShape {
-  int rows, columns;  // of the box
-  int step;           // between its positions in the input; 1, or the convolution's where a group is a single tap
-  int row_step;       // between positions of the box that neighbouring rows of the tile read
-  uint32_t inverse;   // 2^20 / columns rounded up: position * inverse >> 20 is its row
-};
-
+// Where the patch (the box of input positions that the taps of one group read for one tile) begins.
 struct PatchOrigin {
   int16_t t, h, w, unused;  // offset of a group's first position
 };

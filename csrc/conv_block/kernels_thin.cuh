@@ -54,8 +54,8 @@ __device__ void load_halo(const GatherParams& p, const Tile& tile, T* halo) {
     int index = i / box, row = i % box / p.patch.columns, column = i % p.patch.columns;
     const PatchOrigin& origin = p.origin[index];
     int t = tile.t * p.taps.step[0] + origin.t;
-    int h = tile.h * p.taps.step[1] + origin.h + row;
-    int w = tile.w * p.taps.step[2] + origin.w + column;
+    int h = tile.h * p.taps.step[1] + origin.h + row * p.patch.step_h;
+    int w = tile.w * p.taps.step[2] + origin.w + column * p.patch.step_w;
     int64_t plane = t >= 0 && t < p.in_size[0] ? int64_t(tile.n) * p.in_size[0] + t : -1;
     Vector<T> both;
     activate_four<T>(p, params, plane, h, w, both.v);
@@ -94,10 +94,7 @@ __global__ void __launch_bounds__(kThreads, 2) thin_kernel(const __grid_constant
       fetch_weights<T, BN>(p, step * kChunk, first_column, ring + step % kRing * kChunk * pitch<T>(BN));
     cp_async_commit();
   };
-  auto row_of = [&](int m) {
-    int h = m >> p.tile_bits, w = m & ((1 << p.tile_bits) - 1);
-    return (h * p.patch.columns + w) * p.patch.row_step * kVector;
-  };
+  auto row_of = [&](int m) { return box_position(p.patch, p.tile_bits, m) * kVector; };
   fetch(0);
   fetch(1);
   list_entries(p, entries);

@@ -46,7 +46,9 @@ def _built() -> ctypes.CDLL:
 def declare(library: ctypes.CDLL) -> ctypes.CDLL:
     """The library with the result types that differ from int declared."""
     library.fi_channel_workspace.restype = ctypes.c_int64
+    library.fi_masked_l1_workspace.restype = ctypes.c_int64
     library.fi_conv_workspace.restype = ctypes.c_int64
+    library.fi_conv_wgrad_workspace.restype = ctypes.c_int64
     return library
 
 

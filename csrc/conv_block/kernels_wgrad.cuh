@@ -1,0 +1,173 @@
+// The weight's gradient: dw[tap][p][q] = sum over positions j of P[j * step + tap][p] * Q[j][q].
+//
+// Of a convolution P is the activation and Q is G; of a transposed one the other way round (and of a convolution with
+// three channels out, where P should be the thin one). Both are made from raw maps on their way into shared memory.
+//
+//   grid    x: block of 128 rows of (tap, p) and BN columns q    y: split of the positions
+//   rows    16 slots of eight: up to four taps of one plane x 32 channels, or 16 thin entries (kernels_thin.cuh)
+//   a step  one tile of 128 positions: its patch of P serves all taps of the block, the next tile's patch and Q are
+//           loaded slice by slice between the eight k16 steps. Tiles that all taps read only padding for are skipped,
+//           and within a tile dead taps.
+//   partial [split][tap][p][q] float32, written whole; reduce_kernel sums the splits in order.
+#pragma once
+#include "conv_block/kernels_params.cuh"
+#include "conv_block/kernels_thin.cuh"
+
+namespace fi {
+
+constexpr int kBlockTaps = 4, kSlots = kTileRows / 8;
+
+struct TapBlock {
+  int16_t t, h, w;       // offset of the patch
+  int16_t first, count;  // of the taps, or of the thin entries
+};
+
+struct WgradParams {
+  GatherParams p;  // taps, patch, tile, sources and sizes as for a forward pass from P to the positions j
+  TapBlock block[kMaxTaps];
+  int blocks;                 // of taps
+  PatchShape q_box;           // the tile itself
+  int q_sources, q_tiles[2];  // column tiles of each source of Q
+  Source q[2];
+  int p_channels, q_channels;  // in all
+  int splits, tiles, tiles_each;
+  float* partial;
+};
+
+// The source and first channel of a row block's P or a column tile's Q.
+struct Part {
+  const Source* source;
+  int first, channel;  // first of the source in the concatenation; first of the part in the source
+};
+
+__device__ inline Part find_part(const Source* sources, int in_first, int index, int width) {
+  bool second = index >= in_first;
+  return {sources + second, second ? sources[0].channels : 0, (index - (second ? in_first : 0)) * width};
+}
+
+__device__ inline Tile nth_tile(const GatherParams& p, int index) {
+  Tile tile;
+  tile.phase = 0;
+  tile.w = index % p.tiles[2] << p.tile_bits;
+  index /= p.tiles[2];
+  tile.h = index % p.tiles[1] * (kTileRows >> p.tile_bits);
+  index /= p.tiles[1];
+  tile.t = index % p.tiles[0];
+  tile.n = index / p.tiles[0];
+  tile.rows = min(p.out_size[1] - tile.h, kTileRows >> p.tile_bits);
+  tile.columns = min(p.out_size[2] - tile.w, 1 << p.tile_bits);
+  return tile;
+}
+
+// Bit i: the block's tap i reads inside the input for this tile. Thin entries count as one.
+template <bool thin>
+__device__ inline unsigned live_taps(const GatherParams& p, const Tile& tile, const TapBlock& block) {
+  if (thin) {
+    int t = tile.t * p.taps.step[0] + block.t;
+    return t >= 0 && t < p.in_size[0] ? ~0u : 0u;
+  }
+  unsigned bits = 0;
+  for (int i = 0; i < block.count; ++i) bits |= unsigned(is_live(p, tile, p.taps.tap[block.first + i])) << i;
+  return bits;
+}
+
+// The elements of P's patch between neighbouring positions.
+template <class T, bool thin>
+constexpr int patch_pitch() {
+  return thin ? kVector : pitch<T>(kChunk);
+}
+
+template <class T, int BN, bool thin>
+int wgrad_bytes(const GatherParams& p) {
+  int patch = p.patch.rows * p.patch.columns * patch_pitch<T, thin>() * int(sizeof(T));
+  return 2 * shared_part(patch) + 2 * shared_part(kTileRows * pitch<T>(BN) * int(sizeof(T))) +
+         shared_part(kSlots * int(sizeof(int)));
+}
+
+// Warps 2 x 2. A warp's m16 tile i is slots 4 i + 2 warp_m and the next: tap i, sixteen of its channels.
+template <int BN>
+using WgradSums = float[4][BN / 16][4];
+
+__device__ __forceinline__ int slot_of(int m, int half) { return 4 * m + threadIdx.x / 64 * 2 + half; }
+
+// acc += P^T Q over the tile's positions k ... k + 15 (float32: k ... k + 31).
+template <class T, int BN, class R>
+__device__ __forceinline__ void multiply_positions(WgradSums<BN>& acc, const T* patch, const T* q, const int* slots,
+                                                   unsigned live, int k, R row_of) {
+  int lane = threadIdx.x % 32;
+  const T* q_base = q + threadIdx.x / 32 % 2 * (BN / 2);
+  if constexpr (sizeof(T) == 2) {
+    const T* row = patch + row_of(k + lane / 16 * 8 + lane % 8);
+    uint32_t b[BN / 32][4];
+#pragma unroll
+    for (int n = 0; n < BN / 32; ++n)
+      ldmatrix_x4<true>(b[n], q_base + (k + lane % 16) * pitch<T>(BN) + n * 16 + lane / 16 * 8);
+#pragma unroll
+    for (int m = 0; m < 4; ++m) {
+      if (!(live >> m & 1)) continue;
+      uint32_t a[4];
+      ldmatrix_x4<true>(a, row + slots[slot_of(m, lane / 8 % 2)]);
+#pragma unroll
+      for (int n = 0; n < BN / 32; ++n) {
+        uint32_t left[2] = {b[n][0], b[n][1]}, right[2] = {b[n][2], b[n][3]};
+        mma_m16n8k16<T>(acc[m][2 * n], a, left);
+        mma_m16n8k16<T>(acc[m][2 * n + 1], a, right);
+      }
+    }
+  } else {
+    int group = lane / 4, t = lane % 4;
+    WgradSums<BN> step = {};
+#pragma unroll 4
+    for (int i = 0; i < 32; ++i) {
+      const T* row = patch + row_of(k + i) + group;
+      float2 b[BN / 16];
+#pragma unroll
+      for (int n = 0; n < BN / 16; ++n)
+        b[n] = *reinterpret_cast<const float2*>(q_base + (k + i) * pitch<T>(BN) + n * 8 + 2 * t);
+#pragma unroll
+      for (int m = 0; m < 4; ++m) {
+        if (!(live >> m & 1)) continue;
+        float a[2] = {row[slots[slot_of(m, 0)]], row[slots[slot_of(m, 1)]]};
+#pragma unroll
+        for (int n = 0; n < BN / 16; ++n) fma_tile(step[m][n], a, b[n]);
+      }
+    }
+    add_tiles<4, BN / 16>(acc, step);
+  }
+}
+
+// The tap (or -1) and channel of P that row `group` of a slot stands for.
+template <bool thin>
+__device__ inline int2 row_meaning(const GatherParams& p, const TapBlock& block, int chunk_channel, int slot,
+                                   int group) {
+  if (thin) {
+    int entry = block.first + slot, along_w = ceil_div(p.kernel_w, 2), w = entry % along_w * 2 + group / 4;
+    bool exists = slot < block.count && w < p.kernel_w;
+    return {exists ? entry / along_w * p.kernel_w + w : -1, group % 4};
+  }
+  return {slot / 4 < block.count ? block.first + slot / 4 : -1, chunk_channel + slot % 4 * kVector + group};
+}
+
+template <int BN, bool thin>
+__device__ void store_partial(const WgradParams& w, const TapBlock& block, const Part& rows, const Part& columns,
+                              const WgradSums<BN>& acc) {
+  int group = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+  for (int m = 0; m < 4; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      int2 row = row_meaning<thin>(w.p, block, rows.channel, slot_of(m, half), group);
+      if (row.x < 0 || row.y >= rows.source->channels) continue;
+      int tap = w.p.taps.tap[row.x].index;
+      int64_t at = (int64_t(blockIdx.y) * w.p.taps.taps + tap) * w.p_channels + rows.first + row.y;
+#pragma unroll
+      for (int n = 0; n < BN / 16; ++n)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          int q = columns.channel + threadIdx.x / 32 % 2 * (BN / 2) + n * 8 + 2 * t + i;
+          if (q < columns.source->channels) w.partial[at * w.q_channels + columns.first + q] = acc[m][n][2 * half + i];
+        }
+    }
+}
+
+}  // namespace fi

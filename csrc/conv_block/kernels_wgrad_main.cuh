@@ -1,0 +1,142 @@
+// The kernels of the weight's gradient; kernels_wgrad.cuh holds their parts and says how they work.
+#pragma once
+#include "conv_block/kernels_wgrad.cuh"
+
+namespace fi {
+
+// Fills slots with the element offset of each slot's eight columns in a position of the patch; unused slots read the
+// first (nothing of theirs is stored).
+template <class T, bool thin>
+__device__ inline void fill_slots(const GatherParams& p, const TapBlock& block, int* slots) {
+  int slot = threadIdx.x;
+  if (slot >= kSlots) return;
+  int index = thin ? slot : slot / 4;
+  slots[slot] = 0;
+  if (index >= block.count) return;
+  int along_w = ceil_div(p.kernel_w, 2), entry = block.first + index;
+  const Tap& tap = p.taps.tap[thin ? entry / along_w * p.kernel_w + entry % along_w * 2 : entry];
+  int position = (tap.h - block.h) * p.patch.columns + tap.w - block.w;
+  slots[slot] = position * patch_pitch<T, thin>() + (thin ? 0 : slot % 4 * kVector);
+}
+
+// P's patch of one tile where P is thin: whole, between two tiles (it is small).
+template <class T>
+__device__ void load_thin_patch(const GatherParams& p, const ChannelParams& params, const Tile& tile,
+                                const TapBlock& block, T* patch) {
+  int t = tile.t * p.taps.step[0] + block.t;
+  int64_t plane = int64_t(tile.n) * p.in_size[0] + t;
+  for (int i = threadIdx.x; i < p.patch.rows * p.patch.columns; i += kThreads) {
+    int h = tile.h * p.taps.step[1] + block.h + i / p.patch.columns * p.patch.step_h;
+    int w = tile.w * p.taps.step[2] + block.w + i % p.patch.columns * p.patch.step_w;
+    Vector<T> both;
+    activate_four<T>(p, params, plane, h, w, both.v);
+    activate_four<T>(p, params, plane, h, w + p.pair_step, both.v + kThinChannels);
+    store_vector(patch + i * kVector, both, kVector, true);
+  }
+}
+
+template <class T, int BN, bool thin>
+__global__ void __launch_bounds__(kThreads, 2) wgrad_kernel(const __grid_constant__ WgradParams w, int shared_bytes) {
+  FI_DYNAMIC_SHARED(memory);
+  SharedArena arena(memory, shared_bytes);
+  const GatherParams& p = w.p;
+  int elements = p.patch.rows * p.patch.columns * patch_pitch<T, thin>();
+  T* patch_at = arena.take<T>(elements);
+  T* next_patch = arena.take<T>(elements);
+  T* q_at = arena.take<T>(kTileRows * pitch<T>(BN));
+  T* next_q = arena.take<T>(kTileRows * pitch<T>(BN));
+  int* slots = arena.take<int>(kSlots);
+
+  int columns_index = blockIdx.x % (w.q_tiles[0] + w.q_tiles[1]), rows_index = blockIdx.x / (w.q_tiles[0] + w.q_tiles[1]);
+  const TapBlock& block = w.block[rows_index % w.blocks];
+  Part rows = find_part(p.source, p.chunks[0], rows_index / w.blocks, kChunk);
+  Part columns = find_part(w.q, w.q_tiles[0], columns_index, BN);
+  fill_slots<T, thin>(p, block, slots);
+
+  BoxLoader<T, kChunk / kVector> p_loader(p.patch, p.in_size);
+  BoxLoader<T, BN / kVector> q_loader(w.q_box, p.out_size);
+  p_loader.set_channels(*rows.source, rows.channel);
+  if (thin) p_loader.params = load_params(*rows.source, 0);  // every thread takes all the channels there are
+  q_loader.set_channels(*columns.source, columns.channel);
+  auto begin = [&](const Tile& tile) {
+    int t = tile.t * p.taps.step[0] + block.t;
+    p_loader.set_origin(*rows.source, int64_t(tile.n) * p.in_size[0] + t, tile.h * p.taps.step[1] + block.h,
+                        tile.w * p.taps.step[2] + block.w);
+    q_loader.set_origin(*columns.source, int64_t(tile.n) * p.out_size[0] + tile.t, tile.h, tile.w);
+  };
+  int p_slices = thin ? 0 : p_loader.slices(), slices = p_slices + q_loader.slices();
+  auto load = [&](int slice) { slice < p_slices ? p_loader.load(slice) : q_loader.load(slice - p_slices); };
+  auto store = [&](int slice, T* patch, T* q) {
+    slice < p_slices ? p_loader.store(slice, patch) : q_loader.store(slice - p_slices, q);
+  };
+  auto row_of = [&](int k) { return box_position(p.patch, p.tile_bits, k) * patch_pitch<T, thin>(); };
+
+  int end = min(w.tiles, (int(blockIdx.y) + 1) * w.tiles_each);
+  Tile tile;
+  unsigned live = 0, next_live = 0;
+  auto find_live = [&](int from) {  // the next tile with live taps, or end
+    for (next_live = 0; from < end; ++from) {
+      tile = nth_tile(p, from);
+      if ((next_live = live_taps<thin>(p, tile, block))) break;
+    }
+    return from;
+  };
+  WgradSums<BN> acc = {};
+  int next = find_live(blockIdx.y * w.tiles_each);
+  if (next < end) {
+    begin(tile);
+    if (thin) load_thin_patch<T>(p, p_loader.params, tile, block, patch_at);
+    for (int slice = 0; slice < slices; ++slice) {
+      load(slice);
+      store(slice, patch_at, q_at);
+    }
+  }
+  while (next < end) {
+    live = next_live;
+    next = find_live(next + 1);
+    bool more = next < end;
+    if (more) begin(tile);
+    __syncthreads();  // this tile is there; the last one's memory is free
+    if (thin && more) load_thin_patch<T>(p, p_loader.params, tile, block, next_patch);
+    constexpr int kStep = sizeof(T) == 2 ? 16 : 32;
+    int slice = 0;
+    for (int k = 0; k < kTileRows; k += kStep) {
+      bool loads = more && slice < slices;
+      if (loads) load(slice);
+      multiply_positions<T, BN>(acc, patch_at, q_at, slots, live, k, row_of);
+      if (loads) store(slice++, next_patch, next_q);
+    }
+    for (; more && slice < slices; ++slice) {
+      load(slice);
+      store(slice, next_patch, next_q);
+    }
+    T* swap = patch_at;
+    patch_at = next_patch, next_patch = swap;
+    swap = q_at;
+    q_at = next_q, next_q = swap;
+  }
+  store_partial<BN, thin>(w, block, rows, columns, acc);
+}
+
+struct ReduceParams {
+  int taps, p_channels, q_channels, splits;
+  int64_t p_stride, q_stride, tap_stride[3];
+  int kernel[3];
+};
+
+// dweight[tap][p][q] = sum of partial over the splits, in their order.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    reduce_kernel(const float* partial, const __grid_constant__ ReduceParams p, T* dweight) {
+  int64_t total = int64_t(p.taps) * p.p_channels * p.q_channels;
+  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < total; i += int64_t(gridDim.x) * kThreads) {
+    float sum = 0;
+    for (int split = 0; split < p.splits; ++split) sum += partial[split * total + i];
+    int q = int(i % p.q_channels), row = int(i / p.q_channels), channel = row % p.p_channels, tap = row / p.p_channels;
+    int w = tap % p.kernel[2], h = tap / p.kernel[2] % p.kernel[1], t = tap / p.kernel[2] / p.kernel[1];
+    dweight[channel * p.p_stride + q * p.q_stride + t * p.tap_stride[0] + h * p.tap_stride[1] + w * p.tap_stride[2]] =
+        from_float<T>(sum);
+  }
+}
+
+}  // namespace fi

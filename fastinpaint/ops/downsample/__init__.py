@@ -1,0 +1,1 @@
+"""`downsample`: see `reference` for the equations."""
