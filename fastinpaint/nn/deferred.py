@@ -121,7 +121,7 @@ class Deferred:
     def __add__(self, other: Any) -> Deferred | Tensor:
         mine, parts = self._addable(other), self.parts()
         if mine and len(parts) == 1:
-            return Deferred([parts[0]._replace(addend=Raw(plain(other)))], self._backend)
+            return Deferred([parts[0]._replace(addend=_addend(other))], self._backend)
         if isinstance(other, Deferred) and other._addable(self):
             return other + self
         return self.tensor() + plain(other)
@@ -182,6 +182,15 @@ class Deferred:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return self.tensor().__reduce_ex__(protocol)
+
+
+def _addend(value: Tensor | Deferred) -> Raw:
+    """A map that is to be added: a bare convolution's result keeps its recipe."""
+    parts = parts_of(value)
+    if len(parts) != 1 or not parts[0].bare:
+        return Raw(plain(value))
+    parts[0].raw.added = True
+    return parts[0].raw
 
 
 def _through(name: str) -> Callable[..., Any]:

@@ -7,6 +7,7 @@ padding mode, an unbatched input) goes through torch's own forward. A layer with
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ Map = Tensor | Deferred
 
 
 class _Layer(nn.Module):
-    """What the layers share. ``_fastinpaint`` is the class's default until `fastinpaint.accelerate` sets the module's."""
+    """What the layers share. `fastinpaint.accelerate` sets these attributes on a module."""
 
     _fastinpaint = Options()
     _fastinpaint_accelerated = False  # by `accelerate`: outside its model it gives plain tensors
@@ -82,24 +83,17 @@ class _Conv(_Layer, _ConvNd):
 
     def _geometry(self, input: Map, output_size: list[int] | None) -> Geometry:
         axes = len(self.kernel_size)
+        by_name = isinstance(
+            self.padding, str
+        )  # torch has "same" and "valid" in numbers, from the last axis to the first
+        padding = tuple(self._reversed_padding_repeated_twice[-2::-2] if by_name else self.padding)
+        output_padding: Sequence[int] = (0,) * axes
         if isinstance(self, _ConvTransposeNd):
-            output_padding = self._output_padding(
-                input, output_size, list(self.stride), list(self.padding), list(self.kernel_size), axes,  # type: ignore[arg-type]
-                list(self.dilation),
-            )  # fmt: skip
-            return Geometry(
-                self.stride,
-                self.padding,
-                self.dilation,
-                tuple(output_padding),
-                True,
-                self.groups,
-            )
-        if isinstance(self.padding, str):
-            padding = tuple(self._reversed_padding_repeated_twice[-2::-2])
-        else:
-            padding = self.padding
-        return Geometry(self.stride, padding, self.dilation, (0,) * axes, False, self.groups)
+            lists = [list(v) for v in (self.stride, padding, self.kernel_size)]
+            output_padding = self._output_padding(input, output_size, *lists, axes, list(self.dilation))  # type: ignore[arg-type]
+        return Geometry(
+            self.stride, padding, self.dilation, tuple(output_padding), self.transposed, self.groups  # type: ignore[arg-type]
+        )  # fmt: skip
 
 
 class Conv2d(_Conv, nn.Conv2d):

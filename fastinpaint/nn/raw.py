@@ -19,6 +19,9 @@ from fastinpaint.ops.types import Geometry, Source
 
 # Tier "low" computes a map again in backward where one of its values costs no more multiply-adds than this.
 CHEAP_MACS = 2048
+# Every tier computes an addend again that costs no more than this, such as guidance: it is no dearer than batch norm,
+# which moves as many bytes.
+THIN_MACS = 64
 
 
 class Options(NamedTuple):
@@ -26,7 +29,7 @@ class Options(NamedTuple):
 
     Attributes:
         backend: a name of `fastinpaint.backends.BACKENDS` or "auto".
-        memory: "default" keeps every raw map; "low" computes the cheap ones again in backward.
+        memory: "default" keeps every raw map but thin addends; "low" computes cheap ones again in backward.
     """
 
     backend: str = "auto"
@@ -37,6 +40,7 @@ class Raw:
     """A map ``[N, C, *space]`` that exists."""
 
     recipe: Recipe | None = None
+    added = False  # whether it is an addend
 
     def __init__(self, x: Tensor) -> None:
         self.x: Tensor | None = x
@@ -174,9 +178,10 @@ class PendingConv(Raw):
 
     def _to_be_forgotten(self) -> bool:
         """Whether backward computes y again. Only its own node can free it again, so there must be one."""
-        if self.options.memory != "low" or torch.compiler.is_compiling() or not self.requires_grad:
+        if torch.compiler.is_compiling() or not self.requires_grad:
             return False
-        return checks.macs_per_value(self.weight, self.geometry) <= CHEAP_MACS
+        limit = CHEAP_MACS if self.options.memory == "low" else THIN_MACS if self.added else 0
+        return checks.macs_per_value(self.weight, self.geometry) <= limit
 
 
 def materialise(parts: Sequence[Part], dtype: torch.dtype | None = None) -> tuple[list[Source], list[Operand]]:

@@ -1,1 +1,1 @@
-"""What the tests of kernels stand on: no part of the library's own work."""
+"""What tests and benchmarks share: the rule of exactness and the generator of cases."""
