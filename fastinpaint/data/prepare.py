@@ -135,7 +135,7 @@ def prepare(config: PrepareConfig, sources: Sequence[str | Path], out: str | Pat
         summary.clips = len(clips)
         summary.train, summary.val = _write_index(root, config, clips)
     except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror or error}.") from None
+        raise UserError(f"{error.filename or out}: cannot be read or written: {error.strerror or error}.") from None
     return summary
 
 
@@ -219,9 +219,8 @@ def _windows(
     """After every frame: scene, its length so far, and where a sample is complete its first frame and its frames."""
     window: deque[Any] = deque(maxlen=frames)
     pictures: Iterable[np.ndarray] = (upright(frame.rgb, reader.rotation) for frame in reader)
-    progress = tqdm(
-        pictures, desc=Path(reader.name).name[:30], total=reader.length_hint, unit="frame", leave=False, file=sys.stderr
-    )
+    name, total = Path(reader.name).name[:30], reader.length_hint
+    progress = tqdm(pictures, name, total, leave=False, unit="frame", file=sys.stderr, disable=None)
     current, first = -1, 0
     for number, (scene, rgb) in enumerate(split_scenes(progress, lambda rgb: rgb)):
         if scene != current:

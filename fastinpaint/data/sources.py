@@ -8,10 +8,8 @@ from pathlib import Path
 from fastinpaint.data.video import is_image, natural_key
 from fastinpaint.errors import UserError
 
-VIDEO_SUFFIXES = frozenset(
-    (".3gp", ".apng", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts")
-    + (".mxf", ".ogv", ".ts", ".webm", ".wmv", ".y4m")
-)
+_KINDS = "3gp apng asf avi flv gif m2ts m4v mkv mov mp4 mpeg mpg mts mxf ogv ts webm wmv y4m"
+VIDEO_SUFFIXES = frozenset("." + kind for kind in _KINDS.split())
 
 
 def find_sources(paths: Sequence[str | Path], leave_out: Path) -> list[Path]:
