@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-rivals", action="store_true", help="leave out OpenCV's inpainting and the temporal median"
     )
-    parser.add_argument("--device", metavar="cpu|cuda", help="default: cuda where there is one")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     parser.add_argument("--backend", metavar="|".join(BACKENDS), default="reference", help="default: reference")
 
 
@@ -68,15 +68,13 @@ def weights_of(path: Path) -> Path:
     raise UserError(f"{path}: expected a run with best.safetensors or last.safetensors, found neither.")
 
 
-def _device(name: str | None) -> torch.device:
-    if name is None:
+def _device(name: str) -> torch.device:
+    if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device: expected cpu or cuda, got {name!r}.")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device: cuda was asked for, but torch finds no CUDA device here.")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"--device: {name!r} cannot be used here: {reason}.") from None
     return device

@@ -62,7 +62,8 @@ class CombCN(nn.Module):
         else:
             self.layers = build(COMBCN, COMBCN_SKIPS, {}, self.config, dims=2)
             widths = {n: self.config.channels(COMBCN[n - 1].channels) for n in self.places}
-            self.guidance = nn.ModuleDict({str(n): nn.Conv2d(3, widths[n], 3, padding=1) for n in self.places})
+            bias = self.config.guidance == "after"  # batch norm would take it away again
+            self.guidance = nn.ModuleDict({str(n): nn.Conv2d(3, w, 3, padding=1, bias=bias) for n, w in widths.items()})
 
     def forward(self, frames: Tensor, guidance: Tensor) -> Tensor:
         """Complete frames.

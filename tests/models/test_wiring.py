@@ -66,6 +66,7 @@ def test_guidance_before_is_added_to_the_raw_convolutions() -> None:
         model.guidance[place].register_forward_hook(lambda _, __, out, n=place: added.__setitem__(n, out))
     model(x, guidance)
     assert raw.keys() == {"2", "14"}
+    assert all(conv.bias is None for conv in model.guidance.values())
     for place in raw:
         torch.testing.assert_close(normed[place], raw[place] + added[place], rtol=0, atol=0)
 
