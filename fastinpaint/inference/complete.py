@@ -64,12 +64,11 @@ def complete_window(
 ) -> list[np.ndarray]:
     """Completed copies of the frames of one window in time, at most `settings.frames` of them."""
     frames = [frame.copy() for frame, _ in window]
-    masks = [mask for _, mask in window]
-    union = np.logical_or.reduce(masks)
-    for region in whole_frame(union) if settings.full_frame else find_regions(union, settings.size):
+    masks = np.stack([mask for _, mask in window])
+    for region in whole_frame(masks) if settings.full_frame else find_regions(masks, settings.size):
         seen = region.window.slices
         fills = fill(model, [frame[seen] for frame, _ in window], [mask[seen] for mask in masks], region, settings)
-        own = np.zeros_like(union)
+        own = np.zeros_like(masks[0])
         own[region.hole.slices] = True
         for frame, mask, filled in zip(frames, masks, fills, strict=True):
             _paste(frame[seen], filled, mask[seen], own[seen], settings.feather)

@@ -5,9 +5,10 @@ from fastinpaint.inference.regions import Box, find_regions, whole_frame
 
 
 def holes(height: int, width: int, *boxes: tuple[int, int, int, int]) -> np.ndarray:
-    mask = np.zeros((height, width), bool)
+    """Masks of one frame."""
+    mask = np.zeros((1, height, width), bool)
     for y0, y1, x0, x1 in boxes:
-        mask[y0:y1, x0:x1] = True
+        mask[0, y0:y1, x0:x1] = True
     return mask
 
 
@@ -44,6 +45,24 @@ def test_a_large_hole_in_a_low_frame_is_scaled_evenly():
     assert (region.height, region.width) == (32, 64)
 
 
+def test_a_hole_larger_than_half_the_frame_is_not_scaled_more_than_the_frame_needs():
+    (region,) = find_regions(holes(100, 128, (10, 90, 10, 110)), size=64)
+    assert region.window == Box(0, 100, 0, 128)
+    assert (region.height, region.width) == (50, 64)
+
+
+def test_a_hole_that_moves_gets_one_window_with_room_for_its_way():
+    masks = np.zeros((8, 500, 800), bool)
+    for t in range(8):
+        masks[t, 200:240, 300 + 20 * t : 340 + 20 * t] = True
+    (region,) = find_regions(masks, size=64)
+    assert region.hole == Box(200, 240, 300, 480)
+    box = region.window
+    assert (box.y1 - box.y0, box.x1 - box.x0) == (225, 225), "1.25 times the way, more than twice the hole"
+    (region,) = find_regions(masks[:2], size=64)
+    assert region.window.side == 80, "twice the hole, more than 1.25 times the way"
+
+
 def test_holes_far_apart_get_a_window_each_and_near_ones_share():
     far = find_regions(holes(500, 800, (10, 30, 10, 30), (400, 430, 700, 730)), size=64)
     assert sorted(region.hole for region in far) == [Box(10, 30, 10, 30), Box(400, 430, 700, 730)]
@@ -54,8 +73,8 @@ def test_holes_far_apart_get_a_window_each_and_near_ones_share():
 def test_every_hole_pixel_is_filled_by_some_region_and_seen_in_its_window():
     rng = np.random.default_rng(0)
     for density in (0.0001, 0.001, 0.01):
-        mask = rng.random((300, 500)) < density
-        filled = np.zeros_like(mask)
+        mask = rng.random((1, 300, 500)) < density
+        filled = np.zeros((300, 500), bool)
         for region in find_regions(mask, size=32):
             filled[region.hole.slices] = True
             hole, window = region.hole, region.window
@@ -63,7 +82,7 @@ def test_every_hole_pixel_is_filled_by_some_region_and_seen_in_its_window():
             assert hole.y1 <= window.y1
             assert window.x0 <= hole.x0
             assert hole.x1 <= window.x1
-        assert filled[mask].all()
+        assert filled[mask[0]].all()
 
 
 def test_no_hole_no_region():
