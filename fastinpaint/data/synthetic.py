@@ -45,7 +45,7 @@ def write_synthetic(folder: str | Path, clips: int, frames: int, size: int, seed
     Path(folder).mkdir(parents=True, exist_ok=True)
     paths = [Path(folder) / f"synthetic_{i:03d}.mp4" for i in range(clips)]
     for i, path in enumerate(paths):
-        _write_mp4(path, synthetic_clip(seed + i, frames, size))
+        write_mp4(path, synthetic_clip(seed + i, frames, size))
     return paths
 
 
@@ -146,7 +146,8 @@ def _sway(rng: np.random.Generator, frames: int) -> np.ndarray:
     return (np.sin(2 * np.pi * time[:, None] / periods + phases)).mean(1)
 
 
-def _write_mp4(path: Path, video: np.ndarray, rate: Fraction = Fraction(25)) -> None:
+def write_mp4(path: Path, video: np.ndarray, rate: Fraction = Fraction(25)) -> None:
+    """Write uint8 ``[T, H, W, 3]`` as H.264; H and W must be even."""
     with av.open(str(path), "w") as out:
         stream = out.add_stream("libx264", rate=rate, options={"preset": "veryfast", "crf": "14"})
         stream.height, stream.width = video.shape[1:3]
