@@ -2,6 +2,7 @@
 // Each returns 0. Maps, vectors and weights are the caller's; nothing is kept but scratch memory per thread.
 #include "conv_block/cpu.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <memory>
 #include <vector>
@@ -35,20 +36,27 @@ Taps taps_of(const void* weight, const int64_t* strides) {
 // Packs the weight and runs every item; targets' sums and counts are the caller's to merge.
 void run(Correlation& args, const Taps& weight, int threads) {
     const Form& form = *args.form;
-    int64_t chunk = 0, chunks = 0;
+    int64_t chunk = 0;
     FI_DISPATCH(chunk_channels(&chunk))
-    for (int i = 0; i < args.target_count; ++i) chunks += (args.targets[i].channels + chunk - 1) / chunk;
-    float* packed = workspace(form.blocks * chunks * 16 * form.shape.channels_in * chunk);
+    for (int i = 0; i < args.target_count; ++i) args.chunks += (args.targets[i].channels + chunk - 1) / chunk;
+    float* packed = workspace(form.blocks * args.chunks * 16 * form.shape.channels_in * chunk);
     auto pack = [&](int64_t item, int) { FI_DISPATCH(pack_weights(args, weight, item, packed)) };
-    parallel_for(form.blocks * chunks, threads, pack);
+    parallel_for(form.blocks * args.chunks, threads, pack);
     args.packed = packed;
     auto body = [&](int64_t item, int) { FI_DISPATCH(correlate(args, item)) };
     parallel_for(args.items(), threads, body);
 }
 
-// Halves an item's channels until every thread has work, or 32 are left.
+// Cuts the work into items. An item's part of the product is at most half a megabyte, to stay in the second cache. Where
+// no source has many channels, transforming all four rows at once costs least, and the tiles are split to have items at
+// all; otherwise an item halves its channels until every thread has work. Splits depend on sizes alone, so the sum does
+// not depend on the number of threads.
 void divide(WeightGrad& args, int threads) {
-    for (args.chunk_in = kDepth, args.chunk_out = 128;;) {
+    int64_t widest = 0;
+    for (int i = 0; i < args.source_count; ++i) widest = std::max(widest, args.sources[i].channels);
+    args.rows = widest <= 128 ? 4 : 1;
+    args.splits = args.rows == 1 ? 1 : std::clamp<int64_t>(args.form->tiles() / 256, 1, 8);
+    for (args.chunk_in = args.rows == 4 ? 128 : kDepth, args.chunk_out = args.rows == 4 ? 64 : 128;;) {
         args.pieces_in = 0;
         for (int i = 0; i < args.source_count; ++i) {
             args.pieces_in += (args.sources[i].channels + args.chunk_in - 1) / args.chunk_in;
@@ -72,16 +80,16 @@ FI_EXPORT int fi_cpu_winograd_fwd(const ConvShape* shape, const Source* sources,
                                   int threads) {
     const Form form = make_form(*shape);
     Target target{y, shape->channels_out, 0, bias, nullptr, nullptr, nullptr};
-    Correlation args{&form, sources, count, &target, 1, nullptr, nullptr};
-    std::vector<double> sums(mean ? args.items() * 3 * shape->channels_out : 0);
-    std::vector<double> counts(mean ? args.items() : 0);
+    Correlation args{&form, sources, count, &target, 1, nullptr, nullptr, 0};
+    std::vector<double> sums(mean ? args.tile_blocks() * 3 * shape->channels_out : 0);
+    std::vector<double> counts(mean ? args.tile_blocks() : 0);
     if (mean) {
         target.sums = sums.data();
         args.counts = counts.data();
     }
     run(args, taps_of(weight, strides), threads);
     if (mean) {
-        auto pixels = [&](int64_t item) { return counts[item]; };
+        auto pixels = [&](int64_t block) { return counts[block]; };
         merge_stats(sums, pixels, shape->channels_out, mean, var);
     }
     return 0;
@@ -96,11 +104,11 @@ FI_EXPORT int fi_cpu_winograd_dgrad(const ConvShape* shape, const Source* upstre
     const Form form = make_form(*shape);
     std::vector<Target> targets;
     std::vector<std::vector<double>> sums(count);
-    Correlation args{&form, upstream, 1, nullptr, 0, nullptr, nullptr};
+    Correlation args{&form, upstream, 1, nullptr, 0, nullptr, nullptr, 0};
     int64_t first = 0;
     for (int i = 0; i < count; first += sources[i++].channels) {
         if (!out[i]) continue;
-        if (sources[i].mean) sums[i].resize(args.items() * 2 * sources[i].channels);
+        if (sources[i].mean) sums[i].resize(args.tile_blocks() * 2 * sources[i].channels);
         targets.push_back({out[i], sources[i].channels, first, nullptr, sources[i].mean ? sums[i].data() : nullptr,
                            &sources[i], daddend[i]});
     }
@@ -117,13 +125,13 @@ FI_EXPORT int fi_cpu_winograd_dgrad(const ConvShape* shape, const Source* upstre
 FI_EXPORT int fi_cpu_winograd_wgrad(const ConvShape* shape, const Source* sources, int count, const Source* upstream,
                                     void* dweight, const int64_t* strides, int threads) {
     const Form form = make_form(*shape);
-    WeightGrad args{&form, sources, count, *upstream, nullptr, 0, 0, 0, 0};
+    WeightGrad args{&form, sources, count, *upstream, nullptr, 1, 1, 0, 0, 0, 0};
     divide(args, threads);
-    args.product = workspace(form.blocks * 16 * shape->channels_in * shape->channels_out);
+    args.product = workspace(args.splits * args.split_size());
     auto body = [&](int64_t item, int) { FI_DISPATCH(weight_grad(args, item)) };
     parallel_for(args.items(), threads, body);
     const Taps taps = taps_of(dweight, strides);
-    auto unpack = [&](int64_t item, int) { FI_DISPATCH(unpack_weight_grad(form, args.product, taps, item)) };
+    auto unpack = [&](int64_t item, int) { FI_DISPATCH(unpack_weight_grad(args, taps, item)) };
     parallel_for(form.blocks * (shape->channels_out / 16), threads, unpack);
     return 0;
 }

@@ -76,6 +76,7 @@ struct Form {
 Form make_form(const ConvShape& shape);
 
 constexpr int kTiles = 28;      // of one work item: its transformed inputs stay in the second cache
+constexpr int kPart = 8;        // most chunks of output channels of an item: their results stay there too
 constexpr int kDepth = 256;     // most input channels of one product
 constexpr int kRow = kDepth + 16;  // floats between rows of transformed values; off a power of two for the caches
 
@@ -85,13 +86,13 @@ struct Target {
     int64_t channels;
     int64_t first;      // its first channel among the weight's
     const float* bias;  // [channels] or null
-    double* sums;       // null, or [items, 3, channels]: an offset, and the sums of y - offset and of its square; or,
-                        // with `source`, [items, 2, channels]: sum dz and sum dz * (x - mean)
+    double* sums;       // null, or [tile_blocks, 3, channels]: an offset, and the sums of y - offset and of its square; or,
+                        // with `source`, [tile_blocks, 2, channels]: sum dz and sum dz * (x - mean)
     const Source* source;  // null, or the activation whose backward follows
     float* daddend;     // [pixels, channels] or null: the result itself
 };
 
-// out = correlation of the sources' activations. packed: weights by pack_weights. counts [items]: pixels of each item.
+// out = correlation of the sources' activations. packed: weights by pack_weights. counts [tile_blocks]: their pixels.
 struct Correlation {
     const Form* form;
     const Source* sources;
@@ -101,22 +102,28 @@ struct Correlation {
     const float* packed;
     double* counts;
 
-    int64_t items_per_group() const { return (form->tiles() + kTiles - 1) / kTiles; }
-    int64_t items() const { return items_per_group() * form->groups; }
+    int64_t chunks;  // of channels of all targets, in parts of at most kPart
+
+    int64_t tile_blocks() const { return (form->tiles() + kTiles - 1) / kTiles * form->groups; }
+    int64_t parts() const { return (chunks + kPart - 1) / kPart; }
+    int64_t items() const { return tile_blocks() * parts(); }
 };
 
-// Gradient of the weight. product [blocks, 16, channels_in, channels_out]; an item is one of the four rows of the
-// transformed taps, for chunks of `chunk_in` and `chunk_out` channels.
+// Gradient of the weight. product [splits, blocks, 16, channels_in, channels_out]. An item sums one split of the tiles
+// for chunks of `chunk_in` and `chunk_out` channels: one row of the 4 x 4 places, or where channels are few all four.
 struct WeightGrad {
     const Form* form;
     const Source* sources;
     int source_count;
     Source upstream;
     float* product;
+    int rows;  // 1 or 4
+    int64_t splits;
     int64_t chunk_in, chunk_out;
     int64_t pieces_in, pieces_out;  // of all sources together; of channels_out
 
-    int64_t items() const { return form->blocks * 4 * pieces_in * pieces_out; }
+    int64_t items() const { return splits * form->blocks * (4 / rows) * pieces_in * pieces_out; }
+    int64_t split_size() const { return form->blocks * 16 * form->shape.channels_in * form->shape.channels_out; }
 };
 
 // A chunk of output channels is as wide as a register block; a weight is packed [blocks, chunks, 16, channels_in, chunk].
@@ -124,6 +131,6 @@ FI_DECLARE_EACH_ISA(void chunk_channels(int64_t* channels))
 FI_DECLARE_EACH_ISA(void pack_weights(const Correlation&, const Taps&, int64_t item, float* packed))
 FI_DECLARE_EACH_ISA(void correlate(const Correlation&, int64_t item))
 FI_DECLARE_EACH_ISA(void weight_grad(const WeightGrad&, int64_t item))
-FI_DECLARE_EACH_ISA(void unpack_weight_grad(const Form&, const float* product, const Taps&, int64_t item))
+FI_DECLARE_EACH_ISA(void unpack_weight_grad(const WeightGrad&, const Taps&, int64_t item))
 
 }  // namespace fi

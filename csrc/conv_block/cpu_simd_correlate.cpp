@@ -29,27 +29,6 @@ float* scratch(int64_t floats) {
     return buffer.data;
 }
 
-// values[place][tile][c] = (B^T d B)[place] for `depth` channels of one source from c0 on.
-template <class R, bool INSIDE>
-void transform_tile(const Source& source, int64_t c0, int64_t depth, const Patch& p, float* values) {
-    for (int64_t c = 0; c < depth; c += kLanes) {
-        const R read(source, c0 + c);
-        auto column = [&](int j) {
-            return input_transform({read.template at<INSIDE>(p.pixel[0][j]), read.template at<INSIDE>(p.pixel[1][j]),
-                                    read.template at<INSIDE>(p.pixel[2][j]), read.template at<INSIDE>(p.pixel[3][j])});
-        };
-        const Quad c0_ = column(0), c1 = column(1), c2 = column(2), c3 = column(3);
-        float* out = values + c;
-        for (int i = 0; i < 4; ++i, out += 4 * kSlab) {
-            const Quad v = input_transform(row(c0_, c1, c2, c3, i));
-            store(out, v.a);
-            store(out + kSlab, v.b);
-            store(out + 2 * kSlab, v.c);
-            store(out + 3 * kSlab, v.d);
-        }
-    }
-}
-
 // y = result + bias, with sums of what exceeds the item's first value.
 struct StoreWithStats {
     float* out;
@@ -138,7 +117,7 @@ void finish_channels(const float* results, const Patch* outputs, int64_t count, 
 
 template <class Epilogue>
 void finish_chunk(const Form& form, const Target& target, int64_t c, int64_t width, const float* results,
-                  const Patch* outputs, int64_t count, int64_t item) {
+                  const Patch* outputs, int64_t count, int64_t block) {
     for (int64_t lane = 0; lane < width; lane += kLanes) {
         Epilogue epilogue(target, c + lane);
         if (form.m == 2) {
@@ -146,21 +125,65 @@ void finish_chunk(const Form& form, const Target& target, int64_t c, int64_t wid
         } else {
             finish_channels<3>(results + lane, outputs, count, epilogue);
         }
-        if (target.sums) epilogue.finish(target.sums + item * Epilogue::count * target.channels + c + lane);
+        if (target.sums) epilogue.finish(target.sums + block * Epilogue::count * target.channels + c + lane);
     }
 }
 
-// Calls f(target, first channel, width, chunk number) for every chunk of output channels.
+// Calls f(target, first channel, width, chunk number) for the chunks [begin, end) of output channels.
 template <class F>
-int for_chunks(const Correlation& args, F f) {
-    int chunk = 0;
+void for_chunks(const Correlation& args, int64_t begin, int64_t end, F f) {
+    int64_t chunk = 0;
     for (int i = 0; i < args.target_count; ++i) {
         const int64_t channels = args.targets[i].channels;
-        for (int64_t c = 0; c < channels; c += kChunk) {
-            f(args.targets[i], c, channels - c < kChunk ? channels - c : kChunk, chunk++);
+        for (int64_t c = 0; c < channels; c += kChunk, ++chunk) {
+            if (chunk < begin || chunk >= end) continue;
+            f(args.targets[i], c, channels - c < kChunk ? channels - c : kChunk, chunk);
         }
     }
-    return chunk;
+}
+
+// The tiles of one item, where their outputs lie and, for the use at hand, their inputs.
+struct Tiles {
+    int64_t count;
+    Tile tile[kTiles];
+    Patch output[kTiles], input[kTiles];
+    bool live[kTiles];  // the input's frame is one of the video's
+
+    Tiles(const Form& form, const Group& group, int64_t begin)
+        : count(form.tiles() - begin < kTiles ? form.tiles() - begin : kTiles) {
+        for (int64_t i = 0; i < count; ++i) {
+            tile[i] = tile_at(form, begin + i);
+            output[i] = output_patch(form, group, tile[i]);
+        }
+    }
+    double pixels(int m) const {
+        double inside = 0;
+        for (int64_t i = 0; i < count; ++i)
+            for (int j = 0; j < m * m; ++j) inside += output[i].pixel[j / m][j % m] >= 0;
+        return inside;
+    }
+    bool find_inputs(const Form& form, const Use& use) {
+        bool any = false;
+        for (int64_t i = 0; i < count; ++i) any |= live[i] = input_patch(form, use, tile[i], input[i]);
+        return any;
+    }
+};
+
+void transform(const Source& source, int64_t first, int64_t depth, const Tiles& tiles, float* values) {
+    with_reader(source, [&](auto* reader) {
+        using R = std::remove_pointer_t<decltype(reader)>;
+        for (int64_t i = 0; i < tiles.count; ++i) {
+            float* to = values + i * kRow;
+            if (!tiles.live[i]) {
+                for (int place = 0; place < 16; ++place)
+                    for (int64_t c = 0; c < depth; c += kLanes) store(to + place * kSlab + c, vfloat{});
+            } else if (tiles.input[i].inside) {
+                transform_input<kSlab, R, true>(source, first, depth, tiles.input[i], to);
+            } else {
+                transform_input<kSlab, R, false>(source, first, depth, tiles.input[i], to);
+            }
+        }
+    });
 }
 
 }  // namespace
@@ -169,72 +192,47 @@ void chunk_channels(int64_t* channels) { *channels = kChunk; }
 
 void correlate(const Correlation& args, int64_t item) {
     const Form& form = *args.form;
-    const Group& group = form.group[item / args.items_per_group()];
-    const int64_t begin = item % args.items_per_group() * kTiles;
-    const int64_t count = form.tiles() - begin < kTiles ? form.tiles() - begin : kTiles;
-    const int chunks = for_chunks(args, [](const Target&, int64_t, int64_t, int) {});
-    float* values = scratch(16 * kSlab + chunks * 16 * kResultSlab);
+    const int64_t block = item / args.parts(), blocks = args.tile_blocks() / form.groups;
+    const int64_t first_chunk = item % args.parts() * kPart;
+    const int64_t last_chunk = first_chunk + kPart < args.chunks ? first_chunk + kPart : args.chunks;
+    const Group& group = form.group[block / blocks];
+    Tiles tiles(form, group, block % blocks * kTiles);
+    if (args.counts && first_chunk == 0) args.counts[block] = tiles.pixels(form.m);
+
+    float* values = scratch(16 * kSlab + kPart * 16 * kResultSlab);
     float* results = values + 16 * kSlab;
-
-    Tile tiles[kTiles];
-    Patch inputs[kTiles], outputs[kTiles];
-    double pixels = 0;
-    for (int64_t i = 0; i < count; ++i) {
-        tiles[i] = tile_at(form, begin + i);
-        outputs[i] = output_patch(form, group, tiles[i]);
-        for (int j = 0; j < form.m * form.m; ++j) pixels += outputs[i].pixel[j / form.m][j % form.m] >= 0;
-    }
-    if (args.counts) args.counts[item] = pixels;
-
+    auto result = [&](int64_t chunk) { return results + (chunk - first_chunk) * 16 * kResultSlab; };
     bool started = false;
     for (int u = 0; u < group.uses; ++u) {
-        const Use& use = group.use[u];
-        bool live[kTiles], any = false;
-        for (int64_t i = 0; i < count; ++i) any |= live[i] = input_patch(form, use, tiles[i], inputs[i]);
-        if (!any) continue;
-        int64_t k0 = 0;
+        if (!tiles.find_inputs(form, group.use[u])) continue;
+        int64_t k = 0;
         for (int s = 0; s < args.source_count; ++s) {
             const Source& source = args.sources[s];
-            for (int64_t c0 = 0; c0 < source.channels; c0 += kDepth) {
-                const int64_t depth = source.channels - c0 < kDepth ? source.channels - c0 : kDepth;
-                with_reader(source, [&](auto* reader) {
-                    using R = std::remove_pointer_t<decltype(reader)>;
-                    for (int64_t i = 0; i < count; ++i) {
-                        float* to = values + i * kRow;
-                        if (!live[i]) {
-                            for (int place = 0; place < 16; ++place)
-                                for (int64_t c = 0; c < depth; c += kLanes) store(to + place * kSlab + c, vfloat{});
-                        } else if (inputs[i].inside) {
-                            transform_tile<R, true>(source, c0, depth, inputs[i], to);
-                        } else {
-                            transform_tile<R, false>(source, c0, depth, inputs[i], to);
-                        }
-                    }
-                });
-                for_chunks(args, [&](const Target&, int64_t, int64_t width, int chunk) {
-                    const int64_t packed_rows = form.shape.channels_in;
+            for (int64_t c = 0; c < source.channels; c += kDepth) {
+                const int64_t depth = source.channels - c < kDepth ? source.channels - c : kDepth;
+                transform(source, c, depth, tiles, values);
+                for_chunks(args, first_chunk, last_chunk, [&](const Target&, int64_t, int64_t width, int64_t chunk) {
                     for (int place = 0; place < 16; ++place) {
-                        const int64_t panel = (static_cast<int64_t>(use.block) * chunks + chunk) * 16 + place;
+                        const int64_t panel = (group.use[u].block * args.chunks + chunk) * 16 + place;
                         product<kRow, 1, kChunk>(values + place * kSlab,
-                                                 args.packed + (panel * packed_rows + k0) * kChunk, depth,
-                                                 results + (chunk * 16 + place) * kResultSlab, kChunk, started, count,
+                                                 args.packed + (panel * form.shape.channels_in + k) * kChunk, depth,
+                                                 result(chunk) + place * kResultSlab, kChunk, started, tiles.count,
                                                  width > kLanes);
                     }
                 });
                 started = true;
-                k0 += depth;
+                k += depth;
             }
         }
     }
     if (!started) {
-        for (int64_t i = 0; i < chunks * 16 * kResultSlab; ++i) results[i] = 0;
+        for (int64_t i = 0; i < (last_chunk - first_chunk) * 16 * kResultSlab; ++i) results[i] = 0;
     }
-    for_chunks(args, [&](const Target& target, int64_t c, int64_t width, int chunk) {
-        const float* from = results + chunk * 16 * kResultSlab;
+    for_chunks(args, first_chunk, last_chunk, [&](const Target& target, int64_t c, int64_t width, int64_t chunk) {
         if (target.source) {
-            finish_chunk<ActivationGrad>(form, target, c, width, from, outputs, count, item);
+            finish_chunk<ActivationGrad>(form, target, c, width, result(chunk), tiles.output, tiles.count, block);
         } else {
-            finish_chunk<StoreWithStats>(form, target, c, width, from, outputs, count, item);
+            finish_chunk<StoreWithStats>(form, target, c, width, result(chunk), tiles.output, tiles.count, block);
         }
     });
 }
@@ -242,14 +240,13 @@ void correlate(const Correlation& args, int64_t item) {
 // item = block * chunks + chunk: packs G w G^T of it as [16, channels_in, kChunk]; lanes past a target's end are zero.
 void pack_weights(const Correlation& args, const Taps& w, int64_t item, float* packed) {
     const Form& form = *args.form;
-    const int chunks = for_chunks(args, [](const Target&, int64_t, int64_t, int) {});
     int64_t first = 0, width = 0;
-    for_chunks(args, [&](const Target& target, int64_t c, int64_t own_width, int chunk) {
-        if (chunk != item % chunks) return;
+    const int64_t chunk = item % args.chunks;
+    for_chunks(args, chunk, chunk + 1, [&](const Target& target, int64_t c, int64_t own_width, int64_t) {
         first = target.first + c;
         width = own_width;
     });
-    const Block& block = form.block[item / chunks];
+    const Block& block = form.block[item / args.chunks];
     float* out = packed + item * 16 * form.shape.channels_in * kChunk;
     const int64_t place = form.shape.channels_in * kChunk;
     for (int64_t k = 0; k < form.shape.channels_in; ++k, out += kChunk) {

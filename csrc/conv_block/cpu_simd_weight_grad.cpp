@@ -1,7 +1,7 @@
 // The weight gradient of cpu.h: dw = G^T [ sum over tiles of (B^T d B) . (A dy A^T) ] G.
 //
-// One work item is one row of the 4 x 4 places, which needs two rows of each input patch, for a chunk of input and a
-// chunk of output channels. It walks all tiles in order, so the sum is the same for any number of threads and chunks.
+// One work item walks its tiles in order, for a chunk of input and a chunk of output channels: all 16 places of the
+// transformed tiles or one row of four, which needs two rows of each input patch.
 #include "conv_block/cpu_tiles.h"
 
 namespace fi::FI_ISA {
@@ -10,6 +10,7 @@ namespace {
 constexpr int kBatch = 56;      // tiles of one product
 constexpr int kMaxOut = 128;    // most output channels of an item
 constexpr int kRowOut = kMaxOut + 16;
+constexpr int64_t kSlab = kBatch * kRow, kSlabOut = kBatch * kRowOut;  // one place's values
 
 // values[place][c]: row i of B^T d, then B along the columns.
 template <class R, bool INSIDE>
@@ -24,9 +25,9 @@ void transform_input_row(const Source& source, int64_t c0, int64_t depth, const 
         };
         const Quad v = input_transform({pair(0), pair(1), pair(2), pair(3)});
         store(values + c, v.a);
-        store(values + kBatch * kRow + c, v.b);
-        store(values + 2 * kBatch * kRow + c, v.c);
-        store(values + 3 * kBatch * kRow + c, v.d);
+        store(values + kSlab + c, v.b);
+        store(values + 2 * kSlab + c, v.c);
+        store(values + 3 * kSlab + c, v.d);
     }
 }
 
@@ -47,17 +48,40 @@ void transform_upstream_row(const Source& source, int64_t c0, int64_t width, con
         };
         const Quad v = upstream_transform<M>({combine(0), combine(1), M == 3 ? combine(2) : vfloat{}, vfloat{}});
         store(values + c, v.a);
-        store(values + kBatch * kRowOut + c, v.b);
-        store(values + 2 * kBatch * kRowOut + c, v.c);
-        store(values + 3 * kBatch * kRowOut + c, v.d);
+        store(values + kSlabOut + c, v.b);
+        store(values + 2 * kSlabOut + c, v.c);
+        store(values + 3 * kSlabOut + c, v.d);
+    }
+}
+
+// All 16 places of A dy A^T.
+template <class R, int M>
+void transform_upstream(const Source& source, int64_t c0, int64_t width, const Patch& p, float* values) {
+    for (int64_t c = 0; c < width; c += kLanes) {
+        const R read(source, c0 + c);
+        auto column = [&](int j) {
+            return upstream_transform<M>({read.template at<false>(p.pixel[0][j]), read.template at<false>(p.pixel[1][j]),
+                                          M == 3 ? read.template at<false>(p.pixel[2][j]) : vfloat{}, vfloat{}});
+        };
+        const Quad d0 = column(0), d1 = column(1), d2 = M == 3 ? column(2) : Quad{};
+        float* out = values + c;
+        for (int i = 0; i < 4; ++i, out += 4 * kSlabOut) {
+            const Quad v = upstream_transform<M>(row(d0, d1, d2, Quad{}, i));
+            store(out, v.a);
+            store(out + kSlabOut, v.b);
+            store(out + 2 * kSlabOut, v.c);
+            store(out + 3 * kSlabOut, v.d);
+        }
     }
 }
 
 struct Work {
-    int block, i;
+    int block, i, rows;           // rows [i, i + rows) of the 4 x 4 places
+    int64_t begin, end;           // tiles
     const Source* source;
-    int64_t source_channel, k0, depth;  // channels [source_channel, + depth) of the source, k0 of all sources
-    int64_t n0, width;                  // output channels
+    int64_t channel, k0, depth;   // channels [channel, channel + depth) of the source, k0 of all sources
+    int64_t n0, width;            // output channels
+    float* product;               // of the split and block
 };
 
 Work work_of(const WeightGrad& args, int64_t item) {
@@ -66,15 +90,20 @@ Work work_of(const WeightGrad& args, int64_t item) {
     item /= args.pieces_out;
     int64_t piece = item % args.pieces_in;
     item /= args.pieces_in;
-    w.i = static_cast<int>(item % 4);
-    w.block = static_cast<int>(item / 4);
+    w.rows = args.rows;
+    w.i = static_cast<int>(item % (4 / args.rows));
+    item /= 4 / args.rows;
+    w.block = static_cast<int>(item % args.form->blocks);
+    const int64_t split = item / args.form->blocks, tiles = args.form->tiles();
+    w.begin = tiles * split / args.splits;
+    w.end = tiles * (split + 1) / args.splits;
     for (int s = 0; s < args.source_count; ++s) {
         const int64_t channels = args.sources[s].channels, pieces = (channels + args.chunk_in - 1) / args.chunk_in;
         if (piece < pieces) {
             w.source = &args.sources[s];
-            w.source_channel = piece * args.chunk_in;
-            w.k0 += w.source_channel;
-            w.depth = channels - w.source_channel < args.chunk_in ? channels - w.source_channel : args.chunk_in;
+            w.channel = piece * args.chunk_in;
+            w.k0 += w.channel;
+            w.depth = channels - w.channel < args.chunk_in ? channels - w.channel : args.chunk_in;
             break;
         }
         piece -= pieces;
@@ -83,32 +112,74 @@ Work work_of(const WeightGrad& args, int64_t item) {
     w.n0 = piece_out * args.chunk_out;
     const int64_t rest = args.form->shape.channels_out - w.n0;
     w.width = rest < args.chunk_out ? rest : args.chunk_out;
+    const ConvShape& shape = args.form->shape;
+    w.product = args.product + split * args.split_size() + w.block * 16 * shape.channels_in * shape.channels_out;
     return w;
 }
 
+// Transforms one tile's input patch.
+void transform_inputs(const Work& w, const Patch& in, float* to) {
+    with_reader(*w.source, [&](auto* reader) {
+        using R = std::remove_pointer_t<decltype(reader)>;
+        if (w.rows == 4) {
+            in.inside ? transform_input<kSlab, R, true>(*w.source, w.channel, w.depth, in, to)
+                      : transform_input<kSlab, R, false>(*w.source, w.channel, w.depth, in, to);
+        } else {
+            in.inside ? transform_input_row<R, true>(*w.source, w.channel, w.depth, in, w.i, to)
+                      : transform_input_row<R, false>(*w.source, w.channel, w.depth, in, w.i, to);
+        }
+    });
+}
+
+// Transforms one tile's patch of G, which is plain or affine in y with dy as its addend.
+template <int M>
+void transform_upstreams(const Work& w, const Source& upstream, const Patch& out, float* to) {
+    auto by = [&](auto* reader) {
+        using R = std::remove_pointer_t<decltype(reader)>;
+        w.rows == 4 ? transform_upstream<R, M>(upstream, w.n0, w.width, out, to)
+                    : transform_upstream_row<R, M>(upstream, w.n0, w.width, out, w.i, to);
+    };
+    upstream.mean ? by(static_cast<Reader<1, 0, 1>*>(nullptr)) : by(static_cast<Reader<0, 0, 0>*>(nullptr));
+}
+
 // product[4 i + place, k0 + k, n0 + n] (+)= sum over the batch of values[place][tile][k] * upstream[place][tile][n].
-void multiply(const WeightGrad& args, const Work& w, const float* values, const float* upstream, int64_t batch,
+void multiply(const Work& w, const ConvShape& shape, const float* values, const float* upstream, int64_t batch,
               bool add) {
-    const int64_t channels_in = args.form->shape.channels_in, channels_out = args.form->shape.channels_out;
-    for (int place = 0; place < 4; ++place) {
-        float* out = args.product + ((w.block * 16 + 4 * w.i + place) * channels_in + w.k0) * channels_out + w.n0;
+    for (int place = 0; place < 4 * w.rows; ++place) {
+        float* out = w.product + ((4 * w.i + place) * shape.channels_in + w.k0) * shape.channels_out + w.n0;
         for (int64_t n = 0; n < w.width; n += kChunk) {
-            product<1, kRow, kRowOut>(values + place * kBatch * kRow, upstream + place * kBatch * kRowOut + n, batch,
-                                      out + n, channels_out, add, w.depth, w.width - n > kLanes);
+            product<1, kRow, kRowOut>(values + place * kSlab, upstream + place * kSlabOut + n, batch, out + n,
+                                      shape.channels_out, add, w.depth, w.width - n > kLanes);
         }
     }
 }
 
-// Writes the taps of one block for the output channels [n0, n0 + kLanes).
-void unpack_vector(const Form& form, const float* product, const Taps& dw, int number, int64_t n0) {
+void clear(const Work& w, const ConvShape& shape) {
+    for (int place = 0; place < 4 * w.rows; ++place) {
+        for (int64_t k = 0; k < w.depth; ++k) {
+            float* out = w.product + ((4 * w.i + place) * shape.channels_in + w.k0 + k) * shape.channels_out + w.n0;
+            for (int64_t n = 0; n < w.width; ++n) out[n] = 0;
+        }
+    }
+}
+
+// Writes the taps of one block for the output channels [n0, n0 + kLanes), summed over the splits.
+void unpack_vector(const WeightGrad& args, const Taps& dw, int number, int64_t n0) {
+    const Form& form = *args.form;
     const int64_t channels_in = form.shape.channels_in, channels_out = form.shape.channels_out;
     const Block& block = form.block[number];
-    const float* base = product + number * 16 * channels_in * channels_out + n0;
     const int64_t place = channels_in * channels_out;
+    const float* base = args.product + number * 16 * place + n0;
     for (int64_t k = 0; k < channels_in; ++k, base += channels_out) {
+        auto total = [&](int at) {
+            vfloat sum = load(base + at * place);
+            for (int64_t split = 1; split < args.splits; ++split) {
+                sum += load(base + at * place + split * args.split_size());
+            }
+            return sum;
+        };
         auto column = [&](int j) {
-            const Quad q{load(base + j * place), load(base + (4 + j) * place), load(base + (8 + j) * place),
-                         load(base + (12 + j) * place)};
+            const Quad q{total(j), total(4 + j), total(8 + j), total(12 + j)};
             return form.r == 3 ? weight_grad_transform<3>(q) : weight_grad_transform<2>(q);
         };
         const Quad c0 = column(0), c1 = column(1), c2 = column(2), c3 = column(3);
@@ -134,61 +205,37 @@ void unpack_vector(const Form& form, const float* product, const Taps& dw, int n
 void weight_grad(const WeightGrad& args, int64_t item) {
     const Form& form = *args.form;
     const Work w = work_of(args, item);
-    static thread_local float values[4 * kBatch * kRow], upstream[4 * kBatch * kRowOut];
+    static thread_local float values[16 * kSlab], upstream[16 * kSlabOut];
     bool started = false;
     for (int g = 0; g < form.groups; ++g) {
         for (int u = 0; u < form.group[g].uses; ++u) {
             const Use& use = form.group[g].use[u];
             if (use.block != w.block) continue;
-            for (int64_t next = 0, tiles = form.tiles(); next < tiles;) {
+            for (int64_t next = w.begin; next < w.end;) {
                 int64_t batch = 0;
-                for (; next < tiles && batch < kBatch; ++next) {
+                for (; next < w.end && batch < kBatch; ++next) {
                     const Tile tile = tile_at(form, next);
                     Patch in;
                     if (!input_patch(form, use, tile, in)) continue;
                     const Patch out = output_patch(form, form.group[g], tile);
-                    with_reader(*w.source, [&](auto* reader) {
-                        using R = std::remove_pointer_t<decltype(reader)>;
-                        float* to = values + batch * kRow;
-                        if (in.inside) {
-                            transform_input_row<R, true>(*w.source, w.source_channel, w.depth, in, w.i, to);
-                        } else {
-                            transform_input_row<R, false>(*w.source, w.source_channel, w.depth, in, w.i, to);
-                        }
-                    });
                     float* to = upstream + batch * kRowOut;
-                    auto upstream_by = [&](auto* reader) {
-                        using R = std::remove_pointer_t<decltype(reader)>;
-                        if (form.m == 2) {
-                            transform_upstream_row<R, 2>(args.upstream, w.n0, w.width, out, w.i, to);
-                        } else {
-                            transform_upstream_row<R, 3>(args.upstream, w.n0, w.width, out, w.i, to);
-                        }
-                    };
-                    args.upstream.mean ? upstream_by(static_cast<Reader<1, 0, 1>*>(nullptr))
-                                       : upstream_by(static_cast<Reader<0, 0, 0>*>(nullptr));
-                    ++batch;
+                    transform_inputs(w, in, values + batch++ * kRow);
+                    form.m == 2 ? transform_upstreams<2>(w, args.upstream, out, to)
+                                : transform_upstreams<3>(w, args.upstream, out, to);
                 }
-                if (batch) multiply(args, w, values, upstream, batch, started);
+                if (batch) multiply(w, form.shape, values, upstream, batch, started);
                 started |= batch > 0;
             }
         }
     }
-    if (started) return;
-    for (int place = 0; place < 4; ++place) {
-        for (int64_t k = 0; k < w.depth; ++k) {
-            float* out = args.product + ((w.block * 16 + 4 * w.i + place) * form.shape.channels_in + w.k0 + k) *
-                                            form.shape.channels_out + w.n0;
-            for (int64_t n = 0; n < w.width; ++n) out[n] = 0;
-        }
-    }
+    if (!started) clear(w, form.shape);
 }
 
 // item = block * (channels_out / 16) + group of 16 output channels: writes dw's taps of that block.
-void unpack_weight_grad(const Form& form, const float* product, const Taps& dw, int64_t item) {
-    const int64_t groups = form.shape.channels_out / 16;
+void unpack_weight_grad(const WeightGrad& args, const Taps& dw, int64_t item) {
+    const int64_t groups = args.form->shape.channels_out / 16;
     for (int64_t n0 = item % groups * 16, end = n0 + 16; n0 < end; n0 += kLanes) {
-        unpack_vector(form, product, dw, static_cast<int>(item / groups), n0);
+        unpack_vector(args, dw, static_cast<int>(item / groups), n0);
     }
 }
 

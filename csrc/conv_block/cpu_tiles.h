@@ -93,6 +93,27 @@ struct Reader {
     }
 };
 
+// values[place * SLAB + c] = (B^T d B)[place] for `depth` channels of one source from `first` on.
+template <int64_t SLAB, class R, bool INSIDE>
+void transform_input(const fi::Source& source, int64_t first, int64_t depth, const Patch& p, float* values) {
+    for (int64_t c = 0; c < depth; c += kLanes) {
+        const R read(source, first + c);
+        auto column = [&](int j) {
+            return input_transform({read.template at<INSIDE>(p.pixel[0][j]), read.template at<INSIDE>(p.pixel[1][j]),
+                                    read.template at<INSIDE>(p.pixel[2][j]), read.template at<INSIDE>(p.pixel[3][j])});
+        };
+        const Quad c0 = column(0), c1 = column(1), c2 = column(2), c3 = column(3);
+        float* out = values + c;
+        for (int i = 0; i < 4; ++i, out += 4 * SLAB) {
+            const Quad v = input_transform(row(c0, c1, c2, c3, i));
+            store(out, v.a);
+            store(out + SLAB, v.b);
+            store(out + 2 * SLAB, v.c);
+            store(out + 3 * SLAB, v.d);
+        }
+    }
+}
+
 // Calls f with the Reader type that a source needs: f.template operator()<Reader<...>>().
 template <class F>
 void with_reader(const fi::Source& s, F f) {
