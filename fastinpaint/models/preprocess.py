@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastinpaint.models.padding import pad_to_multiple
@@ -33,12 +32,12 @@ def downsample_video(video: Tensor, r: int) -> Tensor:
     Args:
         video: ``[N, C, T, H, W]``, holes already filled.
     """
-    return F.avg_pool3d(pad_to_multiple(video, (r, r)), (1, r, r))
+    return _squares(video, r).mean((-3, -1))
 
 
 def downsample_mask(mask: Tensor, r: int) -> Tensor:
     """A small pixel is a hole where any pixel of its r x r square is: ``[N, 1, T, ceil(H/r), ceil(W/r)]``."""
-    return F.max_pool3d(pad_to_multiple(mask, (r, r)), (1, r, r))
+    return _squares(mask, r).amax((-3, -1))
 
 
 def composite(output: Tensor, video: Tensor, mask: Tensor) -> Tensor:
@@ -57,6 +56,11 @@ def as_frames(video: Tensor) -> Tensor:
 def as_video(frames: Tensor, samples: int) -> Tensor:
     """``[N*T, C, H, W]`` as ``[N, C, T, H, W]``, N being `samples`."""
     return frames.unflatten(0, (samples, -1)).transpose(1, 2)
+
+
+def _squares(x: Tensor, r: int) -> Tensor:
+    """x as ``[..., ceil(H/r), r, ceil(W/r), r]``. A view has a mean in every dtype, torch's pooling has not."""
+    return pad_to_multiple(x, (r, r)).unflatten(-1, (-1, r)).unflatten(-3, (-1, r))
 
 
 def check_mask(name: str, video: Tensor, mask: Tensor) -> None:

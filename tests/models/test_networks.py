@@ -128,6 +128,20 @@ def test_the_joined_network_is_its_two_parts(composited: bool) -> None:
 
 
 @torch.no_grad()
+def test_bfloat16_weights_and_autocast_stay_near_float32() -> None:
+    model = net()
+    video, mask = holed(1, 3, 9, 10)
+    expected = model(video, mask)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = model(video, mask)
+    narrow = model.bfloat16()(video.bfloat16(), mask.bfloat16())
+    for results in (mixed, narrow):
+        for result, right in zip(results, expected, strict=True):
+            assert result.dtype == torch.bfloat16
+            assert (result.float() - right).abs().max() < 0.05 * right.abs().max()
+
+
+@torch.no_grad()
 def test_mask_of_any_dtype() -> None:
     model = net()
     video, mask = holed(1, 2, 8, 8)
