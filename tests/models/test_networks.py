@@ -138,7 +138,7 @@ def test_bfloat16_weights_and_autocast_stay_near_float32() -> None:
     for results in (mixed, narrow):
         for result, right in zip(results, expected, strict=True):
             assert result.dtype == torch.bfloat16
-            assert (result.float() - right).abs().max() < 0.05 * right.abs().max()
+            assert (result.float() - right).abs().max() < 0.02 * right.abs().max()  # 0.005 is seen
 
 
 @torch.no_grad()
