@@ -104,7 +104,7 @@ class Trainer:
 
     def _run_phase(self, phase: Phase) -> None:
         loss = PhaseLoss(self.model, phase, self.config.alpha)
-        shared = DistributedDataParallel(loss, broadcast_buffers=False) if self.world.size > 1 else None
+        shared = DistributedDataParallel(loss) if self.world.size > 1 else None
         loss.train()
         steps = range(self.done, phase.end)
         self.since = time.perf_counter()

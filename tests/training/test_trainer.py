@@ -52,6 +52,12 @@ def unbroken(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.fixture(autouse=True)
+def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Curves are drawn by the fixture `unbroken` alone; they take longer than a run here."""
+    monkeypatch.setattr(trainer, "plot_curves", lambda logs, out: None)
+
+
 def test_a_run_leaves_what_it_promises(unbroken: Path) -> None:
     names = {path.name for path in unbroken.iterdir()}
     assert names == {"config.yaml", "log.jsonl", "curves.png", "checkpoints", "best.safetensors", "last.safetensors"}
