@@ -85,12 +85,12 @@ class _Conv(_Layer, _ConvNd):
         axes = len(self.kernel_size)
         by_name = isinstance(
             self.padding, str
-        )  # torch has "same" and "valid" in numbers, from the last axis to the first
+        )  # torch keeps "same" in numbers, from the last axis to the first
         padding = tuple(self._reversed_padding_repeated_twice[-2::-2] if by_name else self.padding)
         output_padding: Sequence[int] = (0,) * axes
         if isinstance(self, _ConvTransposeNd):
-            lists = [list(v) for v in (self.stride, padding, self.kernel_size)]
-            output_padding = self._output_padding(input, output_size, *lists, axes, list(self.dilation))  # type: ignore[arg-type]
+            stride, kernel, dilation = list(self.stride), list(self.kernel_size), list(self.dilation)
+            output_padding = self._output_padding(input, output_size, stride, list(padding), kernel, axes, dilation)  # type: ignore[arg-type]
         return Geometry(
             self.stride, padding, self.dilation, tuple(output_padding), self.transposed, self.groups  # type: ignore[arg-type]
         )  # fmt: skip

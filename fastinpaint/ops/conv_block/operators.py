@@ -203,7 +203,9 @@ def bwd(
     needs_bias: bool,
 ) -> tuple[list[Tensor | None], Tensor | None, Tensor | None]:
     """The gradients of the flattened sources, of the weight and of the bias; gradients in that are None are zero."""
-    if y is not None and mean is not None:
+    if y is None or mean is None:
+        dmean = dvar = None
+    else:
         if dmean is not None or dvar is not None:
             dmean = torch.zeros_like(mean) if dmean is None else dmean
             dvar = torch.zeros_like(mean) if dvar is None else dvar
