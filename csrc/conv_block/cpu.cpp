@@ -47,24 +47,23 @@ void run(Correlation& args, const Taps& weight, int threads) {
     parallel_for(args.items(), threads, body);
 }
 
-// Cuts the work into items. An item's part of the product is at most half a megabyte, to stay in the second cache. Where
-// no source has many channels, transforming all four rows at once costs least, and the tiles are split to have items at
-// all; otherwise an item halves its channels until every thread has work. Splits depend on sizes alone, so the sum does
-// not depend on the number of threads.
+// Cuts the work into pieces of channels, halved until every thread has work. Few channels make few pieces: then the
+// tiles are split too, by sizes alone, so the sum does not depend on the number of threads.
 void divide(WeightGrad& args, int threads) {
-    int64_t widest = 0;
-    for (int i = 0; i < args.source_count; ++i) widest = std::max(widest, args.sources[i].channels);
-    args.rows = widest <= 128 ? 4 : 1;
-    args.splits = args.rows == 1 ? 1 : std::clamp<int64_t>(args.form->tiles() / 256, 1, 8);
-    for (args.chunk_in = args.rows == 4 ? 128 : kDepth, args.chunk_out = args.rows == 4 ? 64 : 128;;) {
+    const ConvShape& shape = args.form->shape;
+    auto count_pieces = [&] {
         args.pieces_in = 0;
         for (int i = 0; i < args.source_count; ++i) {
             args.pieces_in += (args.sources[i].channels + args.chunk_in - 1) / args.chunk_in;
         }
-        args.pieces_out = (args.form->shape.channels_out + args.chunk_out - 1) / args.chunk_out;
-        if (args.items() >= 2 * threads || args.chunk_in <= 32) return;
+        args.pieces_out = (shape.channels_out + args.chunk_out - 1) / args.chunk_out;
+    };
+    count_pieces();
+    args.splits = std::clamp<int64_t>(std::min(8 / args.items(), args.form->tiles() / 256), 1, 8);
+    while (args.items() < 2 * threads && args.chunk_in > 32) {
         args.chunk_in /= 2;
-        if (args.chunk_out > 32) args.chunk_out /= 2;
+        args.chunk_out = std::max<int64_t>(32, args.chunk_out / 2);
+        count_pieces();
     }
 }
 
@@ -125,7 +124,7 @@ FI_EXPORT int fi_cpu_winograd_dgrad(const ConvShape* shape, const Source* upstre
 FI_EXPORT int fi_cpu_winograd_wgrad(const ConvShape* shape, const Source* sources, int count, const Source* upstream,
                                     void* dweight, const int64_t* strides, int threads) {
     const Form form = make_form(*shape);
-    WeightGrad args{&form, sources, count, *upstream, nullptr, 1, 1, 0, 0, 0, 0};
+    WeightGrad args{&form, sources, count, *upstream, nullptr, 1, kChunkIn, kChunkOut, 0, 0};
     divide(args, threads);
     args.product = workspace(args.splits * args.split_size());
     auto body = [&](int64_t item, int) { FI_DISPATCH(weight_grad(args, item)) };

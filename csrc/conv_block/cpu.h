@@ -109,20 +109,22 @@ struct Correlation {
     int64_t items() const { return tile_blocks() * parts(); }
 };
 
+constexpr int64_t kChunkIn = 128, kChunkOut = 64;  // most channels of an item of the weight gradient: its product is
+                                                   // half a megabyte and stays in the second cache
+
 // Gradient of the weight. product [splits, blocks, 16, channels_in, channels_out]. An item sums one split of the tiles
-// for chunks of `chunk_in` and `chunk_out` channels: one row of the 4 x 4 places, or where channels are few all four.
+// for one block and chunks of `chunk_in` and `chunk_out` channels.
 struct WeightGrad {
     const Form* form;
     const Source* sources;
     int source_count;
     Source upstream;
     float* product;
-    int rows;  // 1 or 4
     int64_t splits;
     int64_t chunk_in, chunk_out;
     int64_t pieces_in, pieces_out;  // of all sources together; of channels_out
 
-    int64_t items() const { return splits * form->blocks * (4 / rows) * pieces_in * pieces_out; }
+    int64_t items() const { return splits * form->blocks * pieces_in * pieces_out; }
     int64_t split_size() const { return form->blocks * 16 * form->shape.channels_in * form->shape.channels_out; }
 };
 

@@ -1,60 +1,16 @@
 // The weight gradient of cpu.h: dw = G^T [ sum over tiles of (B^T d B) . (A dy A^T) ] G.
 //
-// One work item walks its tiles in order, for a chunk of input and a chunk of output channels: all 16 places of the
-// transformed tiles or one row of four, which needs two rows of each input patch.
+// One work item walks its tiles in order, for a chunk of input and a chunk of output channels.
 #include "conv_block/cpu_tiles.h"
 
 namespace fi::FI_ISA {
 namespace {
 
 constexpr int kBatch = 56;      // tiles of one product
-constexpr int kMaxOut = 128;    // most output channels of an item
-constexpr int kRowOut = kMaxOut + 16;
-constexpr int64_t kSlab = kBatch * kRow, kSlabOut = kBatch * kRowOut;  // one place's values
+constexpr int kRowIn = kChunkIn + 16, kRowOut = kChunkOut + 16;  // off a power of two, for the caches
+constexpr int64_t kSlabIn = kBatch * kRowIn, kSlabOut = kBatch * kRowOut;  // one place's values
 
-// values[place][c]: row i of B^T d, then B along the columns.
-template <class R, bool INSIDE>
-void transform_input_row(const Source& source, int64_t c0, int64_t depth, const Patch& p, int i, float* values) {
-    static constexpr int upper[] = {0, 1, 2, 1}, lower[] = {2, 2, 1, 3};
-    const float sign = i == 1 ? 1.0f : -1.0f;
-    const int64_t *above = p.pixel[upper[i]], *below = p.pixel[lower[i]];
-    for (int64_t c = 0; c < depth; c += kLanes) {
-        const R read(source, c0 + c);
-        auto pair = [&](int j) {
-            return read.template at<INSIDE>(above[j]) + sign * read.template at<INSIDE>(below[j]);
-        };
-        const Quad v = input_transform({pair(0), pair(1), pair(2), pair(3)});
-        store(values + c, v.a);
-        store(values + kSlab + c, v.b);
-        store(values + 2 * kSlab + c, v.c);
-        store(values + 3 * kSlab + c, v.d);
-    }
-}
-
-// The same for row i of A dy.
-template <class R, int M>
-void transform_upstream_row(const Source& source, int64_t c0, int64_t width, const Patch& p, int i, float* values) {
-    static constexpr float factors[2][4][3] = {{{1, 0, 0}, {1, 1, 0}, {1, -1, 0}, {0, -1, 0}},
-                                               {{1, 0, 0}, {1, 1, 1}, {1, -1, 1}, {0, 0, -1}}};
-    for (int64_t c = 0; c < width; c += kLanes) {
-        const R read(source, c0 + c);
-        auto combine = [&](int j) {
-            vfloat v{};
-            for (int k = 0; k < M; ++k) {
-                const float f = factors[M - 2][i][k];
-                if (f != 0 && p.pixel[k][j] >= 0) v += f * read(p.pixel[k][j]);
-            }
-            return v;
-        };
-        const Quad v = upstream_transform<M>({combine(0), combine(1), M == 3 ? combine(2) : vfloat{}, vfloat{}});
-        store(values + c, v.a);
-        store(values + kSlabOut + c, v.b);
-        store(values + 2 * kSlabOut + c, v.c);
-        store(values + 3 * kSlabOut + c, v.d);
-    }
-}
-
-// All 16 places of A dy A^T.
+// values[place * kSlabOut + c] = (A dy A^T)[place] for `width` channels from c0 on.
 template <class R, int M>
 void transform_upstream(const Source& source, int64_t c0, int64_t width, const Patch& p, float* values) {
     for (int64_t c = 0; c < width; c += kLanes) {
@@ -76,7 +32,7 @@ void transform_upstream(const Source& source, int64_t c0, int64_t width, const P
 }
 
 struct Work {
-    int block, i, rows;           // rows [i, i + rows) of the 4 x 4 places
+    int block;
     int64_t begin, end;           // tiles
     const Source* source;
     int64_t channel, k0, depth;   // channels [channel, channel + depth) of the source, k0 of all sources
@@ -90,9 +46,6 @@ Work work_of(const WeightGrad& args, int64_t item) {
     item /= args.pieces_out;
     int64_t piece = item % args.pieces_in;
     item /= args.pieces_in;
-    w.rows = args.rows;
-    w.i = static_cast<int>(item % (4 / args.rows));
-    item /= 4 / args.rows;
     w.block = static_cast<int>(item % args.form->blocks);
     const int64_t split = item / args.form->blocks, tiles = args.form->tiles();
     w.begin = tiles * split / args.splits;
@@ -121,13 +74,8 @@ Work work_of(const WeightGrad& args, int64_t item) {
 void transform_inputs(const Work& w, const Patch& in, float* to) {
     with_reader(*w.source, [&](auto* reader) {
         using R = std::remove_pointer_t<decltype(reader)>;
-        if (w.rows == 4) {
-            in.inside ? transform_input<kSlab, R, true>(*w.source, w.channel, w.depth, in, to)
-                      : transform_input<kSlab, R, false>(*w.source, w.channel, w.depth, in, to);
-        } else {
-            in.inside ? transform_input_row<R, true>(*w.source, w.channel, w.depth, in, w.i, to)
-                      : transform_input_row<R, false>(*w.source, w.channel, w.depth, in, w.i, to);
-        }
+        in.inside ? transform_input<kSlabIn, R, true>(*w.source, w.channel, w.depth, in, to)
+                  : transform_input<kSlabIn, R, false>(*w.source, w.channel, w.depth, in, to);
     });
 }
 
@@ -136,28 +84,27 @@ template <int M>
 void transform_upstreams(const Work& w, const Source& upstream, const Patch& out, float* to) {
     auto by = [&](auto* reader) {
         using R = std::remove_pointer_t<decltype(reader)>;
-        w.rows == 4 ? transform_upstream<R, M>(upstream, w.n0, w.width, out, to)
-                    : transform_upstream_row<R, M>(upstream, w.n0, w.width, out, w.i, to);
+        transform_upstream<R, M>(upstream, w.n0, w.width, out, to);
     };
     upstream.mean ? by(static_cast<Reader<1, 0, 1>*>(nullptr)) : by(static_cast<Reader<0, 0, 0>*>(nullptr));
 }
 
-// product[4 i + place, k0 + k, n0 + n] (+)= sum over the batch of values[place][tile][k] * upstream[place][tile][n].
+// product[place, k0 + k, n0 + n] (+)= sum over the batch of values[place][tile][k] * upstream[place][tile][n].
 void multiply(const Work& w, const ConvShape& shape, const float* values, const float* upstream, int64_t batch,
               bool add) {
-    for (int place = 0; place < 4 * w.rows; ++place) {
-        float* out = w.product + ((4 * w.i + place) * shape.channels_in + w.k0) * shape.channels_out + w.n0;
+    for (int place = 0; place < 16; ++place) {
+        float* out = w.product + (place * shape.channels_in + w.k0) * shape.channels_out + w.n0;
         for (int64_t n = 0; n < w.width; n += kChunk) {
-            product<1, kRow, kRowOut>(values + place * kSlab, upstream + place * kSlabOut + n, batch, out + n,
+            product<1, kRowIn, kRowOut>(values + place * kSlabIn, upstream + place * kSlabOut + n, batch, out + n,
                                       shape.channels_out, add, w.depth, w.width - n > kLanes);
         }
     }
 }
 
 void clear(const Work& w, const ConvShape& shape) {
-    for (int place = 0; place < 4 * w.rows; ++place) {
+    for (int place = 0; place < 16; ++place) {
         for (int64_t k = 0; k < w.depth; ++k) {
-            float* out = w.product + ((4 * w.i + place) * shape.channels_in + w.k0 + k) * shape.channels_out + w.n0;
+            float* out = w.product + (place * shape.channels_in + w.k0 + k) * shape.channels_out + w.n0;
             for (int64_t n = 0; n < w.width; ++n) out[n] = 0;
         }
     }
@@ -205,7 +152,7 @@ void unpack_vector(const WeightGrad& args, const Taps& dw, int number, int64_t n
 void weight_grad(const WeightGrad& args, int64_t item) {
     const Form& form = *args.form;
     const Work w = work_of(args, item);
-    static thread_local float values[16 * kSlab], upstream[16 * kSlabOut];
+    static thread_local float values[16 * kSlabIn], upstream[16 * kSlabOut];
     bool started = false;
     for (int g = 0; g < form.groups; ++g) {
         for (int u = 0; u < form.group[g].uses; ++u) {
@@ -219,7 +166,7 @@ void weight_grad(const WeightGrad& args, int64_t item) {
                     if (!input_patch(form, use, tile, in)) continue;
                     const Patch out = output_patch(form, form.group[g], tile);
                     float* to = upstream + batch * kRowOut;
-                    transform_inputs(w, in, values + batch++ * kRow);
+                    transform_inputs(w, in, values + batch++ * kRowIn);
                     form.m == 2 ? transform_upstreams<2>(w, args.upstream, out, to)
                                 : transform_upstreams<3>(w, args.upstream, out, to);
                 }
