@@ -35,4 +35,4 @@ def masked_l1(
         NotImplementedError: the backend was asked for by name and cannot run this.
     """
     checks.check(output, target, mask)
-    return MaskedL1.apply(output, target, mask, per_frame, backend or "auto")
+    return MaskedL1.apply(output, target, mask.to(output.dtype), per_frame, backend or "auto")
