@@ -32,7 +32,9 @@ class RunLog:
         self.path = out / "log.jsonl"
         _drop_after(self.path, done)
         self.file = self.path.open("a", encoding="utf-8")
-        self.writer = _tensorboard_writer(out / "tensorboard", done) if tensorboard else None
+        self.writer = None
+        if tensorboard:
+            self.writer = tensorboard_writer()(str(out / "tensorboard"), purge_step=done + 1)
         self.bar = tqdm(total=total, initial=done, unit="step", bar_format=BAR, disable=None, dynamic_ncols=True)
 
     def train(self, step: int, phase: str, losses: Mapping[str, float], seconds: float, lr: float) -> None:
@@ -92,9 +94,14 @@ def _drop_after(path: Path, done: int) -> None:
         replace_file(path, lambda beside: beside.write_text(text, encoding="utf-8"))
 
 
-def _tensorboard_writer(folder: Path, done: int) -> Any:
+def tensorboard_writer() -> Any:
+    """TensorBoard's SummaryWriter, the class.
+
+    Raises:
+        UserError: TensorBoard is not installed.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UserError("tensorboard: not installed; pip install tensorboard.") from None
-    return SummaryWriter(str(folder), purge_step=done + 1)
+    return SummaryWriter

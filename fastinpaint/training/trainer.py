@@ -23,7 +23,7 @@ from fastinpaint.training.checkpoints import WEIGHTS, load_checkpoint, replace_f
 from fastinpaint.training.config import TrainConfig
 from fastinpaint.training.curves import plot_curves
 from fastinpaint.training.distributed import World, join_world, synchronise_batch_norm
-from fastinpaint.training.logs import RunLog
+from fastinpaint.training.logs import RunLog, tensorboard_writer
 from fastinpaint.training.phases import Phase, PhaseLoss, build_model, phases_of
 from fastinpaint.training.run_folder import RunFolder
 from fastinpaint.training.stop import StopRequest
@@ -60,6 +60,8 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, data: Path, folder: RunFolder, world: World, stop: StopRequest) -> None:
         self.config, self.data, self.folder, self.world, self.stop = config, data, folder, world, stop
+        if config.tensorboard:
+            tensorboard_writer()  # that it is missing should be known before anything is written
         self.samples = VideoSamples(data, "train")
         self.validation = VideoSamples(data, "val") if config.validate_every else []
         self.batches = TrainBatches(self.samples, config, world)
