@@ -1,6 +1,7 @@
-"""Which convolutions on the CPU run on own kernels and which on oneDNN's: a rule with its reasons.
+"""Which passes of a convolution on the CPU run on own kernels and which on oneDNN's: a rule with its reasons.
 
-``FASTINPAINT_CPU_CONV=own|onednn`` overrides it (``own`` where the own kernels can compute the convolution at all).
+The figures behind it are in docs/cpu.md. ``FASTINPAINT_CPU_CONV=own|onednn`` overrides it (``own`` wherever the own
+kernels can compute the convolution at all).
 """
 
 from __future__ import annotations
@@ -8,27 +9,67 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from fastinpaint.ops.conv_block import cpu_winograd as winograd
 from fastinpaint.ops.types import Geometry, Source
 
 VARIABLE = "FASTINPAINT_CPU_CONV"
+PASSES = ("fwd", "dgrad", "wgrad")
 
-# The passes that own kernels win, by kind of convolution (figures in docs/cpu.md).
-WINS = {
-    # 2.25 times fewer multiplications at about the speed that oneDNN multiplies with.
-    winograd.SAME: ("fwd", "dgrad", "wgrad"),
-    winograd.UP: ("fwd", "dgrad", "wgrad"),
-    # A 3x3 kernel padded to four 2x2 phases saves only 1.27 times, which the transforms eat.
-    winograd.DOWN: (),
-}
+SAVED = 9 / 4  # direct multiplications for one of Winograd's
+# Speed of the own kernels as a share of oneDNN's, multiplication for multiplication. With taps in time each tile block
+# streams three times the weights.
+SHARE, SHARE_IN_TIME = 0.78, 0.62
+# Packed weights beyond this do not stay in the third cache while tile blocks stream them.
+CACHED_WEIGHT = 8 << 20
+# oneDNN's weight gradient of a strided convolution is slow up to this many channels.
+THIN = 64
 
 
 def own(which: str, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> bool:
-    """Whether a pass ("fwd", "dgrad" or "wgrad") runs on own kernels."""
+    """Whether a pass, one of `PASSES`, runs on own kernels."""
     asked = os.environ.get(VARIABLE)
+    if asked not in (None, "", "own", "onednn"):
+        raise ValueError(f"{VARIABLE} must be own or onednn, got {asked!r}.")
     if asked == "onednn" or not winograd.fits(sources, weight, geometry):
         return False
-    kind = winograd.kind_of(weight, geometry)
-    return asked == "own" or (kind is not None and which in WINS[kind])
+    if asked == "own" or torch_is_slow(sources[0].x):
+        return True
+    kind, in_time = winograd.kind_of(weight, geometry), winograd.axes(weight, geometry).kernel_t > 1
+    if kind == winograd.SAME:
+        return _same(which, sources[0].x, weight, geometry)
+    if kind == winograd.UP:
+        if which == "dgrad":
+            return not in_time and packed_bytes(weight) <= CACHED_WEIGHT
+        return which == "fwd" or not in_time
+    # A strided kernel falls into four phases of 1, 2, 2 and 4 taps (2x2 padded): the transforms eat what they save.
+    return which == "wgrad" and not in_time and weight.shape[1] <= THIN
+
+
+def torch_is_slow(x: Tensor) -> bool:
+    """Whether torch leaves a video this small to its own slow_conv3d: on one thread, N * C * T * H up to 20480."""
+    return x.dim() == 5 and torch.get_num_threads() == 1 and x.shape[:4].numel() <= 20480
+
+
+def packed_bytes(weight: Tensor) -> int:
+    """The size of a 4x4 stride-2 weight, transformed: four phases of 16 values for 16 taps."""
+    return 4 * 16 * weight.shape[0] * weight.shape[1] * 4
+
+
+def live_share(x: Tensor, weight: Tensor, geometry: Geometry) -> float:
+    """The share of a 3x3 kernel's taps that do not fall on padding; oneDNN skips the others."""
+    share = 1.0
+    for length, dilation in zip(x.shape[-2:], winograd.axes(weight, geometry).dilation, strict=True):
+        share *= (1 + 2 * max(0.0, 1 - dilation / length)) / 3
+    return share
+
+
+def _same(which: str, x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
+    a = winograd.axes(weight, geometry)
+    if any(length < 2 * step for length, step in zip(x.shape[-2:], a.dilation, strict=True)):
+        return False  # sub-images smaller than a tile of 2x2
+    if which == "wgrad":
+        return True  # oneDNN's does not gain by dead taps
+    return live_share(x, weight, geometry) * SAVED * (SHARE_IN_TIME if a.kernel_t > 1 else SHARE) >= 1
