@@ -22,7 +22,7 @@ static dim3 grid_of(const Columns& columns, int channels) {
 
 static Partials partials_in(void* workspace, const Columns& columns, int channels) {
   size_t blocks = ceil_div(columns.rows, columns.rows_each);
-  float2* value = static_cast<float2*>(workspace);
+  float4* value = static_cast<float4*>(workspace);
   return {value, reinterpret_cast<float*>(value + blocks * channels), channels};
 }
 
@@ -33,8 +33,8 @@ static int finish_grid(int channels) { return ceil_div(channels, kFoldChannels);
 using namespace fi;
 
 FI_EXPORT int64_t fi_channel_workspace(int64_t rows, int channels) {
-  int64_t blocks = (rows + make_columns(rows, channels, true).rows_each - 1) / make_columns(rows, channels, true).rows_each;
-  return blocks * (int64_t(channels) * sizeof(float2) + sizeof(float)) + 16;
+  int64_t each = make_columns(rows, channels, true).rows_each, blocks = (rows + each - 1) / each;
+  return blocks * (int64_t(channels) * sizeof(float4) + sizeof(float)) + 16;
 }
 
 FI_EXPORT int fi_activation_fwd(const Source* source, void* a, int stride, int64_t rows, int dtype, void* stream) {

@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(kThreads)
   Lane lane = lane_of(columns, source.channels);
   ChannelParams params = load_params(source, lane.channel);
   const T* x = static_cast<const T*>(source.x);
-  Pair total;
+  Fold total;
 #pragma unroll 2
   for (int row = lane.row; row < lane.end; row += lane.step) {
     size_t at = size_t(row) * source.channels + lane.channel;
@@ -85,15 +85,16 @@ __global__ void __launch_bounds__(kThreads)
     batch_stats_kernel(const T* x, int channels, Columns columns, bool aligned, Partials out) {
   FI_DYNAMIC_SHARED(memory);
   Lane lane = lane_of(columns, channels);
-  Pair moments;
+  Fold moments;
   float count = 0;
 #pragma unroll 4
   for (int row = lane.row; row < lane.end; row += lane.step) {
     Vector<T> value = load_vector(x + size_t(row) * channels + lane.channel, lane.valid, aligned);
     count += 1;
-    float inverse = __frcp_rn(count);
+    float wide[kVector];
 #pragma unroll
-    for (int i = 0; i < kVector; ++i) add_value(moments.first[i], moments.second[i], to_float(value.v[i]), inverse);
+    for (int i = 0; i < kVector; ++i) wide[i] = to_float(value.v[i]);
+    moments.add_moments(wide, count);
   }
   // a lane without channels saw no row: the count of its row lane is that of the first group, which has some
   fold_block<true>(SharedArena(memory, fold_bytes()), moments, count, columns.groups,
@@ -109,7 +110,7 @@ __global__ void __launch_bounds__(kThreads)
   ChannelParams params = load_params(source, lane.channel);
   const T* x = static_cast<const T*>(source.x);
   const T* addend = static_cast<const T*>(source.addend);
-  Pair total;
+  Fold total;
 #pragma unroll 4
   for (int row = lane.row; row < lane.end; row += lane.step) {
     size_t at = size_t(row) * source.channels + lane.channel;

@@ -1,4 +1,4 @@
-// Two-stage channel reductions: each block folds its rows into two floats a channel ("partials"), a second kernel
+// Two-stage channel reductions: each block folds its rows into a few floats a channel ("partials"), a second kernel
 // folds the blocks'. Every fold has a fixed order, so equal inputs give equal bits.
 #pragma once
 #include "cuda_moments.cuh"
@@ -8,9 +8,9 @@ namespace fi {
 
 constexpr int kThreads = 128;  // of every block here; thread sanitizer follows at most 255 fibers
 
-// What a block folds into: float2 partial[blocks][channels] and, for moments, float count[blocks].
+// What a block folds into, [blocks][channels]: two sums, or mean, m2 and base of moments, whose float count[blocks].
 struct Partials {
-  float2* value;
+  float4* value;
   float* count;
   int channels;
 };
@@ -25,28 +25,38 @@ struct Sum {
   }
 };
 
-// Two floats for each of the thread's eight channels.
-struct Pair {
-  float first[kVector] = {}, second[kVector] = {};
+// Two sums, or mean, m2 and base, for each of the thread's eight channels.
+struct Fold {
+  float first[kVector] = {}, second[kVector] = {}, base[kVector] = {};
+
+  // One more value of each channel into the moments, the count-th.
+  __device__ __forceinline__ void add_moments(const float (&value)[kVector], float count) {
+    float inverse = __frcp_rn(count);
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) {
+      if (count == 1) base[i] = value[i];
+      add_value(first[i], second[i], value[i] - base[i], inverse);
+    }
+  }
 };
 
 // Shared memory of fold_block.
 constexpr int fold_bytes() {
-  return shared_part(kThreads * kVector * int(sizeof(float2))) + shared_part(kThreads * int(sizeof(float)));
+  return shared_part(kThreads * kVector * int(sizeof(float4))) + shared_part(kThreads * int(sizeof(float)));
 }
 
-// Folds the block's threads: thread = row lane * groups + group, a group being eight channels. With moments, a pair is
-// (mean, m2) of `count` values; without, two sums.
+// Folds the block's threads: thread = row lane * groups + group, a group being eight channels. With moments, they are
+// those of `count` values.
 template <bool moments>
-__device__ void fold_block(SharedArena arena, const Pair& mine, float count, int groups, int first_channel, int block,
+__device__ void fold_block(SharedArena arena, const Fold& mine, float count, int groups, int first_channel, int block,
                            const Partials& out) {
-  float2* values = arena.take<float2>(kThreads * kVector);  // [row lane][channel]
+  float4* values = arena.take<float4>(kThreads * kVector);  // [row lane][channel]
   float* counts = arena.take<float>(kThreads);              // [row lane]
   int columns = groups * kVector, lanes = kThreads / groups;
   int group = threadIdx.x % groups, lane = threadIdx.x / groups;
 #pragma unroll
   for (int i = 0; i < kVector; ++i)
-    values[lane * columns + group * kVector + i] = make_float2(mine.first[i], mine.second[i]);
+    values[lane * columns + group * kVector + i] = make_float4(mine.first[i], mine.second[i], mine.base[i], 0);
   if (group == 0) counts[lane] = count;
   __syncthreads();
   for (int column = threadIdx.x; column < columns; column += kThreads) {
@@ -54,12 +64,12 @@ __device__ void fold_block(SharedArena arena, const Pair& mine, float count, int
     Moments total;
     Sum first, second;
     for (int i = 0; i < lanes; ++i) {
-      float2 v = values[i * columns + column];
-      if (moments) total = merge(total, Moments{counts[i], v.x, v.y});
+      float4 v = values[i * columns + column];
+      if (moments) total = merge(total, Moments{counts[i], v.z, v.x, v.y});
       first.add(v.x), second.add(v.y);
     }
     out.value[size_t(block) * out.channels + first_channel + column] =
-        moments ? make_float2(total.mean, total.m2) : make_float2(first.value, second.value);
+        moments ? make_float4(total.mean, total.m2, total.base, 0) : make_float4(first.value, second.value, 0, 0);
     if (moments && column == 0 && first_channel == 0) out.count[block] = total.count;
   }
 }
@@ -72,16 +82,16 @@ static __global__ void __launch_bounds__(kThreads) finish_moments_kernel(Partial
   Moments total;
   if (channel < in.channels)
     for (int i = threadIdx.x % 32; i < blocks; i += 32) {
-      float2 v = in.value[size_t(i) * in.channels + channel];
-      total = merge(total, Moments{in.count[i], v.x, v.y});
+      float4 v = in.value[size_t(i) * in.channels + channel];
+      total = merge(total, Moments{in.count[i], v.z, v.x, v.y});
     }
   for (int apart = 1; apart < 32; apart *= 2) {
-    Moments other{__shfl_xor_sync(~0u, total.count, apart), __shfl_xor_sync(~0u, total.mean, apart),
-                  __shfl_xor_sync(~0u, total.m2, apart)};
+    Moments other{__shfl_xor_sync(~0u, total.count, apart), __shfl_xor_sync(~0u, total.base, apart),
+                  __shfl_xor_sync(~0u, total.mean, apart), __shfl_xor_sync(~0u, total.m2, apart)};
     total = merge(total, other);
   }
   if (channel < in.channels && threadIdx.x % 32 == 0) {
-    mean[channel] = total.mean;
+    mean[channel] = total.base + total.mean;
     var[channel] = total.m2 / total.count;
   }
 }
@@ -93,7 +103,7 @@ static __global__ void __launch_bounds__(kThreads)
   Sum lane_first, lane_second;
   if (channel < in.channels)
     for (int i = threadIdx.x % 32; i < blocks; i += 32) {
-      float2 v = in.value[size_t(i) * in.channels + channel];
+      float4 v = in.value[size_t(i) * in.channels + channel];
       lane_first.add(v.x), lane_second.add(v.y);
     }
   float sum = lane_first.value, other = lane_second.value;

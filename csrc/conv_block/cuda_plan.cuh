@@ -21,7 +21,7 @@ struct Workspace {
   }
 
   Partials partials(int64_t blocks, int channels) {
-    float2* value = static_cast<float2*>(take(blocks * channels * int64_t(sizeof(float2))));
+    float4* value = static_cast<float4*>(take(blocks * channels * int64_t(sizeof(float4))));
     return {value, static_cast<float*>(take(blocks * int64_t(sizeof(float)))), channels};
   }
 };

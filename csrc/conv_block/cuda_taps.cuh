@@ -13,7 +13,7 @@
 
 namespace fi {
 
-constexpr int kMaxTaps = 128, kMaxPhases = 8;
+constexpr int kMaxTaps = 128, kMaxPhases = 27;
 
 struct Tap {
   int16_t t, h, w;  // offset of the position read

@@ -34,7 +34,7 @@ __device__ __forceinline__ int64_t output_position(const GatherParams& p, const 
 // y = acc + bias, and the moments of y as it is stored.
 template <class T>
 __device__ void store_forward(const Segment& segment, int64_t at, int channel, int valid, float (&value)[kVector],
-                              Pair& fold, float& count) {
+                              Fold& fold, float& count) {
   const T* bias = static_cast<const T*>(segment.bias);
   bool aligned = segment.channels % kVector == 0 && is_aligned(segment.y);
   Vector<T> y;
@@ -43,15 +43,15 @@ __device__ void store_forward(const Segment& segment, int64_t at, int channel, i
     y.v[i] = from_float<T>(value[i] + (bias && i < valid ? to_float(bias[channel + i]) : 0.0f));
   store_vector(static_cast<T*>(segment.y) + at, y, valid, aligned);
   count += 1;
-  float inverse = __frcp_rn(count);
 #pragma unroll
-  for (int i = 0; i < kVector; ++i) add_value(fold.first[i], fold.second[i], to_float(y.v[i]), inverse);
+  for (int i = 0; i < kVector; ++i) value[i] = to_float(y.v[i]);
+  fold.add_moments(value, count);
 }
 
 // dz = da * 1[z > 0], dx = dz * scale, daddend = da, and sums of dz and dz * (x - mean).
 template <class T>
 __device__ void store_backward(const Segment& segment, int64_t at, int valid, const float (&da)[kVector],
-                               const ChannelParams& params, Pair& fold) {
+                               const ChannelParams& params, Fold& fold) {
   const Source& source = segment.source;
   bool aligned = vectors_aligned(source) && is_aligned(segment.out.dx) && is_aligned(segment.out.daddend);
   Vector<T> x = load_vector(static_cast<const T*>(source.x) + at, valid, aligned), dx, daddend;
@@ -84,7 +84,7 @@ __device__ void epilogue(const GatherParams& p, const Tile& tile, const Accumula
   int valid = max(0, min(kVector, segment.channels - channel));
   ChannelParams params;
   if (p.backward) params = load_params(segment.source, channel);
-  Pair fold;
+  Fold fold;
   float count = 0;
   for (int row = threadIdx.x / kGroups; row < kTileRows; row += kThreads / kGroups) {
     int64_t position = output_position(p, tile, row);

@@ -15,7 +15,7 @@ from fastinpaint.ops.types import Source
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 STATUS = {
     -1: "the kernels know no such dtype",
-    -2: "the kernels take at most 128 taps and strides whose product is at most 8",
+    -2: "the kernels take at most 128 taps and strides whose product is at most 27",
     -3: "the map has more positions than the kernels can count",
 }
 

@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 FLAGS = (
     *("-std=c++17", "-g1", "-fPIC", "-fno-strict-aliasing", "-mf16c", "-ffp-contract=off"),
     *("-Wall", "-Wno-unknown-pragmas", "-DFI_EMULATED", "-x", "c++"),
+    "-ftrivial-auto-var-init=pattern",  # an accumulator that nobody cleared starts at -1.7e38
 )
 SANITIZERS = {
     "plain": ("-O2",),

@@ -63,10 +63,10 @@ def _source_bwd(da: Tensor, offset: int, source: Source) -> SourceGrad:
     else:
         rows = native.size(native.positions(x))
         space = native.workspace(x, native.library().fi_channel_workspace(rows, channels))
+        start = ctypes.c_void_p(da.data_ptr() + offset * da.element_size())
         native.call(
-            "activation", "fi_activation_bwd", x, ctypes.c_void_p(da.data_ptr() + offset * da.element_size()),
-            da.shape[1], ctypes.byref(native.c_source(source)), *(native.pointer(v) for v in (dx, dmean, dscale, dshift)),
-            native.pointer(space), rows, native.DTYPES[x.dtype],
+            "activation", "fi_activation_bwd", x, start, da.shape[1], ctypes.byref(native.c_source(source)),
+            *(native.pointer(v) for v in (dx, dmean, dscale, dshift, space)), rows, native.DTYPES[x.dtype],
         )  # fmt: skip
     return SourceGrad(dx, dmean, dscale, dshift, part if source.addend is not None else None)
 

@@ -20,7 +20,7 @@ from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 CHANNELS_LAST = True
 OP = "conv_block"
-MOST_TAPS, MOST_PHASES = 128, 8
+MOST_TAPS, MOST_PHASES = 128, 27
 
 batch_stats = activation.batch_stats
 
@@ -122,7 +122,6 @@ def bwd(
 
 
 def _empty_gradient(source: Source) -> SourceGrad:
-    vectors = [None if source.mean is None else native.vector(source.x, source.x.shape[1]) for _ in range(3)]
-    return SourceGrad(
-        torch.empty_like(source.x), *vectors, None if source.addend is None else torch.empty_like(source.x)
-    )
+    mean, scale, shift = (None if source.mean is None else native.vector(source.x, source.x.shape[1]) for _ in range(3))
+    addend = None if source.addend is None else torch.empty_like(source.x)
+    return SourceGrad(torch.empty_like(source.x), mean, scale, shift, addend)

@@ -1,0 +1,24 @@
+"""The CUDA kernels: on a GPU where there is one, else emulated on the CPU (csrc/cuda_on_cpu)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from fastinpaint import _native
+from fastinpaint.testing import emulated
+
+
+@pytest.fixture(scope="session", autouse=True)
+def device() -> Iterator[str]:
+    """Where tensors must be for the `cuda` backend."""
+    if torch.cuda.is_available() and _native.why_not("cuda") is None:
+        yield "cuda"
+        return
+    reason = emulated.why_not()
+    if reason is not None:
+        pytest.skip(reason)
+    with emulated.installed():
+        yield "cpu"

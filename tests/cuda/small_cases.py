@@ -1,0 +1,196 @@
+"""Small calls of every CUDA kernel, judged by the rule of `tests.triton.rule`; also run on sanitized libraries:
+
+FI_LIBRARY=... python -m tests.cuda.small_cases bfloat16 2d 3d ...
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastinpaint.ops.activation import cuda as activation
+from fastinpaint.ops.activation import reference as activation_reference
+from fastinpaint.ops.conv_block import cuda, reference
+from fastinpaint.ops.downsample import cuda as downsample
+from fastinpaint.ops.downsample import reference as downsample_reference
+from fastinpaint.ops.masked_l1 import cuda as masked_l1
+from fastinpaint.ops.masked_l1 import reference as masked_l1_reference
+from fastinpaint.ops.types import Geometry, Source
+from fastinpaint.testing import emulated
+from tests.triton import rule
+from tests.triton.rule import check, check_all, check_grads, source
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Conv(NamedTuple):
+    """One convolution: channels of its sources, whether each has an addend, sizes and geometry."""
+
+    space: tuple[int, ...]
+    sources: tuple[int, ...]
+    addends: tuple[bool, ...]
+    channels: int
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    transposed: bool = False
+    mean: float = 0.0
+
+
+CONVS = {
+    "2d": Conv((9, 17), (16,), (False,), 24, (3, 3), (1, 1), (1, 1), (1, 1)),
+    "stride 2, two sources": Conv((9, 17), (8, 40), (False, True), 24, (3, 3), (2, 2), (1, 1), (1, 1)),
+    "dilation 4, dead taps": Conv((9, 17), (8,), (True,), 70, (3, 3), (1, 1), (4, 4), (4, 4)),
+    "dilation 16": Conv((6, 40), (8,), (False,), 8, (3, 3), (1, 1), (16, 16), (16, 16)),
+    "3d": Conv((3, 6, 7), (8,), (False,), 8, (3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1)),
+    "time stride 2": Conv((4, 5, 6), (8,), (False,), 8, (3, 3, 3), (2, 1, 1), (1, 1, 1), (1, 1, 1)),
+    "odd channels": Conv((6, 7), (5, 3), (True, False), 7, (3, 3), (1, 1), (1, 1), (1, 1)),
+    "transposed 2d": Conv((5, 6), (8,), (False,), 16, (4, 4), (2, 2), (1, 1), (1, 1), True),
+    "transposed 3d": Conv((2, 5, 6), (8, 8), (False, True), 16, (4, 4, 4), (1, 2, 2), (1, 1, 1), (1, 1, 1), True),
+    "3 channels in": Conv((9, 17), (3,), (False,), 16, (3, 3), (1, 1), (1, 1), (1, 1)),
+    "4 channels in, 5x5": Conv((9, 17), (4,), (False,), 40, (5, 5), (1, 1), (2, 2), (1, 1)),
+    "4 channels in, 5x5x5": Conv((3, 9, 8), (4,), (False,), 16, (5, 5, 5), (1, 1, 1), (2, 2, 2), (1, 1, 1)),
+    "3 channels out": Conv((9, 17), (16,), (False,), 3, (3, 3), (1, 1), (1, 1), (1, 1)),
+    "large mean": Conv((8, 16), (8,), (False,), 8, (3, 3), (1, 1), (1, 1), (1, 1), mean=1e3),
+    "1x1, one pixel": Conv((1, 1), (8,), (False,), 8, (1, 1), (1, 1), (0, 0), (1, 1)),
+}
+
+
+def double(value):
+    """As `rule.double`, and a geometry as it is."""
+    return value if isinstance(value, Geometry) else rule.double(value)
+
+
+def moved(value, device: str):
+    """Tensors and sources, also in lists, on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, Source):
+        return Source(*(moved(v, device) for v in value))
+    return [moved(v, device) for v in value] if isinstance(value, list) else value
+
+
+def conv_inputs(conv: Conv, dtype: torch.dtype, seed: int = 0) -> tuple[list[Source], Tensor, Tensor, Geometry]:
+    """Sources, weight, bias and geometry of a case, on the CPU."""
+    generator = torch.Generator().manual_seed(seed)
+    sources = [
+        source((2, c, *conv.space), dtype, generator, affine=c > 4, addend=addend, mean=conv.mean)
+        for c, addend in zip(conv.sources, conv.addends, strict=True)
+    ]
+    channels = sum(conv.sources)
+    shape = (channels, conv.channels) if conv.transposed else (conv.channels, channels)
+    weight = torch.randn(*shape, *conv.kernel, generator=generator) / (channels * 9) ** 0.5
+    bias = torch.randn(conv.channels, generator=generator)
+    zero = (0,) * len(conv.kernel)
+    geometry = Geometry(conv.stride, conv.padding, conv.dilation, zero, conv.transposed, 1)
+    return sources, weight.to(dtype), bias.to(dtype), geometry
+
+
+def check_conv(conv: Conv, dtype: torch.dtype, device: str) -> None:
+    """Forward with statistics, and every gradient.
+
+    Stock torch's bfloat16 gradient of a transposed 3D weight has infinities on some CPUs (2.13, oneDNN): there the
+    rounded exact one takes its place.
+    """
+    sources, weight, bias, geometry = conv_inputs(conv, dtype)
+    inputs = sources, weight, bias, geometry, True
+    got = moved(list(cuda.fwd(*(moved(v, device) for v in inputs))), "cpu")
+    exact = reference.fwd(*(double(v) for v in inputs))
+    check_all(("y", "mean", "var"), got, reference.fwd(*inputs), exact)
+
+    generator = torch.Generator().manual_seed(1)
+    y, mean = exact[0].to(dtype), exact[1].float()
+    dy = torch.randn(y.shape, generator=generator).to(dtype)
+    dmean, dvar = (torch.randn(conv.channels, generator=generator) for _ in range(2))
+    back = dy, dmean, dvar, y, mean, sources, weight, geometry, [True] * len(sources), True, True
+    grads, *rest = cuda.bwd(*(moved(v, device) for v in back))
+    plain, exact = reference.bwd(*back), reference.bwd(*(double(v) for v in back))
+    check_grads([type(g)(*(None if t is None else t.cpu() for t in g)) for g in grads], plain[0], exact[0])
+    finite = [p if p.isfinite().all() else e.to(dtype) for p, e in zip(plain[1:], exact[1:], strict=True)]
+    check_all(("dweight", "dbias"), moved(rest, "cpu"), finite, exact[1:])
+
+
+def check_activation(dtype: torch.dtype, device: str) -> None:
+    """Forward of a concatenation, backward with its sums, statistics and G."""
+    generator = torch.Generator().manual_seed(0)
+    for channels, space in (((16, 24), (3, 5, 7)), ((5, 3), (6, 7)), ((8,), (40, 40))):
+        sources = [source((2, c, *space), dtype, generator, addend=i == 0) for i, c in enumerate(channels)]
+        there = moved(sources, device)
+        exact = activation_reference.fwd(double(sources))
+        check("a", activation.fwd(there).cpu(), activation_reference.fwd(sources), exact)
+        da, needs = torch.randn(exact.shape, generator=generator).to(dtype), [True] * len(sources)
+        grads = activation.bwd(da.to(device), there, needs)
+        check_grads(
+            [type(g)(*(None if t is None else t.cpu() for t in g)) for g in grads],
+            activation_reference.bwd(da, sources, needs),
+            activation_reference.bwd(da.double(), double(sources), needs),
+        )
+        x = (exact + 1000).to(dtype)
+        stats = moved(list(activation.batch_stats(x.to(device))), "cpu")
+        check_all(("mean", "var"), stats, reference.batch_stats(x), reference.batch_stats(x.double()))
+        vectors = [torch.randn(x.shape[1], generator=generator) for _ in range(3)]
+        inputs = da, vectors[0], vectors[1], exact.to(dtype), vectors[2]
+        g = cuda.stats_bwd(*(moved(v, device) for v in inputs)).cpu()
+        check("G", g, reference.stats_bwd(*inputs), reference.stats_bwd(*(double(v) for v in inputs)))
+
+
+def check_masked_l1(dtype: torch.dtype, device: str) -> None:
+    """Loss and gradient, both layouts, both groupings."""
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((2, 3, 2, 5, 7), (1, 3, 3, 8, 16)):
+        output, target = (torch.randn(shape, generator=generator).to(dtype) for _ in range(2))
+        mask = (torch.rand(shape[0], 1, *shape[2:], generator=generator) > 0.5).to(dtype)
+        mask[..., 0, 0] = 1
+        for layout in (torch.contiguous_format, torch.channels_last_3d):
+            output, dloss = output.contiguous(memory_format=layout), torch.tensor(2.0)
+            for per_frame in (False, True):
+                inputs = output, target, mask, per_frame
+                there = [moved(v, device) for v in inputs]
+                exact = masked_l1_reference.fwd(*(double(v) for v in inputs))
+                check("loss", masked_l1.fwd(*there).cpu(), masked_l1_reference.fwd(*inputs), exact)
+                exact = masked_l1_reference.bwd(dloss.double(), *(double(v) for v in inputs))
+                got = masked_l1.bwd(dloss.to(device), *there).cpu()
+                check("doutput", got, masked_l1_reference.bwd(dloss, *inputs), exact)
+
+
+def check_downsample(dtype: torch.dtype, device: str) -> None:
+    """Filling and both reductions, sizes that r divides and not, planar and channels-last."""
+    generator = torch.Generator().manual_seed(0)
+    for shape, r in (((2, 3, 2, 5, 7), 2), ((1, 3, 1, 8, 8), 4)):
+        video = torch.rand(shape, generator=generator).to(dtype)
+        mask = (torch.rand(shape[0], 1, *shape[2:], generator=generator) > 0.7).to(dtype)
+        fill = torch.rand(3, generator=generator)
+        video = torch.where(mask > 0, torch.nan, video)  # nothing of a hole may leak
+        for layout in (torch.contiguous_format, torch.channels_last_3d):
+            inputs = video.contiguous(memory_format=layout), mask, fill, r
+            got = downsample.fwd(*(moved(v, device) for v in inputs))
+            exact = downsample_reference.fwd(*(double(v) for v in inputs))
+            check_all(("small", "mask"), moved(list(got), "cpu"), downsample_reference.fwd(*inputs), exact)
+
+
+OTHERS = {"activation": check_activation, "masked_l1": check_masked_l1, "downsample": check_downsample}
+
+
+def run(name: str, dtype: torch.dtype, device: str) -> None:
+    """One case of `CONVS` or of `OTHERS`."""
+    if name in OTHERS:
+        OTHERS[name](dtype, device)
+    else:
+        check_conv(CONVS[name], dtype, device)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    with emulated.installed(Path(os.environ["FI_LIBRARY"])):
+        for name in sys.argv[2:]:
+            run(name, DTYPES[sys.argv[1]], "cpu")
+
+
+if __name__ == "__main__":
+    main()
