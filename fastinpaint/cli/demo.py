@@ -1,0 +1,24 @@
+"""``fastinpaint demo``: the whole system in a few minutes, no file needed."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from fastinpaint.demo.run import PAGE, run_demo
+from fastinpaint.training.backend import BACKENDS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo"), metavar="DIR", help="new folder, or an earlier demo's"
+    )
+    parser.add_argument("--backend", choices=BACKENDS, default="reference", help="what computes layers")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the demo, print its table and say where the page is; raises `UserError` for bad input."""
+    found = run_demo(args.out, args.backend)
+    print(
+        f"\n{found.table()}\n\nOpen {args.out / PAGE}; completed.mp4, sheet.png, curves.png and the rest lie beside it."
+    )

@@ -1,0 +1,146 @@
+"""The demo, step by step; every step is the function that the command of its name calls."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fastinpaint.data.dataset import VideoSamples
+from fastinpaint.data.prepare import PrepareConfig, prepare
+from fastinpaint.data.synthetic import write_mp4, write_synthetic
+from fastinpaint.data.video import open_video
+from fastinpaint.demo.page import write_page
+from fastinpaint.demo.scene import scribbled_scene
+from fastinpaint.errors import UserError
+from fastinpaint.inference import Settings, inpaint
+from fastinpaint.inference.output import whole_or_nothing
+from fastinpaint.metrics import Evaluation, evaluate, save_report
+from fastinpaint.metrics.pictures import save_grid
+from fastinpaint.models import ModelConfig
+from fastinpaint.models.weights import load_weights
+from fastinpaint.training import TrainConfig, train
+from fastinpaint.training.backend import accelerate_model
+from fastinpaint.training.curves import plot_curves
+
+PAGE = "index.html"
+HELD_OUT_SEED = 10_002  # far from the seeds of the clips that are trained and validated on
+RUNS = {"completion": "paper", "2dcn": "2dcn"}
+HOLES = "strokes"  # the easiest to learn in minutes, and what a scribble leaves
+GREY, SHEET_FRAMES = 128, 8
+
+
+@dataclass(frozen=True)
+class DemoSize:
+    """How much the demo does; the defaults take under five minutes on two cores.
+
+    Attributes:
+        clips, clip_frames: rendered clips, 5 of 6 to train on, and frames of each.
+        frames, size: of a sample.
+        width: of the networks, as a share of the paper's channels.
+        pretrain_steps, steps: of 3DCN alone, then of both networks; 2DCN gets `steps` too.
+        lr: ten times the usual, for a run this short.
+        held_out_frames, held_out_size: of the clip that the scribble is removed from.
+    """
+
+    clips: int = 48
+    clip_frames: int = 32
+    frames: int = 8
+    size: int = 64
+    width: float = 0.125
+    pretrain_steps: int = 1000
+    steps: int = 1000
+    lr: float = 4e-3
+    held_out_frames: int = 64
+    held_out_size: int = 128
+
+
+def run_demo(out: str | Path, backend: str = "reference", size: DemoSize | None = None) -> Evaluation:
+    """Render, prepare, train, evaluate and inpaint; leaves the folder `out` with a page that shows all of it.
+
+    Args:
+        out: a new folder, or one that an earlier demo left, which is replaced at the end.
+        backend: what computes the layers, as for `fastinpaint train`.
+
+    Raises:
+        UserError: `out` is something else, or cannot be written.
+    """
+    out, size = Path(out), size or DemoSize()
+    if out.exists() and not (out.is_dir() and ((out / PAGE).is_file() or not any(out.iterdir()))):
+        raise UserError(f"{out}: must be a new folder, or one that an earlier demo left.")
+    seconds: dict[str, float] = {}
+    with whole_or_nothing(out) as folder:
+        folder.mkdir(parents=True)
+        with _timed("rendering and preparing clips", seconds):
+            _make_data(folder, size)
+        for run, strategy in RUNS.items():
+            with _timed(f"training {run}, strategy {strategy}", seconds):
+                _train(folder, size, run, strategy, backend)
+        with _timed("evaluating on clips not trained on", seconds):
+            found = _evaluate(folder, backend)
+        with _timed("removing a scribble from a clip not seen before", seconds):
+            _inpaint(folder, size, backend)
+        write_page(folder / PAGE, found, dataclasses.asdict(size), seconds)
+    return found
+
+
+@contextmanager
+def _timed(task: str, seconds: dict[str, float]) -> Iterator[None]:
+    print(f"{task} ...", flush=True)
+    start = time.perf_counter()
+    yield
+    seconds[task] = time.perf_counter() - start
+
+
+def _make_data(folder: Path, size: DemoSize) -> None:
+    """clips/ and data/."""
+    clips = write_synthetic(folder / "clips", size.clips, size.clip_frames, size.size)
+    prepare(PrepareConfig(frames=size.frames, size=size.size), clips, folder / "data")
+
+
+def _train(folder: Path, size: DemoSize, run: str, strategy: str, backend: str) -> None:
+    """A run folder."""
+    config = TrainConfig(
+        model=ModelConfig(width=size.width),
+        strategy=strategy,
+        pretrain_steps=size.pretrain_steps,
+        steps=size.steps,
+        lr=size.lr,
+        holes=HOLES,
+        flip=True,
+        validate_every=max(1, size.steps // 4),
+        save_every=0,
+        backend=backend,
+    )
+    train(config, folder / "data", folder / run)
+
+
+def _evaluate(folder: Path, backend: str) -> Evaluation:
+    """evaluation.json, frames.png, differences.png, table.txt, curves.png."""
+    models = {run: accelerate_model(load_weights(folder / run / "last.safetensors"), backend) for run in RUNS}
+    found = evaluate(models, VideoSamples(folder / "data", "val"), HOLES)
+    save_report(found, folder)
+    (folder / "table.txt").write_text(found.table() + "\n", encoding="utf-8")
+    plot_curves({run: folder / run / "log.jsonl" for run in RUNS}, folder / "curves.png")
+    return found
+
+
+def _inpaint(folder: Path, size: DemoSize, backend: str) -> None:
+    """input.mp4, mask.mp4, completed.mp4 and sheet.png."""
+    truth, clip, mask = scribbled_scene(HELD_OUT_SEED, size.held_out_frames, size.held_out_size)
+    write_mp4(folder / "input.mp4", clip)
+    write_mp4(folder / "mask.mp4", np.repeat(mask[..., None], 3, 3).astype(np.uint8) * 255)
+    model = accelerate_model(load_weights(folder / "completion" / "last.safetensors"), backend)
+    settings = Settings(frames=size.frames, full_frame=True)
+    inpaint(model, folder / "input.mp4", folder / "completed.mp4", mask=folder / "mask.mp4", settings=settings)
+    with open_video(folder / "completed.mp4") as reader:
+        completed = np.stack([frame.rgb for frame in reader])
+    hole = np.where(mask[..., None], GREY, clip).astype(np.uint8)
+    rows = {"source": clip, "hole": hole, "completed": completed, "truth": truth}
+    times = np.linspace(0, len(clip) - 1, SHEET_FRAMES).round().astype(int).tolist()
+    save_grid([(name, {f"frame {t}": video[t] for t in times}) for name, video in rows.items()], folder / "sheet.png")
