@@ -1,4 +1,4 @@
-"""The rule of every kernel: at most twice the error of plain torch in its dtype, against float64 from the same inputs."""
+"""The rule of every kernel: at most twice the error of plain torch in the same dtype, against float64."""
 
 from __future__ import annotations
 

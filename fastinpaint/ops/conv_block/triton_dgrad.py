@@ -14,7 +14,7 @@ def conv_dgrad_kernel(
     dy, y, y_mean, dmean, dvar, weight, x, mean, scale, shift, dx, daddend, partial, table,
     samples, in_size, out_size, step, inverse_count, out_channels, channels, w_tap, w_k, w_n,
     HAS_STATS: tl.constexpr, HAS_AFFINE: tl.constexpr, RELU: tl.constexpr, HAS_ADDEND: tl.constexpr,
-    IN_STRIDE: tl.constexpr, OUT_STRIDE: tl.constexpr, TAPS: tl.constexpr, TAP_STEP: tl.constexpr,
+    TIME: tl.constexpr, IN_STRIDE: tl.constexpr, OUT_STRIDE: tl.constexpr, TAPS: tl.constexpr, TAP_STEP: tl.constexpr,
     BT: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     PACK: tl.constexpr, EVEN_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -43,7 +43,7 @@ def conv_dgrad_kernel(
     acc = tl.zeros((BT * BH * BW, BLOCK_N), dtype=tl.float32)
     for i in range(count_steps(live, out_channels, BLOCK_K, PACK)):
         o_g, lanes, o_c, m_c, tap = step_lanes(
-            i, live, first, at, in_rows, in_size, step, out_channels, TAPS, TAP_STEP, BLOCK_K, PACK, EVEN_K
+            i, live, first, at, in_rows, in_size, step, out_channels, TIME, TAPS, TAP_STEP, BLOCK_K, PACK, EVEN_K
         )
         g = load_gradient(dy, y, y_mean, dmean, dvar, inverse_count, o_g, lanes, o_c, m_c, HAS_STATS)
         o_w = (tap * w_tap + o_c * w_k)[:, None] + (o_n * w_n)[None, :]

@@ -148,12 +148,14 @@ def count_steps(live, channels, BLOCK_K: tl.constexpr, PACK: tl.constexpr):
 @triton.jit
 def step_lanes(
     i, live, first, at, in_rows, in_size, step, channels,
-    TAPS: tl.constexpr, TAP_STEP: tl.constexpr, BLOCK_K: tl.constexpr, PACK: tl.constexpr, EVEN_K: tl.constexpr,
+    TIME: tl.constexpr, TAPS: tl.constexpr, TAP_STEP: tl.constexpr, BLOCK_K: tl.constexpr, PACK: tl.constexpr,
+    EVEN_K: tl.constexpr,
 ):  # fmt: skip
     """The i-th K-step: which items of the input and which rows of the weight it takes.
 
     With PACK, lanes run over taps and, inside a tap, over PACK >= C channels: for thin maps, whose taps would each
     fill a fraction of a step. Without, a step is one tap and BLOCK_K channels, channels innermost.
+    Without TIME no tap moves in time, and nothing needs to ask whether it leaves the video there.
 
     Returns:
         o_x, inside: ``[M, K]``, items relative to the tile's pixel, and whether they exist. o_c, m_c: ``[K]`` channels
@@ -178,15 +180,18 @@ def step_lanes(
     at_t, at_h, at_w = at
     if PACK > 0:
         i_t, i_h, i_w = at_t[:, None] + d_t[None, :], at_h[:, None] + d_h[None, :], at_w[:, None] + d_w[None, :]
-        inside = (i_t >= 0) & (i_t < in_size[0]) & (i_h >= 0) & (i_h < in_size[1]) & (i_w >= 0) & (i_w < in_size[2])
-        inside &= m_c[None, :]
+        inside = (i_h >= 0) & (i_h < in_size[1]) & (i_w >= 0) & (i_w < in_size[2]) & m_c[None, :]
+        if TIME:
+            inside &= (i_t >= 0) & (i_t < in_size[0])
         if EVEN_K:
             o_x = in_rows[:, None] * PACK + (pixel * PACK + o_c)[None, :]
         else:
             o_x = in_rows[:, None] * channels + (pixel * channels + o_c)[None, :]
     else:
         i_t, i_h, i_w = at_t + d_t, at_h + d_h, at_w + d_w
-        rows = (i_t >= 0) & (i_t < in_size[0]) & (i_h >= 0) & (i_h < in_size[1]) & (i_w >= 0) & (i_w < in_size[2])
+        rows = (i_h >= 0) & (i_h < in_size[1]) & (i_w >= 0) & (i_w < in_size[2])
+        if TIME:
+            rows &= (i_t >= 0) & (i_t < in_size[0])
         inside = rows[:, None] & m_c[None, :]
         o_x = in_rows[:, None] * channels + (pixel * channels + o_c)[None, :]
     return o_x, inside, o_c, m_c, tap

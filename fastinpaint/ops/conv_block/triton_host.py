@@ -33,13 +33,14 @@ def weight_strides(weight: Tensor, transposed: bool) -> tuple[Tensor, int, int, 
 
 def gather_arguments(gather: Gather, samples: int, device: torch.device, tile: launch.Tile) -> dict[str, Any]:
     """The arguments that place a gather's tiles, of fwd and of dgrad."""
-    bt, bh, bw = launch.block_shape(tile.m, gather.phase_size())
+    bt, bh, bw = launch.gather_block(tile.m, gather)
     return {
         "table": phase_table(gather.axes, device),
         "samples": samples,
         "in_size": gather.in_size,
         "out_size": gather.out_size,
         "step": tuple(a.offset_step for a in gather.axes),
+        "TIME": gather.moves_in_time,
         "IN_STRIDE": tuple(a.in_stride for a in gather.axes),
         "OUT_STRIDE": tuple(a.out_stride for a in gather.axes),
         "TAPS": gather.taps,
@@ -57,7 +58,7 @@ def gather_arguments(gather: Gather, samples: int, device: torch.device, tile: l
 
 def gather_parts(gather: Gather, samples: int, tile: launch.Tile) -> int:
     """Tiles over all phases: the parts that statistics and sums come in."""
-    block = launch.block_shape(tile.m, gather.phase_size())
+    block = launch.gather_block(tile.m, gather)
     return gather.phase_count * launch.tiles_of(block, gather.phase_size(), samples)
 
 

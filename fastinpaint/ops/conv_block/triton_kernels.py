@@ -12,7 +12,7 @@ from fastinpaint.ops.conv_block.triton_gather import begin_tile, count_steps, lo
 def accumulate_source(
     acc, x, mean, scale, shift, addend, weight, in_pixel, live, first, at, in_rows, in_size, step, channels,
     o_n, m_n, w_tap, w_k, w_n,
-    HAS_AFFINE: tl.constexpr, RELU: tl.constexpr, HAS_ADDEND: tl.constexpr, TAPS: tl.constexpr,
+    HAS_AFFINE: tl.constexpr, RELU: tl.constexpr, HAS_ADDEND: tl.constexpr, TIME: tl.constexpr, TAPS: tl.constexpr,
     TAP_STEP: tl.constexpr, BLOCK_K: tl.constexpr, PACK: tl.constexpr, EVEN_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """acc + a @ w over the live taps and the channels of one source."""
@@ -21,7 +21,7 @@ def accumulate_source(
         addend += in_pixel * channels
     for i in range(count_steps(live, channels, BLOCK_K, PACK)):
         o_x, inside, o_c, m_c, tap = step_lanes(
-            i, live, first, at, in_rows, in_size, step, channels, TAPS, TAP_STEP, BLOCK_K, PACK, EVEN_K
+            i, live, first, at, in_rows, in_size, step, channels, TIME, TAPS, TAP_STEP, BLOCK_K, PACK, EVEN_K
         )
         a = load_source(x, mean, scale, shift, addend, o_x, inside, o_c, m_c, HAS_AFFINE, RELU, HAS_ADDEND)
         o_w = (tap * w_tap + o_c * w_k)[:, None] + (o_n * w_n)[None, :]
@@ -37,7 +37,7 @@ def conv_fwd_kernel(
     HAS_AFFINE0: tl.constexpr, RELU0: tl.constexpr, HAS_ADDEND0: tl.constexpr,
     HAS_AFFINE1: tl.constexpr, RELU1: tl.constexpr, HAS_ADDEND1: tl.constexpr,
     HAS_SOURCE1: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_STATS: tl.constexpr,
-    IN_STRIDE: tl.constexpr, OUT_STRIDE: tl.constexpr, TAPS: tl.constexpr, TAP_STEP: tl.constexpr,
+    TIME: tl.constexpr, IN_STRIDE: tl.constexpr, OUT_STRIDE: tl.constexpr, TAPS: tl.constexpr, TAP_STEP: tl.constexpr,
     BT: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     PACK0: tl.constexpr, PACK1: tl.constexpr, EVEN_K0: tl.constexpr, EVEN_K1: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -60,13 +60,14 @@ def conv_fwd_kernel(
     acc = tl.zeros((BT * BH * BW, BLOCK_N), dtype=tl.float32)
     acc = accumulate_source(
         acc, x0, mean0, scale0, shift0, addend0, weight, in_pixel, live, first, at, in_rows, in_size, step, channels0,
-        o_n, m_n, w_tap, w_k, w_n, HAS_AFFINE0, RELU0, HAS_ADDEND0, TAPS, TAP_STEP, BLOCK_K, PACK0, EVEN_K0, PRECISION,
+        o_n, m_n, w_tap, w_k, w_n,
+        HAS_AFFINE0, RELU0, HAS_ADDEND0, TIME, TAPS, TAP_STEP, BLOCK_K, PACK0, EVEN_K0, PRECISION,
     )  # fmt: skip
     if HAS_SOURCE1:
         acc = accumulate_source(
             acc, x1, mean1, scale1, shift1, addend1, weight + channels0 * w_k,
             in_pixel, live, first, at, in_rows, in_size, step, channels1, o_n, m_n, w_tap, w_k, w_n,
-            HAS_AFFINE1, RELU1, HAS_ADDEND1, TAPS, TAP_STEP, BLOCK_K, PACK1, EVEN_K1, PRECISION,
+            HAS_AFFINE1, RELU1, HAS_ADDEND1, TIME, TAPS, TAP_STEP, BLOCK_K, PACK1, EVEN_K1, PRECISION,
         )  # fmt: skip
     if HAS_BIAS:
         acc += tl.load(bias + o_n, mask=m_n, other=0.0).to(tl.float32)[None, :]

@@ -5,10 +5,12 @@ A remembered measurement decides (`triton_tune`); without one the model below do
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
 from fastinpaint.ops.activation.triton_launch import power_of_2
+from fastinpaint.ops.conv_block.triton_taps import Gather, live_share
 
 
 class Tile(NamedTuple):
@@ -21,26 +23,27 @@ class Tile(NamedTuple):
     num_stages: int
 
 
-# Rows are places for fwd and dgrad. Every one compiles for sm_90 without spills (docs/triton.md); 256 x 128 does not.
+# Rows are places for fwd and dgrad. Every one compiles for sm_90 without spills (docs/triton.md). 128 x 256 would read
+# less, 85 FLOP for each byte from L2 instead of 64, but spills: 64 bytes in fwd and 1.5 kB in dgrad with 8 warps, 40
+# and 856 with 16.
 GATHER_TILES = (
-    Tile(128, 256, 64, 8, 3),  # widest: 85 FLOP for each byte from L2, one read of the sources for 256 channels
-    Tile(128, 128, 64, 8, 3),  # twice the programs: fills the multiprocessors where frames are small
-    Tile(64, 128, 64, 4, 4),  # short: for few places, two programs a multiprocessor
-    Tile(128, 64, 64, 4, 4),
-    Tile(64, 64, 64, 4, 4),
-    Tile(128, 32, 64, 4, 4),  # thin outputs: the tensor cores starve, the reads of the sources decide
-    Tile(128, 16, 64, 4, 4),
+    Tile(128, 128, 64, 8, 3),  # the largest that keeps everything in registers (fwd 203, dgrad 254)
+    Tile(64, 256, 64, 8, 3),  # one read of the sources for 256 channels
+    Tile(64, 128, 64, 4, 3),  # short: for few places, two programs a multiprocessor
+    Tile(128, 64, 64, 4, 3),
+    Tile(64, 64, 64, 4, 3),
+    Tile(128, 32, 64, 4, 3),  # thin outputs: the tensor cores starve, the reads of the sources decide
+    Tile(128, 16, 64, 4, 3),
     Tile(128, 16, 32, 4, 4),  # few taps and channels: a step of 64 would be padding
 )
 # Rows are channels of the sources (times taps where packed), steps are places.
 WGRAD_TILES = (
-    Tile(128, 256, 64, 8, 3),
     Tile(128, 128, 64, 8, 3),
-    Tile(64, 128, 64, 4, 4),
-    Tile(128, 64, 64, 4, 4),
-    Tile(64, 64, 64, 4, 4),
-    Tile(64, 32, 64, 4, 4),
-    Tile(128, 16, 64, 4, 4),
+    Tile(64, 128, 64, 4, 2),  # a third stage spills here
+    Tile(128, 64, 64, 4, 2),
+    Tile(64, 64, 64, 4, 3),
+    Tile(64, 32, 64, 4, 3),
+    Tile(128, 16, 64, 4, 3),  # packed taps of a thin source, or a thin output
     Tile(32, 64, 64, 4, 4),
     Tile(32, 32, 64, 4, 4),
     Tile(16, 16, 64, 4, 4),
@@ -54,6 +57,8 @@ L2_BYTES_PER_CYCLE = 24  # per multiprocessor: 5.5 TB/s over 132, an assumption
 REGISTERS = 65536
 # A row of an accumulator needs the tensor cores' own shape: narrower products waste part of it.
 FULL_RATE_N = 64
+# Another shape of block must save this much of the taps.
+WORTH_RESHAPING = 0.95
 # Up to this many channels the taps of a source are packed into one step.
 PACK_LIMIT = 16
 # Splits of wgrad: at most this many partial sums, so that the second stage stays small.
@@ -146,6 +151,26 @@ def expected_seconds(tile: Tile, work: Work) -> float:
 def best(tiles: tuple[Tile, ...], work: Work) -> Tile:
     """The tile that the model expects to be fastest."""
     return min(candidates(tiles, work), key=lambda tile: expected_seconds(tile, work))
+
+
+@functools.lru_cache(maxsize=1024)
+def gather_block(items: int, gather: Gather) -> tuple[int, int, int]:
+    """The block of a gather's tiles: `block_shape`'s, or the one that leaves out most dead taps if that pays.
+
+    A dilation of 8 in frames of 16 x 16 wants 8 x 8 places of two frames: a row of 16 reaches every tap of its width.
+    The items of a pixel lie together, so that short rows cost nothing where there are channels enough to fill a line.
+    """
+    size = gather.phase_size()
+
+    def cost(block: tuple[int, int, int]) -> float:
+        covered = math.prod(-(-n // b) * b / n for n, b in zip(size, block, strict=True))
+        return covered * live_share(gather, block)
+
+    usual = block_shape(items, size)
+    sides = [side for side in (4, 8, 16) if side <= items]
+    shapes = [(items // (h * w), h, w) for h in sides for w in sides if h * w <= items]
+    best_shape = min([usual, *shapes], key=cost)
+    return best_shape if cost(best_shape) < WORTH_RESHAPING * cost(usual) else usual
 
 
 def block_shape(items: int, size: tuple[int, ...]) -> tuple[int, int, int]:

@@ -45,6 +45,11 @@ class Gather(NamedTuple):
     def phase_count(self) -> int:
         return math.prod(a.out_stride for a in self.axes)
 
+    @property
+    def moves_in_time(self) -> bool:
+        """Whether any place reads another frame than its own."""
+        return self.axes[0] != Axis(1, 1, 1, 1, ((1, 0, 0),)) or self.in_size[0] != self.out_size[0]
+
     def phase_size(self) -> tuple[int, ...]:
         """How many places of each axis the largest phase has."""
         return tuple(-(-n // a.out_stride) for n, a in zip(self.out_size, self.axes, strict=True))
@@ -56,7 +61,7 @@ def strided_axis(taps: int, stride: int, padding: int, dilation: int) -> Axis:
 
 
 def phased_axis(taps: int, stride: int, padding: int, dilation: int) -> Axis:
-    """out[stride q + f] = sum over k of in[q + (f + padding - dilation k) / stride], where stride divides the numerator.
+    """out[stride q + f] = sum over k of in[q + (f + padding - dilation k) / stride], where that is a whole number.
 
     Those k are a progression of step stride / gcd(stride, dilation); taken backwards, offsets grow.
     """
@@ -66,13 +71,32 @@ def phased_axis(taps: int, stride: int, padding: int, dilation: int) -> Axis:
         fitting = [k for k in range(taps) if (phase + padding - dilation * k) % stride == 0]
         last = fitting[-1] if fitting else 0
         phases.append((len(fitting), last, (phase + padding - dilation * last) // stride))
-    return Axis(1, stride, dilation // shared, -(stride // shared), tuple(phases))
+    # a single tap has no step to take, in either direction
+    tap_step = -(stride // shared) if taps > 1 else 1
+    return Axis(1, stride, dilation // shared, tap_step, tuple(phases))
 
 
 def as_video(values: tuple[int, ...], fill: int) -> tuple[int, int, int]:
     """One entry for each of T, H, W; 2D has none for time."""
     t, h, w = values if len(values) == 3 else (fill, *values)
     return t, h, w
+
+
+def live_share(gather: Gather, block: tuple[int, ...]) -> float:
+    """Taps that tiles of that block take, over all taps, on average over tiles and phases."""
+    return math.prod(map(_live_share_of_axis, gather.axes, gather.taps, block, gather.in_size, gather.out_size))
+
+
+def _live_share_of_axis(axis: Axis, taps: int, block: int, in_size: int, out_size: int) -> float:
+    live = total = 0
+    for phase, (count, _, first_offset) in enumerate(axis.phases):
+        places = -(-(out_size - phase) // axis.out_stride)
+        for start in range(0, places, block):
+            low = start * axis.in_stride + first_offset
+            high = (min(start + block, places) - 1) * axis.in_stride + first_offset
+            live += sum(low + j * axis.offset_step < in_size and high + j * axis.offset_step >= 0 for j in range(count))
+            total += 1
+    return live * axis.out_stride / (total * taps)
 
 
 class Problem(NamedTuple):

@@ -1,0 +1,200 @@
+"""Compiles Triton kernels with no GPU, and reads what a GPU would run: registers, spills, shared memory, instructions.
+
+    python -m fastinpaint.testing.aot --target sm_90 [--layers 3dcn.6,combcn.8] [--json FILE]
+
+A launch on "meta" tensors goes through the very host code of the library, with a driver that names a target and has no
+device; the compiler makes just what a real launch would. Nothing runs: speed, occupancy and results are not shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import json
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from fastinpaint.ops.conv_block import triton as conv_block
+from fastinpaint.testing.paper_layers import PaperLayer, paper_layers
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+SHARED_LIMIT = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448, "gfx942": 65536}
+# The instructions that a product of matrices must turn into.
+MATRIX_OPS = {"sm_80": ("HMMA",), "sm_90": ("HGMMA",), "sm_100": ("UTCHMMA", "HMMA"), "gfx942": ("v_mfma",)}
+COUNTED = re.compile(r"HGMMA|HMMA|UTCHMMA|LDGSTS|LDSM|LDL|STL")
+INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]+)([^;]*);", re.M)
+TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
+
+
+class Compiled(NamedTuple):
+    """What became of one launch.
+
+    Attributes:
+        registers: of a thread; spilled: bytes of stack or spilled registers; shared: bytes of a program.
+        ops: counts of the instructions that matter. a_in_registers: whether wgmma takes its left operand from there.
+        seconds: time of the compilation, near 0 where it was cached.
+    """
+
+    kernel: str
+    target: str
+    num_warps: int
+    num_stages: int
+    block: str
+    registers: int
+    spilled: int
+    shared: int
+    ops: dict[str, int]
+    a_in_registers: bool
+    seconds: float
+
+    def complaint(self) -> str | None:
+        """What is wrong with it, in one sentence, or None."""
+        if self.spilled:
+            return f"{self.kernel} {self.block} on {self.target} spills {self.spilled} bytes."
+        if self.shared > SHARED_LIMIT[self.target]:
+            return f"{self.kernel} {self.block} on {self.target} needs {self.shared} bytes of shared memory."
+        return None
+
+
+class TargetDriver:
+    """A driver that knows a target and has no device."""
+
+    def __init__(self, target: GPUTarget) -> None:
+        self.target = target
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> str:
+        return f"{self.target.backend}:{self.target.arch}"
+
+    def get_current_stream(self, device: Any) -> int:
+        return 0
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("meta")
+
+    def map_python_to_cpp_type(self, kind: str) -> str:
+        return kind
+
+
+@contextlib.contextmanager
+def compiling(target: str) -> Iterator[list[Compiled]]:
+    """Inside, every launch compiles for the target and is listed; none runs."""
+    found: list[Compiled] = []
+    upstream = JITFunction.run
+
+    def run(self: JITFunction, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+        start = time.perf_counter()
+        kernel = upstream(self, *args, grid=(1,), warmup=True, **options)
+        kernel = kernel.result() if hasattr(kernel, "result") else kernel
+        found.append(_inspect(self.__name__, target, kernel, options, time.perf_counter() - start))
+
+    before = driver._active
+    driver.set_active(TargetDriver(TARGETS[target]))
+    JITFunction.run = run
+    try:
+        yield found
+    finally:
+        JITFunction.run = upstream
+        driver._active = before
+
+
+def _inspect(name: str, target: str, kernel: Any, options: dict[str, Any], seconds: float) -> Compiled:
+    meta = kernel.metadata
+    block = "x".join(str(options[k]) for k in ("BT", "BH", "BW", "BLOCK_M", "BLOCK_N", "BLOCK_K") if k in options)
+    read = _amd if target.startswith("gfx") else _nvidia
+    registers, spilled, ops, in_registers = read(kernel.asm)
+    return Compiled(
+        name,
+        target,
+        meta.num_warps,
+        meta.num_stages,
+        block,
+        registers,
+        spilled,
+        meta.shared,
+        ops,
+        in_registers,
+        seconds,
+    )
+
+
+def _nvidia(asm: dict[str, Any]) -> tuple[int, int, dict[str, int], bool]:
+    """Registers, bytes of stack, instruction counts and where wgmma's left operand is, from the cubin."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(asm["cubin"])
+        file.flush()
+        usage = _tool("cuobjdump", "--dump-resource-usage", file.name)
+        sass = _tool("nvdisasm", "-c", file.name)
+    numbers = {key: int(value) for key, value in re.findall(r"(REG|STACK):(\d+)", usage)}
+    instructions = INSTRUCTION.findall(sass)
+    ops = collections.Counter(op for op, _ in instructions if COUNTED.fullmatch(op))
+    spilled = max(numbers["STACK"], ops["LDL"] + ops["STL"])
+    in_registers = any(op == "HGMMA" and re.search(r"R\d+, R\d+, gdesc", rest) for op, rest in instructions)
+    return numbers["REG"], spilled, dict(ops), in_registers
+
+
+def _amd(asm: dict[str, Any]) -> tuple[int, int, dict[str, int], bool]:
+    """The same from AMD's assembly, whose notes count spilled registers."""
+    text = asm["amdgcn"]
+    numbers = {key: int(value) for key, value in re.findall(r"\.(vgpr_count|\wgpr_spill_count):\s+(\d+)", text)}
+    spilled = 4 * (numbers["vgpr_spill_count"] + numbers["sgpr_spill_count"])
+    return numbers["vgpr_count"], spilled, {"v_mfma": len(re.findall(r"^\s*v_mfma", text, re.M))}, False
+
+
+def _tool(name: str, *arguments: str) -> str:
+    return subprocess.run([str(TOOLS / name), *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def compile_layer(layer: PaperLayer, target: str, dtype: torch.dtype = torch.bfloat16) -> list[Compiled]:
+    """Every launch of one layer's forward and backward."""
+    sources, weight, bias = layer.inputs(dtype, "meta")
+    with compiling(target) as found:
+        y, mean, var = conv_block.fwd(sources, weight, bias, layer.geometry, layer.stats)
+        dy = torch.empty_like(y)
+        needs = [layer.channels != 4] * len(sources)  # nobody asks for the gradient of the video
+        conv_block.bwd(dy, mean, var, y, mean, sources, weight, layer.geometry, needs, True, bias is not None)
+    return found
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Compile the paper's layers and print, or write as JSON, what came out."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--target", choices=TARGETS, default="sm_90")
+    parser.add_argument("--layers", help="names such as 3dcn.6,combcn.8; all by default")
+    parser.add_argument("--json", type=Path, help="append one JSON line a launch to this file")
+    args = parser.parse_args(argv)
+    wanted = args.layers.split(",") if args.layers else None
+    rows = []
+    for layer in paper_layers():
+        if wanted is not None and layer.name not in wanted:
+            continue
+        for one in compile_layer(layer, args.target):
+            rows.append({"layer": layer.name, **one._asdict()})
+            if one.kernel.startswith("conv_"):
+                print(layer.name, one.complaint() or "", rows[-1], flush=True)
+    if args.json is not None:
+        with args.json.open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+if __name__ == "__main__":
+    main()
