@@ -77,7 +77,7 @@ class Trainer:
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=on_gpu
         )
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.amp == "fp16" and on_gpu)
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.amp == "fp16")
         self.done = 0
         self.best: dict[str, Any] = {}
         self.losses: list[dict[str, Tensor]] = []

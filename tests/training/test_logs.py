@@ -37,7 +37,7 @@ def test_a_line_tells_time_rate_and_memory(tmp_path: Path) -> None:
     write(tmp_path, range(1, 2))
     line = read_log(tmp_path / "log.jsonl")[0]
     assert (line["phase"], line["combcn"], line["seconds_per_step"], line["lr"]) == ("joint", 90.0, 0.5, 1e-3)
-    assert 50 < line["peak_memory_mib"] <= peak_memory_mib() < 1e6
+    assert 50 < line["peak_memory_mib"] <= peak_memory_mib() + 0.1 < 1e6
 
 
 def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,6 +146,19 @@ def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(
     assert [line for line in figures[0] if line in figures[1]] == figures[1]
 
 
+def test_the_loss_scale_of_fp16_is_resumed_too(data: Path, tmp_path: Path) -> None:
+    config = with_options(strategy="2dcn", amp="fp16", steps=3, save_every=1, validate_every=0)
+    train(config, data, tmp_path / "whole")
+    train(dataclasses.replace(config, steps=2), data, tmp_path / "run")
+    train(config, data, tmp_path / "run", resume=True)
+    assert same_bits(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+    last = "checkpoints/step-00000003/state.json"
+    states = [json.loads((tmp_path / run / last).read_text()) for run in ("run", "whole")]
+    assert states[0] == states[1]
+    assert states[0]["scaler"]["_growth_tracker"] == 3
+    assert states[0]["scaler"]["scale"] > 1
+
+
 def test_what_came_after_the_checkpoint_is_told_once(data: Path, tmp_path: Path, unbroken: Path) -> None:
     """As after a power cut: a log that is ahead of the newest checkpoint, and an unfinished line at its end."""
     run = tmp_path / "run"
