@@ -16,7 +16,7 @@ LOOK_NEIGHBOURS = 4  # rectangles that must agree before the cascade calls it a 
 CASCADE = "haarcascade_frontalface_alt2.xml"  # found more faces in trials than "default", and none in floors and roads
 SMALLEST_FACE = 1 / 10  # of the shorter side
 FACE_MARGIN = 1.5  # side of the square over side of the cascade's box, which ends at brow and chin
-FACE_SHARE = 0.5  # of the looks that must agree on one face
+FACE_SHARE, FACE_LOOKS = 0.5, 3  # share and number of the looks that must agree on one face
 
 
 class Square(NamedTuple):
@@ -132,7 +132,8 @@ def agreed_face(looks: list[np.ndarray]) -> np.ndarray | None:
         if (len(support), candidate[2]) > best:
             best = len(support), float(candidate[2])
             chosen = np.median(support, axis=0)
-    return chosen if best[0] >= max(1, FACE_SHARE * len(looks)) else None
+    needed = max(1, FACE_SHARE * len(looks), min(FACE_LOOKS, len(looks)))
+    return chosen if best[0] >= needed else None
 
 
 def around(face: np.ndarray, height: int, width: int) -> Square:

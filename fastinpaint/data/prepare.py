@@ -217,7 +217,7 @@ def _windows(
     reader: VideoReader, crop: Crop, frames: int, stride: int
 ) -> Iterator[tuple[int, int, int, list[Any] | None]]:
     """After every frame: scene, its length so far, and where a sample is complete its first frame and its frames."""
-    window: deque[Any] = deque(maxlen=frames)
+    window: deque[Any] = deque(maxlen=frames)  # of one scene alone once that is as long
     pictures: Iterable[np.ndarray] = (upright(frame.rgb, reader.rotation) for frame in reader)
     name, total = Path(reader.name).name[:30], reader.length_hint
     progress = tqdm(pictures, name, total, leave=False, unit="frame", file=sys.stderr, disable=None)
@@ -225,7 +225,6 @@ def _windows(
     for number, (scene, rgb) in enumerate(split_scenes(progress, lambda rgb: rgb)):
         if scene != current:
             current, first = scene, number
-            window.clear()
         window.append(crop.see(rgb))
         length = number - first + 1
         complete = length >= frames and (length - frames) % stride == 0

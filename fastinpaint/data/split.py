@@ -13,11 +13,12 @@ Range = tuple[int, int, int]
 
 
 def split_samples(starts: Sequence[Sequence[int]], frames: int, seed: int) -> tuple[list[Range], list[Range]]:
-    """Split clips so that about a sixth of the samples validates and no clip is on both sides.
+    """Split so that a sixth of the clips validates, with at most a sixth of the samples, and no clip is on both sides.
 
-    Clips are drawn in a seeded order and taken for validation as long as they fit into a sixth; where none fits, the
-    one with the fewest samples is taken. A single clip is split in time: its last sixth validates, and training
-    samples that share frames with it are left out.
+    Clips are drawn in a seeded order and taken for validation where they fit; where none fits, the one with the fewest
+    samples is taken. Both bounds matter where lengths differ much: by samples alone, all the short clips would
+    validate and training would see the few long ones only. A single clip is split in time: its last sixth validates,
+    and training samples that share frames with it are left out.
 
     Args:
         starts: for every clip the first frames of its samples, rising; no clip is empty.
@@ -31,9 +32,10 @@ def split_samples(starts: Sequence[Sequence[int]], frames: int, seed: int) -> tu
     if len(counts) == 1:
         return _in_time(starts[0], frames)
     room = round(VAL_SHARE * sum(counts))
+    wanted = max(1, round(VAL_SHARE * len(counts)))
     chosen: set[int] = set()
     for clip in np.random.default_rng(seed).permutation(len(counts)).tolist():
-        if counts[clip] <= room:
+        if counts[clip] <= room and len(chosen) < wanted:
             chosen.add(clip)
             room -= counts[clip]
     if not chosen:

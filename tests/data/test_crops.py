@@ -143,8 +143,10 @@ def test_agreement_ignores_single_errors_and_prefers_the_larger_face() -> None:
 
 def test_agreement_needs_half_of_the_looks() -> None:
     one, none = np.array([[100, 80, 40]], float), np.empty((0, 3))
-    assert agreed_face([one, none, one, none]) is not None
-    assert agreed_face([one, none, none, none]) is None
+    assert agreed_face([one, none] * 3) is not None
+    assert agreed_face([one, none, none] * 3) is None
+    assert agreed_face([one, none, one, none]) is None  # two looks may err alike
+    assert agreed_face([one, one]) is not None
     assert agreed_face([none, none]) is None
 
 

@@ -18,7 +18,20 @@ def test_five_to_one_by_clip(seed: int) -> None:
     train, val = split_samples(starts, 4, seed)
     assert not {clip for clip, _, _ in train} & {clip for clip, _, _ in val}
     assert sorted(train + val) == [(i, 0, len(clip)) for i, clip in enumerate(starts)]
-    assert total(val) == pytest.approx(sum(map(len, starts)) / 6, rel=0.05)
+    assert len(val) == 10
+    assert 0.65 < 6 * total(val) / sum(map(len, starts)) < 1.01
+
+
+def test_five_to_one_exactly_where_clips_are_alike() -> None:
+    train, val = split_samples([[0, 4, 8]] * 60, 4, 0)
+    assert (total(train), total(val)) == (150, 30)
+
+
+def test_few_long_clips_do_not_send_all_short_ones_to_validation() -> None:
+    starts = [list(range(n)) for n in [43, 11, 6, *[1] * 9]]
+    train, val = split_samples(starts, 1, 0)
+    assert len(val) == 2
+    assert len(train) == 10
 
 
 def test_seeded() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -174,6 +175,16 @@ def _index_first(path: Path) -> Path:
                 packet.stream = stream
                 out.mux(packet)
     return moved
+
+
+def test_truncated_between_two_frames(clip: Clip) -> None:
+    """Nothing that is read is broken; only the file's index tells that frames are missing."""
+    path = _index_first(clip("clip.mp4", frames=30))
+    with av.open(str(path)) as container:
+        place = [packet.pos for packet in container.demux(video=0)][18]
+    os.truncate(path, place)
+    with open_video(path) as reader, pytest.raises(DamagedVideo, match=r"cut short: 18 frames .* read of 30\.$"):
+        list(reader)
 
 
 def test_truncated_before_the_index_cannot_be_opened(clip: Clip) -> None:
