@@ -13,9 +13,13 @@ BLOCKS = {
     "3d": (fnn.ConvBNReLU3d, nn.Conv3d, nn.BatchNorm3d, (1, 3, 4, 6, 5), {"stride": (1, 2, 2), "padding": 1}),
     "2d transposed": (fnn.ConvTransposeBNReLU2d, nn.ConvTranspose2d, nn.BatchNorm2d, (2, 3, 4, 5), {"stride": 2}),
     "3d transposed": (
-        fnn.ConvTransposeBNReLU3d, nn.ConvTranspose3d, nn.BatchNorm3d, (1, 3, 3, 4, 5), {"output_padding": 0, "stride": 2},
+        fnn.ConvTransposeBNReLU3d,
+        nn.ConvTranspose3d,
+        nn.BatchNorm3d,
+        (1, 3, 3, 4, 5),
+        {"output_padding": (0, 1, 0), "stride": 2},
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BLOCKS)

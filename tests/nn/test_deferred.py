@@ -93,7 +93,7 @@ BECOMES_PLAIN = {
     "power": lambda y, x: y**2 - 1 / (y + 3),
     "compare": lambda y, x: (y > 0.5).double(),
     "method": lambda y, x: y.mean((2, 3)),
-    "attribute": lambda y, x: y.T,
+    "attribute": lambda y, x: y.mT,
     "cat over height": lambda y, x: torch.cat([y, y], 2),
     "cat of dtypes": lambda y, x: torch.cat([y, x.float()], 1),
     "broadcast add": lambda y, x: y + torch.ones(4, 1, 1, dtype=y.dtype),
