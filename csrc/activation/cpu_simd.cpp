@@ -74,18 +74,12 @@ void bwd(const ActivationBwd& args, int64_t block, int64_t begin, int64_t end) {
 // Values are taken relative to the block's first, so a mean far from zero costs no precision.
 template <class D>
 void stats(const BatchStats& args, int64_t block, int64_t begin, int64_t end) {
-    using V = typename Simd<D>::vec;
     for (int64_t c = 0; c < args.channels; c += Simd<D>::lanes) {
         const int64_t n = args.channels - c;
         const D* y = static_cast<const D*>(args.y) + begin * args.channels + c;
-        const V first = load_n(y, n);
-        typename Simd<D>::sums offset{}, sum{}, squares{};
-        for (int64_t p = begin; p < end; ++p, y += args.channels) {
-            const V v = load_n(y, n) - first;
-            add(sum, v);
-            add_product(squares, v, v);
-        }
-        add(offset, first);
+        const auto offset = halves(load_n(y, n));
+        typename Simd<D>::sums sum{}, squares{};
+        for (int64_t p = begin; p < end; ++p, y += args.channels) add_moments(sum, squares, load_n(y, n), offset);
         double* out = args.partial + block * 3 * args.channels + c;
         store_sums(out, offset, n);
         store_sums(out + args.channels, sum, n);

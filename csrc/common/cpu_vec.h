@@ -68,6 +68,20 @@ inline void add_product(Halves& sum, vfloat v, vfloat w) {
     sum.low += h.low * g.low;
     sum.high += h.high * g.high;
 }
+// Sums of v - offset and of its square, the difference taken in double.
+inline void add_moments(Halves& sum, Halves& squares, vfloat v, const Halves& offset) {
+    const Halves h = halves(v);
+    const vdouble low = h.low - offset.low, high = h.high - offset.high;
+    sum.low += low;
+    sum.high += high;
+    squares.low += low * low;
+    squares.high += high * high;
+}
+inline vdouble halves(vdouble v) { return v; }
+inline void add_moments(vdouble& sum, vdouble& squares, vdouble v, vdouble offset) {
+    sum += v - offset;
+    squares += (v - offset) * (v - offset);
+}
 inline void add(vdouble& sum, vdouble v) { sum += v; }
 inline void add_product(vdouble& sum, vdouble v, vdouble w) { sum += v * w; }
 // Writes the first n sums.

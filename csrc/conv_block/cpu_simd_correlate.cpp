@@ -33,8 +33,8 @@ float* scratch(int64_t floats) {
 struct StoreWithStats {
     float* out;
     int64_t channels;
-    vfloat bias{}, first{};
-    Halves sum, squares;
+    vfloat bias{};
+    Halves first, sum, squares;
     bool any = false;
 
     StoreWithStats(const Target& t, int64_t c) : out(t.out + c), channels(t.channels) {
@@ -43,14 +43,13 @@ struct StoreWithStats {
     void operator()(int64_t pixel, vfloat v) {
         v += bias;
         store(out + pixel * channels, v);
-        if (!any) first = v;
+        if (!any) first = halves(v);
         any = true;
-        add(sum, v - first);
-        add_product(squares, v - first, v - first);
+        add_moments(sum, squares, v, first);
     }
     static constexpr int count = 3;
     void finish(double* sums) const {
-        store_sums(sums, halves(first), kLanes);
+        store_sums(sums, first, kLanes);
         store_sums(sums + channels, sum, kLanes);
         store_sums(sums + 2 * channels, squares, kLanes);
     }

@@ -1,0 +1,113 @@
+"""Convolutions for the CPU kernels: every kind, odd sizes, tails, several sources, addends; and how they are judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastinpaint.ops.conv_block import reference
+from fastinpaint.ops.types import Geometry, Source, SourceGrad
+from fastinpaint.testing.compare import FACTOR, excess, mismatch
+
+
+@dataclass(frozen=True)
+class Case:
+    """A convolution; a source is its channels and some of the letters a (affine), r (relu) and d (addend)."""
+
+    name: str
+    sources: tuple[tuple[int, str], ...]
+    channels_out: int
+    space: tuple[int, ...]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    transposed: bool = False
+    output_padding: tuple[int, ...] | None = None
+    batch: int = 2
+
+    @property
+    def geometry(self) -> Geometry:
+        extra = self.output_padding or (0,) * len(self.space)
+        return Geometry(self.stride, self.padding, self.dilation, extra, self.transposed, 1)
+
+
+CONVOLUTIONS = (
+    Case("plain", ((32, ""),), 32, (8, 8), (3, 3), (1, 1), (1, 1), (1, 1)),
+    Case("deep", ((256, "ar"),), 64, (8, 8), (3, 3), (1, 1), (1, 1), (1, 1)),
+    Case("deeper_than_a_product", ((272, "ar"),), 16, (9, 6), (3, 3), (1, 1), (1, 1), (1, 1)),
+    Case("wide", ((16, "ar"),), 272, (6, 5), (3, 3), (1, 1), (1, 1), (1, 1)),
+    Case("three_sources", ((32, "ar"), (16, "ad"), (48, "rd")), 48, (9, 7), (3, 3), (1, 1), (1, 1), (1, 1)),
+    Case("many_tiles", ((16, "ar"),), 16, (37, 41), (3, 3), (1, 1), (1, 1), (1, 1)),
+    Case("dilated", ((32, "ar"),), 32, (11, 13), (3, 3), (1, 1), (4, 3), (4, 3)),
+    Case("dead_taps", ((32, "ar"),), 32, (8, 8), (3, 3), (1, 1), (4, 4), (4, 4)),
+    Case("up", ((32, "ar"), (16, "ard")), 32, (5, 6), (4, 4), (2, 2), (1, 1), (1, 1), True),
+    Case("up_three_taps", ((32, "ar"),), 32, (5, 7), (3, 3), (2, 2), (1, 1), (1, 1), True, (1, 0)),
+    Case("down", ((32, "ar"),), 48, (11, 8), (3, 3), (2, 2), (1, 1), (1, 1)),
+    Case("down_four_taps", ((32, "ar"),), 16, (10, 9), (4, 4), (2, 2), (1, 1), (1, 1)),
+    Case("video", ((32, "ar"), (16, "ard")), 32, (5, 6, 7), (3, 3, 3), (1, 1, 1), (1, 2, 2), (1, 2, 2)),
+    Case("video_dilated_in_time", ((32, "ar"),), 32, (2, 6, 7), (3, 3, 3), (1, 1, 1), (2, 1, 1), (2, 1, 1)),
+    Case("video_up", ((32, "ar"),), 32, (4, 4, 5), (4, 4, 4), (1, 2, 2), (2, 1, 1), (1, 1, 1), True),
+    Case("video_down", ((32, "ar"),), 32, (3, 8, 8), (3, 3, 3), (1, 2, 2), (1, 1, 1), (1, 1, 1)),
+    Case("frames", ((32, "ar"),), 32, (3, 6, 6), (1, 3, 3), (1, 1, 1), (0, 1, 1), (1, 1, 1)),
+    Case("one_pixel", ((16, "ar"),), 32, (1, 1), (3, 3), (1, 1), (1, 1), (1, 1), batch=8),
+)
+
+
+class Inputs:
+    """A case's tensors and the gradients that reach its results."""
+
+    def __init__(self, case: Case, level: float = 0.0) -> None:
+        generator = torch.Generator().manual_seed(len(case.name))
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator)
+
+        self.case, self.geometry = case, case.geometry
+        self.sources = []
+        for channels, letters in case.sources:
+            x = normal(case.batch, channels, *case.space) + level
+            vectors = (normal(channels) + level, normal(channels), normal(channels)) if "a" in letters else (None,) * 3
+            addend = normal(*x.shape) if "d" in letters else None
+            self.sources.append(Source(x, *vectors, "r" in letters, addend))
+        channels = sum(c for c, _ in case.sources)
+        ends = (channels, case.channels_out) if case.transposed else (case.channels_out, channels)
+        self.weight = normal(*ends, *case.kernel) / (channels * torch.Size(case.kernel).numel()) ** 0.5
+        self.bias = normal(case.channels_out)
+        self.exact = reference.fwd(*self.as_double(), self.geometry, True)
+        self.y, self.mean = self.exact[0].float(), self.exact[1].float()
+        count = self.y.numel() // self.y.shape[1]
+        self.dy = normal(*self.y.shape)
+        self.dmean, self.dvar = (normal(case.channels_out) * count**0.5 for _ in range(2))
+
+    def as_double(self) -> tuple[list[Source], Tensor, Tensor]:
+        sources = [Source(*(t.double() if isinstance(t, Tensor) else t for t in s)) for s in self.sources]
+        return sources, self.weight.double(), self.bias.double()
+
+    def fwd(self, module, double: bool = False):
+        """y, mean and var by a backend."""
+        parts = self.as_double() if double else (self.sources, self.weight, self.bias)
+        return module.fwd(*parts, self.geometry, True)
+
+    def bwd(self, module, double: bool = False):
+        """Every gradient by a backend, by name."""
+        upstream: Sequence[Tensor] = (self.dy, self.dmean, self.dvar, self.y, self.mean)
+        sources, weight, _ = self.as_double() if double else (self.sources, self.weight, self.bias)
+        upstream = [t.double() for t in upstream] if double else upstream
+        grads, dweight, dbias = module.bwd(*upstream, sources, weight, self.geometry, [True] * len(sources), True, True)
+        return {"dweight": dweight, "dbias": dbias, **named(grads)}
+
+
+def named(grads: Sequence[SourceGrad]) -> dict[str, Tensor]:
+    """The gradients of sources, without those that are None."""
+    return {f"d{n}[{i}]": t for i, g in enumerate(grads) for n, t in zip(g._fields, g, strict=True) if t is not None}
+
+
+def judge(name: str, value: Tensor, stock: Tensor, exact: Tensor, factor: float = FACTOR) -> None:
+    """The rule of exactness: at most twice stock torch's error, one rounding of the result allowed."""
+    assert mismatch(value, stock) is None, f"{name}: {mismatch(value, stock)}"
+    times = excess(value, stock, exact, value.dtype)
+    assert times <= factor, f"{name}: {times:.2f} times the error of stock torch"
