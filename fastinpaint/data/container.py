@@ -19,7 +19,10 @@ DURATION_SLACK = 0.25  # seconds by which the length a Matroska header states ma
 
 
 class ContainerReader(VideoReader):
-    """The frames of a file's first video stream. Timestamps that are missing or go back are put one frame later."""
+    """The frames of a file's first video stream.
+
+    A missing timestamp is put one frame after the last, a repeated one a tick after it.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -96,11 +99,12 @@ class ContainerReader(VideoReader):
 
     def _pts(self, picture: av.VideoFrame) -> int:
         """The picture's timestamp, made to rise strictly, as every writer demands."""
-        last = self._last_pts
-        pts = picture.pts
-        if pts is None or (last is not None and pts <= last):
+        last, pts = self._last_pts, picture.pts
+        if pts is None:
             step = max(1, round(1 / (self.rate * self._time_base(picture))))
             pts = 0 if last is None else last + step
+        elif last is not None:
+            pts = max(pts, last + 1)
         self._last_pts = pts
         return pts
 

@@ -77,6 +77,18 @@ def test_missing_timestamps_are_filled_in(clip: Clip, tmp_path: Path) -> None:
     assert stamps[1] > stamps[0]
 
 
+def test_repeated_timestamps_are_made_to_rise(clip: Clip, tmp_path: Path) -> None:
+    path = tmp_path / "repeated.mkv"
+    with av.open(str(clip("clip.mp4", frames=6))) as source, av.open(str(path), "w") as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        for t, packet in enumerate(p for p in source.demux(video=0) if p.size):
+            packet.stream, packet.time_base = stream, Fraction(1, 1000)
+            packet.pts = packet.dts = [0, 100, 100, 100, 300, 400][t]
+            out.mux(packet)
+    with open_video(path) as reader:
+        assert [frame.pts for frame in reader] == [0, 100, 101, 102, 300, 400]
+
+
 @pytest.mark.parametrize("rotation", [90, -90, 180])
 def test_rotation_is_told_and_upright_applies_it(clip: Clip, rotation: int) -> None:
     video = moving_square(3, 48, 64)
