@@ -85,13 +85,13 @@ class Summary:
     unused: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        parts = [
-            f"{self.clips} clips gave {self.train + self.val} samples: {self.train} to train, {self.val} to validate"
-        ]
+        total = self.train + self.val
+        split = f"{self.train} to train, {self.val} to validate"
+        parts = [f"{_count(self.clips, 'clip')} gave {_count(total, 'sample')}: {split}"]
         if self.unused:
-            parts.append(f"{len(self.unused)} clips gave none")
+            parts.append(f"{_count(len(self.unused), 'clip')} gave none")
         if self.bad:
-            parts.append(f"{len(self.bad)} files could not be read")
+            parts.append(f"{_count(len(self.bad), 'file')} could not be read")
         return "; ".join(parts) + "."
 
 
@@ -130,8 +130,8 @@ def prepare(config: PrepareConfig, sources: Sequence[str | Path], out: str | Pat
                 summary.unused.append(str(path))
                 bar.write(f"no sample: {path}: {clip['note']}", file=sys.stderr)
         if not clips:
-            reasons = f"{len(summary.bad)} files could not be read, {len(summary.unused)} gave no sample"
-            raise UserError(f"nothing to train on in {len(found)} sources: {reasons}.")
+            reasons = f"{_count(len(summary.bad), 'file')} could not be read, {len(summary.unused)} gave no sample"
+            raise UserError(f"nothing to train on in {_count(len(found), 'source')}: {reasons}.")
         summary.clips = len(clips)
         summary.train, summary.val = _write_index(root, config, clips)
     except OSError as error:
@@ -247,3 +247,7 @@ def _write_index(root: Path, config: PrepareConfig, clips: list[dict[str, Any]])
     }
     write_json(root / "index.json", index)
     return sum(count for _, _, count in train), sum(count for _, _, count in val)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

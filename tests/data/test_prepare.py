@@ -126,7 +126,7 @@ def test_bad_and_short_files_are_named_skipped_and_counted(
     cut.write_bytes(cut.read_bytes()[:-3000])
     assert main(["prepare", str(clips), "--out", str(tmp_path / "data"), "--frames", "4", "--size", "16"]) == 0
     out, err = capfd.readouterr()
-    summary = "6 clips gave 14 samples: 12 to train, 2 to validate; 1 clips gave none; 2 files could not be read."
+    summary = "6 clips gave 14 samples: 12 to train, 2 to validate; 1 clip gave none; 2 files could not be read."
     assert out == f"{tmp_path / 'data'}: {summary}\n"
     assert f"skipped: {clips / 'broken.mp4'}: not a video" in err
     assert f"skipped: {cut}: cut short: " in err
@@ -135,7 +135,7 @@ def test_bad_and_short_files_are_named_skipped_and_counted(
 
 
 def test_no_face_is_told(clip: Clip, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match=r"^nothing to train on in 1 sources: 0 files .*, 1 gave no sample\.$"):
+    with pytest.raises(UserError, match=r"^nothing to train on in 1 source: 0 files .*, 1 gave no sample\.$"):
         prepare(PrepareConfig(frames=4, size=16, crop="face"), [clip("a.mp4")], tmp_path / "data")
     assert "no face of 8 pixels or more stays in view." in capfd.readouterr().err
 
