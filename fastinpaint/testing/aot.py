@@ -1,6 +1,7 @@
 """Compiles Triton kernels with no GPU, and reads what a GPU would run: registers, spills, shared memory, instructions.
 
-    python -m fastinpaint.testing.aot --target sm_90 [--layers 3dcn.6,combcn.8] [--json FILE]
+    python -m fastinpaint.testing.aot [--targets sm_90] [--layers 3dcn.6,combcn.8]    prints the table
+    python -m fastinpaint.testing.aot --write                                         puts it into docs/triton.md
 
 A launch on "meta" tensors goes through the very host code of the library, with a driver that names a target and has no
 device; the compiler makes just what a real launch would. Nothing runs: speed, occupancy and results are not shown.
@@ -11,9 +12,9 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
-import json
 import re
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,8 +27,12 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from fastinpaint.ops.activation import triton as activation
 from fastinpaint.ops.conv_block import triton as conv_block
+from fastinpaint.ops.masked_l1 import triton as masked_l1
+from fastinpaint.ops.types import Source
 from fastinpaint.testing.paper_layers import PaperLayer, paper_layers
+from fastinpaint.testing.static_model import PAGE, replace_block
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -38,6 +43,9 @@ TARGETS = {
 SHARED_LIMIT = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448, "gfx942": 65536}
 # The instructions that a product of matrices must turn into.
 MATRIX_OPS = {"sm_80": ("HMMA",), "sm_90": ("HGMMA",), "sm_100": ("UTCHMMA", "HMMA"), "gfx942": ("v_mfma",)}
+# One of each kind: thin, wide, strided, dilated, transposed, concatenated, with an addend, with three outputs.
+DOCUMENTED = ("3dcn.1", "3dcn.6", "combcn.2", "combcn.8", "combcn.15", "combcn.17")
+BEGIN, END = "<!-- compiled: begin -->", "<!-- compiled: end -->"
 COUNTED = re.compile(r"HGMMA|HMMA|UTCHMMA|LDGSTS|LDSM|LDL|STL")
 INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]+)([^;]*);", re.M)
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
@@ -175,26 +183,61 @@ def compile_layer(layer: PaperLayer, target: str, dtype: torch.dtype = torch.bfl
     return found
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Compile the paper's layers and print, or write as JSON, what came out."""
+def compile_elementwise(target: str, dtype: torch.dtype = torch.bfloat16) -> list[Compiled]:
+    """Every launch of `activation`, the batch statistics and `masked_l1`, forward and backward."""
+    x = torch.empty(32, 64, 128, 128, dtype=dtype, device="meta", memory_format=torch.channels_last)
+    mean, scale, shift = (torch.empty(64, device="meta") for _ in range(3))
+    video = torch.empty(1, 3, 32, 128, 128, dtype=dtype, device="meta")
+    with compiling(target) as found:
+        sources = [Source(x, mean, scale, shift, True, x)]
+        activation.bwd(activation.fwd(sources), sources, [True])
+        activation.batch_stats(x)
+        loss = masked_l1.fwd(video, video, video[:, :1], True)
+        masked_l1.bwd(loss, video, video, video[:, :1], True)
+    return found
+
+
+def markdown(rows: list[tuple[str, Compiled]]) -> str:
+    """The table of docs/triton.md."""
+    lines = [
+        "| layer | kernel | target | block | warps, stages | registers | spilled | shared | matrix instructions | "
+        "left operand |",
+        "| --- | --- | --- | --- | --- | ---: | ---: | ---: | --- | --- |",
+    ]
+    for layer, c in rows:
+        matrix = ", ".join(f"{c.ops[op]} {op}" for op in MATRIX_OPS[c.target] if c.ops.get(op)) or "-"
+        operand = "-" if c.target != "sm_90" or matrix == "-" else "registers" if c.a_in_registers else "shared memory"
+        lines.append(
+            f"| {layer} | {c.kernel} | {c.target} | {c.block} | {c.num_warps}, {c.num_stages} | {c.registers} | "
+            f"{c.spilled} | {c.shared} | {matrix} | {operand} |"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compile the paper's layers; print the table or write it into docs/triton.md; 1 where something is wrong."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--target", choices=TARGETS, default="sm_90")
-    parser.add_argument("--layers", help="names such as 3dcn.6,combcn.8; all by default")
-    parser.add_argument("--json", type=Path, help="append one JSON line a launch to this file")
+    parser.add_argument("--targets", default=",".join(TARGETS), help="of these, by default all: %(default)s")
+    parser.add_argument("--layers", default=",".join(DOCUMENTED), help="names of layers, or all (default: %(default)s)")
+    parser.add_argument("--write", action="store_true")
     args = parser.parse_args(argv)
-    wanted = args.layers.split(",") if args.layers else None
-    rows = []
-    for layer in paper_layers():
-        if wanted is not None and layer.name not in wanted:
-            continue
-        for one in compile_layer(layer, args.target):
-            rows.append({"layer": layer.name, **one._asdict()})
-            if one.kernel.startswith("conv_"):
-                print(layer.name, one.complaint() or "", rows[-1], flush=True)
-    if args.json is not None:
-        with args.json.open("a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+    wanted = None if args.layers == "all" else args.layers.split(",")
+    rows: list[tuple[str, Compiled]] = []
+    for target in args.targets.split(","):
+        for layer in paper_layers():
+            if wanted is None or layer.name in wanted:
+                rows += [(layer.name, c) for c in compile_layer(layer, target)]
+        rows += [("elementwise", c) for c in compile_elementwise(target)]
+        print(f"{target}: {len(rows)} kernels, {sum(c.seconds for _, c in rows):.0f} s", file=sys.stderr, flush=True)
+    heavy = [(name, c) for name, c in rows if c.kernel.startswith("conv_") or name == "elementwise"]
+    if args.write:
+        PAGE.write_text(replace_block(PAGE.read_text(), BEGIN, END, markdown(heavy)))
+    else:
+        print(markdown(heavy))
+    complaints = [f"{name}: {c.complaint()}" for name, c in rows if c.complaint()]
+    print("\n".join(complaints), file=sys.stderr)
+    return 1 if complaints else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

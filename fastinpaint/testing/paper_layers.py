@@ -1,4 +1,4 @@
-"""The 29 layers of Table 1 and the two guidance convolutions, as the calls of `conv_block` that a training step makes."""
+"""Table 1 and the guidance convolutions, as the calls of `conv_block` that a training step of the paper makes."""
 
 from __future__ import annotations
 

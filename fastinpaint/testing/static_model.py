@@ -99,7 +99,7 @@ def passes(layer: PaperLayer) -> list[Pass]:
     for kind, work, (it, *_) in found:
         if kind == "fwd":
             mine, channels = list(sources), layer.channels
-            moved = y_bytes + weight_bytes
+            moved = float(y_bytes + weight_bytes)
         else:
             source = sources[seen[kind]]
             mine, channels = [source], source.x.shape[1]

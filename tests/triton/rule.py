@@ -7,7 +7,10 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from fastinpaint.ops import triton_support
 from fastinpaint.ops.types import Source, SourceGrad
+
+DEVICE = "cpu" if triton_support.INTERPRETING else "cuda"
 
 
 def errors(got: Tensor, exact: Tensor) -> tuple[float, float]:
@@ -72,10 +75,10 @@ def source(
     channels_last: bool = True,
 ) -> Source:
     """A random source; ``mean`` is the mean of x in units of its deviation."""
-    x, extra = (torch.randn(*shape, generator=generator) for _ in range(2))
+    x, extra = (torch.randn(*shape, generator=generator).to(DEVICE) for _ in range(2))
     x = (x + mean).to(dtype)
     if channels_last:
         x = x.contiguous(memory_format=torch.channels_last if len(shape) == 4 else torch.channels_last_3d)
-    vectors = [torch.randn(shape[1], generator=generator) for _ in range(2)] if affine else [None, None]
+    vectors = [torch.randn(shape[1], generator=generator).to(DEVICE) for _ in range(2)] if affine else [None, None]
     centre = x.float().mean([0, *range(2, x.dim())]) if affine else None
     return Source(x, centre, *vectors, relu, extra.to(dtype) if addend else None)

@@ -10,17 +10,17 @@ from torch import Tensor, nn
 
 import fastinpaint
 from fastinpaint.models import CombCN, ModelConfig, ThreeDCN
+from fastinpaint.ops import triton_support
 from fastinpaint.testing import interpreter
-from tests.triton.rule import errors
+from tests.triton.rule import DEVICE, errors
 
 CONFIG = ModelConfig(width=0.125)
 
 
 def network(name: str) -> tuple[nn.Module, list[Tensor]]:
     torch.manual_seed(0)
-    if name == "3dcn":
-        return ThreeDCN(CONFIG), [torch.rand(1, 4, 2, 8, 8)]
-    return CombCN(CONFIG), [torch.rand(2, 4, 8, 8), torch.rand(2, 3, 4, 4)]
+    model, shapes = (ThreeDCN, [(1, 4, 2, 8, 8)]) if name == "3dcn" else (CombCN, [(2, 4, 8, 8), (2, 3, 4, 4)])
+    return model(CONFIG).to(DEVICE), [torch.rand(shape).to(DEVICE) for shape in shapes]
 
 
 def step(model: nn.Module, inputs: list[Tensor], upstream: Tensor) -> dict[str, Tensor]:
@@ -41,7 +41,7 @@ def test_one_training_step(name, layers, most, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     model, inputs = network(name)
     exact_model, plain = copy.deepcopy(model).double(), copy.deepcopy(model)
-    upstream = torch.randn(plain(*inputs).shape)
+    upstream = torch.randn(plain(*inputs).shape).to(DEVICE)
     plain = copy.deepcopy(model)
     ours = fastinpaint.accelerate(model, backend="triton")
     with interpreter.launches() as names:
@@ -49,8 +49,9 @@ def test_one_training_step(name, layers, most, monkeypatch):
     expected = step(plain, inputs, upstream)
     exact = step(exact_model, [x.double() for x in inputs], upstream.double())
     assert got.keys() == expected.keys() == exact.keys()
-    assert names.count("conv_fwd_kernel") == layers
-    assert len(names) <= most, f"{len(names)} launches"
+    if triton_support.INTERPRETING:  # launches are counted where they are interpreted
+        assert names.count("conv_fwd_kernel") == layers
+        assert len(names) <= most, f"{len(names)} launches"
     for key, value in exact.items():
         scale = value.abs().max().item()
         for kind, mine, theirs in zip(

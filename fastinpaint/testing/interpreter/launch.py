@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import triton.language as tl
+from triton.runtime import interpreter
 from triton.runtime.interpreter import (
     GridExecutor,
     InterpretedFunction,
@@ -104,6 +105,16 @@ def patched_once(upstream: Callable) -> Callable:
     return call
 
 
+def with_index(upstream: Callable) -> Callable:
+    """Lets a one-item tensor bound a loop with numpy 2.4, which no longer takes its array for a number (triton 3.6)."""
+
+    def patch(tensor, scope):
+        upstream(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    return patch
+
+
 def install() -> None:
     """Check every kernel interpreted in this process from now on; ``TRITON_INTERPRET=1`` came before triton."""
     if State.installed:
@@ -111,6 +122,7 @@ def install() -> None:
     State.installed = True
     # the checks for overflow double the time, and their assertion is off unless a kernel is built for debugging
     interpreter_builder.options = InterpreterOptions(sanitize_overflow=False)
+    interpreter._patch_lang_tensor = with_index(interpreter._patch_lang_tensor)
     numerics.install()
     memory.install()
     GridExecutor.__call__ = checked_call(GridExecutor.__call__)

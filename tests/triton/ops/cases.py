@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastinpaint.ops.types import Geometry, Source
-from tests.triton.rule import source
+from tests.triton.rule import DEVICE, source
 
 
 class Case(NamedTuple):
@@ -87,5 +87,5 @@ def inputs(case: Case, dtype: torch.dtype, seed: int = 0) -> Inputs:
     total = sum(case.channels)
     shape = (total, case.out_channels) if case.transposed else (case.out_channels, total)
     weight = torch.randn(*shape, *case.kernel, generator=generator) / (total * 9) ** 0.5
-    bias = torch.randn(case.out_channels, generator=generator).to(dtype) if case.bias else None
-    return Inputs(sources, weight.to(dtype), bias, geometry(case), case.stats)
+    bias = torch.randn(case.out_channels, generator=generator).to(DEVICE, dtype) if case.bias else None
+    return Inputs(sources, weight.to(DEVICE, dtype), bias, geometry(case), case.stats)

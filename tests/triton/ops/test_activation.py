@@ -9,7 +9,7 @@ from fastinpaint.ops.activation import reference
 from fastinpaint.ops.activation import triton as ours
 from fastinpaint.ops.conv_block import reference as conv_reference
 from fastinpaint.testing import interpreter
-from tests.triton.rule import check, check_all, check_grads, double, source
+from tests.triton.rule import DEVICE, check, check_all, check_grads, double, source
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SOURCES = {
@@ -28,7 +28,7 @@ def case(kind: str, shape: str, dtype: torch.dtype):
     generator = torch.Generator().manual_seed(1)
     sources = [source(SHAPES[shape], dtype, generator, **options) for options in SOURCES[kind]]
     total = sum(s.x.shape[1] for s in sources)
-    da = torch.randn(SHAPES[shape][0], total, *SHAPES[shape][2:], generator=generator).to(dtype)
+    da = torch.randn(SHAPES[shape][0], total, *SHAPES[shape][2:], generator=generator).to(DEVICE, dtype)
     return sources, da
 
 
@@ -72,7 +72,7 @@ def test_batch_statistics(dtype, mean):
 
 
 def test_batch_statistics_of_nothing_are_nan():
-    mean, var = ours.batch_stats(torch.empty(0, 4, 2, 3))
+    mean, var = ours.batch_stats(torch.empty(0, 4, 2, 3, device=DEVICE))
     assert mean.isnan().all()
     assert var.isnan().all()
 
@@ -110,7 +110,7 @@ def test_the_same_bits_in_any_order_of_programs(monkeypatch):
 
 
 def test_why_not_names_what_came():
-    x = torch.zeros(1, 1, 2, 2)
+    x = torch.zeros(1, 1, 2, 2, device=DEVICE)
     (plain,) = (source(x.shape, torch.float32, torch.Generator()),)
     assert ours.why_not([plain]) is None
     assert "float64" in ours.why_not([plain._replace(x=x.double())])

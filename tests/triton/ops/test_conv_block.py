@@ -8,7 +8,7 @@ import torch
 from fastinpaint.ops.conv_block import reference
 from fastinpaint.ops.conv_block import triton as ours
 from tests.triton.ops.cases import CASES, Case, inputs
-from tests.triton.rule import check_all, check_grads, double
+from tests.triton.rule import DEVICE, check_all, check_grads, double
 
 OTHER_DTYPES = ["2d", "2d-concat", "2d-thin-first-layer", "2d-transposed", "3d-strided", "2d-large-mean"]
 EVERY = [(name, torch.float32) for name in CASES]
@@ -29,8 +29,9 @@ def run(case: Case, dtype: torch.dtype) -> None:
     check_all(["y", "mean", "var"], got, plain, true)
 
     generator = torch.Generator().manual_seed(9)
-    dy = torch.randn(plain[0].shape, generator=generator).to(dtype)
-    dmean, dvar = (torch.randn(dy.shape[1], generator=generator) * 3 if case.stats else None for _ in range(2))
+    dy = torch.randn(plain[0].shape, generator=generator).to(DEVICE, dtype)
+    vectors = [torch.randn(dy.shape[1], generator=generator).to(DEVICE) * 3 for _ in range(2)]
+    dmean, dvar = vectors if case.stats else (None, None)
     y, mean = plain[0], plain[1]
     needs = [True] * len(given.sources)
     arguments = (dy, dmean, dvar, y, mean, given.sources, given.weight, given.geometry, needs, True, case.bias)

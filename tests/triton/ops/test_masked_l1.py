@@ -7,7 +7,7 @@ import torch
 
 from fastinpaint.ops.masked_l1 import reference
 from fastinpaint.ops.masked_l1 import triton as ours
-from tests.triton.rule import check, double
+from tests.triton.rule import DEVICE, check, double
 
 
 def case(dtype: torch.dtype, mask_dtype: torch.dtype = torch.float32, shape=(2, 3, 3, 5, 4)):
@@ -17,7 +17,7 @@ def case(dtype: torch.dtype, mask_dtype: torch.dtype = torch.float32, shape=(2, 
     target = torch.randn(shape, generator=generator).to(dtype)
     mask = (torch.rand(shape[0], 1, *shape[2:], generator=generator) < 0.5).to(mask_dtype)
     mask[..., 0, 0] = 1
-    return output, target, mask
+    return output.to(DEVICE), target.to(DEVICE), mask.to(DEVICE)
 
 
 @pytest.mark.parametrize("per_frame", [False, True], ids=["eq1", "eq2"])
@@ -27,7 +27,7 @@ def test_forward_and_backward(dtype, mask_dtype, per_frame):
     tensors = case(dtype, mask_dtype)
     exact = double(tensors)
     check("loss", ours.fwd(*tensors, per_frame), reference.fwd(*tensors, per_frame), reference.fwd(*exact, per_frame))
-    dloss = torch.tensor(0.7)
+    dloss = torch.tensor(0.7, device=DEVICE)
     got, plain = (module.bwd(dloss, *tensors, per_frame) for module in (ours, reference))
     check("doutput", got, plain, reference.bwd(dloss.double(), *exact, per_frame))
     assert got.is_contiguous(memory_format=torch.channels_last_3d)
@@ -38,7 +38,7 @@ def test_several_blocks_a_group(monkeypatch):
     tensors = case(torch.float32)
     exact = double(tensors)
     check("loss", ours.fwd(*tensors, False), reference.fwd(*tensors, False), reference.fwd(*exact, False))
-    dloss = torch.tensor(1.0)
+    dloss = torch.tensor(1.0, device=DEVICE)
     plain, wide = reference.bwd(dloss, *tensors, False), reference.bwd(dloss.double(), *exact, False)
     check("doutput", ours.bwd(dloss, *tensors, False), plain, wide)
 
