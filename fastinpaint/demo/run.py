@@ -41,23 +41,25 @@ class DemoSize:
 
     Attributes:
         clips, clip_frames: rendered clips, 5 of 6 to train on, and frames of each.
-        frames, size: of a sample.
+        frames, size: of a sample, which is the middle of a clip twice as wide.
         width: of the networks, as a share of the paper's channels.
         pretrain_steps, steps: of 3DCN alone, then of both networks; 2DCN gets `steps` too.
-        lr: ten times the usual, for a run this short.
+        batch: samples a step; with one alone the batch statistics are those of a single clip.
+        lr: higher than usual, for a run this short.
         held_out_frames, held_out_size: of the clip that the scribble is removed from.
     """
 
     clips: int = 48
-    clip_frames: int = 32
-    frames: int = 8
-    size: int = 64
+    clip_frames: int = 36
+    frames: int = 6
+    size: int = 48
     width: float = 0.125
-    pretrain_steps: int = 1000
-    steps: int = 1000
-    lr: float = 4e-3
+    pretrain_steps: int = 600
+    steps: int = 1600
+    batch: int = 2
+    lr: float = 6e-3
     held_out_frames: int = 64
-    held_out_size: int = 128
+    held_out_size: int = 144
 
 
 def run_demo(out: str | Path, backend: str = "reference", size: DemoSize | None = None) -> Evaluation:
@@ -73,9 +75,11 @@ def run_demo(out: str | Path, backend: str = "reference", size: DemoSize | None 
     out, size = Path(out), size or DemoSize()
     if out.exists() and not (out.is_dir() and ((out / PAGE).is_file() or not any(out.iterdir()))):
         raise UserError(f"{out}: must be a new folder, or one that an earlier demo left.")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"{out}: there is no folder {out.absolute().parent} to make it in.")
     seconds: dict[str, float] = {}
-    with whole_or_nothing(out) as folder:
-        folder.mkdir(parents=True)
+    with whole_or_nothing(out) as folder, _no_advice():
+        folder.mkdir()
         with _timed("rendering and preparing clips", seconds):
             _make_data(folder, size)
         for run, strategy in RUNS.items():
@@ -90,6 +94,15 @@ def run_demo(out: str | Path, backend: str = "reference", size: DemoSize | None 
 
 
 @contextmanager
+def _no_advice() -> Iterator[None]:
+    """Ctrl-C ends the demo; what training says of going on would name a folder that is gone."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt from None
+
+
+@contextmanager
 def _timed(task: str, seconds: dict[str, float]) -> Iterator[None]:
     print(f"{task} ...", flush=True)
     start = time.perf_counter()
@@ -99,8 +112,9 @@ def _timed(task: str, seconds: dict[str, float]) -> Iterator[None]:
 
 def _make_data(folder: Path, size: DemoSize) -> None:
     """clips/ and data/."""
-    clips = write_synthetic(folder / "clips", size.clips, size.clip_frames, size.size)
-    prepare(PrepareConfig(frames=size.frames, size=size.size), clips, folder / "data")
+    clips = write_synthetic(folder / "clips", size.clips, size.clip_frames, 2 * size.size)
+    middle = (size.size // 2, size.size // 2, size.size, size.size)
+    prepare(PrepareConfig(size.frames, size.size, crop="box", box=middle), clips, folder / "data")
 
 
 def _train(folder: Path, size: DemoSize, run: str, strategy: str, backend: str) -> None:
@@ -110,6 +124,7 @@ def _train(folder: Path, size: DemoSize, run: str, strategy: str, backend: str) 
         strategy=strategy,
         pretrain_steps=size.pretrain_steps,
         steps=size.steps,
+        batch=size.batch,
         lr=size.lr,
         holes=HOLES,
         flip=True,
@@ -132,7 +147,7 @@ def _evaluate(folder: Path, backend: str) -> Evaluation:
 
 def _inpaint(folder: Path, size: DemoSize, backend: str) -> None:
     """input.mp4, mask.mp4, completed.mp4 and sheet.png."""
-    truth, clip, mask = scribbled_scene(HELD_OUT_SEED, size.held_out_frames, size.held_out_size)
+    truth, clip, mask = scribbled_scene(HELD_OUT_SEED, size.held_out_frames, size.held_out_size, size.size)
     write_mp4(folder / "input.mp4", clip)
     write_mp4(folder / "mask.mp4", np.repeat(mask[..., None], 3, 3).astype(np.uint8) * 255)
     model = accelerate_model(load_weights(folder / "completion" / "last.safetensors"), backend)

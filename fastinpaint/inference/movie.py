@@ -45,8 +45,6 @@ class MovieWriter:
     ) -> None:
         self._original = _Original(source.name) if isinstance(source, ContainerReader) else None
         self._time_base = time_base
-        self._held: av.VideoFrame | None = None  # until the next one tells its duration
-        self._held_pts, self._duration = 0, 1
         suffix = path.suffix.lower()
         if suffix == ".mkv":  # not to be shifted as a whole where the sound begins a little before 0, as AAC does
             self._container = av.open(str(path), "w", "matroska", container_options={"avoid_negative_ts": "disabled"})
@@ -70,16 +68,14 @@ class MovieWriter:
             self._original.join(self._container, suffix)
 
     def write(self, rgb: np.ndarray, pts: int, time_base: Fraction) -> None:
-        pts = round(pts * time_base / self._time_base)
-        if self._held is not None:
-            self._encode(self._held, pts - self._held_pts)
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
-        self._held = picture.reformat(format=self._format, **self._colours)
-        self._held_pts = pts
+        picture = picture.reformat(format=self._format, **self._colours)
+        picture.pts, picture.time_base = round(pts * time_base / self._time_base), self._time_base
+        if self._original is not None:
+            self._original.copy(self._container, pts * time_base)
+        self._container.mux(self._stream.encode(picture))
 
     def close(self) -> None:
-        if self._held is not None:
-            self._encode(self._held, self._duration)
         self._container.mux(self._stream.encode(None))
         if self._original is not None:
             self._original.copy(self._container, None)
@@ -102,13 +98,6 @@ class MovieWriter:
         self._colours = {"dst_colorspace": matrix, "dst_color_range": source.color_range}
         for name in ("colorspace", "color_range", "color_primaries", "color_trc"):
             setattr(target, name, getattr(source, name))
-
-    def _encode(self, picture: av.VideoFrame, duration: int) -> None:
-        picture.pts, picture.time_base, picture.duration = self._held_pts, self._time_base, duration
-        self._duration = duration
-        if self._original is not None:
-            self._original.copy(self._container, self._held_pts * self._time_base)
-        self._container.mux(self._stream.encode(picture))
 
 
 def _codec(suffix: str, source: VideoReader, crf: int, lossless: bool) -> tuple[str, str, dict[str, str]]:

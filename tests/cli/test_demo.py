@@ -54,7 +54,7 @@ def test_the_clip_is_completed_where_the_scribble_was_and_nowhere_else(folder):
     for name in ("input", "completed"):
         with open_video(folder / f"{name}.mp4") as reader:
             clips[name] = np.stack([frame.rgb for frame in reader]).astype(int)
-    _, _, mask = scribbled_scene(HELD_OUT_SEED, 5, 32)
+    _, _, mask = scribbled_scene(HELD_OUT_SEED, 5, 32, 16)
     assert clips["input"].shape == clips["completed"].shape == (5, 32, 32, 3)
     difference = np.abs(clips["input"] - clips["completed"]).mean(3)
     assert difference[mask].mean() > 20
@@ -62,7 +62,7 @@ def test_the_clip_is_completed_where_the_scribble_was_and_nowhere_else(folder):
 
 
 def test_the_scene_is_the_truth_but_for_the_ink():
-    truth, clip, mask = scribbled_scene(3, 4, 64)
+    truth, clip, mask = scribbled_scene(3, 4, 64, 32)
     assert (clip[~mask] == truth[~mask]).all()
     inked = (clip != truth).any(3)
     assert inked.any()

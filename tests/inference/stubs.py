@@ -29,7 +29,7 @@ class FillMean(nn.Module):
 
 
 class Count(nn.Module):
-    """Answers the k-th call with the grey k / 100, so that the result tells which window a frame is from."""
+    """Answers the k-th call with the grey k / 10, so that the result tells which window a frame is from."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Count(nn.Module):
 
     def forward(self, video: Tensor, mask: Tensor) -> tuple[Tensor, None]:
         self.calls += 1
-        return torch.full_like(video, self.calls / 100), None
+        return torch.full_like(video, self.calls / 10), None
 
 
 class Fail(nn.Module):

@@ -3,7 +3,6 @@
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
@@ -125,9 +124,3 @@ def test_smaller_crf_is_closer(tmp_path):
     source = write_movie(tmp_path / "in.mp4", noise)
     errors = [np.abs(pixels(run(source, f"{crf}.mp4", crf=crf)).astype(int) - pixels(source)).mean() for crf in (4, 40)]
     assert errors[0] < errors[1] / 2
-
-
-def test_the_last_frame_lasts_as_long_as_the_one_before(tmp_path):
-    source = write_movie(tmp_path / "in.mp4", smooth_video(5))
-    with av.open(str(run(source))) as file:
-        assert file.streams.video[0].duration == 5 * 512
