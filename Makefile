@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 NATIVE := $(wildcard csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh csrc/*/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types check-cpu check-triton fix wheel bench report clean
+.PHONY: help install demo test lint types check-cpu check-triton fix wheel bench report gpu-check clean
 
 help: ## print these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ bench: $(STAMP) ## pytest benchmarks: ops, layers, steps beside plain PyTorch; r
 
 report: $(STAMP) ## rows to pictures and one page, in build/report
 	$(RUN) -m benchmarks.report
+
+gpu-check: ## all that only a GPU can show, into build/gpu-check (RUN=python3: an interpreter that has torch)
+	$(RUN) -m benchmarks.gpu_check
 
 wheel: $(STAMP) ## one py3-none wheel for this platform, in dist/
 	$(RUN) -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -1,0 +1,90 @@
+"""The whole system on a GPU, by every backend: gradients, same bits twice, CUDA graphs, two streams."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastinpaint import accelerate, backends
+from fastinpaint.models import ModelConfig, VideoCompletionNet
+
+pytestmark = pytest.mark.gpu
+BACKENDS = ("cuda", "triton", "library")
+
+
+def model_and_batch(backend: str | None, dtype: torch.dtype = torch.float32):
+    """A narrow system on the GPU, accelerated unless backend is None, with one batch."""
+    torch.manual_seed(0)
+    model = VideoCompletionNet(ModelConfig(width=0.125)).to("cuda", dtype)
+    video = torch.rand(1, 3, 4, 32, 32).to("cuda", dtype)
+    mask = torch.zeros(1, 1, 4, 32, 32, device="cuda", dtype=dtype)
+    mask[..., 8:24, 8:24] = 1
+    return (model if backend is None else accelerate(model, backend=backend)), video, mask
+
+
+def gradients(model, video, mask) -> list[torch.Tensor]:
+    """Of the mean square of both outputs, for every parameter."""
+    model.zero_grad(set_to_none=True)
+    completed, coarse = model(video, mask)
+    (completed.float().square().mean() + coarse.float().square().mean()).backward()
+    return [p.grad.clone() for p in model.parameters()]
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request) -> str:
+    reason = backends.why_not("conv_block", request.param)
+    if reason is not None:
+        pytest.skip(reason)
+    return request.param
+
+
+def relative(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
+    """The norm of the difference over the norm, of all tensors together."""
+    squares = [
+        ((a.double() - b.double()).square().sum(), b.double().square().sum())
+        for a, b in zip(found, expected, strict=True)
+    ]
+    return float((sum(d for d, _ in squares) / sum(n for _, n in squares)).sqrt())
+
+
+def test_gradients_are_as_near_to_float64_as_plain_pytorch(backend):
+    exact = gradients(*model_and_batch(None, torch.float64))
+    stock = relative(gradients(*model_and_batch(None)), exact)
+    assert relative(gradients(*model_and_batch(backend)), exact) <= 2 * stock + 1e-7
+
+
+def test_two_runs_give_the_same_bits(backend):
+    first, second = (gradients(*model_and_batch(backend)) for _ in range(2))
+    assert all(map(torch.equal, first, second))
+
+
+def test_a_training_step_in_a_cuda_graph(backend):
+    model, video, mask = model_and_batch(backend)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            expected = gradients(model, video, mask)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    model.zero_grad(set_to_none=True)
+    with torch.cuda.graph(graph):
+        completed, coarse = model(video, mask)
+        (completed.square().mean() + coarse.square().mean()).backward()
+    for parameter in model.parameters():
+        parameter.grad.zero_()
+    graph.replay()
+    torch.cuda.synchronize()
+    assert relative([p.grad for p in model.parameters()], expected) < 1e-6
+
+
+def test_two_streams_do_not_disturb_each_other(backend):
+    models = [model_and_batch(backend) for _ in range(2)]
+    expected = gradients(*models[0])
+    torch.cuda.synchronize()
+    streams, found = [torch.cuda.Stream() for _ in models], []
+    for stream, given in zip(streams, models, strict=True):
+        with torch.cuda.stream(stream):
+            found.append(gradients(*given))
+    torch.cuda.synchronize()
+    assert all(relative(f, expected) < 1e-6 for f in found)
