@@ -144,3 +144,20 @@ def test_rule_follows_live_taps_and_size() -> None:
 
 def test_level_in_use_is_known() -> None:
     assert native_cpu.isa() in ("scalar", "avx2", "avx512")
+
+
+def test_empty_batch_of_frames_keeps_its_frames() -> None:
+    sources, geometry = [Source(torch.empty(0, 4, 3, 5, 5))], Geometry((1, 1, 1), (0, 1, 1), (1, 1, 1), (0, 0, 0))
+    assert cpu.fwd(sources, torch.randn(6, 4, 1, 3, 3), None, geometry, False)[0].shape == (0, 6, 3, 5, 5)
+
+
+def test_taps_on_padding_alone_get_no_gradient_in_bfloat16() -> None:
+    geometry = Geometry((1, 2), (1, 2), (1, 1), (0, 0), groups=2)
+    a, weight = torch.randn(1, 4, 3, 1).bfloat16(), torch.randn(6, 2, 3, 3).bfloat16()
+    g = torch.randn(1, 6, 3, 2).bfloat16()
+    assert cpu.has_dead_tap(g, a, weight, geometry)
+    assert not cpu.has_dead_tap(g, a, weight[..., 1:2], geometry._replace(padding=(1, 0)))
+    for _ in range(5):
+        torch.empty(1 << 12).fill_(torch.nan)  # what the allocator hands out next
+        dweight = cpu.bwd(g, None, None, g, None, [Source(a)], weight, geometry, [False], True, False)[1]
+        assert torch.count_nonzero(dweight[..., 1]) == 0

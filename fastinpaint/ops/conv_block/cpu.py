@@ -94,7 +94,7 @@ def bwd(
 def _bias_grad(dy: Tensor, dmean: Tensor | None, like: Tensor) -> Tensor:
     """sum G = sum dy + dmean: what reaches y through its variance sums to zero."""
     sums = activation.channel_sums(dy)
-    return (sums if dmean is None else sums + dmean).to(like.dtype)
+    return (sums if dmean is None or dy.numel() == 0 else sums + dmean).to(like.dtype)
 
 
 def flat(geometry: Geometry, weight: Tensor) -> bool:
@@ -116,17 +116,16 @@ def frames(x: Tensor) -> Tensor:
     return x.permute(0, 2, 1, 3, 4).reshape(n * t, c, h, w)
 
 
-def video(x: Tensor, batch: int) -> Tensor:
-    """The inverse of `frames`."""
-    _, c, h, w = x.shape
-    return x.view(batch, -1, c, h, w).permute(0, 2, 1, 3, 4) if x.numel() else x.new_empty((batch, c, 0, h, w))
+def video(x: Tensor, batch: int, length: int) -> Tensor:
+    """The inverse of `frames`, for `length` frames a sample."""
+    return x.view(batch, length, *x.shape[1:]).permute(0, 2, 1, 3, 4)
 
 
 def convolution(a: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """The convolution of a dense map by oneDNN, in channels-last."""
     if flat(geometry, weight):
         plane = in_plane(geometry)
-        return video(convolution(frames(a), weight[:, :, 0], bias, plane), a.shape[0])
+        return video(convolution(frames(a), weight[:, :, 0], bias, plane), a.shape[0], a.shape[2])
     stride, padding, dilation, output_padding, transposed, groups = geometry
     return native.dense(torch.ops.aten.convolution(
         a, native.dense(weight), bias, stride, padding, dilation, transposed, output_padding, groups
@@ -148,13 +147,31 @@ def convolution_bwd(
     return _convolution_bwd(g, a, weight, geometry, [needs_input, needs_weight, False])
 
 
+def has_dead_tap(g: Tensor, a: Tensor, weight: Tensor, geometry: Geometry) -> bool:
+    """Whether some tap of the kernel meets nothing but padding."""
+    wide, narrow = (g, a) if geometry.transposed else (a, g)
+    for i, taps in enumerate(weight.shape[2:]):
+        stride, padding, dilation = (v[i] for v in geometry[:3])
+        places = [o * stride - padding for o in range(narrow.shape[2 + i])]
+        for k in range(taps):
+            if not any(0 <= place + k * dilation < wide.shape[2 + i] for place in places):
+                return True
+    return False
+
+
 def _convolution_bwd(
     g: Tensor, a: Tensor, weight: Tensor, geometry: Geometry, mask: list[bool]
 ) -> tuple[Tensor | None, Tensor | None]:
     if flat(geometry, weight):
         plane = in_plane(geometry)
         da, dweight = _convolution_bwd(frames(g), frames(a), weight[:, :, 0], plane, mask)
-        return None if da is None else video(da, a.shape[0]), None if dweight is None else dweight.unsqueeze(2)
+        return None if da is None else video(
+            da, a.shape[0], a.shape[2]
+        ), None if dweight is None else dweight.unsqueeze(2)
+    if mask[1] and g.dtype == torch.bfloat16 and has_dead_tap(g, a, weight, geometry):
+        # oneDNN's bfloat16 weight gradient leaves taps that only ever meet padding unwritten
+        da, dweight = _convolution_bwd(g.float(), a.float(), weight.float(), geometry, mask)
+        return None if da is None else da.to(g.dtype), None if dweight is None else dweight.to(weight.dtype)
     stride, padding, dilation, output_padding, transposed, groups = geometry
     da, dweight, _ = torch.ops.aten.convolution_backward(
         g, a, native.dense(weight), None, stride, padding, dilation, transposed, output_padding, groups, mask
