@@ -7,6 +7,7 @@ from typing import TypeVar
 from torch import nn
 
 from fastinpaint.errors import UserError
+from fastinpaint.training.distributed import synchronise_batch_norm
 
 BACKENDS = ("reference", "auto", "cpu", "cuda", "triton", "library")
 MEMORY = ("default", "low")
@@ -14,22 +15,26 @@ MEMORY = ("default", "low")
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def accelerate_model(model: Model, backend: str, memory: str = "default") -> Model:
+def accelerate_model(model: Model, backend: str, memory: str = "default", shared: bool = False) -> Model:
     """``model`` as it is for ``reference``, else with its layers swapped for fused ones; names of weights stay.
 
+    Args:
+        shared: whether several processes train together; batch norm then takes its statistics over all of them.
+
     Raises:
-        UserError: unknown backend or memory, or a backend that cannot run here, with its reason.
+        UserError: unknown backend or memory.
     """
     for name, value, known in (("backend", backend, BACKENDS), ("memory", memory, MEMORY)):
         if value not in known:
             raise UserError(f"{name}: unknown value {value!r}; known: {', '.join(known)}.")
+    if backend == "reference" and memory != "default":
+        raise UserError(f"memory: {memory} needs fused layers; choose a backend other than reference.")
+    if shared and backend != "reference" and next(model.parameters()).is_cuda:
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # which has a fused form; DDP takes it on GPUs only
+    elif shared:
+        synchronise_batch_norm(model)
     if backend == "reference":
-        if memory != "default":
-            raise UserError(f"memory: {memory} needs fused layers; choose a backend other than reference.")
         return model
-    from fastinpaint import accelerate  # kept out of the reference trainer's imports
+    from fastinpaint.accelerate import accelerate  # kept out of the reference trainer's imports
 
-    try:
-        return accelerate(model, backend=backend, memory=memory)
-    except (NotImplementedError, ValueError) as error:
-        raise UserError(f"backend {backend}: {error}") from None
+    return accelerate(model, backend=backend, memory=memory)

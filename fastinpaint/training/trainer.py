@@ -22,7 +22,7 @@ from fastinpaint.training.batches import TrainBatches, load_steps, to_float, val
 from fastinpaint.training.checkpoints import WEIGHTS, load_checkpoint, replace_file, save_checkpoint
 from fastinpaint.training.config import TrainConfig
 from fastinpaint.training.curves import plot_curves
-from fastinpaint.training.distributed import World, join_world, synchronise_batch_norm
+from fastinpaint.training.distributed import World, join_world
 from fastinpaint.training.logs import RunLog, tensorboard_writer
 from fastinpaint.training.phases import Phase, PhaseLoss, build_model, phases_of
 from fastinpaint.training.run_folder import RunFolder
@@ -70,9 +70,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         model = build_model(config)
         model.mean_pixel.copy_(torch.tensor(self.samples.mean_pixel))
-        if world.size > 1:
-            synchronise_batch_norm(model)
-        self.model = accelerate_model(model.to(world.device), config.backend, config.memory)
+        self.model = accelerate_model(model.to(world.device), config.backend, config.memory, world.size > 1)
         on_gpu = world.device.type == "cuda"
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=on_gpu
@@ -85,6 +83,8 @@ class Trainer:
 
     def begin(self, resume: bool) -> None:
         """Make or take up the run's folder; on resume load the newest checkpoint."""
+        if self.config.backend != "reference":
+            self._try_backend()
         if self.world.is_main:
             self.folder.go_on(self.config) if resume else self.folder.begin(self.config)
         if self.world.size > 1:
@@ -236,6 +236,17 @@ class Trainer:
             "size": samples.size,
             "mean_pixel": list(samples.mean_pixel),
         }
+
+    @torch.no_grad()
+    def _try_backend(self) -> None:
+        """Complete a small video, so that a backend that cannot run here says so before anything is written."""
+        loss = PhaseLoss(self.model, self.phases[-1], self.config.alpha).eval()
+        video = torch.zeros(1, 3, 2, 16, 16, device=self.world.device)
+        try:
+            with self._autocast():
+                loss(video, torch.ones_like(video[:, :1]))
+        except NotImplementedError as error:
+            raise UserError(f"backend {self.config.backend}: {error}") from None
 
     def _autocast(self) -> torch.autocast:
         dtype = AUTOCAST.get(self.config.amp, torch.bfloat16)

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fastinpaint.errors import UserError
 from fastinpaint.models import ModelConfig, VideoCompletionNet
 from fastinpaint.training import TrainConfig, train
+from fastinpaint.training.backend import accelerate_model
 from fastinpaint.training.distributed import SyncBatchNorm, join_world, synchronise_batch_norm
 from fastinpaint.training.logs import read_log
 from fastinpaint.training.phases import Phase, PhaseLoss, phases_of
@@ -38,7 +39,12 @@ def _rank(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / "store"), RANKS)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=RANKS, timeout=timedelta(seconds=300))
-    result = {"layers": layers_on_a_half(rank), "phases": gradients_of_phases(slice(rank, rank + 1))}
+    share = slice(rank, rank + 1)
+    result = {
+        "layers": layers_on_a_half(rank),
+        "plain": gradients_of_phases(share),
+        "fused": gradients_of_phases(share, "auto"),
+    }
     torch.save(result, folder / f"rank{rank}.pt")
     train(dataclasses.replace(CONFIG, steps=1), folder / "data", folder / "two")
     train(CONFIG, folder / "data", folder / "two", resume=True)
@@ -133,12 +139,11 @@ def gradients(net: VideoCompletionNet, phase: Phase, video: Tensor, mask: Tensor
     return {"loss": total, **grads}
 
 
-def gradients_of_phases(share: slice) -> dict[str, dict[str, Tensor]]:
+def gradients_of_phases(share: slice, backend: str = "reference") -> dict[str, dict[str, Tensor]]:
     """Of pre-training, joint training and T-1, one after the other on the same float64 net."""
     torch.manual_seed(0)
     net = VideoCompletionNet(CONFIG.model).double()
-    if dist.is_initialized():
-        synchronise_batch_norm(net)
+    accelerate_model(net, backend, shared=dist.is_initialized())
     random = torch.Generator().manual_seed(1)
     video = torch.rand(2, 3, 3, 16, 16, dtype=torch.float64, generator=random)
     mask = torch.zeros(2, 1, 3, 16, 16, dtype=torch.float64)
@@ -152,7 +157,7 @@ def test_gradients_of_every_phase_are_those_of_the_whole_batch(two_ranks: Path) 
     expected = gradients_of_phases(slice(None))
     trained = {phase: {name.split(".")[0] for name in grads} - {"loss"} for phase, grads in expected.items()}
     assert trained == {"pretrain": {"threedcn"}, "joint": {"threedcn", "combcn"}, "fixed": {"combcn"}}
-    for rank in results(two_ranks, "phases"):
+    for rank in [*results(two_ranks, "plain"), *results(two_ranks, "fused")]:
         torch.testing.assert_close(rank, expected)
 
 
