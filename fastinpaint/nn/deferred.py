@@ -118,18 +118,19 @@ class Deferred:
     def relu_(self) -> Deferred:
         return self._in_place(self.relu(), F.relu_)
 
-    def __add__(self, other: Any) -> Deferred | Tensor:
+    def plus(self, other: Any) -> Deferred | Tensor:
+        """The sum; deferred where the other is a map of the same shape."""
         mine, parts = self._addable(other), self.parts()
         if mine and len(parts) == 1:
             return Deferred([parts[0]._replace(addend=_addend(other))], self._backend)
         if isinstance(other, Deferred) and other._addable(self):
-            return other + self
+            return other.plus(self)
         return self.tensor() + plain(other)
 
-    __radd__ = __add__
+    __add__ = __radd__ = plus
 
     def __iadd__(self, other: Any) -> Deferred:
-        return self._in_place(self + other, lambda tensor: tensor.add_(plain(other)))
+        return self._in_place(self.plus(other), lambda tensor: tensor.add_(plain(other)))
 
     def _addable(self, other: Any) -> bool:
         """Whether ``self + other`` can be one part with an addend. A bare map is better added to at once."""
@@ -229,7 +230,7 @@ def _relu(input: Deferred, inplace: bool = False) -> Any:
 def _add(input: Any, other: Any, *, alpha: float = 1, out: Tensor | None = None) -> Any:
     if alpha != 1 or out is not None:
         return NotImplemented
-    return input + other if isinstance(input, Deferred) else other + input
+    return input.plus(other) if isinstance(input, Deferred) else other.plus(input)
 
 
 def _cat(tensors: Sequence[Any], dim: int = 0, *, out: Tensor | None = None) -> Any:

@@ -83,9 +83,7 @@ class _Conv(_Layer, _ConvNd):
 
     def _geometry(self, input: Map, output_size: list[int] | None) -> Geometry:
         axes = len(self.kernel_size)
-        by_name = isinstance(
-            self.padding, str
-        )  # torch keeps "same" in numbers, from the last axis to the first
+        by_name = isinstance(self.padding, str)  # torch keeps "same" in numbers, from the last axis to the first
         padding = tuple(self._reversed_padding_repeated_twice[-2::-2] if by_name else self.padding)
         output_padding: Sequence[int] = (0,) * axes
         if isinstance(self, _ConvTransposeNd):

@@ -1,0 +1,127 @@
+"""What is kept for backward, counted by storages, at the paper's width."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastinpaint
+from fastinpaint.models import ModelConfig, VideoCompletionNet
+from fastinpaint.nn.raw import PendingConv
+from fastinpaint.ops.conv_block import operators
+
+
+def kept_bytes(net: nn.Module, run: Callable[[], Tensor]) -> int:
+    """Bytes of the distinct storages that a forward pass keeps, parameters excluded."""
+    own = {p.untyped_storage().data_ptr() for p in net.parameters()}
+    sizes: dict[int, int] = {}
+    alive = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        alive.append(tensor)  # so that no address is used twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        run()
+    return sum(size for address, size in sizes.items() if address not in own)
+
+
+def test_the_full_system_at_paper_width() -> None:
+    net = VideoCompletionNet(ModelConfig())
+    video, mask = torch.rand(1, 3, 4, 128, 128), torch.zeros(1, 1, 4, 128, 128)
+    mask[..., 32:80, 40:96] = 1
+
+    def run() -> Tensor:
+        return sum(result.mean() for result in net(video, mask))  # type: ignore[return-value]
+
+    plain = kept_bytes(net, run)
+    default = kept_bytes(fastinpaint.accelerate(net), run)
+    low = kept_bytes(fastinpaint.accelerate(net, memory="low"), run)
+    assert default <= 0.37 * plain  # measured 0.353
+    assert low <= 0.15 * plain  # measured 0.145
+
+
+@pytest.fixture
+def chain() -> nn.Sequential:
+    """Convolutions that are all cheap, so that tier low keeps none of their maps."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for channels_in, channels_out in ((2, 8), (8, 8), (8, 8)):
+        layers += [nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.BatchNorm2d(channels_out), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Conv2d(8, 1, 1)).double()
+
+
+def test_low_keeps_the_input_alone_of_all_maps(chain: nn.Sequential) -> None:
+    x = torch.randn(2, 2, 16, 16, dtype=torch.float64)
+    net = fastinpaint.accelerate(chain, memory="low")
+    vectors = 10 * 8 * 8 * 4  # statistics and what batch norm makes of them
+    assert kept_bytes(net, lambda: net(x).sum()) <= x.untyped_storage().nbytes() + vectors
+
+
+@pytest.mark.parametrize("retain", [False, True])
+def test_low_computes_each_map_again_once(chain: nn.Sequential, retain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = fastinpaint.accelerate(chain, memory="low"), torch.randn(2, 2, 16, 16, dtype=torch.float64)
+    ran, right = [], operators.fwd
+    monkeypatch.setattr(operators, "fwd", lambda call, *args: (ran.append(1), right(call, *args))[1])
+    loss = net(x).square().mean()
+    assert len(ran) == 4
+    first = torch.autograd.grad(loss, list(net.parameters()), retain_graph=retain)
+    assert len(ran) == 4 + 3  # the last convolution's result was nobody's source
+    if retain:
+        second = torch.autograd.grad(loss, list(net.parameters()))
+        assert len(ran) == 4 + 3 + 3
+        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_low_frees_what_it_computed(chain: nn.Sequential, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, slots, right = fastinpaint.accelerate(chain, memory="low"), [], PendingConv._run_now
+
+    def watched(self: PendingConv, stats: bool) -> None:
+        right(self, stats)
+        if self.recipe is not None:
+            slots.append(self.recipe.slot)
+
+    monkeypatch.setattr(PendingConv, "_run_now", watched)
+    net(torch.randn(2, 2, 16, 16, dtype=torch.float64)).sum().backward()
+    assert len(slots) >= 3
+    assert all(slot.value is None for slot in slots)
+
+
+def test_a_changed_weight_is_noticed_before_it_is_used_again(chain: nn.Sequential) -> None:
+    net = fastinpaint.accelerate(chain, memory="low")
+    loss = net(torch.randn(2, 2, 16, 16, dtype=torch.float64)).sum()
+    with torch.no_grad():
+        net[0].weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_frozen_convolutions_are_computed_once(chain: nn.Sequential) -> None:
+    """Nothing frees a map that no node of the graph made, so it is kept."""
+    for parameter in chain[:3].parameters():
+        parameter.requires_grad_(False)
+    net = fastinpaint.accelerate(chain, memory="low")
+    net(torch.randn(2, 2, 16, 16, dtype=torch.float64)).sum().backward()
+    assert net[3].weight.grad is not None
+
+
+def test_double_backward_in_low_says_what_to_do(chain: nn.Sequential) -> None:
+    x = torch.randn(2, 2, 16, 16, dtype=torch.float64, requires_grad=True)
+    y = fastinpaint.accelerate(chain, memory="low")(x)
+    with pytest.raises(NotImplementedError, match=r"double backward needs every map kept; .* memory='default'"):
+        torch.autograd.grad(y.sum(), x, create_graph=True)
+
+
+def test_double_backward_in_default_is_right(chain: nn.Sequential) -> None:
+    x = torch.randn(2, 2, 6, 6, dtype=torch.float64, requires_grad=True)
+
+    def penalty(net: nn.Module) -> Tensor:
+        (dx,) = torch.autograd.grad(net(x).square().sum(), x, create_graph=True)
+        return torch.autograd.grad(dx.square().sum(), x)[0]
+
+    expected = penalty(chain)
+    torch.testing.assert_close(penalty(fastinpaint.accelerate(chain)), expected, rtol=1e-9, atol=1e-9)
