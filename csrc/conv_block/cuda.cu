@@ -63,6 +63,31 @@ static int finish(const Conv& conv, const GatherPlan& plan, void* stream) {
   return kOk;
 }
 
+template <class T>
+static int64_t shared_bytes(const GatherPlan& plan) {
+  const PatchShape& patch = plan.params.patch;
+  if (plan.thin) return plan.columns == 64 ? thin_bytes<T, 64>(plan.params) : thin_bytes<T, 32>(plan.params);
+  switch (plan.columns) {
+    case 16: return gather_bytes<T, 16>(patch);
+    case 32: return gather_bytes<T, 32>(patch);
+    case 64: return gather_bytes<T, 64>(patch);
+    default: return gather_bytes<T, 128>(patch);
+  }
+}
+
+static Footprint footprint_of(const Conv& conv, const GatherPlan& plan) {
+  const GatherParams& p = plan.params;
+  int64_t size = size_of(conv.dtype), positions = int64_t(p.patch.rows) * p.patch.columns;
+  int64_t blocks = int64_t(plan.tiles) * plan.column_tiles, phases = p.taps.phases;
+  int64_t maps = p.source[0].addend ? 2 : 1, channels = plan.thin ? 2 * p.source[0].channels : p.k_padded;
+  int64_t patches = positions * plan.groups * channels * size * maps / phases;
+  int64_t weights = int64_t(plan.thin ? 1 : p.taps.taps) * p.k_padded * plan.columns * size / phases;
+  int64_t results = int64_t(kTileRows) * plan.columns * size * (p.backward ? 2 : 1);
+  Footprint result{blocks, blocks * (patches + weights + results), 0};
+  result.shared_bytes = conv.dtype == kFloat32 ? shared_bytes<float>(plan) : shared_bytes<__half>(plan);
+  return result;
+}
+
 static int run_gather(const Conv& conv, bool backward, void* stream) {
   GatherPlan plan;
   if (int status = plan_gather(conv, backward, plan)) return status;
@@ -88,6 +113,14 @@ FI_EXPORT int64_t fi_conv_workspace(const Conv* conv, int backward) {
   GatherPlan plan;
   int status = plan_gather(copy, backward, plan);
   return status ? status : plan.workspace;
+}
+
+// Blocks, bytes and shared memory of a forward pass or dgrad.
+FI_EXPORT int fi_conv_footprint(const Conv* conv, int backward, Footprint* out) {
+  GatherPlan plan;
+  if (int status = plan_gather(*conv, backward, plan)) return status;
+  *out = footprint_of(*conv, plan);
+  return kOk;
 }
 
 // y = conv(activation of the sources) + bias; mean and var of y where they are not null.

@@ -67,8 +67,8 @@ inline int choose_tile_bits(const TapTable& table, const int* out_size) {
   return best;
 }
 
-// Chooses the sharing and names every tap's group. None where not even single taps fit (it always does).
-inline void choose_patch(TapTable& table, int tile_bits, int element_bytes, PatchOrigin* origin, PatchShape& shape) {
+// Chooses the sharing, names every tap's group and returns how many there are. Single taps always fit.
+inline int choose_patch(TapTable& table, int tile_bits, int element_bytes, PatchOrigin* origin, PatchShape& shape) {
   Sharing best = Sharing::none;
   int64_t least = -1;
   for (Sharing sharing : {Sharing::plane, Sharing::row, Sharing::none}) {
@@ -80,6 +80,7 @@ inline void choose_patch(TapTable& table, int tile_bits, int element_bytes, Patc
   }
   int groups;
   shape = patch_for(table, best, tile_bits, origin, &table, groups);
+  return groups;
 }
 
 // 16 columns for three-channel outputs, then the next power of two; 128 only where the grid still fills the machine
@@ -90,10 +91,15 @@ inline int choose_columns(int dtype, int channels, int64_t tiles) {
   return channels > 64 && tiles * ceil_div(channels, 128) >= kWantedBlocks ? 128 : 64;
 }
 
+// What a plan loads and needs, for tests and for counting bytes; fastinpaint/testing/counting.py has the same.
+struct Footprint {
+  int64_t blocks, loads, shared_bytes;  // loads: bytes that all blocks read or write in global memory, dead taps included
+};
+
 struct GatherPlan {
   GatherParams params;
   PackParams pack;
-  int columns, taps, tiles, column_tiles;
+  int columns, taps, tiles, column_tiles, groups;
   int64_t workspace;
   bool thin;
 };
@@ -155,6 +161,7 @@ constexpr int kHaloLimit = 48 << 10;  // bytes; the first layer's 5x5x5 halo is 
 inline void plan_thin(const Conv& conv, GatherPlan& plan) {
   GatherParams& p = plan.params;
   plan.thin = plan.pack.pairs = false;
+  p.planes = 0;
   plan.taps = conv.kernel[0] * conv.kernel[1] * conv.kernel[2];
   if (p.sources > 1 || p.source[0].channels > kThinChannels || p.taps.phases > 1) return;
   PatchShape shape = patch_for(p.taps, Sharing::plane, p.tile_bits, p.origin, &p.taps, p.planes);
@@ -193,7 +200,8 @@ inline int plan_gather(const Conv& conv, bool backward, GatherPlan& plan) {
   plan_sources(conv, backward, plan);
   plan_segments(conv, backward, plan, workspace);
   plan_thin(conv, plan);
-  if (!plan.thin) choose_patch(p.taps, p.tile_bits, size_of(conv.dtype), p.origin, p.patch);
+  plan.groups = p.planes;
+  if (!plan.thin) plan.groups = choose_patch(p.taps, p.tile_bits, size_of(conv.dtype), p.origin, p.patch);
   plan_column_tiles(plan);
   p.weight = workspace.take(int64_t(plan.taps) * p.k_padded * p.n_padded * size_of(conv.dtype));
   plan.workspace = workspace.used;

@@ -149,6 +149,27 @@ FI_EXPORT int64_t fi_conv_wgrad_workspace(const Conv* conv) {
   return status ? status : plan.workspace;
 }
 
+// Blocks, bytes and shared memory of wgrad, with its partials.
+FI_EXPORT int fi_conv_wgrad_footprint(const Conv* conv, Footprint* out) {
+  WgradPlan plan;
+  if (int status = plan_wgrad(*conv, plan)) return status;
+  const GatherParams& p = plan.params.p;
+  int64_t size = size_of(conv->dtype), rows = int64_t(plan.row_blocks) * plan.column_tiles;
+  int64_t patch = int64_t(p.patch.rows) * p.patch.columns * (plan.thin ? 2 * plan.params.p_channels : kChunk) * size;
+  int64_t q = int64_t(kTileRows) * plan.columns * size;
+  int64_t maps_p = p.source[0].addend ? 2 : 1, maps_q = plan.params.q[0].addend ? 2 : 1;
+  *out = {rows * plan.params.splits, rows * plan.params.tiles * (patch * maps_p + q * maps_q) + 2 * plan.workspace, 0};
+  bool wide = plan.columns == 64, single = conv->dtype == kFloat32;
+  if (plan.thin) {
+    out->shared_bytes = single ? wgrad_bytes<float, 32, true>(p)
+                               : (wide ? wgrad_bytes<__half, 64, true>(p) : wgrad_bytes<__half, 32, true>(p));
+  } else {
+    out->shared_bytes = single ? wgrad_bytes<float, 32, false>(p)
+                               : (wide ? wgrad_bytes<__half, 64, false>(p) : wgrad_bytes<__half, 32, false>(p));
+  }
+  return kOk;
+}
+
 // dweight from the sources and the gradient.
 FI_EXPORT int fi_conv_wgrad(const Conv* conv, void* stream) {
   WgradPlan plan;

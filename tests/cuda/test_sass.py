@@ -1,0 +1,38 @@
+"""What nvcc made of the kernels: no spills, two blocks an SM, tensor-core instructions; and the table of the docs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fastinpaint import _native
+from fastinpaint.testing import sass
+
+
+def test_symbols_are_read() -> None:
+    assert (
+        sass.demangled("_ZN2fi13gather_kernelI13__nv_bfloat16Li64EEEvNS_12GatherParamsEi") == "gather_kernel<bf16, 64>"
+    )
+    assert sass.demangled("_ZN2fi12wgrad_kernelIfLi32ELb1EEEvNS_11WgradParamsEi") == "wgrad_kernel<float, 32, 1>"
+    assert sass.demangled("_ZN2fi11pack_kernelI6__halfEEvPKT_") == "pack_kernel<half>"
+
+
+def test_a_spill_and_a_missing_instruction_are_named() -> None:
+    counts = {"HMMA": 8, "LDSM": 4, "LDGSTS": 0, "STL": 0, "LDL": 0}
+    kernel = sass.Kernel("gather_kernel<bf16, 64>", "sm_80", 200, 0, counts)
+    assert kernel.complaint() == "gather_kernel<bf16, 64> for sm_80 has no LDGSTS."
+    kernel = kernel._replace(counts=counts | {"LDGSTS": 2, "STL": 3})
+    assert kernel.complaint() == "gather_kernel<bf16, 64> for sm_80 spills: 3 stores, 0 loads."
+    kernel = kernel._replace(counts=counts | {"LDGSTS": 2}, registers=256 + 8)
+    assert "264 registers" in str(kernel.complaint())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sass.why_not() is not None, reason=str(sass.why_not()))
+def test_compiled_kernels() -> None:
+    found = sass.kernels(Path(_native.__file__).parent / "libfastinpaint_cuda.so")
+    assert found
+    assert not [c for kernel in found if (c := kernel.complaint())]
+    documented = {line.split("|")[1].strip() for line in sass.PAGE.read_text().splitlines() if line.startswith("| ")}
+    assert {kernel.name for kernel in found} <= documented
