@@ -48,11 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train; raises `UserError` for bad input and `KeyboardInterrupt` after Ctrl-C."""
     try:
-        config = _config(args)
-        train(config, args.data, args.out, args.resume)
-    except UserError:
-        if os.environ.get("RANK", "0") != "0":
-            raise SystemExit(2) from None  # rank 0 says it
+        train(_config(args), args.data, args.out, args.resume)
+    except (UserError, KeyboardInterrupt) as error:
+        if os.environ.get("RANK", "0") != "0":  # rank 0 says it
+            raise SystemExit(2 if isinstance(error, UserError) else 130) from None
         raise
 
 

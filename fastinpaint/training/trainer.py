@@ -83,8 +83,6 @@ class Trainer:
 
     def begin(self, resume: bool) -> None:
         """Make or take up the run's folder; on resume load the newest checkpoint."""
-        if self.config.backend != "reference":
-            self._try_backend()
         if self.world.is_main:
             self.folder.go_on(self.config) if resume else self.folder.begin(self.config)
         if self.world.size > 1:
@@ -236,17 +234,6 @@ class Trainer:
             "size": samples.size,
             "mean_pixel": list(samples.mean_pixel),
         }
-
-    @torch.no_grad()
-    def _try_backend(self) -> None:
-        """Complete a small video, so that a backend that cannot run here says so before anything is written."""
-        loss = PhaseLoss(self.model, self.phases[-1], self.config.alpha).eval()
-        video = torch.zeros(1, 3, 2, 16, 16, device=self.world.device)
-        try:
-            with self._autocast():
-                loss(video, torch.ones_like(video[:, :1]))
-        except NotImplementedError as error:
-            raise UserError(f"backend {self.config.backend}: {error}") from None
 
     def _autocast(self) -> torch.autocast:
         dtype = AUTOCAST.get(self.config.amp, torch.bfloat16)
