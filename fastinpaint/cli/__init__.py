@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = parser_for(command).parse_args(rest)
         args.run(args)
-    except UserError as error:
+    except (UserError, NotImplementedError) as error:  # the second is a backend that was asked for and cannot run
         print(f"fastinpaint {command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:

@@ -82,7 +82,7 @@ def check_output(target: Path, inputs: list[Path], overwrite: bool) -> None:
 @contextmanager
 def whole_or_nothing(target: Path) -> Iterator[Path]:
     """A path beside `target` to write to; it takes the target's place at the end, and goes away on any error."""
-    beside = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
+    beside = target.absolute().with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
     try:
         yield beside
         _replace(beside, target)

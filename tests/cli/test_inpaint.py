@@ -131,6 +131,7 @@ def test_bad_videos_masks_and_weights_are_named(clip, tmp_path, capsys, weights)
     ("options", "message"),
     [
         (["--backend", "abacus"], "invalid choice: 'abacus'"),
+        (["--backend", "triton", "--device", "cpu"], "backend 'triton' cannot run this"),
         (["--device", "toaster"], "device 'toaster' cannot be used here"),
         (["--frames", "0"], "frames must be at least 1, got 0"),
         (["--overlap", "4"], "overlap must be from 0 to frames - 1 = 3, got 4"),
