@@ -24,8 +24,8 @@ SAVED = 9 / 4  # direct multiplications for one of Winograd's
 SHARE, SHARE_IN_TIME = 0.78, 0.62
 # Packed weights beyond this do not stay in the third cache while tile blocks stream them.
 CACHED_WEIGHT = 8 << 20
-# oneDNN's weight gradient of a strided convolution is slow up to this many channels.
-THIN = 64
+# Up to this many output channels transforming a video's tiles costs as much as multiplying them.
+THIN = 32
 
 
 def own(which: str, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> bool:
@@ -35,7 +35,7 @@ def own(which: str, sources: Sequence[Source], weight: Tensor, geometry: Geometr
         raise ValueError(f"{VARIABLE} must be own or onednn, got {asked!r}.")
     if asked == "onednn" or not winograd.fits(sources, weight, geometry):
         return False
-    if asked == "own" or torch_is_slow(sources[0].x):
+    if asked == "own" or torch_is_slow(sources[0].x, weight):
         return True
     kind, in_time = winograd.kind_of(weight, geometry), winograd.axes(weight, geometry).kernel_t > 1
     if kind == winograd.SAME:
@@ -43,14 +43,15 @@ def own(which: str, sources: Sequence[Source], weight: Tensor, geometry: Geometr
     if kind == winograd.UP:
         if which == "dgrad":
             return not in_time and packed_bytes(weight) <= CACHED_WEIGHT
-        return which == "fwd" or not in_time
-    # A strided kernel falls into four phases of 1, 2, 2 and 4 taps (2x2 padded): the transforms eat what they save.
-    return which == "wgrad" and not in_time and weight.shape[1] <= THIN
+        return which == "fwd" or not in_time or weight.shape[1] > THIN
+    # A strided 3x3 kernel falls into phases of 1, 2, 2 and 4 taps, all padded to 2x2: the transforms eat what that saves.
+    # But oneDNN's weight gradient of it is slow in channels-last, and copies to another layout cost as much as they gain.
+    return which == "wgrad" and not in_time
 
 
-def torch_is_slow(x: Tensor) -> bool:
-    """Whether torch leaves a video this small to its own slow_conv3d: on one thread, N * C * T * H up to 20480."""
-    return x.dim() == 5 and torch.get_num_threads() == 1 and x.shape[:4].numel() <= 20480
+def torch_is_slow(x: Tensor, weight: Tensor) -> bool:
+    """Whether torch leaves a video to its own slow_conv3d: on one thread, N * C * T * H up to 20480, 3 taps a side."""
+    return x.dim() == 5 and torch.get_num_threads() == 1 and x.shape[:4].numel() <= 20480 and weight.shape[-1] <= 3
 
 
 def packed_bytes(weight: Tensor) -> int:
