@@ -129,7 +129,7 @@ class Deferred:
 
     __add__ = __radd__ = plus
 
-    def __iadd__(self, other: Any) -> Deferred:
+    def __iadd__(self, other: Any) -> Deferred:  # type: ignore[misc]
         return self._in_place(self.plus(other), lambda tensor: tensor.add_(plain(other)))
 
     def _addable(self, other: Any) -> bool:
@@ -261,10 +261,11 @@ HANDLERS: dict[Callable[..., Any], Callable[..., Any]] = {
 
 
 def changes_input(func: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
-    """Whether a torch function works in place."""
+    """Whether a torch function changes its first argument. A compiler cannot read its name."""
+    if kwargs.get("inplace") or torch.compiler.is_compiling():
+        return bool(kwargs.get("inplace"))
     name = getattr(func, "__name__", "")
-    in_place = (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
-    return in_place or bool(kwargs.get("inplace"))
+    return name.endswith("_") and not name.endswith("__")
 
 
 def parts_of(value: Tensor | Deferred) -> tuple[Part, ...]:

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import fastinpaint
 from fastinpaint.nn import Deferred, region
-from tests.accelerate.nets import AnisotropicUNet, Foreign, R2Plus1D, assert_same_step, tensors
+from tests.accelerate.nets import AnisotropicUNet, Foreign, assert_same_step, tensors
 
 
 def small(*shape: int) -> Tensor:
@@ -129,7 +129,7 @@ def test_a_hidden_reentrant_checkpoint_is_refused() -> None:
         net(torch.randn(1, 1, 4, 4))
 
 
-@pytest.mark.parametrize("make", [AnisotropicUNet, R2Plus1D, Foreign])
+@pytest.mark.parametrize("make", [AnisotropicUNet, Foreign])
 def test_compiles_whole_with_backward(make: type[nn.Module]) -> None:
     torch.manual_seed(0)
     net = make().double()
@@ -141,9 +141,9 @@ def test_compiles_whole_with_backward(make: type[nn.Module]) -> None:
 @pytest.mark.slow
 def test_compiles_whole_with_inductor() -> None:
     torch.manual_seed(0)
-    net = AnisotropicUNet().double()
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 1, 1)).double()
     fast = torch.compile(fastinpaint.accelerate(copy.deepcopy(net)), fullgraph=True)
-    assert_same_step(fast, net, small(2, 1, 2, 8, 8))
+    assert_same_step(fast, net, small(2, 1, 8, 8))
 
 
 def test_exports_in_eval_mode() -> None:
