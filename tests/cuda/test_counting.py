@@ -1,0 +1,34 @@
+"""What the launch code plans for the paper's layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from fastinpaint.testing import counting, emulated
+from fastinpaint.testing.paper_layers import paper_layers
+
+
+@pytest.fixture(scope="module")
+def counts() -> Iterator[list[counting.Count]]:
+    with emulated.installed():
+        yield [count for layer in paper_layers() for count in counting.counts(layer)]
+
+
+def test_every_pass_fits_shared_memory_and_fills_a_machine(counts: list[counting.Count]) -> None:
+    for count in counts:
+        assert count.shared <= counting.SHARED_LIMIT, count
+        assert count.blocks >= 64, count
+
+
+def test_no_pass_asks_for_less_than_it_must(counts: list[counting.Count]) -> None:
+    assert not [count for count in counts if count.loads < count.least * 0.9]
+
+
+def test_live_taps_are_counted() -> None:
+    layers = {layer.name: layer for layer in paper_layers()}
+    dilated = layers["combcn.10"]  # dilation 16 on 32 x 32: each axis has 32 + 2 * 16 live reads of 3 * 32
+    whole = 2 * dilated.samples * 32 * 32 * 9 * dilated.channels * dilated.out_channels
+    out = (dilated.samples, dilated.out_channels, 32, 32)
+    assert counting.live_operations(dilated, out) == whole * 64 * 64 // (96 * 96)
