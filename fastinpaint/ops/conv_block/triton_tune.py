@@ -55,7 +55,7 @@ def choose(
         return launch.Tile(*known)
     if mode != "1" or torch.cuda.is_current_stream_capturing():
         return launch.best(tiles, work)
-    tile = fastest(launch.candidates(tiles, work), run)
+    tile = fastest(launch.candidates(tiles + launch.MEASURED_ONLY.get(kind, ()), work), run)
     _memory()[key] = list(tile)
     _save(memory_file(), _memory())
     logger.info("%s: %s", key, tile)
