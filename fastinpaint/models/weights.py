@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from fastinpaint.errors import UserError
 from fastinpaint.models.combcn import TwoDCN
@@ -43,7 +43,7 @@ def save_weights(path: str | Path, model: VideoCompletionNet | TwoDCN, extra: di
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
     beside = Path(f"{path}.{os.getpid()}.part")
     try:
-        save_file(tensors, beside, metadata)
+        beside.write_bytes(save(tensors, metadata))  # save_file would keep other users from reading it
         os.replace(beside, path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write weights to {path}: {error}.") from error

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from fastinpaint.errors import UserError
@@ -54,7 +54,7 @@ def save_checkpoint(
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             save_weights(partial / WEIGHTS, model, facts)
-            save_file(_optimizer_tensors(model, optimizer), partial / OPTIMIZER)
+            (partial / OPTIMIZER).write_bytes(save(_optimizer_tensors(model, optimizer)))
             (partial / STATE).write_text(json.dumps({"step": step, **state}, indent=1))
             for file in partial.iterdir():
                 _flush(file)
@@ -109,8 +109,6 @@ def saying_what_failed(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{path}: not written: {error.strerror}; what was saved before is intact.") from None
-    except SafetensorError as error:  # carries the system's error only as text
-        raise UserError(f"{path}: not written: {error}; what was saved before is intact.") from None
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

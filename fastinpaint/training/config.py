@@ -83,6 +83,19 @@ class TrainConfig:
                 f"batch: {self.batch} videos cannot be cut into {self.accumulate} equal parts (accumulate)."
             )
 
+        if self.total == 0:
+            raise UserError("steps: there is nothing to train, as every phase has 0 steps.")
+
+    @property
+    def pretrains(self) -> bool:
+        """Whether the strategy trains 3DCN alone first."""
+        return self.strategy in ("paper", "t1")
+
+    @property
+    def total(self) -> int:
+        """Steps of all phases together."""
+        return self.steps + (self.pretrain_steps if self.pretrains else 0)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as stored in ``config.yaml``."""
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
@@ -133,16 +146,14 @@ def resumed(stored: TrainConfig, asked: TrainConfig, done: int) -> TrainConfig:
     if differ:
         named = ", ".join(f"{name} ({before[name]} before, {now[name]} now)" for name in differ)
         raise UserError(f"--resume: the run was begun with other options: {named}.")
-    pretrains = stored.strategy in ("paper", "t1")
     moved = stored.pretrain_steps != asked.pretrain_steps
-    if pretrains and moved and done > min(stored.pretrain_steps, asked.pretrain_steps):
+    if stored.pretrains and moved and done > min(stored.pretrain_steps, asked.pretrain_steps):
         raise UserError(
             f"--resume: after {done} steps, pretrain_steps cannot change from {stored.pretrain_steps} "
             f"to {asked.pretrain_steps}."
         )
-    total = asked.steps + (asked.pretrain_steps if pretrains else 0)
-    if total < done:
-        raise UserError(f"--resume: {done} steps are done already, {total} were asked for.")
+    if asked.total < done:
+        raise UserError(f"--resume: {done} steps are done already, {asked.total} were asked for.")
     return asked
 
 

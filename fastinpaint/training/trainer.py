@@ -66,7 +66,6 @@ class Trainer:
         self.validation = VideoSamples(data, "val") if config.validate_every else []
         self.batches = TrainBatches(self.samples, config, world)
         self.phases = phases_of(config)
-        self.total = self.phases[-1].end
         torch.manual_seed(config.seed)
         model = build_model(config)
         model.mean_pixel.copy_(torch.tensor(self.samples.mean_pixel))
@@ -90,7 +89,7 @@ class Trainer:
         if resume and (newest := self.folder.newest()) is not None:
             self._restore(newest)
         if self.world.is_main:
-            self.log = RunLog(self.folder.path, self.done, self.total, self.config.tensorboard)
+            self.log = RunLog(self.folder.path, self.done, self.config.total, self.config.tensorboard)
 
     def run(self) -> None:
         """All steps that are left, phase by phase."""
@@ -147,7 +146,7 @@ class Trainer:
             self._validate(phase, loss)
         if saves or stops:
             self._save()
-        if stops and self.done < self.total:
+        if stops and self.done < self.config.total:
             raise KeyboardInterrupt(
                 f"stopped after step {self.done}, which is saved; go on with: "
                 f"fastinpaint train {self.data} --out {self.folder.path} --resume"

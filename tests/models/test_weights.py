@@ -131,11 +131,11 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path: Path, monk
     path = tmp_path / "w.safetensors"
     save_weights(path, TwoDCN(CONFIG), {"step": 1})
 
-    def full(tensors: object, filename: Path, metadata: object) -> None:
-        Path(filename).write_bytes(b"half a file")
+    def full(file: Path, content: bytes) -> None:
+        file.write_text("half a file")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fastinpaint.models.weights.save_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(UserError, match="No space left on device"):
         save_weights(path, TwoDCN(CONFIG), {"step": 2})
     assert [file.name for file in tmp_path.iterdir()] == ["w.safetensors"]

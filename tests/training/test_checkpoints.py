@@ -59,6 +59,14 @@ def test_weights_moments_and_state_come_back_bit_for_bit(tmp_path: Path) -> None
     torch.testing.assert_close(load_weights(path / WEIGHTS).state_dict(), model.state_dict(), rtol=0, atol=0)
 
 
+def test_others_may_read_what_is_saved(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.touch()
+    files = list(save(tmp_path / "checkpoints", 1).iterdir())
+    assert len(files) == 3
+    assert {path.stat().st_mode for path in files} == {plain.stat().st_mode}
+
+
 def test_the_last_k_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 10, 100):
         save(tmp_path, step, keep=2)

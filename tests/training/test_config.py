@@ -64,6 +64,7 @@ def test_an_option_of_the_model_goes_over_the_variant() -> None:
         ({"batch": 0}, ["batch", "at least 1", "0"]),
         ({"flip": "maybe"}, ["flip", "true or false", "'maybe'"]),
         ({"batch": 3, "accumulate": 2}, ["batch", "3", "2", "accumulate"]),
+        ({"strategy": "t2", "steps": 0}, ["steps", "nothing to train"]),
         ({"model": 3}, ["model", "mapping", "3"]),
         ({"model": {"r": 3}}, ["r", "1, 2, 4", "3"]),
     ],
