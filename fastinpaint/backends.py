@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from fastinpaint import _native
+
 BACKENDS = ("reference", "cpu", "cuda", "triton", "library")
 OPS = ("activation", "conv_block", "masked_l1")
 VARIABLE = "FASTINPAINT_BACKEND"
@@ -54,8 +56,7 @@ def requested(backend: str | None) -> str:
 def find(op: str, name: str) -> ModuleType | str:
     """The module of one backend of one op, imported on first use, or why there is none, in one sentence."""
     if name == "library" and op != "conv_block":  # only convolutions are the library's; what surrounds them is ours
-        found = find(op, "cuda")
-        return found if isinstance(found, ModuleType) else find(op, "triton")
+        return find(op, "cuda" if _native.why_not("cuda") is None else "triton")
     path = f"fastinpaint.ops.{op}.{name}"
     if importlib.util.find_spec(path) is None:
         return f"{op} has no {name} backend."

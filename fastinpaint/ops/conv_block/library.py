@@ -1,0 +1,92 @@
+"""`conv_block` on cuDNN through torch, channels-last, with own elementwise kernels around it. Contract: reference.py.
+
+Channels-last always: it is what cuDNN's tensor-core kernels read, and contiguous bfloat16 conv3d is refused by cuDNN
+9.8 to 9.14, where torch falls back to a kernel that is four times slower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from fastinpaint import backends
+from fastinpaint.ops.activation.reference import channel_dims, wide
+from fastinpaint.ops.types import Geometry, Source, SourceGrad
+
+CHANNELS_LAST = True
+
+
+def why_not(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> str | None:
+    """Why cuDNN, or the elementwise kernels around it, cannot take this, in one sentence, or None."""
+    if weight.device.type != "cuda":
+        return f"the library backend needs tensors on a cuda device, got one on {weight.device}."
+    if not torch.backends.cudnn.is_available():
+        return "this torch has no cuDNN."
+    return backends.why_not("activation", "library", sources)
+
+
+def fwd(
+    sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, stats: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """y ``[N, C_out, *space]`` in the sources' dtype; batch mean and biased variance ``[C_out]`` where asked for."""
+    stride, padding, dilation, output_padding, transposed, groups = geometry
+    a, weight = _activation(sources), _dense(weight)
+    y = _dense(
+        torch.ops.aten.convolution(a, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
+    )
+    return (y, *batch_stats(y)) if stats else (y, None, None)
+
+
+def batch_stats(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each channel, in the wide dtype."""
+    module = _elementwise(y)
+    if not hasattr(module, "batch_stats"):
+        return backends.find("conv_block", module.__name__.rpartition(".")[2]).batch_stats(y)  # type: ignore[union-attr]
+    return module.batch_stats(y)
+
+
+def bwd(
+    dy: Tensor,
+    dmean: Tensor | None,
+    dvar: Tensor | None,
+    y: Tensor | None,
+    mean: Tensor | None,
+    sources: Sequence[Source],
+    weight: Tensor,
+    geometry: Geometry,
+    needs: Sequence[bool],
+    needs_weight: bool,
+    needs_bias: bool,
+) -> tuple[list[SourceGrad], Tensor | None, Tensor | None]:
+    """The gradients of every source, of the weight and of the bias; y and mean are what `fwd` returned."""
+    g = _dense(dy)
+    if y is not None and mean is not None and dmean is not None and dvar is not None:
+        count = y.numel() // max(1, y.shape[1])
+        # G = (y - mean) * 2 dvar / M + dmean / M + dy is an activation like any other
+        g = _elementwise(y).fwd([Source(y, mean, 2 * dvar / count, dmean / count, False, g)])
+    stride, padding, dilation, output_padding, transposed, groups = geometry
+    da, dweight, _ = torch.ops.aten.convolution_backward(
+        g, _activation(sources), _dense(weight), None, stride, padding, dilation, transposed, output_padding, groups,
+        [any(needs), needs_weight, False],
+    )  # fmt: skip
+    dbias = wide(g).sum(channel_dims(g)).to(weight.dtype) if needs_bias else None
+    grads = _elementwise(g).bwd(_dense(da), sources, needs) if any(needs) else [SourceGrad() for _ in sources]
+    return grads, None if dweight is None else dweight.contiguous(), dbias
+
+
+def _elementwise(x: Tensor) -> ModuleType:
+    return backends.choose("activation", "library", x.device, [Source(x)])
+
+
+def _activation(sources: Sequence[Source]) -> Tensor:
+    first = sources[0]
+    if len(sources) == 1 and first.mean is None and not first.relu and first.addend is None:
+        return _dense(first.x)
+    return _elementwise(first.x).fwd(sources)
+
+
+def _dense(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last if x.dim() == 4 else torch.channels_last_3d)

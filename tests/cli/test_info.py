@@ -1,0 +1,33 @@
+"""``fastinpaint info`` says what runs and why the rest does not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastinpaint import _native
+from fastinpaint.cli import info, main
+
+
+def test_says_what_runs_and_why_the_rest_does_not(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    text = capsys.readouterr().out
+    assert f"torch {torch.__version__}" in text
+    assert "reference: yes" in text
+    if not torch.cuda.is_available():
+        assert "library: no" in text
+        assert "the library backend needs tensors on a cuda device, got one on cpu." in text
+
+
+def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_native, "HERE", _native.HERE / "nowhere")
+    reason = "the cpu kernels are not built; install a C++ compiler (g++ or clang++) and run `pip install -e .` again."
+    assert next(info.built()) == f"cpu kernels: {reason}"
+
+
+def test_the_cudnn_trap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
+    assert "cuDNN 91002 refuses contiguous bfloat16 conv3d" in next(info.traps())
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91500)
+    assert list(info.traps()) == ["none for these versions"]
