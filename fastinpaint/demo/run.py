@@ -55,7 +55,7 @@ class DemoSize:
     size: int = 48
     width: float = 0.125
     pretrain_steps: int = 600
-    steps: int = 1600
+    steps: int = 2000
     batch: int = 2
     lr: float = 6e-3
     held_out_frames: int = 64
