@@ -8,133 +8,132 @@ namespace {
 // The four vectors per channel of one source, loaded for lanes [c, c + n).
 template <class D>
 struct Affine {
-    using V = typename Simd<D>::vec;
-    using A = typename Simd<D>::scalar;
-    V mean{}, scale{}, shift{};
+  using V = typename Simd<D>::vec;
+  using A = typename Simd<D>::scalar;
+  V mean{}, scale{}, shift{};
 
-    Affine(const Source& s, int64_t c, int64_t n) {
-        if (!s.mean) return;
-        mean = load_n(static_cast<const A*>(s.mean) + c, n);
-        scale = load_n(static_cast<const A*>(s.scale) + c, n);
-        shift = load_n(static_cast<const A*>(s.shift) + c, n);
-    }
-    V operator()(V x) const { return (x - mean) * scale + shift; }
+  Affine(const Source& s, int64_t c, int64_t n) {
+    if (!s.mean) return;
+    mean = load_n(static_cast<const A*>(s.mean) + c, n);
+    scale = load_n(static_cast<const A*>(s.scale) + c, n);
+    shift = load_n(static_cast<const A*>(s.shift) + c, n);
+  }
+  V operator()(V x) const { return (x - mean) * scale + shift; }
 };
 
 template <class D, bool AFFINE, bool RELU, bool ADDEND>
 void fwd(const ActivationFwd& args, int64_t begin, int64_t end) {
-    using V = typename Simd<D>::vec;
-    const Source& s = args.source;
-    for (int64_t c = 0; c < s.channels; c += Simd<D>::lanes) {
-        const int64_t n = s.channels - c;
-        const Affine<D> affine(s, c, n);
-        const D* x = static_cast<const D*>(s.x) + begin * s.channels + c;
-        const D* addend = ADDEND ? static_cast<const D*>(s.addend) + begin * s.channels + c : nullptr;
-        D* a = static_cast<D*>(args.a) + begin * args.stride + args.offset + c;
-        for (int64_t p = begin; p < end; ++p, x += s.channels, a += args.stride) {
-            V v = load_n(x, n);
-            if (AFFINE) v = affine(v);
-            if (RELU) v = relu(v);
-            if (ADDEND) v += load_n(addend + (p - begin) * s.channels, n);
-            store_n(a, v, n);
-        }
+  using V = typename Simd<D>::vec;
+  const Source& s = args.source;
+  for (int64_t c = 0; c < s.channels; c += Simd<D>::lanes) {
+    const int64_t n = s.channels - c;
+    const Affine<D> affine(s, c, n);
+    const D* x = static_cast<const D*>(s.x) + begin * s.channels + c;
+    const D* addend = ADDEND ? static_cast<const D*>(s.addend) + begin * s.channels + c : nullptr;
+    D* a = static_cast<D*>(args.a) + begin * args.stride + args.offset + c;
+    for (int64_t p = begin; p < end; ++p, x += s.channels, a += args.stride) {
+      V v = load_n(x, n);
+      if (AFFINE) v = affine(v);
+      if (RELU) v = relu(v);
+      if (ADDEND) v += load_n(addend + (p - begin) * s.channels, n);
+      store_n(a, v, n);
     }
+  }
 }
 
 template <class D, bool AFFINE, bool RELU, bool SUMS>
 void bwd(const ActivationBwd& args, int64_t block, int64_t begin, int64_t end) {
-    using V = typename Simd<D>::vec;
-    const Source& s = args.source;
-    for (int64_t c = 0; c < s.channels; c += Simd<D>::lanes) {
-        const int64_t n = s.channels - c;
-        const Affine<D> affine(s, c, n);
-        const D* x = static_cast<const D*>(s.x) + begin * s.channels + c;
-        const D* da = static_cast<const D*>(args.da) + begin * args.stride + args.offset + c;
-        D* dx = args.dx ? static_cast<D*>(args.dx) + begin * s.channels + c : nullptr;
-        typename Simd<D>::sums sum_dz{}, sum_dz_x{};
-        for (int64_t p = begin; p < end; ++p, x += s.channels, da += args.stride) {
-            V dz = load_n(da, n);
-            if (AFFINE || RELU) {
-                const V xv = load_n(x, n);
-                if (RELU) dz = gate(AFFINE ? affine(xv) : xv, dz);
-                if (SUMS) add_product(sum_dz_x, dz, xv - affine.mean);
-            }
-            if (SUMS) add(sum_dz, dz);
-            if (AFFINE) dz *= affine.scale;
-            if (dx) store_n(dx + (p - begin) * s.channels, dz, n);
-        }
-        if (SUMS) {
-            double* sums = args.sums + block * 2 * s.channels + c;
-            store_sums(sums, sum_dz, n);
-            store_sums(sums + s.channels, sum_dz_x, n);
-        }
+  using V = typename Simd<D>::vec;
+  const Source& s = args.source;
+  for (int64_t c = 0; c < s.channels; c += Simd<D>::lanes) {
+    const int64_t n = s.channels - c;
+    const Affine<D> affine(s, c, n);
+    const D* x = static_cast<const D*>(s.x) + begin * s.channels + c;
+    const D* da = static_cast<const D*>(args.da) + begin * args.stride + args.offset + c;
+    D* dx = args.dx ? static_cast<D*>(args.dx) + begin * s.channels + c : nullptr;
+    typename Simd<D>::sums sum_dz{}, sum_dz_x{};
+    for (int64_t p = begin; p < end; ++p, x += s.channels, da += args.stride) {
+      V dz = load_n(da, n);
+      if (AFFINE || RELU) {
+        const V xv = load_n(x, n);
+        if (RELU) dz = gate(AFFINE ? affine(xv) : xv, dz);
+        if (SUMS) add_product(sum_dz_x, dz, xv - affine.mean);
+      }
+      if (SUMS) add(sum_dz, dz);
+      if (AFFINE) dz *= affine.scale;
+      if (dx) store_n(dx + (p - begin) * s.channels, dz, n);
     }
+    if (SUMS) {
+      double* sums = args.sums + block * 2 * s.channels + c;
+      store_sums(sums, sum_dz, n);
+      store_sums(sums + s.channels, sum_dz_x, n);
+    }
+  }
 }
 
 // Values are taken relative to the block's first, so a mean far from zero costs no precision.
 template <class D>
 void stats(const BatchStats& args, int64_t block, int64_t begin, int64_t end) {
-    for (int64_t c = 0; c < args.channels; c += Simd<D>::lanes) {
-        const int64_t n = args.channels - c;
-        const D* y = static_cast<const D*>(args.y) + begin * args.channels + c;
-        const auto offset = halves(load_n(y, n));
-        typename Simd<D>::sums sum{}, squares{};
-        for (int64_t p = begin; p < end; ++p, y += args.channels) add_moments(sum, squares, load_n(y, n), offset);
-        double* out = args.partial + block * 3 * args.channels + c;
-        store_sums(out, offset, n);
-        store_sums(out + args.channels, sum, n);
-        store_sums(out + 2 * args.channels, squares, n);
-    }
+  for (int64_t c = 0; c < args.channels; c += Simd<D>::lanes) {
+    const int64_t n = args.channels - c;
+    const D* y = static_cast<const D*>(args.y) + begin * args.channels + c;
+    const auto offset = halves(load_n(y, n));
+    typename Simd<D>::sums sum{}, squares{};
+    for (int64_t p = begin; p < end; ++p, y += args.channels) add_moments(sum, squares, load_n(y, n), offset);
+    double* out = args.partial + block * 3 * args.channels + c;
+    store_sums(out, offset, n);
+    store_sums(out + args.channels, sum, n);
+    store_sums(out + 2 * args.channels, squares, n);
+  }
 }
 
 // Turns run-time flags into template arguments: with_flags(f, a, b) calls f(true_type or false_type, ...).
 struct Yes {
-    static constexpr bool value = true;
+  static constexpr bool value = true;
 };
 struct No {
-    static constexpr bool value = false;
+  static constexpr bool value = false;
 };
 template <class F>
 void choose(bool flag, F f) {
-    flag ? f(Yes{}) : f(No{});
+  flag ? f(Yes{}) : f(No{});
 }
 template <class F>
 void with_dtype(Dtype dtype, F f) {
-    if (dtype == Dtype::float32) f(float{});
-    if (dtype == Dtype::float64) f(double{});
-    if (dtype == Dtype::bfloat16) f(Bf16{});
+  if (dtype == Dtype::float32) f(float{});
+  if (dtype == Dtype::float64) f(double{});
+  if (dtype == Dtype::bfloat16) f(Bf16{});
 }
 
 }  // namespace
 
 void activation_fwd(const ActivationFwd& args, Dtype dtype, int64_t begin, int64_t end) {
-    with_dtype(dtype, [&](auto d) {
-        choose(args.source.mean, [&](auto affine) {
-            choose(args.source.relu, [&](auto relu) {
-                choose(args.source.addend, [&](auto addend) {
-                    fwd<decltype(d), decltype(affine)::value, decltype(relu)::value, decltype(addend)::value>(
-                        args, begin, end);
-                });
-            });
+  with_dtype(dtype, [&](auto d) {
+    choose(args.source.mean, [&](auto affine) {
+      choose(args.source.relu, [&](auto relu) {
+        choose(args.source.addend, [&](auto addend) {
+          fwd<decltype(d), decltype(affine)::value, decltype(relu)::value, decltype(addend)::value>(args, begin, end);
         });
+      });
     });
+  });
 }
 
 void activation_bwd(const ActivationBwd& args, Dtype dtype, int64_t block, int64_t begin, int64_t end) {
-    with_dtype(dtype, [&](auto d) {
-        choose(args.source.mean, [&](auto affine) {
-            choose(args.source.relu, [&](auto relu) {
-                choose(args.sums, [&](auto sums) {
-                    bwd<decltype(d), decltype(affine)::value, decltype(relu)::value, decltype(sums)::value>(
-                        args, block, begin, end);
-                });
-            });
+  with_dtype(dtype, [&](auto d) {
+    choose(args.source.mean, [&](auto affine) {
+      choose(args.source.relu, [&](auto relu) {
+        choose(args.sums, [&](auto sums) {
+          bwd<decltype(d), decltype(affine)::value, decltype(relu)::value, decltype(sums)::value>(args, block, begin,
+                                                                                                  end);
         });
+      });
     });
+  });
 }
 
 void batch_stats(const BatchStats& args, Dtype dtype, int64_t block, int64_t begin, int64_t end) {
-    with_dtype(dtype, [&](auto d) { stats<decltype(d)>(args, block, begin, end); });
+  with_dtype(dtype, [&](auto d) { stats<decltype(d)>(args, block, begin, end); });
 }
 
 }  // namespace fi::FI_ISA

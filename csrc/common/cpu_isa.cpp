@@ -8,30 +8,30 @@ namespace {
 
 Isa best() {
 #if defined(FI_HAS_AVX)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq"))
-        return Isa::avx512;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Isa::avx2;
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq"))
+    return Isa::avx512;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Isa::avx2;
 #endif
-    return Isa::scalar;
+  return Isa::scalar;
 }
 
 Isa choose() {
-    const Isa found = best();
-    const char* asked = std::getenv("FASTINPAINT_CPU_ISA");
-    if (!asked) return found;
-    Isa level = found;
-    if (!std::strcmp(asked, "scalar")) level = Isa::scalar;
-    if (!std::strcmp(asked, "avx2")) level = Isa::avx2;
-    return level < found ? level : found;
+  const Isa found = best();
+  const char* asked = std::getenv("FASTINPAINT_CPU_ISA");
+  if (!asked) return found;
+  Isa level = found;
+  if (!std::strcmp(asked, "scalar")) level = Isa::scalar;
+  if (!std::strcmp(asked, "avx2")) level = Isa::avx2;
+  return level < found ? level : found;
 }
 
 }  // namespace
 
 Isa isa() {
-    static const Isa level = choose();
-    return level;
+  static const Isa level = choose();
+  return level;
 }
 
 }  // namespace fi

@@ -15,27 +15,33 @@ Isa isa();
 
 #if defined(FI_HAS_AVX)
 #define FI_DECLARE_EACH_ISA(declaration) \
-    namespace scalar {                   \
-    declaration;                         \
-    }                                    \
-    namespace avx2 {                     \
-    declaration;                         \
-    }                                    \
-    namespace avx512 {                   \
-    declaration;                         \
-    }
+  namespace scalar {                     \
+  declaration;                           \
+  }                                      \
+  namespace avx2 {                       \
+  declaration;                           \
+  }                                      \
+  namespace avx512 {                     \
+  declaration;                           \
+  }
 // Calls the kernel of the level that runs here.
-#define FI_DISPATCH(call)                              \
-    switch (::fi::isa()) {                             \
-        case ::fi::Isa::avx512: avx512::call; break;   \
-        case ::fi::Isa::avx2: avx2::call; break;       \
-        default: scalar::call; break;                  \
-    }
+#define FI_DISPATCH(call)   \
+  switch (::fi::isa()) {    \
+    case ::fi::Isa::avx512: \
+      avx512::call;         \
+      break;                \
+    case ::fi::Isa::avx2:   \
+      avx2::call;           \
+      break;                \
+    default:                \
+      scalar::call;         \
+      break;                \
+  }
 #else
 #define FI_DECLARE_EACH_ISA(declaration) \
-    namespace scalar {                   \
-    declaration;                         \
-    }
+  namespace scalar {                     \
+  declaration;                           \
+  }
 #define FI_DISPATCH(call) scalar::call
 #endif
 

@@ -12,7 +12,7 @@ void parallel(int64_t items, int threads, void (*work)(void*, int64_t item, int 
 // The same for a callable taken by reference.
 template <class F>
 void parallel_for(int64_t items, int threads, F& body) {
-    parallel(items, threads, [](void* f, int64_t item, int worker) { (*static_cast<F*>(f))(item, worker); }, &body);
+  parallel(items, threads, [](void* f, int64_t item, int worker) { (*static_cast<F*>(f))(item, worker); }, &body);
 }
 
 }  // namespace fi

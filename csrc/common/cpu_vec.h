@@ -21,139 +21,139 @@ typedef uint16_t vhalf __attribute__((vector_size(FI_BYTES / 2)));
 typedef uint16_t vhalf_u __attribute__((vector_size(FI_BYTES / 2), aligned(2), may_alias));
 
 struct Bf16 {
-    uint16_t bits;
+  uint16_t bits;
 };
 
 inline vfloat load(const float* p) { return *reinterpret_cast<const vfloat_u*>(p); }
 inline vdouble load(const double* p) { return *reinterpret_cast<const vdouble_u*>(p); }
 inline vfloat load(const Bf16* p) {
-    const vhalf half = *reinterpret_cast<const vhalf_u*>(p);
-    return (vfloat)(__builtin_convertvector(half, vbits) << 16);
+  const vhalf half = *reinterpret_cast<const vhalf_u*>(p);
+  return (vfloat)(__builtin_convertvector(half, vbits) << 16);
 }
 
 inline void store(float* p, vfloat v) { *reinterpret_cast<vfloat_u*>(p) = v; }
 inline void store(double* p, vdouble v) { *reinterpret_cast<vdouble_u*>(p) = v; }
 // Rounds to nearest even; a NaN stays a NaN whatever its payload.
 inline void store(Bf16* p, vfloat v) {
-    const vbits bits = (vbits)v;
-    const vbits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    const vbits wide = (bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40u : rounded;
-    *reinterpret_cast<vhalf_u*>(p) = __builtin_convertvector(wide, vhalf);
+  const vbits bits = (vbits)v;
+  const vbits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const vbits wide = (bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40u : rounded;
+  *reinterpret_cast<vhalf_u*>(p) = __builtin_convertvector(wide, vhalf);
 }
 
 // Sums of float vectors kept in double: as many lanes, in two halves. Doubles add to themselves.
 struct Halves {
-    vdouble low{}, high{};
+  vdouble low{}, high{};
 };
 inline Halves halves(vfloat v) {
 #if FI_BYTES == 64
-    return {(vdouble)_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)v)),
-            (vdouble)_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)v, 1))};
+  return {(vdouble)_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)v)),
+          (vdouble)_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)v, 1))};
 #elif FI_BYTES == 32
-    return {(vdouble)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)v)),
-            (vdouble)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)v, 1))};
+  return {(vdouble)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)v)),
+          (vdouble)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)v, 1))};
 #elif defined(__SSE2__)
-    return {(vdouble)_mm_cvtps_pd((__m128)v), (vdouble)_mm_cvtps_pd(_mm_movehl_ps((__m128)v, (__m128)v))};
+  return {(vdouble)_mm_cvtps_pd((__m128)v), (vdouble)_mm_cvtps_pd(_mm_movehl_ps((__m128)v, (__m128)v))};
 #else
-    return {vdouble{v[0], v[1]}, vdouble{v[2], v[3]}};
+  return {vdouble{v[0], v[1]}, vdouble{v[2], v[3]}};
 #endif
 }
 inline void add(Halves& sum, vfloat v) {
-    const Halves h = halves(v);
-    sum.low += h.low;
-    sum.high += h.high;
+  const Halves h = halves(v);
+  sum.low += h.low;
+  sum.high += h.high;
 }
 inline void add_product(Halves& sum, vfloat v, vfloat w) {
-    const Halves h = halves(v), g = halves(w);
-    sum.low += h.low * g.low;
-    sum.high += h.high * g.high;
+  const Halves h = halves(v), g = halves(w);
+  sum.low += h.low * g.low;
+  sum.high += h.high * g.high;
 }
 // Sums of v - offset and of its square, the difference taken in double.
 inline void add_moments(Halves& sum, Halves& squares, vfloat v, const Halves& offset) {
-    const Halves h = halves(v);
-    const vdouble low = h.low - offset.low, high = h.high - offset.high;
-    sum.low += low;
-    sum.high += high;
-    squares.low += low * low;
-    squares.high += high * high;
+  const Halves h = halves(v);
+  const vdouble low = h.low - offset.low, high = h.high - offset.high;
+  sum.low += low;
+  sum.high += high;
+  squares.low += low * low;
+  squares.high += high * high;
 }
 inline vdouble halves(vdouble v) { return v; }
 inline void add_moments(vdouble& sum, vdouble& squares, vdouble v, vdouble offset) {
-    sum += v - offset;
-    squares += (v - offset) * (v - offset);
+  sum += v - offset;
+  squares += (v - offset) * (v - offset);
 }
 inline void add(vdouble& sum, vdouble v) { sum += v; }
 inline void add_product(vdouble& sum, vdouble v, vdouble w) { sum += v * w; }
 // Writes the first n sums.
 inline void store_sums(double* p, const Halves& sum, int64_t n) {
-    double buffer[FI_BYTES / 4];
-    store(buffer, sum.low);
-    store(buffer + FI_BYTES / 8, sum.high);
-    std::memcpy(p, buffer, (n < FI_BYTES / 4 ? n : FI_BYTES / 4) * sizeof(double));
+  double buffer[FI_BYTES / 4];
+  store(buffer, sum.low);
+  store(buffer + FI_BYTES / 8, sum.high);
+  std::memcpy(p, buffer, (n < FI_BYTES / 4 ? n : FI_BYTES / 4) * sizeof(double));
 }
 inline void store_sums(double* p, vdouble sum, int64_t n) {
-    std::memcpy(p, &sum, (n < FI_BYTES / 8 ? n : FI_BYTES / 8) * sizeof(double));
+  std::memcpy(p, &sum, (n < FI_BYTES / 8 ? n : FI_BYTES / 8) * sizeof(double));
 }
 
 // The arithmetic type of a storage type and its vector.
 template <class S>
 struct Simd {
-    using scalar = float;
-    using vec = vfloat;
-    using sums = Halves;
-    static constexpr int lanes = FI_BYTES / 4;
+  using scalar = float;
+  using vec = vfloat;
+  using sums = Halves;
+  static constexpr int lanes = FI_BYTES / 4;
 };
 template <>
 struct Simd<double> {
-    using scalar = double;
-    using vec = vdouble;
-    using sums = vdouble;
-    static constexpr int lanes = FI_BYTES / 8;
+  using scalar = double;
+  using vec = vdouble;
+  using sums = vdouble;
+  static constexpr int lanes = FI_BYTES / 8;
 };
 
 // The first n < lanes values; the other lanes are zero.
 template <class S>
 inline typename Simd<S>::vec load_part(const S* p, int64_t n) {
-    S buffer[Simd<S>::lanes] = {};
-    std::memcpy(buffer, p, n * sizeof(S));
-    return load(buffer);
+  S buffer[Simd<S>::lanes] = {};
+  std::memcpy(buffer, p, n * sizeof(S));
+  return load(buffer);
 }
 template <class S>
 inline void store_part(S* p, typename Simd<S>::vec v, int64_t n) {
-    S buffer[Simd<S>::lanes];
-    store(buffer, v);
-    std::memcpy(p, buffer, n * sizeof(S));
+  S buffer[Simd<S>::lanes];
+  store(buffer, v);
+  std::memcpy(p, buffer, n * sizeof(S));
 }
 template <class S>
 inline typename Simd<S>::vec load_n(const S* p, int64_t n) {
-    return n >= Simd<S>::lanes ? load(p) : load_part(p, n);
+  return n >= Simd<S>::lanes ? load(p) : load_part(p, n);
 }
 template <class S>
 inline void store_n(S* p, typename Simd<S>::vec v, int64_t n) {
-    n >= Simd<S>::lanes ? store(p, v) : store_part(p, v, n);
+  n >= Simd<S>::lanes ? store(p, v) : store_part(p, v, n);
 }
 
 // max(0, z) with NaN passed on, as torch's relu.
 template <class V>
 inline V relu(V z) {
-    return z < 0 ? V{} : z;
+  return z < 0 ? V{} : z;
 }
 #if FI_BYTES == 64
 template <>
 inline vfloat relu(vfloat z) {
-    return (vfloat)_mm512_maskz_max_ps(0xffff, _mm512_setzero_ps(), (__m512)z);
+  return (vfloat)_mm512_maskz_max_ps(0xffff, _mm512_setzero_ps(), (__m512)z);
 }
 #elif FI_BYTES == 32
 template <>
 inline vfloat relu(vfloat z) {
-    return (vfloat)_mm256_max_ps(_mm256_setzero_ps(), (__m256)z);
+  return (vfloat)_mm256_max_ps(_mm256_setzero_ps(), (__m256)z);
 }
 #endif
 
 // Where z <= 0, zero; else v (also where z is NaN, as torch's threshold backward).
 template <class V>
 inline V gate(V z, V v) {
-    return z <= 0 ? V{} : v;
+  return z <= 0 ? V{} : v;
 }
 
 }  // namespace

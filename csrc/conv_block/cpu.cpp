@@ -4,67 +4,68 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <memory>
 #include <vector>
 
 #include "activation/cpu_merge.h"
 #include "common/cpu_parallel.h"
 
 namespace fi {
-namespace {
 
-struct Free {
-    void operator()(float* p) const { std::free(p); }
-};
-
-// Memory of the calling thread that a call fills and forgets: kept, because fresh pages are slow to touch.
-float* workspace(int64_t floats) {
-    static thread_local std::unique_ptr<float, Free> memory;
-    static thread_local int64_t size = 0;
-    if (size < floats) {
-        memory.reset();
-        memory.reset(static_cast<float*>(std::aligned_alloc(4096, (floats * 4 + 4095) / 4096 * 4096)));
-        size = floats;
-    }
-    return memory.get();
+float* scratch(Scratch which, int64_t floats) {
+  struct Buffer {
+    float* data = nullptr;
+    int64_t size = 0;
+    ~Buffer() { std::free(data); }
+  };
+  static thread_local Buffer buffers[2];
+  Buffer& buffer = buffers[static_cast<int>(which)];
+  if (buffer.size < floats) {
+    std::free(buffer.data);
+    buffer.data = static_cast<float*>(std::aligned_alloc(4096, (floats * 4 + 4095) / 4096 * 4096));
+    if (!buffer.data) std::abort();
+    buffer.size = floats;
+  }
+  return buffer.data;
 }
 
+namespace {
+
 Taps taps_of(const void* weight, const int64_t* strides) {
-    return {static_cast<float*>(const_cast<void*>(weight)), strides[0], strides[1], strides[2], strides[3], strides[4]};
+  return {static_cast<float*>(const_cast<void*>(weight)), strides[0], strides[1], strides[2], strides[3], strides[4]};
 }
 
 // Packs the weight and runs every item; targets' sums and counts are the caller's to merge.
 void run(Correlation& args, const Taps& weight, int threads) {
-    const Form& form = *args.form;
-    int64_t chunk = 0;
-    FI_DISPATCH(chunk_channels(&chunk))
-    for (int i = 0; i < args.target_count; ++i) args.chunks += (args.targets[i].channels + chunk - 1) / chunk;
-    float* packed = workspace(form.blocks * args.chunks * 16 * form.shape.channels_in * chunk);
-    auto pack = [&](int64_t item, int) { FI_DISPATCH(pack_weights(args, weight, item, packed)) };
-    parallel_for(form.blocks * args.chunks, threads, pack);
-    args.packed = packed;
-    auto body = [&](int64_t item, int) { FI_DISPATCH(correlate(args, item)) };
-    parallel_for(args.items(), threads, body);
+  const Form& form = *args.form;
+  int64_t chunk = 0;
+  FI_DISPATCH(chunk_channels(&chunk))
+  for (int i = 0; i < args.target_count; ++i) args.chunks += (args.targets[i].channels + chunk - 1) / chunk;
+  float* packed = scratch(Scratch::weights, form.blocks * args.chunks * 16 * form.shape.channels_in * chunk);
+  auto pack = [&](int64_t item, int) { FI_DISPATCH(pack_weights(args, weight, item, packed)) };
+  parallel_for(form.blocks * args.chunks, threads, pack);
+  args.packed = packed;
+  auto body = [&](int64_t item, int) { FI_DISPATCH(correlate(args, item)) };
+  parallel_for(args.items(), threads, body);
 }
 
 // Cuts the work into pieces of channels, halved until every thread has work. Few channels make few pieces: then the
 // tiles are split too, by sizes alone, so the sum does not depend on the number of threads.
 void divide(WeightGrad& args, int threads) {
-    const ConvShape& shape = args.form->shape;
-    auto count_pieces = [&] {
-        args.pieces_in = 0;
-        for (int i = 0; i < args.source_count; ++i) {
-            args.pieces_in += (args.sources[i].channels + args.chunk_in - 1) / args.chunk_in;
-        }
-        args.pieces_out = (shape.channels_out + args.chunk_out - 1) / args.chunk_out;
-    };
-    count_pieces();
-    args.splits = std::clamp<int64_t>(std::min(8 / args.items(), args.form->tiles() / 256), 1, 8);
-    while (args.items() < 2 * threads && args.chunk_in > 32) {
-        args.chunk_in /= 2;
-        args.chunk_out = std::max<int64_t>(32, args.chunk_out / 2);
-        count_pieces();
+  const ConvShape& shape = args.form->shape;
+  auto count_pieces = [&] {
+    args.pieces_in = 0;
+    for (int i = 0; i < args.source_count; ++i) {
+      args.pieces_in += (args.sources[i].channels + args.chunk_in - 1) / args.chunk_in;
     }
+    args.pieces_out = (shape.channels_out + args.chunk_out - 1) / args.chunk_out;
+  };
+  count_pieces();
+  args.splits = std::clamp<int64_t>(std::min(8 / args.items(), args.form->tiles() / 256), 1, 8);
+  while (args.items() < 2 * threads && args.chunk_in > 32) {
+    args.chunk_in /= 2;
+    args.chunk_out = std::max<int64_t>(32, args.chunk_out / 2);
+    count_pieces();
+  }
 }
 
 }  // namespace
@@ -77,21 +78,21 @@ using namespace fi;
 FI_EXPORT int fi_cpu_winograd_fwd(const ConvShape* shape, const Source* sources, int count, const void* weight,
                                   const int64_t* strides, const float* bias, float* y, float* mean, float* var,
                                   int threads) {
-    const Form form = make_form(*shape);
-    Target target{y, shape->channels_out, 0, bias, nullptr, nullptr, nullptr};
-    Correlation args{&form, sources, count, &target, 1, nullptr, nullptr, 0};
-    std::vector<double> sums(mean ? args.tile_blocks() * 3 * shape->channels_out : 0);
-    std::vector<double> counts(mean ? args.tile_blocks() : 0);
-    if (mean) {
-        target.sums = sums.data();
-        args.counts = counts.data();
-    }
-    run(args, taps_of(weight, strides), threads);
-    if (mean) {
-        auto pixels = [&](int64_t block) { return counts[block]; };
-        merge_stats(sums, pixels, shape->channels_out, mean, var);
-    }
-    return 0;
+  const Form form = make_form(*shape);
+  Target target{y, shape->channels_out, 0, bias, nullptr, nullptr, nullptr};
+  Correlation args{&form, sources, count, &target, 1, nullptr, nullptr, 0};
+  std::vector<double> sums(mean ? args.tile_blocks() * 3 * shape->channels_out : 0);
+  std::vector<double> counts(mean ? args.tile_blocks() : 0);
+  if (mean) {
+    target.sums = sums.data();
+    args.counts = counts.data();
+  }
+  run(args, taps_of(weight, strides), threads);
+  if (mean) {
+    auto pixels = [&](int64_t block) { return counts[block]; };
+    merge_stats(sums, pixels, shape->channels_out, mean, var);
+  }
+  return 0;
 }
 
 // The gradients of the sources from G, the upstream source; `shape` is that of the data gradient, from G to a.
@@ -100,37 +101,37 @@ FI_EXPORT int fi_cpu_winograd_fwd(const ConvShape* shape, const Source* sources,
 FI_EXPORT int fi_cpu_winograd_dgrad(const ConvShape* shape, const Source* upstream, const void* weight,
                                     const int64_t* strides, const Source* sources, int count, float* const* out,
                                     float* const* daddend, float* const* dshift, float* const* dscale, int threads) {
-    const Form form = make_form(*shape);
-    std::vector<Target> targets;
-    std::vector<std::vector<double>> sums(count);
-    Correlation args{&form, upstream, 1, nullptr, 0, nullptr, nullptr, 0};
-    int64_t first = 0;
-    for (int i = 0; i < count; first += sources[i++].channels) {
-        if (!out[i]) continue;
-        if (sources[i].mean) sums[i].resize(args.tile_blocks() * 2 * sources[i].channels);
-        targets.push_back({out[i], sources[i].channels, first, nullptr, sources[i].mean ? sums[i].data() : nullptr,
-                           &sources[i], daddend[i]});
-    }
-    args.targets = targets.data();
-    args.target_count = static_cast<int>(targets.size());
-    run(args, taps_of(weight, strides), threads);
-    for (int i = 0; i < count; ++i) {
-        if (out[i] && sources[i].mean) merge_sums(sums[i], sources[i].channels, dshift[i], dscale[i]);
-    }
-    return 0;
+  const Form form = make_form(*shape);
+  std::vector<Target> targets;
+  std::vector<std::vector<double>> sums(count);
+  Correlation args{&form, upstream, 1, nullptr, 0, nullptr, nullptr, 0};
+  int64_t first = 0;
+  for (int i = 0; i < count; first += sources[i++].channels) {
+    if (!out[i]) continue;
+    if (sources[i].mean) sums[i].resize(args.tile_blocks() * 2 * sources[i].channels);
+    targets.push_back({out[i], sources[i].channels, first, nullptr, sources[i].mean ? sums[i].data() : nullptr,
+                       &sources[i], daddend[i]});
+  }
+  args.targets = targets.data();
+  args.target_count = static_cast<int>(targets.size());
+  run(args, taps_of(weight, strides), threads);
+  for (int i = 0; i < count; ++i) {
+    if (out[i] && sources[i].mean) merge_sums(sums[i], sources[i].channels, dshift[i], dscale[i]);
+  }
+  return 0;
 }
 
 // dweight, by the strides of its in, out, t, y, x axes, from the sources' activations and G.
 FI_EXPORT int fi_cpu_winograd_wgrad(const ConvShape* shape, const Source* sources, int count, const Source* upstream,
                                     void* dweight, const int64_t* strides, int threads) {
-    const Form form = make_form(*shape);
-    WeightGrad args{&form, sources, count, *upstream, nullptr, 1, kChunkIn, kChunkOut, 0, 0};
-    divide(args, threads);
-    args.product = workspace(args.splits * args.split_size());
-    auto body = [&](int64_t item, int) { FI_DISPATCH(weight_grad(args, item)) };
-    parallel_for(args.items(), threads, body);
-    const Taps taps = taps_of(dweight, strides);
-    auto unpack = [&](int64_t item, int) { FI_DISPATCH(unpack_weight_grad(args, taps, item)) };
-    parallel_for(form.blocks * (shape->channels_out / 16), threads, unpack);
-    return 0;
+  const Form form = make_form(*shape);
+  WeightGrad args{&form, sources, count, *upstream, nullptr, 1, kChunkIn, kChunkOut, 0, 0};
+  divide(args, threads);
+  args.product = scratch(Scratch::weights, args.splits * args.split_size());
+  auto body = [&](int64_t item, int) { FI_DISPATCH(weight_grad(args, item)) };
+  parallel_for(args.items(), threads, body);
+  const Taps taps = taps_of(dweight, strides);
+  auto unpack = [&](int64_t item, int) { FI_DISPATCH(unpack_weight_grad(args, taps, item)) };
+  parallel_for(form.blocks * (shape->channels_out / 16), threads, unpack);
+  return 0;
 }

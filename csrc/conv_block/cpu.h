@@ -4,8 +4,8 @@
 // sub-images (every step-th row and column) of two maps:
 //
 //     same   3x3, stride 1, padding = dilation d: one correlation of each of the d * d interleaved sub-images, r = 3
-//     up     transposed 4x4 or 3x3, stride 2, padding 1: each of 4 output phases correlates the whole input with 2x2 taps
-//     down   4x4 or 3x3, stride 2, padding 1: the sum over 4 input phases of correlations with 2x2 taps
+//     up     transposed 4x4 or 3x3, stride 2, padding 1: each of 4 output phases correlates the whole input with 2x2
+//     taps down   4x4 or 3x3, stride 2, padding 1: the sum over 4 input phases of correlations with 2x2 taps
 //
 // A tile of m x m outputs (m = 5 - r) reads 4 x 4 inputs and costs 16 multiplications a channel pair instead of
 // m * m * r * r: 2.25 times fewer. Taps in time are summed in the transformed domain.
@@ -25,88 +25,88 @@ enum class Kind { same, up, down };
 
 // As the caller gives it: `in` is the map the correlation reads, `out` the one it writes.
 struct ConvShape {
-    int64_t batch, frames_in, height_in, width_in, frames_out, height_out, width_out;
-    int64_t channels_in, channels_out;
-    int64_t kind, kernel_t, kernel;  // kernel: taps a side, 3 or 4
-    int64_t time_step, time_origin;  // output frame t reads input frames t + time_origin + kt * time_step
-    int64_t dilation_h, dilation_w;
-    int64_t flip;                    // 1: taps in reverse order, for the data gradient of `same`
+  int64_t batch, frames_in, height_in, width_in, frames_out, height_out, width_out;
+  int64_t channels_in, channels_out;
+  int64_t kind, kernel_t, kernel;  // kernel: taps a side, 3 or 4
+  int64_t time_step, time_origin;  // output frame t reads input frames t + time_origin + kt * time_step
+  int64_t dilation_h, dilation_w;
+  int64_t flip;  // 1: taps in reverse order, for the data gradient of `same`
 };
 
 // A weight, or its gradient, by strides in values: in and out are the correlation's channels.
 struct Taps {
-    float* data;
-    int64_t in, out, t, y, x;
+  float* data;
+  int64_t in, out, t, y, x;
 };
 
 // r x r taps: tap (i, j) is (kt, ky[i], kx[j]) of the weight; -1 stands for a tap the kernel does not have.
 struct Block {
-    int kt, ky[3], kx[3];
+  int kt, ky[3], kx[3];
 };
 
 // One correlation: input row = first_y + residue + step * (m * tile_y + origin_y + i), i < 4; likewise columns.
 struct Use {
-    int block;
-    int first_y, first_x, origin_y, origin_x;
-    int frame;  // input frame minus output frame
+  int block;
+  int first_y, first_x, origin_y, origin_x;
+  int frame;  // input frame minus output frame
 };
 
 // The outputs that share weights: output row = first_y + residue + step * (m * tile_y + i), i < m.
 struct Group {
-    int first_y, first_x;
-    int uses;
-    Use use[kMaxBlocks];
+  int first_y, first_x;
+  int uses;
+  Use use[kMaxBlocks];
 };
 
 struct Form {
-    ConvShape shape;
-    int m, r;
-    int residues_y, residues_x;  // sub-images a side
-    int step_in_y, step_in_x, step_out_y, step_out_x;
-    int tiles_y, tiles_x;        // of one sub-image
-    int blocks, groups;
-    Block block[kMaxBlocks];
-    Group group[4];
+  ConvShape shape;
+  int m, r;
+  int residues_y, residues_x;  // sub-images a side
+  int step_in_y, step_in_x, step_out_y, step_out_x;
+  int tiles_y, tiles_x;  // of one sub-image
+  int blocks, groups;
+  Block block[kMaxBlocks];
+  Group group[4];
 
-    int64_t tiles() const {
-        return shape.batch * shape.frames_out * residues_y * residues_x * static_cast<int64_t>(tiles_y) * tiles_x;
-    }
+  int64_t tiles() const {
+    return shape.batch * shape.frames_out * residues_y * residues_x * static_cast<int64_t>(tiles_y) * tiles_x;
+  }
 };
 
 Form make_form(const ConvShape& shape);
 
-constexpr int kTiles = 28;      // of one work item: its transformed inputs stay in the second cache
-constexpr int kPart = 8;        // most chunks of output channels of an item: their results stay there too
-constexpr int kDepth = 256;     // most input channels of one product
+constexpr int kTiles = 28;         // of one work item: its transformed inputs stay in the second cache
+constexpr int kPart = 8;           // most chunks of output channels of an item: their results stay there too
+constexpr int kDepth = 256;        // most input channels of one product
 constexpr int kRow = kDepth + 16;  // floats between rows of transformed values; off a power of two for the caches
 
 // What becomes of a correlation's result, for the channels of one output map.
 struct Target {
-    float* out;         // [pixels, channels]: y; or, with `source`, dx
-    int64_t channels;
-    int64_t first;      // its first channel among the weight's
-    const float* bias;  // [channels] or null
-    double* sums;       // null, or [tile_blocks, 3, channels]: an offset, and the sums of y - offset and of its square; or,
-                        // with `source`, [tile_blocks, 2, channels]: sum dz and sum dz * (x - mean)
-    const Source* source;  // null, or the activation whose backward follows
-    float* daddend;     // [pixels, channels] or null: the result itself
+  float* out;  // [pixels, channels]: y; or, with `source`, dx
+  int64_t channels;
+  int64_t first;      // its first channel among the weight's
+  const float* bias;  // [channels] or null
+  double* sums;  // null, or [tile_blocks, 3, channels]: an offset, and the sums of y - offset and of its square; or,
+                 // with `source`, [tile_blocks, 2, channels]: sum dz and sum dz * (x - mean)
+  const Source* source;  // null, or the activation whose backward follows
+  float* daddend;        // [pixels, channels] or null: the result itself
 };
 
 // out = correlation of the sources' activations. packed: weights by pack_weights. counts [tile_blocks]: their pixels.
 struct Correlation {
-    const Form* form;
-    const Source* sources;
-    int source_count;
-    const Target* targets;
-    int target_count;
-    const float* packed;
-    double* counts;
+  const Form* form;
+  const Source* sources;
+  int source_count;
+  const Target* targets;
+  int target_count;
+  const float* packed;
+  double* counts;
 
-    int64_t chunks;  // of channels of all targets, in parts of at most kPart
+  int64_t chunks;  // of channels of all targets, in parts of at most kPart
 
-    int64_t tile_blocks() const { return (form->tiles() + kTiles - 1) / kTiles * form->groups; }
-    int64_t parts() const { return (chunks + kPart - 1) / kPart; }
-    int64_t items() const { return tile_blocks() * parts(); }
+  int64_t tile_blocks() const { return (form->tiles() + kTiles - 1) / kTiles * form->groups; }
+  int64_t parts() const { return (chunks + kPart - 1) / kPart; }
+  int64_t items() const { return tile_blocks() * parts(); }
 };
 
 constexpr int64_t kChunkIn = 128, kChunkOut = 64;  // most channels of an item of the weight gradient: its product is
@@ -115,20 +115,26 @@ constexpr int64_t kChunkIn = 128, kChunkOut = 64;  // most channels of an item o
 // Gradient of the weight. product [splits, blocks, 16, channels_in, channels_out]. An item sums one split of the tiles
 // for one block and chunks of `chunk_in` and `chunk_out` channels.
 struct WeightGrad {
-    const Form* form;
-    const Source* sources;
-    int source_count;
-    Source upstream;
-    float* product;
-    int64_t splits;
-    int64_t chunk_in, chunk_out;
-    int64_t pieces_in, pieces_out;  // of all sources together; of channels_out
+  const Form* form;
+  const Source* sources;
+  int source_count;
+  Source upstream;
+  float* product;
+  int64_t splits;
+  int64_t chunk_in, chunk_out;
+  int64_t pieces_in, pieces_out;  // of all sources together; of channels_out
 
-    int64_t items() const { return splits * form->blocks * pieces_in * pieces_out; }
-    int64_t split_size() const { return form->blocks * 16 * form->shape.channels_in * form->shape.channels_out; }
+  int64_t items() const { return splits * form->blocks * pieces_in * pieces_out; }
+  int64_t split_size() const { return form->blocks * 16 * form->shape.channels_in * form->shape.channels_out; }
 };
 
-// A chunk of output channels is as wide as a register block; a weight is packed [blocks, chunks, 16, channels_in, chunk].
+// Memory of the calling thread, kept between calls and grown as needed: fresh pages are slow to touch. `weights` holds
+// packed weights and their gradients for a whole call, `tiles` the transformed tiles of one item.
+enum class Scratch { weights, tiles };
+float* scratch(Scratch which, int64_t floats);
+
+// A chunk of output channels is as wide as a register block; a weight is packed [blocks, chunks, 16, channels_in,
+// chunk].
 FI_DECLARE_EACH_ISA(void chunk_channels(int64_t* channels))
 FI_DECLARE_EACH_ISA(void pack_weights(const Correlation&, const Taps&, int64_t item, float* packed))
 FI_DECLARE_EACH_ISA(void correlate(const Correlation&, int64_t item))

@@ -7,127 +7,135 @@ namespace {
 
 // A tile of the output: sample, frame, sub-image and place in it.
 struct Tile {
-    int n, t, residue_y, residue_x, y, x;
+  int n, t, residue_y, residue_x, y, x;
 };
 
 inline Tile tile_at(const fi::Form& form, int64_t index) {
-    Tile tile;
-    tile.x = static_cast<int>(index % form.tiles_x);
-    index /= form.tiles_x;
-    tile.y = static_cast<int>(index % form.tiles_y);
-    index /= form.tiles_y;
-    tile.residue_x = static_cast<int>(index % form.residues_x);
-    index /= form.residues_x;
-    tile.residue_y = static_cast<int>(index % form.residues_y);
-    index /= form.residues_y;
-    tile.t = static_cast<int>(index % form.shape.frames_out);
-    tile.n = static_cast<int>(index / form.shape.frames_out);
-    return tile;
+  Tile tile;
+  tile.x = static_cast<int>(index % form.tiles_x);
+  index /= form.tiles_x;
+  tile.y = static_cast<int>(index % form.tiles_y);
+  index /= form.tiles_y;
+  tile.residue_x = static_cast<int>(index % form.residues_x);
+  index /= form.residues_x;
+  tile.residue_y = static_cast<int>(index % form.residues_y);
+  index /= form.residues_y;
+  tile.t = static_cast<int>(index % form.shape.frames_out);
+  tile.n = static_cast<int>(index / form.shape.frames_out);
+  return tile;
 }
 
 // Pixel numbers of a 4 x 4 patch (or its first m x m), -1 where it leaves the map.
 struct Patch {
-    int64_t pixel[4][4];
-    bool inside;  // nothing is -1
+  int64_t pixel[4][4];
+  bool inside;  // nothing is -1
 };
 
 inline Patch patch(int64_t frame, int y, int x, int step_y, int step_x, int64_t height, int64_t width, int size) {
-    Patch p;
-    p.inside = true;
-    for (int i = 0; i < size; ++i) {
-        for (int j = 0; j < size; ++j) {
-            const int64_t row = y + i * step_y, column = x + j * step_x;
-            const bool valid = row >= 0 && row < height && column >= 0 && column < width;
-            p.pixel[i][j] = valid ? (frame * height + row) * width + column : -1;
-            p.inside &= valid;
-        }
+  Patch p;
+  p.inside = true;
+  for (int i = 0; i < size; ++i) {
+    for (int j = 0; j < size; ++j) {
+      const int64_t row = y + i * step_y, column = x + j * step_x;
+      const bool valid = row >= 0 && row < height && column >= 0 && column < width;
+      p.pixel[i][j] = valid ? (frame * height + row) * width + column : -1;
+      p.inside &= valid;
     }
-    return p;
+  }
+  return p;
 }
 
 // The inputs of a tile; false where its frame is outside the video.
 inline bool input_patch(const fi::Form& form, const fi::Use& use, const Tile& tile, Patch& out) {
-    const int64_t t = tile.t + use.frame;
-    if (t < 0 || t >= form.shape.frames_in) return false;
-    const int y = use.first_y + tile.residue_y + form.step_in_y * (form.m * tile.y + use.origin_y);
-    const int x = use.first_x + tile.residue_x + form.step_in_x * (form.m * tile.x + use.origin_x);
-    out = patch(tile.n * form.shape.frames_in + t, y, x, form.step_in_y, form.step_in_x, form.shape.height_in,
-                form.shape.width_in, 4);
-    return true;
+  const int64_t t = tile.t + use.frame;
+  if (t < 0 || t >= form.shape.frames_in) return false;
+  const int y = use.first_y + tile.residue_y + form.step_in_y * (form.m * tile.y + use.origin_y);
+  const int x = use.first_x + tile.residue_x + form.step_in_x * (form.m * tile.x + use.origin_x);
+  out = patch(tile.n * form.shape.frames_in + t, y, x, form.step_in_y, form.step_in_x, form.shape.height_in,
+              form.shape.width_in, 4);
+  return true;
 }
 
 inline Patch output_patch(const fi::Form& form, const fi::Group& group, const Tile& tile) {
-    const int y = group.first_y + tile.residue_y + form.step_out_y * form.m * tile.y;
-    const int x = group.first_x + tile.residue_x + form.step_out_x * form.m * tile.x;
-    return patch(tile.n * form.shape.frames_out + tile.t, y, x, form.step_out_y, form.step_out_x,
-                 form.shape.height_out, form.shape.width_out, form.m);
+  const int y = group.first_y + tile.residue_y + form.step_out_y * form.m * tile.y;
+  const int x = group.first_x + tile.residue_x + form.step_out_x * form.m * tile.x;
+  return patch(tile.n * form.shape.frames_out + tile.t, y, x, form.step_out_y, form.step_out_x, form.shape.height_out,
+               form.shape.width_out, form.m);
 }
 
 // Reads the activation of kLanes channels at a pixel; outside the map it is zero, as padding is of the activation.
 template <bool AFFINE, bool RELU, bool ADDEND>
 struct Reader {
-    const float* x;
-    const float* addend;
-    int64_t channels;
-    vfloat mean, scale, shift;
+  const float* x;
+  const float* addend;
+  int64_t channels;
+  vfloat mean, scale, shift;
 
-    Reader(const fi::Source& s, int64_t c)
-        : x(static_cast<const float*>(s.x) + c),
-          addend(ADDEND ? static_cast<const float*>(s.addend) + c : nullptr),
-          channels(s.channels) {
-        if (!AFFINE) return;
-        mean = load(static_cast<const float*>(s.mean) + c);
-        scale = load(static_cast<const float*>(s.scale) + c);
-        shift = load(static_cast<const float*>(s.shift) + c);
-    }
-    vfloat operator()(int64_t pixel) const {
-        vfloat v = load(x + pixel * channels);
-        if (AFFINE) v = (v - mean) * scale + shift;
-        if (RELU) v = relu(v);
-        if (ADDEND) v += load(addend + pixel * channels);
-        return v;
-    }
-    template <bool INSIDE>
-    vfloat at(int64_t pixel) const {
-        return INSIDE || pixel >= 0 ? (*this)(pixel) : vfloat{};
-    }
+  Reader(const fi::Source& s, int64_t c)
+      : x(static_cast<const float*>(s.x) + c),
+        addend(ADDEND ? static_cast<const float*>(s.addend) + c : nullptr),
+        channels(s.channels) {
+    if (!AFFINE) return;
+    mean = load(static_cast<const float*>(s.mean) + c);
+    scale = load(static_cast<const float*>(s.scale) + c);
+    shift = load(static_cast<const float*>(s.shift) + c);
+  }
+  vfloat operator()(int64_t pixel) const {
+    vfloat v = load(x + pixel * channels);
+    if (AFFINE) v = (v - mean) * scale + shift;
+    if (RELU) v = relu(v);
+    if (ADDEND) v += load(addend + pixel * channels);
+    return v;
+  }
+  template <bool INSIDE>
+  vfloat at(int64_t pixel) const {
+    return INSIDE || pixel >= 0 ? (*this)(pixel) : vfloat{};
+  }
 };
 
 // values[place * SLAB + c] = (B^T d B)[place] for `depth` channels of one source from `first` on.
 template <int64_t SLAB, class R, bool INSIDE>
 void transform_input(const fi::Source& source, int64_t first, int64_t depth, const Patch& p, float* values) {
-    for (int64_t c = 0; c < depth; c += kLanes) {
-        const R read(source, first + c);
-        auto column = [&](int j) {
-            return input_transform({read.template at<INSIDE>(p.pixel[0][j]), read.template at<INSIDE>(p.pixel[1][j]),
-                                    read.template at<INSIDE>(p.pixel[2][j]), read.template at<INSIDE>(p.pixel[3][j])});
-        };
-        const Quad c0 = column(0), c1 = column(1), c2 = column(2), c3 = column(3);
-        float* out = values + c;
-        for (int i = 0; i < 4; ++i, out += 4 * SLAB) {
-            const Quad v = input_transform(row(c0, c1, c2, c3, i));
-            store(out, v.a);
-            store(out + SLAB, v.b);
-            store(out + 2 * SLAB, v.c);
-            store(out + 3 * SLAB, v.d);
-        }
+  for (int64_t c = 0; c < depth; c += kLanes) {
+    const R read(source, first + c);
+    auto column = [&](int j) {
+      return input_transform({read.template at<INSIDE>(p.pixel[0][j]), read.template at<INSIDE>(p.pixel[1][j]),
+                              read.template at<INSIDE>(p.pixel[2][j]), read.template at<INSIDE>(p.pixel[3][j])});
+    };
+    const Quad c0 = column(0), c1 = column(1), c2 = column(2), c3 = column(3);
+    float* out = values + c;
+    for (int i = 0; i < 4; ++i, out += 4 * SLAB) {
+      const Quad v = input_transform(row(c0, c1, c2, c3, i));
+      store(out, v.a);
+      store(out + SLAB, v.b);
+      store(out + 2 * SLAB, v.c);
+      store(out + 3 * SLAB, v.d);
     }
+  }
 }
 
 // Calls f with the Reader type that a source needs: f.template operator()<Reader<...>>().
 template <class F>
 void with_reader(const fi::Source& s, F f) {
-    const int kind = (s.mean ? 4 : 0) + (s.relu ? 2 : 0) + (s.addend ? 1 : 0);
-    switch (kind) {
-        case 0: return f(static_cast<Reader<0, 0, 0>*>(nullptr));
-        case 1: return f(static_cast<Reader<0, 0, 1>*>(nullptr));
-        case 2: return f(static_cast<Reader<0, 1, 0>*>(nullptr));
-        case 3: return f(static_cast<Reader<0, 1, 1>*>(nullptr));
-        case 4: return f(static_cast<Reader<1, 0, 0>*>(nullptr));
-        case 5: return f(static_cast<Reader<1, 0, 1>*>(nullptr));
-        case 6: return f(static_cast<Reader<1, 1, 0>*>(nullptr));
-        default: return f(static_cast<Reader<1, 1, 1>*>(nullptr));
-    }
+  const int kind = (s.mean ? 4 : 0) + (s.relu ? 2 : 0) + (s.addend ? 1 : 0);
+  switch (kind) {
+    case 0:
+      return f(static_cast<Reader<0, 0, 0>*>(nullptr));
+    case 1:
+      return f(static_cast<Reader<0, 0, 1>*>(nullptr));
+    case 2:
+      return f(static_cast<Reader<0, 1, 0>*>(nullptr));
+    case 3:
+      return f(static_cast<Reader<0, 1, 1>*>(nullptr));
+    case 4:
+      return f(static_cast<Reader<1, 0, 0>*>(nullptr));
+    case 5:
+      return f(static_cast<Reader<1, 0, 1>*>(nullptr));
+    case 6:
+      return f(static_cast<Reader<1, 1, 0>*>(nullptr));
+    default:
+      return f(static_cast<Reader<1, 1, 1>*>(nullptr));
+  }
 }
 
 }  // namespace

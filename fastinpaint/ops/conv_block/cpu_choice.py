@@ -44,8 +44,8 @@ def own(which: str, sources: Sequence[Source], weight: Tensor, geometry: Geometr
         if which == "dgrad":
             return not in_time and packed_bytes(weight) <= CACHED_WEIGHT
         return which == "fwd" or not in_time or weight.shape[1] > THIN
-    # A strided 3x3 kernel falls into phases of 1, 2, 2 and 4 taps, all padded to 2x2: the transforms eat what that saves.
-    # But oneDNN's weight gradient of it is slow in channels-last, and copies to another layout cost as much as they gain.
+    # A strided 3x3 kernel falls into phases of 1, 2, 2 and 4 taps, all padded to 2x2: the transforms eat the gain. But
+    # oneDNN's weight gradient is slow in channels-last, and copies to another layout cost as much as they gain.
     return which == "wgrad" and not in_time
 
 
