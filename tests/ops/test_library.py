@@ -1,4 +1,4 @@
-"""The `library` backend wants a GPU: here its own part runs on the CPU, around the reference's elementwise functions."""
+"""The `library` backend wants a GPU: its own part, run on the CPU around the elementwise functions of the reference."""
 
 from __future__ import annotations
 

@@ -168,8 +168,7 @@ def _convolution_bwd(
         return None if da is None else video(
             da, a.shape[0], a.shape[2]
         ), None if dweight is None else dweight.unsqueeze(2)
-    if mask[1] and g.dtype == torch.bfloat16 and has_dead_tap(g, a, weight, geometry):
-        # oneDNN's bfloat16 weight gradient leaves taps that only ever meet padding unwritten
+    if mask[1] and reference.unwritten(g) and (g.dim() == 5 or has_dead_tap(g, a, weight, geometry)):
         da, dweight = _convolution_bwd(g.float(), a.float(), weight.float(), geometry, mask)
         return None if da is None else da.to(g.dtype), None if dweight is None else dweight.to(weight.dtype)
     stride, padding, dilation, output_padding, transposed, groups = geometry
