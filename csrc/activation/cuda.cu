@@ -60,8 +60,8 @@ FI_EXPORT int fi_activation_bwd(const void* da, int stride, const Source* source
   return with_dtype(dtype, [&](auto t) -> int {
     using T = decltype(t);
     dim3 grid = grid_of(columns, source->channels);
-    FI_LAUNCH(activation_bwd_kernel<T>, grid, kThreads, fold_bytes(), stream, static_cast<const T*>(da), stride, *source,
-              static_cast<T*>(dx), columns, aligned, sums);
+    FI_LAUNCH(activation_bwd_kernel<T>, grid, kThreads, fold_bytes(), stream, static_cast<const T*>(da), stride,
+              *source, static_cast<T*>(dx), columns, aligned, sums);
     int status = launched();
     if (status || !dscale) return status;
     FI_LAUNCH(finish_sums_kernel, finish_grid(source->channels), kThreads, 0, stream, sums, int(grid.x), source->scale,

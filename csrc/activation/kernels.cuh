@@ -9,7 +9,8 @@
 
 namespace fi {
 
-// How rows and channels are dealt to blocks: blockIdx.x takes rows [x * rows_each, ...), blockIdx.y 8 * groups channels.
+// How rows and channels are dealt to blocks: blockIdx.x takes rows [x * rows_each, ...), blockIdx.y 8 * groups
+// channels.
 struct Columns {
   int rows, rows_each, groups;
 };
@@ -120,8 +121,8 @@ __global__ void __launch_bounds__(kThreads)
     for (int i = 0; i < kVector; ++i)
       total.first[i] += activate<T>(to_float(value.v[i]), to_float(more.v[i]), params, i, source.relu);
   }
-  fold_block<false>(SharedArena(memory, fold_bytes()), total, 0, columns.groups,
-                    blockIdx.y * columns.groups * kVector, blockIdx.x, out);
+  fold_block<false>(SharedArena(memory, fold_bytes()), total, 0, columns.groups, blockIdx.y * columns.groups * kVector,
+                    blockIdx.x, out);
 }
 
 }  // namespace fi

@@ -13,10 +13,14 @@ inline cudaError_t launched() { return cudaGetLastError(); }
 template <class F>
 int with_dtype(int dtype, F f) {
   switch (dtype) {
-    case kFloat32: return f(float());
-    case kBFloat16: return f(__nv_bfloat16());
-    case kFloat16: return f(__half());
-    default: return kBadDtype;
+    case kFloat32:
+      return f(float());
+    case kBFloat16:
+      return f(__nv_bfloat16());
+    case kFloat16:
+      return f(__half());
+    default:
+      return kBadDtype;
   }
 }
 

@@ -77,7 +77,8 @@ __device__ void fold_block(SharedArena arena, const Fold& mine, float count, int
 constexpr int kFoldChannels = 4;  // of a block of the second stage: a warp each
 
 // mean[c], var[c] (biased) from the partials of `blocks` blocks.
-static __global__ void __launch_bounds__(kThreads) finish_moments_kernel(Partials in, int blocks, float* mean, float* var) {
+static __global__ void __launch_bounds__(kThreads)
+    finish_moments_kernel(Partials in, int blocks, float* mean, float* var) {
   int channel = blockIdx.x * kFoldChannels + threadIdx.x / 32;
   Moments total;
   if (channel < in.channels)

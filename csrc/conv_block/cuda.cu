@@ -68,10 +68,14 @@ static int64_t shared_bytes(const GatherPlan& plan) {
   const PatchShape& patch = plan.params.patch;
   if (plan.thin) return plan.columns == 64 ? thin_bytes<T, 64>(plan.params) : thin_bytes<T, 32>(plan.params);
   switch (plan.columns) {
-    case 16: return gather_bytes<T, 16>(patch);
-    case 32: return gather_bytes<T, 32>(patch);
-    case 64: return gather_bytes<T, 64>(patch);
-    default: return gather_bytes<T, 128>(patch);
+    case 16:
+      return gather_bytes<T, 16>(patch);
+    case 32:
+      return gather_bytes<T, 32>(patch);
+    case 64:
+      return gather_bytes<T, 64>(patch);
+    default:
+      return gather_bytes<T, 128>(patch);
   }
 }
 

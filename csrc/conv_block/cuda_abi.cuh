@@ -21,15 +21,15 @@ struct Conv {
   int kernel[3], stride[3], padding[3], dilation[3];
   int out_channels;
   int unused;
-  Source source[2];              // concatenated over channels
-  Source gradient;               // G, with out_channels channels (backward)
-  const void* weight;            // in the maps' dtype
-  int64_t weight_stride[5];      // of C_out, C_in, kT, kH, kW, in elements
-  const void* bias;              // [C_out] or null (forward)
-  void* y;                       // forward
-  float *mean, *var;             // [C_out] or null (forward)
+  Source source[2];                   // concatenated over channels
+  Source gradient;                    // G, with out_channels channels (backward)
+  const void* weight;                 // in the maps' dtype
+  int64_t weight_stride[5];           // of C_out, C_in, kT, kH, kW, in elements
+  const void* bias;                   // [C_out] or null (forward)
+  void* y;                            // forward
+  float *mean, *var;                  // [C_out] or null (forward)
   SourceGradient source_gradient[2];  // dgrad
-  void* dweight;                 // wgrad
+  void* dweight;                      // wgrad
   int64_t dweight_stride[5];
   void* workspace;
 };

@@ -6,8 +6,8 @@
 
 namespace fi {
 
-constexpr int kPatchLimit = 36 << 10;    // bytes; two patches and the ring then leave room for two blocks on an SM
-constexpr int kWantedBlocks = 2 * 132;   // two on each SM of an H200
+constexpr int kPatchLimit = 36 << 10;   // bytes; two patches and the ring then leave room for two blocks on an SM
+constexpr int kWantedBlocks = 2 * 132;  // two on each SM of an H200
 
 // Two 16-byte aligned regions and so on, cut from the caller's workspace; a null base only counts.
 struct Workspace {
@@ -42,7 +42,8 @@ inline PatchShape patch_for(const TapTable& table, Sharing sharing, int tile_bit
       PatchOrigin low{a.t, a.h, a.w, 0}, high = low;
       for (end = first; end < phase.first + phase.taps; ++end) {
         const Tap& b = table.tap[end];
-        if (b.t != a.t || (sharing != Sharing::plane && b.h != a.h) || (sharing == Sharing::none && end != first)) break;
+        if (b.t != a.t || (sharing != Sharing::plane && b.h != a.h) || (sharing == Sharing::none && end != first))
+          break;
         low.h = std::min(low.h, b.h), low.w = std::min(low.w, b.w);
         high.h = std::max(high.h, b.h), high.w = std::max(high.w, b.w);
         if (named) named->tap[end].group = uint8_t(groups);
@@ -93,7 +94,8 @@ inline int choose_columns(int dtype, int channels, int64_t tiles) {
 
 // What a plan loads and needs, for tests and for counting bytes; fastinpaint/testing/counting.py has the same.
 struct Footprint {
-  int64_t blocks, loads, shared_bytes;  // loads: bytes that all blocks read or write in global memory, dead taps included
+  int64_t blocks, loads,
+      shared_bytes;  // loads: bytes that all blocks read or write in global memory, dead taps included
 };
 
 struct GatherPlan {

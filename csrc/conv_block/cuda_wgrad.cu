@@ -34,9 +34,12 @@ inline void cut_taps(const Conv& conv, int most, WgradPlan& plan) {
   int rows = conv.kernel[0] * conv.kernel[1], in_row = plan.thin ? ceil_div(conv.kernel[2], 2) : conv.kernel[2];
   int span_h = 0, span_w = 0;
   plan.params.blocks = 0;
-  auto tap_of = [&](int i) -> const Tap& { return p.taps.tap[plan.thin ? i / in_row * p.kernel_w + i % in_row * 2 : i]; };
+  auto tap_of = [&](int i) -> const Tap& {
+    return p.taps.tap[plan.thin ? i / in_row * p.kernel_w + i % in_row * 2 : i];
+  };
   for (int first = 0; first < rows * in_row;) {
-    int left_in_row = in_row - first % in_row, left_in_plane = conv.kernel[1] * in_row - first % (conv.kernel[1] * in_row);
+    int left_in_row = in_row - first % in_row,
+        left_in_plane = conv.kernel[1] * in_row - first % (conv.kernel[1] * in_row);
     int count = std::min(most, left_in_row);
     if (plan.thin && most >= in_row && first % in_row == 0) count = std::min(left_in_plane, most / in_row * in_row);
     Tap low = tap_of(first), high = low;
@@ -112,8 +115,13 @@ inline int plan_wgrad(const Conv& conv, WgradPlan& plan) {
   w.partial = static_cast<float*>(workspace.take(w.splits * each * int64_t(sizeof(float))));
   plan.workspace = workspace.used;
   const int64_t* stride = conv.dweight_stride;
-  plan.reduce = {p.taps.taps, w.p_channels, w.q_channels, w.splits, stride[!roles.gradient_is_p],
-                 stride[roles.gradient_is_p], {stride[2], stride[3], stride[4]},
+  plan.reduce = {p.taps.taps,
+                 w.p_channels,
+                 w.q_channels,
+                 w.splits,
+                 stride[!roles.gradient_is_p],
+                 stride[roles.gradient_is_p],
+                 {stride[2], stride[3], stride[4]},
                  {conv.kernel[0], conv.kernel[1], conv.kernel[2]}};
   return kOk;
 }

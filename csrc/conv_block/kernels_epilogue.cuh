@@ -96,12 +96,16 @@ __device__ void epilogue(const GatherParams& p, const Tile& tile, const Accumula
       value[i] = v.x, value[i + 1] = v.y;
     }
     int64_t at = position * segment.channels + channel;
-    if (p.backward) store_backward<T>(segment, at, valid, value, params, fold);
-    else store_forward<T>(segment, at, channel, valid, value, fold, count);
+    if (p.backward)
+      store_backward<T>(segment, at, valid, value, params, fold);
+    else
+      store_forward<T>(segment, at, channel, valid, value, fold, count);
   }
   if (!segment.partials.value) return;
-  if (p.backward) fold_block<false>(arena, fold, 0, kGroups, place.channel, blockIdx.x, segment.partials);
-  else fold_block<true>(arena, fold, count, kGroups, place.channel, blockIdx.x, segment.partials);
+  if (p.backward)
+    fold_block<false>(arena, fold, 0, kGroups, place.channel, blockIdx.x, segment.partials);
+  else
+    fold_block<true>(arena, fold, count, kGroups, place.channel, blockIdx.x, segment.partials);
 }
 
 }  // namespace fi

@@ -25,8 +25,8 @@ __device__ inline int unpadded(const PackSide& side, int index) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    pack_kernel(const T* weight, const __grid_constant__ PackParams p, T* packed, int taps, int k_padded, int n_padded) {
+__global__ void __launch_bounds__(kThreads) pack_kernel(const T* weight, const __grid_constant__ PackParams p,
+                                                        T* packed, int taps, int k_padded, int n_padded) {
   int64_t total = int64_t(taps) * k_padded * n_padded;
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < total; i += int64_t(gridDim.x) * kThreads) {
     int n = unpadded(p.n, int(i % n_padded)), row = int(i / n_padded);

@@ -25,15 +25,15 @@ struct GatherParams {
   TapTable taps;
   PatchOrigin origin[kMaxTaps];  // of each group
   PatchShape patch;
-  int tile_bits;                     // a tile is 128 >> tile_bits rows of 1 << tile_bits positions
+  int tile_bits;  // a tile is 128 >> tile_bits rows of 1 << tile_bits positions
   int batch, in_size[3], out_size[3];
-  int tiles[3];                      // of the largest phase, over T, H, W
+  int tiles[3];  // of the largest phase, over T, H, W
   int backward;
-  int sources, chunks[2];            // chunks of kChunk channels of each source
+  int sources, chunks[2];  // chunks of kChunk channels of each source
   Source source[2];
-  int planes, pairs;                 // thin: distinct t of the taps; entries of eight k columns
-  int pair_step, kernel_w;           // thin: from a tap's position to the next one's along W; taps along W
-  const void* weight;                // packed: [tap][k_padded][n_padded], thin: [k_padded][n_padded]
+  int planes, pairs;        // thin: distinct t of the taps; entries of eight k columns
+  int pair_step, kernel_w;  // thin: from a tap's position to the next one's along W; taps along W
+  const void* weight;       // packed: [tap][k_padded][n_padded], thin: [k_padded][n_padded]
   int k_padded, n_padded;
   int segments;
   Segment segment[2];

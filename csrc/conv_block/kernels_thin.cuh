@@ -90,8 +90,7 @@ __global__ void __launch_bounds__(kThreads, 2) thin_kernel(const __grid_constant
   int first_column = place.segment->first_column + place.channel, steps = p.k_padded / kChunk;
 
   auto fetch = [&](int step) {
-    if (step < steps)
-      fetch_weights<T, BN>(p, step * kChunk, first_column, ring + step % kRing * kChunk * pitch<T>(BN));
+    if (step < steps) fetch_weights<T, BN>(p, step * kChunk, first_column, ring + step % kRing * kChunk * pitch<T>(BN));
     cp_async_commit();
   };
   auto row_of = [&](int m) { return box_position(p.patch, p.tile_bits, m) * kVector; };

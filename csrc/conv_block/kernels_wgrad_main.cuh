@@ -47,7 +47,8 @@ __global__ void __launch_bounds__(kThreads, 2) wgrad_kernel(const __grid_constan
   T* next_q = arena.take<T>(kTileRows * pitch<T>(BN));
   int* slots = arena.take<int>(kSlots);
 
-  int columns_index = blockIdx.x % (w.q_tiles[0] + w.q_tiles[1]), rows_index = blockIdx.x / (w.q_tiles[0] + w.q_tiles[1]);
+  int columns_index = blockIdx.x % (w.q_tiles[0] + w.q_tiles[1]),
+      rows_index = blockIdx.x / (w.q_tiles[0] + w.q_tiles[1]);
   const TapBlock& block = w.block[rows_index % w.blocks];
   Part rows = find_part(p.source, p.chunks[0], rows_index / w.blocks, kChunk);
   Part columns = find_part(w.q, w.q_tiles[0], columns_index, BN);

@@ -33,8 +33,10 @@ void cp_async_wait() {
       me.groups.erase(me.groups.begin());
     }
     for (const emu::Copy& copy : due) {
-      if (copy.from) memcpy(copy.to, copy.from, 16);
-      else memset(copy.to, 0, 16);
+      if (copy.from)
+        memcpy(copy.to, copy.from, 16);
+      else
+        memset(copy.to, 0, 16);
     }
     emu::Own own;
     due = {};

@@ -22,11 +22,12 @@
 // graphs. Sums of a tensor-core instruction are taken in order, the hardware's order is its own. Only what the
 // kernels here use exists.
 #pragma once
+// clang-format off: each file uses those before it
 #include "language.h"
-// the order matters: each file uses those before it
 #include "sanitizers.h"
 #include "fibers.h"
 #include "scheduler.h"
 #include "intrinsics.h"
 #include "async_copy.h"
 #include "tensor_core.h"
+// clang-format on

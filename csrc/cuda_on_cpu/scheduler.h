@@ -30,7 +30,8 @@ struct Block {
 inline Block block;
 
 [[noreturn]] inline void fail(const std::string& message) {
-  fprintf(stderr, "emulated kernel: %s (block %u,%u,%u)\n", message.c_str(), block.index.x, block.index.y, block.index.z);
+  fprintf(stderr, "emulated kernel: %s (block %u,%u,%u)\n", message.c_str(), block.index.x, block.index.y,
+          block.index.z);
   fflush(stderr);
   abort();
 }

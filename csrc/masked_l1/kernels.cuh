@@ -44,7 +44,8 @@ __global__ void __launch_bounds__(kThreads)
   int64_t offset = int64_t(slice) * s.length;
   const T* frame_mask = mask + int64_t(frame_of(s, slice)) * (s.length / s.per_mask);
   float error = 0, holes = 0;
-  for (int first = (blockIdx.y * kThreads + threadIdx.x) * kVector; first < s.length; first += s.splits * kThreads * kVector) {
+  for (int first = (blockIdx.y * kThreads + threadIdx.x) * kVector; first < s.length;
+       first += s.splits * kThreads * kVector) {
     float value[kVector];
     load_mask(frame_mask, s, first, value);
     Vector<T> a = zero_vector<T>(), b = a;
@@ -104,7 +105,8 @@ __global__ void __launch_bounds__(kThreads)
   int64_t offset = int64_t(slice) * s.length;
   const T* frame_mask = mask + int64_t(frame) * (s.length / s.per_mask);
   float factor = *dloss / (group[s.per_frame ? frame : frame / s.frames].y * group_count(s));
-  for (int first = (blockIdx.y * kThreads + threadIdx.x) * kVector; first < s.length; first += s.splits * kThreads * kVector) {
+  for (int first = (blockIdx.y * kThreads + threadIdx.x) * kVector; first < s.length;
+       first += s.splits * kThreads * kVector) {
     float value[kVector];
     load_mask(frame_mask, s, first, value);
     Vector<T> a = load_vector(output + offset + first, s.length - first, aligned);

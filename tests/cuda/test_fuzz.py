@@ -9,7 +9,7 @@ from fastinpaint.testing import emulated, fuzz
 
 
 @pytest.mark.slow
-def test_fuzzed_convolutions_keep_the_rule() -> None:
+def test_fuzzed_convolutions_keep_the_rule_emulated() -> None:
     with emulated.installed():
         ran, wrong, _ = fuzz.fuzz(3, 40, "cuda", (torch.float32, torch.bfloat16, torch.float16))
     assert ran > 10

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import pytest
 import torch
 
-from fastinpaint.ops.conv_block import cuda
+from fastinpaint.ops import native_cuda
+from fastinpaint.ops.conv_block import cuda, launch
 from tests.cuda import small_cases
 
 
@@ -28,6 +31,10 @@ def test_two_runs_give_the_same_bits(name: str, device: str, monkeypatch: pytest
         results.append([y, mean, var, dweight, dbias, *(t for g in grads for t in g if t is not None)])
     for first, second in zip(*results, strict=True):
         assert torch.equal(first, second)
+
+
+def test_the_binding_has_the_layout_of_the_kernels() -> None:
+    assert native_cuda.library().fi_conv_sizeof() == ctypes.sizeof(launch.CConv)
 
 
 def test_an_empty_batch_has_zero_gradients(device: str) -> None:
