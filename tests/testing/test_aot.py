@@ -33,12 +33,15 @@ def test_every_target_and_kind_of_layer_is_in_the_table():
 
 
 @pytest.mark.parametrize("target", aot.TARGETS)
-def test_the_table_shows_no_spills_and_tensor_cores(target):
+def test_the_table_shows_what_may_spill_and_tensor_cores(target):
     for row in documented():
         if row["target"] == target:
-            assert row["spilled"] == "0", row
+            assert int(row["spilled"]) <= aot.SPILL_LIMIT[target], row
             assert int(row["shared"]) <= aot.SHARED_LIMIT[target], row
             assert row["layer"] == "elementwise" or any(op in row["matrix"] for op in aot.MATRIX_OPS[target]), row
+            # wgmma takes 64 rows; the wgrad of a layer with three outputs has 16
+            narrow = row["kernel"] == "conv_wgrad_kernel" and "x16x16" in row["block"]
+            assert target != "sm_90" or row["layer"] == "elementwise" or narrow or "HGMMA" in row["matrix"], row
 
 
 def test_a_layer_compiles_as_the_table_says():
