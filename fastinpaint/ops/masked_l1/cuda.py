@@ -14,8 +14,7 @@ class CSlices(ctypes.Structure):
     """`fi::Slices` of csrc/masked_l1/kernels.cuh."""
 
     _fields_ = tuple(
-        (name, ctypes.c_int)
-        for name in ("samples", "channels", "frames", "length", "per_mask", "splits", "per_frame")
+        (name, ctypes.c_int) for name in ("samples", "channels", "frames", "length", "per_mask", "splits", "per_frame")
     )
 
 
