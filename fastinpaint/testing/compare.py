@@ -40,7 +40,7 @@ def jitter(tensor: Tensor, generator: torch.Generator) -> Tensor:
     """The tensor in float64, every value moved at random within a rounding to float32."""
     half = torch.finfo(torch.float32).eps / 2
     noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64) * 2 - 1
-    return tensor.detach().double() * (1 + half * noise)
+    return tensor.detach().double() * (1 + half * noise.to(tensor.device))
 
 
 def excess(value: Tensor, stock: Tensor, exact: Tensor, dtype: torch.dtype, moved: Sequence[Tensor] = ()) -> float:

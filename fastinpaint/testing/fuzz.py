@@ -116,9 +116,10 @@ def _draw(rng: random.Random, dtypes: Sequence[torch.dtype]) -> Case:
 
 
 class Inputs:
-    """The tensors of a case and the gradients that reach its results."""
+    """The tensors of a case and the gradients that reach its results: the same numbers on every device."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, device: str = "cpu") -> None:
+        self.device = device
         self.generator = torch.Generator().manual_seed(case.seed)
         self.case = case
         self.sources = [self._source(source) for source in case.sources]
@@ -132,7 +133,7 @@ class Inputs:
         self.dmean, self.dvar = ((self._normal((y[1],)) * count**0.5).to(vector) for _ in range(2))
 
     def _normal(self, shape: Sequence[int]) -> Tensor:
-        return torch.randn(tuple(shape), generator=self.generator, dtype=torch.float64)
+        return torch.randn(tuple(shape), generator=self.generator, dtype=torch.float64).to(self.device)
 
     def _source(self, source: SourceCase) -> Source:
         case, channels = self.case, source.channels
@@ -216,13 +217,13 @@ def _gradients(
     return list(torch.autograd.grad(results, wanted, upstream))
 
 
-def run_case(case: Case, backend: str) -> dict[str, float | str]:
+def run_case(case: Case, backend: str, device: str = "cpu") -> dict[str, float | str]:
     """By the names of results and gradients: what is wrong, or how many times stock torch's error a backend's is.
 
     Raises:
         NotImplementedError: the backend cannot run the case; says why.
     """
-    inputs = Inputs(case)
+    inputs = Inputs(case, device)
     sources, weight, bias, wanted = inputs.leaves()
     stride, padding, dilation, output_padding, transposed, groups = case.geometry
     found = conv_block(
@@ -251,7 +252,7 @@ def _names(case: Case) -> list[str]:
 
 
 def fuzz(
-    seed: int, count: int, backend: str, dtypes: Sequence[torch.dtype] = DTYPES
+    seed: int, count: int, backend: str, dtypes: Sequence[torch.dtype] = DTYPES, device: str = "cpu"
 ) -> tuple[int, list[str], set[str]]:
     """Run the first `count` cases of a seed: how many ran, what was wrong, and why others were refused.
 
@@ -262,7 +263,7 @@ def fuzz(
     every: dict[tuple[str, torch.dtype], list[float]] = {}
     for case in cases(seed, count, dtypes):
         try:
-            report = run_case(case, backend)
+            report = run_case(case, backend, device)
         except NotImplementedError as error:
             refused.add(str(error))
             continue
@@ -286,8 +287,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cases", type=int, default=200)
     parser.add_argument("--backend", choices=backends.BACKENDS, default="reference")
+    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
-    ran, wrong, refused = fuzz(args.seed, args.cases, args.backend)
+    ran, wrong, refused = fuzz(args.seed, args.cases, args.backend, device=args.device)
     print(f"{args.backend}, seed {args.seed}: {ran} of {args.cases} cases ran, {len(wrong)} wrong.")
     print("\n".join([*wrong, *(f"refused: {reason}" for reason in sorted(refused))]))
     return 1 if wrong or not ran else 0
