@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,6 +63,7 @@ def join_world(device: str) -> Iterator[World]:
         try:
             yield World(dist.get_rank(), dist.get_world_size(), place)
         finally:
+            gc.collect()  # a reducer in a reference cycle would outlive the group that it holds
             dist.destroy_process_group()
     else:
         yield World(0, 1, place)
