@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fastinpaint.bench.budget import run_child
-from fastinpaint.bench.contenders import CONTENDERS, build, disagreement
+from fastinpaint.bench.contenders import CONTENDERS, TOLERANCE, build, disagreement
 from fastinpaint.bench.layers import layer_cases
 from fastinpaint.bench.measure import kept_bytes
 
@@ -20,7 +20,7 @@ def test_training_step(name, workload, measure, request):
         pytest.skip("max-autotune takes minutes on a CPU: ask with --autotune")
     contender = build(name, workload)
     apart = disagreement(contender, build("eager", dataclasses.replace(workload, dtype="float32")))
-    assert apart < (1e-3 if workload.torch_dtype == torch.float32 else 0.3), f"gradients of {name} are {apart:.1e} off"
+    assert apart < TOLERANCE[workload.torch_dtype], f"gradients of {name} are {apart:.1e} off"
     flops = 6 * sum(case.macs() for case in layer_cases(workload))
     kept = kept_bytes(contender.forward, contender.model.parameters())
     child = None if name.startswith("compile") or workload.device != "cpu" else run_child(name, workload)

@@ -64,16 +64,15 @@ def step_times(workload: Workload, names: list[str] | None, seconds: float) -> l
     import torch
 
     from fastinpaint.bench.budget import run_child
-    from fastinpaint.bench.contenders import OURS, build, disagreement
+    from fastinpaint.bench.contenders import OURS, TOLERANCE, build, disagreement
     from fastinpaint.bench.measure import kept_bytes, time_in_turn
 
     names = names or ["eager", "eager channels-last", *OURS]
     contenders = {name: build(name, workload) for name in names}
     reference = build("eager", dataclasses.replace(workload, dtype="float32"))
-    tolerance = 1e-3 if workload.dtype == "float32" else 0.3
     for name, contender in contenders.items():
         apart = disagreement(contender, reference)
-        if not apart <= tolerance:
+        if not apart <= TOLERANCE[workload.torch_dtype]:
             raise UserError(f"bench: the gradients of {name} are {apart:.1e} from plain PyTorch's: nothing was timed.")
     del reference
     device = torch.device(workload.device)

@@ -121,11 +121,26 @@ def video(x: Tensor, batch: int, length: int) -> Tensor:
     return x.view(batch, length, *x.shape[1:]).permute(0, 2, 1, 3, 4)
 
 
+def lonely(a: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN would take two videos of this size, but torch keeps one from it."""
+    one = len(a) == 1 and a.dtype == torch.float32 and torch.get_num_threads() > 1
+    return one and cpu_choice.torch_is_slow(a, a.shape[1], weight)
+
+
+def with_company(x: Tensor) -> Tensor:
+    """The one video of x, with an empty one behind it."""
+    two = torch.empty((2, *x.shape[1:]), dtype=x.dtype, memory_format=torch.channels_last_3d)
+    two[0], two[1] = x[0], 0
+    return two
+
+
 def convolution(a: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """The convolution of a dense map by oneDNN, in channels-last."""
     if flat(geometry, weight):
         plane = in_plane(geometry)
         return video(convolution(frames(a), weight[:, :, 0], bias, plane), a.shape[0], a.shape[2])
+    if lonely(a, weight):
+        return native.dense(convolution(with_company(a), weight, bias, geometry)[:1])
     stride, padding, dilation, output_padding, transposed, groups = geometry
     return native.dense(torch.ops.aten.convolution(
         a, native.dense(weight), bias, stride, padding, dilation, transposed, output_padding, groups
@@ -171,6 +186,9 @@ def _convolution_bwd(
     if mask[1] and reference.unwritten(g) and (g.dim() == 5 or has_dead_tap(g, a, weight, geometry)):
         da, dweight = _convolution_bwd(g.float(), a.float(), weight.float(), geometry, mask)
         return None if da is None else da.to(g.dtype), None if dweight is None else dweight.to(weight.dtype)
+    if lonely(a, weight):
+        da, dweight = _convolution_bwd(with_company(g), with_company(a), weight, geometry, mask)
+        return None if da is None else native.dense(da[:1]), dweight
     stride, padding, dilation, output_padding, transposed, groups = geometry
     da, dweight, _ = torch.ops.aten.convolution_backward(
         g, a, native.dense(weight), None, stride, padding, dilation, transposed, output_padding, groups, mask

@@ -35,7 +35,8 @@ def own(which: str, sources: Sequence[Source], weight: Tensor, geometry: Geometr
         raise ValueError(f"{VARIABLE} must be own or onednn, got {asked!r}.")
     if asked == "onednn" or not winograd.fits(sources, weight, geometry):
         return False
-    if asked == "own" or torch_is_slow(sources[0].x, weight):
+    channels = sum(source.x.shape[1] for source in sources)
+    if asked == "own" or torch_is_slow(sources[0].x, channels, weight):
         return True
     kind, in_time = winograd.kind_of(weight, geometry), winograd.axes(weight, geometry).kernel_t > 1
     if kind == winograd.SAME:
@@ -49,9 +50,14 @@ def own(which: str, sources: Sequence[Source], weight: Tensor, geometry: Geometr
     return which == "wgrad" and not in_time
 
 
-def torch_is_slow(x: Tensor, weight: Tensor) -> bool:
-    """Whether torch leaves a video to its own slow_conv3d: on one thread, N * C * T * H up to 20480, 3 taps a side."""
-    return x.dim() == 5 and torch.get_num_threads() == 1 and x.shape[:4].numel() <= 20480 and weight.shape[-1] <= 3
+def torch_is_slow(x: Tensor, channels: int, weight: Tensor) -> bool:
+    """Whether torch leaves a convolution of x's batch and space to its own slow_conv3d, not to oneDNN.
+
+    That is a lone video (on one thread any batch of videos) with N * C * T * H up to 20480 and 3 taps a side.
+    """
+    if x.dim() != 5 or weight.shape[-1] > 3 or (len(x) > 1 and torch.get_num_threads() > 1):
+        return False
+    return len(x) * channels * x.shape[2] * x.shape[3] <= 20480
 
 
 def packed_bytes(weight: Tensor) -> int:
