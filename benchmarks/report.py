@@ -40,7 +40,8 @@ def draw_step(found: list[Row], out: Path) -> list[Path]:
     step = [row for row in found if row["case"] == "step"]
     if not step:
         return []
-    sizes = f"F={step[0].get('frames', '?')}, {step[0].get('size', '?')}x{step[0].get('size', '?')}"
+    size = step[0].get("workload", step[0])
+    sizes = f"F={size['frames']}, {size['size']}x{size['size']}"
     wanted = (
         ("p50", 1.0, "s", f"One training step of the whole system, {sizes}", "step_time.png"),
         ("kept_bytes", 2**-30, "GiB", f"Kept between forward and backward, {sizes}", "step_kept.png"),
