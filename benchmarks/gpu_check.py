@@ -35,7 +35,7 @@ class Step:
 
 
 def steps(out: Path) -> list[Step]:
-    """All commands in order; the limits add up to under ten minutes of work on one large GPU."""
+    """All commands in order. The limits only stop what hangs: how long the whole takes has not been seen yet."""
     python, rows = sys.executable, str(out / "rows.jsonl")
     fuzz = [python, "-m", "fastinpaint.testing.fuzz", "--device", "cuda"]
     found = [

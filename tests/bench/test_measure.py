@@ -1,0 +1,78 @@
+"""What measures is measured: timings, kept bytes, the search for the largest size, rows and the layers' work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastinpaint.bench import rows
+from fastinpaint.bench.budget import largest
+from fastinpaint.bench.contenders import Workload, build, disagreement
+from fastinpaint.bench.layers import layer_cases
+from fastinpaint.bench.measure import Timing, kept_bytes, time_in_turn
+from fastinpaint.errors import UserError
+
+
+def test_percentiles_and_noise():
+    assert Timing.of([1.0, 2.0, 3.0]).p50 == 2
+    assert Timing.of([1.0, 2.0, 3.0]).noisy
+    assert not Timing.of([1.0, 1.01, 1.02]).noisy
+
+
+def test_contenders_take_turns():
+    calls: list[str] = []
+    contenders = {name: lambda name=name: calls.append(name) for name in "ab"}
+    timings = time_in_turn(contenders, torch.device("cpu"), seconds=0.0, least=2)
+    assert "".join(calls) == "ab" + "abab"  # one warm-up each
+    assert timings["a"].runs == 2
+
+
+def test_kept_bytes_count_each_storage_once_and_no_parameter():
+    x, weight = torch.randn(10, requires_grad=True), torch.randn(10, requires_grad=True)
+
+    def forward() -> torch.Tensor:
+        y = x.exp()  # keeps its result
+        return (y * y * weight).sum()  # keeps y again, y * y, and the parameter
+
+    assert kept_bytes(forward, [weight]) == 2 * 40
+
+
+@pytest.mark.parametrize("limit", [0, 1, 15, 16, 17, 100, 1000])
+def test_the_largest_that_fits(limit):
+    for unit in (1, 16):
+        expected = min(limit, 512) // unit * unit
+        assert largest(lambda n: n <= limit, start=32, unit=unit, limit=512) == expected
+
+
+def test_rows_are_read_as_written(tmp_path: Path):
+    file = tmp_path / "new" / "rows.jsonl"
+    rows.append(file, [{"a": 1}])
+    rows.append(file, [{"a": 2}])
+    assert rows.read([file]) == [{"a": 1}, {"a": 2}]
+    file.write_text("nonsense\n")
+    with pytest.raises(UserError, match=r"rows\.jsonl:1"):
+        rows.read([file])
+
+
+def test_layers_are_all_there_with_the_work_of_the_design():
+    cases = layer_cases(Workload())
+    assert len(cases) == 12 + 17 + 2
+    assert sum(case.macs() for case in cases) == pytest.approx(446e9, rel=0.01)
+
+
+def test_unknown_names_list_the_known_ones():
+    with pytest.raises(UserError, match="eager checkpointed"):
+        build("eagre", Workload())
+    with pytest.raises(UserError, match="bfloat16"):
+        _ = Workload(dtype="int8").torch_dtype
+
+
+def test_wrong_gradients_are_seen():
+    workload = Workload(frames=1, size=16, width=0.05)
+    reference, same, other = build("eager", workload), build("eager checkpointed", workload), build("eager", workload)
+    with torch.no_grad():
+        next(other.model.parameters()).mul_(1.5)
+    assert disagreement(same, reference) < 1e-3
+    assert disagreement(other, reference) > 1e-2
