@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastinpaint.bench.contenders import Workload
 from fastinpaint.errors import UserError
+
+# How the memory of a step grows with each axis, and the unit and the smallest pair of sizes to try first.
+GROWTH: dict[str, Callable[[int], float]] = {"frames": float, "size": lambda pixels: float(pixels**2)}
+UNIT = {"frames": 1, "size": 16}
+FIRST = {"frames": (8, 16), "size": (64, 96)}
+MOST = 4096
 
 
 def run_child(contender: str, workload: Workload, steps: int = 2) -> dict[str, Any] | None:
@@ -28,37 +36,83 @@ def run_child(contender: str, workload: Workload, steps: int = 2) -> dict[str, A
     raise UserError(f"bench: {contender} at {workload} failed with status {child.returncode}: {last}")
 
 
-def largest(fits: Callable[[int], bool], start: int, unit: int, limit: int) -> int:
-    """The largest multiple of ``unit`` up to ``limit`` that fits, by doubling and bisection; 0 where none does.
+@dataclass
+class Search:
+    """Looks for the largest size whose peak memory is within a budget; every size it rules on was run.
 
-    ``fits`` must be monotone: what fits at a size fits at every smaller one.
+    Attributes:
+        peak: peak bytes at a size, infinite where memory ran out. Larger sizes must not take less.
+        budget: in bytes.
+        growth: peak memory is nearly affine in this of the size, which guides the search and decides nothing.
+        unit: sizes are multiples of it.
+        tried: the peak of every size that was run.
     """
-    good, probe = 0, max(start - start % unit, unit)
-    while probe <= limit and fits(probe):
-        good, probe = probe, probe * 2
-    bad = min(probe, limit + unit)
-    while bad - good > unit:
-        middle = good + (bad - good) // (2 * unit) * unit
-        middle = middle if middle > good else good + unit
-        if fits(middle):
-            good = middle
-        else:
-            bad = middle
-    return good
+
+    peak: Callable[[int], float]
+    budget: float
+    growth: Callable[[int], float] = float
+    unit: int = 1
+    most: int = MOST
+    tried: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def good(self) -> int:
+        """The largest size seen to fit; 0 where none did."""
+        return max((size for size, peak in self.tried.items() if peak <= self.budget), default=0)
+
+    @property
+    def bad(self) -> int:
+        """The smallest size seen not to fit, or the first one past the most."""
+        return min((size for size, peak in self.tried.items() if peak > self.budget), default=self.most + self.unit)
+
+    def run(self, first: tuple[int, ...]) -> int:
+        """The largest size that fits, 0 where none does: it and the next one were run."""
+        for size in first:
+            if self.good < size < self.bad:
+                self.tried[size] = self.peak(size)
+        while self.bad - self.good > self.unit:
+            size = min(max(self._guess(), self.good + self.unit), self.bad - self.unit)
+            self.tried[size] = self.peak(size)
+        return self.good
+
+    def _guess(self) -> int:
+        """Where the line through the two runs nearest to the budget meets it; the middle where there is no line."""
+        known = sorted(
+            (item for item in self.tried.items() if math.isfinite(item[1])), key=lambda item: abs(item[1] - self.budget)
+        )
+        if len(known) >= 2 and (rise := known[0][1] - known[1][1]) != 0:
+            (near, peak), (far, _) = known[:2]
+            slope = rise / (self.growth(near) - self.growth(far))
+            wanted = self.growth(near) + (self.budget - peak) / slope if slope > 0 else -1.0
+            sizes = range(self.good + self.unit, self.bad, self.unit)
+            return max((size for size in sizes if self.growth(size) <= wanted), default=self.good + self.unit)
+        return self.good + (self.bad - self.good) // (2 * self.unit) * self.unit
 
 
-def within(contender: str, workload: Workload, axis: str, budget_bytes: int, log: Callable[[str], None]) -> int:
-    """The largest ``axis`` of the workload ("frames" or "size"), or the smallest ("r"), that trains in the budget."""
+def within(
+    contender: str, workload: Workload, axis: str, budget_bytes: int, log: Callable[[str], None]
+) -> dict[str, Any]:
+    """The largest ``axis`` of the workload ("frames" or "size"), or the smallest ("r"), that trains in the budget.
 
-    def fits(value: int) -> bool:
+    Returns:
+        ``value``, 0 where nothing fits; ``peaks``, the peak bytes of every size that was run (None: out of memory).
+    """
+
+    def peak(value: int) -> float:
         sizes: dict[str, Any] = {axis: value}
         row = run_child(contender, dataclasses.replace(workload, **sizes))
-        peak = None if row is None else row["peak_bytes"]
-        verdict = "out of memory" if peak is None else f"{peak / 2**30:.2f} GiB"
-        log(f"{contender}: {axis} {value}: {verdict}")
-        return peak is not None and peak <= budget_bytes
+        found = math.inf if row is None else float(row["peak_bytes"])
+        log(f"{contender}: {axis} {value}: {'out of memory' if row is None else f'{found / 2**30:.3f} GiB'}")
+        return found
 
     if axis == "r":
-        return next((r for r in (1, 2, 4) if fits(r)), 0)
-    unit = {"frames": 1, "size": 16}[axis]
-    return largest(fits, getattr(workload, axis), unit, {"frames": 4096, "size": 4096}[axis])
+        tried: dict[int, float] = {}
+        for r in (1, 2, 4):
+            tried[r] = peak(r)
+            if tried[r] <= budget_bytes:
+                break
+        value = next((r for r, bytes_ in tried.items() if bytes_ <= budget_bytes), 0)
+    else:
+        search = Search(peak, budget_bytes, GROWTH[axis], UNIT[axis])
+        value, tried = search.run(FIRST[axis]), search.tried
+    return {"value": value, "peaks": {str(k): v if math.isfinite(v) else None for k, v in sorted(tried.items())}}

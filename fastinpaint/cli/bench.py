@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run what was asked and print a table."""
+    import torch
+
     from fastinpaint.bench import rows
     from fastinpaint.bench.contenders import Workload
     from fastinpaint.bench.machine import describe
@@ -45,17 +48,17 @@ def run(args: argparse.Namespace) -> None:
             raise UserError(f"--{name} must be at least 1, got {getattr(args, name)}.")
     fields = [field.name for field in dataclasses.fields(Workload) if hasattr(args, field.name)]
     workload = Workload(**{name: getattr(args, name) for name in fields})
+    found: Iterable[dict]
     if args.convergence is not None:
         found = convergence(args.convergence, args.backend, args.out)
     elif args.max_frames is not None:
         found = largest_sizes(workload, args.contenders, args.axes, args.max_frames)
     else:
         found = step_times(workload, args.contenders, args.seconds)
+    for row in found:  # as each comes, so that what is stopped keeps what it found
+        if args.out is not None:
+            rows.append(args.out, [describe(torch.device(args.device)) | row])
     if args.out is not None:
-        import torch
-
-        machine = describe(torch.device(args.device))
-        rows.append(args.out, [machine | row for row in found])
         print(f"rows added to {args.out}")
 
 
@@ -98,23 +101,23 @@ def step_times(workload: Workload, names: list[str] | None, seconds: float) -> l
     return found
 
 
-def largest_sizes(workload: Workload, names: list[str] | None, axes: list[str], budget_gb: float) -> list[dict]:
-    """Find the largest sizes within the budget, by training at them."""
+def largest_sizes(workload: Workload, names: list[str] | None, axes: list[str], budget_gb: float) -> Iterator[dict]:
+    """Find the largest sizes within the budget, by training at them, and print each beside the first rival's."""
     from fastinpaint.bench.budget import within
     from fastinpaint.bench.contenders import OURS
 
     if budget_gb <= 0:
         raise UserError(f"--max-frames takes a positive number of gigabytes, got {budget_gb:g}.")
-    found = []
     for axis in axes:
+        rival = 0
         for name in names or ["eager channels-last", *OURS]:
-            value = within(name, workload, axis, int(budget_gb * 1e9), lambda line: print(line, file=sys.stderr))
-            print(f"{AXES[axis]} in {budget_gb:g} GB, {name}: {value or 'none'}")
-            found.append(
-                {"case": f"largest {axis}", "contender": name, "workload": dataclasses.asdict(workload)}
-                | {"budget_gb": budget_gb, "value": value}
-            )
-    return found
+            found = within(name, workload, axis, int(budget_gb * 1e9), lambda line: print(line, file=sys.stderr))
+            value = found["value"]
+            ratio = f"  ({value / rival:.2f}x)" if rival and axis != "r" and name in OURS else ""
+            print(f"{AXES[axis]} in {budget_gb:g} GB, {name}: {value or 'none'}{ratio}", flush=True)
+            rival = rival if name in OURS else max(rival, value)
+            row = {"case": f"largest {axis}", "contender": name, "workload": dataclasses.asdict(workload)}
+            yield row | found | {"budget_gb": budget_gb}
 
 
 def convergence(steps: int, backend: str, out: Path | None) -> list[dict]:

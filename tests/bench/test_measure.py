@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
 from fastinpaint.bench import rows
-from fastinpaint.bench.budget import largest
+from fastinpaint.bench.budget import Search
 from fastinpaint.bench.contenders import Workload, build, disagreement
 from fastinpaint.bench.layers import layer_cases
 from fastinpaint.bench.measure import Timing, kept_bytes, time_in_turn
@@ -40,10 +41,26 @@ def test_kept_bytes_count_each_storage_once_and_no_parameter():
 
 
 @pytest.mark.parametrize("limit", [0, 1, 15, 16, 17, 100, 1000])
-def test_the_largest_that_fits(limit):
+@pytest.mark.parametrize("growth", [float, lambda n: float(n * n)], ids=["linear", "square"])
+def test_the_largest_that_fits(limit, growth):
+    """Whatever memory really does, the answer and the next size were run."""
     for unit in (1, 16):
+        search = Search(lambda n: 3.0 + n**1.3, 3.0 + limit**1.3, growth, unit, most=512)
         expected = min(limit, 512) // unit * unit
-        assert largest(lambda n: n <= limit, start=32, unit=unit, limit=512) == expected
+        assert search.run((unit, 4 * unit)) == expected
+        assert expected == 0 or search.tried[expected] <= search.budget
+        assert expected + unit > 512 or search.tried[expected + unit] > search.budget
+
+
+def test_a_straight_line_needs_few_runs():
+    search = Search(lambda n: 1e9 + 4e7 * n if n < 90 else math.inf, 4e9)
+    assert search.run((8, 16)) == 75
+    assert len(search.tried) <= 5
+
+
+def test_memory_that_runs_out_is_not_taken_for_a_line():
+    search = Search(lambda n: 1e9 if n < 37 else math.inf, 4e9)
+    assert search.run((8, 16)) == 36
 
 
 def test_rows_are_read_as_written(tmp_path: Path):
