@@ -81,10 +81,10 @@ def run_demo(out: str | Path, backend: str = "reference", size: DemoSize | None 
     with whole_or_nothing(out) as folder, _no_advice():
         folder.mkdir()
         with _timed("rendering and preparing clips", seconds):
-            _make_data(folder, size)
+            make_data(folder, size)
         for run, strategy in RUNS.items():
             with _timed(f"training {run}, strategy {strategy}", seconds):
-                _train(folder, size, run, strategy, backend)
+                train(train_config(size, strategy, backend), folder / "data", folder / run)
         with _timed("evaluating on clips not trained on", seconds):
             found = _evaluate(folder, backend)
         with _timed("removing a scribble from a clip not seen before", seconds):
@@ -110,16 +110,16 @@ def _timed(task: str, seconds: dict[str, float]) -> Iterator[None]:
     seconds[task] = time.perf_counter() - start
 
 
-def _make_data(folder: Path, size: DemoSize) -> None:
+def make_data(folder: Path, size: DemoSize) -> None:
     """clips/ and data/."""
     clips = write_synthetic(folder / "clips", size.clips, size.clip_frames, 2 * size.size)
     middle = (size.size // 2, size.size // 2, size.size, size.size)
     prepare(PrepareConfig(size.frames, size.size, crop="box", box=middle), clips, folder / "data")
 
 
-def _train(folder: Path, size: DemoSize, run: str, strategy: str, backend: str) -> None:
-    """A run folder."""
-    config = TrainConfig(
+def train_config(size: DemoSize, strategy: str, backend: str) -> TrainConfig:
+    """How the demo trains."""
+    return TrainConfig(
         model=ModelConfig(width=size.width),
         strategy=strategy,
         pretrain_steps=size.pretrain_steps,
@@ -132,7 +132,6 @@ def _train(folder: Path, size: DemoSize, run: str, strategy: str, backend: str) 
         save_every=0,
         backend=backend,
     )
-    train(config, folder / "data", folder / run)
 
 
 def _evaluate(folder: Path, backend: str) -> Evaluation:

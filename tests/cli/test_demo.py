@@ -78,7 +78,7 @@ def test_an_earlier_demo_is_replaced_and_nothing_else(folder, tmp_path, monkeypa
     again = tmp_path / "again"
     again.mkdir()
     (again / "index.html").write_text("old")
-    monkeypatch.setattr("fastinpaint.demo.run._train", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("fastinpaint.demo.run.train", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run_demo(again, size=TINY)
     assert [path.name for path in again.iterdir()] == ["index.html"], "an interrupted demo leaves the old one"
