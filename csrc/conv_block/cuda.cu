@@ -1,6 +1,6 @@
 // Entry points of forward and dgrad. See cuda_abi.cuh for the arguments; each returns 0, a cudaError_t, or a negative
 // Status of common/cuda_launch.cuh. Nothing here waits for the device or allocates.
-#include "conv_block/cuda_plan.cuh"
+#include "conv_block/cuda_hopper.cuh"
 
 namespace fi {
 
@@ -66,6 +66,7 @@ static int finish(const Conv& conv, const GatherPlan& plan, void* stream) {
 template <class T>
 static int64_t shared_bytes(const GatherPlan& plan) {
   const PatchShape& patch = plan.params.patch;
+  if (plan.hopper) return hopper_bytes(patch);
   if (plan.thin) return plan.columns == 64 ? thin_bytes<T, 64>(plan.params) : thin_bytes<T, 32>(plan.params);
   switch (plan.columns) {
     case 16:
@@ -92,15 +93,21 @@ static Footprint footprint_of(const Conv& conv, const GatherPlan& plan) {
   return result;
 }
 
+// The plan of the path that runs.
+static int plan_any(const Conv& conv, bool backward, GatherPlan& plan) {
+  int status = plan_gather(conv, backward, plan);
+  return status || !hopper_takes(conv, backward, plan) ? status : plan_hopper(conv, backward, plan);
+}
+
 static int run_gather(const Conv& conv, bool backward, void* stream) {
   GatherPlan plan;
-  if (int status = plan_gather(conv, backward, plan)) return status;
-  return with_dtype(conv.dtype, [&](auto t) -> int {
+  if (int status = plan_any(conv, backward, plan)) return status;
+  int status = plan.hopper ? fi_hopper_launch(&conv, &plan, stream) : with_dtype(conv.dtype, [&](auto t) -> int {
     using T = decltype(t);
     if (int status = pack_weights<T>(conv, plan, stream)) return status;
-    if (int status = launch_columns<T>(plan, stream)) return status;
-    return finish(conv, plan, stream);
+    return launch_columns<T>(plan, stream);
   });
+  return status ? status : finish(conv, plan, stream);
 }
 
 }  // namespace fi
@@ -115,14 +122,14 @@ FI_EXPORT int64_t fi_conv_workspace(const Conv* conv, int backward) {
   Conv copy = *conv;
   copy.workspace = nullptr;
   GatherPlan plan;
-  int status = plan_gather(copy, backward, plan);
+  int status = plan_any(copy, backward, plan);
   return status ? status : plan.workspace;
 }
 
 // Blocks, bytes and shared memory of a forward pass or dgrad.
 FI_EXPORT int fi_conv_footprint(const Conv* conv, int backward, Footprint* out) {
   GatherPlan plan;
-  if (int status = plan_gather(*conv, backward, plan)) return status;
+  if (int status = plan_any(*conv, backward, plan)) return status;
   *out = footprint_of(*conv, plan);
   return kOk;
 }

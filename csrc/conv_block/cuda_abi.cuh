@@ -20,7 +20,7 @@ struct Conv {
   int in[3], out[3];  // sizes of the sources and of y
   int kernel[3], stride[3], padding[3], dilation[3];
   int out_channels;
-  int unused;
+  int hopper;                         // 0: never the wgmma path; 1: where it may pay; 2: wherever it can
   Source source[2];                   // concatenated over channels
   Source gradient;                    // G, with out_channels channels (backward)
   const void* weight;                 // in the maps' dtype

@@ -69,14 +69,15 @@ inline int choose_tile_bits(const TapTable& table, const int* out_size) {
 }
 
 // Chooses the sharing, names every tap's group and returns how many there are. Single taps always fit.
-inline int choose_patch(TapTable& table, int tile_bits, int element_bytes, PatchOrigin* origin, PatchShape& shape) {
+inline int choose_patch(TapTable& table, int tile_bits, int position_bytes, int limit, PatchOrigin* origin,
+                        PatchShape& shape) {
   Sharing best = Sharing::none;
   int64_t least = -1;
   for (Sharing sharing : {Sharing::plane, Sharing::row, Sharing::none}) {
     int groups;
     PatchShape s = patch_for(table, sharing, tile_bits, nullptr, nullptr, groups);
     int64_t positions = int64_t(s.rows) * s.columns;
-    bool fits = positions * (kChunk * element_bytes + 16) <= kPatchLimit || sharing == Sharing::none;
+    bool fits = positions * position_bytes <= limit || sharing == Sharing::none;
     if (fits && (least < 0 || positions * groups < least)) least = positions * groups, best = sharing;
   }
   int groups;
@@ -103,10 +104,11 @@ struct GatherPlan {
   PackParams pack;
   int columns, taps, tiles, column_tiles, groups;
   int64_t workspace;
-  bool thin;
+  bool thin, hopper;
 };
 
-inline void plan_segments(const Conv& conv, bool backward, GatherPlan& plan, Workspace& workspace) {
+// padding: of every part's columns in the packed weights.
+inline void plan_segments(const Conv& conv, bool backward, GatherPlan& plan, Workspace& workspace, int padding) {
   GatherParams& p = plan.params;
   int columns = 0, parts = backward ? conv.sources : 1, widest = 0;
   p.segments = 0;
@@ -114,7 +116,7 @@ inline void plan_segments(const Conv& conv, bool backward, GatherPlan& plan, Wor
   for (int i = 0; i < parts; ++i) {
     int channels = backward ? conv.source[i].channels : conv.out_channels;
     plan.pack.n.channels[i] = channels;
-    plan.pack.n.padded[i] = round_up(channels, kVector);
+    plan.pack.n.padded[i] = round_up(channels, padding);
     const SourceGradient& out = conv.source_gradient[i];
     if (!backward || out.dx) {
       Segment& segment = p.segment[p.segments++];
@@ -138,16 +140,16 @@ inline void plan_column_tiles(GatherPlan& plan) {
   }
 }
 
-inline void plan_sources(const Conv& conv, bool backward, GatherPlan& plan) {
+inline void plan_sources(const Conv& conv, bool backward, GatherPlan& plan, int chunk) {
   GatherParams& p = plan.params;
   p.sources = backward ? 1 : conv.sources;
   plan.pack.k = {{0, 0}, {0, 0}, conv.weight_stride[backward ? 0 : 1]};
   p.chunks[1] = 0;
   for (int i = 0; i < p.sources; ++i) {
     p.source[i] = backward ? conv.gradient : conv.source[i];
-    p.chunks[i] = ceil_div(p.source[i].channels, kChunk);
+    p.chunks[i] = ceil_div(p.source[i].channels, chunk);
     plan.pack.k.channels[i] = p.source[i].channels;
-    plan.pack.k.padded[i] = p.chunks[i] * kChunk;
+    plan.pack.k.padded[i] = p.chunks[i] * chunk;
   }
   p.k_padded = plan.pack.k.padded[0] + plan.pack.k.padded[1];
   for (int d = 0; d < 3; ++d) {
@@ -199,14 +201,16 @@ inline int plan_gather(const Conv& conv, bool backward, GatherPlan& plan) {
   if (tiles >= 1ll << 31) return kTooLarge;
   plan.tiles = int(tiles);
   Workspace workspace{static_cast<char*>(conv.workspace)};
-  plan_sources(conv, backward, plan);
-  plan_segments(conv, backward, plan, workspace);
+  plan_sources(conv, backward, plan, kChunk);
+  plan_segments(conv, backward, plan, workspace, kVector);
   plan_thin(conv, plan);
   plan.groups = p.planes;
-  if (!plan.thin) plan.groups = choose_patch(p.taps, p.tile_bits, size_of(conv.dtype), p.origin, p.patch);
+  int position_bytes = kChunk * size_of(conv.dtype) + 16;
+  if (!plan.thin) plan.groups = choose_patch(p.taps, p.tile_bits, position_bytes, kPatchLimit, p.origin, p.patch);
   plan_column_tiles(plan);
   p.weight = workspace.take(int64_t(plan.taps) * p.k_padded * p.n_padded * size_of(conv.dtype));
   plan.workspace = workspace.used;
+  plan.hopper = false;
   return kOk;
 }
 

@@ -69,13 +69,13 @@ __device__ void store_backward(const Segment& segment, int64_t at, int valid, co
   if (segment.out.daddend) store_vector(static_cast<T*>(segment.out.daddend) + at, daddend, valid, aligned);
 }
 
-template <class T, int BN>
-__device__ void epilogue(const GatherParams& p, const Tile& tile, const Accumulators<BN>& acc, char* memory,
-                         int total_bytes) {
+// stage(float* staged) writes the accumulators, rows pitch<float>(BN) apart.
+template <class T, int BN, class Stage>
+__device__ void epilogue(const GatherParams& p, const Tile& tile, char* memory, int total_bytes, Stage stage) {
   __syncthreads();  // the main loop's last reads of this memory
   SharedArena arena(memory, total_bytes);
   float* staged = arena.take<float>(kTileRows * pitch<float>(BN));
-  stage_accumulators<BN>(acc, staged);
+  stage(staged);
   __syncthreads();
   constexpr int kGroups = BN / kVector;
   SegmentTile place = find_segment<BN>(p);

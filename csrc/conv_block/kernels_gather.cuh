@@ -29,12 +29,12 @@ int gather_bytes(const PatchShape& patch) {
 }
 
 // The patch of one group of taps and one chunk of channels, for the loader.
-template <class T>
-__device__ void begin_patch(const GatherParams& p, const Tile& tile, BoxLoader<T, kChunk / kVector>& loader, int& chunk,
+template <class T, int groups>
+__device__ void begin_patch(const GatherParams& p, const Tile& tile, BoxLoader<T, groups>& loader, int& chunk,
                             int new_chunk, int group) {
   int index = new_chunk >= p.chunks[0];
   const Source& source = p.source[index];
-  if (new_chunk != chunk) loader.set_channels(source, (new_chunk - (index ? p.chunks[0] : 0)) * kChunk);
+  if (new_chunk != chunk) loader.set_channels(source, (new_chunk - (index ? p.chunks[0] : 0)) * groups * kVector);
   chunk = new_chunk;
   PatchOrigin origin = p.origin[group];
   int t = tile.t * p.taps.step[0] + origin.t;
@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(kThreads, 2) gather_kernel(const __grid_consta
     }
   }
   cp_async_wait<0>();
-  epilogue<T, BN>(p, tile, acc, memory, shared_bytes);
+  epilogue<T, BN>(p, tile, memory, shared_bytes, [&](float* staged) { stage_accumulators<BN>(acc, staged); });
 }
 
 }  // namespace fi

@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(kThreads, 2) thin_kernel(const __grid_constant
                          [&](int k8) { return entries[step * (kChunk / kVector) + k8] * kVector; });
   }
   cp_async_wait<0>();
-  epilogue<T, BN>(p, tile, acc, memory, shared_bytes);
+  epilogue<T, BN>(p, tile, memory, shared_bytes, [&](float* staged) { stage_accumulators<BN>(acc, staged); });
 }
 
 }  // namespace fi

@@ -27,7 +27,7 @@ class CConv(ctypes.Structure):
         *((name, ctypes.c_int) for name in ("dtype", "transposed", "batch", "sources")),
         *((name, Triple) for name in ("in_size", "out_size", "kernel", "stride", "padding", "dilation")),
         ("out_channels", ctypes.c_int),
-        ("unused", ctypes.c_int),
+        ("hopper", ctypes.c_int),
         ("source", native.CSource * 2),
         ("gradient", native.CSource),
         ("weight", ctypes.c_void_p),
