@@ -1,19 +1,83 @@
-"""The memory-bound ops against copies of the same bytes: activation and masked L1, forward and backward."""
+"""The memory-bound ops: activation, batch norm with ReLU, masked L1 and down-sampling, beside torch's own."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
+from benchmarks import cudnn_graph
+from fastinpaint import accelerate
+from fastinpaint.bench.measure import kept_bytes
 from fastinpaint.ops.activation import activation
 from fastinpaint.ops.masked_l1 import masked_l1
 from fastinpaint.ops.types import Source
+
+CHANNELS = 128  # of CombCN's second layer, whose map these ops are timed on
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 2e-2}
+
+
+def a_map(workload) -> torch.Tensor:
+    """A map of CombCN's second layer, which asks for its gradient."""
+    side = workload.size // 2
+    x = torch.randn(workload.frames, CHANNELS, side, side, device=workload.device, dtype=workload.torch_dtype)
+    return x.contiguous(memory_format=torch.channels_last).requires_grad_()
+
+
+def passes_of(forward, wanted, upstream):
+    """The two passes, backward alone, and the bytes kept between them."""
+    result = forward()
+    return {
+        "forward": torch.no_grad()(forward),
+        "backward": lambda: torch.autograd.grad(result, wanted, upstream, retain_graph=True),
+    }, kept_bytes(forward, [])
 
 
 def plain_activation(x, mean, scale, shift):
     """The same by torch's own ops."""
     view = (1, -1, 1, 1)
-    return torch.relu((x - mean.view(view)) * scale.view(view) + shift.view(view))
+    return torch.relu((x - mean.view(view)) * scale.view(view) + shift.view(view)).to(x.dtype)
+
+
+@pytest.mark.parametrize("which", ["forward", "backward"])
+@pytest.mark.parametrize("contender", ["eager", "fastinpaint"])
+def test_activation(contender, which, workload, measure):
+    """relu((x - mean) * scale + shift): what is left of batch norm once its statistics are known."""
+    x = a_map(workload)
+    mean, scale, shift = (torch.randn(CHANNELS, device=workload.device, requires_grad=True) for _ in range(3))
+
+    def forward() -> torch.Tensor:
+        if contender == "eager":
+            return plain_activation(x, mean, scale, shift)
+        return activation([Source(x, mean, scale, shift, relu=True)])
+
+    close = TOLERANCE[workload.torch_dtype]
+    torch.testing.assert_close(forward(), plain_activation(x, mean, scale, shift), rtol=close, atol=close)
+    passes, kept = passes_of(forward, (x, mean, scale, shift), torch.randn_like(x))
+    maps = 2 if which == "forward" else 3  # x to a; x and da to dx
+    measure(passes[which], f"activation {which}", contender, moved=maps * x.nbytes, kind="op", kept_bytes=kept)
+
+
+@pytest.mark.parametrize("which", ["forward", "backward"])
+@pytest.mark.parametrize("contender", ["eager", "cudnn graph", "fastinpaint"])
+def test_norm_relu(contender, which, workload, measure, leave_out):
+    """Batch norm in training, statistics included, with ReLU."""
+    x, truth = a_map(workload), nn.Sequential(nn.BatchNorm2d(CHANNELS), nn.ReLU()).to(workload.device)
+    forward = truth if contender == "eager" else accelerate(nn.Sequential(nn.BatchNorm2d(CHANNELS), nn.ReLU()))
+    forward.to(workload.device)
+    if contender == "cudnn graph":
+        reason = cudnn_graph.why_not(x.device) or ("only its forward is written here." if which == "backward" else None)
+        if reason is not None:
+            leave_out(f"norm_relu {which}", contender, reason)
+        run = cudnn_graph.norm_relu(x.detach(), *(p.detach() for p in truth[0].parameters()))
+        passes, kept = {"forward": run}, 0
+    else:
+        passes, kept = passes_of(lambda: forward(x), (x, *forward.parameters()), torch.randn_like(x))
+    if which == "forward":
+        close = TOLERANCE[workload.torch_dtype]
+        torch.testing.assert_close(passes["forward"](), truth(x).detach(), rtol=close, atol=close)
+    maps = 3 if which == "forward" else 5  # x twice, for its statistics and to a; x and da twice, and dx
+    measure(passes[which], f"norm_relu {which}", contender, moved=maps * x.nbytes, kind="op", kept_bytes=kept)
 
 
 def plain_l1(output, target, mask):
@@ -21,54 +85,34 @@ def plain_l1(output, target, mask):
     return ((output - target).abs() * mask).sum() / (3 * mask.sum())
 
 
-@pytest.mark.parametrize("passes", ["forward", "training"])
+@pytest.mark.parametrize("which", ["forward", "backward"])
 @pytest.mark.parametrize("contender", ["eager", "fastinpaint"])
-def test_activation(contender, passes, workload, measure):
-    """relu((x - mean) * scale + shift) of a map of CombCN's second layer."""
-    channels, side = 128, workload.size // 2
-    x = torch.randn(workload.frames, channels, side, side, device=workload.device, dtype=workload.torch_dtype)
-    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
-    mean, scale, shift = (torch.randn(channels, device=workload.device, requires_grad=True) for _ in range(3))
-
-    def forward() -> torch.Tensor:
-        if contender == "eager":
-            return plain_activation(x, mean, scale, shift).to(x.dtype)
-        return activation([Source(x, mean, scale, shift, relu=True)])
-
-    upstream = torch.randn_like(x)
-    torch.testing.assert_close(forward(), plain_activation(x, mean, scale, shift).to(x.dtype), rtol=2e-2, atol=2e-2)
-
-    def run() -> None:
-        if passes == "training":
-            torch.autograd.grad(forward(), (x, mean, scale, shift), upstream)
-        else:
-            with torch.no_grad():
-                forward()
-
-    maps = 2 if passes == "forward" else 5  # forward reads x, writes a; backward reads x and da, writes dx
-    measure(run, f"activation {passes}", contender, moved=maps * x.nbytes, kind="op")
-
-
-@pytest.mark.parametrize("passes", ["forward", "training"])
-@pytest.mark.parametrize("contender", ["eager", "fastinpaint"])
-def test_masked_l1(contender, passes, workload, measure):
+def test_masked_l1(contender, which, workload, measure):
     """The loss of Eq. 1 at full size."""
     shape = (workload.batch, 3, workload.frames, workload.size, workload.size)
     output, target = (torch.rand(shape, device=workload.device) for _ in range(2))
     mask = (torch.rand(shape[0], 1, *shape[2:], device=workload.device) > 0.8).float()
     output.requires_grad_()
+    function = plain_l1 if contender == "eager" else masked_l1
+    torch.testing.assert_close(function(output, target, mask), plain_l1(output, target, mask))
+    passes, kept = passes_of(lambda: function(output, target, mask), output, torch.ones((), device=workload.device))
+    moved = (2 if which == "forward" else 3) * output.nbytes + mask.nbytes
+    measure(passes[which], f"masked_l1 {which}", contender, moved=moved, kind="op", kept_bytes=kept)
 
-    def forward() -> torch.Tensor:
-        return plain_l1(output, target, mask) if contender == "eager" else masked_l1(output, target, mask)
 
-    torch.testing.assert_close(forward(), plain_l1(output, target, mask))
+@pytest.mark.parametrize("contender", ["eager", "fastinpaint"])
+def test_downsample(contender, workload, measure, leave_out):
+    """Filling the hole and reducing video and mask, in one pass on a GPU."""
+    from fastinpaint.ops.downsample import reference
 
-    def run() -> None:
-        if passes == "training":
-            torch.autograd.grad(forward(), output)
-        else:
-            with torch.no_grad():
-                forward()
+    if torch.device(workload.device).type != "cuda":
+        leave_out("downsample forward", contender, "on a CPU down-sampling is plain torch.")
+    from fastinpaint.ops.downsample import cuda
 
-    moved = (2 if passes == "forward" else 5) * output.nbytes + (1 if passes == "forward" else 2) * mask.nbytes
-    measure(run, f"masked_l1 {passes}", contender, moved=moved, kind="op")
+    shape = (workload.batch, 3, workload.frames, workload.size, workload.size)
+    video, mean = torch.rand(shape, device=workload.device), torch.rand(3, device=workload.device)
+    mask = (torch.rand(shape[0], 1, *shape[2:], device=workload.device) > 0.8).float()
+    function = reference.fwd if contender == "eager" else cuda.fwd
+    torch.testing.assert_close(function(video, mask, mean, 2), reference.fwd(video, mask, mean, 2))
+    moved = video.nbytes + mask.nbytes + (video.nbytes + mask.nbytes) // 4
+    measure(lambda: function(video, mask, mean, 2), "downsample forward", contender, moved=moved, kind="op")

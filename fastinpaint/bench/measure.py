@@ -10,34 +10,45 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from fastinpaint.bench.machine import synchronise
+
+REPEATS_WITHIN = 0.05  # medians that are farther apart than this make a row noisy
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Percentiles of the seconds that one call took."""
+    """Percentiles of the seconds that one call took.
+
+    Attributes:
+        runs: how many calls were timed.
+        drift: how far the medians of the first and the second half of the runs are apart, as a part of the median.
+    """
 
     p20: float
     p50: float
     p80: float
     runs: int
+    drift: float
 
     @classmethod
     def of(cls, seconds: Iterable[float]) -> Timing:
         """From the single timings."""
         values = np.asarray(list(seconds))
         p20, p50, p80 = (float(np.percentile(values, q)) for q in (20, 50, 80))
-        return cls(p20, p50, p80, len(values))
+        half = len(values) // 2
+        drift = abs(np.median(values[:half]) - np.median(values[half:])) / p50 if half else 1.0
+        return cls(p20, p50, p80, len(values), float(drift))
 
     @property
     def noisy(self) -> bool:
-        """Whether the middle 60 % of the runs spread over more than a tenth of the median."""
-        return self.p80 - self.p20 > 0.1 * self.p50
+        """Whether the two halves disagree by more than a timing may when it is repeated."""
+        return self.drift > REPEATS_WITHIN
 
 
 def time_in_turn(
-    contenders: dict[str, Callable[[], Any]], device: torch.device, seconds: float, least: int = 3, warmup: int = 1
+    contenders: dict[str, Callable[[], Any]], device: torch.device, seconds: float, least: int = 4, warmup: int = 1
 ) -> dict[str, Timing]:
     """Time several callables in turn, A B C A B C, so that a drift of the machine meets all of them alike.
 
@@ -62,6 +73,39 @@ def time_in_turn(
             synchronise(device)
             taken[name].append(time.perf_counter() - start)
     return {name: Timing.of(t) for name, t in taken.items()}
+
+
+def device_times(work: Callable[[], Any], device: torch.device, runs: int) -> list[float]:
+    """Seconds that a GPU itself took for each of several calls, none of which finds its data in the cache.
+
+    A buffer larger than any L2 is written before each call, which also gives the host time to queue the call's kernels.
+    """
+    flush = torch.empty(1 << 28, dtype=torch.int8, device=device)
+    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(runs)]
+    for start, end in events:
+        flush.zero_()
+        start.record()
+        work()
+        end.record()
+    torch.cuda.synchronize(device)
+    return [1e-3 * start.elapsed_time(end) for start, end in events]
+
+
+def allocated_bytes(work: Callable[[], Any], device: torch.device) -> int:
+    """The most that torch holds at once during a call beyond what it held before, by its own count of allocations."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        work()
+    # the profiler's own list: its public one hides the allocations that an operator makes
+    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return int(max(np.cumsum(changes), default=0))
 
 
 def kept_bytes(forward: Callable[[], Tensor], parameters: Iterable[Tensor]) -> int:

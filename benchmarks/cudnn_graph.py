@@ -1,0 +1,73 @@
+"""cuDNN's own fusion of batch norm and ReLU (its graph pattern NormAddRelu), by the package nvidia-cudnn-frontend."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+EPS, MOMENTUM = 1e-5, 0.1
+
+
+def why_not(device: torch.device) -> str | None:
+    """Why the graph cannot be built here, in one sentence, or None."""
+    if device.type != "cuda":
+        return "cuDNN's graph needs a CUDA device."
+    if importlib.util.find_spec("cudnn") is None:
+        return "nvidia-cudnn-frontend is not installed."
+    return None
+
+
+def norm_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Callable[[], Tensor]:
+    """A call that normalises x ``[N, C, H, W]``, channels-last, with its batch statistics, and applies ReLU.
+
+    Args:
+        x: bfloat16 or float16.
+        weight, bias: ``[C]``, float32.
+
+    Raises:
+        cudnn.cudnnGraphNotSupportedError: this cuDNN has no engine for the pattern on this device.
+    """
+    import cudnn
+
+    handle = cudnn.create_handle()
+    cudnn.set_stream(handle=handle, stream=torch.cuda.current_stream(x.device).cuda_stream)
+    wide, narrow = (
+        cudnn.data_type.FLOAT,
+        cudnn.data_type.BFLOAT16 if x.dtype == torch.bfloat16 else cudnn.data_type.HALF,
+    )
+    graph = cudnn.pygraph(io_data_type=narrow, intermediate_data_type=wide, compute_data_type=wide, handle=handle)
+    vector = (1, x.shape[1], 1, 1)
+    given: dict[str, Tensor] = {
+        "input": x,
+        "scale": weight.view(vector),
+        "bias": bias.view(vector),
+        "in_running_mean": torch.zeros(vector, device=x.device),
+        "in_running_var": torch.ones(vector, device=x.device),
+        "epsilon": torch.full((1, 1, 1, 1), EPS),  # these two stay on the host
+        "momentum": torch.full((1, 1, 1, 1), MOMENTUM),
+    }
+    nodes: dict[str, Any] = {name: graph.tensor_like(tensor) for name, tensor in given.items()}
+    normalised, *statistics = graph.batchnorm(name="norm", **nodes)
+    result = graph.relu(name="relu", input=normalised)
+    result.set_output(True)
+    for vector_out in statistics:
+        vector_out.set_output(True).set_data_type(wide)
+    graph.validate()
+    graph.build_operation_graph()
+    graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
+    graph.check_support()
+    graph.build_plans()
+    y = torch.empty_like(x)
+    pack = {nodes[name]: tensor for name, tensor in given.items()} | {result: y}
+    pack |= {node: torch.empty(vector, device=x.device) for node in statistics}
+    workspace = torch.empty(graph.get_workspace_size(), device=x.device, dtype=torch.uint8)
+
+    def run() -> Tensor:
+        graph.execute(pack, workspace, handle=handle)
+        return y
+
+    return run
