@@ -72,6 +72,11 @@ class TrainConfig:
     device: str = _option("auto", "where to train", choices=DEVICES, free=True)
     backend: str = _option("reference", "what computes the layers; reference: plain PyTorch", choices=BACKENDS)
     memory: str = _option("default", "low: fused layers keep less and compute more", choices=MEMORY)
+    graph: bool = _option(
+        False,
+        "launch each step as one CUDA graph; where that is impossible the reason is said and nothing else changes",
+        free=True,
+    )
     tensorboard: bool = _option(False, "write TensorBoard logs too", free=True)
 
     def __post_init__(self) -> None:

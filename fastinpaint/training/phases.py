@@ -30,6 +30,11 @@ class Phase:
     losses: tuple[str, ...]
     frozen: tuple[str, ...] = ()
 
+    @property
+    def totalled(self) -> tuple[str, ...]:
+        """The names of what `PhaseLoss` returns."""
+        return (*self.losses, "total")
+
 
 def phases_of(config: TrainConfig) -> list[Phase]:
     """The phases of the section "Performance of variants of training strategy", in order.
@@ -77,16 +82,16 @@ class PhaseLoss(nn.Module):
 
         Args:
             video: the complete video ``[N, 3, T, H, W]``, RGB in [0, 1].
-            mask: ``[N, 1, T, H, W]``, 1 = hole; at least one hole pixel a frame.
+            mask: ``[N, 1, T, H, W]``, 1 = hole; at least one hole pixel a frame, as `make_holes` draws them.
         """
         model = self.model
         if isinstance(model, TwoDCN):
-            loss = combcn_loss(complete_frames(model, video, mask), video, mask)
+            loss = combcn_loss(complete_frames(model, video, mask), video, mask, checked=True)
             return {"2dcn": loss, "total": loss}
         if self.phase.name == "pretrain":
-            loss = threedcn_loss(model.complete_coarse(video, mask), video, mask, model.config.r)
+            loss = threedcn_loss(model.complete_coarse(video, mask), video, mask, model.config.r, checked=True)
             return {"3dcn": loss, "total": loss}
         completed, coarse = model(video, mask)
-        losses = total_loss(completed, coarse, video, mask, model.config.r, self.alpha)
+        losses = total_loss(completed, coarse, video, mask, model.config.r, self.alpha, checked=True)
         total = losses.combcn if "threedcn" in self.phase.frozen else losses.total
         return {"3dcn": losses.threedcn, "combcn": losses.combcn, "total": total}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fastinpaint.data.dataset import VideoSamples
 from fastinpaint.errors import UserError
 from fastinpaint.models.weights import save_weights
+from fastinpaint.training import graph
 from fastinpaint.training.backend import accelerate_model
 from fastinpaint.training.batches import TrainBatches, load_steps, to_float, validation_batches
 from fastinpaint.training.checkpoints import WEIGHTS, load_checkpoint, replace_file, save_checkpoint
@@ -28,6 +32,7 @@ from fastinpaint.training.phases import Phase, PhaseLoss, build_model, phases_of
 from fastinpaint.training.run_folder import RunFolder
 from fastinpaint.training.stop import StopRequest
 
+logger = logging.getLogger(__name__)
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -70,14 +75,12 @@ class Trainer:
         model = build_model(config)
         model.mean_pixel.copy_(torch.tensor(self.samples.mean_pixel))
         self.model = accelerate_model(model.to(world.device), config.backend, config.memory, world.size > 1)
-        on_gpu = world.device.type == "cuda"
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=on_gpu
-        )
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.amp == "fp16")
+        self.graphed = config.graph and self._can_be_graphed()
+        self.optimizer = self._new_optimizer()
+        self.scaler = self._new_scaler()
         self.done = 0
         self.best: dict[str, Any] = {}
-        self.losses: list[dict[str, Tensor]] = []
+        self.losses: list[Tensor] = []
         self.log: RunLog | None = None
 
     def begin(self, resume: bool) -> None:
@@ -106,16 +109,26 @@ class Trainer:
         shared = DistributedDataParallel(loss) if self.world.size > 1 else None
         loss.train()
         steps = range(self.done, phase.end)
+        step: graph.Step = partial(self._step, shared or loss, phase.totalled)
+        if self.graphed:
+            device = self.world.device
+            step = graph.GraphedStep(step, device, graph.CudaRecorder(device), self._forget_step)
         self.since = time.perf_counter()
         for videos, masks in load_steps(self.batches, steps, self.config.workers, self.world.device.type == "cuda"):
-            self.losses.append(self._step(shared or loss, videos, masks))
+            torch.manual_seed(self.config.seed + self.done)  # so that no random state need be saved
+            self.losses.append(step(videos, masks))
             self.done += 1
             self._after_step(phase, loss)
 
-    def _step(self, loss: PhaseLoss | DistributedDataParallel, videos: Tensor, masks: Tensor) -> dict[str, Tensor]:
-        """One step of Adam; the gradient is the mean over the parts and the processes."""
-        torch.manual_seed(self.config.seed + self.done)  # so that no random state need be saved
-        parts: list[dict[str, Tensor]] = []
+    def _step(
+        self, loss: PhaseLoss | DistributedDataParallel, names: Sequence[str], videos: Tensor, masks: Tensor
+    ) -> Tensor:
+        """One step of Adam; the gradient is the mean over the parts and the processes. Returns the losses by name.
+
+        Nothing here waits for the device, and nothing but the arguments and what is changed in place differs from step
+        to step, so that it can be recorded (see `graph`).
+        """
+        parts: list[Tensor] = []
         for part in range(self.config.accumulate):
             video, mask = to_float(videos[part], masks[part], self.world.device)
             is_last = part == self.config.accumulate - 1
@@ -123,14 +136,14 @@ class Trainer:
                 with self._autocast():
                     losses = loss(video, mask)
                 self.scaler.scale(losses["total"] / self.config.accumulate).backward()
-            parts.append({name: value.detach() for name, value in losses.items()})
+            parts.append(torch.stack([losses[name].detach() for name in names]))
         if self.config.clip:
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return {name: torch.stack([losses[name] for losses in parts]).mean() for name in parts[0]}
+        return torch.stack(parts).mean(0)
 
     def _after_step(self, phase: Phase, loss: PhaseLoss) -> None:
         """Log, validate and save where it is time; stop where it is wished."""
@@ -156,9 +169,8 @@ class Trainer:
 
     def _report(self, phase: Phase) -> bool:
         """Log the mean losses of the steps since the last report; returns whether any process was asked to stop."""
-        names = list(self.losses[0])
-        table = torch.stack([torch.stack([losses[name] for name in names]) for losses in self.losses])
-        steps = (self.world.mean(table) * 255).tolist()
+        names = phase.totalled
+        steps = (self.world.mean(torch.stack(self.losses)) * 255).tolist()
         seconds = (time.perf_counter() - self.since) / len(steps)
         first, self.losses, self.since = self.done - len(steps) + 1, [], time.perf_counter()
         for step, losses in enumerate(steps, first):
@@ -167,6 +179,8 @@ class Trainer:
         if self.log is not None:
             means = {name: sum(column) / len(steps) for name, *column in zip(names, *steps, strict=True)}
             self.log.train(self.done, phase.name, means, seconds, self.config.lr)
+        if self.world.size == 1:
+            return self.stop.asked
         asked = torch.tensor(float(self.stop.asked), device=self.world.device)
         return bool(self.world.mean(asked) > 0)
 
@@ -233,6 +247,31 @@ class Trainer:
             "size": samples.size,
             "mean_pixel": list(samples.mean_pixel),
         }
+
+    def _can_be_graphed(self) -> bool:
+        """Whether steps may be recorded; says why not."""
+        reason = graph.why_not(self.model, self.world.device, self.world.size)
+        if reason is not None and self.world.is_main:
+            logger.warning("graph: steps are launched one by one: %s", reason)
+        return reason is None
+
+    def _new_optimizer(self) -> torch.optim.Adam:
+        """On a GPU, and in a recording, all that changes is on the device, the learning rate too."""
+        on_gpu = self.world.device.type == "cuda"
+        in_place = on_gpu or self.graphed
+        lr = torch.tensor(self.config.lr, device=self.world.device) if in_place else self.config.lr
+        return torch.optim.Adam(
+            self.model.parameters(), lr, weight_decay=self.config.weight_decay, fused=in_place, capturable=on_gpu
+        )
+
+    def _new_scaler(self) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler(self.world.device.type, enabled=self.config.amp == "fp16")
+
+    def _forget_step(self) -> None:
+        """Drop what a step that stopped halfway left: gradients, and the scaler's notes on this step."""
+        self.optimizer.zero_grad(set_to_none=True)
+        state, self.scaler = self.scaler.state_dict(), self._new_scaler()
+        self.scaler.load_state_dict(state)
 
     def _autocast(self) -> torch.autocast:
         dtype = AUTOCAST.get(self.config.amp, torch.bfloat16)
