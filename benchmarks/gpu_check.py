@@ -1,117 +1,172 @@
 """Everything that only a GPU can show, in one command, into one folder: ``make gpu-check``.
 
-    python -m benchmarks.gpu_check [--parts build tests sanitizers bench report] [--out build/gpu-check]
+    python -m benchmarks.gpu_check [--parts build tests tune bench sanitizers report] [--out build/gpu-check]
+                                   [--seconds 560] [--anyway]
 
-Each part runs alone as well, under its own time limit; what a part wrote stays when it is stopped, and the summary is
-written anew after every part. Without a CUDA device nothing is run, and the command says so.
+Each part runs alone as well. All of it ends within ``--seconds``: where they run short, what matters least is skipped
+or stopped first, and the report is always made. What a part wrote stays when it, or the whole, is stopped; the summary
+is written anew after every command. Without a CUDA device nothing is run, unless ``--anyway`` asks to see what fails.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
-import shutil
+import signal
 import subprocess
-import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import FrameType
+
+from benchmarks.gpu_plan import PARTS, Step, plan
 
 ROOT = Path(__file__).parents[1]
 NO_DEVICE = 3
+GRACE = 6  # seconds between the request to stop and the order
+
+
+class Stopped(Exception):
+    """The whole was asked to stop."""
 
 
 @dataclass
-class Step:
-    """One command of a part: what it is called, how long it may take, and what came of it."""
+class Running:
+    """A started command, its log, and when it must be over."""
 
-    part: str
-    name: str
-    command: list[str]
-    limit: int
-    status: str = "not run"
-    seconds: float = 0.0
+    step: Step
+    process: subprocess.Popen[bytes]
+    start: float
+    deadline: float
+    asked: bool = field(default=False)
 
+    def look(self) -> bool:
+        """Whether it is over, stopping it where it is late; its step then holds what came of it."""
+        status, now = self.process.poll(), time.monotonic()
+        if status is None:
+            if now > self.deadline and not self.asked:
+                self.send(signal.SIGINT)  # pytest still prints what it found
+                self.asked = True
+            elif now > self.deadline + GRACE:
+                self.send(signal.SIGKILL)
+            return False
+        self.step.seconds = round(now - self.start, 1)
+        late = f"stopped after {self.step.seconds:.0f} s"
+        self.step.status = late if self.asked else "ok" if status == 0 else f"failed with status {status}"
+        return True
 
-def steps(out: Path) -> list[Step]:
-    """All commands in order. The limits only stop what hangs: how long the whole takes has not been seen yet."""
-    python, rows = sys.executable, str(out / "rows.jsonl")
-    fuzz = [python, "-m", "fastinpaint.testing.fuzz", "--device", "cuda"]
-    found = [
-        Step("build", "build", [python, "setup.py", "build_ext", "--inplace"], 240),
-        Step("build", "info", [python, "-m", "fastinpaint", "info"], 30),
-        Step("tests", "cuda", [python, "-m", "pytest", "-q", "tests/cuda", "-k", "not emulated and not sanitiz"], 120),
-        Step("tests", "triton", [python, "-m", "pytest", "-q", "tests/triton"], 180),
-        Step("tests", "system", [python, "-m", "pytest", "-q", "tests/gpu"], 120),
-    ]
-    found += [
-        Step("tests", f"fuzz {b}", [*fuzz, "--backend", b, "--cases", "60"], 90) for b in ("cuda", "triton", "library")
-    ]
-    sanitizer = shutil.which("compute-sanitizer") or "compute-sanitizer"
-    for tool in ("memcheck", "racecheck", "synccheck", "initcheck"):
-        checked = [sanitizer, "--tool", tool, "--error-exitcode", "9", *fuzz, "--backend", "cuda", "--cases", "6"]
-        found.append(Step("sanitizers", tool, checked, 90))
-    pytest = [python, "-m", "pytest", "-q", "benchmarks", "--benchmark-only", "--device", "cuda", "--rows", rows]
-    found += [
-        Step("bench", "step", [*pytest, "-k", "step or inference"], 240),
-        Step("bench", "ops", [*pytest, "-k", "activation or masked_l1"], 60),
-        Step("bench", "layers", [*pytest, "-k", "layer", "--rounds-seconds", "0.2"], 180),
-        Step("report", "report", [python, "-m", "benchmarks.report", rows, "--out", str(out / "report")], 60),
-    ]
-    return found
+    def send(self, number: signal.Signals) -> None:
+        """To the command and all that it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
 
 
-def run(step: Step, log: Path) -> None:
-    """Run one command; its output goes to the log as it comes."""
-    start = time.perf_counter()
-    with log.open("w") as file:
-        try:
-            done = subprocess.run(
-                step.command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, timeout=step.limit, check=False,
-                env=os.environ | {"PYTHONUNBUFFERED": "1"},
-            )  # fmt: skip
-            step.status = "ok" if done.returncode == 0 else f"failed with status {done.returncode}"
-        except subprocess.TimeoutExpired:
-            step.status = f"stopped after {step.limit} s"
-        except OSError as error:
-            step.status = f"cannot start: {error.strerror}"
-    step.seconds = round(time.perf_counter() - start, 1)
+class Check:
+    """Runs groups of steps within a number of seconds and keeps a summary of them."""
+
+    def __init__(self, out: Path, seconds: float) -> None:
+        self.out, self.end, self.done = out, time.monotonic() + seconds, list[Step]()
+        self.running: list[Running] = []
+
+    def log(self, step: Step) -> Path:
+        return self.out / f"{step.part}-{step.name.replace(' ', '-')}.log"
+
+    def run(self, group: list[Step], reserve: float) -> None:
+        """Run the steps of a group at the same time, leaving ``reserve`` seconds to what matters more."""
+        left = self.end - time.monotonic() - reserve
+        for step in group:
+            if left < step.least:
+                self.note(step, f"skipped: {max(left, 0):.0f} s left for it, {step.least} needed")
+                continue
+            self.start(step, min(step.limit, left))
+        while self.running:
+            over = [one for one in self.running if one.look()]
+            self.running = [one for one in self.running if one not in over]
+            for one in over:
+                self.note(one.step, one.step.status)
+            time.sleep(0.1)
+
+    def start(self, step: Step, seconds: float) -> None:
+        environment = os.environ | {"PYTHONUNBUFFERED": "1"} | step.environment
+        with self.log(step).open("w") as file:
+            try:
+                process = subprocess.Popen(
+                    step.command,
+                    cwd=ROOT,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                self.note(step, f"cannot start: {error.strerror}")
+                return
+        now = time.monotonic()
+        self.running.append(Running(step, process, now, now + seconds))
+
+    def note(self, step: Step, status: str) -> None:
+        """Print the outcome of a step and write the summary, beside its place and renamed."""
+        step.status = status
+        log = self.log(step)
+        text = log.read_text(errors="replace") if log.exists() else ""
+        step.last = ([line for line in text.splitlines() if line.strip()] or [""])[-1][:160]
+        self.done.append(step)
+        beside = self.out / ".summary.json"
+        beside.write_text(json.dumps([asdict(step) for step in self.done], indent=1) + "\n")
+        beside.replace(self.out / "summary.json")
+        print(f"{step.part:<11}{step.name:<15}{step.seconds:>7.1f} s  {status:<24}{step.last[:100]}", flush=True)
+
+    def stop(self) -> None:
+        """End what is running; what it wrote stays."""
+        for one in self.running:
+            one.send(signal.SIGKILL)
+            one.process.wait()
+            one.step.seconds = round(time.monotonic() - one.start, 1)
+            self.note(one.step, "stopped with the whole")
+        self.running = []
 
 
-def write_summary(out: Path, done: list[Step]) -> None:
-    """summary.json, beside and renamed."""
-    beside = out / ".summary.json"
-    beside.write_text(json.dumps([asdict(step) for step in done], indent=1) + "\n")
-    beside.replace(out / "summary.json")
+def reserves(groups: list[list[Step]]) -> Iterator[tuple[list[Step], float]]:
+    """Each group, with the seconds that later groups of more weight must be left."""
+    for i, group in enumerate(groups):
+        yield group, sum(g[0].least for g in groups[i + 1 :] if g[0].rank < group[0].rank)
+
+
+def raise_stopped(number: int, frame: FrameType | None) -> None:
+    raise Stopped(signal.Signals(number).name)
 
 
 def main() -> int:
     """Run the parts; 0 where all went well, 1 where one did not, 3 where there is no CUDA device."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ("build", "tests", "sanitizers", "bench", "report")
-    parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu-check")
+    parser.add_argument("--seconds", type=float, default=560.0, help="all parts together (default 560)")
+    parser.add_argument("--anyway", action="store_true", help="run without a CUDA device too: what needs one fails")
     args = parser.parse_args()
     import torch
 
-    if not torch.cuda.is_available():
+    if not torch.cuda.is_available() and not args.anyway:
         print("gpu-check: torch finds no CUDA device here; nothing was run on a GPU.\n0 passed, 0 failed")
         return NO_DEVICE
     args.out.mkdir(parents=True, exist_ok=True)
-    done: list[Step] = []
-    for step in steps(args.out.resolve()):
-        if step.part not in args.parts:
-            continue
-        log = args.out / f"{step.part}-{step.name.replace(' ', '-')}.log"
-        run(step, log)
-        done.append(step)
-        write_summary(args.out, done)
-        last = ([line for line in log.read_text(errors="replace").splitlines() if line.strip()] or [""])[-1]
-        print(f"{step.part:<11}{step.name:<15}{step.seconds:>7.1f} s  {step.status:<24}{last[:120]}", flush=True)
-    good = sum(step.status == "ok" for step in done)
-    print(f"logs and rows in {args.out}\n{good} passed, {len(done) - good} failed")
-    return 0 if good == len(done) else 1
+    check = Check(args.out.resolve(), args.seconds)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, raise_stopped)
+    groups = [group for group in plan(check.out) if group[0].part in args.parts]
+    try:
+        for group, reserve in reserves(groups):
+            check.run(group, reserve)
+    except Stopped as stopped:
+        check.stop()
+        print(f"stopped by {stopped}; `--parts report` makes the report of what there is")
+    good = sum(step.status == "ok" for step in check.done)
+    every = sum(len(group) for group in groups)
+    print(f"logs and rows in {args.out}\n{good} passed, {every - good} failed, skipped or stopped")
+    return 0 if good == every else 1
 
 
 if __name__ == "__main__":

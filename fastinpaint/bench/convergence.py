@@ -14,6 +14,8 @@ from fastinpaint.data.synthetic import synthetic_clip
 from fastinpaint.models import ModelConfig, VideoCompletionNet
 from fastinpaint.training.losses import total_loss
 
+EVERY = 10  # steps to a point of a curve
+
 
 @dataclass(frozen=True)
 class Curves:
@@ -25,6 +27,13 @@ class Curves:
     def final(self, window: int = 50) -> tuple[np.ndarray, np.ndarray]:
         """The mean loss of the last steps, by seed: reference and fused."""
         return self.reference[:, -window:].mean(1), self.fused[:, -window:].mean(1)
+
+    def thinned(self, every: int = EVERY) -> dict[str, list[list[float]]]:
+        """Means over every so many steps, by seed: what a row keeps and a picture shows."""
+        return {
+            name: runs[:, : runs.shape[1] // every * every].reshape(len(runs), -1, every).mean(2).round(3).tolist()
+            for name, runs in (("reference", self.reference), ("fused", self.fused))
+        }
 
     def agree(self) -> bool:
         """Whether the fused runs' mean final loss lies within the reference seeds' spread about their own mean."""

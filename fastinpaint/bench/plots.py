@@ -9,8 +9,6 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from fastinpaint.bench.convergence import Curves
-
 OURS_COLOUR, RIVAL_COLOUR = "#c4472b", "#8a94a6"
 
 
@@ -75,19 +73,22 @@ def draw_roofline(points: list[dict[str, Any]], ceilings: dict[str, float], path
     save(figure, path)
 
 
-def draw_convergence(curves: Curves, path: Path) -> None:
-    """Loss against step, smoothed over 20 steps; reference grey, fused coloured, one line a seed."""
+def draw_convergence(curves: dict[str, list[list[float]]], every: int, path: Path) -> None:
+    """Loss against step, a point for every so many steps, one line a seed; plain PyTorch broad, fused thin upon it."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    kernel = np.ones(20) / 20
-    for name, runs, shade, style in (
-        ("plain PyTorch", curves.reference, RIVAL_COLOUR, "-"),
-        ("fused", curves.fused, OURS_COLOUR, "--"),
-    ):
-        for seed, losses in enumerate(runs):
-            smooth = np.convolve(losses, kernel, "valid") if len(losses) >= 20 else losses
-            axes.plot(smooth, style, color=shade, linewidth=1, label=name if seed == 0 else None)
-    axes.set(xlabel="step", ylabel="loss in [0, 255], mean of 20 steps")
+    looks: tuple[tuple[str, str, dict[str, Any]], ...] = (
+        ("reference", "plain PyTorch", {"color": RIVAL_COLOUR, "linewidth": 4, "alpha": 0.5}),
+        ("fused", "fused", {"color": OURS_COLOUR, "linewidth": 1.2}),
+    )
+    for key, name, look in looks:
+        for seed, losses in enumerate(curves[key]):
+            steps = every * (np.arange(len(losses)) + 0.5)
+            axes.plot(steps, losses, **look, label=f"{name}, {len(curves[key])} seeds" if seed == 0 else None)
+    axes.set(xlabel="step", ylabel=f"loss, 0 to 255, mean of {every} steps")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:.0f}")
+    axes.yaxis.set_minor_formatter("{x:.0f}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title("Same seeds, same data: plain PyTorch and the fused modules", loc="left")
     axes.legend(frameon=False)

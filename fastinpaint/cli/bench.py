@@ -122,7 +122,7 @@ def largest_sizes(workload: Workload, names: list[str] | None, axes: list[str], 
 
 def convergence(steps: int, backend: str, out: Path | None) -> list[dict]:
     """Train reference and fused from three seeds each, print the final losses, draw the curves beside ``--out``."""
-    from fastinpaint.bench.convergence import compare
+    from fastinpaint.bench.convergence import EVERY, compare
     from fastinpaint.bench.plots import draw_convergence
 
     curves = compare(steps, backend=backend)
@@ -132,9 +132,11 @@ def convergence(steps: int, backend: str, out: Path | None) -> list[dict]:
     print(f"  fused          {'  '.join(f'{v:7.3f}' for v in fused)}")
     print("  the fused runs end within the reference seeds' spread" if curves.agree() else "  THEY DISAGREE")
     picture = (out or Path("convergence.jsonl")).with_suffix(".png")
-    draw_convergence(curves, picture)
+    thinned = curves.thinned()
+    draw_convergence(thinned, EVERY, picture)
     print(f"curves in {picture}")
     return [
-        {"case": "convergence", "steps": steps, "backend": backend, "agree": curves.agree()}
-        | {"reference": reference.tolist(), "fused": fused.tolist()}
+        {"case": "convergence", "contender": "fastinpaint", "steps": steps, "backend": backend}
+        | {"agree": curves.agree(), "final": {"reference": reference.tolist(), "fused": fused.tolist()}}
+        | {"curves": thinned, "every": EVERY}
     ]

@@ -1,0 +1,129 @@
+"""What ``make gpu-check`` runs, in order: commands, how long each may take, and how much each matters."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PARTS = ("build", "tests", "tune", "bench", "sanitizers", "report")
+
+
+@dataclass
+class Step:
+    """One command of a part.
+
+    Attributes:
+        limit: it is stopped after so many seconds.
+        least: with fewer seconds left it is not begun.
+        rank: 1 matters most; a step leaves later ones of a smaller rank their least.
+        environment: what it is given beside the present one.
+        last: the last line of its log.
+    """
+
+    part: str
+    name: str
+    command: list[str]
+    limit: int
+    least: int
+    rank: int
+    environment: dict[str, str] = field(default_factory=dict)
+    status: str = "not run"
+    seconds: float = 0.0
+    last: str = ""
+
+
+def plan(out: Path) -> list[list[Step]]:
+    """Groups of steps; those of one group run at the same time, which nothing that is timed does.
+
+    The limits are for one large GPU with 16 cores; how long each step really takes has not been seen yet.
+    """
+    return [*_build(), _tests(), *_bench(out), _sanitizers(), [_report(out)]]
+
+
+def _pytest(*arguments: str, workers: int = 0) -> list[str]:
+    """pytest, that names each test as it ends, on several processes where pytest-xdist is installed."""
+    shared = ["-n", str(workers), "--dist", "worksteal"] if workers and importlib.util.find_spec("xdist") else []
+    return [sys.executable, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider", *shared, *arguments]
+
+
+def _fastinpaint(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "fastinpaint", *arguments]
+
+
+def _fuzz(backend: str, cases: int) -> list[str]:
+    fuzz = [sys.executable, "-m", "fastinpaint.testing.fuzz", "--device", "cuda"]
+    return [*fuzz, "--backend", backend, "--cases", str(cases)]
+
+
+def _build() -> list[list[Step]]:
+    """The kernels for this GPU alone, which takes a third of the time that all architectures take."""
+    command = [sys.executable, "setup.py", "build_ext", "--inplace"]
+    return [
+        [Step("build", "build", command, 200, 60, 1, {"FASTINPAINT_CUDA": "1"} | _architecture())],
+        [Step("build", "info", _fastinpaint("info"), 30, 5, 2)],
+    ]
+
+
+def _architecture() -> dict[str, str]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    major, minor = torch.cuda.get_device_capability()
+    return {"FASTINPAINT_CUDA_ARCH": f"{major}{minor}{'a' if major >= 9 else ''}"}
+
+
+def _tests() -> list[Step]:
+    """Real launches, all backends at once: they share the GPU, and most of their time is Python's and compilers'."""
+    cuda = _pytest("tests/cuda", "-k", "not emulated and not sanitiz", workers=5)
+    return [
+        Step("tests", "cuda", cuda, 120, 20, 2),
+        Step("tests", "triton", _pytest("tests/triton", workers=6), 120, 20, 2),
+        Step("tests", "system", _pytest("tests/gpu", workers=3), 120, 20, 2),
+        *(Step("tests", f"fuzz {name}", _fuzz(name, 40), 90, 20, 2) for name in ("cuda", "triton", "library")),
+    ]
+
+
+def _bench(out: Path) -> list[list[Step]]:
+    """The step first, and last those rivals whose compilation may take minutes; rows are kept as they come."""
+    rows = str(out / "rows.jsonl")
+
+    def bench(name: str, chosen: str, limit: int, least: int, rank: int, *more: str) -> list[Step]:
+        command = _pytest("benchmarks", "--benchmark-only", "--device", "cuda", "--rows", rows, "-k", chosen, *more)
+        return [Step("bench", name, command, limit, least, rank)]
+
+    quick = ("--rounds-seconds", "0.05", "--benchmark-columns", "median")
+    return [
+        [Step("tune", "tune", _fastinpaint("tune"), 60, 20, 5)],
+        bench("step", "(training_step or inference) and not compile", 60, 20, 3),
+        bench("ops", "test_ops", 30, 10, 5, *quick),
+        bench("layers", "test_layer", 75, 20, 6, *quick),
+        bench("compile", "training_step and compile and not autotune", 75, 30, 6),
+        bench("beyond", "training_step and (channels or fastinpaint)", 45, 20, 7, "--frames", "128"),
+        bench("max-autotune", "training_step and autotune", 90, 45, 8),
+    ]
+
+
+def _sanitizers() -> list[Step]:
+    """NVIDIA's checkers, each over a few random cases; what they check in full runs emulated under others."""
+    found = shutil.which("compute-sanitizer") or "compute-sanitizer"
+    tools = {"memcheck": 3, "racecheck": 2, "synccheck": 2, "initcheck": 2}
+    return [
+        Step("sanitizers", tool, [found, "--tool", tool, "--error-exitcode", "9", *_fuzz("cuda", cases)], 60, 25, 4)
+        for tool, cases in tools.items()
+    ]
+
+
+def _report(out: Path) -> Step:
+    command = [sys.executable, "-m", "benchmarks.report", "--out", str(out / "report")]
+    return Step(
+        "report",
+        "report",
+        [*command, "--rows", str(out / "rows.jsonl"), "--check", str(out / "summary.json")],
+        40,
+        15,
+        1,
+    )
