@@ -1,8 +1,8 @@
 """Builds the kernels of csrc into two plain C libraries beside the Python package, with ninja.
 
 ``csrc/*/cpu*.cpp`` become ``libfastinpaint_cpu.so`` where a C++ compiler is found (``cpu_simd*.cpp`` once for each
-instruction set, of which one is chosen at run time), ``csrc/*/cuda*.cu`` become
-``libfastinpaint_cuda.so`` where nvcc is. Neither needs torch. What cannot be built is named and left out.
+instruction set, of which one is chosen at run time), ``csrc/*/cuda*.cu`` become ``libfastinpaint_cuda.so`` where nvcc
+is (``cuda_hopper*.cu`` for sm_90a alone). Neither needs torch. What cannot be built is named and left out.
 
     CXX=...                       the C++ compiler
     FASTINPAINT_CUDA=0|1          never, or by all means, build the CUDA kernels
@@ -47,14 +47,22 @@ def find_nvcc() -> str | None:
     return None
 
 
+def cuda_architectures() -> list[str]:
+    """What the CUDA kernels are compiled for."""
+    return os.environ.get("FASTINPAINT_CUDA_ARCH", ARCHITECTURES).split(";")
+
+
+def cuda_code(architectures: list[str]) -> list[str]:
+    """Machine code for every architecture, and PTX of the first for those to come."""
+    code = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
+    return [*code, f"-gencode=arch=compute_{architectures[0]},code=compute_{architectures[0]}"]
+
+
 def cuda_flags(nvcc: str) -> tuple[list[str], list[str]]:
     """Compile and link flags of the CUDA library."""
-    architectures = os.environ.get("FASTINPAINT_CUDA_ARCH", ARCHITECTURES).split(";")
-    code = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
-    code.append(f"-gencode=arch=compute_{architectures[0]},code=compute_{architectures[0]}")
     runtime = Path(nvcc).resolve().parent.parent / "lib"
-    compile_flags = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "--expt-relaxed-constexpr", *code]
-    return compile_flags, ["-shared", "-cudart=static", f"-L{runtime}", *code]
+    compile_flags = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "--expt-relaxed-constexpr"]
+    return compile_flags, ["-shared", "-cudart=static", f"-L{runtime}", *cuda_code(cuda_architectures())]
 
 
 def cpu_variants(source: Path) -> list[tuple[str, list[str]]]:
@@ -63,6 +71,14 @@ def cpu_variants(source: Path) -> list[tuple[str, list[str]]]:
     if not source.stem.startswith("cpu_simd"):
         return [("", known)]
     return [(f"_{n}", [*known, f"-DFI_ISA={n}", f"-DFI_BYTES={width}", *flags]) for n, (width, flags) in ISAS.items()]
+
+
+def cuda_variants(source: Path) -> list[tuple[str, list[str]]]:
+    """As `cpu_variants`; the wgmma kernels exist for sm_90a alone, and the library does without them elsewhere."""
+    architectures = cuda_architectures()
+    if not source.stem.startswith("cuda_hopper"):
+        return [("", cuda_code(architectures))]
+    return [("", ["-gencode=arch=compute_90a,code=sm_90a"])] if "90a" in architectures else []
 
 
 def ninja_rules(out: Path, build: Path) -> list[str]:
@@ -91,7 +107,7 @@ def ninja_rules(out: Path, build: Path) -> list[str]:
         ]
         objects = []
         for source in sources:
-            for suffix, extra in cpu_variants(source) if name == "cpu" else [("", [])]:
+            for suffix, extra in cpu_variants(source) if name == "cpu" else cuda_variants(source):
                 objects.append(f"{build}/{name}/{source.parent.name}_{source.stem}{suffix}.o")
                 lines += [f"build {objects[-1]}: compile_{name} {source}", f"  extra = {' '.join(extra)}"]
         library = out / f"libfastinpaint_{name}.so"

@@ -8,19 +8,24 @@
 //   intrinsics.h    shuffles, ballots and arithmetic
 //   async_copy.h    cp.async: a copy that lands only when it is waited for
 //   tensor_core.h   ldmatrix and mma.sync m16n8k16
+//   mbarrier.h      mbarriers with phases, and bulk copies that land only when their barrier is waited for
+//   wgmma.h         wgmma with A from registers: accumulators are NaN, and neither A nor B may change, until waited for
 //
 // Environment: FI_SEED=n picks the schedule. Even n: every step runs any runnable thread. Odd n: warps have random
 // priorities, renewed at each barrier, and the first runs as far as it can.
 //
 // It stops with a message and abort() on: barriers that threads of a block meet at different lines, a warp collective
 // that lanes meet at different lines, a deadlock, a misaligned cp.async or ldmatrix, a thread that ends with copies
-// under way, and a launch that the hardware would refuse. Shared memory starts as NaN and is one heap block a launch,
-// so address sanitizer sees its ends; the arenas of common/cuda_shared.cuh put poisoned gaps between its parts.
+// under way, the misuses that mbarrier.h and wgmma.h name, and a launch that the hardware would refuse. Shared memory
+// starts as NaN and is one heap block a launch, so address sanitizer sees its ends; the arenas of
+// common/cuda_shared.cuh put poisoned gaps between its parts.
 //
 // Limits: x86-64 and g++. Warp collectives need all lanes of the warp. Blocks do not run at the same time, so races
 // between blocks are not seen, nor is anything about speed, occupancy, memory order between blocks, streams and
-// graphs. Sums of a tensor-core instruction are taken in order, the hardware's order is its own. Only what the
-// kernels here use exists.
+// graphs. A warpgroup is the first, second, ... four warps of a block; only barriers that one block's own threads wait
+// for exist, no clusters, no tensor maps, and of wgmma's B only the 128-byte swizzle with k contiguous. What the PTX
+// manual says of wgmma was read, not measured: tests/gpu asks a GPU whether it is so. Sums of a tensor-core instruction
+// are taken in order, the hardware's order is its own. Only what the kernels here use exists.
 #pragma once
 // clang-format off: each file uses those before it
 #include "language.h"
@@ -30,4 +35,6 @@
 #include "intrinsics.h"
 #include "async_copy.h"
 #include "tensor_core.h"
+#include "mbarrier.h"
+#include "wgmma.h"
 // clang-format on

@@ -20,7 +20,17 @@ struct Copy {  // one cp.async under way; from null writes zeros
   const void* from;
 };
 
-enum class State { ready, in_barrier, in_collective, done };
+struct Wgmma {  // one under way, as its thread sees it
+  float* d;
+  const uint32_t* a;  // the registers given, and what they held
+  uint32_t given[4];
+  uint16_t rows[2][16];  // of A: the thread's two
+  uint64_t b;
+  int columns;
+  void (*multiply)(const Wgmma&, float* d);
+};
+
+enum class State { ready, in_barrier, in_collective, in_mbarrier, done };
 
 struct Fiber {
   uint3 thread{};
@@ -30,6 +40,10 @@ struct Fiber {
   int line = 0;
   std::vector<Copy> open;                 // cp.async not committed yet
   std::vector<std::vector<Copy>> groups;  // committed, not waited for, oldest first
+  std::vector<Wgmma> open_wgmmas;
+  std::vector<std::vector<Wgmma>> wgmma_groups;  // as groups
+  std::map<float*, std::vector<float>> sums;     // of the accumulators under way, which hold NaN meanwhile
+  bool fenced = false;                           // since the last commit
   char* stack = nullptr;
   void* sp = nullptr;
   void* asan = nullptr;

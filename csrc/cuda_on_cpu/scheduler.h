@@ -8,7 +8,26 @@ struct Warp {
   uint32_t arrived[2] = {0, 0};  // at the collective of even and of odd number
   int line[2] = {0, 0};
   const char* what[2] = {"", ""};
+  size_t wgmmas = 0;                          // issued so far
   alignas(16) unsigned char slot[2][32][64];  // what each lane gave
+};
+
+struct BulkCopy {
+  void* to;
+  const void* from;
+  uint32_t bytes;
+};
+
+struct Mbarrier {
+  uint32_t arrivals = 0, missing = 0, phase = 0;  // of a phase; still to come in this one; phases completed
+  int64_t announced = 0;                          // bytes of this phase
+  std::vector<BulkCopy> copies;                   // under way
+  std::vector<unsigned> waiting;                  // fibers
+};
+
+struct Issued {  // what all warps of a warpgroup must issue alike
+  int line;
+  uint64_t b;
 };
 
 struct Block {
@@ -16,6 +35,9 @@ struct Block {
   dim3 grid, size;
   uint3 index{};
   char* shared = nullptr;
+  size_t shared_bytes = 0;
+  std::map<void*, Mbarrier> mbarriers;
+  std::vector<std::vector<Issued>> issued;  // wgmma of each warpgroup
   std::vector<Fiber> fibers;
   std::vector<Warp> warps;
   std::vector<unsigned> ready;
@@ -62,6 +84,7 @@ inline void enter_fiber() {
   {
     Own own;
     if (!self().open.empty() || !self().groups.empty()) fail("a thread ended with cp.async copies not waited for");
+    if (!self().open_wgmmas.empty() || !self().wgmma_groups.empty()) fail("a thread ended with wgmma not waited for");
     self().state = State::done;
     ++block.ended;
   }  // closed before the last switch: this fiber never comes back
@@ -146,6 +169,8 @@ inline void start_fibers(unsigned count) {
   block.warps.assign((count + 31) / 32, Warp());
   block.priority.assign(block.warps.size(), 0);
   block.ready.clear();
+  block.mbarriers.clear();
+  block.issued.assign((count + 127) / 128, {});
   block.waiting = block.ended = 0;
   for (unsigned i = 0; i < count; ++i) {
     Fiber& fiber = block.fibers[i];
@@ -165,21 +190,24 @@ inline void start_fibers(unsigned count) {
 }
 
 [[noreturn]] inline void fail_deadlock() {
-  unsigned barrier = 0, collective = 0;
+  unsigned barrier = 0, collective = 0, mbarrier = 0;
   int line = 0;
   for (const Fiber& fiber : block.fibers) {
     barrier += fiber.state == State::in_barrier;
     collective += fiber.state == State::in_collective;
+    mbarrier += fiber.state == State::in_mbarrier;
     if (fiber.state == State::in_collective) line = fiber.line;
   }
   fail("deadlock: " + std::to_string(barrier) + " threads in __syncthreads, " + std::to_string(collective) +
-       " in a warp collective at line " + std::to_string(line) + ", " + std::to_string(block.ended) + " returned");
+       " in a warp collective at line " + std::to_string(line) + ", " + std::to_string(mbarrier) +
+       " waiting for an mbarrier, " + std::to_string(block.ended) + " returned");
 }
 
 inline void run_block(size_t shared_bytes) {
   unsigned count = block.size.x * block.size.y * block.size.z;
   start_fibers(count);
   block.shared = shared_bytes ? static_cast<char*>(aligned_alloc(16, (shared_bytes + 15) / 16 * 16)) : nullptr;
+  block.shared_bytes = shared_bytes;
   if (block.shared) memset(block.shared, 0xFF, shared_bytes);  // NaN in every format
   for (uint64_t& p : block.priority) p = next_random();
   release(&block.launcher);
@@ -194,6 +222,11 @@ inline void run_block(size_t shared_bytes) {
     switch_fiber(block.launcher, block.fibers[take_next()]);
   }
   acquire(&block.launcher);
+  for (const auto& [at, barrier] : block.mbarriers)
+    if (!barrier.copies.empty()) fail("a block ended with bulk copies not waited for");
+  for (const Warp& warp : block.warps)
+    if (warp.wgmmas != block.issued[(&warp - &block.warps[0]) / 4].size())
+      fail("a warp issued fewer wgmma than another of its warpgroup");
   if (block.shared) unpoison(block.shared, shared_bytes);
   free(block.shared);
 }

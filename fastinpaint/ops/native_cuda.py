@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 from collections.abc import Sequence
 
 import torch
@@ -18,6 +19,11 @@ STATUS = {
     -2: "the kernels take at most 128 taps and strides whose product is at most 27",
     -3: "the map has more positions than the kernels can count",
 }
+
+# Whether the wgmma path of sm_90a runs: it is off until asked for. "all" takes it for every 16-bit convolution that it
+# can compute, which is for tests.
+HOPPER = "FASTINPAINT_HOPPER"
+HOPPER_VALUES = {"0": 0, "1": 1, "all": 2}
 
 # Tests put the library that csrc/cuda_on_cpu emulates here; it takes tensors on the CPU.
 emulated: ctypes.CDLL | None = None
@@ -81,6 +87,38 @@ def why_not(*tensors: Tensor | None) -> str | None:
         if major < 8:
             return f"the cuda backend needs compute capability 8.0 or higher, got {major}.{minor}."
     return None
+
+
+def hopper(like: Tensor) -> int:
+    """Whether convolutions of such maps take the wgmma path: 0 never, 1 where it may pay, 2 wherever it can."""
+    asked = HOPPER_VALUES[hopper_asked()]
+    return asked if asked and why_not_hopper(like) is None else 0
+
+
+def hopper_asked() -> str:
+    """The value of ``FASTINPAINT_HOPPER``.
+
+    Raises:
+        ValueError: it has no such value.
+    """
+    asked = os.environ.get(HOPPER, "0")
+    if asked not in HOPPER_VALUES:
+        raise ValueError(f"{HOPPER} must be one of {', '.join(HOPPER_VALUES)}, got {asked!r}.")
+    return asked
+
+
+def why_not_hopper(like: Tensor | None = None) -> str | None:
+    """Why the wgmma path cannot run on like's device (by default the current one), in one sentence, or None."""
+    if emulated is not None:
+        return None
+    if (reason := _native.why_not("cuda")) is not None:
+        return reason
+    if not hasattr(library(), "fi_hopper_launch"):
+        return "the cuda kernels are built without sm_90a; name 90a in FASTINPAINT_CUDA_ARCH."
+    if not torch.cuda.is_available():
+        return "the wgmma path needs a CUDA device, and torch finds none."
+    major, minor = torch.cuda.get_device_capability(like.device if like is not None and like.is_cuda else None)
+    return None if (major, minor) == (9, 0) else f"the wgmma path is for compute capability 9.0, got {major}.{minor}."
 
 
 def call(op: str, function: str, like: Tensor, *arguments: object) -> None:

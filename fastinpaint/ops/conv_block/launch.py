@@ -59,7 +59,7 @@ def describe(sources: Sequence[Source], weight: Tensor, geometry: Geometry, out_
     conv = CConv(native.DTYPES[first.dtype], int(transposed), first.shape[0], len(sources))
     conv.in_size, conv.out_size = three(first.shape[2:], 1), three(out_shape[2:], 1)
     conv.kernel, conv.stride, conv.padding = three(weight.shape[2:], 1), three(stride, 1), three(padding, 0)
-    conv.dilation, conv.out_channels = three(dilation, 1), out_shape[1]
+    conv.dilation, conv.out_channels, conv.hopper = three(dilation, 1), out_shape[1], native.hopper(first)
     for i, source in enumerate(sources):
         conv.source[i] = native.c_source(source)
     conv.weight, conv.weight_stride = weight.data_ptr(), weight_strides(weight, transposed)

@@ -1,0 +1,29 @@
+// Packs weights and launches the wgmma path. Compiled for sm_90a alone; cuda.cu finds fi_hopper_launch where it is.
+#include "conv_block/kernels_hopper.cuh"
+
+namespace fi {
+
+template <class T>
+static int launch_hopper(const Conv& conv, const GatherPlan& plan, void* stream) {
+  const GatherParams& p = plan.params;
+  int64_t total = int64_t(plan.taps) * p.k_padded * p.n_padded;
+  int blocks = int(std::min<int64_t>((total + kThreads - 1) / kThreads, 4096));
+  FI_LAUNCH(pack_hopper_kernel<T>, blocks, kThreads, 0, stream, static_cast<const T*>(conv.weight), plan.pack,
+            static_cast<T*>(const_cast<void*>(p.weight)), plan.taps, p.k_padded, p.n_padded);
+  if (int status = launched()) return status;
+  int bytes = hopper_bytes(p.patch);
+  if (int status = allow_shared(hopper_gather_kernel<T>, bytes)) return status;
+  dim3 grid(plan.tiles, plan.column_tiles);
+  FI_LAUNCH(hopper_gather_kernel<T>, grid, kThreads, bytes, stream, p, hopper_patch_elements(p.patch), bytes);
+  return launched();
+}
+
+}  // namespace fi
+
+using namespace fi;
+
+// The forward pass or dgrad that `plan` says, without its statistics' last stage. Returns a Status or a cudaError_t.
+FI_EXPORT int fi_hopper_launch(const Conv* conv, const GatherPlan* plan, void* stream) {
+  return conv->dtype == kBFloat16 ? launch_hopper<__nv_bfloat16>(*conv, *plan, stream)
+                                  : launch_hopper<__half>(*conv, *plan, stream);
+}

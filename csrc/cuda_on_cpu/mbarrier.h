@@ -1,0 +1,121 @@
+// mbarriers in shared memory and bulk copies that report to them. From its issue until somebody waits for the phase it
+// belongs to, a copy's destination holds NaN; the first thread to wait makes the copies, so thread sanitizer sees a
+// writer. Stops on: a barrier not initialised or with more arrivals than it takes, addresses and sizes that are not
+// multiples of 16, and (scheduler.h) copies that nobody waited for.
+#pragma once
+
+namespace emu {
+
+// Shared memory begins where no 1024-byte pattern does, so that alignment must be asked for.
+constexpr uint32_t kSharedBase = 0x410;
+
+inline void wake(std::vector<unsigned>& fibers) {
+  for (unsigned index : fibers) make_ready(block.fibers[index]);
+  fibers.clear();
+}
+
+// The barrier at `p`, whose eight bytes count as read.
+inline Mbarrier& mbarrier_at(uint64_t* p, const char* what) {
+  if (*static_cast<volatile uint64_t*>(p) == ~0ull) fail(std::string(what) + " of an mbarrier not initialised");
+  Own own;
+  auto found = block.mbarriers.find(p);
+  if (found == block.mbarriers.end()) fail(std::string(what) + " of an mbarrier not initialised");
+  return found->second;
+}
+
+inline int64_t bytes_under_way(const Mbarrier& barrier) {
+  int64_t bytes = 0;
+  for (const BulkCopy& copy : barrier.copies) bytes += copy.bytes;
+  return bytes;
+}
+
+// Whether the phase completes as soon as the copies under way have landed.
+inline bool may_complete(const Mbarrier& barrier) {
+  return barrier.missing == 0 && barrier.announced == bytes_under_way(barrier);
+}
+
+inline void complete(Mbarrier& barrier) {
+  ++barrier.phase;
+  barrier.missing = barrier.arrivals;
+  barrier.announced = 0;
+  wake(barrier.waiting);
+}
+
+// After an arrival or a copy: the phase is over, or those who wait can make the copies.
+inline void look_at(Mbarrier& barrier) {
+  if (!may_complete(barrier)) return;
+  if (barrier.copies.empty())
+    complete(barrier);
+  else
+    wake(barrier.waiting);
+}
+
+inline void arrive(uint64_t* p, uint32_t bytes) {
+  Mbarrier& barrier = mbarrier_at(p, "arrival");
+  Own own;
+  if (barrier.missing == 0) fail("more arrivals at an mbarrier than its phase takes");
+  release(&barrier);
+  barrier.announced += bytes;
+  --barrier.missing;
+  look_at(barrier);
+}
+
+}  // namespace emu
+
+namespace fi {
+
+inline uint32_t shared_address(const void* p) {
+  return uint32_t(static_cast<const char*>(p) - emu::block.shared) + emu::kSharedBase;
+}
+
+inline void mbarrier_init(uint64_t* p, uint32_t arrivals) {
+  if (reinterpret_cast<uintptr_t>(p) % 8) emu::fail("an mbarrier is not 8-byte aligned");
+  *static_cast<volatile uint64_t*>(p) = arrivals;
+  emu::Own own;
+  emu::Mbarrier& barrier = emu::block.mbarriers[p];
+  barrier.arrivals = barrier.missing = arrivals;
+}
+
+inline void mbarrier_init_fence() {}
+
+inline void mbarrier_arrive(uint64_t* p) { emu::arrive(p, 0); }
+
+inline void mbarrier_arrive_expect(uint64_t* p, uint32_t bytes) { emu::arrive(p, bytes); }
+
+// Returns when the phase of that parity is complete, which the phase before a barrier's first is.
+inline void mbarrier_wait(uint64_t* p, uint32_t parity) {
+  emu::Mbarrier& barrier = emu::mbarrier_at(p, "wait");
+  while (true) {
+    std::vector<emu::BulkCopy> due;
+    {
+      emu::Own own;
+      emu::acquire(&barrier);
+      if ((barrier.phase & 1) != parity) return;
+      if (!emu::may_complete(barrier)) {
+        barrier.waiting.push_back(emu::self().index);
+        emu::pause(emu::State::in_mbarrier);
+        continue;
+      }
+      due = barrier.copies;
+    }
+    for (const emu::BulkCopy& copy : due) memcpy(copy.to, copy.from, copy.bytes);
+    emu::Own own;
+    due = {};
+    barrier.copies.clear();
+    emu::release(&barrier);
+    emu::complete(barrier);
+  }
+}
+
+inline void bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t* p) {
+  if (reinterpret_cast<uintptr_t>(to) % 16 || reinterpret_cast<uintptr_t>(from) % 16 || bytes % 16 || bytes == 0)
+    emu::fail("a bulk copy's addresses and size must be multiples of 16");
+  emu::Mbarrier& barrier = emu::mbarrier_at(p, "bulk copy");
+  for (uint32_t i = 0; i < bytes / 4; ++i) static_cast<volatile uint32_t*>(to)[i] = ~0u;
+  emu::Own own;
+  emu::release(&barrier);
+  barrier.copies.push_back({to, from, bytes});
+  emu::look_at(barrier);
+}
+
+}  // namespace fi
