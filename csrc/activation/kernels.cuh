@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(kThreads)
     size_t at = size_t(row) * source.channels + lane.channel;
     Vector<T> value = load_vector(x + at, lane.valid, aligned);
     Vector<T> more = addend ? load_vector(addend + at, lane.valid, aligned) : zero_vector<T>();
-    value = activate(value, more, params, source.relu);
+    value = activate<T>(value, more, params, source.relu);
     store_vector(a + size_t(row) * stride + lane.channel, value, lane.valid, aligned);
   }
 }
@@ -119,7 +119,7 @@ __global__ void __launch_bounds__(kThreads)
     Vector<T> more = addend ? load_vector(addend + at, lane.valid, aligned) : zero_vector<T>();
 #pragma unroll
     for (int i = 0; i < kVector; ++i)
-      total.first[i] += activate<T>(to_float(value.v[i]), to_float(more.v[i]), params, i, source.relu);
+      total.first[i] += activate(to_float(value.v[i]), to_float(more.v[i]), params, i, source.relu);
   }
   fold_block<false>(SharedArena(memory, fold_bytes()), total, 0, columns.groups, blockIdx.y * columns.groups * kVector,
                     blockIdx.x, out);

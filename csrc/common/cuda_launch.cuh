@@ -4,12 +4,12 @@
 
 namespace fi {
 
-enum Dtype { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
+enum Dtype { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2, kTf32 = 3 };         // tf32: float32 maps, products in tf32
 enum Status { kOk = 0, kBadDtype = -1, kBadGeometry = -2, kTooLarge = -3 };  // positive: a cudaError_t
 
 inline cudaError_t launched() { return cudaGetLastError(); }
 
-// Calls f(T()) with the type that dtype names.
+// Calls f(T()) with the type that dtype names; of tf32 only convolutions know.
 template <class F>
 int with_dtype(int dtype, F f) {
   switch (dtype) {

@@ -44,19 +44,18 @@ __host__ __device__ inline bool vectors_aligned(const Source& source) {
   return source.channels % kVector == 0 && is_aligned(source.x) && is_aligned(source.addend);
 }
 
-template <class T>
 __device__ __forceinline__ float activate(float x, float addend, const ChannelParams& params, int i, bool relu) {
   float z = (x - params.mean[i]) * params.scale[i] + params.shift[i];
   return (relu && z <= 0.0f ? 0.0f : z) + addend;
 }
 
-template <class T>
-__device__ __forceinline__ Vector<T> activate(const Vector<T>& x, const Vector<T>& addend, const ChannelParams& params,
-                                              bool relu) {
-  Vector<T> result;
+template <class To, class T>
+__device__ __forceinline__ Vector<To> activate(const Vector<T>& x, const Vector<T>& addend, const ChannelParams& params,
+                                               bool relu) {
+  Vector<To> result;
 #pragma unroll
   for (int i = 0; i < kVector; ++i)
-    result.v[i] = from_float<T>(activate<T>(to_float(x.v[i]), to_float(addend.v[i]), params, i, relu));
+    result.v[i] = from_float<To>(activate(to_float(x.v[i]), to_float(addend.v[i]), params, i, relu));
   return result;
 }
 

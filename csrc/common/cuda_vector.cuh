@@ -4,6 +4,24 @@
 
 namespace fi {
 
+// A float32 factor of a tf32 product. It is rounded to ten bits of mantissa once, on its way into shared memory: the
+// tensor cores would cut the others off.
+struct Tf32 {
+  uint32_t bits;
+};
+
+// The type in maps of what shared memory holds as T.
+template <class T>
+struct MapOf {
+  using type = T;
+};
+template <>
+struct MapOf<Tf32> {
+  using type = float;
+};
+template <class T>
+using Map = typename MapOf<T>::type;
+
 __device__ __forceinline__ float to_float(float v) { return v; }
 __device__ __forceinline__ float to_float(__half v) { return __half2float(v); }
 __device__ __forceinline__ float to_float(__nv_bfloat16 v) { return __bfloat162float(v); }
@@ -21,6 +39,10 @@ __device__ __forceinline__ __half from_float<__half>(float v) {
 template <>
 __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float v) {
   return __float2bfloat16_rn(v);
+}
+template <>
+__device__ __forceinline__ Tf32 from_float<Tf32>(float v) {
+  return {round_to_tf32(v)};
 }
 
 constexpr int kVector = 8;

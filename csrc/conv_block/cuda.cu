@@ -9,7 +9,7 @@ static int pack_weights(const Conv& conv, const GatherPlan& plan, void* stream) 
   const GatherParams& p = plan.params;
   int64_t total = int64_t(plan.taps) * p.k_padded * p.n_padded;
   int blocks = int(std::min<int64_t>((total + kThreads - 1) / kThreads, 4096));
-  FI_LAUNCH(pack_kernel<T>, blocks, kThreads, 0, stream, static_cast<const T*>(conv.weight), plan.pack,
+  FI_LAUNCH(pack_kernel<T>, blocks, kThreads, 0, stream, static_cast<const Map<T>*>(conv.weight), plan.pack,
             static_cast<T*>(const_cast<void*>(p.weight)), plan.taps, p.k_padded, p.n_padded);
   return launched();
 }
@@ -36,12 +36,14 @@ static int launch_thin(const GatherPlan& plan, void* stream) {
 
 template <class T>
 static int launch_columns(const GatherPlan& plan, void* stream) {
-  if constexpr (sizeof(T) == 2) {
+  if constexpr (!std::is_same<T, float>::value) {
     if (plan.thin && plan.columns == 64) return launch_thin<T, 64>(plan, stream);
   }
   if (plan.thin) return launch_thin<T, 32>(plan, stream);
   if constexpr (sizeof(T) == 2) {
     if (plan.columns == 128) return launch_gather<T, 128>(plan, stream);
+  }
+  if constexpr (!std::is_same<T, float>::value) {
     if (plan.columns == 64) return launch_gather<T, 64>(plan, stream);
   }
   return plan.columns == 16 ? launch_gather<T, 16>(plan, stream) : launch_gather<T, 32>(plan, stream);
@@ -64,7 +66,7 @@ static int finish(const Conv& conv, const GatherPlan& plan, void* stream) {
 }
 
 template <class T>
-static int64_t shared_bytes(const GatherPlan& plan) {
+static int shared_bytes(const GatherPlan& plan) {
   const PatchShape& patch = plan.params.patch;
   if (plan.hopper) return hopper_bytes(patch);
   if (plan.thin) return plan.columns == 64 ? thin_bytes<T, 64>(plan.params) : thin_bytes<T, 32>(plan.params);
@@ -89,7 +91,7 @@ static Footprint footprint_of(const Conv& conv, const GatherPlan& plan) {
   int64_t weights = int64_t(plan.thin ? 1 : p.taps.taps) * p.k_padded * plan.columns * size / phases;
   int64_t results = int64_t(kTileRows) * plan.columns * size * (p.backward ? 2 : 1);
   Footprint result{blocks, blocks * (patches + weights + results), 0};
-  result.shared_bytes = conv.dtype == kFloat32 ? shared_bytes<float>(plan) : shared_bytes<__half>(plan);
+  result.shared_bytes = with_factors(conv.dtype, [&](auto t) { return shared_bytes<decltype(t)>(plan); });
   return result;
 }
 
@@ -102,7 +104,7 @@ static int plan_any(const Conv& conv, bool backward, GatherPlan& plan) {
 static int run_gather(const Conv& conv, bool backward, void* stream) {
   GatherPlan plan;
   if (int status = plan_any(conv, backward, plan)) return status;
-  int status = plan.hopper ? fi_hopper_launch(&conv, &plan, stream) : with_dtype(conv.dtype, [&](auto t) -> int {
+  int status = plan.hopper ? fi_hopper_launch(&conv, &plan, stream) : with_factors(conv.dtype, [&](auto t) -> int {
     using T = decltype(t);
     if (int status = pack_weights<T>(conv, plan, stream)) return status;
     return launch_columns<T>(plan, stream);

@@ -30,7 +30,7 @@ FI_EXPORT __attribute__((weak)) int fi_hopper_launch(const fi::Conv* conv, const
 namespace fi {
 
 inline bool hopper_takes(const Conv& conv, bool backward, const GatherPlan& plan) {
-  if (!conv.hopper || !fi_hopper_launch || conv.dtype == kFloat32 || plan.thin) return false;
+  if (!conv.hopper || !fi_hopper_launch || size_of(conv.dtype) != 2 || plan.thin) return false;
   int in = in_channels(conv), out = conv.out_channels;
   return conv.hopper == 2 || (std::max(in, out) >= kHopperChannels && std::min(in, out) >= kHopperFewest);
 }

@@ -26,7 +26,13 @@ struct Workspace {
   }
 };
 
-inline int size_of(int dtype) { return dtype == kFloat32 ? 4 : 2; }
+inline int size_of(int dtype) { return dtype == kFloat32 || dtype == kTf32 ? 4 : 2; }
+
+// Calls f(T()) with the type that shared memory holds.
+template <class F>
+int with_factors(int dtype, F f) {
+  return dtype == kTf32 ? f(Tf32()) : with_dtype(dtype, f);
+}
 
 // How taps share a patch. The fewest positions loaded a chunk wins, of those whose patch fits.
 enum class Sharing { plane, row, none };
@@ -86,11 +92,12 @@ inline int choose_patch(TapTable& table, int tile_bits, int position_bytes, int 
 }
 
 // 16 columns for three-channel outputs, then the next power of two; 128 only where the grid still fills the machine
-// twice, since a wider tile reuses patches but leaves fewer blocks. float32 stops at 32: it holds every sum twice.
+// twice, since a wider tile reuses patches but leaves fewer blocks. float32 stops at 32: it holds every sum twice; tf32
+// at 64: twice the bytes on their way into shared memory leave no registers for more sums.
 inline int choose_columns(int dtype, int channels, int64_t tiles) {
   if (channels <= 16) return 16;
   if (channels <= 32 || dtype == kFloat32) return 32;
-  return channels > 64 && tiles * ceil_div(channels, 128) >= kWantedBlocks ? 128 : 64;
+  return dtype != kTf32 && channels > 64 && tiles * ceil_div(channels, 128) >= kWantedBlocks ? 128 : 64;
 }
 
 // What a plan loads and needs, for tests and for counting bytes; fastinpaint/testing/counting.py has the same.
@@ -177,7 +184,7 @@ inline void plan_thin(const Conv& conv, GatherPlan& plan) {
   p.pair_step = p.kernel_w > 1 ? p.taps.tap[1].w - p.taps.tap[0].w : 0;
   p.pairs = conv.kernel[0] * conv.kernel[1] * ceil_div(conv.kernel[2], 2);
   p.k_padded = round_up(p.pairs * kVector, kChunk);
-  plan.columns = plan.columns <= 32 || conv.dtype == kFloat32 ? 32 : 64;
+  plan.columns = plan.columns <= 32 ? 32 : 64;
 }
 
 // Fills the plan; its workspace is the bytes needed. Returns a Status.

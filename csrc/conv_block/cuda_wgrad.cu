@@ -138,7 +138,7 @@ static int launch_wgrad(const WgradPlan& plan, void* stream) {
 
 template <class T, bool thin>
 static int launch_columns(const WgradPlan& plan, void* stream) {
-  if constexpr (sizeof(T) == 2) {
+  if constexpr (!std::is_same<T, float>::value) {
     if (plan.columns == 64) return launch_wgrad<T, 64, thin>(plan, stream);
   }
   return launch_wgrad<T, 32, thin>(plan, stream);
@@ -167,14 +167,11 @@ FI_EXPORT int fi_conv_wgrad_footprint(const Conv* conv, Footprint* out) {
   int64_t q = int64_t(kTileRows) * plan.columns * size;
   int64_t maps_p = p.source[0].addend ? 2 : 1, maps_q = plan.params.q[0].addend ? 2 : 1;
   *out = {rows * plan.params.splits, rows * plan.params.tiles * (patch * maps_p + q * maps_q) + 2 * plan.workspace, 0};
-  bool wide = plan.columns == 64, single = conv->dtype == kFloat32;
-  if (plan.thin) {
-    out->shared_bytes = single ? wgrad_bytes<float, 32, true>(p)
-                               : (wide ? wgrad_bytes<__half, 64, true>(p) : wgrad_bytes<__half, 32, true>(p));
-  } else {
-    out->shared_bytes = single ? wgrad_bytes<float, 32, false>(p)
-                               : (wide ? wgrad_bytes<__half, 64, false>(p) : wgrad_bytes<__half, 32, false>(p));
-  }
+  out->shared_bytes = with_factors(conv->dtype, [&](auto t) {
+    using T = decltype(t);
+    if (plan.thin) return plan.columns == 64 ? wgrad_bytes<T, 64, true>(p) : wgrad_bytes<T, 32, true>(p);
+    return plan.columns == 64 ? wgrad_bytes<T, 64, false>(p) : wgrad_bytes<T, 32, false>(p);
+  });
   return kOk;
 }
 
@@ -182,14 +179,14 @@ FI_EXPORT int fi_conv_wgrad_footprint(const Conv* conv, Footprint* out) {
 FI_EXPORT int fi_conv_wgrad(const Conv* conv, void* stream) {
   WgradPlan plan;
   if (int status = plan_wgrad(*conv, plan)) return status;
-  return with_dtype(conv->dtype, [&](auto t) -> int {
+  return with_factors(conv->dtype, [&](auto t) -> int {
     using T = decltype(t);
     int status = plan.thin ? launch_columns<T, true>(plan, stream) : launch_columns<T, false>(plan, stream);
     if (status) return status;
     int64_t total = int64_t(plan.reduce.taps) * plan.reduce.p_channels * plan.reduce.q_channels;
     int blocks = int(std::min<int64_t>((total + kThreads - 1) / kThreads, 4096));
-    FI_LAUNCH(reduce_kernel<T>, blocks, kThreads, 0, stream, plan.params.partial, plan.reduce,
-              static_cast<T*>(conv->dweight));
+    FI_LAUNCH(reduce_kernel<Map<T>>, blocks, kThreads, 0, stream, plan.params.partial, plan.reduce,
+              static_cast<Map<T>*>(conv->dweight));
     return launched();
   });
 }

@@ -7,7 +7,7 @@
 //           group share is loaded through registers (where the activation happens), a slice a step, while the tensor
 //           cores work on the previous patch. One barrier a step.
 //   dead taps (that read only padding for this tile) are never in the block's list.
-//   x, weight, y: T; accumulators and parameters float32. Partials are written whole; nothing needs zeroing.
+//   x, weight, y: Map<T>; accumulators and parameters float32. Partials are written whole; nothing needs zeroing.
 #pragma once
 #include "conv_block/kernels_epilogue.cuh"
 
@@ -23,7 +23,7 @@ constexpr int patch_elements(const PatchShape& patch) {
 template <class T, int BN>
 int gather_bytes(const PatchShape& patch) {
   int loop = 2 * shared_part(patch_elements<T>(patch) * int(sizeof(T))) +
-             shared_part(kRing * kChunk * pitch<T>(BN) * int(sizeof(T))) +
+             shared_part(kRing * kChunk * turned_pitch<T>(BN) * int(sizeof(T))) +
              2 * shared_part(kMaxTaps * int(sizeof(int2))) + shared_part(kThreads / 32 * int(sizeof(int)));
   return std::max(loop, epilogue_bytes(BN));
 }
@@ -52,7 +52,7 @@ __device__ __forceinline__ void fetch_weights(const GatherParams& p, int row, in
     int k = i / (BN / kEach), n = i % (BN / kEach) * kEach;
     bool exists = first_column + n < p.n_padded;
     const T* from = weight + (exists ? size_t(row + k) * p.n_padded + first_column + n : 0);
-    cp_async16(stage + k * pitch<T>(BN) + n, from, exists);
+    cp_async16(stage + k * turned_pitch<T>(BN) + n, from, exists);
   }
 }
 
@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kThreads, 2) gather_kernel(const __grid_consta
   int elements = patch_elements<T>(p.patch);
   T* first_patch = arena.take<T>(elements);
   T* second_patch = arena.take<T>(elements);
-  T* ring = arena.take<T>(kRing * kChunk * pitch<T>(BN));
+  T* ring = arena.take<T>(kRing * kChunk * turned_pitch<T>(BN));
   int2* live = arena.take<int2>(kMaxTaps);
   int2* starts = arena.take<int2>(kMaxTaps);
   int* counts = arena.take<int>(kThreads / 32);
@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kThreads, 2) gather_kernel(const __grid_consta
     if (weight_chunk < chunks && taps > 0) {
       int tap = p.taps.tap[live[weight_tap].y].index;
       fetch_weights<T, BN>(p, tap * p.k_padded + weight_chunk * kChunk, first_column,
-                           ring + weight_stage * kChunk * pitch<T>(BN));
+                           ring + weight_stage * kChunk * turned_pitch<T>(BN));
       if (++weight_tap == taps) weight_tap = 0, ++weight_chunk;
       if (++weight_stage == kRing) weight_stage = 0;
     }
@@ -135,7 +135,7 @@ __global__ void __launch_bounds__(kThreads, 2) gather_kernel(const __grid_consta
       bool loads = more && slice < loader.slices();
       if (loads) loader.load(slice);
       int offset = live[l].x * pitch<T>(kChunk);
-      multiply_tile<T, BN>(acc, current + offset, ring + stage * kChunk * pitch<T>(BN), row_of,
+      multiply_tile<T, BN>(acc, current + offset, ring + stage * kChunk * turned_pitch<T>(BN), row_of,
                            [](int k8) { return k8 * 8; });
       if (++stage == kRing) stage = 0;
       if (loads) loader.store(slice++, next);
@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(kThreads, 2) gather_kernel(const __grid_consta
     }
   }
   cp_async_wait<0>();
-  epilogue<T, BN>(p, tile, memory, shared_bytes, [&](float* staged) { stage_accumulators<BN>(acc, staged); });
+  epilogue<Map<T>, BN>(p, tile, memory, shared_bytes, [&](float* staged) { stage_accumulators<BN>(acc, staged); });
 }
 
 }  // namespace fi

@@ -29,14 +29,14 @@ __device__ __forceinline__ int box_position(const PatchShape& box, int tile_bits
   return (m >> tile_bits) * box.tile_h * box.columns + (m & ((1 << tile_bits) - 1)) * box.tile_w;
 }
 
-// Loads a box slice by slice: load() reads, store() activates and writes to shared memory, pitch<T>(8 * groups) apart.
+// Loads a box slice by slice: load() reads, store() activates and writes to shared memory, `pitch` values a position.
 // A thread keeps one of the `groups` vectors of a position, so its channels' parameters stay in registers.
-template <class T, int groups>
+template <class T, int groups, int pitch = fi::pitch<T>(groups * kVector)>
 struct BoxLoader {
   PatchShape box;
   ChannelParams params;
-  const T *x, *addend;  // of the plane, at the thread's channels; x null outside the input
-  Vector<T> value[kSliceVectors], more[kSliceVectors];
+  const Map<T>*x, *addend;  // of the plane, at the thread's channels; x null outside the input
+  Vector<Map<T>> value[kSliceVectors], more[kSliceVectors];
   bool inside[kSliceVectors];
   int height, width, h, w;  // of the plane; first position of the box
   int channels, channel, valid, relu;
@@ -60,8 +60,8 @@ struct BoxLoader {
   __device__ void set_origin(const Source& source, int64_t plane, int first_h, int first_w) {
     h = first_h, w = first_w;
     int64_t offset = plane * height * width * channels + channel;
-    x = plane < 0 ? nullptr : static_cast<const T*>(source.x) + offset;
-    addend = source.addend ? static_cast<const T*>(source.addend) + offset : nullptr;
+    x = plane < 0 ? nullptr : static_cast<const Map<T>*>(source.x) + offset;
+    addend = source.addend ? static_cast<const Map<T>*>(source.addend) + offset : nullptr;
   }
 
   __device__ int position(int slice, int i) const {
@@ -74,7 +74,7 @@ struct BoxLoader {
       int at = position(slice, i), row = at * box.inverse >> 20;
       int y = h + row * box.step_h, z = w + (at - row * box.columns) * box.step_w;
       inside[i] = row < box.rows && valid > 0 && x && unsigned(y) < unsigned(height) && unsigned(z) < unsigned(width);
-      value[i] = more[i] = zero_vector<T>();
+      value[i] = more[i] = zero_vector<Map<T>>();
       if (!inside[i]) continue;
       int64_t offset = int64_t(y * width + z) * channels;
       value[i] = load_vector(x + offset, valid, aligned);
@@ -87,11 +87,11 @@ struct BoxLoader {
     for (int i = 0; i < kSliceVectors; ++i) {
       int at = position(slice, i);
       if (at >= box.rows * box.columns) continue;
-      Vector<T> result = inside[i] ? activate(value[i], more[i], params, relu) : zero_vector<T>();
+      Vector<T> result = inside[i] ? activate<T>(value[i], more[i], params, relu) : zero_vector<T>();
       if (valid < kVector)
         for (int j = 0; j < kVector; ++j)
           if (j >= valid) result.v[j] = from_float<T>(0.0f);
-      store_vector(to + at * pitch<T>(groups * kVector) + threadIdx.x % groups * kVector, result, kVector, true);
+      store_vector(to + at * pitch + threadIdx.x % groups * kVector, result, kVector, true);
     }
   }
 };

@@ -34,7 +34,7 @@ __device__ __forceinline__ T packed_value(const T* weight, const PackParams& p, 
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) pack_kernel(const T* weight, const __grid_constant__ PackParams p,
+__global__ void __launch_bounds__(kThreads) pack_kernel(const Map<T>* weight, const __grid_constant__ PackParams p,
                                                         T* packed, int taps, int k_padded, int n_padded) {
   int64_t total = int64_t(taps) * k_padded * n_padded;
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < total; i += int64_t(gridDim.x) * kThreads) {
@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kThreads) pack_kernel(const T* weight, const _
       tap = exists ? line * p.kernel[2] + w : 0;
       k = exists ? row % 4 : -1;
     }
-    packed[i] = packed_value(weight, p, tap, k, n);
+    packed[i] = from_float<T>(to_float(packed_value(weight, p, tap, k, n)));
   }
 }
 

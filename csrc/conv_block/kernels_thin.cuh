@@ -23,7 +23,7 @@ constexpr int halo_elements(const GatherParams& p) {
 template <class T, int BN>
 int thin_bytes(const GatherParams& p) {
   int loop = shared_part(halo_elements<T>(p) * int(sizeof(T))) +
-             shared_part(kRing * kChunk * pitch<T>(BN) * int(sizeof(T))) +
+             shared_part(kRing * kChunk * turned_pitch<T>(BN) * int(sizeof(T))) +
              shared_part(p.k_padded / kVector * int(sizeof(int)));
   return std::max(loop, epilogue_bytes(BN));
 }
@@ -39,8 +39,8 @@ __device__ inline void activate_four(const GatherParams& p, const ChannelParams&
   for (int i = 0; i < kThinChannels; ++i) {
     float value = 0;
     if (inside && i < source.channels) {
-      float addend = source.addend ? to_float(static_cast<const T*>(source.addend)[at + i]) : 0.0f;
-      value = activate<T>(to_float(static_cast<const T*>(source.x)[at + i]), addend, params, i, source.relu);
+      float addend = source.addend ? to_float(static_cast<const Map<T>*>(source.addend)[at + i]) : 0.0f;
+      value = activate(to_float(static_cast<const Map<T>*>(source.x)[at + i]), addend, params, i, source.relu);
     }
     to[i] = from_float<T>(value);
   }
@@ -83,14 +83,15 @@ __global__ void __launch_bounds__(kThreads, 2) thin_kernel(const __grid_constant
   FI_DYNAMIC_SHARED(memory);
   SharedArena arena(memory, shared_bytes);
   T* halo = arena.take<T>(halo_elements<T>(p));
-  T* ring = arena.take<T>(kRing * kChunk * pitch<T>(BN));
+  T* ring = arena.take<T>(kRing * kChunk * turned_pitch<T>(BN));
   int* entries = arena.take<int>(p.k_padded / kVector);
   Tile tile = find_tile(p);
   SegmentTile place = find_segment<BN>(p);
   int first_column = place.segment->first_column + place.channel, steps = p.k_padded / kChunk;
 
   auto fetch = [&](int step) {
-    if (step < steps) fetch_weights<T, BN>(p, step * kChunk, first_column, ring + step % kRing * kChunk * pitch<T>(BN));
+    if (step < steps)
+      fetch_weights<T, BN>(p, step * kChunk, first_column, ring + step % kRing * kChunk * turned_pitch<T>(BN));
     cp_async_commit();
   };
   auto row_of = [&](int m) { return box_position(p.patch, p.tile_bits, m) * kVector; };
@@ -103,11 +104,11 @@ __global__ void __launch_bounds__(kThreads, 2) thin_kernel(const __grid_constant
     cp_async_wait<1>();
     __syncthreads();  // this step's weights (and the halo) are there; the last step's are free
     fetch(step + 2);
-    multiply_tile<T, BN>(acc, halo, ring + step % kRing * kChunk * pitch<T>(BN), row_of,
+    multiply_tile<T, BN>(acc, halo, ring + step % kRing * kChunk * turned_pitch<T>(BN), row_of,
                          [&](int k8) { return entries[step * (kChunk / kVector) + k8] * kVector; });
   }
   cp_async_wait<0>();
-  epilogue<T, BN>(p, tile, memory, shared_bytes, [&](float* staged) { stage_accumulators<BN>(acc, staged); });
+  epilogue<Map<T>, BN>(p, tile, memory, shared_bytes, [&](float* staged) { stage_accumulators<BN>(acc, staged); });
 }
 
 }  // namespace fi

@@ -1,5 +1,5 @@
 // The tile product: 128 rows of a patch in shared memory times BN columns of packed weights, on tensor cores for 16-bit
-// types and in exact float32 otherwise. Accumulators have the layout of mma.sync's D in both cases.
+// types and tf32, in exact float32 for float. Accumulators have the layout of mma.sync's D in every case.
 #pragma once
 #include "common/cuda_reduce.cuh"
 #include "common/cuda_source.cuh"
@@ -14,6 +14,13 @@ constexpr int kChunk = 32;      // channels of a step: two k16 steps of mma.sync
 template <class T>
 constexpr int pitch(int columns) {
   return columns + 16 / int(sizeof(T));
+}
+
+// The same where a column runs along k. ldmatrix turns 16-bit values only: tf32 is read value by value, four rows of
+// eight neighbours at once, which 32 bytes of padding put into different banks.
+template <class T>
+constexpr int turned_pitch(int columns) {
+  return std::is_same<T, Tf32>::value ? columns + 8 : pitch<T>(columns);
 }
 
 // Four warps: 2 x 2 over a tile with 64 columns and more, so that a warp reuses both operands; 4 x 1 otherwise.
@@ -55,7 +62,14 @@ __device__ __forceinline__ void add_tiles(float (&to)[M][N][4], const float (&fr
       for (int i = 0; i < 4; ++i) to[m][n][i] += from[m][n][i];
 }
 
-// acc += A B, A being 128 x 32 and B 32 x BN at `weights` with rows pitch<T>(BN) apart.
+// The tf32 fragment of eight rows (k) and eight columns, turned_pitch rows apart, whose first is at `from`.
+__device__ __forceinline__ void load_turned(uint32_t (&b)[2], const Tf32* from, int pitch) {
+  int group = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+  b[0] = from[t * pitch + group].bits;
+  b[1] = from[(t + 4) * pitch + group].bits;
+}
+
+// acc += A B, A being 128 x 32 and B 32 x BN at `weights` with rows turned_pitch<T>(BN) apart.
 //   row_of(m)  element offset of A's row m in `patch`     column_of(k8)  what its columns 8 k8 ... 8 k8 + 7 add to that
 template <class T, int BN, class R, class C>
 __device__ __forceinline__ void multiply_tile(Accumulators<BN>& acc, const T* patch, const T* weights, R row_of,
@@ -74,13 +88,29 @@ __device__ __forceinline__ void multiply_tile(Accumulators<BN>& acc, const T* pa
 #pragma unroll
       for (int n = 0; n < W::kN; n += 2) {
         uint32_t b[4];
-        ldmatrix_x4<true>(b, b_base + (kk * 16 + lane % 16) * pitch<T>(BN) + n * 8 + lane / 16 * 8);
+        ldmatrix_x4<true>(b, b_base + (kk * 16 + lane % 16) * turned_pitch<T>(BN) + n * 8 + lane / 16 * 8);
         uint32_t left[2] = {b[0], b[1]}, right[2] = {b[2], b[3]};
 #pragma unroll
         for (int m = 0; m < W::kM; ++m) {
           mma_m16n8k16<T>(acc[m][n], a[m], left);
           mma_m16n8k16<T>(acc[m][n + 1], a[m], right);
         }
+      }
+    }
+  } else if constexpr (std::is_same<T, Tf32>::value) {
+#pragma unroll
+    for (int k8 = 0; k8 < kChunk / 8; ++k8) {
+      uint32_t a[W::kM][4];  // 16 bytes of a row are four values, and ldmatrix deals out one to a lane
+      int column = column_of(k8) + lane / 16 * 4;
+#pragma unroll
+      for (int m = 0; m < W::kM; ++m)
+        ldmatrix_x4<false>(a[m], patch + row_of(warp_row<BN>() + m * 16 + lane % 16) + column);
+#pragma unroll
+      for (int n = 0; n < W::kN; ++n) {
+        uint32_t b[2];
+        load_turned(b, b_base + k8 * 8 * turned_pitch<T>(BN) + n * 8, turned_pitch<T>(BN));
+#pragma unroll
+        for (int m = 0; m < W::kM; ++m) mma_m16n8k8(acc[m][n], a[m], b);
       }
     }
   } else {
@@ -99,7 +129,7 @@ __device__ __forceinline__ void multiply_tile(Accumulators<BN>& acc, const T* pa
             a[m][half] = patch[row_of(warp_row<BN>() + m * 16 + half * 8 + group) + column + k];
 #pragma unroll
         for (int n = 0; n < W::kN; ++n) {
-          float2 b = *reinterpret_cast<const float2*>(b_base + (k8 * 8 + k) * pitch<T>(BN) + n * 8 + 2 * t);
+          float2 b = *reinterpret_cast<const float2*>(b_base + (k8 * 8 + k) * turned_pitch<T>(BN) + n * 8 + 2 * t);
 #pragma unroll
           for (int m = 0; m < W::kM; ++m) fma_tile(step[m][n], a[m], b);
         }

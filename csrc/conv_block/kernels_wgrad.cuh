@@ -74,13 +74,13 @@ __device__ inline unsigned live_taps(const GatherParams& p, const Tile& tile, co
 // The elements of P's patch between neighbouring positions.
 template <class T, bool thin>
 constexpr int patch_pitch() {
-  return thin ? kVector : pitch<T>(kChunk);
+  return thin ? kVector : turned_pitch<T>(kChunk);
 }
 
 template <class T, int BN, bool thin>
 int wgrad_bytes(const GatherParams& p) {
   int patch = p.patch.rows * p.patch.columns * patch_pitch<T, thin>() * int(sizeof(T));
-  return 2 * shared_part(patch) + 2 * shared_part(kTileRows * pitch<T>(BN) * int(sizeof(T))) +
+  return 2 * shared_part(patch) + 2 * shared_part(kTileRows * turned_pitch<T>(BN) * int(sizeof(T))) +
          shared_part(kSlots * int(sizeof(int)));
 }
 
@@ -101,7 +101,7 @@ __device__ __forceinline__ void multiply_positions(WgradSums<BN>& acc, const T* 
     uint32_t b[BN / 32][4];
 #pragma unroll
     for (int n = 0; n < BN / 32; ++n)
-      ldmatrix_x4<true>(b[n], q_base + (k + lane % 16) * pitch<T>(BN) + n * 16 + lane / 16 * 8);
+      ldmatrix_x4<true>(b[n], q_base + (k + lane % 16) * turned_pitch<T>(BN) + n * 16 + lane / 16 * 8);
 #pragma unroll
     for (int m = 0; m < 4; ++m) {
       if (!(live >> m & 1)) continue;
@@ -114,6 +114,24 @@ __device__ __forceinline__ void multiply_positions(WgradSums<BN>& acc, const T* 
         mma_m16n8k16<T>(acc[m][2 * n + 1], a, right);
       }
     }
+  } else if constexpr (std::is_same<T, Tf32>::value) {
+    int group = lane / 4, t = lane % 4;
+#pragma unroll
+    for (int k8 = k; k8 < k + 16; k8 += 8) {
+      const T *near = patch + row_of(k8 + t) + group, *far = patch + row_of(k8 + t + 4) + group;
+      uint32_t b[BN / 16][2];
+#pragma unroll
+      for (int n = 0; n < BN / 16; ++n)
+        load_turned(b[n], q_base + k8 * turned_pitch<T>(BN) + n * 8, turned_pitch<T>(BN));
+#pragma unroll
+      for (int m = 0; m < 4; ++m) {
+        if (!(live >> m & 1)) continue;
+        int first = slots[slot_of(m, 0)], second = slots[slot_of(m, 1)];
+        uint32_t a[4] = {near[first].bits, near[second].bits, far[first].bits, far[second].bits};
+#pragma unroll
+        for (int n = 0; n < BN / 16; ++n) mma_m16n8k8(acc[m][n], a, b[n]);
+      }
+    }
   } else {
     int group = lane / 4, t = lane % 4;
     WgradSums<BN> step = {};
@@ -123,7 +141,7 @@ __device__ __forceinline__ void multiply_positions(WgradSums<BN>& acc, const T* 
       float2 b[BN / 16];
 #pragma unroll
       for (int n = 0; n < BN / 16; ++n)
-        b[n] = *reinterpret_cast<const float2*>(q_base + (k + i) * pitch<T>(BN) + n * 8 + 2 * t);
+        b[n] = *reinterpret_cast<const float2*>(q_base + (k + i) * turned_pitch<T>(BN) + n * 8 + 2 * t);
 #pragma unroll
       for (int m = 0; m < 4; ++m) {
         if (!(live >> m & 1)) continue;

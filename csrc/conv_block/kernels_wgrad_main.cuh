@@ -43,8 +43,8 @@ __global__ void __launch_bounds__(kThreads, 2) wgrad_kernel(const __grid_constan
   int elements = p.patch.rows * p.patch.columns * patch_pitch<T, thin>();
   T* patch_at = arena.take<T>(elements);
   T* next_patch = arena.take<T>(elements);
-  T* q_at = arena.take<T>(kTileRows * pitch<T>(BN));
-  T* next_q = arena.take<T>(kTileRows * pitch<T>(BN));
+  T* q_at = arena.take<T>(kTileRows * turned_pitch<T>(BN));
+  T* next_q = arena.take<T>(kTileRows * turned_pitch<T>(BN));
   int* slots = arena.take<int>(kSlots);
 
   int columns_index = blockIdx.x % (w.q_tiles[0] + w.q_tiles[1]),
@@ -54,8 +54,8 @@ __global__ void __launch_bounds__(kThreads, 2) wgrad_kernel(const __grid_constan
   Part columns = find_part(w.q, w.q_tiles[0], columns_index, BN);
   fill_slots<T, thin>(p, block, slots);
 
-  BoxLoader<T, kChunk / kVector> p_loader(p.patch, p.in_size);
-  BoxLoader<T, BN / kVector> q_loader(w.q_box, p.out_size);
+  BoxLoader<T, kChunk / kVector, turned_pitch<T>(kChunk)> p_loader(p.patch, p.in_size);
+  BoxLoader<T, BN / kVector, turned_pitch<T>(BN)> q_loader(w.q_box, p.out_size);
   p_loader.set_channels(*rows.source, rows.channel);
   if (thin) p_loader.params = load_params(*rows.source, 0);  // every thread takes all the channels there are
   q_loader.set_channels(*columns.source, columns.channel);
@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kThreads, 2) wgrad_kernel(const __grid_constan
     if (more) begin(tile);
     __syncthreads();  // this tile is there; the last one's memory is free
     if (thin && more) load_thin_patch<T>(p, p_loader.params, tile, block, next_patch);
-    constexpr int kStep = sizeof(T) == 2 ? 16 : 32;
+    constexpr int kStep = std::is_same<T, float>::value ? 32 : 16;
     int slice = 0;
     for (int k = 0; k < kTileRows; k += kStep) {
       bool loads = more && slice < slices;

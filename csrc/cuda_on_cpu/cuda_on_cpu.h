@@ -7,7 +7,7 @@
 //   scheduler.h     a block's fibers, __syncthreads, warp collectives, the launch
 //   intrinsics.h    shuffles, ballots and arithmetic
 //   async_copy.h    cp.async: a copy that lands only when it is waited for
-//   tensor_core.h   ldmatrix and mma.sync m16n8k16
+//   tensor_core.h   ldmatrix, mma.sync m16n8k16 and (tf32) m16n8k8
 //   mbarrier.h      mbarriers with phases, and bulk copies that land only when their barrier is waited for
 //   wgmma.h         wgmma with A from registers: accumulators are NaN, and neither A nor B may change, until waited for
 //

@@ -1,7 +1,10 @@
-// ldmatrix and mma.sync, with the layouts of the PTX manual: lane = 4 * group + t.
+// ldmatrix and mma.sync, with the layouts of the PTX manual: lane = 4 * group + t. Of 16-bit factors:
 //   A 16x16: a[0] row group, columns 2t and 2t+1; a[1] row group+8; a[2], a[3] the same rows, columns + 8
 //   B 16x8:  b[0] rows 2t and 2t+1, column group; b[1] rows + 8
 //   D 16x8:  d[0], d[1] row group, columns 2t and 2t+1; d[2], d[3] row group+8
+// and of tf32, with the same D:
+//   A 16x8:  a[0] row group, column t; a[1] row group+8; a[2], a[3] the same rows, column + 4
+//   B 8x8:   b[0] row t, column group; b[1] row + 4
 #pragma once
 
 namespace fi {
@@ -9,40 +12,71 @@ namespace fi {
 inline float emulated_float(uint16_t bits, __half) { return __half2float({bits}); }
 inline float emulated_float(uint16_t bits, __nv_bfloat16) { return __bfloat162float({bits}); }
 
-// d += a b for one 16x8 tile; T is __half or __nv_bfloat16. The last lane to come multiplies for the whole warp.
-template <class T>
-void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], int line = __builtin_LINE()) {
-  struct Lane {
-    uint32_t a[4], b[2];
-    float d[4];
-  } mine;
+// Ties go away from zero: the magnitude grows by half of the last place kept, then the rest is cut off.
+inline uint32_t round_to_tf32(float v) {
+  uint32_t bits;
+  memcpy(&bits, &v, sizeof bits);
+  return v != v ? 0x7FFFFFFF : (bits + 0x1000) & ~0x1FFFu;
+}
+
+// What a lane brings to a product and takes from it.
+struct MmaLane {
+  uint32_t a[4], b[2];
+  float d[4];
+};
+
+// d += a b for one 16x8 tile and k columns of A. The last lane to come calls place(lane, its factors, left, right),
+// which puts them into A and the transposed B, and multiplies for the whole warp.
+template <int k, class F>
+void multiply_warp(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], int line, F place) {
+  MmaLane mine;
   memcpy(mine.a, a, sizeof a);
   memcpy(mine.b, b, sizeof b);
   memcpy(mine.d, d, sizeof d);
-  auto multiply = [](Lane* lanes) {
-    float left[16][16], right[8][16];  // right is transposed
-    for (int lane = 0; lane < 32; ++lane) {
-      int group = lane / 4, t = lane % 4;
-      for (int half = 0; half < 2; ++half) {
-        for (int i = 0; i < 4; ++i)
-          left[group + 8 * (i & 1)][2 * t + half + 8 * (i >> 1)] =
-              emulated_float(uint16_t(lanes[lane].a[i] >> 16 * half), T());
-        for (int i = 0; i < 2; ++i)
-          right[group][2 * t + half + 8 * i] = emulated_float(uint16_t(lanes[lane].b[i] >> 16 * half), T());
-      }
-    }
+  auto multiply = [&](MmaLane* lanes) {
+    float left[16][k], right[8][k];
+    for (int lane = 0; lane < 32; ++lane) place(lane, lanes[lane], left, right);
     for (int lane = 0; lane < 32; ++lane) {
       for (int i = 0; i < 4; ++i) {
         int row = lane / 4 + 8 * (i >> 1), column = lane % 4 * 2 + (i & 1);
         float sum = 0;
-        for (int k = 0; k < 16; ++k) sum += left[row][k] * right[column][k];
+        for (int j = 0; j < k; ++j) sum += left[row][j] * right[column][j];
         lanes[lane].d[i] += sum;
       }
     }
   };
-  const Lane* lanes = emu::collective(mine, ~0u, "mma.sync", line, false, multiply);
+  const MmaLane* lanes = emu::collective(mine, ~0u, "mma.sync", line, false, multiply);
   emu::Own own;
   memcpy(d, lanes[emu::self().lane].d, sizeof d);
+}
+
+// T is __half or __nv_bfloat16.
+template <class T>
+void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], int line = __builtin_LINE()) {
+  multiply_warp<16>(d, a, b, line, [](int lane, const MmaLane& from, float (&left)[16][16], float (&right)[8][16]) {
+    int group = lane / 4, t = lane % 4;
+    for (int half = 0; half < 2; ++half) {
+      for (int i = 0; i < 4; ++i)
+        left[group + 8 * (i & 1)][2 * t + half + 8 * (i >> 1)] = emulated_float(uint16_t(from.a[i] >> 16 * half), T());
+      for (int i = 0; i < 2; ++i)
+        right[group][2 * t + half + 8 * i] = emulated_float(uint16_t(from.b[i] >> 16 * half), T());
+    }
+  });
+}
+
+// tf32: of each factor the tensor cores see the sign, the exponent and ten bits of mantissa.
+inline void mma_m16n8k8(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], int line = __builtin_LINE()) {
+  multiply_warp<8>(d, a, b, line, [](int lane, const MmaLane& from, float (&left)[16][8], float (&right)[8][8]) {
+    auto seen = [](uint32_t bits) {
+      float v;
+      bits &= ~0x1FFFu;
+      memcpy(&v, &bits, sizeof v);
+      return v;
+    };
+    int group = lane / 4, t = lane % 4;
+    for (int i = 0; i < 4; ++i) left[group + 8 * (i & 1)][t + 4 * (i >> 1)] = seen(from.a[i]);
+    for (int i = 0; i < 2; ++i) right[group][t + 4 * i] = seen(from.b[i]);
+  });
 }
 
 // Loads four 8x8 matrices of 16-bit values; lane l gives the address of row l % 8 of matrix l / 8.

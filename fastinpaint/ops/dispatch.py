@@ -18,6 +18,15 @@ def no_autocast(device: torch.device) -> AbstractContextManager:
     return nullcontext()
 
 
+def tf32_convolutions() -> bool:
+    """Whether float32 convolutions may round their factors to tf32.
+
+    True where ``torch.backends.cudnn.allow_tf32`` is, unless ``torch.backends.cudnn.conv.fp32_precision`` (or one of
+    those above it) was set and says otherwise. The older flag alone raises where the newer ones disagree with it.
+    """
+    return torch.backends.cudnn.conv.fp32_precision == "tf32"
+
+
 def dense(like: Tensor) -> Tensor:
     """An empty tensor of that shape and dtype, dense in channels-last."""
     memory_format = torch.channels_last if like.dim() == 4 else torch.channels_last_3d

@@ -14,6 +14,7 @@ from fastinpaint import _native
 from fastinpaint.ops.types import Source
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+TF32 = 3  # float32 maps, products in tf32: convolutions only
 STATUS = {
     -1: "the kernels know no such dtype",
     -2: "the kernels take at most 128 taps and strides whose product is at most 27",

@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
+from fastinpaint.ops.dispatch import tf32_convolutions
+
 INSTALLED = importlib.util.find_spec("triton") is not None
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -57,5 +59,5 @@ def on_device_of(x: Tensor) -> AbstractContextManager:
 
 
 def exact_float32() -> bool:
-    """Whether float32 convolutions keep all their bits, as ``torch.backends.cudnn.allow_tf32`` says."""
-    return not torch.backends.cudnn.allow_tf32
+    """Whether float32 convolutions keep all their bits, as torch's flags say."""
+    return not tf32_convolutions()

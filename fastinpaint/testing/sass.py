@@ -24,6 +24,7 @@ from fastinpaint.errors import UserError
 PAGE = Path(__file__).parents[2] / "docs" / "cuda.md"
 BEGIN, END = "<!-- compiled kernels -->", "<!-- end of compiled kernels -->"
 COUNTED = ("HMMA", "LDSM", "LDGSTS", "STL", "LDL")
+TF32 = "HMMA.1688.F32.TF32"  # counted beside all HMMA
 ARCHITECTURES = ("sm_80", "sm_90a", "sm_100")
 THREADS, BLOCKS_WANTED, REGISTERS = 128, 2, 65536  # of a block; of an SM; of an SM
 # Kernels whose products must be on tensor cores, with what else they need.
@@ -48,6 +49,8 @@ class Kernel(NamedTuple):
             return f"{where} has {self.registers} registers: {BLOCKS_WANTED} blocks do not fit an SM."
         needed = ("HMMA", "LDSM") if TENSOR.match(self.name) else ()
         needed = (*needed, "LDGSTS") if self.name.startswith(("gather", "thin")) else needed
+        if self.name.startswith(("gather_kernel<tf32", "thin_kernel<tf32", "wgrad_kernel<tf32")):
+            needed = (*needed, TF32)
         missing = [op for op in needed if not self.counts[op]]
         return f"{where} has no {', '.join(missing)}." if missing else None
 
@@ -78,7 +81,7 @@ def demangled(symbol: str) -> str:
     name, rest = symbol[start : start + int(match[1])], symbol[start + int(match[1]) :]
     if not rest.startswith("I"):
         return name
-    dtype = {"6": "half", "1": "bf16", "f": "float"}.get(rest[1], rest[1])
+    dtype = {"6": "half", "1": "bf16", "f": "float", "N": "tf32"}.get(rest[1], rest[1])
     arguments = ", ".join([dtype, *re.findall(r"L[ib](\d+)E", rest)])
     return f"{name}<{arguments}>"
 
@@ -107,19 +110,20 @@ def kernels(library: Path) -> list[Kernel]:
 def set_defaults(found: Iterable[Kernel]) -> list[Kernel]:
     """Each with a count for every counted instruction, and each kernel once an architecture."""
     unique = {(k.name, k.architecture): k for k in found if k.architecture in ARCHITECTURES}
-    return [k._replace(counts={op: k.counts.get(op, 0) for op in COUNTED}) for k in unique.values()]
+    return [k._replace(counts={op: k.counts.get(op, 0) for op in (*COUNTED, TF32)}) for k in unique.values()]
 
 
 def count_instructions(command: list[str]) -> dict[tuple[str, str], collections.Counter[str]]:
     """By architecture and kernel, how often each counted instruction stands in the listing."""
     counts: dict[tuple[str, str], collections.Counter[str]] = collections.defaultdict(collections.Counter)
-    instruction = re.compile(rf"\*/\s+(?:@!?U?P\w+\s+)?({'|'.join(COUNTED)})\b")
+    instruction = re.compile(rf"\*/\s+(?:@!?U?P\w+\s+)?({'|'.join(COUNTED)})\b[.\w]*")
     architecture = symbol = ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if match := instruction.search(line):
                 counts[architecture, symbol][match[1]] += 1
+                counts[architecture, symbol][TF32] += match[0].endswith(TF32)
             elif "Function : " in line:
                 symbol = line.split("Function : ")[1].strip()
             elif line.startswith("arch = "):

@@ -11,6 +11,12 @@ from fastinpaint import _native
 from fastinpaint.testing import emulated
 
 
+@pytest.fixture(autouse=True)
+def _exact_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """float32 means float32 here; tests of tf32 ask for it."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def device() -> Iterator[str]:
     """Where tensors must be for the `cuda` backend."""

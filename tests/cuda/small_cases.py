@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -22,9 +23,15 @@ from fastinpaint.ops.masked_l1 import cuda as masked_l1
 from fastinpaint.ops.masked_l1 import reference as masked_l1_reference
 from fastinpaint.ops.types import Geometry, Source
 from fastinpaint.testing import emulated
+from tests.cuda import tf32
 from tests.cuda.rule import check, check_all, check_grads, double, source
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {
+    "float32": torch.float32,
+    "tf32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 
 class Conv(NamedTuple):
@@ -86,14 +93,14 @@ def conv_inputs(conv: Conv, dtype: torch.dtype, seed: int = 0) -> tuple[list[Sou
     return sources, weight.to(dtype), bias.to(dtype), geometry
 
 
-def check_fwd(conv: Conv, dtype: torch.dtype, device: str) -> None:
-    """Forward with statistics."""
+def check_fwd(conv: Conv, dtype: torch.dtype, device: str, torchs: ModuleType = reference) -> None:
+    """Forward with statistics; `torchs` is plain PyTorch in the same dtype."""
     inputs = *conv_inputs(conv, dtype), True
     got = moved(list(cuda.fwd(*(moved(v, device) for v in inputs))), "cpu")
-    check_all(("y", "mean", "var"), got, reference.fwd(*inputs), reference.fwd(*(double(v) for v in inputs)))
+    check_all(("y", "mean", "var"), got, torchs.fwd(*inputs), reference.fwd(*(double(v) for v in inputs)))
 
 
-def check_bwd(conv: Conv, dtype: torch.dtype, device: str) -> None:
+def check_bwd(conv: Conv, dtype: torch.dtype, device: str, torchs: ModuleType = reference) -> None:
     """Every gradient.
 
     Stock torch's bfloat16 gradient of a transposed 3D weight has infinities on some CPUs (2.13, oneDNN): there the
@@ -107,7 +114,7 @@ def check_bwd(conv: Conv, dtype: torch.dtype, device: str) -> None:
     dmean, dvar = (torch.randn(conv.channels, generator=generator) for _ in range(2))
     inputs = dy, dmean, dvar, y, mean, sources, weight, geometry, [True] * len(sources), True, True
     grads, *rest = cuda.bwd(*(moved(v, device) for v in inputs))
-    plain, exact = reference.bwd(*inputs), reference.bwd(*(double(v) for v in inputs))
+    plain, exact = torchs.bwd(*inputs), reference.bwd(*(double(v) for v in inputs))
     check_grads([type(g)(*(None if t is None else t.cpu() for t in g)) for g in grads], plain[0], exact[0])
     finite = [p if p.isfinite().all() else e.to(dtype) for p, e in zip(plain[1:], exact[1:], strict=True)]
     check_all(("dweight", "dbias"), moved(rest, "cpu"), finite, exact[1:])
@@ -174,22 +181,23 @@ def check_downsample(dtype: torch.dtype, device: str) -> None:
 OTHERS = {"activation": check_activation, "masked_l1": check_masked_l1, "downsample": check_downsample}
 
 
-def run(name: str, dtype: torch.dtype, device: str) -> None:
-    """One case of `OTHERS` or of `CONVS`; of the latter "... forward" is half."""
+def run(name: str, dtype: str, device: str) -> None:
+    """One case of `OTHERS` or of `CONVS` in one of `DTYPES`; of the latter "... forward" is half."""
     if name in OTHERS:
-        OTHERS[name](dtype, device)
+        OTHERS[name](DTYPES[dtype], device)
         return
-    conv = CONVS[name.removesuffix(" forward")]
-    check_fwd(conv, dtype, device)
-    if not name.endswith(" forward"):
-        check_bwd(conv, dtype, device)
+    conv, torchs = CONVS[name.removesuffix(" forward")], tf32 if dtype == "tf32" else reference
+    with tf32.allowed(dtype == "tf32"):
+        check_fwd(conv, DTYPES[dtype], device, torchs)
+        if not name.endswith(" forward"):
+            check_bwd(conv, DTYPES[dtype], device, torchs)
 
 
 def main() -> None:
     torch.set_num_threads(1)
     with emulated.installed(Path(os.environ["FI_LIBRARY"])):
         for name in sys.argv[2:]:
-            run(name, DTYPES[sys.argv[1]], "cpu")
+            run(name, sys.argv[1], "cpu")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from torch import Tensor
 from fastinpaint import _native
 from fastinpaint.ops.conv_block import cuda
 from fastinpaint.testing import emulated
-from tests.cuda import small_cases
+from tests.cuda import small_cases, tf32
 
 pytestmark = [
     pytest.mark.gpu,
@@ -19,10 +19,11 @@ pytestmark = [
 CASES = ["stride 2, two sources", "transposed 3d", "4 channels in, 5x5", "3 channels out"]
 
 
-def step(name: str, device: str) -> list[Tensor]:
-    """Forward and backward of a case in bfloat16: everything that comes out."""
-    inputs = [small_cases.moved(v, device) for v in small_cases.conv_inputs(small_cases.CONVS[name], torch.bfloat16)]
-    return results(*inputs)
+def step(name: str, device: str, dtype: str = "bfloat16") -> list[Tensor]:
+    """Forward and backward of a case: everything that comes out."""
+    inputs = small_cases.conv_inputs(small_cases.CONVS[name], small_cases.DTYPES[dtype])
+    with tf32.allowed(dtype == "tf32"):
+        return results(*(small_cases.moved(v, device) for v in inputs))
 
 
 def results(sources, weight, bias, geometry) -> list[Tensor]:
@@ -62,12 +63,14 @@ def test_two_streams_do_not_disturb_each_other(name: str) -> None:
             assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 2e-2), ("float16", 3e-3), ("tf32", 1e-3)])
 @pytest.mark.parametrize("name", CASES)
-def test_tensor_cores_agree_with_the_emulation(name: str) -> None:
+def test_tensor_cores_agree_with_the_emulation(name: str, dtype: str, tolerance: float) -> None:
     if (reason := emulated.why_not()) is not None:
         pytest.skip(reason)
-    found = step(name, "cuda")
+    found = step(name, "cuda", dtype)
     with emulated.installed():
-        expected = step(name, "cpu")
+        expected = step(name, "cpu", dtype)
     for first, second in zip(found, expected, strict=True):
-        assert torch.allclose(first.cpu().float(), second.float(), rtol=2e-2, atol=2e-2 * float(second.abs().max()))
+        near = tolerance * float(second.abs().max())
+        assert torch.allclose(first.cpu().float(), second.float(), rtol=tolerance, atol=near)

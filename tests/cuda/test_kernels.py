@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import ctypes
+import warnings
 
 import pytest
 import torch
 
 from fastinpaint.ops import native_cuda
-from fastinpaint.ops.conv_block import cuda, launch
-from tests.cuda import small_cases
+from fastinpaint.ops.conv_block import cuda, launch, reference
+from fastinpaint.ops.types import Source
+from fastinpaint.testing.compare import error
+from tests.cuda import small_cases, tf32
+from tests.cuda.rule import double
 
 
 @pytest.mark.parametrize("dtype", small_cases.DTYPES)
 @pytest.mark.parametrize("name", [*small_cases.OTHERS, *small_cases.CONVS])
 def test_kernel_keeps_the_rule(name: str, dtype: str, device: str) -> None:
-    small_cases.run(name, small_cases.DTYPES[dtype], device)
+    small_cases.run(name, dtype, device)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "tf32"])
 @pytest.mark.parametrize("name", ["stride 2, two sources", "4 channels in, 5x5", "transposed 2d"])
-def test_two_runs_give_the_same_bits(name: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_runs_give_the_same_bits(name: str, dtype: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", dtype == "tf32")
     conv, results = small_cases.CONVS[name], []
-    inputs = [small_cases.moved(v, device) for v in small_cases.conv_inputs(conv, torch.bfloat16)]
+    inputs = [small_cases.moved(v, device) for v in small_cases.conv_inputs(conv, small_cases.DTYPES[dtype])]
     sources, weight, bias, geometry = inputs
     for seed in ("2", "7"):  # another schedule of blocks and warps where the kernels are emulated
         monkeypatch.setenv("FI_SEED", seed)
@@ -31,6 +37,51 @@ def test_two_runs_give_the_same_bits(name: str, device: str, monkeypatch: pytest
         results.append([y, mean, var, dweight, dbias, *(t for g in grads for t in g if t is not None)])
     for first, second in zip(*results, strict=True):
         assert torch.equal(first, second)
+
+
+WHOLE = ("stride 2, two sources", "transposed 3d", "4 channels in, 5x5", "3 channels out", "dilation 4, dead taps")
+
+
+@pytest.mark.parametrize("dtype", small_cases.DTYPES)
+@pytest.mark.parametrize("name", WHOLE)
+def test_small_whole_numbers_come_out_exact(name: str, dtype: str, device: str) -> None:
+    """No rounding anywhere, so one value in a wrong lane of a fragment shows; on a GPU these are its own layouts."""
+    conv, kind = small_cases.CONVS[name], small_cases.DTYPES[dtype]
+    generator = torch.Generator().manual_seed(0)
+
+    def whole(like: torch.Tensor) -> torch.Tensor:
+        return torch.randint(-2, 3, like.shape, generator=generator).to(kind)
+
+    sources, weight, _, geometry = small_cases.conv_inputs(conv, kind)
+    sources, weight = [Source(whole(s.x)) for s in sources], whole(weight)
+    exact, *_ = reference.fwd(double(sources), weight.double(), None, geometry, False)
+    rest = sources, weight, geometry, [True] * len(sources), True, False
+    with tf32.allowed(dtype == "tf32"):
+        y, *_ = cuda.fwd(*(small_cases.moved(v, device) for v in rest[:2]), None, geometry, False)
+        dy = whole(exact)
+        grads, dweight, _ = cuda.bwd(*(small_cases.moved(v, device) for v in (dy, None, None, None, None, *rest)))
+    exact_grads, exact_dweight, _ = reference.bwd(dy.double(), None, None, None, None, *(double(v) for v in rest))
+    found = [y, dweight, *(g.x for g in grads)]
+    for ours, theirs in zip(found, [exact, exact_dweight, *(g.x for g in exact_grads)], strict=True):
+        assert ours is not None
+        assert theirs is not None
+        assert torch.equal(ours.cpu(), theirs.to(kind))
+
+
+@pytest.mark.parametrize("older", [True, False])
+def test_torchs_flags_choose_tf32(older: bool, device: str) -> None:
+    sources, weight, _, geometry = small_cases.conv_inputs(small_cases.CONVS["2d"], torch.float32)
+    exact, *_ = reference.fwd(double(sources), weight.double(), None, geometry, False)
+    there, errors = [small_cases.moved(v, device) for v in (sources, weight)], []
+    for yes in (False, True):
+        with warnings.catch_warnings(), tf32.allowed(yes):
+            warnings.simplefilter("error")
+            if not older:  # contradicts the older flag, which torch then refuses to read
+                torch.backends.cudnn.conv.fp32_precision = "ieee" if yes else "tf32"
+            y, *_ = cuda.fwd(*there, None, geometry, False)
+        errors.append(error(y.cpu(), exact).rms)
+    exactly, roughly = errors if older else reversed(errors)
+    assert exactly < 1e-6 < 1e-5 < roughly < 1e-3
 
 
 def test_the_binding_has_the_layout_of_the_kernels() -> None:

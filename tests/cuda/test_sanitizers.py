@@ -26,10 +26,13 @@ def run(sanitizer: str, dtype: str, cases: list[str], seed: int, **options) -> s
 
 @pytest.mark.parametrize(
     ("sanitizer", "dtype", "seed"),
-    [("address", "float32", 1), ("address", "bfloat16", 2), ("thread", "float32", 3), ("thread", "bfloat16", 4)],
-)
+    [
+        ("address", "float32", 1), ("address", "bfloat16", 2), ("address", "tf32", 5),
+        ("thread", "float32", 3), ("thread", "bfloat16", 4), ("thread", "tf32", 6),
+    ],
+)  # fmt: skip
 def test_kernels_run_clean(sanitizer: str, dtype: str, seed: int) -> None:
-    done = run(sanitizer, dtype, SANITIZED, seed)
+    done = run(sanitizer, dtype, [c for c in SANITIZED if dtype != "tf32" or c in small_cases.CONVS], seed)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
 
 
@@ -41,6 +44,7 @@ class Defect(NamedTuple):
     case: str
     finder: str
     message: str
+    dtype: str = "bfloat16"
 
 
 DEFECTS = {
@@ -68,6 +72,10 @@ DEFECTS = {
         Plant("common/cuda_vector.cuh", "if (i < valid) p[i] = value.v[i];", "p[i] = value.v[i];"),
         *("activation/cuda.cu", "activation", "address", "heap-buffer-overflow"),
     ),
+    "tf32 fragment from the wrong row": Defect(
+        Plant("conv_block/kernels_tile.cuh", "b[1] = from[(t + 4) * pitch", "b[1] = from[(t + 3) * pitch"),
+        *(CONV, "2d forward", "plain", "AssertionError: y", "tf32"),
+    ),
     "accumulator not cleared": Defect(
         Plant("conv_block/kernels_gather.cuh", "Accumulators<BN> acc = {};", "Accumulators<BN> acc;"),
         *(CONV, "2d forward", "plain", "AssertionError: y"),
@@ -78,7 +86,7 @@ DEFECTS = {
 @pytest.mark.parametrize("name", DEFECTS)
 def test_a_planted_defect_is_found(name: str) -> None:
     defect = DEFECTS[name]
-    done = run(defect.finder, "bfloat16", [defect.case], 1, plants=[defect.plant], sources=[defect.source])
+    done = run(defect.finder, defect.dtype, [defect.case], 1, plants=[defect.plant], sources=[defect.source])
     assert done.returncode != 0, f"{name} went unnoticed"
     assert defect.message in done.stdout + done.stderr, done.stderr[-3000:]
 

@@ -15,6 +15,7 @@ def test_symbols_are_read() -> None:
         sass.demangled("_ZN2fi13gather_kernelI13__nv_bfloat16Li64EEEvNS_12GatherParamsEi") == "gather_kernel<bf16, 64>"
     )
     assert sass.demangled("_ZN2fi12wgrad_kernelIfLi32ELb1EEEvNS_11WgradParamsEi") == "wgrad_kernel<float, 32, 1>"
+    assert sass.demangled("_ZN2fi13gather_kernelINS_4Tf32ELi64EEEvNS_12GatherParamsEi") == "gather_kernel<tf32, 64>"
     assert sass.demangled("_ZN2fi11pack_kernelI6__halfEEvPKT_") == "pack_kernel<half>"
 
 
@@ -22,6 +23,8 @@ def test_a_spill_and_a_missing_instruction_are_named() -> None:
     counts = {"HMMA": 8, "LDSM": 4, "LDGSTS": 0, "STL": 0, "LDL": 0}
     kernel = sass.Kernel("gather_kernel<bf16, 64>", "sm_80", 200, 0, counts)
     assert kernel.complaint() == "gather_kernel<bf16, 64> for sm_80 has no LDGSTS."
+    tf32 = kernel._replace(name="wgrad_kernel<tf32, 64, 0>", counts=counts | {sass.TF32: 0})
+    assert tf32.complaint() == "wgrad_kernel<tf32, 64, 0> for sm_80 has no HMMA.1688.F32.TF32."
     kernel = kernel._replace(counts=counts | {"LDGSTS": 2, "STL": 3})
     assert kernel.complaint() == "gather_kernel<bf16, 64> for sm_80 spills: 3 stores, 0 loads."
     kernel = kernel._replace(counts=counts | {"LDGSTS": 2}, registers=256 + 8)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from fastinpaint.ops import native_cuda as native
+from fastinpaint.ops.dispatch import tf32_convolutions
 from fastinpaint.ops.types import Geometry, Source
 
 Triple = ctypes.c_int * 3
@@ -56,7 +58,8 @@ def describe(sources: Sequence[Source], weight: Tensor, geometry: Geometry, out_
     """The convolution of dense sources into a map of that shape; outputs and workspace are still to be set."""
     stride, padding, dilation, _, transposed, _ = geometry
     first = sources[0].x
-    conv = CConv(native.DTYPES[first.dtype], int(transposed), first.shape[0], len(sources))
+    tf32 = first.dtype == torch.float32 and tf32_convolutions()
+    conv = CConv(native.TF32 if tf32 else native.DTYPES[first.dtype], int(transposed), first.shape[0], len(sources))
     conv.in_size, conv.out_size = three(first.shape[2:], 1), three(out_shape[2:], 1)
     conv.kernel, conv.stride, conv.padding = three(weight.shape[2:], 1), three(stride, 1), three(padding, 0)
     conv.dilation, conv.out_channels, conv.hopper = three(dilation, 1), out_shape[1], native.hopper(first)
