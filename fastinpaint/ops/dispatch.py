@@ -24,7 +24,7 @@ def tf32_convolutions() -> bool:
     True where ``torch.backends.cudnn.allow_tf32`` is, unless ``torch.backends.cudnn.conv.fp32_precision`` (or one of
     those above it) was set and says otherwise. The older flag alone raises where the newer ones disagree with it.
     """
-    return torch.backends.cudnn.conv.fp32_precision == "tf32"
+    return torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]  # torch declares it nowhere
 
 
 def dense(like: Tensor) -> Tensor:
