@@ -122,7 +122,7 @@ def _report(out: Path) -> Step:
     return Step(
         "report",
         "report",
-        [*command, "--rows", str(out / "rows.jsonl"), "--check", str(out / "summary.json")],
+        [*command, str(out / "rows.jsonl"), "--check", str(out / "summary.json")],
         40,
         15,
         1,

@@ -1,9 +1,10 @@
 """Rows to pictures and one self-contained page.
 
-    python -m benchmarks.report [ROWS.jsonl ...] [--out build/report]
+    python -m benchmarks.report [ROWS.jsonl ...] [--out build/report] [--check SUMMARY.json]
 
-Without files, all of ``benchmarks/results/*.jsonl``. Every picture shows rows of one device; where a case was
-measured more than once, the newest row counts, and the history shows the others.
+Without files, all of ``benchmarks/results/*.jsonl``. The page shows rows of one machine, the one measured last; where
+a case was measured more than once, the newest row counts, and the history shows the others. ``--check`` puts what
+``make gpu-check`` found before them.
 """
 
 from __future__ import annotations
@@ -11,175 +12,139 @@ from __future__ import annotations
 import argparse
 import base64
 import html
+import json
+import sys
 from pathlib import Path
-from typing import Any
 
+from benchmarks.pictures import Captions, Row, draw_all, newest, sizes
 from fastinpaint.bench import rows
 from fastinpaint.bench.contenders import OURS
-from fastinpaint.bench.plots import draw_bars, draw_lines, draw_roofline
+from fastinpaint.bench.plots import label
 from fastinpaint.errors import UserError
 
-Row = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 3rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; font-size: 14px; margin: 1rem 0 }
-td, th { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd }
-td:first-child, th:first-child, td:nth-child(2), th:nth-child(2) { text-align: left }
-img { max-width: 100%; margin: 1rem 0 } .ours { color: #c4472b; font-weight: 600 } .note { color: #777 }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 3rem auto; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; font-size: 13px; margin: 1rem 0; font-variant-numeric: tabular-nums }
+td, th { padding: .15rem .6rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
+.text { text-align: left } .wide { white-space: normal }
+img { max-width: 100% } figure { margin: 2rem 0 } figcaption, .note { color: #777; font-size: 14px }
+.ours { color: #c4472b; font-weight: 600 }
 """
+HEAD = ("p50 ms", "p20", "p80", "runs", "GFLOP/s", "GB/s", "% of floor", "kept MiB", "peak MiB", "")
+KINDS = {
+    "step": "Training step and inference",
+    "swap": "A U-Net that is not ours, batch 8 of 128x128",
+    "op": "Ops",
+    "layer": "Layers",
+}
 
 
-def newest(found: list[Row]) -> list[Row]:
-    """The last row of each case and contender."""
-    return list({(row["case"], row["contender"]): row for row in sorted(found, key=lambda r: r["date"])}.values())
+def machine(row: Row) -> str:
+    """The device without the number of threads, of which memory and convergence do not depend."""
+    return row["device"].rsplit(", ", 1)[0]
 
 
-def draw_step(found: list[Row], out: Path) -> list[Path]:
-    """Bars of the training step: time, kept bytes, peak memory."""
-    step = [row for row in found if row["case"] == "step"]
-    if not step:
-        return []
-    size = step[0].get("workload", step[0])
-    sizes = f"F={size['frames']}, {size['size']}x{size['size']}"
-    wanted = (
-        ("p50", 1.0, "s", f"One training step of the whole system, {sizes}", "step_time.png"),
-        ("kept_bytes", 2**-30, "GiB", f"Kept between forward and backward, {sizes}", "step_kept.png"),
-        ("peak_bytes", 2**-30, "GiB", f"Peak memory of the process, {sizes}", "step_peak.png"),
-    )
-    pictures = []
-    for field, factor, unit, title, name in wanted:
-        values = {row["contender"]: factor * row[field] for row in step if row.get(field)}
-        if values:
-            draw_bars(values, title, unit, out / name)
-            pictures.append(out / name)
-    return pictures
+def cells(row: Row) -> list[str]:
+    """A row's figures, as HEAD names them."""
+    if "not_measured" in row:
+        return [f'<td class="text" colspan="{len(HEAD)}">not measured: {html.escape(row["not_measured"])}']
+    figures = [f"{1e3 * row[q]:.2f}" for q in ("p50", "p20", "p80")] + [str(row["runs"])]
+    figures += [f"{row[key]:.0f}" if row.get(key) else "" for key in ("gflops", "gbs", "percent_of_floor")]
+    figures += [f"{row[key] / 2**20:.1f}" if row.get(key) is not None else "" for key in ("kept_bytes", "peak_bytes")]
+    return [f"<td>{figure}" for figure in figures] + ['<td class="note">' + ("noisy" if row["noisy"] else "")]
 
 
-def draw_layers(found: list[Row], out: Path) -> list[Path]:
-    """The roofline of all layers."""
-    points = [row for row in found if row.get("kind") == "layer" and row["case"].endswith("training")]
-    if not points:
-        return []
-    draw_roofline(points, points[-1]["ceilings"], out / "roofline.png")
-    return [out / "roofline.png"]
+def case_of(row: Row) -> str:
+    """The case, with its size where it has one."""
+    frames, size, _ = sizes(row)
+    return row["case"] + (f", F={frames}, {size}x{size}" if frames else "")
 
 
-def draw_frames(found: list[Row], out: Path) -> list[Path]:
-    """Step time and peak memory against F, from every row of a step that knows its workload."""
-    by_name: dict[str, dict[int, Row]] = {}
-    for row in found:
-        if row["case"] == "step" and "workload" in row:
-            by_name.setdefault(row["contender"], {})[row["workload"]["frames"]] = row
-    if max((len(v) for v in by_name.values()), default=0) < 2:
-        return []
-    pictures = []
-    for field, factor, label, name in (("p50", 1.0, "seconds a step", "frames_time.png"),
-                                       ("peak_bytes", 2**-30, "peak GiB", "frames_memory.png")):  # fmt: skip
-        series = {
-            contender: (sorted(rows_of), [factor * rows_of[f][field] for f in sorted(rows_of)])
-            for contender, rows_of in by_name.items()
-            if all(row.get(field) for row in rows_of.values())
-        }
-        draw_lines(series, f"A training step against F: {label}", "F, frames of a video", label, out / name)
-        pictures.append(out / name)
-    return pictures
+def table(found: list[Row], kind: str) -> str:
+    """All rows of a kind as HTML, in the order they were measured in."""
+    chosen = [row for row in found if row.get("kind", "step") == kind and ("p50" in row or "not_measured" in row)]
+    if not chosen:
+        return ""
+    head = '<tr><th class="text">case<th class="text">contender' + "".join(f"<th>{title}" for title in HEAD)
+    lines, before = [], ""
+    for row in chosen:
+        case, style = case_of(row), "ours" if row["contender"] in OURS else ""
+        names = f'<td class="text">{html.escape(case) if case != before else ""}'
+        names += f'<td class="text {style}">{html.escape(label(row["contender"]))}'
+        lines.append(f"<tr>{names}{''.join(cells(row))}")
+        before = case
+    return f"<h2>{KINDS[kind]}</h2><table>{head}{''.join(lines)}</table>"
 
 
-def draw_budgets(found: list[Row], out: Path) -> list[Path]:
-    """The largest sizes within a budget."""
-    pictures = []
-    for case in sorted({row["case"] for row in found if row["case"].startswith("largest")}):
-        rows_of = [row for row in found if row["case"] == case]
-        axis = case.split()[1]
-        title = f"The largest {axis} that trains in {rows_of[0]['budget_gb']:g} GB"
-        name = out / f"largest_{axis}.png"
-        draw_bars({row["contender"]: float(row["value"]) for row in rows_of}, title, "", name)
-        pictures.append(name)
-    return pictures
+def check_table(summary: Path | None) -> str:
+    """What each step of ``make gpu-check`` came to."""
+    if summary is None or not summary.exists():
+        return ""
+    lines = [
+        f'<tr><td class="text">{step["part"]}<td class="text">{step["name"]}<td>{step["seconds"]:.0f}'
+        f'<td class="text">{html.escape(step["status"])}<td class="text wide">{html.escape(step["last"])}'
+        for step in json.loads(summary.read_text())
+    ]
+    head = '<tr><th class="text">part<th class="text">step<th>s<th class="text">outcome<th class="text">last line'
+    return f"<h2>gpu-check</h2><table>{head}{''.join(lines)}</table>"
 
 
-def draw_history(found: list[Row], out: Path) -> list[Path]:
-    """Our step's speed-up over the fastest rival of the same file, by date."""
-    runs: dict[str, dict[str, float]] = {}
-    for row in found:
-        if row["case"] == "step":
-            runs.setdefault(f"{row['date'][:10]} {row['commit']}", {})[row["contender"]] = row["p50"]
-    history: dict[str, float] = {}
-    for run, times in runs.items():
-        rivals = [t for name, t in times.items() if name not in OURS]
-        if rivals and OURS[0] in times:
-            history[run] = min(rivals) / times[OURS[0]]
-    if len(history) < 2:
-        return []
-    draw_bars(history, "Speed-up of a training step over the fastest rival of the same run", "x", out / "history.png")
-    return [out / "history.png"]
-
-
-def table(found: list[Row]) -> str:
-    """All rows as HTML."""
-    head = "<tr><th>case<th>contender<th>p50 ms<th>p20<th>p80<th>GFLOP/s<th>GB/s<th>% of floor<th></tr>"
-    lines = []
-    for row in sorted(found, key=lambda r: r["case"]):
-        if "p50" not in row:
-            continue
-        cells = [f"{1e3 * row[q]:.2f}" for q in ("p50", "p20", "p80")]
-        cells += [f"{row[k]:.0f}" if row.get(k) else "" for k in ("gflops", "gbs", "percent_of_floor")]
-        style = ' class="ours"' if row["contender"] in OURS else ""
-        noisy = '<span class="note">noisy</span>' if row["noisy"] else ""
-        names = f"<td>{html.escape(row['case'])}<td{style}>{html.escape(row['contender'])}"
-        lines.append(f"<tr>{names}{''.join(f'<td>{c}' for c in cells)}<td>{noisy}</tr>")
-    return f"<table>{head}{''.join(lines)}</table>"
-
-
-def image(picture: Path) -> str:
-    """A picture as an HTML element that holds its bytes."""
+def figure(picture: Path, command: str) -> str:
+    """A picture as an HTML element that holds its bytes, with what makes its rows."""
     data = base64.b64encode(picture.read_bytes()).decode()
-    return f'<img alt="{picture.stem}" src="data:image/png;base64,{data}">'
+    caption = f"<figcaption><code>{html.escape(command)}</code></figcaption>"
+    return f'<figure><img alt="{picture.stem}" src="data:image/png;base64,{data}">{caption}</figure>'
 
 
-def page(found: list[Row], pictures: list[Path]) -> str:
+def page(found: list[Row], pictures: Captions, check: str) -> str:
     """One page, pictures inside."""
-    last = max(found, key=lambda r: r["date"])
-    versions = ", ".join(f"{k} {v}" for k, v in last["versions"].items())
-    about = f"{last['device']} · {versions} · commit {last['commit']} · {last['date']}"
-    images = "".join(
-        f'<img alt="{p.stem}" src="data:image/png;base64,{base64.b64encode(p.read_bytes()).decode()}">'
-        for p in pictures
+    about = "No row was measured."
+    if found:
+        last = max(found, key=lambda row: row["date"])
+        versions = ", ".join(f"{name} {version}" for name, version in last["versions"].items())
+        about = f"{last['device']} · {versions} · commit {last['commit']} · {last['date']}"
+    note = (
+        "p20, p50, p80: percentiles of the runs. Noisy: the medians of two halves of the runs, or of two runs of the "
+        "suite, are more than 5 % apart. % of floor: the time that this machine's measured copy and matrix product "
+        "rates allow, over the time taken. Kept: for backward. Peak of a step on a CPU: resident memory of a process "
+        "of its own; peak elsewhere: what torch allocates."
     )
+    figures = "".join(figure(picture, command) for picture, command in pictures.items())
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>fastinpaint: measured</title>'
-        f"<style>{STYLE}</style>"
-        f"<h1>fastinpaint: measured</h1><p>{html.escape(about)}</p>{images}<h2>Every row</h2>{table(found)}</html>"
+        f"<style>{STYLE}</style><h1>fastinpaint: measured</h1><p>{html.escape(about)}</p>{check}{figures}"
+        f'{"".join(table(found, kind) for kind in KINDS)}<p class="note">{note}</p></html>\n'
     )
 
 
-def main() -> None:
-    """Write the page and the pictures, and say where."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def main() -> int:
+    """Write the page and the pictures, and say where; 2 where there is nothing to show."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--out", type=Path, default=Path("build/report"))
+    parser.add_argument("--check", type=Path, metavar="SUMMARY.json", help="what gpu-check found")
     args = parser.parse_args()
     files = args.files or sorted(RESULTS.glob("*.jsonl"))
-    everything = rows.read(files)
-    if not everything:
-        raise UserError(f"no rows in {', '.join(map(str, files)) or RESULTS}: run `make bench` first.")
+    try:
+        everything = rows.read([file for file in files if file.exists()])
+        if not everything and args.check is None:
+            raise UserError(f"no rows in {', '.join(map(str, files)) or RESULTS}: run `make bench` first.")
+    except UserError as error:
+        print(f"report: {error}", file=sys.stderr)
+        return 2
     args.out.mkdir(parents=True, exist_ok=True)
-    device = max(everything, key=lambda r: r["date"])["device"]
-    everything = [row for row in everything if row["device"] == device]
+    if everything:
+        last = machine(max(everything, key=lambda row: row["date"]))
+        everything = [row for row in everything if machine(row) == last]
     found = newest(everything)
-    pictures = [
-        *draw_step(found, args.out),
-        *draw_layers(found, args.out),
-        *draw_frames(everything, args.out),
-        *draw_budgets(found, args.out),
-        *draw_history(everything, args.out),
-    ]
+    pictures = draw_all(found, everything, args.out)
     beside = args.out / ".index.html"
-    beside.write_text(page(found, pictures))
+    beside.write_text(page(found, pictures, check_table(args.check)))
     beside.replace(args.out / "index.html")
     print(f"{args.out / 'index.html'}: {len(found)} rows, {len(pictures)} pictures")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

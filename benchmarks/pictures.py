@@ -1,0 +1,146 @@
+"""Which picture the rows of one machine allow, and the caption of each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastinpaint.bench.contenders import OURS
+from fastinpaint.bench.plots import draw_bars, draw_convergence, draw_layers, draw_lines, draw_roofline
+
+Row = dict[str, Any]
+Captions = dict[Path, str]
+PASSES = {"forward": "forward", "dgrad": "data gradient", "wgrad": "weight gradient"}
+UNITS = {"frames": "frames", "size": "pixels", "r": ""}
+TITLES = {
+    "frames": "The largest number of frames that trains in {gb:g} GB, 128x128",
+    "size": "The largest H = W that trains in {gb:g} GB, 32 frames",
+    "r": "The smallest down-sampling r that trains in {gb:g} GB, 32 frames of 128x128",
+}
+
+
+def sizes(row: Row) -> tuple[int, int, int]:
+    """Frames, size and batch of a row that has a workload; zeros else."""
+    work = row.get("workload", {})
+    return work.get("frames", 0), work.get("size", 0), work.get("batch", 0)
+
+
+def newest(found: list[Row]) -> list[Row]:
+    """The last row of each case, contender and size."""
+    ordered = sorted(found, key=lambda row: row["date"])
+    return list({(row["case"], row["contender"], sizes(row)): row for row in ordered}.values())
+
+
+def draw_all(found: list[Row], everything: list[Row], out: Path) -> Captions:
+    """Draw what the rows allow. ``found`` holds the newest of each, ``everything`` the older ones too."""
+    return {
+        **draw_step(found, out),
+        **draw_frames(found, out),
+        **draw_budgets(found, out),
+        **draw_convergences(found, out),
+        **draw_all_layers(found, out),
+        **draw_history(everything, out),
+    }
+
+
+def draw_step(found: list[Row], out: Path) -> Captions:
+    """Bars of the largest training step that was measured: time, kept bytes, peak memory."""
+    steps = [row for row in found if row["case"] == "step" and "p50" in row]
+    if not steps:
+        return {}
+    largest = max(map(sizes, steps))
+    steps = [row for row in steps if sizes(row) == largest]
+    about = f"F={largest[0]}, {largest[1]}x{largest[1]}, batch {largest[2]}, {steps[0]['workload']['dtype']}"
+    wanted = (
+        ("p50", 1.0, "s", f"One training step of the whole system: {about}", "step_time.png"),
+        ("kept_bytes", 2**-30, "GiB", f"Kept between forward and backward: {about}", "step_kept.png"),
+        ("peak_bytes", 2**-30, "GiB", f"Peak memory of training: {about}", "step_peak.png"),
+    )
+    captions = {}
+    for key, factor, unit, title, name in wanted:
+        values = {row["contender"]: factor * row[key] for row in steps if row.get(key)}
+        if values:
+            draw_bars(values, title, unit, out / name)
+            captions[out / name] = f"fastinpaint bench --frames {largest[0]} --size {largest[1]}"
+    return captions
+
+
+def draw_frames(found: list[Row], out: Path) -> Captions:
+    """Step time and peak memory against F, of those who were measured at more than one."""
+    by_name: dict[str, dict[int, Row]] = {}
+    for row in found:
+        if row["case"] == "step" and "p50" in row and sizes(row)[1:] == (128, 1):
+            by_name.setdefault(row["contender"], {})[sizes(row)[0]] = row
+    captions = {}
+    for key, factor, unit, title, name in (
+        ("p50", 1.0, "seconds", "Time of a training step against the number of frames, 128x128", "frames_time.png"),
+        ("peak_bytes", 2**-30, "GiB", "Peak memory of training against the number of frames, 128x128",
+         "frames_memory.png"),
+    ):  # fmt: skip
+        points = {who: {f: factor * row[key] for f, row in sorted(rows.items()) if row.get(key)}
+                  for who, rows in by_name.items()}  # fmt: skip
+        series = {who: ([float(f) for f in of], list(of.values())) for who, of in points.items() if len(of) > 1}
+        if series:
+            draw_lines(series, title, "F, frames of a video", unit, out / name)
+            captions[out / name] = "fastinpaint bench --frames 8, and 32"
+    return captions
+
+
+def draw_budgets(found: list[Row], out: Path) -> Captions:
+    """The largest sizes within a budget, each found by training at it and at the next one."""
+    captions = {}
+    for axis, unit in UNITS.items():
+        rows = [row for row in found if row["case"] == f"largest {axis}" and row["value"]]
+        if rows:
+            title, path = TITLES[axis].format(gb=rows[0]["budget_gb"]), out / f"largest_{axis}.png"
+            draw_bars({row["contender"]: float(row["value"]) for row in rows}, title, unit, path, digits=0)
+            captions[path] = f"fastinpaint bench --max-frames {rows[0]['budget_gb']:g} --axes {axis}"
+    return captions
+
+
+def draw_convergences(found: list[Row], out: Path) -> Captions:
+    """Loss curves of the newest comparison."""
+    rows = [row for row in found if row["case"] == "convergence" and "curves" in row]
+    if not rows:
+        return {}
+    path = out / "convergence.png"
+    draw_convergence(rows[-1]["curves"], rows[-1]["every"], path)
+    return {path: f"fastinpaint bench --convergence {rows[-1]['steps']}"}
+
+
+def draw_all_layers(found: list[Row], out: Path) -> Captions:
+    """Every layer: under the machine's ceilings, and its time beside the faster of torch's layouts."""
+    rows = [row for row in found if row.get("kind") == "layer" and row["case"].rsplit(" ", 1)[-1] in PASSES]
+    if not rows:
+        return {}
+    panels = {title: [row for row in rows if row["case"].endswith(which)] for which, title in PASSES.items()}
+    captions = {out / "roofline.png": "pytest benchmarks --benchmark-only", out / "layers.png": ""}
+    draw_roofline({k: v for k, v in panels.items() if v}, rows[-1]["ceilings"], out / "roofline.png")
+    times: dict[str, dict[str, float]] = {}
+    for name in dict.fromkeys(row["case"].rsplit(" ", 1)[0] for row in rows):
+        of = {(row["case"].rsplit(" ", 1)[1], row["contender"]): row["p50"]
+              for row in rows if row["case"].rsplit(" ", 1)[0] == name}  # fmt: skip
+        ours = {which: t for (which, who), t in of.items() if who in OURS}
+        rivals = {which: min(t for (w, who), t in of.items() if w == which and who not in OURS) for which in ours}
+        times[name] = {"ours": sum(ours.values()), "rival": sum(rivals.values())}
+    draw_layers(times, "Every layer: forward, data gradient and weight gradient", out / "layers.png")
+    captions[out / "layers.png"] = captions[out / "roofline.png"]
+    return captions
+
+
+def draw_history(everything: list[Row], out: Path) -> Captions:
+    """Our step's speed-up over the fastest rival of the same run, by run."""
+    runs: dict[str, dict[str, float]] = {}
+    for row in sorted(everything, key=lambda row: row["date"]):
+        if row["case"] == "step" and "p50" in row:
+            runs.setdefault(f"{row['date'][:10]}  {row['commit']}  F={sizes(row)[0]}", {})[row["contender"]] = row[
+                "p50"
+            ]
+    speed = {run: min((t for who, t in times.items() if who not in OURS), default=0.0) / times[OURS[0]]
+             for run, times in runs.items() if OURS[0] in times}  # fmt: skip
+    speed = {run: value for run, value in speed.items() if value}
+    if len(speed) < 2:
+        return {}
+    path = out / "history.png"
+    draw_bars(speed, "Speed-up of a training step over the fastest rival of the same run", "x", path)
+    return {path: "all rows of benchmarks/results"}
