@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastinpaint import accelerate, backends
+from fastinpaint import accelerate
 from fastinpaint.models import ModelConfig, VideoCompletionNet
+from tests.gpu.conftest import why_not
 
 pytestmark = pytest.mark.gpu
 BACKENDS = ("cuda", "triton", "library")
@@ -32,7 +33,7 @@ def gradients(model, video, mask) -> list[torch.Tensor]:
 
 @pytest.fixture(params=BACKENDS)
 def backend(request) -> str:
-    reason = backends.why_not("conv_block", request.param)
+    reason = why_not(request.param)
     if reason is not None:
         pytest.skip(reason)
     return request.param
