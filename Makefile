@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 NATIVE := $(wildcard csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh csrc/*/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types check-cpu check-triton fix wheel bench report gpu-check clean
+.PHONY: help install demo test lint types check-cpu check-triton fix wheel bench figures swap report gpu-check clean
 
 help: ## print these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,11 +45,17 @@ fix: $(STAMP) ## apply ruff's fixes and formats, clang-format
 bench: $(STAMP) ## pytest benchmarks: ops, layers, steps beside plain PyTorch; rows in benchmarks/results
 	$(RUN) -m pytest benchmarks --benchmark-only
 
+figures: $(STAMP) ## every CPU figure that the README shows, on a quiet machine; goes on where it was stopped
+	$(RUN) -m benchmarks.figures $(PARTS)
+
+swap: $(STAMP) ## a U-Net that is not ours, before and after one line: seconds a step
+	$(RUN) -m benchmarks.swap.measure
+
 report: $(STAMP) ## rows to pictures and one page, in build/report
 	$(RUN) -m benchmarks.report
 
-gpu-check: ## all that only a GPU can show, into build/gpu-check (RUN=python3: an interpreter that has torch)
-	$(RUN) -m benchmarks.gpu_check
+gpu-check: ## all that only a GPU can show, into build/gpu-check or OUT (RUN=python3: an interpreter that has torch)
+	$(RUN) -m benchmarks.gpu_check $(if $(OUT),--out $(OUT)) $(if $(PARTS),--parts $(PARTS)) $(if $(WITHIN),--seconds $(WITHIN))
 
 wheel: $(STAMP) ## one py3-none wheel for this platform, in dist/
 	$(RUN) -m pip wheel --quiet --no-deps --wheel-dir dist .

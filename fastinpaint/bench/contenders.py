@@ -154,9 +154,13 @@ def build(name: str, workload: Workload) -> Contender:
 
 
 def disagreement(ours: Contender, reference: Contender) -> float:
-    """How far two contenders' gradients are apart, relative to the reference's norm, over all parameters at once."""
-    for contender in (ours, reference):
-        contender.gradients()
+    """How far two contenders' gradients are apart, relative to the reference's norm, over all parameters at once.
+
+    The reference keeps its gradients, and is run only where it has none yet.
+    """
+    ours.gradients()
+    if all(parameter.grad is None for parameter in reference.model.parameters()):
+        reference.gradients()
     pairs = zip(ours.model.parameters(), reference.model.parameters(), strict=True)
     squares = [((a.grad - b.grad).double().square().sum(), b.grad.double().square().sum()) for a, b in pairs
                if a.grad is not None and b.grad is not None]  # fmt: skip

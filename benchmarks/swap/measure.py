@@ -1,6 +1,6 @@
 """Seconds a step of a U-Net that is not ours, before and after one line: the two scripts beside this file.
 
-    python -m benchmarks.swap.time [--steps 12] [--rows FILE]
+    python -m benchmarks.swap.measure [--steps 12] [--rows FILE]
 
 The scripts run in turn, twice each, in processes of their own. Their losses must agree before a time is printed.
 """
