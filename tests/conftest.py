@@ -1,4 +1,7 @@
-"""What every test shares: one torch thread, and small video files made on the spot."""
+"""What every test shares: one torch thread, and small video files made on the spot.
+
+PyAV is imported by those who write a file: the tests of kernels run without it, on a machine that only lends its GPU.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import pytest
@@ -37,6 +39,8 @@ def write_mp4(
     pts: list[int] | None = None,
 ) -> Path:
     """Write [T, H, W, 3] uint8 as H.264, near lossless. `audio`: None, "first" or "last" among the streams."""
+    import av
+
     with av.open(str(path), "w") as out:
         sound = out.add_stream("aac", rate=8000, layout="mono") if audio == "first" else None
         stream = out.add_stream("libx264", rate=rate, options={"preset": "ultrafast", "crf": "4"})
@@ -64,6 +68,8 @@ def write_mp4(
 
 def write_gif(path: Path, video: np.ndarray, rate: int = 10) -> Path:
     """Write [T, H, W, 3] uint8 as a GIF with a fixed palette."""
+    import av
+
     with av.open(str(path), "w") as out:
         stream = out.add_stream("gif", rate=rate)
         stream.height, stream.width = video.shape[1:3]
