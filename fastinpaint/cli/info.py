@@ -12,6 +12,7 @@ import torch
 
 from fastinpaint import _native, backends
 from fastinpaint._version import __version__
+from fastinpaint.ops import native_cuda
 from fastinpaint.ops.types import Geometry, Source
 
 CUDNN_TRAP = range(90800, 91500)
@@ -68,6 +69,7 @@ def runnable() -> Iterator[str]:
         yield f"{name}: yes" if not refusals else f"{name}: no"
         for reason, ops in refusals.items():
             yield f"  {', '.join(ops)}: {reason}"
+    yield _hopper()
     asked = os.environ.get(backends.VARIABLE)
     yield f"{backends.VARIABLE}={asked}" if asked else f"{backends.VARIABLE} is not set: auto"
 
@@ -100,6 +102,15 @@ def _cpu_isa() -> str:
     from fastinpaint.ops import native_cpu
 
     return native_cpu.isa()
+
+
+def _hopper() -> str:
+    """Whether the cuda convolutions' wgmma path runs."""
+    name = f"{native_cuda.HOPPER}={native_cuda.hopper_asked()}"
+    if native_cuda.hopper_asked() == "0":
+        return f"{name}: the cuda backend's wgmma path for sm_90a is off; it has not run on a GPU yet, 1 turns it on"
+    reason = native_cuda.why_not_hopper()
+    return f"{name}: wide convolutions of the cuda backend take wgmma" if reason is None else f"{name}: {reason}"
 
 
 def _example(op: str, device: torch.device) -> tuple[object, ...]:

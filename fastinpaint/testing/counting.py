@@ -68,12 +68,13 @@ def live_operations(layer: PaperLayer, out: tuple[int, ...]) -> int:
     return 2 * taps * layer.samples * layer.channels * layer.out_channels
 
 
-def counts(layer: PaperLayer) -> Iterator[Count]:
-    """Forward, dgrad (where anyone asks for it) and wgrad."""
+def counts(layer: PaperLayer, hopper: int = 0) -> Iterator[Count]:
+    """Forward, dgrad (where anyone asks for it) and wgrad; `hopper` as `native_cuda.hopper` gives it."""
     sources, weight, _ = layer.inputs(torch.bfloat16, "meta")
     first = sources[0].x
     out = output_shape((first.shape[0], layer.channels, *first.shape[2:]), weight, layer.geometry)
     conv = describe(sources, weight, layer.geometry, out)
+    conv.hopper = hopper
     y = torch.empty(out, dtype=torch.bfloat16, device="meta")
     conv.gradient = native_cuda.CSource(channels=out[1], scale_factor=1, shift_factor=1)
     conv.dweight_stride = weight_strides(weight, layer.geometry.transposed)
@@ -107,14 +108,21 @@ def table() -> str:
     """A Markdown table of every layer and pass, and their sum."""
     head = ("layer", "pass", "GFLOP", "least MB", "asked MB", "blocks", "shared KiB", "floor µs")
     lines, total = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"], 0.0
-    for count in (c for layer in paper_layers() for c in counts(layer)):
+    passes = [pair for layer in paper_layers() for pair in zip(counts(layer), counts(layer, hopper=1), strict=True)]
+    for count, wide in passes:
         total += count.floor()
-        cells = (
-            f"{count.operations / 1e9:.1f}", f"{count.least / 1e6:.1f}", f"{count.loads / 1e6:.0f}", count.blocks,
-            math.ceil(count.shared / 1024), f"{count.floor() * 1e6:.1f}",
-        )  # fmt: skip
-        lines.append(f"| {' | '.join(map(str, (count.layer, count.name, *cells)))} |")
+        lines.append(_row(count))
+        if wide != count:
+            lines.append(_row(wide._replace(name=f"{wide.name}, wgmma")))
     return "\n".join([*lines, f"| all | | | | | | | {total * 1e6:.0f} |"])
+
+
+def _row(count: Count) -> str:
+    cells = (
+        f"{count.operations / 1e9:.1f}", f"{count.least / 1e6:.1f}", f"{count.loads / 1e6:.0f}", count.blocks,
+        math.ceil(count.shared / 1024), f"{count.floor() * 1e6:.1f}",
+    )  # fmt: skip
+    return f"| {' | '.join(map(str, (count.layer, count.name, *cells)))} |"
 
 
 def main() -> None:

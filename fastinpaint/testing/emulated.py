@@ -5,7 +5,8 @@
 
     emulated.run("address", [sys.executable, "case.py"])        # sanitized, in a process of its own
 
-A library is built once for the content of its sources and flags and kept under build/emulated. A defect can be planted:
+A library is built once for the content of its sources and flags, and so is each source's object; both are kept under
+build/emulated. A defect can be planted:
 ``build(plants=[Plant("conv_block/kernels_gather.cuh", "cp_async_wait<1>", "cp_async_wait<2>")])`` compiles a copy of
 the sources with that text replaced.
 """
@@ -15,10 +16,11 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -85,30 +87,49 @@ def build(sanitizer: str = "plain", plants: Sequence[Plant] = (), sources: Seque
         files[plant.file] = files[plant.file].replace(plant.old, plant.new)
     chosen = sorted(name for name in files if name.endswith(".cu")) if sources is None else list(sources)
     flags = [*FLAGS, *SANITIZERS[sanitizer]]
-    digest = hashlib.sha256(repr((sorted(files.items()), chosen, flags)).encode()).hexdigest()[:16]
-    library = ROOT / "build" / "emulated" / f"{sanitizer}-{digest}.so"
+    folder = ROOT / "build" / "emulated"
+    folder.mkdir(parents=True, exist_ok=True)
+    objects = {source: folder / f"{_digest(source, files, flags)}.o" for source in chosen}
+    library = folder / f"{sanitizer}-{_hash([path.name for path in objects.values()])}.so"
     if not library.exists():
-        library.parent.mkdir(parents=True, exist_ok=True)
-        _compile(files, chosen, flags, library)
+        _compile(files, objects, flags, library)
     return library
 
 
-def _compile(files: dict[str, str], sources: Sequence[str], flags: Sequence[str], library: Path) -> None:
+def _hash(value: object) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
+
+
+def _digest(source: str, files: dict[str, str], flags: Sequence[str]) -> str:
+    """Of the source and all that it includes: what its object depends on."""
+    read, to_read = {}, [source]
+    while to_read:
+        name = to_read.pop()
+        if name in files and name not in read:
+            read[name] = files[name]
+            for included in re.findall(r'#include "([^"]+)"', files[name]):
+                to_read += [included, os.path.normpath(os.path.join(os.path.dirname(name), included))]
+    return _hash((sorted(read.items()), flags))
+
+
+def _compile(files: dict[str, str], objects: dict[str, Path], flags: Sequence[str], library: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         for name, text in files.items():
             path = Path(folder) / name
             path.parent.mkdir(exist_ok=True)
             path.write_text(text)
-        jobs = []
-        for i, source in enumerate(sources):
-            command = ["g++", *flags, f"-I{folder}", "-c", f"{folder}/{source}", "-o", f"{folder}/{i}.o"]
-            jobs.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
-        errors = "".join(job.communicate()[1] for job in jobs)
-        if any(job.returncode for job in jobs):
+        jobs = {}
+        for source, made in objects.items():
+            if not made.exists():
+                command = ["g++", *flags, f"-I{folder}", "-c", f"{folder}/{source}", "-o", f"{folder}/{made.name}"]
+                jobs[made] = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        errors = "".join(job.communicate()[1] for job in jobs.values())
+        if any(job.returncode for job in jobs.values()):
             raise RuntimeError(f"g++ could not build the emulated kernels:\n{errors}")
-        objects = [f"{folder}/{i}.o" for i in range(len(sources))]
+        for made in jobs:
+            os.replace(f"{folder}/{made.name}", made)
         sanitize = [flag for flag in flags if flag.startswith("-fsanitize")]
-        subprocess.run(["g++", "-shared", *sanitize, *objects, "-o", f"{folder}/lib.so"], check=True)
+        subprocess.run(["g++", "-shared", *sanitize, *map(str, objects.values()), "-o", f"{folder}/lib.so"], check=True)
         os.replace(f"{folder}/lib.so", library)
 
 
@@ -123,8 +144,10 @@ def installed(library: Path | None = None) -> Iterator[None]:
         native_cuda.emulated = before
 
 
-def run(sanitizer: str, command: Sequence[str], library: Path, seed: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run a Python command with the sanitizer's runtime preloaded, FI_LIBRARY=library and FI_SEED=seed set."""
+def run(
+    sanitizer: str, command: Sequence[str], library: Path, seed: int = 0, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a Python command with the sanitizer's runtime preloaded; FI_LIBRARY, FI_SEED and `variables` are set."""
     runtimes = [
         subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
         for name in RUNTIMES[sanitizer]
@@ -136,5 +159,6 @@ def run(sanitizer: str, command: Sequence[str], library: Path, seed: int = 0) ->
         "FI_LIBRARY": str(library),
         "FI_SEED": str(seed),
         "OMP_NUM_THREADS": "1",
+        **(variables or {}),
     }
     return subprocess.run(list(command), env=environment, capture_output=True, text=True, timeout=300, check=False)

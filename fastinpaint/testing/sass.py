@@ -23,7 +23,8 @@ from fastinpaint.errors import UserError
 
 PAGE = Path(__file__).parents[2] / "docs" / "cuda.md"
 BEGIN, END = "<!-- compiled kernels -->", "<!-- end of compiled kernels -->"
-COUNTED = ("HMMA", "LDSM", "LDGSTS", "STL", "LDL")
+COUNTED = ("HMMA", "HGMMA", "LDSM", "LDGSTS", "UBLKCP", "WARPGROUP.DEPBAR", "STL", "LDL")
+LISTED = COUNTED[:5]
 TF32 = "HMMA.1688.F32.TF32"  # counted beside all HMMA
 ARCHITECTURES = ("sm_80", "sm_90a", "sm_100")
 THREADS, BLOCKS_WANTED, REGISTERS = 128, 2, 65536  # of a block; of an SM; of an SM
@@ -47,10 +48,14 @@ class Kernel(NamedTuple):
             return f"{where} spills: {self.counts['STL']} stores, {self.counts['LDL']} loads."
         if self.registers * THREADS * BLOCKS_WANTED > REGISTERS:
             return f"{where} has {self.registers} registers: {BLOCKS_WANTED} blocks do not fit an SM."
+        if 0 < self.counts["HGMMA"] <= self.counts["WARPGROUP.DEPBAR"]:
+            return f"{where} waits for every wgmma: ptxas has put them one after another."
         needed = ("HMMA", "LDSM") if TENSOR.match(self.name) else ()
         needed = (*needed, "LDGSTS") if self.name.startswith(("gather", "thin")) else needed
         if self.name.startswith(("gather_kernel<tf32", "thin_kernel<tf32", "wgrad_kernel<tf32")):
             needed = (*needed, TF32)
+        if self.name.startswith("hopper_gather"):
+            needed = ("HGMMA", "LDSM", "UBLKCP")
         missing = [op for op in needed if not self.counts[op]]
         return f"{where} has no {', '.join(missing)}." if missing else None
 
@@ -116,7 +121,7 @@ def set_defaults(found: Iterable[Kernel]) -> list[Kernel]:
 def count_instructions(command: list[str]) -> dict[tuple[str, str], collections.Counter[str]]:
     """By architecture and kernel, how often each counted instruction stands in the listing."""
     counts: dict[tuple[str, str], collections.Counter[str]] = collections.defaultdict(collections.Counter)
-    instruction = re.compile(rf"\*/\s+(?:@!?U?P\w+\s+)?({'|'.join(COUNTED)})\b[.\w]*")
+    instruction = re.compile(rf"\*/\s+(?:@!?U?P\w+\s+)?({'|'.join(map(re.escape, COUNTED))})\b[.\w]*")
     architecture = symbol = ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -134,15 +139,15 @@ def count_instructions(command: list[str]) -> dict[tuple[str, str], collections.
 def table(found: Iterable[Kernel]) -> str:
     """A Markdown table."""
     lines = [
-        "| kernel | architecture | registers | HMMA | LDSM | LDGSTS | spills |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        f"| kernel | architecture | registers | {' | '.join(LISTED)} | spills |",
+        f"|{' --- |' * (4 + len(LISTED))}",
     ]
     for k in found:
         cells = (
             k.name,
             k.architecture,
             k.registers,
-            *(k.counts[op] for op in COUNTED[:3]),
+            *(k.counts[op] for op in LISTED),
             k.counts["STL"] + k.counts["LDL"],
         )
         lines.append(f"| {' | '.join(map(str, cells))} |")

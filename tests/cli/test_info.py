@@ -7,6 +7,7 @@ import torch
 
 from fastinpaint import _native
 from fastinpaint.cli import info, main
+from fastinpaint.ops import native_cuda
 
 
 def test_says_what_runs_and_why_the_rest_does_not(capsys: pytest.CaptureFixture[str]) -> None:
@@ -23,6 +24,15 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_native, "HERE", _native.HERE / "nowhere")
     reason = "the cpu kernels are not built; install a C++ compiler (g++ or clang++) and run `pip install -e .` again."
     assert next(info.built()) == f"cpu kernels: {reason}"
+
+
+def test_the_wgmma_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(native_cuda.HOPPER, raising=False)
+    off = "the cuda backend's wgmma path for sm_90a is off; it has not run on a GPU yet, 1 turns it on"
+    assert f"FASTINPAINT_HOPPER=0: {off}" in info.runnable()
+    monkeypatch.setenv(native_cuda.HOPPER, "1")
+    reason = native_cuda.why_not_hopper() or "wide convolutions of the cuda backend take wgmma"
+    assert f"FASTINPAINT_HOPPER=1: {reason}" in info.runnable()
 
 
 def test_the_cudnn_trap(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ def test_symbols_are_read() -> None:
 
 
 def test_a_spill_and_a_missing_instruction_are_named() -> None:
-    counts = {"HMMA": 8, "LDSM": 4, "LDGSTS": 0, "STL": 0, "LDL": 0}
+    counts = dict.fromkeys(sass.COUNTED, 0) | {"HMMA": 8, "LDSM": 4}
     kernel = sass.Kernel("gather_kernel<bf16, 64>", "sm_80", 200, 0, counts)
     assert kernel.complaint() == "gather_kernel<bf16, 64> for sm_80 has no LDGSTS."
     tf32 = kernel._replace(name="wgrad_kernel<tf32, 64, 0>", counts=counts | {sass.TF32: 0})
@@ -29,6 +29,15 @@ def test_a_spill_and_a_missing_instruction_are_named() -> None:
     assert kernel.complaint() == "gather_kernel<bf16, 64> for sm_80 spills: 3 stores, 0 loads."
     kernel = kernel._replace(counts=counts | {"LDGSTS": 2}, registers=256 + 8)
     assert "264 registers" in str(kernel.complaint())
+
+
+def test_serialised_wgmma_are_named() -> None:
+    counts = dict.fromkeys(sass.COUNTED, 0) | {"HGMMA": 8, "LDSM": 8, "UBLKCP": 2, "WARPGROUP.DEPBAR": 8}
+    kernel = sass.Kernel("hopper_gather_kernel<bf16>", "sm_90a", 250, 0, counts)
+    assert "waits for every wgmma" in str(kernel.complaint())
+    counts["WARPGROUP.DEPBAR"] = 3
+    assert kernel.complaint() is None
+    assert "has no UBLKCP" in str(kernel._replace(counts=counts | {"UBLKCP": 0}).complaint())
 
 
 @pytest.mark.slow

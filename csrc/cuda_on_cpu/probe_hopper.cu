@@ -1,0 +1,66 @@
+// What sm_90a does with a warpgroup's registers, a descriptor and a barrier's phases, laid bare: built for the tests by
+// g++ and, where there is such a GPU, by nvcc; both must give the same. No part of the library.
+#include "common/cuda_ptx_sm90.cuh"
+
+namespace fi {
+
+constexpr int kProbeBytes = 128 * 64 * 2;  // a tile of B: 128 columns of 64 k
+
+// d[thread][64] = the thread's accumulators of the sum over `rounds` of A B_round. A is 64 x 64, row-major, B_round a
+// tile as pack_hopper_kernel writes it; all tiles come into one place, so the barrier goes through as many phases.
+template <class T>
+__global__ void __launch_bounds__(128)
+    probe_kernel(const uint16_t* a, const char* b, int rounds, float* d, int shared_bytes) {
+  FI_DYNAMIC_SHARED(memory);
+  SharedArena arena(memory, shared_bytes);
+  uint64_t* barrier = arena.take<uint64_t>(1);
+  arena.at += -shared_address(arena.at) & 1023;
+  char* tile = arena.take<char>(kProbeBytes);
+  if (threadIdx.x == 0) {
+    mbarrier_init(barrier, 1);
+    mbarrier_init_fence();
+  }
+  __syncthreads();
+  int row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;
+  float sum[16][4] = {};
+  uint32_t rows[4][4];
+  for (int round = 0; round < rounds; ++round) {
+    if (threadIdx.x == 0) {
+      mbarrier_arrive_expect(barrier, kProbeBytes);
+      bulk_copy(tile, b + round * kProbeBytes, kProbeBytes, barrier);
+    }
+    mbarrier_wait(barrier, round & 1);
+#pragma unroll
+    for (int k = 0; k < 4; ++k)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const uint16_t* at = a + (row + i % 2 * 8) * 64 + k * 16 + i / 2 * 8 + column;
+        rows[k][i] = at[0] | uint32_t(at[1]) << 16;
+      }
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < 4; ++k) wgmma_m64k16<T>(sum, rows[k], descriptor(tile) + k * (32 >> 4));
+    wgmma_commit();
+    wgmma_wait<0>();
+    wgmma_settled(sum);
+    __syncthreads();  // the tile has been read
+  }
+#pragma unroll
+  for (int n = 0; n < 16; ++n)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) d[threadIdx.x * 64 + n * 4 + i] = sum[n][i];
+}
+
+template <class T>
+static int run_probe(const void* a, const void* b, int rounds, float* d, void* stream) {
+  int bytes = 1024 + shared_part(int(sizeof(uint64_t))) + shared_part(kProbeBytes);
+  FI_LAUNCH(probe_kernel<T>, 1, 128, bytes, stream, static_cast<const uint16_t*>(a), static_cast<const char*>(b),
+            rounds, d, bytes);
+  return static_cast<int>(cudaGetLastError());
+}
+
+}  // namespace fi
+
+FI_EXPORT int fi_probe_wgmma(int half, const void* a, const void* b, int rounds, float* d, void* stream) {
+  return half ? fi::run_probe<__half>(a, b, rounds, d, stream) : fi::run_probe<__nv_bfloat16>(a, b, rounds, d, stream);
+}

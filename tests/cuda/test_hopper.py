@@ -1,0 +1,166 @@
+"""The wgmma path: by the rule of every kernel (emulated without a Hopper GPU), what it takes, planted defects."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from fastinpaint.ops import native_cuda
+from fastinpaint.ops.conv_block import cuda
+from fastinpaint.testing import emulated
+from fastinpaint.testing.counting import counts
+from fastinpaint.testing.emulated import Plant
+from fastinpaint.testing.paper_layers import paper_layers
+from tests.cuda import hopper_probe, small_cases
+from tests.cuda.small_cases import Conv
+
+SOURCES = ("conv_block/cuda.cu", "conv_block/cuda_hopper.cu")
+KERNEL = "conv_block/kernels_hopper.cuh"
+CASES = (
+    *("2d", "stride 2, two sources", "dilation 4, dead taps", "dilation 16", "odd channels", "transposed 2d"),
+    *("transposed 3d", "3 channels out", "large mean", "1x1, one pixel"),
+)
+WIDE = Conv((4, 9), (192, 64), (True, False), 136, (3, 3), (1, 1), (1, 1), (1, 1))
+
+
+@pytest.fixture
+def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wgmma path for all that it can compute."""
+    if (reason := native_cuda.why_not_hopper()) is not None:
+        pytest.skip(reason)
+    monkeypatch.setenv(native_cuda.HOPPER, "all")
+
+
+@pytest.mark.usefixtures("everywhere")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", CASES)
+def test_kernel_keeps_the_rule(name: str, dtype: str, device: str) -> None:
+    small_cases.run(name, small_cases.DTYPES[dtype], device)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_wide_layer_keeps_the_rule(dtype: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if (reason := native_cuda.why_not_hopper()) is not None:
+        pytest.skip(reason)
+    monkeypatch.setenv(native_cuda.HOPPER, "1")
+    monkeypatch.setitem(small_cases.CONVS, "wide", WIDE)
+    small_cases.run("wide", small_cases.DTYPES[dtype], device)
+
+
+@pytest.mark.usefixtures("everywhere")
+@pytest.mark.parametrize("name", ["stride 2, two sources", "transposed 2d"])
+def test_two_runs_give_the_same_bits(name: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = small_cases.conv_inputs(small_cases.CONVS[name], torch.bfloat16)
+    sources, weight, bias, geometry = (small_cases.moved(v, device) for v in inputs)
+    results = []
+    for seed in ("2", "7"):
+        monkeypatch.setenv("FI_SEED", seed)
+        y, mean, var = cuda.fwd(sources, weight, bias, geometry, True)
+        grads, *_ = cuda.bwd(y, mean, var, y, mean, sources, weight, geometry, [True] * len(sources), False, False)
+        results.append([y, mean, var, *(t for g in grads for t in g if t is not None)])
+    for first, second in zip(*results, strict=True):
+        assert torch.equal(first, second)
+
+
+def test_the_paths_differ_and_agree(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if (reason := native_cuda.why_not_hopper()) is not None:
+        pytest.skip(reason)
+    sources, weight, bias, geometry = (small_cases.moved(v, device) for v in small_cases.conv_inputs(WIDE, torch.half))
+    found = {}
+    for value in native_cuda.HOPPER_VALUES:
+        monkeypatch.setenv(native_cuda.HOPPER, value)
+        conv = cuda.describe(sources, weight, geometry, (2, WIDE.channels, *WIDE.space))
+        size = native_cuda.library().fi_conv_workspace(ctypes.byref(conv), 0)
+        found[value] = size, cuda.fwd(sources, weight, bias, geometry, False)[0].float()
+    assert found["0"][0] < found["1"][0] == found["all"][0]  # the columns are padded to 128, not to 8
+    assert torch.equal(found["1"][1], found["all"][1])
+    assert torch.allclose(found["0"][1], found["1"][1], rtol=1e-2, atol=1e-2)
+
+
+def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.zeros(1, 8, 4, 4)
+    monkeypatch.delenv(native_cuda.HOPPER, raising=False)
+    assert native_cuda.hopper(x) == 0
+    monkeypatch.setenv(native_cuda.HOPPER, "yes")
+    with pytest.raises(ValueError, match="FASTINPAINT_HOPPER must be one of 0, 1, all, got 'yes'"):
+        native_cuda.hopper(x)
+
+
+def test_it_takes_the_wide_layers() -> None:
+    """Of the paper's: 256 channels on one side and 128 on the other at least; two blocks of it fit an SM."""
+    with emulated.installed():
+        before, after = (
+            {(c.layer, c.name): c.shared for layer in paper_layers() for c in counts(layer, hopper)}
+            for hopper in (0, 1)
+        )
+    taken = {key for key in before if before[key] != after[key]}
+    wide = [*(f"3dcn.{i}" for i in (5, 6, 7, 8)), *(f"combcn.{i}" for i in range(4, 15))]
+    assert taken == {(layer, name) for layer in wide for name in ("forward", "dgrad")}
+    assert all(2 * (after[key] + 1024) <= 228 << 10 for key in taken)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_probe_gives_the_product(dtype: torch.dtype) -> None:
+    found, exact = hopper_probe.run(ctypes.CDLL(str(emulated.build(sources=[hopper_probe.SOURCE]))), dtype, "cpu")
+    assert torch.allclose(found.double(), exact, rtol=1e-4, atol=1e-4)
+
+
+def run(sanitizer: str, cases: list[str], seed: int, **options) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.cuda.small_cases", "bfloat16", *cases]
+    library = emulated.build(sanitizer, sources=SOURCES, **options)
+    return emulated.run(sanitizer, command, library, seed, {native_cuda.HOPPER: "all"})
+
+
+@pytest.mark.parametrize(("sanitizer", "seed"), [("address", 1), ("address", 2), ("thread", 3), ("thread", 4)])
+def test_it_runs_clean(sanitizer: str, seed: int) -> None:
+    done = run(sanitizer, ["stride 2, two sources forward", "transposed 2d forward"], seed)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+
+
+class Defect(NamedTuple):
+    """What is planted, which build must find it, and what it says."""
+
+    plant: Plant
+    finder: str
+    message: str
+
+
+DEFECTS = {
+    "wrong descriptor offset": Defect(
+        Plant(KERNEL, "b + k * (32 >> 4)", "b + k * (64 >> 4)"), "plain", "AssertionError: y"
+    ),
+    "swizzle forgotten in packing": Defect(
+        Plant(KERNEL, "(at / kVector ^ n) % kVector", "at / kVector % kVector"), "plain", "AssertionError: y"
+    ),
+    "wrong phase": Defect(
+        Plant(KERNEL, "mbarrier_wait(full + stage, parity)", "mbarrier_wait(full + stage, parity ^ 1)"),
+        *("plain", "AssertionError: y"),
+    ),
+    "stage refilled before it is read": Defect(
+        Plant(KERNEL, "    mbarrier_wait(empty + stage, parity);", "    "), *("thread", "data race")
+    ),
+    "accumulators read before their wait": Defect(
+        Plant(KERNEL, "      wgmma_wait<0>();", "      wgmma_wait<1>();"), *("plain", "wgmma not waited for")
+    ),
+    "registers of A loaded too early": Defect(
+        Plant(KERNEL, "if (k >= 2) wgmma_wait<1>();", ""), *("plain", "registers of A changed")
+    ),
+    "fence removed": Defect(Plant(KERNEL, "        wgmma_fence();", ""), "plain", "without a wgmma.fence"),
+    "patch not waited for": Defect(
+        Plant(KERNEL, "    __syncthreads();  // this patch is there", "    // this patch is there"),
+        *("thread", "data race"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_a_planted_defect_is_found(name: str) -> None:
+    defect = DEFECTS[name]
+    done = run(defect.finder, ["stride 2, two sources forward"], 1, plants=[defect.plant])
+    assert done.returncode != 0, f"{name} went unnoticed"
+    assert defect.message in done.stdout + done.stderr, done.stderr[-3000:]
