@@ -5,7 +5,7 @@
 #include "../cuda_on_cpu/cuda_on_cpu.h"
 #define FI_DYNAMIC_SHARED(name) char* name = emu::block.shared
 #define FI_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
-  emu::launch(grid, block, shared_bytes, [&] { kernel(__VA_ARGS__); })
+  emu::note_launch(emu::name_of<kernel>()), emu::launch(grid, block, shared_bytes, [&] { kernel(__VA_ARGS__); })
 namespace fi {
 constexpr int kSharedGap = 32;  // poisoned bytes behind each part of shared memory
 inline void poison_shared(void* p, size_t bytes) { emu::poison(p, bytes); }

@@ -18,7 +18,7 @@
 // that lanes meet at different lines, a deadlock, a misaligned cp.async or ldmatrix, a thread that ends with copies
 // under way, the misuses that mbarrier.h and wgmma.h name, and a launch that the hardware would refuse. Shared memory
 // starts as NaN and is one heap block a launch, so address sanitizer sees its ends; the arenas of
-// common/cuda_shared.cuh put poisoned gaps between its parts.
+// common/cuda_language.cuh put poisoned gaps between its parts.
 //
 // Limits: x86-64 and g++. Warp collectives need all lanes of the warp. Blocks do not run at the same time, so races
 // between blocks are not seen, nor is anything about speed, occupancy, memory order between blocks, streams and

@@ -233,6 +233,18 @@ inline void run_block(size_t shared_bytes) {
   free(block.shared);
 }
 
+inline std::set<std::string> launched_kernels;
+
+template <auto kernel>
+const char* name_of() {
+  return __PRETTY_FUNCTION__;
+}
+
+inline void note_launch(const char* name) {
+  Own own;
+  launched_kernels.insert(name);
+}
+
 // Blocks run in a rotated order, reversed for half of the schedules.
 inline void launch(dim3 grid, dim3 size, size_t shared_bytes, std::function<void()> kernel) {
   Own own;
@@ -263,6 +275,14 @@ inline void launch(dim3 grid, dim3 size, size_t shared_bytes, std::function<void
 }
 
 }  // namespace emu
+
+// What has been launched so far, a line each: tests ask whether every kernel was.
+extern "C" __attribute__((visibility("default"), used)) inline const char* fi_emulated_launches() {
+  static std::string lines;
+  lines.clear();
+  for (const std::string& name : emu::launched_kernels) lines += name + "\n";
+  return lines.c_str();
+}
 
 #define threadIdx (emu::self().thread)
 #define blockIdx (emu::block.index)
