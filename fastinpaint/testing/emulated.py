@@ -45,6 +45,8 @@ OPTIONS = {
     "TSAN_OPTIONS": "exitcode=66:report_signal_unsafe=0:history_size=4",
 }
 
+CXX_NAMES = {"__nv_bfloat16": "bf16", "__half": "half", "Tf32": "tf32", "false": "0", "true": "1"}
+
 
 class Plant(NamedTuple):
     """A defect: `old` occurs once in `file` (under csrc) and becomes `new`."""
@@ -85,7 +87,8 @@ def build(sanitizer: str = "plain", plants: Sequence[Plant] = (), sources: Seque
         if files[plant.file].count(plant.old) != 1:
             raise ValueError(f"plant: {plant.old!r} must occur once in {plant.file}.")
         files[plant.file] = files[plant.file].replace(plant.old, plant.new)
-    chosen = sorted(name for name in files if name.endswith(".cu")) if sources is None else list(sources)
+    real = sorted(name for name in files if Path(name).match("cuda*.cu"))
+    chosen = real if sources is None else list(sources)
     flags = [*FLAGS, *SANITIZERS[sanitizer]]
     folder = ROOT / "build" / "emulated"
     folder.mkdir(parents=True, exist_ok=True)
@@ -142,6 +145,19 @@ def installed(library: Path | None = None) -> Iterator[None]:
         yield
     finally:
         native_cuda.emulated = before
+
+
+def launched() -> set[str]:
+    """The kernels that the installed library has launched so far, named as `sass` names them."""
+    listed = native_cuda.library().fi_emulated_launches
+    listed.restype = ctypes.c_char_p
+    names = set()
+    for line in listed().decode().splitlines():
+        name = line.split("kernel = ")[1].rstrip("]").replace("fi::", "")
+        for written, short in CXX_NAMES.items():
+            name = name.replace(written, short)
+        names.add(name)
+    return names
 
 
 def run(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import collections
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -65,9 +66,15 @@ def cuobjdump() -> str | None:
     spec = importlib.util.find_spec("triton")
     wheel = Path(spec.origin).parent / "backends/nvidia/bin/cuobjdump" if spec and spec.origin else None
     found = shutil.which("cuobjdump") or (str(wheel) if wheel and wheel.exists() else None)
-    nvcc = shutil.which("nvcc")
-    beside = Path(nvcc).resolve().parent / "cuobjdump" if nvcc else None
+    compiler = nvcc()
+    beside = Path(compiler).resolve().parent / "cuobjdump" if compiler else None
     return found or (str(beside) if beside and beside.exists() else None)
+
+
+def nvcc() -> str | None:
+    """The compiler, or None."""
+    home = os.environ.get("CUDA_HOME")
+    return shutil.which(f"{home}/bin/nvcc" if home else "nvcc")
 
 
 def why_not() -> str | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -12,7 +14,7 @@ import torch
 
 from fastinpaint.ops import native_cuda
 from fastinpaint.ops.conv_block import cuda
-from fastinpaint.testing import emulated
+from fastinpaint.testing import emulated, sass
 from fastinpaint.testing.counting import counts
 from fastinpaint.testing.emulated import Plant
 from fastinpaint.testing.paper_layers import paper_layers
@@ -164,3 +166,20 @@ def test_a_planted_defect_is_found(name: str) -> None:
     done = run(defect.finder, ["stride 2, two sources forward"], 1, plants=[defect.plant])
     assert done.returncode != 0, f"{name} went unnoticed"
     assert defect.message in done.stdout + done.stderr, done.stderr[-3000:]
+
+
+@pytest.mark.skipif(sass.nvcc() is None or sass.cuobjdump() is None, reason="nvcc and cuobjdump are needed")
+def test_ptxas_keeps_the_wgmma_overlapped(tmp_path: Path) -> None:
+    """No warning that they are serialised, no spill, and A comes from registers."""
+    made, csrc = tmp_path / "hopper.o", emulated.ROOT / "csrc"
+    flags = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "-gencode=arch=compute_90a,code=sm_90a", "-Xptxas", "-v"]
+    command = [str(sass.nvcc()), *flags, f"-I{csrc}", "-c", str(csrc / SOURCES[1]), "-o", str(made)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    report = said.stdout + said.stderr
+    assert "hopper_gather_kernel" in report
+    assert not re.findall(r".*(?:C75\d\d|serialized|Performance Loss).*", report)
+    assert not re.findall(r".*[1-9]\d* bytes (?:spill|stack).*", report)
+    listing = subprocess.run([str(sass.cuobjdump()), "-sass", str(made)], capture_output=True, text=True, check=True)
+    products = re.findall(r"HGMMA\.64x128x16\.F32\S* (R\d+, \w+)", listing.stdout)
+    assert len(products) >= 2 * 2 * 4  # two dtypes, two halves of the tile, four k16
+    assert all(re.fullmatch(r"R\d+, R\d+", operands) for operands in products)

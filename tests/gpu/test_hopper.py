@@ -1,0 +1,89 @@
+"""The wgmma path on a Hopper GPU: what the instructions do beside what the emulation says, and the wide layers."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+
+import pytest
+import torch
+
+from fastinpaint.ops import native_cuda
+from fastinpaint.ops.conv_block import cuda
+from fastinpaint.testing import emulated, sass
+from tests.cuda import hopper_probe, small_cases
+from tests.cuda.small_cases import Conv
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(native_cuda.why_not_hopper() is not None, reason=str(native_cuda.why_not_hopper())),
+]
+DTYPES = [torch.bfloat16, torch.float16]
+WIDE = {
+    "256 to 256": Conv((32, 32), (256,), (False,), 256, (3, 3), (1, 1), (1, 1), (1, 1)),
+    "256 and 256 to 256, dilation 16": Conv(
+        (32, 32), (256, 256), (False, False), 256, (3, 3), (1, 1), (16, 16), (16, 16)
+    ),
+    "128 to 256, stride 2": Conv((64, 64), (128,), (True,), 256, (3, 3), (2, 2), (1, 1), (1, 1)),
+    "256 and 256 to 128, transposed": Conv(
+        (32, 32), (256, 256), (True, False), 128, (4, 4), (2, 2), (1, 1), (1, 1), True
+    ),
+    "3d, 256 to 256, dilation 4": Conv((4, 16, 16), (256,), (False,), 256, (3, 3, 3), (1, 1, 1), (1, 4, 4), (1, 4, 4)),
+}
+
+
+@pytest.fixture(scope="module")
+def probe(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The probe, compiled by nvcc."""
+    if (nvcc := sass.nvcc()) is None:
+        pytest.skip("there is no nvcc to compile the probe with")
+    library = tmp_path_factory.mktemp("probe") / "probe.so"
+    source = emulated.ROOT / "csrc" / hopper_probe.SOURCE
+    command = [nvcc, "-std=c++17", "-O3", "-shared", "-Xcompiler=-fPIC", "-gencode=arch=compute_90a,code=sm_90a"]
+    subprocess.run([*command, f"-I{emulated.ROOT / 'csrc'}", str(source), "-o", str(library)], check=True)
+    return ctypes.CDLL(str(library))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_wgmma_barriers_and_copies_do_what_the_emulation_says(probe: ctypes.CDLL, dtype: torch.dtype) -> None:
+    found, exact = hopper_probe.run(probe, dtype, "cuda")
+    assert torch.allclose(found.double(), exact, rtol=1e-3, atol=1e-3)
+    if emulated.why_not() is None:
+        library = ctypes.CDLL(str(emulated.build(sources=[hopper_probe.SOURCE])))
+        assert torch.allclose(found, hopper_probe.run(library, dtype, "cpu")[0], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", WIDE)
+def test_wide_layers_keep_the_rule(name: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(native_cuda.HOPPER, "1")
+    monkeypatch.setitem(small_cases.CONVS, name, WIDE[name])
+    small_cases.run(name, small_cases.DTYPES[dtype], "cuda")
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_both_paths_agree_and_a_graph_replays_the_same_bits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = small_cases.conv_inputs(WIDE[name], torch.bfloat16)
+    sources, weight, bias, geometry = (small_cases.moved(v, "cuda") for v in inputs)
+
+    def results() -> list[torch.Tensor]:
+        y, mean, var = cuda.fwd(sources, weight, bias, geometry, True)
+        grads, *_ = cuda.bwd(y, mean, var, y, mean, sources, weight, geometry, [True] * len(sources), False, False)
+        return [t for t in (y, mean, var, *(t for g in grads for t in g)) if t is not None]
+
+    monkeypatch.setenv(native_cuda.HOPPER, "0")
+    ordinary = results()
+    monkeypatch.setenv(native_cuda.HOPPER, "1")
+    expected = results()
+    for first, second in zip(expected, ordinary, strict=True):
+        assert torch.allclose(first.float(), second.float(), rtol=2e-2, atol=2e-2 * float(second.abs().max()))
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = results()
+    for tensor in found:
+        tensor.fill_(torch.nan)
+    graph.replay()
+    torch.cuda.synchronize()
+    for first, second in zip(found, expected, strict=True):
+        assert torch.equal(first, second)
