@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 python -m benchmarks.follow_demo [--seeds 3] [--pretrain-steps 150] [--steps 450]
 
 The demo's data, network and options, but fewer steps: each seed trained by both backends. Printed are the largest
-relative difference of the losses up to a step, and the evaluation on clips not trained on. The runs end alike where the
-backends' mean errors differ by no more than the reference's seeds do among themselves.
+relative difference of the losses up to a step, and where each run ends: the mean of its last losses, and the evaluation
+on clips not trained on. The backends end alike where their means differ by no more than the reference's seeds do among
+themselves.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from fastinpaint.training.logs import read_log
 
 AT = (1, 5, 10, 20, 50, 100)
 NETWORKS = ("3DCN", "CombCN")
+LAST = "last losses"
+WINDOW = 50
 
 
 def losses_of(run: Path) -> list[float]:
@@ -32,12 +35,13 @@ def losses_of(run: Path) -> list[float]:
     return [line["total"] for line in read_log(run / "log.jsonl") if line["event"] == "train"]
 
 
-def hole_errors(run: Path, data: Path) -> dict[str, float]:
-    """Mean error inside the holes of the validation samples, 0 to 255, computed by the reference."""
+def ends_of(run: Path, data: Path) -> dict[str, float]:
+    """The mean of the last losses, and the mean errors inside the holes of the validation samples, 0 to 255."""
     found = evaluate(
         {"completion": load_weights(run / "last.safetensors")}, VideoSamples(data, "val"), HOLES, rivals=False
     )
-    return {name: found.means[name].hole_l1 for name in NETWORKS}
+    last = losses_of(run)[-WINDOW:]
+    return {LAST: sum(last) / len(last), **{name: found.means[name].hole_l1 for name in NETWORKS}}
 
 
 def main() -> None:
@@ -49,26 +53,26 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     size = DemoSize(pretrain_steps=args.pretrain_steps, steps=args.steps)
-    errors: dict[str, list[dict[str, float]]] = {"reference": [], args.backend: []}
+    ends: dict[str, list[dict[str, float]]] = {"reference": [], args.backend: []}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         make_data(folder, size)
         for seed in range(args.seeds):
-            for backend, found in errors.items():
+            for backend, found in ends.items():
                 options = {"seed": seed, "validate_every": 0, "log_every": 1}
                 config = dataclasses.replace(train_config(size, "paper", backend), **options)
                 train(config, folder / "data", folder / f"{backend}-{seed}")
-                found.append(hole_errors(folder / f"{backend}-{seed}", folder / "data"))
-            plain, fused = (losses_of(folder / f"{backend}-{seed}") for backend in errors)
+                found.append(ends_of(folder / f"{backend}-{seed}", folder / "data"))
+            plain, fused = (losses_of(folder / f"{backend}-{seed}") for backend in ends)
             apart = [abs(b / a - 1) for a, b in zip(plain, fused, strict=True)]
             steps = [step for step in AT if step <= len(apart)]
             told = ", ".join(f"{step}: {max(apart[:step]):.1e}" for step in steps)
             print(f"seed {seed}: losses differ at most, up to step {told}", flush=True)
-            for backend, found in errors.items():
-                figures = ", ".join(f"{name} {error:.2f}" for name, error in found[-1].items())
-                print(f"seed {seed}: hole L1 of {backend}: {figures}", flush=True)
-    for name in NETWORKS:
-        plain, fused = ([found[name] for found in runs] for runs in errors.values())
+            for backend, found in ends.items():
+                figures = ", ".join(f"{name} {value:.2f}" for name, value in found[-1].items())
+                print(f"seed {seed}: {backend} ends at: {figures}", flush=True)
+    for name in (LAST, *NETWORKS):
+        plain, fused = ([found[name] for found in runs] for runs in ends.values())
         means, spread = [sum(plain) / len(plain), sum(fused) / len(fused)], max(plain) - min(plain)
         verdict = "within" if abs(means[1] - means[0]) <= spread else "outside"
         print(f"{name}: mean {means[0]:.2f} and {means[1]:.2f}, {verdict} the seeds' spread of {spread:.2f}")
