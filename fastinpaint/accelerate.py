@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from types import CodeType, FunctionType
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -57,6 +58,11 @@ def accelerate(model: Model, backend: str = "auto", memory: str = "default") -> 
     checkpoints go both ways. Inside the model activations are deferred; what the model returns, what its foreign layers
     get and what hooks see are plain tensors. ``model.fastinpaint_report`` says what was swapped, what was left and why.
 
+    Those tensors may be channels-last, as after ``model.to(memory_format=torch.channels_last)``: code that merges the
+    channels with another axis needs ``reshape`` in place of ``view``. The gradient of an inner activation is to be
+    watched by a hook of its module, or by ``retain_grad`` before another layer reads it. ``torch.jit.script`` and
+    ``torch.fx`` take the plain model: script or trace it first, or `restore` it.
+
     Args:
         model: any ``nn.Module``; changed and returned. An accelerated model may be given again with other options.
         backend: a name of `fastinpaint.backends.BACKENDS` or "auto".
@@ -97,8 +103,8 @@ def restore(model: Model) -> Model:
             del module._fastinpaint, module._fastinpaint_accelerated
         for handle in vars(module).pop("_fastinpaint_borders", ()):
             handle.remove()
-        vars(module).pop("_fastinpaint_plain", None)
-        vars(module).pop("fastinpaint_report", None)
+        for name in ("_fastinpaint_plain", "_fastinpaint_tensors", "fastinpaint_report"):
+            vars(module).pop(name, None)
     return model
 
 
@@ -128,15 +134,18 @@ def _draw_borders(model: nn.Module, report: Report) -> None:
             return
         seen.add(id(module))
         if id(module) not in holders:
-            handles = [module.register_forward_pre_hook(_plain_inputs, with_kwargs=True, prepend=True)]
+            handles = []
+            if not isinstance(module, torch.jit.ScriptModule):  # which takes no such hook
+                handles = [module.register_forward_pre_hook(_plain_inputs, with_kwargs=True, prepend=True)]
         else:
             handles = [
                 module.register_forward_pre_hook(_enter, with_kwargs=True, prepend=True),
                 module.register_forward_hook(_leave, prepend=True, always_call=True),
             ]
-            if checkpoints := _names(type(module)) & {"checkpoint", "checkpoint_sequential"}:
-                _plain_children(module, "checkpoint_sequential" in checkpoints)
-                report.notes.append(f"{name or 'the model'} uses checkpoint: its children hand on plain tensors.")
+            if insisting := _insists_on_tensors(module):
+                module._fastinpaint_tensors = True  # type: ignore[assignment]
+                _plain_children(module, "checkpoint_sequential" in _names(type(module)))
+                report.notes.append(f"{name or 'the model'} {insisting}: its children hand on plain tensors.")
             for child_name, child in module.named_children():
                 walk(child, f"{name}.{child_name}" if name else child_name)
         module._fastinpaint_borders = tuple(handles)  # type: ignore[assignment]
@@ -151,18 +160,29 @@ def _plain_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
 
 def _enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Before a container; other hooks see plain tensors."""
-    region.enter()
-    if len(module._forward_pre_hooks) > 1 or module._backward_hooks or module._backward_pre_hooks:
-        return plain(args), plain(kwargs)
-    return None
+    region.enter(module)
+    observed = len(module._forward_pre_hooks) > 1 or module._backward_hooks or module._backward_pre_hooks
+    return (plain(args), plain(kwargs)) if observed or "_fastinpaint_tensors" in vars(module) else None
 
 
 def _leave(module: nn.Module, args: tuple[Any, ...], result: Any) -> Any:
     """After a container, be it by an exception."""
-    region.leave()
+    region.leave(module)
     observed = len(module._forward_hooks) > 1 or module._backward_hooks or module._backward_pre_hooks
     outermost = hasattr(module, "fastinpaint_report") or not region.inside()
     return plain(result) if outermost or observed or module.__dict__.get("_fastinpaint_plain") else None
+
+
+def _insists_on_tensors(module: nn.Module) -> str | None:
+    """Why a container must be given plain tensors by its children, or None."""
+    names = _names(type(module))
+    if names & {"checkpoint", "checkpoint_sequential"}:
+        return "uses checkpoint"
+    if "is_tensor" in names or {"isinstance", "Tensor"} <= names:
+        return "asks what is a Tensor"
+    if any(isinstance(child, torch.jit.ScriptModule) for child in module.children()):
+        return "holds a ScriptModule"
+    return None
 
 
 def _names(kind: type[nn.Module]) -> set[str]:

@@ -7,17 +7,20 @@ a function, a method, an operator or an attribute, gets the plain tensor, which 
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.checkpoint import CheckpointFunction
 
-from fastinpaint.nn.raw import Part, Raw, activate, version
+from fastinpaint.nn.raw import Mode, Part, Raw, activate, version
+
+# What watches the gradient of the tensor it is called on.
+WATCHERS = ("register_hook", "retain_grad")
 
 
 class Deferred:
@@ -26,9 +29,10 @@ class Deferred:
     def __init__(self, parts: Sequence[Part], backend: str = "auto") -> None:
         self._parts = tuple(parts)
         self._backend = backend
-        self._grad = torch.is_grad_enabled()
+        self._mode = Mode.now()
         self._plain: Tensor | None = None
         self._version = 0
+        self._read = False  # whether something reads the parts, and so no plain tensor
 
     @property
     def shape(self) -> torch.Size:
@@ -49,7 +53,7 @@ class Deferred:
 
     @property
     def requires_grad(self) -> bool:
-        return self._grad and any(part.requires_grad for part in self._parts)
+        return self._mode.grad and any(part.requires_grad for part in self._parts)
 
     @property
     def is_cuda(self) -> bool:
@@ -71,35 +75,36 @@ class Deferred:
         return self.shape[0]
 
     def tensor(self) -> Tensor:
-        """The plain tensor, computed on the first call, in the grad mode that the Deferred was made in."""
+        """The plain tensor, computed on the first call, in the mode that the Deferred was made in."""
         if self._plain is None:
-            self._refuse_reentrant_checkpoint()
-            if torch.is_grad_enabled() == self._grad:
+            self._refuse_function()
+            with self._mode.again():
                 self._plain = activate(self._parts, self._backend)
-            else:
-                with torch.set_grad_enabled(self._grad):
-                    self._plain = activate(self._parts, self._backend)
             self._version = version(self._plain)
         return self._plain
 
     def parts(self) -> tuple[Part, ...]:
         """What a convolution is to load."""
-        self._refuse_reentrant_checkpoint()
+        self._refuse_function()
+        self._read = True
+        return self._current()
+
+    def _current(self) -> tuple[Part, ...]:
         modified = self._plain is not None and version(self._plain) != self._version
-        lost_grad = torch.is_grad_enabled() and not self._grad
+        lost_grad = torch.is_grad_enabled() and not self._mode.grad
         computed = self._plain is not None and not torch.is_grad_enabled()  # nothing is kept: take what is there
         return (Part(Raw(self.tensor())),) if modified or lost_grad or computed else self._parts
 
-    def _refuse_reentrant_checkpoint(self) -> None:
-        """A checkpoint that knows only tensors among its arguments would drop this one's gradient without a word."""
+    def _refuse_function(self) -> None:
+        """An autograd.Function knows only tensors among its arguments: it would drop this one's gradient unsaid."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or not self.requires_grad:
             return
         frame = sys._getframe(1)
         while frame is not None:
-            if frame.f_code is CheckpointFunction.forward.__code__:
+            if frame.f_code is torch.autograd.Function.apply.__code__:
                 raise RuntimeError(
-                    "fastinpaint: torch.utils.checkpoint with use_reentrant=True was given a deferred activation; give "
-                    "it x.tensor(), or use use_reentrant=False."
+                    "fastinpaint: an autograd.Function, or torch.utils.checkpoint with use_reentrant=True, was given a "
+                    "deferred activation, whose gradient it would drop; give it fastinpaint.nn.plain(x)."
                 )
             frame = frame.f_back  # type: ignore[assignment]
 
@@ -110,19 +115,19 @@ class Deferred:
         return plain
 
     def relu(self) -> Deferred | Tensor:
-        parts = self.parts()
+        parts = self._current()
         if any(part.addend is not None for part in parts):
             return F.relu(self.tensor())
-        return Deferred([part._replace(relu=True) for part in parts], self._backend)
+        return Deferred([part._replace(relu=True) for part in self.parts()], self._backend)
 
     def relu_(self) -> Deferred:
         return self._in_place(self.relu(), F.relu_)
 
     def plus(self, other: Any) -> Deferred | Tensor:
         """The sum; deferred where the other is a map of the same shape."""
-        mine, parts = self._addable(other), self.parts()
-        if mine and len(parts) == 1:
-            return Deferred([parts[0]._replace(addend=_addend(other))], self._backend)
+        if self._addable(other):
+            (part,) = self.parts()
+            return Deferred([part._replace(addend=_addend(other))], self._backend)
         if isinstance(other, Deferred) and other._addable(self):
             return other.plus(self)
         return self.tensor() + plain(other)
@@ -134,7 +139,7 @@ class Deferred:
 
     def _addable(self, other: Any) -> bool:
         """Whether ``self + other`` can be one part with an addend. A bare map is better added to at once."""
-        parts = self.parts()
+        parts = self._current()
         if len(parts) != 1 or parts[0].addend is not None or parts[0].bare:
             return False
         if not isinstance(other, Tensor | Deferred):
@@ -146,9 +151,9 @@ class Deferred:
         if self._plain is not None:
             change(self.settle())
         elif isinstance(result, Deferred):
-            self._parts, self._grad = result._parts, result._grad
+            self._parts, self._mode, self._read = result._parts, result._mode, False
         else:
-            self._parts, self._grad = (Part(Raw(result)),), torch.is_grad_enabled()
+            self._parts, self._mode, self._read = (Part(Raw(result)),), Mode.now(), False
         return self
 
     @classmethod
@@ -167,7 +172,9 @@ class Deferred:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return getattr(self.settle() if name.endswith("_") else self.tensor(), name)
+        if name in WATCHERS and self._read:
+            raise RuntimeError(f"fastinpaint: .{name} must come before other layers read the activation.")
+        return getattr(self.settle() if name.endswith("_") or name in WATCHERS else self.tensor(), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name.startswith("_") and not name.startswith("__"):
@@ -275,29 +282,22 @@ def parts_of(value: Tensor | Deferred) -> tuple[Part, ...]:
 
 def plain(value: Any) -> Any:
     """The value with every Deferred in it, through tuples, lists, dicts and dataclasses, as a plain tensor."""
-    if isinstance(value, Tensor) or value is None:
-        return value
     if isinstance(value, Deferred):
         return value.tensor()
-    if not holds_deferred(value):
+    if isinstance(value, Tensor) or value is None or not holds_deferred(value):
         return value
-    if isinstance(value, dict):
-        changed = {key: plain(item) for key, item in value.items()}
-        return _like(value, changed)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*map(plain, value))
     if isinstance(value, tuple | list):
         return type(value)(map(plain, value))
-    return replace(value, **{field.name: plain(getattr(value, field.name)) for field in fields(value)})
-
-
-def _like(original: dict[Any, Any], changed: dict[Any, Any]) -> dict[Any, Any]:
-    """The changed items in a dict of the original's class."""
-    if type(original) is dict:
-        return changed
-    copy = original.copy()
-    copy.update(changed)
-    return copy
+    twin = copy.copy(value)  # of whatever class: its constructor may do anything
+    if isinstance(value, dict):
+        for key, item in value.items():
+            twin[key] = plain(item)
+    else:
+        for field in fields(value):
+            object.__setattr__(twin, field.name, plain(getattr(value, field.name)))
+    return twin
 
 
 def holds_deferred(value: Any) -> bool:

@@ -7,11 +7,12 @@ padding mode, an unbatched input) goes through torch's own forward. A layer with
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -22,6 +23,7 @@ from fastinpaint.nn.region import inside
 from fastinpaint.nn.sync import all_reduce_statistics
 from fastinpaint.ops.activation.checks import DTYPES
 from fastinpaint.ops.conv_block import checks
+from fastinpaint.ops.dispatch import autocasts
 from fastinpaint.ops.types import Geometry
 
 Map = Tensor | Deferred
@@ -34,13 +36,29 @@ class _Layer(nn.Module):
     _fastinpaint_accelerated = False  # by `accelerate`: outside its model it gives plain tensors
     _fastinpaint_plain = False  # whether it always does
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if hooked(self):
-            return plain(super().__call__(*plain(args), **plain(kwargs)))
-        return self._hand_on(super().__call__(*args, **kwargs))
+    _fused: Callable[..., Any]  # the layer's result, deferred; NotImplemented where only torch's own layer can give it
 
-    def _hand_on(self, result: Any) -> Any:
-        return plain(result) if self._fastinpaint_plain or (self._fastinpaint_accelerated and not inside()) else result
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return super().__call__(*plain(args), **plain(kwargs)) if hooked(self) else super().__call__(*args, **kwargs)
+
+    def forward(self, input: Map, *args: Any, **kwargs: Any) -> Any:
+        result = NotImplemented if torch_must_run(input) else self._fused(input, *args, **kwargs)
+        if result is NotImplemented:
+            return super().forward(plain(input), *args, **kwargs)
+        outside = self._fastinpaint_accelerated and not inside()
+        return plain(result) if outside or self._fastinpaint_plain or hooked(self) else result
+
+
+def torch_must_run(input: Any) -> bool:
+    """Whether the fused operators cannot: under functorch, in forward-mode differentiation, and for torch's tracers."""
+    if torch.compiler.is_compiling():
+        return False
+    return (
+        not isinstance(input, (Tensor, Deferred))
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or torch._C._get_tracing_state() is not None
+    )
 
 
 def hooked(module: nn.Module) -> bool:
@@ -60,26 +78,15 @@ def hooked(module: nn.Module) -> bool:
 class _Conv(_Layer, _ConvNd):
     """A convolution that waits until it is known whether batch statistics of its result are wanted."""
 
-    def forward(self, input: Map, output_size: list[int] | None = None) -> Any:
-        axes = len(self.kernel_size)
-        if self.padding_mode != "zeros" or input.dim() != axes + 2 or not self._same_kind(input):
-            extra = () if output_size is None else (output_size,)
-            return super().forward(plain(input), *extra)
+    def _fused(self, input: Map, output_size: list[int] | None = None) -> Any:
+        weight, bias = self.weight, self.bias  # read once: a parametrization computes them
+        if self.padding_mode != "zeros" or input.dim() != weight.dim() or not _same_kind(input, weight):
+            return NotImplemented
         geometry = self._geometry(input, output_size)
         parts = parts_of(input)
-        checks.check_weight(input.shape, self.weight, self.bias, geometry)
-        return Deferred(
-            [Part(PendingConv(parts, self.weight, self.bias, geometry, self._fastinpaint))], self._fastinpaint.backend
-        )
-
-    def _same_kind(self, input: Map) -> bool:
-        """Whether input and weight have, or autocast will give them, one dtype that the op takes, on one device."""
-        weight = self.weight
-        if input.device != weight.device or weight.dtype not in DTYPES:
-            return False
-        if torch.is_autocast_enabled(weight.device.type) and torch.float64 not in (weight.dtype, input.dtype):
-            return input.dtype in DTYPES
-        return input.dtype == weight.dtype
+        checks.check_weight(input.shape, weight, bias, geometry)
+        options = self._fastinpaint
+        return Deferred([Part(PendingConv(parts, weight, bias, geometry, options))], options.backend)
 
     def _geometry(self, input: Map, output_size: list[int] | None) -> Geometry:
         axes = len(self.kernel_size)
@@ -92,6 +99,15 @@ class _Conv(_Layer, _ConvNd):
         return Geometry(
             self.stride, padding, self.dilation, tuple(output_padding), self.transposed, self.groups  # type: ignore[arg-type]
         )  # fmt: skip
+
+
+def _same_kind(input: Map, weight: Tensor) -> bool:
+    """Whether input and weight have, or autocast will give them, one dtype that the op takes, on one device."""
+    if input.device != weight.device or weight.dtype not in DTYPES:
+        return False
+    if autocasts(weight.device) and torch.float64 not in (weight.dtype, input.dtype):
+        return input.dtype in DTYPES
+    return input.dtype == weight.dtype
 
 
 class Conv2d(_Conv, nn.Conv2d):
@@ -113,9 +129,9 @@ class ConvTranspose3d(_Conv, nn.ConvTranspose3d):
 class _Norm(_Layer, _BatchNorm):
     """Batch norm that asks the convolution before it for its statistics and defers the rest."""
 
-    def forward(self, input: Map) -> Any:
+    def _fused(self, input: Map) -> Any:
         if input.dtype not in DTYPES or input.dim() not in (4, 5) or input.numel() == 0 or not self._floating(input):
-            return super().forward(plain(input))
+            return NotImplemented
         self._check_input_dim(input)
         if input.shape[1] != self.num_features:
             raise ValueError(
@@ -125,10 +141,10 @@ class _Norm(_Layer, _BatchNorm):
         if self.training or self.running_mean is None or self.running_var is None:
             mean, var = self._batch_statistics(part.raw)
         else:
-            mean, var = self.running_mean, self.running_var
             folded = self._folded(part.raw)
             if folded is not None:
                 return Deferred([Part(folded)], self._fastinpaint.backend)
+            mean, var = self.running_mean.clone(), self.running_var  # training may change it before it is read
         mean, scale, shift = self._affine(mean, var, part.raw.dtype)
         return Deferred([Part(part.raw, mean, scale, shift)], self._fastinpaint.backend)
 
@@ -183,7 +199,7 @@ class _Norm(_Layer, _BatchNorm):
 
     def _folded(self, raw: Raw) -> Raw | None:
         """Without gradients: the convolution with this batch norm in its weight, if it has not run yet."""
-        if not isinstance(raw, PendingConv) or raw.x is not None or raw.grad or torch.is_grad_enabled():
+        if not isinstance(raw, PendingConv) or raw.x is not None or raw.mode.grad or torch.is_grad_enabled():
             return None
         assert self.running_mean is not None
         assert self.running_var is not None
@@ -211,7 +227,7 @@ class SyncBatchNorm(_Norm, nn.SyncBatchNorm):
 class ReLU(_Layer, nn.ReLU):
     """``torch.nn.ReLU`` over deferred activations."""
 
-    def forward(self, input: Map) -> Any:
-        if isinstance(input, Deferred):
-            return input.relu_() if self.inplace else input.relu()
-        return super().forward(input)
+    def _fused(self, input: Map) -> Any:
+        if not isinstance(input, Deferred):
+            return NotImplemented
+        return input.relu_() if self.inplace else input.relu()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from copy import copy
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,6 +23,31 @@ CHEAP_MACS = 2048
 # Every tier computes an addend again that costs no more than this, such as guidance: it is no dearer than batch norm,
 # which moves as many bytes.
 THIN_MACS = 64
+
+
+class Mode(NamedTuple):
+    """Whether autograd records, and whether inference mode is on, at some moment."""
+
+    grad: bool
+    inference: bool
+
+    @classmethod
+    def now(cls) -> Mode:
+        """What is in force. A compiler knows of no inference mode."""
+        inference = not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
+        return cls(torch.is_grad_enabled(), inference)
+
+    def again(self) -> AbstractContextManager[object]:
+        """Puts it in force."""
+        now = Mode.now()
+        if self == now:
+            return nullcontext()
+        if self.inference == now.inference:
+            return torch.set_grad_enabled(self.grad)
+        both = ExitStack()
+        both.enter_context(torch.inference_mode(self.inference))
+        both.enter_context(torch.set_grad_enabled(self.grad))
+        return both
 
 
 class Options(NamedTuple):
@@ -94,7 +120,7 @@ class Part(NamedTuple):
 class PendingConv(Raw):
     """A convolution of deferred activations that runs when its result, or its statistics, are first asked for.
 
-    It runs as it would have run at once: in the grad mode and in autocast's dtype of the moment it was made.
+    It runs as it would have run at once: in the mode and in autocast's dtype of the moment it was made.
     """
 
     def __init__(
@@ -108,9 +134,10 @@ class PendingConv(Raw):
         first, channels = parts[0].raw, sum(part.raw.shape[1] for part in parts)
         self.dtype, self.device = autocast_dtype(weight), first.device
         self.shape = torch.Size(checks.output_shape((first.shape[0], channels, *first.shape[2:]), weight, geometry))
-        self.grad = torch.is_grad_enabled()
+        self.mode = Mode.now()
         self.weight_version = version(self.weight)
         self._statistics: tuple[Tensor, Tensor] | None = None
+        self.measured = False  # whether the statistics came with y, out of one node of the graph
 
     def tensor(self) -> Tensor:
         if self.x is None:
@@ -130,7 +157,7 @@ class PendingConv(Raw):
         if self.x is not None:
             return self.x.requires_grad
         operands = (self.weight, self.bias, *self.parts)
-        return self.grad and any(t is not None and t.requires_grad for t in operands)
+        return self.mode.grad and any(t is not None and t.requires_grad for t in operands)
 
     def _run(self, stats: bool) -> None:
         if version(self.weight) != self.weight_version:
@@ -138,11 +165,8 @@ class PendingConv(Raw):
                 f"fastinpaint: a weight of shape {tuple(self.weight.shape)} was modified in place before the deferred "
                 "convolution that reads it ran; use the result, or call .clone() on it, before an optimiser's step."
             )
-        if torch.is_grad_enabled() == self.grad:
+        with self.mode.again():
             self._run_now(stats)
-        else:
-            with torch.set_grad_enabled(self.grad):
-                self._run_now(stats)
         # what it read may go, unless backward keeps it
         self.parts, self.weight, self.bias = (), None, None
 
@@ -174,7 +198,7 @@ class PendingConv(Raw):
         )  # fmt: skip
         self.x, self.version = y, version(y)
         if stats:
-            self._statistics = mean, var
+            self._statistics, self.measured = (mean, var), True
 
     def _to_be_forgotten(self) -> bool:
         """Whether backward computes y again. Only its own node can free it again, so there must be one."""
@@ -211,7 +235,10 @@ def _cast(raw: Raw, dtype: torch.dtype | None) -> tuple[Tensor, Operand]:
 def activate(parts: Sequence[Part], backend: str) -> Tensor:
     """What the parts stand for, as one plain tensor."""
     if len(parts) == 1 and parts[0].bare:
-        return parts[0].raw.tensor()
+        raw = parts[0].raw
+        y = raw.tensor()
+        # batch norm follows this y by its statistics too: as a tensor it must not pass for all of what is read
+        return y.view_as(y) if isinstance(raw, PendingConv) and raw.measured else y
     sources, recipes = materialise(parts)
     return activation.apply(sources, backend, recipes if any_recipe(recipes) else None)
 

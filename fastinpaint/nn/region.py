@@ -1,31 +1,49 @@
-"""Whether an accelerated model is running in this thread: outside one, its layers give plain tensors."""
+"""Which modules of an accelerated model are running in this thread: outside all, its layers give plain tensors.
+
+What runs under a checkpoint is outside of what called the checkpoint: backward runs it again on its own, and must find
+the same tensors. torch shows a checkpoint as the hooks on saved tensors that are in force.
+"""
 
 from __future__ import annotations
 
 import threading
 
 import torch
+from torch import nn
 
 
-class _Depth(threading.local):
-    depth = 0
+class _Running(threading.local):
+    def __init__(self) -> None:
+        self.modules: list[tuple[nn.Module, object]] = []
 
 
-_open = _Depth()
+_running = _Running()
 
 
-def enter() -> None:
+def enter(module: nn.Module) -> None:
     """A module of an accelerated model begins."""
     if not torch.compiler.is_compiling():
-        _open.depth += 1
+        leave(module)  # a KeyboardInterrupt may have ended it without a word
+        _running.modules.append((module, _saving()))
 
 
-def leave() -> None:
-    """It ends."""
+def leave(module: nn.Module) -> None:
+    """It ends, and with it all that began after it."""
     if not torch.compiler.is_compiling():
-        _open.depth -= 1
+        for i in reversed(range(len(_running.modules))):
+            if _running.modules[i][0] is module:
+                del _running.modules[i:]
+                return
 
 
 def inside() -> bool:
-    """Whether one is running. A compiler sees the whole model; in backward, checkpointing runs a part of it again."""
-    return torch.compiler.is_compiling() or _open.depth > 0 or torch._C._current_graph_task_id() != -1
+    """Whether one is running. A compiler sees the whole model."""
+    if torch.compiler.is_compiling():
+        return True
+    return bool(_running.modules) and _running.modules[-1][1] is _saving()
+
+
+def _saving() -> object:
+    """What packs the tensors that autograd saves now, or None where nothing does."""
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    return hooks[0] if hooks else None

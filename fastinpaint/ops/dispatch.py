@@ -11,9 +11,14 @@ from torch import Tensor
 TAGS = (torch.Tag.pt2_compliant_tag,)
 
 
+def autocasts(device: torch.device) -> bool:
+    """Whether autocast is on there; torch knows of none on the meta device."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
+
+
 def no_autocast(device: torch.device) -> AbstractContextManager:
     """Inside an operator every tensor has its final dtype; autocast must not change it again."""
-    if torch.is_autocast_enabled(device.type):
+    if autocasts(device):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 
@@ -62,7 +67,6 @@ def autocast(tensor: Tensor) -> Tensor:
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype:
     """The dtype that torch's convolutions see under autocast: its own, unless the tensor is float64."""
-    kind = tensor.device.type
-    if torch.is_autocast_enabled(kind) and tensor.dtype in (torch.float32, torch.bfloat16, torch.float16):
-        return torch.get_autocast_dtype(kind)
+    if autocasts(tensor.device) and tensor.dtype in (torch.float32, torch.bfloat16, torch.float16):
+        return torch.get_autocast_dtype(tensor.device.type)
     return tensor.dtype

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastinpaint.nn import Deferred
+
 
 def conv3(channels_in: int, channels_out: int, kernel: tuple[int, ...] = (1, 3, 3), **options: object) -> nn.Sequential:
     conv = nn.Conv3d(channels_in, channels_out, kernel, padding=tuple(k // 2 for k in kernel), **options)
@@ -133,7 +135,8 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 
 def tensors(result: object) -> list[Tensor]:
-    """Every tensor of a result, in order."""
+    """Every tensor of a result, in order; a deferred activation is none."""
+    assert not isinstance(result, Deferred)
     if isinstance(result, Tensor):
         return [result]
     items = result.values() if isinstance(result, dict) else result

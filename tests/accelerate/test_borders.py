@@ -124,7 +124,7 @@ def test_a_hidden_reentrant_checkpoint_is_refused() -> None:
     net = fastinpaint.accelerate(Hidden())
     with (
         pytest.warns(UserWarning, match="None of the inputs have requires_grad"),
-        pytest.raises(RuntimeError, match="use_reentrant=True was given a deferred activation"),
+        pytest.raises(RuntimeError, match="use_reentrant=True, was given a deferred activation"),
     ):
         net(torch.randn(1, 1, 4, 4))
 
