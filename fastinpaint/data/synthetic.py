@@ -10,7 +10,6 @@ from __future__ import annotations
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 
@@ -148,6 +147,8 @@ def _sway(rng: np.random.Generator, frames: int) -> np.ndarray:
 
 def write_mp4(path: Path, video: np.ndarray, rate: Fraction = Fraction(25)) -> None:
     """Write uint8 ``[T, H, W, 3]`` as H.264; H and W must be even."""
+    import av  # rendering itself needs no codec
+
     with av.open(str(path), "w") as out:
         stream = out.add_stream("libx264", rate=rate, options={"preset": "veryfast", "crf": "14"})
         stream.height, stream.width = video.shape[1:3]
