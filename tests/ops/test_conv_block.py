@@ -134,9 +134,9 @@ def test_registered_operators(backend: str) -> None:
         ([1, 1], [1, 1], [1, 1], [0, 0], False, 1),
     )
     ops = torch.ops.fastinpaint
-    forward = (flat, [True, False], weight, bias, *geometry, True, backend)
+    forward = (flat, [True, False], weight, bias, True, backend, *geometry)
     y, y_mean, _ = ops.conv_block_fwd(*forward)
-    backward = (y, y_mean, y_mean, y, y_mean, flat, [True, False], weight, *geometry, [True, True], True, True, backend)
+    backward = (y, y_mean, y_mean, y, y_mean, flat, [True, False], weight, [True, True], True, True, backend, *geometry)
     for operator, arguments in (
         (ops.conv_block_fwd.default, forward),
         (ops.conv_block_bwd.default, backward),

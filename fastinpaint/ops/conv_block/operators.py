@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,13 +23,13 @@ OP = "conv_block"
 GEOMETRY = "int[] stride, int[] padding, int[] dilation, int[] output_padding, bool transposed, int groups"
 _library = Library("fastinpaint", "FRAGMENT")
 _library.define(
-    f"conv_block_fwd(Tensor?[] sources, bool[] relus, Tensor weight, Tensor? bias, {GEOMETRY}, bool stats, "
-    "str backend) -> (Tensor, Tensor, Tensor)",
+    "conv_block_fwd(Tensor?[] sources, bool[] relus, Tensor weight, Tensor? bias, bool stats, str backend, "
+    f"{GEOMETRY}) -> (Tensor, Tensor, Tensor)",
     tags=TAGS,
 )
 _library.define(
     "conv_block_bwd(Tensor dy, Tensor? dmean, Tensor? dvar, Tensor? y, Tensor? mean, Tensor?[] sources, bool[] relus, "
-    f"Tensor weight, {GEOMETRY}, bool[] needs, bool needs_weight, bool needs_bias, str backend) -> Tensor[]",
+    f"Tensor weight, bool[] needs, bool needs_weight, bool needs_bias, str backend, {GEOMETRY}) -> Tensor[]",
     tags=TAGS,
 )
 _library.define("batch_stats(Tensor x, str backend) -> (Tensor, Tensor)", tags=TAGS)
@@ -37,60 +38,33 @@ Flat = list[Tensor | None]
 
 
 def _geometry(
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    output_padding: list[int],
-    transposed: bool,
-    groups: int,
+    stride: list[int], padding: list[int], dilation: list[int], output_padding: list[int], *rest: Any
 ) -> Geometry:
-    return Geometry(tuple(stride), tuple(padding), tuple(dilation), tuple(output_padding), transposed, groups)
+    return Geometry(tuple(stride), tuple(padding), tuple(dilation), tuple(output_padding), *rest)
 
 
 def _fwd(
+    fake: bool,
     flat: Flat,
     relus: list[bool],
     weight: Tensor,
     bias: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    output_padding: list[int],
-    transposed: bool,
-    groups: int,
     stats: bool,
     backend: str,
+    *axes: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    sources = unflatten(flat, relus)
-    geometry = _geometry(stride, padding, dilation, output_padding, transposed, groups)
+    """Of fake tensors the reference tells the shapes, and the backend that would run tells the layout."""
+    sources, geometry = unflatten(flat, relus), _geometry(*axes)
     with no_autocast(weight.device):
         module = backends.choose(OP, backend, weight.device, sources, weight, geometry)
-        y, mean, var = module.fwd(sources, weight, bias, geometry, stats)
+        y, mean, var = (reference if fake else module).fwd(sources, weight, bias, geometry, stats)
+    if fake and module.CHANNELS_LAST:
+        y = dense(y)
     return y, empty_if_none(mean, y), empty_if_none(var, y)
 
 
-def _fwd_fake(
-    flat: Flat,
-    relus: list[bool],
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    output_padding: list[int],
-    transposed: bool,
-    groups: int,
-    stats: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    sources = unflatten(flat, relus)
-    geometry = _geometry(stride, padding, dilation, output_padding, transposed, groups)
-    module = backends.choose(OP, backend, weight.device, sources, weight, geometry)
-    y, mean, var = reference.fwd(sources, weight, bias, geometry, stats)
-    return dense(y) if module.CHANNELS_LAST else y, empty_if_none(mean, y), empty_if_none(var, y)
-
-
 def _bwd(
+    fake: bool,
     dy: Tensor,
     dmean: Tensor | None,
     dvar: Tensor | None,
@@ -99,54 +73,19 @@ def _bwd(
     flat: Flat,
     relus: list[bool],
     weight: Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    output_padding: list[int],
-    transposed: bool,
-    groups: int,
     needs: list[bool],
     needs_weight: bool,
     needs_bias: bool,
     backend: str,
+    *axes: Any,
 ) -> list[Tensor]:
-    sources = unflatten(flat, relus)
-    geometry = _geometry(stride, padding, dilation, output_padding, transposed, groups)
+    sources, geometry = unflatten(flat, relus), _geometry(*axes)
     with no_autocast(weight.device):
         module = backends.choose(OP, backend, weight.device, sources, weight, geometry)
-        grads, dweight, dbias = module.bwd(
+        grads, dweight, dbias = (reference if fake else module).bwd(
             dy, dmean, dvar, y, mean, sources, weight, geometry, needs, needs_weight, needs_bias
         )
-    return _pack(grads, dweight, dbias, dy)
-
-
-def _bwd_fake(
-    dy: Tensor,
-    dmean: Tensor | None,
-    dvar: Tensor | None,
-    y: Tensor | None,
-    mean: Tensor | None,
-    flat: Flat,
-    relus: list[bool],
-    weight: Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    output_padding: list[int],
-    transposed: bool,
-    groups: int,
-    needs: list[bool],
-    needs_weight: bool,
-    needs_bias: bool,
-    backend: str,
-) -> list[Tensor]:
-    sources = unflatten(flat, relus)
-    geometry = _geometry(stride, padding, dilation, output_padding, transposed, groups)
-    module = backends.choose(OP, backend, weight.device, sources, weight, geometry)
-    grads, dweight, dbias = reference.bwd(
-        dy, dmean, dvar, y, mean, sources, weight, geometry, needs, needs_weight, needs_bias
-    )
-    if module.CHANNELS_LAST:
+    if fake and module.CHANNELS_LAST:
         grads = [
             g._replace(x=None if g.x is None else dense(g.x), addend=None if g.addend is None else dense(g.addend))
             for g in grads
@@ -161,7 +100,9 @@ def _pack(grads: Sequence[SourceGrad], dweight: Tensor | None, dbias: Tensor | N
     return apart([*flat, dweight, dbias], like)
 
 
-def _batch_stats(x: Tensor, backend: str) -> tuple[Tensor, Tensor]:
+def _batch_stats(fake: bool, x: Tensor, backend: str) -> tuple[Tensor, Tensor]:
+    if fake:
+        return reference.batch_stats(x)
     module = backends.choose("activation", backend, x.device, [Source(x)])
     if not hasattr(module, "batch_stats"):  # it may stand in either room of a backend
         module = importlib.import_module(module.__name__.replace(".activation.", f".{OP}."))
@@ -169,23 +110,15 @@ def _batch_stats(x: Tensor, backend: str) -> tuple[Tensor, Tensor]:
         return module.batch_stats(x)
 
 
-def _batch_stats_fake(x: Tensor, backend: str) -> tuple[Tensor, Tensor]:
-    return reference.batch_stats(x)
-
-
-for _name, _implementation, _fake in (
-    ("conv_block_fwd", _fwd, _fwd_fake),
-    ("conv_block_bwd", _bwd, _bwd_fake),
-    ("batch_stats", _batch_stats, _batch_stats_fake),
-):
-    _library.impl(_name, _implementation, "CompositeExplicitAutograd")
-    register_fake(f"fastinpaint::{_name}", _fake, lib=_library)
+for _name, _function in (("conv_block_fwd", _fwd), ("conv_block_bwd", _bwd), ("batch_stats", _batch_stats)):
+    _library.impl(_name, partial(_function, False), "CompositeExplicitAutograd")
+    register_fake(f"fastinpaint::{_name}", partial(_function, True), lib=_library)
 
 
 def fwd(call: Call, flat: Flat, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """y, mean and var; without statistics the latter two are empty."""
     return torch.ops.fastinpaint.conv_block_fwd.default(
-        flat, list(call.relus), weight, bias, *_lists(call.geometry), call.stats, call.backend
+        flat, call.relus, weight, bias, call.stats, call.backend, *call.geometry
     )
 
 
@@ -212,16 +145,11 @@ def bwd(
         dy = torch.zeros_like(y) if dy is None else dy
     assert dy is not None
     found = torch.ops.fastinpaint.conv_block_bwd.default(
-        dy, dmean, dvar, y, mean, flat, list(call.relus), weight, *_lists(call.geometry), list(needs), needs_weight,
-        needs_bias, call.backend,
+        dy, dmean, dvar, y, mean, flat, call.relus, weight, needs, needs_weight, needs_bias, call.backend,
+        *call.geometry,
     )  # fmt: skip
     grads = [none_if_empty(g) for g in found]
     for i, addend in enumerate(flat[4::5]):
         if addend is not None and needs[i] and grads[5 * i + 4] is None:
             grads[5 * i + 4] = grads[5 * i]
     return grads[:-2], grads[-2], grads[-1]
-
-
-def _lists(geometry: Geometry) -> tuple[list[int], list[int], list[int], list[int], bool, int]:
-    stride, padding, dilation, output_padding, transposed, groups = geometry
-    return list(stride), list(padding), list(dilation), list(output_padding), transposed, groups
