@@ -20,7 +20,13 @@ def load(name: str) -> ctypes.CDLL | None:
 
 def why_not(name: str) -> str | None:
     """Why the library of that name cannot be used, in one sentence, or None where it can."""
-    if not (HERE / f"libfastinpaint_{name}.so").exists():
+    return _why_not(name, HERE)
+
+
+@functools.cache
+def _why_not(name: str, folder: Path) -> str | None:
+    """Asked before every call of a kernel: the disk is looked at once."""
+    if not (folder / f"libfastinpaint_{name}.so").exists():
         tool = {"cpu": "a C++ compiler (g++ or clang++)", "cuda": "nvcc"}[name]
         return f"the {name} kernels are not built; install {tool} and run `pip install -e .` again."
     if load(name) is None:

@@ -26,17 +26,20 @@ WATCHERS = ("register_hook", "retain_grad")
 class Deferred:
     """Several `Part`, concatenated over the channels. Not a Tensor to ``isinstance``, but does what one does."""
 
+    _plain: Tensor | None = None
+    _version = 0
+    _read = False  # whether something reads the parts, and so no plain tensor
+
     def __init__(self, parts: Sequence[Part], backend: str = "auto") -> None:
         self._parts = tuple(parts)
         self._backend = backend
         self._mode = Mode.now()
-        self._plain: Tensor | None = None
-        self._version = 0
-        self._read = False  # whether something reads the parts, and so no plain tensor
 
     @property
     def shape(self) -> torch.Size:
         first = self._parts[0].raw.shape
+        if len(self._parts) == 1:
+            return first
         return torch.Size((first[0], sum(part.raw.shape[1] for part in self._parts), *first[2:]))
 
     @property

@@ -79,19 +79,20 @@ class _Conv(_Layer, _ConvNd):
     """A convolution that waits until it is known whether batch statistics of its result are wanted."""
 
     def _fused(self, input: Map, output_size: list[int] | None = None) -> Any:
-        weight, bias = self.weight, self.bias  # read once: a parametrization computes them
-        if self.padding_mode != "zeros" or input.dim() != weight.dim() or not _same_kind(input, weight):
+        # each is read once: a parametrization computes it
+        shape, weight, bias, options = input.shape, self.weight, self.bias, self._fastinpaint
+        if self.padding_mode != "zeros" or len(shape) != weight.dim() or not _same_kind(input, weight):
             return NotImplemented
         geometry = self._geometry(input, output_size)
         parts = parts_of(input)
-        checks.check_weight(input.shape, weight, bias, geometry)
-        options = self._fastinpaint
-        return Deferred([Part(PendingConv(parts, weight, bias, geometry, options))], options.backend)
+        result = checks.check_weight(shape, weight, bias, geometry)
+        return Deferred([Part(PendingConv(parts, weight, bias, geometry, options, result))], options.backend)
 
     def _geometry(self, input: Map, output_size: list[int] | None) -> Geometry:
+        padding: Sequence[int] = self.padding  # type: ignore[assignment]
+        if isinstance(padding, str):  # torch keeps "same" in numbers, from the last axis to the first
+            padding = tuple(self._reversed_padding_repeated_twice[-2::-2])
         axes = len(self.kernel_size)
-        by_name = isinstance(self.padding, str)  # torch keeps "same" in numbers, from the last axis to the first
-        padding = tuple(self._reversed_padding_repeated_twice[-2::-2] if by_name else self.padding)
         output_padding: Sequence[int] = (0,) * axes
         if isinstance(self, _ConvTransposeNd):
             stride, kernel, dilation = list(self.stride), list(self.kernel_size), list(self.dilation)
@@ -137,14 +138,14 @@ class _Norm(_Layer, _BatchNorm):
             raise ValueError(
                 f"{type(self).__name__}: input must have {self.num_features} channels, got {tuple(input.shape)}."
             )
-        part = self._part(input)
-        if self.training or self.running_mean is None or self.running_var is None:
+        part, running_mean, running_var = self._part(input), self.running_mean, self.running_var
+        if self.training or running_mean is None or running_var is None:
             mean, var = self._batch_statistics(part.raw)
         else:
             folded = self._folded(part.raw)
             if folded is not None:
                 return Deferred([Part(folded)], self._fastinpaint.backend)
-            mean, var = self.running_mean.clone(), self.running_var  # training may change it before it is read
+            mean, var = running_mean.clone(), running_var  # training may change it before it is read
         mean, scale, shift = self._affine(mean, var, part.raw.dtype)
         return Deferred([Part(part.raw, mean, scale, shift)], self._fastinpaint.backend)
 
@@ -176,25 +177,24 @@ class _Norm(_Layer, _BatchNorm):
         return None
 
     def _update_running(self, mean: Tensor, var: Tensor, count: float | Tensor) -> None:
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-        if self.momentum is None:
-            assert self.num_batches_tracked is not None
-            momentum = 1.0 / float(self.num_batches_tracked)
-        else:
-            momentum = self.momentum
-        if self.running_mean is not None and self.running_var is not None:
-            with torch.no_grad():
-                unbiased = var * (count / (count - 1))
-                self.running_mean.mul_(1 - momentum).add_((momentum * mean).to(self.running_mean.dtype))
-                self.running_var.mul_(1 - momentum).add_((momentum * unbiased).to(self.running_var.dtype))
+        tracked, running_mean, running_var = self.num_batches_tracked, self.running_mean, self.running_var
+        if tracked is not None:
+            tracked.add_(1)
+        momentum = self.momentum
+        if momentum is None:
+            assert tracked is not None
+            momentum = 1.0 / float(tracked)
+        if running_mean is not None and running_var is not None:
+            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+            running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
 
     def _affine(self, mean: Tensor, var: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """mean, scale = weight / sqrt(var + eps) and shift = bias, in the dtype that sums are taken in."""
         to = torch.float64 if dtype == torch.float64 else torch.float32
+        weight, bias = self.weight, self.bias
         rstd = torch.rsqrt(var.to(to) + self.eps)
-        scale = rstd if self.weight is None else self.weight.to(to) * rstd
-        shift = torch.zeros_like(rstd) if self.bias is None else self.bias.to(to)
+        scale = rstd if weight is None else weight.to(to) * rstd
+        shift = torch.zeros_like(rstd) if bias is None else bias.to(to)
         return mean.to(to), scale, shift
 
     def _folded(self, raw: Raw) -> Raw | None:

@@ -124,18 +124,23 @@ class PendingConv(Raw):
     """
 
     def __init__(
-        self, parts: Sequence[Part], weight: Tensor, bias: Tensor | None, geometry: Geometry, options: Options
+        self,
+        parts: Sequence[Part],
+        weight: Tensor,
+        bias: Tensor | None,
+        geometry: Geometry,
+        options: Options,
+        shape: tuple[int, ...],
     ) -> None:
         self.x = None
         self.parts = tuple(parts)
         self.weight: Any = weight  # None once it has run
         self.bias = bias
         self.geometry, self.options = geometry, options
-        first, channels = parts[0].raw, sum(part.raw.shape[1] for part in parts)
-        self.dtype, self.device = autocast_dtype(weight), first.device
-        self.shape = torch.Size(checks.output_shape((first.shape[0], channels, *first.shape[2:]), weight, geometry))
+        self.dtype, self.device = autocast_dtype(weight), weight.device
+        self.shape = torch.Size(shape)
         self.mode = Mode.now()
-        self.weight_version = version(self.weight)
+        self.weight_version = version(weight)
         self._statistics: tuple[Tensor, Tensor] | None = None
         self.measured = False  # whether the statistics came with y, out of one node of the graph
 
@@ -202,9 +207,9 @@ class PendingConv(Raw):
 
     def _to_be_forgotten(self) -> bool:
         """Whether backward computes y again. Only its own node can free it again, so there must be one."""
-        if torch.compiler.is_compiling() or not self.requires_grad:
-            return False
         limit = CHEAP_MACS if self.options.memory == "low" else THIN_MACS if self.added else 0
+        if not limit or torch.compiler.is_compiling() or not self.requires_grad:
+            return False
         return checks.macs_per_value(self.weight, self.geometry) <= limit
 
 

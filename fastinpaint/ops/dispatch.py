@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 TAGS = (torch.Tag.pt2_compliant_tag,)
+_AS_IT_IS = nullcontext()
 
 
 def autocasts(device: torch.device) -> bool:
@@ -20,7 +21,7 @@ def no_autocast(device: torch.device) -> AbstractContextManager:
     """Inside an operator every tensor has its final dtype; autocast must not change it again."""
     if autocasts(device):
         return torch.autocast(device.type, enabled=False)
-    return nullcontext()
+    return _AS_IT_IS
 
 
 def tf32_convolutions() -> bool:
@@ -48,9 +49,11 @@ def apart(tensors: Sequence[Tensor | None], given: Tensor) -> list[Tensor]:
     taken, result = {given.untyped_storage()._cdata}, []
     for tensor in tensors:
         alone = empty_if_none(tensor, given)
-        if alone.untyped_storage()._cdata in taken:
+        storage = alone.untyped_storage()._cdata
+        if storage in taken:
             alone = alone.clone()
-        taken.add(alone.untyped_storage()._cdata)
+            storage = alone.untyped_storage()._cdata
+        taken.add(storage)
         result.append(alone)
     return result
 

@@ -51,36 +51,45 @@ _Place = Union[int, _Step, None]  # noqa: UP007
 
 def remember(ctx: Any, operands: Sequence[Operand]) -> None:
     """Save the operands for backward, each tensor once."""
-    tensors: list[Tensor] = []
-    places: dict[int, int] = {}
+    tensors: dict[int, Tensor] = {}  # by their id, in the order of their places
+    order: dict[int, int] = {}
 
-    def place(operand: Operand) -> _Place:
-        if operand is None:
-            return None
-        if isinstance(operand, Recipe):
-            return _Step(operand.run, tuple(place(o) for o in operand.operands), operand.slot)
-        if id(operand) not in places:
-            places[id(operand)] = len(tensors)
-            tensors.append(operand)
-        return places[id(operand)]
+    def places(operands: Sequence[Operand]) -> tuple[_Place, ...]:
+        found: list[_Place] = []
+        for operand in operands:
+            if operand is None:
+                found.append(None)
+            elif isinstance(operand, Recipe):
+                found.append(_Step(operand.run, places(operand.operands), operand.slot))
+            else:
+                key = id(operand)
+                tensors[key] = operand
+                found.append(order.setdefault(key, len(order)))
+        return tuple(found)
 
-    ctx.places = tuple(place(operand) for operand in operands)
-    ctx.save_for_backward(*tensors)
+    ctx.places = places(operands)
+    ctx.save_for_backward(*tensors.values())
 
 
 def recall(ctx: Any) -> list[Tensor | None]:
     """The operands, in order; what was not kept is computed again."""
     saved = ctx.saved_tensors
 
-    def value(place: _Place) -> Tensor | None:
-        if place is None or isinstance(place, int):
-            return None if place is None else saved[place]
-        if place.slot.value is None:
-            with torch.no_grad():
-                place.slot.value = place.run([value(p) for p in place.operands])
-        return place.slot.value
+    def values(places: Sequence[_Place]) -> list[Tensor | None]:
+        found: list[Tensor | None] = []
+        for place in places:
+            if place is None:
+                found.append(None)
+            elif isinstance(place, int):
+                found.append(saved[place])
+            else:
+                if place.slot.value is None:
+                    with torch.no_grad():
+                        place.slot.value = place.run(values(place.operands))
+                found.append(place.slot.value)
+        return found
 
-    return [value(place) for place in ctx.places]
+    return values(ctx.places)
 
 
 def recomputes(ctx: Any) -> bool:

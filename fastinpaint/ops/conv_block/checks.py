@@ -29,8 +29,8 @@ def check(sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geomet
     check_weight((x.shape[0], sum(s.x.shape[1] for s in sources), *x.shape[2:]), weight, bias, geometry)
 
 
-def check_weight(shape: Sequence[int], weight: Tensor, bias: Tensor | None, geometry: Geometry) -> None:
-    """Weight, bias and geometry against an activation ``[N, C, *space]`` of that shape."""
+def check_weight(shape: Sequence[int], weight: Tensor, bias: Tensor | None, geometry: Geometry) -> tuple[int, ...]:
+    """Weight, bias and geometry against an activation ``[N, C, *space]`` of that shape; returns the shape of y."""
     _check_geometry(len(shape) - 2, geometry)
     if weight.dim() != len(shape):
         raise ValueError(f"{OP}: weight must have {len(shape)} dimensions as the sources, got {tuple(weight.shape)}.")
@@ -49,7 +49,7 @@ def check_weight(shape: Sequence[int], weight: Tensor, bias: Tensor | None, geom
         raise ValueError(f"{OP}: groups must divide {channels} channels in and {channels_out} out, got {groups}.")
     if bias is not None and tuple(bias.shape) != (channels_out,):
         raise ValueError(f"{OP}: bias must be [{channels_out}], one a channel out, got {tuple(bias.shape)}.")
-    output_shape(shape, weight, geometry)
+    return output_shape(shape, weight, geometry)
 
 
 def _check_geometry(axes: int, geometry: Geometry) -> None:
@@ -57,7 +57,7 @@ def _check_geometry(axes: int, geometry: Geometry) -> None:
         value, least = getattr(geometry, name), 1 if name in ("stride", "dilation") else 0
         if len(value) != axes:
             raise ValueError(f"{OP}: {name} must have {axes} entries, one a spatial axis, got {value}.")
-        if any(entry < least for entry in value):
+        if min(value) < least:
             raise ValueError(f"{OP}: {name} must be at least {least} on every axis, got {value}.")
     if geometry.groups < 1:
         raise ValueError(f"{OP}: groups must be at least 1, got {geometry.groups}.")
