@@ -1,21 +1,17 @@
-"""Which tile a pass of a shape runs with: a remembered measurement, a new one where asked for, or the model's choice.
+"""Which tile a pass of a shape runs with: a remembered measurement, else a new one, else the model's choice.
 
-    FASTINPAINT_TUNE=1     measure every shape that is not remembered, once, and remember it (``fastinpaint tune`` does)
-    FASTINPAINT_TUNE=0     neither measure nor remember: the model's choice, the same on every machine
-    FASTINPAINT_CACHE=...  the folder of the memory, instead of ~/.cache/fastinpaint
-
-Unset, remembered measurements are used and none are made: compiling every candidate of every layer takes minutes.
-With ``torch.use_deterministic_algorithms(True)`` it is as with 0. Whatever is chosen, two runs give the same bits.
+A shape that comes for the first time is measured, among the few tiles that the model expects to be fastest, and
+remembered (`fastinpaint.remembered`); with ``FASTINPAINT_TUNE=1``, which ``fastinpaint tune`` sets, among all that fit.
+While a CUDA graph is recorded nothing is measured. With ``FASTINPAINT_TUNE=0``, and with
+``torch.use_deterministic_algorithms(True)``, it is the model's choice, the same on every machine. Whatever is chosen,
+two runs give the same bits.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import logging
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,12 +19,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastinpaint import remembered
 from fastinpaint.ops import triton_support as support
 from fastinpaint.ops.conv_block import triton_launch as launch
 
 logger = logging.getLogger(__name__)
 # Candidates agree to rounding; a kernel that was miscompiled does not (reported for flattened loops at 8 warps).
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+# What a first call measures unasked: compiling a tile takes seconds, and the model is trusted that far.
+FEW, NEAR = 3, 1.5
+
+Run = Callable[[launch.Tile], Tensor]
+_chosen: dict[tuple[Any, ...], launch.Tile] = {}
 
 
 def choose(
@@ -36,7 +38,7 @@ def choose(
     tiles: tuple[launch.Tile, ...],
     work: launch.Work,
     shape: tuple[Any, ...],
-    run: Callable[[launch.Tile], Tensor],
+    run: Run,
 ) -> launch.Tile:
     """The tile for one pass.
 
@@ -46,73 +48,95 @@ def choose(
         shape: what else the time depends on; equal shapes share a measurement.
         run: launches the pass and returns its result.
     """
-    mode = os.environ.get("FASTINPAINT_TUNE")
-    if support.INTERPRETING or mode == "0" or torch.are_deterministic_algorithms_enabled():
-        return launch.best(tiles, work)
-    key = f"{kind} {work!r} {shape!r}"
-    known = _memory().get(key)
-    if known is not None:
+    mode = "0" if support.INTERPRETING else remembered.mode()
+    device = torch.cuda.current_device() if mode != "0" and torch.cuda.is_initialized() else -1
+    key = (mode, device, kind, work, shape)
+    if key not in _chosen:
+        if mode == "0":
+            _chosen[key] = launch.best(tiles, work)
+        else:
+            tile = _measured(kind, tiles, work, shape, run, thorough=mode == "1")
+            if tile is None:
+                return launch.best(tiles, work)
+            _chosen[key] = tile
+    return _chosen[key]
+
+
+def _measured(
+    kind: str, tiles: tuple[launch.Tile, ...], work: launch.Work, shape: tuple[Any, ...], run: Run, thorough: bool
+) -> launch.Tile | None:
+    """The fastest by a measurement, old or new; None while nothing can be measured."""
+    path, key = memory_file(), f"{kind} {work!r} {shape!r}"
+    every = launch.candidates(tiles + launch.MEASURED_ONLY.get(kind, ()), work)
+    few = every if thorough else near(tiles, work)
+    *known, tried = _memory(path).get(key, (0,))
+    if tried >= len(few):
         return launch.Tile(*known)
-    if mode != "1" or torch.cuda.is_current_stream_capturing():
-        return launch.best(tiles, work)
-    tile = fastest(launch.candidates(tiles + launch.MEASURED_ONLY.get(kind, ()), work), run)
-    _memory()[key] = list(tile)
-    _save(memory_file(), _memory())
+    if torch.cuda.is_current_stream_capturing():
+        return None
+    tile = fastest(few, run) or launch.best(tiles, work)
+    _memory(path)[key] = [*tile, len(few)]
+    remembered.write(path, _memory(path))
     logger.info("%s: %s", key, tile)
     return tile
 
 
-def fastest(tiles: list[launch.Tile], run: Callable[[launch.Tile], Tensor]) -> launch.Tile:
-    """The tile that runs quickest of those that agree with the first one of 4 warps; slow where it compiles."""
+def near(tiles: tuple[launch.Tile, ...], work: launch.Work) -> list[launch.Tile]:
+    """The few tiles that the model expects to be fastest, the best first."""
+    ordered = sorted(launch.candidates(tiles, work), key=lambda tile: launch.expected_seconds(tile, work))
+    bound = NEAR * launch.expected_seconds(ordered[0], work)
+    return [tile for tile in ordered[:FEW] if launch.expected_seconds(tile, work) <= bound]
+
+
+def fastest(tiles: list[launch.Tile], run: Run) -> launch.Tile | None:
+    """The tile that runs quickest of those that agree with the first one of 4 warps; slow where it compiles.
+
+    A tile that does not compile or launch is left out; None where no tile agrees, as with maps that are not finite.
+    """
+    from triton.errors import TritonError
+
+    if len(tiles) == 1:
+        return tiles[0]
+    times: dict[launch.Tile, float] = {}
+    expected: Tensor | None = None
+    for tile in sorted(tiles, key=lambda tile: tile.num_warps != 4):
+        try:
+            result = run(tile)
+            if expected is None:
+                expected = result.clone()
+            if bool((result - expected).abs().max() <= TOLERANCE[expected.dtype] * expected.abs().max()):
+                times[tile] = seconds(functools.partial(run, tile))
+            else:
+                logger.warning("%s gives another result than the rest and is left out", tile)
+        except (RuntimeError, TritonError) as error:
+            logger.warning("%s is left out: %s", tile, str(error).partition("\n")[0])
+    return min(times, key=times.__getitem__) if times else None
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """The median time of a launch, with L2 flushed before each."""
     from triton.testing import do_bench
 
-    expected = run(next((t for t in tiles if t.num_warps == 4), tiles[0])).clone()
-    bound = TOLERANCE[expected.dtype] * expected.abs().max()
-    times = {}
-    for tile in tiles:
-        if (run(tile) - expected).abs().max() <= bound:
-            times[tile] = do_bench(functools.partial(run, tile), warmup=5, rep=20, return_mode="median")
-        else:
-            logger.warning("%s gives another result than the rest and is left out", tile)
-    return min(times, key=times.__getitem__)
+    return do_bench(run, warmup=5, rep=20, return_mode="median") / 1e3
 
 
-def cache_folder() -> Path:
-    """Where measurements are kept."""
-    root = os.environ.get("FASTINPAINT_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "fastinpaint"
-    return Path(root).expanduser()
+def memory_file() -> Path:
+    """One file for each device, versions and kernel source."""
+    return _memory_file(torch.cuda.get_device_name() if torch.cuda.is_available() else "no device")
 
 
 @functools.cache
-def memory_file() -> Path:
-    """One file for each device, versions and kernel source: a change of any forgets."""
+def _memory_file(device: str) -> Path:
     import triton
 
     digest = hashlib.sha256()
     for source in sorted(Path(__file__).parent.glob("triton_*.py")):
         digest.update(source.read_bytes())
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no device"
-    parts = (device, torch.__version__, triton.__version__, digest.hexdigest()[:12])
-    return cache_folder() / f"triton-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.json"
+    return remembered.file_of("triton", device, torch.__version__, triton.__version__, digest.hexdigest())
 
 
 @functools.cache
-def _memory() -> dict[str, list[int]]:
-    """The measurements remembered on disk, read once; a file that cannot be read counts as none."""
-    try:
-        known = json.loads(memory_file().read_text())
-    except (OSError, ValueError):
-        return {}
-    return {k: v for k, v in known.items() if len(v) == len(launch.Tile._fields)}
-
-
-def _save(path: Path, known: dict[str, list[int]]) -> None:
-    """Write beside and rename, so that a reader finds the old file or the new one, with what others wrote meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        known = {**json.loads(path.read_text()), **known}
-    except (OSError, ValueError):
-        known = dict(known)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-        json.dump(known, file, indent=0, sort_keys=True)
-    os.replace(file.name, path)
+def _memory(path: Path) -> dict[str, list[int]]:
+    """The measurements remembered in a file, read once: a tile and how many it was the fastest of."""
+    wanted = len(launch.Tile._fields) + 1
+    return {key: entry for key, entry in remembered.read(path).items() if len(entry) == wanted}

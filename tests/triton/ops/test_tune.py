@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
+from triton.runtime.errors import OutOfResources
 
 from fastinpaint.ops import triton_support
 from fastinpaint.ops.conv_block import triton_launch as launch
@@ -14,61 +17,145 @@ from fastinpaint.ops.conv_block import triton_tune as tune
 WORK = launch.Work(rows=32768, columns=256, depth=2304, operands=(1, 1), itemsize=2)
 
 
+NEAR = tune.near(launch.GATHER_TILES, WORK)
+ALL = launch.candidates(launch.GATHER_TILES + launch.MEASURED_ONLY["fwd"], WORK)
+
+
+class Kernel:
+    """A pass whose tiles take made-up times; notes what it runs and what is timed."""
+
+    def __init__(self, slow: dict[launch.Tile, float] | None = None) -> None:
+        self.slow, self.ran, self.timed = slow or {}, [], []
+        self.wrong: set[launch.Tile] = set()
+        self.broken: set[launch.Tile] = set()
+
+    def run(self, tile: launch.Tile) -> torch.Tensor:
+        if tile in self.broken:
+            raise OutOfResources(300_000, 232_448, "shared memory")
+        self.ran.append(tile)
+        return torch.full((4,), 2.0 if tile in self.wrong else 1.0)
+
+    def seconds(self, run) -> float:
+        (tile,) = run.args
+        self.timed.append(tile)
+        return self.slow.get(tile, 1.0)
+
+    def choose(self, shape=(1,)) -> launch.Tile:
+        return tune.choose("fwd", launch.GATHER_TILES, WORK, shape, self.run)
+
+
 @pytest.fixture
-def memory(tmp_path, monkeypatch):
+def forget(monkeypatch):
+    """Begins anew, as another process would."""
+
+    def begin() -> None:
+        monkeypatch.setattr(tune, "_chosen", {})
+        tune._memory.cache_clear()
+
+    begin()
+    return begin
+
+
+@pytest.fixture
+def memory(tmp_path, monkeypatch, forget):
     monkeypatch.setattr(triton_support, "INTERPRETING", False)
     monkeypatch.setattr(tune, "memory_file", lambda: tmp_path / "cache" / "tiles.json")
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    monkeypatch.setattr(tune, "fastest", lambda tiles, run: run(tiles[-1]) and tiles[-1])
-    tune._memory.cache_clear()
+    monkeypatch.delenv("FASTINPAINT_TUNE", raising=False)
     yield tune.memory_file()
     tune._memory.cache_clear()
 
 
-def choose(calls: list, shape=(1,)) -> launch.Tile:
-    return tune.choose("fwd", launch.GATHER_TILES, WORK, shape, lambda tile: calls.append(tile) or True)
+@pytest.fixture
+def kernel(monkeypatch):
+    made = Kernel()
+    monkeypatch.setattr(tune, "seconds", made.seconds)
+    return made
 
 
-def test_measures_once_a_shape_and_remembers_on_disk(memory, monkeypatch):
-    monkeypatch.setenv("FASTINPAINT_TUNE", "1")
-    calls: list = []
-    tile = choose(calls)
-    assert tile == launch.MEASURED_ONLY["fwd"][0]  # the fake measurement takes the last
-    assert tile != launch.best(launch.GATHER_TILES, WORK)
-    assert choose(calls) == tile
-    assert len(calls) == 1
-    choose(calls, shape=(2,))
-    assert len(calls) == 2
-    tune._memory.cache_clear()
-    monkeypatch.delenv("FASTINPAINT_TUNE")
-    assert choose(calls) == tile
-    assert len(calls) == 2
+def test_the_first_call_of_a_shape_measures_a_few_and_remembers_on_disk(memory, kernel, forget):
+    assert 1 < len(NEAR) <= tune.FEW < len(ALL)
+    kernel.slow = {NEAR[-1]: 0.5}
+    assert kernel.choose() == NEAR[-1] != launch.best(launch.GATHER_TILES, WORK)
+    assert set(kernel.timed) == set(NEAR)
+    forget()
+    ran = len(kernel.ran)
+    assert kernel.choose() == NEAR[-1]
+    assert len(kernel.ran) == ran, "another process reads what the first wrote"
+    kernel.choose(shape=(2,))
+    assert len(kernel.ran) > ran
     assert len(json.loads(memory.read_text())) == 2
     assert list(memory.parent.iterdir()) == [memory]
 
 
-def test_never_measures_unless_asked(memory, monkeypatch):
-    monkeypatch.delenv("FASTINPAINT_TUNE", raising=False)
-    calls: list = []
-    assert choose(calls) == launch.best(launch.GATHER_TILES, WORK)
-    assert not calls
-    assert not memory.exists()
-
-
-def test_deterministic_flag_beats_memory(memory, monkeypatch):
+def test_tuning_measures_all_that_fit_even_what_a_first_call_has_measured(memory, kernel, forget, monkeypatch):
+    kernel.choose()
     monkeypatch.setenv("FASTINPAINT_TUNE", "1")
-    choose([])
-    monkeypatch.setenv("FASTINPAINT_TUNE", "0")
-    assert choose([]) == launch.best(launch.GATHER_TILES, WORK)
+    kernel.timed, kernel.slow = [], {ALL[-1]: 0.5}
+    assert kernel.choose() == ALL[-1] == launch.MEASURED_ONLY["fwd"][0]
+    assert set(kernel.timed) == set(ALL)
+    forget()
+    kernel.timed = []
+    assert kernel.choose() == ALL[-1]
+    monkeypatch.delenv("FASTINPAINT_TUNE")
+    forget()
+    assert kernel.choose() == ALL[-1]
+    assert kernel.timed == []
 
 
-def test_a_broken_memory_counts_as_none_and_other_writers_stay(memory):
-    memory.parent.mkdir()
-    memory.write_text("{")
-    tune._save(memory, {"mine": [1]})
-    memory.write_text(json.dumps({"theirs": [2]}))
-    tune._save(memory, {"mine": [1]})
-    assert json.loads(memory.read_text()) == {"mine": [1], "theirs": [2]}
+def test_nothing_is_measured_while_a_graph_is_recorded(memory, kernel, monkeypatch):
+    with monkeypatch.context() as recording:
+        recording.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        assert kernel.choose() == launch.best(launch.GATHER_TILES, WORK)
+    assert kernel.ran == []
+    assert not memory.exists()
+    kernel.slow = {NEAR[-1]: 0.5}
+    assert kernel.choose() == NEAR[-1], "the shape is still unknown afterwards"
+
+
+@pytest.mark.parametrize("flag", ["FASTINPAINT_TUNE=0", "use_deterministic_algorithms"])
+def test_a_flag_for_the_same_choice_everywhere_beats_memory(memory, kernel, monkeypatch, flag):
+    kernel.slow = {NEAR[-1]: 0.5}
+    kernel.choose()
+    if flag == "use_deterministic_algorithms":
+        monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    else:
+        monkeypatch.setenv("FASTINPAINT_TUNE", "0")
+    kernel.ran = []
+    assert kernel.choose() == kernel.choose(shape=(3,)) == launch.best(launch.GATHER_TILES, WORK)
+    assert kernel.ran == []
+
+
+def test_tiles_that_err_or_do_not_launch_are_left_out(memory, kernel, caplog, monkeypatch):
+    monkeypatch.setenv("FASTINPAINT_TUNE", "1")
+    kernel.slow = {tile: 0.1 * i for i, tile in enumerate(ALL)}
+    wrong, broken, *rest = sorted(ALL, key=lambda tile: -tile.num_warps)
+    kernel.wrong, kernel.broken = {wrong}, {broken}
+    assert kernel.choose() == min(rest, key=kernel.slow.__getitem__)
+    assert set(kernel.timed) == set(rest)
+    assert "gives another result" in caplog.text
+    assert "is left out: out of resource: shared memory" in caplog.text
+    kernel.broken = set(ALL)
+    assert kernel.choose(shape=(2,)) == launch.best(launch.GATHER_TILES, WORK)
+
+
+def test_maps_that_are_not_finite_leave_the_models_choice(memory, kernel):
+    kernel.run = lambda tile: torch.full((4,), torch.nan)
+    assert kernel.choose() == launch.best(launch.GATHER_TILES, WORK)
+
+
+def test_importing_asks_no_device():
+    code = (
+        "import torch\n"
+        "def refuse(*a): raise SystemExit('a device was asked for')\n"
+        "for name in ('get_device_name', 'get_device_capability', 'get_device_properties', 'current_device',\n"
+        "             'is_available', 'device_count', 'init'):\n"
+        "    setattr(torch.cuda, name, refuse)\n"
+        "import fastinpaint, fastinpaint.nn, fastinpaint.backends\n"
+        "from fastinpaint.ops.conv_block import triton, triton_tune, library, cuda\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-500:]
 
 
 @pytest.mark.parametrize("itemsize", [2, 4])
