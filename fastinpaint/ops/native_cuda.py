@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastinpaint import _native
+from fastinpaint.errors import UserError
 from fastinpaint.ops.types import Source
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -100,11 +101,11 @@ def hopper_asked() -> str:
     """The value of ``FASTINPAINT_HOPPER``.
 
     Raises:
-        ValueError: it has no such value.
+        UserError: it has no such value.
     """
     asked = os.environ.get(HOPPER, "0")
     if asked not in HOPPER_VALUES:
-        raise ValueError(f"{HOPPER} must be one of {', '.join(HOPPER_VALUES)}, got {asked!r}.")
+        raise UserError(f"{HOPPER} must be one of {', '.join(HOPPER_VALUES)}, got {asked!r}.")
     return asked
 
 
