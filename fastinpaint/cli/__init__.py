@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn
 
 from fastinpaint._version import __version__
@@ -39,6 +43,26 @@ def parser_for(command: str) -> argparse.ArgumentParser:
     return parser
 
 
+@contextmanager
+def ended_in_order() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP raise SystemExit, so that what is half-written is taken away. In the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    caught = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+    for number in caught:  # nohup's SIGHUP stays ignored
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in caught:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def usage() -> str:
     """The list of commands."""
     width = max(map(len, COMMANDS))
@@ -61,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         args = parser_for(command).parse_args(rest)
-        args.run(args)
+        with ended_in_order():
+            args.run(args)
     except (UserError, NotImplementedError) as error:  # the second is a backend that was asked for and cannot run
         print(f"fastinpaint {command}: {error}", file=sys.stderr)
         return 2

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-
 from fastinpaint.data.dataset import VideoSamples
 from fastinpaint.data.holes import HOLE_KINDS
 from fastinpaint.errors import UserError
+from fastinpaint.inference import Settings
 from fastinpaint.metrics import evaluate, save_report
 from fastinpaint.models.weights import load_weights
 from fastinpaint.training.backend import BACKENDS, accelerate_model
@@ -40,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     """Measure, print the table, write what --out asks for; raises `UserError` for bad input."""
     if args.seed < 0:
         raise UserError(f"--seed: must be 0 or more, got {args.seed}.")
-    device = _device(args.device)
+    device = Settings(device=args.device).torch_device()
     models = {label: load_weights(path).to(device) for label, path in labelled(args.weights).items()}
     models = {label: accelerate_model(model, args.backend) for label, model in models.items()}
     samples = VideoSamples(args.data, args.split)
@@ -66,15 +65,3 @@ def weights_of(path: Path) -> Path:
         if (path / name).is_file():
             return path / name
     raise UserError(f"{path}: expected a run with best.safetensors or last.safetensors, found neither.")
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise UserError(f"--device: {name!r} cannot be used here: {reason}.") from None
-    return device

@@ -59,7 +59,7 @@ class Settings:
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
             device = torch.device(self.device)
-            torch.empty(0, device=device)
+            torch.zeros((), device=device).item()  # which the meta device has none of
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             reason = str(error).splitlines()[0].rstrip(".")
             raise UserError(f"device {self.device!r} cannot be used here: {reason}.") from None

@@ -71,7 +71,7 @@ def test_limit_split_and_no_rivals(data: Path, run: Path, capsys: pytest.Capture
         (["{run}", "--data", "{data}", "--holes", "blobs"], ("rectangle, rectangles, strokes", "'blobs'")),
         (["{run}", "--data", "{data}", "--limit", "0"], ("limit", "0")),
         (["{run}", "--data", "{data}", "--seed", "-1"], ("--seed", "-1")),
-        (["{run}", "--data", "{data}", "--device", "tpu"], ("--device", "'tpu'", "cannot be used")),
+        (["{run}", "--data", "{data}", "--device", "tpu"], ("device 'tpu'", "cannot be used")),
         (["{run}", "--data", "{data}", "--backend", "fast"], ("backend", "reference", "'fast'")),
     ],
     ids=["weights", "folder", "data", "split", "holes", "limit", "seed", "device", "backend"],

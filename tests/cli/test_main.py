@@ -1,10 +1,15 @@
+import argparse
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
-from fastinpaint import __version__
+from fastinpaint import __version__, cli
 from fastinpaint.cli import COMMANDS, main
+from fastinpaint.inference.output import whole_or_nothing
 
 
 @pytest.mark.parametrize(("arguments", "code"), [([], 2), (["--help"], 0), (["-h"], 0)])
@@ -38,3 +43,21 @@ def test_the_command_runs_as_a_program():
     done = subprocess.run([sys.executable, "-m", "fastinpaint", "paint"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "unknown command 'paint'" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_nothing_half_written(number, tmp_path, monkeypatch):
+    def run(args):
+        with whole_or_nothing(tmp_path / "out.mp4") as beside:
+            beside.write_text("half")
+            os.kill(os.getpid(), number)
+            time.sleep(60)
+
+    parser = argparse.ArgumentParser()
+    parser.set_defaults(run=run)
+    monkeypatch.setattr(cli, "parser_for", lambda command: parser)
+    with pytest.raises(SystemExit) as stop:
+        main(["inpaint"])
+    assert stop.value.code == 128 + number
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(number) is signal.SIG_DFL

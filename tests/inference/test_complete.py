@@ -162,6 +162,7 @@ def test_arguments_that_do_not_fit_are_named():
         ({"frames": 8, "overlap": 8}, "overlap must be from 0 to frames - 1 = 7, got 8"),
         ({"dtype": "int4"}, "dtype must be one of fp32, bf16, fp16, got 'int4'"),
         ({"device": "toaster"}, "device 'toaster' cannot be used here"),
+        ({"device": "meta"}, "device 'meta' cannot be used here"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(options, message):
