@@ -1,7 +1,8 @@
 """Which backend runs an op: an explicit argument beats ``FASTINPAINT_BACKEND`` beats auto; no fallback is silent.
 
-Auto takes the first backend of the device's row below whose `why_not` is None. A backend that is asked for by name and
-cannot run raises with the sentence that `why_not` gives.
+For a convolution of a shape that ``fastinpaint tune`` has measured on this device, auto takes the backend that was
+fastest; else, and with ``FASTINPAINT_TUNE=0`` always, the first of the device's row below whose `why_not` is None. A
+backend that is asked for by name and cannot run raises with the sentence that `why_not` gives.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 
-from fastinpaint import _native
+from fastinpaint import _native, measured, remembered
 
 BACKENDS = ("reference", "cpu", "cuda", "triton", "library")
 OPS = ("activation", "conv_block", "masked_l1")
@@ -92,14 +93,31 @@ def choose(op: str, backend: str | None, device: torch.device, *arguments: Any) 
             raise NotImplementedError(f"{op}: backend {name!r} cannot run this: {reason}")
         logger.debug("%s: %s, as asked for", op, name)
         return _module(op, name)
+    row = AUTO.get(device.type, ELSEWHERE)
+    if op == "conv_block" and (known := _measured(row, device, arguments)) is not None:
+        logger.debug("%s: %s, measured as the fastest here", op, known)
+        return _module(op, known)
     refusals: list[str] = []
-    for name, because in AUTO.get(device.type, ELSEWHERE):
+    for name, because in row:
         reason = why_not(op, name, *arguments)
         if reason is None:
             logger.debug("%s: %s (%s)%s", op, name, because, "".join(refusals))
             return _module(op, name)
         refusals.append(f"; not {name}: {reason}")
     raise NotImplementedError(f"{op}: no backend can run this{''.join(refusals)}")
+
+
+def _measured(row: tuple[tuple[str, str], ...], device: torch.device, arguments: tuple[Any, ...]) -> str | None:
+    """What a convolution was fastest with, if that was measured or is to be; None where the row decides."""
+    mode = remembered.mode()
+    if mode == "0" or len(row) == 1:
+        return None
+    name = measured.fastest(device, *arguments)
+    if name is None and mode == "1" and measured.can_measure(arguments[1]):
+        able = {name: _module("conv_block", name) for name, _ in row if why_not("conv_block", name, *arguments) is None}
+        name = measured.measure(device, able, *arguments)
+    can = name is not None and name in dict(row) and why_not("conv_block", name, *arguments) is None
+    return name if can else None
 
 
 def _module(op: str, name: str) -> ModuleType:

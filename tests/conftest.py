@@ -5,6 +5,7 @@ PyAV is imported by those who write a file: the tests of kernels run without it,
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 
 torch.set_num_threads(1)
 cv2.setNumThreads(1)
+os.environ["FASTINPAINT_TUNE"] = "0"  # no test measures, or reads what has been measured here, unless it says so
 
 
 def moving_square(frames: int, height: int, width: int) -> np.ndarray:

@@ -2,20 +2,63 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
 
+from fastinpaint import measured
 from fastinpaint.cli import main
 
+TINY = ["tune", "--frames", "2", "--size", "16", "--width", "0.0625"]
 
-def test_says_in_one_line_that_it_needs_a_gpu(
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A folder of the test's own."""
+    monkeypatch.setenv("FASTINPAINT_CACHE", str(tmp_path))
+    measured._memory_file.cache_clear()
+    yield tmp_path
+    measured._memory_file.cache_clear()
+
+
+def test_says_in_one_line_that_it_needs_the_gpu_that_was_asked_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert main(["tune", "--size", "64"]) == 2
-    assert capsys.readouterr().err == "fastinpaint tune: tune measures on a GPU, and torch finds none here.\n"
+    assert main(["tune", "--size", "64", "--device", "cuda"]) == 2
+    said = capsys.readouterr().err
+    assert said == "fastinpaint tune: device: cuda was asked for, but torch finds no CUDA device; use cpu or auto.\n"
 
 
 def test_unknown_values_list_the_known(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tune", "--dtype", "int8"]) == 2
     assert "bf16" in capsys.readouterr().err
+
+
+def test_remembers_every_convolution_of_a_step(
+    memory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measured, "ROUNDS", 1)
+    assert main([*TINY, "--device", "cpu"]) == 0
+    (file,) = memory.iterdir()
+    known = json.loads(file.read_text())
+    assert 20 < len(known) <= 31
+    assert set(known.values()) <= {"cpu", "reference"}
+    said = capsys.readouterr().out
+    assert said.startswith(f"remembered for {len(known)} convolutions: ")
+    assert said.endswith(f"\n{file}\n")
+    assert os.environ["FASTINPAINT_TUNE"] == "0"
+    monkeypatch.setattr(measured, "measure", lambda *arguments: pytest.fail("measured again"))
+    assert main([*TINY, "--device", "cpu"]) == 0
+
+
+def test_says_that_a_deterministic_choice_cannot_be_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    assert main(TINY) == 2
+    assert "forbids to choose by measurements" in capsys.readouterr().err
