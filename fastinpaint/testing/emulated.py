@@ -177,4 +177,4 @@ def run(
         "OMP_NUM_THREADS": "1",
         **(variables or {}),
     }
-    return subprocess.run(list(command), env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(list(command), env=environment, capture_output=True, text=True, timeout=900, check=False)

@@ -1,12 +1,15 @@
-"""Small calls of every CUDA kernel, judged by the rule of `tests.cuda.rule`; also run on sanitized libraries:
+"""Small calls of every CUDA kernel, judged by `fastinpaint.testing.rule`; also run on sanitized libraries:
 
-FI_LIBRARY=... python -m tests.cuda.small_cases bfloat16 3d "2d forward" ...
+FI_LIBRARY=... python -m tests.cuda.small_cases --seeds 1,2 bfloat16,tf32 3d "2d forward" ...
+
+runs each case in each dtype in each schedule, and prints the kernels that were launched.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
-import sys
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -23,8 +26,8 @@ from fastinpaint.ops.masked_l1 import cuda as masked_l1
 from fastinpaint.ops.masked_l1 import reference as masked_l1_reference
 from fastinpaint.ops.types import Geometry, Source
 from fastinpaint.testing import emulated
+from fastinpaint.testing.rule import check, check_all, check_grads, double, source
 from tests.cuda import tf32
-from tests.cuda.rule import check, check_all, check_grads, double, source
 
 DTYPES = {
     "float32": torch.float32,
@@ -64,6 +67,7 @@ CONVS = {
     "4 channels in, 5x5x5": Conv((3, 9, 8), (4,), (False,), 16, (5, 5, 5), (1, 1, 1), (2, 2, 2), (1, 1, 1)),
     "3 channels out": Conv((9, 17), (16,), (False,), 3, (3, 3), (1, 1), (1, 1), (1, 1)),
     "large mean": Conv((8, 16), (8,), (False,), 8, (3, 3), (1, 1), (1, 1), (1, 1), mean=1e3),
+    "128 columns": Conv((128, 136), (8,), (False,), 72, (1, 1), (1, 1), (0, 0), (1, 1)),
     "1x1, one pixel": Conv((1, 1), (8,), (False,), 8, (1, 1), (1, 1), (0, 0), (1, 1)),
 }
 
@@ -194,10 +198,18 @@ def run(name: str, dtype: str, device: str) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.cuda.small_cases")
+    parser.add_argument("--seeds", default=os.environ.get("FI_SEED", "0"))
+    parser.add_argument("dtypes")
+    parser.add_argument("cases", nargs="+")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     with emulated.installed(Path(os.environ["FI_LIBRARY"])):
-        for name in sys.argv[2:]:
-            run(name, sys.argv[1], "cpu")
+        for seed, dtype, name in product(arguments.seeds.split(","), arguments.dtypes.split(","), arguments.cases):
+            os.environ["FI_SEED"] = seed
+            if dtype != "tf32" or name not in OTHERS:  # only convolutions know it
+                run(name, dtype, "cpu")
+        print("\n".join(sorted(emulated.launched())))
 
 
 if __name__ == "__main__":

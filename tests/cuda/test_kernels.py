@@ -12,8 +12,8 @@ from fastinpaint.ops import native_cuda
 from fastinpaint.ops.conv_block import cuda, launch, reference
 from fastinpaint.ops.types import Source
 from fastinpaint.testing.compare import error
+from fastinpaint.testing.rule import double
 from tests.cuda import small_cases, tf32
-from tests.cuda.rule import double
 
 
 @pytest.mark.parametrize("dtype", small_cases.DTYPES)

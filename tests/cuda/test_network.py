@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import fastinpaint
 from fastinpaint.models import ModelConfig, VideoCompletionNet
+from fastinpaint.testing.rule import relative_error
 from fastinpaint.training.losses import masked_l1
 
 
@@ -16,12 +17,6 @@ def gradients(model: nn.Module, video: Tensor, mask: Tensor) -> list[Tensor]:
     completed, coarse = model(video, mask)
     masked_l1(completed, video, mask).add(coarse.square().mean()).backward()
     return [p.grad.double().cpu() for p in model.parameters() if p.grad is not None]
-
-
-def relative_error(found: list[Tensor], exact: list[Tensor]) -> float:
-    """Of all gradients together."""
-    apart = sum((f - e).square().sum() for f, e in zip(found, exact, strict=True))
-    return float((apart / sum(e.square().sum() for e in exact)).sqrt())
 
 
 def test_one_training_step(device: str) -> None:

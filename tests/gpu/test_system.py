@@ -7,6 +7,7 @@ import torch
 
 from fastinpaint import accelerate
 from fastinpaint.models import ModelConfig, VideoCompletionNet
+from fastinpaint.testing.rule import relative_error
 from tests.gpu.conftest import why_not
 
 pytestmark = pytest.mark.gpu
@@ -39,19 +40,10 @@ def backend(request) -> str:
     return request.param
 
 
-def relative(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
-    """The norm of the difference over the norm, of all tensors together."""
-    squares = [
-        ((a.double() - b.double()).square().sum(), b.double().square().sum())
-        for a, b in zip(found, expected, strict=True)
-    ]
-    return float((sum(d for d, _ in squares) / sum(n for _, n in squares)).sqrt())
-
-
 def test_gradients_are_as_near_to_float64_as_plain_pytorch(backend):
     exact = gradients(*model_and_batch(None, torch.float64))
-    stock = relative(gradients(*model_and_batch(None)), exact)
-    assert relative(gradients(*model_and_batch(backend)), exact) <= 2 * stock + 1e-7
+    stock = relative_error(gradients(*model_and_batch(None)), exact)
+    assert relative_error(gradients(*model_and_batch(backend)), exact) <= 2 * stock + 1e-7
 
 
 def test_two_runs_give_the_same_bits(backend):
@@ -76,7 +68,7 @@ def test_a_training_step_in_a_cuda_graph(backend):
         parameter.grad.zero_()
     graph.replay()
     torch.cuda.synchronize()
-    assert relative([p.grad for p in model.parameters()], expected) < 1e-6
+    assert relative_error([p.grad for p in model.parameters()], expected) < 1e-6
 
 
 def test_two_streams_do_not_disturb_each_other(backend):
@@ -88,4 +80,4 @@ def test_two_streams_do_not_disturb_each_other(backend):
         with torch.cuda.stream(stream):
             found.append(gradients(*given))
     torch.cuda.synchronize()
-    assert all(relative(f, expected) < 1e-6 for f in found)
+    assert all(relative_error(f, expected) < 1e-6 for f in found)

@@ -15,15 +15,12 @@ from fastinpaint.ops.conv_block import reference as conv_reference
 from fastinpaint.ops.masked_l1 import cpu as l1_cpu
 from fastinpaint.ops.masked_l1 import reference as l1_reference
 from fastinpaint.ops.types import Source
+from fastinpaint.testing.rule import double
 from tests.ops_cpu.cases import judge, named
 
 pytestmark = pytest.mark.skipif(_native.why_not("cpu") is not None, reason=str(_native.why_not("cpu")))
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
-
-
-def double(sources: list[Source]) -> list[Source]:
-    return [Source(*(t.double() if isinstance(t, Tensor) else t for t in s)) for s in sources]
 
 
 def some_sources(dtype: torch.dtype, space: tuple[int, ...], batch: int = 2) -> list[Source]:

@@ -12,7 +12,8 @@ import fastinpaint
 from fastinpaint.models import CombCN, ModelConfig, ThreeDCN
 from fastinpaint.ops import triton_support
 from fastinpaint.testing import interpreter
-from tests.triton.rule import DEVICE, errors
+from fastinpaint.testing.compare import error
+from tests.triton.ops.cases import DEVICE
 
 CONFIG = ModelConfig(width=0.125)
 
@@ -54,8 +55,6 @@ def test_one_training_step(name, layers, most, monkeypatch):
         assert len(names) <= most, f"{len(names)} launches"
     for key, value in exact.items():
         scale = value.abs().max().item()
-        for kind, mine, theirs in zip(
-            ("max", "rms"), errors(got[key], value), errors(expected[key], value), strict=True
-        ):
+        for kind, mine, theirs in zip(("max", "rms"), error(got[key], value), error(expected[key], value), strict=True):
             # 1e-5 of the largest: errors of the layers behind add up in their own way in either
             assert mine <= 2 * theirs + 1e-5 * scale, f"{key}: {kind} {mine:.3g}, plain torch's {theirs:.3g}"

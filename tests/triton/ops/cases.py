@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from fastinpaint.ops import triton_support
 from fastinpaint.ops.types import Geometry, Source
-from tests.triton.rule import DEVICE, source
+from fastinpaint.testing import rule
+
+DEVICE = "cpu" if triton_support.INTERPRETING else "cuda"
+source = partial(rule.source, device=DEVICE)
 
 
 class Case(NamedTuple):

@@ -9,7 +9,8 @@ from fastinpaint.ops.activation import reference
 from fastinpaint.ops.activation import triton as ours
 from fastinpaint.ops.conv_block import reference as conv_reference
 from fastinpaint.testing import interpreter
-from tests.triton.rule import DEVICE, check, check_all, check_grads, double, source
+from fastinpaint.testing.rule import check, check_all, check_grads, double
+from tests.triton.ops.cases import DEVICE, source
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SOURCES = {

@@ -7,8 +7,8 @@ import torch
 
 from fastinpaint.ops.conv_block import reference
 from fastinpaint.ops.conv_block import triton as ours
-from tests.triton.ops.cases import CASES, Case, inputs
-from tests.triton.rule import DEVICE, check_all, check_grads, double
+from fastinpaint.testing.rule import check_all, check_grads, double
+from tests.triton.ops.cases import CASES, DEVICE, Case, inputs
 
 OTHER_DTYPES = ["2d", "2d-concat", "2d-thin-first-layer", "2d-transposed", "3d-strided", "2d-large-mean"]
 EVERY = [(name, torch.float32) for name in CASES]

@@ -7,7 +7,8 @@ import torch
 
 from fastinpaint.ops.masked_l1 import reference
 from fastinpaint.ops.masked_l1 import triton as ours
-from tests.triton.rule import DEVICE, check, double
+from fastinpaint.testing.rule import check, double
+from tests.triton.ops.cases import DEVICE
 
 
 def case(dtype: torch.dtype, mask_dtype: torch.dtype = torch.float32, shape=(2, 3, 3, 5, 4)):

@@ -1,4 +1,8 @@
-"""The rule of every kernel: at most twice the error of plain torch in the same dtype, against float64."""
+"""The rule that a kernel's own tests check, for what its entry points take and give: sources, their gradients, vectors.
+
+At most twice the error of plain torch in the same dtype, against float64, as the largest and as the root of the mean
+square. `compare` is the same rule for whole results, with the allowances that random cases need.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +11,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from fastinpaint.ops import triton_support
-from fastinpaint.ops.types import Source, SourceGrad
-
-DEVICE = "cpu" if triton_support.INTERPRETING else "cuda"
-
-
-def errors(got: Tensor, exact: Tensor) -> tuple[float, float]:
-    """Largest and root-mean-square difference."""
-    if not exact.numel():
-        return 0.0, 0.0
-    difference = got.double() - exact
-    return difference.abs().max().item(), difference.square().mean().sqrt().item()
+from fastinpaint.ops.types import Geometry, Source, SourceGrad
+from fastinpaint.testing.compare import FACTOR, error
 
 
 def check(name: str, got: Tensor | None, plain: Tensor | None, exact: Tensor | None) -> None:
@@ -26,23 +20,26 @@ def check(name: str, got: Tensor | None, plain: Tensor | None, exact: Tensor | N
 
     One last place of the largest value is free; four for a vector of sums, where the error that plain torch happens to
     make on a handful of channels is no yardstick (worst seen: 2.5 places).
+
+    Raises:
+        AssertionError: the rule is broken, or shape, dtype or the places of NaN differ.
     """
     assert (got is None) == (exact is None), name
     if got is None or plain is None or exact is None:
         return
-    assert got.shape == exact.shape, name
-    assert got.dtype == plain.dtype, name
-    assert torch.equal(got.isnan(), plain.isnan()), f"{name}: NaN where plain torch has none, or the other way"
+    assert (got.shape, got.dtype) == (exact.shape, plain.dtype), name
+    assert torch.equal(got.isnan(), exact.isnan()), f"{name}: NaN where the exact result has none, or the other way"
     if not exact.numel() or exact.isnan().any():
         return
     place = torch.finfo(got.dtype).eps * exact.abs().max().item() * (4 if got.dim() < 2 else 1)
-    for kind, ours, theirs in zip(("max", "rms"), errors(got, exact), errors(plain, exact), strict=True):
-        assert ours <= 2 * theirs + place, (
+    for kind, ours, theirs in zip(("max", "rms"), error(got, exact), error(plain, exact), strict=True):
+        assert ours <= FACTOR * theirs + place, (
             f"{name}: {kind} error {ours:.3g}, plain torch's {theirs:.3g}, eps {place:.3g}"
         )
 
 
 def check_all(names: Iterable[str], got: Sequence, plain: Sequence, exact: Sequence) -> None:
+    """`check` of several."""
     for name, *triple in zip(names, got, plain, exact, strict=True):
         check(name, *triple)
 
@@ -53,15 +50,22 @@ def check_grads(got: Sequence[SourceGrad], plain: Sequence[SourceGrad], exact: S
         check_all([f"source {i}: d{field}" for field in SourceGrad._fields], *triple)
 
 
+def relative_error(found: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
+    """The norm of the difference over the norm, of all tensors together."""
+    pairs = [(f.double(), e.double()) for f, e in zip(found, exact, strict=True)]
+    apart = sum(float((f - e).square().sum()) for f, e in pairs)
+    return (apart / sum(float(e.square().sum()) for _, e in pairs)) ** 0.5
+
+
 def double(value):
-    """Tensors, sources and sequences of them in float64."""
+    """Tensors, sources and lists of them in float64; anything else as it is."""
     if isinstance(value, Tensor):
         return value.double() if value.is_floating_point() else value
+    if isinstance(value, Geometry):
+        return value
     if isinstance(value, Source):
         return Source(*map(double, value))
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(double, value))
-    return value
+    return [double(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def source(
@@ -73,12 +77,13 @@ def source(
     addend: bool = False,
     mean: float = 0.0,
     channels_last: bool = True,
+    device: str = "cpu",
 ) -> Source:
-    """A random source; ``mean`` is the mean of x in units of its deviation."""
-    x, extra = (torch.randn(*shape, generator=generator).to(DEVICE) for _ in range(2))
+    """A random source; ``mean`` is the mean of x in units of its deviation, the generator is the CPU's."""
+    x, extra = (torch.randn(*shape, generator=generator).to(device) for _ in range(2))
     x = (x + mean).to(dtype)
     if channels_last:
         x = x.contiguous(memory_format=torch.channels_last if len(shape) == 4 else torch.channels_last_3d)
-    vectors = [torch.randn(shape[1], generator=generator).to(DEVICE) for _ in range(2)] if affine else [None, None]
+    scale, shift = (torch.randn(shape[1], generator=generator).to(device) if affine else None for _ in range(2))
     centre = x.float().mean([0, *range(2, x.dim())]) if affine else None
-    return Source(x, centre, *vectors, relu, extra.to(dtype) if addend else None)
+    return Source(x, centre, scale, shift, relu, extra.to(dtype) if addend else None)
