@@ -67,7 +67,7 @@ def _launch(
     it = problem(tuple(first.x.shape), tuple(y.shape), tuple(weight.shape[2:]), geometry)
     gather = it.forward()
     packed, w_tap, w_k, w_n = weight_strides(weight, geometry.transposed)
-    channels = [s.x.shape[1] for s in sources]
+    channels = tuple(s.x.shape[1] for s in sources)
     work = launch.Work(
         rows=y.numel() // (out_channels * gather.phase_count),
         columns=out_channels,
