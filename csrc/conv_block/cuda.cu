@@ -98,7 +98,7 @@ static Footprint footprint_of(const Conv& conv, const GatherPlan& plan) {
 // The plan of the path that runs.
 static int plan_any(const Conv& conv, bool backward, GatherPlan& plan) {
   int status = plan_gather(conv, backward, plan);
-  return status || !hopper_takes(conv, backward, plan) ? status : plan_hopper(conv, backward, plan);
+  return status || !hopper_takes(conv, plan) ? status : plan_hopper(conv, backward, plan);
 }
 
 static int run_gather(const Conv& conv, bool backward, void* stream) {

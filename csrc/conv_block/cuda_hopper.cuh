@@ -11,6 +11,7 @@ constexpr int kStages = 3;                            // of weights: 48 KiB
 constexpr int kHopperPitch = kHopperChunk + kVector;  // of a patch, in elements
 constexpr int kHopperPatchLimit = 29 << 10;           // bytes; two, the stages and the lists leave two blocks an SM
 constexpr int kHopperChannels = 256, kHopperFewest = 128;  // of the wider and of the narrower side
+constexpr int kHopperBlocks = 128;  // fewer leave SMs of an H200 without any, where narrower tiles would not
 constexpr int kBarrierBytes = 2 * kStages * int(sizeof(uint64_t));
 
 inline int hopper_patch_elements(const PatchShape& patch) { return patch.rows * patch.columns * kHopperPitch; }
@@ -29,10 +30,13 @@ FI_EXPORT __attribute__((weak)) int fi_hopper_launch(const fi::Conv* conv, const
 
 namespace fi {
 
-inline bool hopper_takes(const Conv& conv, bool backward, const GatherPlan& plan) {
+inline bool hopper_takes(const Conv& conv, const GatherPlan& plan) {
   if (!conv.hopper || !fi_hopper_launch || size_of(conv.dtype) != 2 || plan.thin) return false;
-  int in = in_channels(conv), out = conv.out_channels;
-  return conv.hopper == 2 || (std::max(in, out) >= kHopperChannels && std::min(in, out) >= kHopperFewest);
+  int in = in_channels(conv), out = conv.out_channels, column_tiles = 0;
+  for (int i = 0; i < plan.params.segments; ++i)
+    column_tiles += ceil_div(plan.params.segment[i].channels, kHopperColumns);
+  return conv.hopper == 2 || (std::max(in, out) >= kHopperChannels && std::min(in, out) >= kHopperFewest &&
+                              int64_t(plan.tiles) * column_tiles >= kHopperBlocks);
 }
 
 // Changes plan_gather's plan. Returns a Status.

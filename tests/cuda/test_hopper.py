@@ -38,16 +38,14 @@ def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("name", CASES)
 def test_kernel_keeps_the_rule(name: str, dtype: str, device: str) -> None:
-    small_cases.run(name, small_cases.DTYPES[dtype], device)
+    small_cases.run(name, dtype, device)
 
 
+@pytest.mark.usefixtures("everywhere")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_wide_layer_keeps_the_rule(dtype: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if (reason := native_cuda.why_not_hopper()) is not None:
-        pytest.skip(reason)
-    monkeypatch.setenv(native_cuda.HOPPER, "1")
     monkeypatch.setitem(small_cases.CONVS, "wide", WIDE)
-    small_cases.run("wide", small_cases.DTYPES[dtype], device)
+    small_cases.run("wide", dtype, device)
 
 
 @pytest.mark.usefixtures("everywhere")
@@ -75,9 +73,9 @@ def test_the_paths_differ_and_agree(device: str, monkeypatch: pytest.MonkeyPatch
         conv = cuda.describe(sources, weight, geometry, (2, WIDE.channels, *WIDE.space))
         size = native_cuda.library().fi_conv_workspace(ctypes.byref(conv), 0)
         found[value] = size, cuda.fwd(sources, weight, bias, geometry, False)[0].float()
-    assert found["0"][0] < found["1"][0] == found["all"][0]  # the columns are padded to 128, not to 8
-    assert torch.equal(found["1"][1], found["all"][1])
-    assert torch.allclose(found["0"][1], found["1"][1], rtol=1e-2, atol=1e-2)
+    assert found["0"][0] == found["1"][0] < found["all"][0]  # too few blocks; columns padded to 128, not to 8
+    assert torch.equal(found["0"][1], found["1"][1])
+    assert torch.allclose(found["0"][1], found["all"][1], rtol=1e-2, atol=1e-2)
 
 
 def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +88,7 @@ def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_takes_the_wide_layers() -> None:
-    """Of the paper's: 256 channels on one side and 128 on the other at least; two blocks of it fit an SM."""
+    """Of the paper's: 256 channels on one side, 128 on the other at least, and 128 blocks; two fit an SM."""
     with emulated.installed():
         before, after = (
             {(c.layer, c.name): c.shared for layer in paper_layers() for c in counts(layer, hopper)}
@@ -98,7 +96,8 @@ def test_it_takes_the_wide_layers() -> None:
         )
     taken = {key for key in before if before[key] != after[key]}
     wide = [*(f"3dcn.{i}" for i in (5, 6, 7, 8)), *(f"combcn.{i}" for i in range(4, 15))]
-    assert taken == {(layer, name) for layer in wide for name in ("forward", "dgrad")}
+    few = {("3dcn.5", "dgrad"), ("3dcn.8", "forward")}
+    assert taken == {(layer, name) for layer in wide for name in ("forward", "dgrad")} - few
     assert all(2 * (after[key] + 1024) <= 228 << 10 for key in taken)
 
 
