@@ -12,7 +12,7 @@ from fastinpaint.bench import rows
 from fastinpaint.bench.budget import Search
 from fastinpaint.bench.contenders import Workload, build, disagreement
 from fastinpaint.bench.layers import layer_cases
-from fastinpaint.bench.measure import Timing, kept_bytes, time_in_turn
+from fastinpaint.bench.measure import Timing, allocated_bytes, kept_bytes, time_in_turn
 from fastinpaint.errors import UserError
 
 
@@ -93,3 +93,12 @@ def test_wrong_gradients_are_seen():
         next(other.model.parameters()).mul_(1.5)
     assert disagreement(same, reference) < 1e-3
     assert disagreement(other, reference) > 1e-2
+
+
+def test_allocations_are_counted_at_their_most():
+    def work() -> None:
+        first, second = torch.empty(1000), torch.empty(2000)
+        del first, second
+        torch.empty(500).add_(1)
+
+    assert allocated_bytes(work, torch.device("cpu")) == 4 * 3000

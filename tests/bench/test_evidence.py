@@ -1,0 +1,125 @@
+"""What is made of measurements: the report, the comparison of two runs, and the command that checks a GPU."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks import compare, gpu_check, gpu_plan, report
+from fastinpaint.bench import rows
+
+MACHINE = {"device": "a processor, 2 threads", "versions": {"torch": "2"}, "commit": "abc", "date": "2026-01-01"}
+TIMED = {"p20": 1.0, "p50": 1.0, "p80": 1.0, "runs": 8, "noisy": False, "gflops": 9.0, "gbs": 3.0, "kept_bytes": 2**20}
+WORKLOAD = {"frames": 32, "size": 128, "batch": 1, "dtype": "float32"}
+CEILINGS = {"copy_gbs": 20.0, "matmul_tflops": 0.3}
+
+
+def step(contender: str, seconds: float, **more) -> dict:
+    return MACHINE | TIMED | {"case": "step", "contender": contender, "p50": seconds, "workload": WORKLOAD} | more
+
+
+def made(monkeypatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["report", *map(str, arguments)])
+    return report.main()
+
+
+def test_a_report_shows_what_its_rows_hold(tmp_path: Path, monkeypatch):
+    found = [step("eager", 2.0), step("fastinpaint", 1.0, noisy=True, peak_bytes=3 * 2**30)]
+    found += [step(name, t / 4, workload=WORKLOAD | {"frames": 8}) for name, t in (("eager", 2), ("fastinpaint", 1))]
+    found += [
+        MACHINE | TIMED | {"case": f"3DCN 1 {which}", "contender": name, "kind": "layer", "intensity": 30.0}
+        | {"ceilings": CEILINGS}
+        for which in ("forward", "dgrad", "wgrad") for name in ("eager", "fastinpaint")
+    ]  # fmt: skip
+    found += [
+        MACHINE | {"case": "norm_relu", "contender": "cudnn graph", "kind": "op", "not_measured": "no <GPU>"},
+        MACHINE | {"case": "largest frames", "contender": "fastinpaint", "value": 68, "budget_gb": 4.0},
+        MACHINE | {"case": "convergence", "contender": "fastinpaint", "steps": 20, "every": 10}
+        | {"curves": {"reference": [[90.0, 80.0]], "fused": [[90.0, 80.0]]}},
+        MACHINE | {"device": "another, 1 threads", "date": "2025"} | {"case": "on another", "contender": "eager"},
+    ]  # fmt: skip
+    rows.append(tmp_path / "rows.jsonl", found)
+    assert made(monkeypatch, tmp_path / "rows.jsonl", "--out", tmp_path / "out") == 0
+    page = (tmp_path / "out" / "index.html").read_text()
+    for text in ("PyTorch", "noisy", "no &lt;GPU&gt;", "step, F=32, 128x128", "3DCN 1 dgrad", "3072.0"):
+        assert text in page
+    assert "on another" not in page
+    pictures = {picture.stem for picture in (tmp_path / "out").glob("*.png")}
+    assert pictures == {"step_time", "step_kept", "step_peak", "frames_time", "roofline", "layers", "largest_frames",
+                        "convergence", "history"}  # fmt: skip
+    assert page.count("data:image/png;base64,") == len(pictures)
+
+
+def test_a_report_of_no_rows_says_so(tmp_path: Path, monkeypatch, capsys):
+    assert made(monkeypatch, tmp_path / "none.jsonl", "--out", tmp_path) == 2
+    assert "make bench" in capsys.readouterr().err
+    (tmp_path / "s.json").write_text(json.dumps([{"part": "p", "name": "n", "seconds": 1, "status": "ok", "last": ""}]))
+    assert made(monkeypatch, tmp_path / "none.jsonl", "--out", tmp_path, "--check", tmp_path / "s.json") == 0
+    assert "gpu-check" in (tmp_path / "index.html").read_text()
+
+
+def test_medians_that_do_not_repeat_are_named_and_marked(tmp_path: Path, capsys):
+    first, second = tmp_path / "a", tmp_path / "b"
+    rows.append(first, [step("eager", 1.0), step("fastinpaint", 1.0)])
+    rows.append(second, [step("eager", 1.04), step("fastinpaint", 1.06)])
+    assert compare.main([str(first), str(second), "--mark"]) == 0
+    printed = capsys.readouterr().out
+    assert "+6.0 %" in printed
+    assert "2 cases in both, 1 with" in printed
+    assert [row["noisy"] for row in rows.read([first, second])] == [False, True, False, True]
+    assert rows.read([first])[0]["repeat_p50"] == 1.04
+
+
+def shell(text: str, limit: int = 20, least: int = 1, name: str = "n") -> gpu_plan.Step:
+    return gpu_plan.Step("tests", name, [sys.executable, "-c", text], limit, least, 1)
+
+
+def test_steps_end_in_time_and_are_all_in_the_summary(tmp_path: Path):
+    check = gpu_check.Check(tmp_path, seconds=60)
+    slow = shell("import time; print('begun', flush=True); time.sleep(50)", limit=2, name="slow")
+    check.run([shell("print('fine')", name="good"), shell("raise SystemExit(4)", name="bad"), slow], reserve=0)
+    check.run([shell("print('never')", least=5, name="late")], reserve=58)
+    summary = {step["name"]: step for step in json.loads((tmp_path / "summary.json").read_text())}
+    assert summary["good"]["status"] == "ok"
+    assert summary["good"]["last"] == "fine"
+    assert summary["bad"]["status"] == "failed with status 4"
+    assert summary["slow"]["status"].startswith("stopped after")
+    assert summary["late"]["status"].startswith("skipped")
+    assert not (tmp_path / "tests-late.log").exists()
+
+
+def test_what_is_stopped_keeps_what_it_found(tmp_path: Path):
+    """SIGTERM while the first step runs: it is ended, and the summary says so."""
+    text = """
+import sys
+from benchmarks import gpu_check, gpu_plan
+steps = [gpu_plan.Step("build", "long", [sys.executable, "-c", "import time; print(1, flush=True); time.sleep(99)"],
+                       99, 1, 1)]
+gpu_check.plan = lambda out: [steps]
+sys.argv = ["gpu-check", "--anyway", "--out", sys.argv[1]]
+sys.exit(gpu_check.main())
+"""
+    process = subprocess.Popen([sys.executable, "-c", text, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    while not (log := tmp_path / "build-long.log").exists() or "1" not in log.read_text():
+        time.sleep(0.1)
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    printed = process.communicate(timeout=60)[0]
+    assert process.returncode == 1
+    assert "stopped by SIGTERM" in printed
+    assert json.loads((tmp_path / "summary.json").read_text())[0]["status"] == "stopped with the whole"
+
+
+def test_the_plan_leaves_time_to_what_matters_more(tmp_path: Path):
+    groups = gpu_plan.plan(tmp_path)
+    assert {step.part for group in groups for step in group} == set(gpu_plan.PARTS)
+    of = {group[0].name: reserve for group, reserve in gpu_check.reserves(groups)}
+    assert of["report"] == 0
+    assert of["build"] == 0  # nothing matters more, not even the report: without a build there is nothing to report
+    assert of["max-autotune"] == 15 + 25  # the report and the sanitizers
+    names = [(step.part, step.name) for group in groups for step in group]
+    assert len(set(names)) == len(names)
