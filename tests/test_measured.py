@@ -81,15 +81,18 @@ def test_tuning_measures_a_shape_once_and_auto_reads_it(
 ) -> None:
     assert backends.choose("conv_block", None, CPU, *arguments()) is rooms["reference"]
     assert [room.runs for room in rooms.values()] == [measured.ROUNDS + 1] * 2
+    for _ in range(2):
+        assert backends.choose("conv_block", None, CPU, *arguments(7)) is rooms["reference"]
+    assert [room.runs for room in rooms.values()] == [2 * (measured.ROUNDS + 1)] * 2
     monkeypatch.delenv("FASTINPAINT_TUNE")
     forget()
     with caplog.at_level(logging.DEBUG, "fastinpaint.backends"):
         assert backends.choose("conv_block", "auto", CPU, *arguments()) is rooms["reference"]
     assert "conv_block: reference, measured as the fastest here" in caplog.text
     assert backends.choose("conv_block", None, CPU, *arguments(5)) is rooms["cpu"], "another shape: the usual order"
-    assert rooms["cpu"].runs == measured.ROUNDS + 1
-    assert list(json.loads((tmp_path / "backends.json").read_text()).values()) == ["reference"]
-    assert measured.counts(CPU) == {"reference": 1}
+    assert rooms["cpu"].runs == 2 * (measured.ROUNDS + 1)
+    assert list(json.loads((tmp_path / "backends.json").read_text()).values()) == ["reference"] * 2
+    assert measured.counts(CPU) == {"reference": 2}
 
 
 def test_the_flag_the_name_and_the_variable_go_before_measurements(
