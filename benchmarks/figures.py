@@ -103,7 +103,9 @@ def main() -> int:
     if unknown := [name for name in args.parts if name not in known]:
         parser.error(f"unknown part {unknown[0]!r}; known: {', '.join(known)}")
     LOGS.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | ({"OMP_NUM_THREADS": str(args.threads)} if args.threads else {})
+    # what this machine's own `fastinpaint tune` remembers is left aside: the figures are of what one gets at first
+    environment = os.environ | {"FASTINPAINT_TUNE": "0"}
+    environment |= {"OMP_NUM_THREADS": str(args.threads)} if args.threads else {}
     good = True
     for name in args.parts or QUIET:
         done = LOGS / f"{name}.done"

@@ -97,7 +97,7 @@ def _bench(out: Path) -> list[list[Step]]:
 
     quick = ("--rounds-seconds", "0.05", "--benchmark-columns", "median")
     return [
-        [Step("tune", "tune", _fastinpaint("tune"), 60, 20, 5)],
+        [Step("tune", "tune", _fastinpaint("tune", "--device", "cuda"), 60, 20, 5)],
         bench("step", "(training_step or inference) and not compile", 60, 20, 3),
         bench("ops", "test_ops", 30, 10, 5, *quick),
         bench("layers", "test_layer", 75, 20, 6, *quick),

@@ -33,6 +33,7 @@ def device_name(device: torch.device) -> str:
     return f"{model}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
 
 
+@functools.cache  # a long run is of the commit that it began with
 def commit() -> str:
     """The checkout's short commit, with ``+`` where tracked files differ from it; "unknown" outside a checkout."""
     root = Path(__file__).resolve().parents[2]
