@@ -90,6 +90,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, NotImplementedError) as error:  # the second is a backend that was asked for and cannot run
         print(f"fastinpaint {command}: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"fastinpaint {command}: {error.filename}: {error.strerror}.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as stop:
         print(f"fastinpaint {command}: {str(stop) or 'stopped.'}", file=sys.stderr)
         return 130

@@ -84,8 +84,12 @@ def weights_info(path: str | Path) -> WeightsInfo:
     if not Path(path).is_file():
         raise UserError(f"{path}: no such weights file.")
     try:
+        with open(path, "rb"):  # safetensors calls every file absent that it may not read
+            pass
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
+    except PermissionError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: not a readable safetensors file ({error}).") from error
     if metadata.get("kind") not in KINDS:

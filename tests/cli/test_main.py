@@ -61,3 +61,9 @@ def test_a_signal_leaves_nothing_half_written(number, tmp_path, monkeypatch):
     assert stop.value.code == 128 + number
     assert not list(tmp_path.iterdir())
     assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_a_file_that_the_system_refuses_is_one_line(capsys):
+    name = "a" * 300
+    assert main(["inpaint", name, "-o", "b.mp4", "-w", name]) == 2
+    assert capsys.readouterr().err == f"fastinpaint inpaint: {name}: File name too long.\n"

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fastinpaint import UserError
-from fastinpaint.models import ModelConfig, TwoDCN, VideoCompletionNet
+from fastinpaint.models import ModelConfig, TwoDCN, VideoCompletionNet, weights
 from fastinpaint.models.weights import load_weights, save_weights, weights_info
 
 CONFIG = ModelConfig(width=0.0625, r=4, skips="add")
@@ -119,6 +119,16 @@ def test_bad_files_are_one_sentence(tmp_path: Path, spoil, words: tuple[str, ...
     assert message.startswith(str(path))
     assert "\n" not in message
     assert all(word in message for word in words), message
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "w").touch()
+    monkeypatch.setattr(weights, "open", refuse, raising=False)
+    with pytest.raises(UserError, match="w: cannot be read: Permission denied"):
+        load_weights(tmp_path / "w")
 
 
 def test_wrong_kind_names_both(tmp_path: Path) -> None:
