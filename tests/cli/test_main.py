@@ -45,6 +45,19 @@ def test_the_command_runs_as_a_program():
     assert "unknown command 'paint'" in done.stderr
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["info"]])
+def test_a_reader_that_leaves_ends_it_without_a_word(arguments):
+    reads, writes = os.pipe()
+    os.close(reads)
+    try:
+        command = [sys.executable, "-m", "fastinpaint", *arguments]
+        done = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(writes)
+    assert done.stderr == ""
+    assert done.returncode == 128 + signal.SIGPIPE
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_nothing_half_written(number, tmp_path, monkeypatch):
     def run(args):
