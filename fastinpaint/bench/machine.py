@@ -79,5 +79,5 @@ def describe(device: torch.device) -> dict[str, Any]:
         "device": device_name(device),
         "versions": versions,
         "commit": commit(),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
