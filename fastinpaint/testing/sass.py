@@ -51,7 +51,7 @@ class Kernel(NamedTuple):
             return f"{where} has {self.registers} registers: {BLOCKS_WANTED} blocks do not fit an SM."
         if 0 < self.counts["HGMMA"] <= self.counts["WARPGROUP.DEPBAR"]:
             return f"{where} waits for every wgmma: ptxas has put them one after another."
-        needed = ("HMMA", "LDSM") if TENSOR.match(self.name) else ()
+        needed: tuple[str, ...] = ("HMMA", "LDSM") if TENSOR.match(self.name) else ()
         needed = (*needed, "LDGSTS") if self.name.startswith(("gather", "thin")) else needed
         if self.name.startswith(("gather_kernel<tf32", "thin_kernel<tf32", "wgrad_kernel<tf32")):
             needed = (*needed, TF32)
