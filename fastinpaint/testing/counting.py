@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,18 +125,18 @@ def _row(count: Count) -> str:
     return f"| {' | '.join(map(str, (count.layer, count.name, *cells)))} |"
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m fastinpaint.testing.counting", description=__doc__)
+def show(description: str | None, make: Callable[[], str], begin: str, end: str) -> None:
+    """The command line of a table of docs/cuda.md, which stands between two marks."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="put the table into docs/cuda.md")
     arguments = parser.parse_args()
     with emulated.installed():
-        text = table()
+        text = make()
     print(text)
     if arguments.write:
-        before, rest = PAGE.read_text().split(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
+        before, rest = PAGE.read_text().split(begin)
+        PAGE.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
 
 
 if __name__ == "__main__":
-    main()
+    show(__doc__, table, BEGIN, END)

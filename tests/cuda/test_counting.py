@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastinpaint.testing import counting, emulated
+from fastinpaint.testing import counting, counting_rest, emulated
 from fastinpaint.testing.paper_layers import paper_layers
 
 
@@ -32,3 +32,17 @@ def test_live_taps_are_counted() -> None:
     whole = 2 * dilated.samples * 32 * 32 * 9 * dilated.channels * dilated.out_channels
     out = (dilated.samples, dilated.out_channels, 32, 32)
     assert counting.live_operations(dilated, out) == whole * 64 * 64 // (96 * 96)
+
+
+def test_the_page_counts_every_kernel() -> None:
+    page = counting.PAGE.read_text()
+    counted = page[page.index(counting.BEGIN) : page.index(counting_rest.END)]
+    compiled = {row.split("|")[1].split("<")[0].strip() for row in page.splitlines() if "| sm_90a |" in row}
+    assert "gather_kernel" in compiled
+    assert not [kernel for kernel in compiled if f"`{kernel}`" not in counted]
+
+
+@pytest.mark.parametrize("module", [counting, counting_rest], ids=lambda module: module.__name__.rsplit(".")[-1])
+def test_the_page_holds_what_is_counted(module) -> None:
+    with emulated.installed():
+        assert f"{module.BEGIN}\n{module.table()}\n{module.END}" in counting.PAGE.read_text(), "write it anew"
