@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kThreads) pack_hopper_kernel(const T* weight, 
   }
 }
 
-// The ring of weight stages. Every thread keeps the same count; thread 0 asks for the copies.
+// The ring of weight stages. All threads walk it; thread 0 asks for the copies.
 struct WeightRing {
   char* stages;
   uint64_t *full, *empty;
@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   BoxLoader<T, kHopperChunk / kVector> loader(p.patch, p.in_size);
   int loaded_chunk = -1;
   if (threadIdx.x == 0)
-    for (int i = 0; i < min(kStages, patches > 0 ? taps * chunks : 0); ++i) ring.ask(i, next_weights());
+    for (int i = 0; i < min(kStages, taps * chunks); ++i) ring.ask(i, next_weights());
   if (patches > 0) {
     begin_patch(p, tile, loader, loaded_chunk, 0, starts[0].y);
     for (int slice = 0; slice < loader.slices(); ++slice) {
