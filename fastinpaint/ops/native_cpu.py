@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastinpaint import _native
+from fastinpaint.ops import map_memory
 from fastinpaint.ops.types import Source
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
@@ -73,7 +74,12 @@ def dense(x: Tensor) -> Tensor:
 
 def empty(like: Tensor, channels: int) -> Tensor:
     """An uninitialised channels-last map of like's batch, space and dtype."""
-    return torch.empty((like.shape[0], channels, *like.shape[2:]), dtype=like.dtype, memory_format=memory_format(like))
+    return map_memory.empty((like.shape[0], channels, *like.shape[2:]), like.dtype, memory_format(like))
+
+
+def empty_like(x: Tensor) -> Tensor:
+    """An uninitialised channels-last map of x's shape and dtype."""
+    return empty(x, x.shape[1])
 
 
 def pixels(x: Tensor) -> int:

@@ -61,7 +61,7 @@ def _source_bwd(da: Tensor, offset: int, source: Source) -> SourceGrad:
     if plain:
         return SourceGrad(x=part if daddend is None else daddend.clone(), addend=daddend)
     source = native.dense_source(source)
-    dx = torch.empty_like(source.x)
+    dx = native.empty_like(source.x)
     dshift = dscale = dmean = None
     if source.mean is not None:
         dshift, dscale = torch.empty_like(source.mean), torch.empty_like(source.mean)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastinpaint.ops import map_memory
 from fastinpaint.ops import native_cpu as native
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
@@ -130,9 +131,8 @@ def fwd(
     sources = [native.dense_source(s) for s in sources]
     x = sources[0].x
     channels = weight.shape[1] if geometry.transposed else weight.shape[0]
-    y = torch.empty(
-        (x.shape[0], channels, *output_size(x, weight, geometry)), memory_format=native.memory_format(x)
-    )  # fmt: skip
+    shape_out = (x.shape[0], channels, *output_size(x, weight, geometry))
+    y = map_memory.empty(shape_out, torch.float32, native.memory_format(x))
     mean, var = (torch.empty(channels) if stats else None for _ in range(2))
     bias = None if bias is None else bias.contiguous()
     shape = forward_shape(x, y, weight, geometry)
@@ -155,8 +155,8 @@ def dgrad(
             grads.append(SourceGrad())
             continue
         dshift, dscale = (None if source.mean is None else torch.empty_like(source.mean) for _ in range(2))
-        daddend = None if source.addend is None else torch.empty_like(source.x)
-        grads.append(SourceGrad(torch.empty_like(source.x), None, dscale, dshift, daddend))
+        daddend = None if source.addend is None else native.empty_like(source.x)
+        grads.append(SourceGrad(native.empty_like(source.x), None, dscale, dshift, daddend))
     shape = dgrad_shape(sources[0].x, g.x, weight, geometry)
     native.library().fi_cpu_winograd_dgrad(
         ctypes.byref(shape), native.c_sources([g]), native.pointer(weight), strides(weight, geometry, backward=True),

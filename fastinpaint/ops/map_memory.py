@@ -1,0 +1,94 @@
+"""Memory for the CPU backend's maps, kept from one use to the next.
+
+The system hands out a large map's pages one fault at a time, zeroed, and takes them back when the map dies: at paper
+size that is a million faults a training step. So the buffer of a dead map is kept for the next map of its size.
+Buffers in use and kept together never exceed what has been in use at one time.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import OrderedDict, deque
+
+import torch
+from torch import Tensor
+
+LEAST_BYTES = 1 << 20  # malloc itself keeps the pages of smaller maps
+
+
+class MapMemory:
+    """Buffers by their size in bytes; one lent to a tensor comes back when the tensor's storage dies."""
+
+    def __init__(self) -> None:
+        self.in_use = self.kept = self.most_in_use = 0  # bytes
+        self._kept: OrderedDict[int, list[Tensor]] = OrderedDict()  # the size longest unused first
+        # A storage may die anywhere, in the middle of `lend` too: its buffer waits here, where no lock is needed.
+        self._returned: deque[Tensor] = deque()
+        self._lock = threading.Lock()
+
+    def lend(self, size: int) -> torch.UntypedStorage:
+        """An uninitialised storage of `size` bytes."""
+        with self._lock:
+            self._take_back()
+            buffers = self._kept.get(size)
+            if buffers:
+                buffer = buffers.pop()
+                self._kept.move_to_end(size)
+                self.kept -= size
+            else:
+                self._drop(self.in_use + self.kept + size - self.most_in_use)
+                buffer = torch.empty(size, dtype=torch.uint8)
+            self.in_use += size
+            self.most_in_use = max(self.most_in_use, self.in_use)
+        lease = buffer.numpy()
+        weakref.finalize(lease, self._returned.append, buffer).atexit = False
+        return torch.from_numpy(lease).untyped_storage()
+
+    def clear(self) -> None:
+        """Give every buffer that no map uses back to the system."""
+        with self._lock:
+            self._take_back()
+            self._drop(self.kept)
+            self.most_in_use = self.in_use
+
+    def _take_back(self) -> None:
+        while self._returned:
+            buffer = self._returned.popleft()
+            size = len(buffer)
+            self._kept.setdefault(size, []).append(buffer)
+            self.in_use -= size
+            self.kept += size
+
+    def _drop(self, excess: int) -> None:
+        while excess > 0 and self._kept:
+            size, buffers = next(iter(self._kept.items()))
+            if buffers:
+                buffers.pop()
+                self.kept -= size
+                excess -= size
+            if not buffers:
+                del self._kept[size]
+
+
+_memory = MapMemory()
+
+
+def clear() -> None:
+    """Give the memory of dead maps back to the system."""
+    _memory.clear()
+
+
+def empty(shape: tuple[int, ...], dtype: torch.dtype, memory_format: torch.memory_format) -> Tensor:
+    """An uninitialised map, as torch.empty makes it."""
+    size = dtype.itemsize
+    for length in shape:
+        size *= length
+    if size < LEAST_BYTES:
+        return torch.empty(shape, dtype=dtype, memory_format=memory_format)
+    channels, *space = shape[1:]
+    strides, step = [], channels
+    for length in reversed(space):
+        strides.append(step)
+        step *= length
+    return torch.empty(0, dtype=dtype).set_(_memory.lend(size), 0, shape, (step, 1, *reversed(strides)))

@@ -1,0 +1,103 @@
+"""Buffers of dead maps are lent again, and never more of them are kept than were once in use."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import threading
+
+import pytest
+import torch
+
+from fastinpaint.ops import map_memory
+from fastinpaint.ops.map_memory import LEAST_BYTES, MapMemory
+
+SIZE = LEAST_BYTES
+
+
+@pytest.fixture
+def memory() -> MapMemory:
+    return MapMemory()
+
+
+def test_a_dead_storage_is_lent_again_and_a_living_one_is_not(memory: MapMemory) -> None:
+    first, second = memory.lend(SIZE), memory.lend(SIZE)
+    assert first.data_ptr() != second.data_ptr()
+    assert first.nbytes() == second.nbytes() == SIZE
+    address = first.data_ptr()
+    del first
+    third = memory.lend(SIZE)
+    assert third.data_ptr() == address
+    assert memory.in_use == 2 * SIZE
+    assert memory.kept == 0
+
+
+def test_whatever_holds_the_storage_keeps_the_buffer(memory: MapMemory) -> None:
+    tensor = torch.empty(0).set_(memory.lend(SIZE))
+    address, view = tensor.data_ptr(), tensor[5:]
+    array = view.numpy()
+    del tensor, view
+    assert memory.lend(SIZE).data_ptr() != address
+    del array
+    gc.collect()
+    lent = [memory.lend(SIZE), memory.lend(SIZE)]
+    assert address in [storage.data_ptr() for storage in lent]
+
+
+def test_in_use_and_kept_never_exceed_the_most_in_use(memory: MapMemory) -> None:
+    generator = torch.Generator().manual_seed(3)
+    alive: list[torch.UntypedStorage] = []
+    most_kept = 0
+    for _ in range(400):
+        if alive and torch.rand((), generator=generator) < 0.7:
+            alive.pop(int(torch.randint(len(alive), (), generator=generator)))
+        alive.append(memory.lend(SIZE * int(torch.randint(1, 6, (), generator=generator))))
+        assert memory.in_use == sum(storage.nbytes() for storage in alive)
+        assert memory.in_use + memory.kept <= memory.most_in_use
+        most_kept = max(most_kept, memory.kept)
+    assert most_kept > 0
+
+
+def test_clear_gives_all_unused_memory_back(memory: MapMemory) -> None:
+    kept = memory.lend(SIZE)
+    del kept
+    held = memory.lend(3 * SIZE)
+    memory.clear()
+    assert memory.kept == 0
+    assert memory.in_use == memory.most_in_use == held.nbytes()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(2, 3, 300, 301), (1, 16, 5, 100, 102), (2, 3, 4, 5)])
+def test_a_map_is_laid_out_as_torch_lays_it_out(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    memory_format = torch.channels_last if len(shape) == 4 else torch.channels_last_3d
+    ours, theirs = (
+        map_memory.empty(shape, dtype, memory_format),
+        torch.empty(shape, dtype=dtype, memory_format=memory_format),
+    )
+    assert ours.shape == theirs.shape
+    assert ours.stride() == theirs.stride()
+    assert ours.dtype == dtype
+    assert not ours._is_view()
+    copied = copy.deepcopy(ours.fill_(2))
+    ours.zero_()
+    assert bool((copied == 2).all())
+
+
+def test_threads_share_it_without_sharing_a_buffer(memory: MapMemory) -> None:
+    clashes: list[int] = []
+
+    def work(value: int) -> None:
+        for _ in range(200):
+            tensor = torch.empty(0, dtype=torch.uint8).set_(memory.lend(SIZE))
+            tensor[:64] = value
+            if bool((tensor[:64] != value).any()):
+                clashes.append(value)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not clashes
+    assert memory.most_in_use <= 5 * SIZE
