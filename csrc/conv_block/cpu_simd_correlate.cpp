@@ -154,6 +154,7 @@ void transform(const Source& source, int64_t first, int64_t depth, const Tiles& 
     using R = std::remove_pointer_t<decltype(reader)>;
     for (int64_t i = 0; i < tiles.count; ++i) {
       float* to = values + i * kRow;
+      if (i + 1 < tiles.count && tiles.live[i + 1]) prefetch<4>(source, first, depth, tiles.input[i + 1]);
       if (!tiles.live[i]) {
         for (int place = 0; place < 16; ++place)
           for (int64_t c = 0; c < depth; c += kLanes) store(to + place * kSlab + c, vfloat{});

@@ -89,6 +89,11 @@ void transform_upstreams(const Work& w, const Source& upstream, const Patch& out
   upstream.mean ? by(static_cast<Reader<1, 0, 1>*>(nullptr)) : by(static_cast<Reader<0, 0, 0>*>(nullptr));
 }
 
+FI_INLINE void prefetch_patches(const Work& w, const Source& upstream, int m, const Patch& in, const Patch& out) {
+  prefetch<4>(*w.source, w.channel, w.depth, in);
+  m == 2 ? prefetch<2>(upstream, w.n0, w.width, out) : prefetch<3>(upstream, w.n0, w.width, out);
+}
+
 // product[place, k0 + k, n0 + n] (+)= sum over the batch of values[place][tile][k] * upstream[place][tile][n].
 void multiply(const Work& w, const ConvShape& shape, const float* values, const float* upstream, int64_t batch,
               bool add) {
@@ -160,16 +165,18 @@ void weight_grad(const WeightGrad& args, int64_t item) {
       const Use& use = form.group[g].use[u];
       if (use.block != w.block) continue;
       for (int64_t next = w.begin; next < w.end;) {
+        Patch in[kBatch], out[kBatch];
         int64_t batch = 0;
         for (; next < w.end && batch < kBatch; ++next) {
           const Tile tile = tile_at(form, next);
-          Patch in;
-          if (!input_patch(form, use, tile, in)) continue;
-          const Patch out = output_patch(form, form.group[g], tile);
-          float* to = upstream + batch * kRowOut;
-          transform_inputs(w, in, values + batch++ * kRowIn);
-          form.m == 2 ? transform_upstreams<2>(w, args.upstream, out, to)
-                      : transform_upstreams<3>(w, args.upstream, out, to);
+          if (input_patch(form, use, tile, in[batch])) out[batch++] = output_patch(form, form.group[g], tile);
+        }
+        for (int64_t i = 0; i < batch; ++i) {
+          if (i + 1 < batch) prefetch_patches(w, args.upstream, form.m, in[i + 1], out[i + 1]);
+          float* to = upstream + i * kRowOut;
+          transform_inputs(w, in[i], values + i * kRowIn);
+          form.m == 2 ? transform_upstreams<2>(w, args.upstream, out[i], to)
+                      : transform_upstreams<3>(w, args.upstream, out[i], to);
         }
         if (batch) multiply(w, form.shape, values, upstream, batch, started);
         started |= batch > 0;

@@ -80,7 +80,7 @@ struct Reader {
     scale = load(static_cast<const float*>(s.scale) + c);
     shift = load(static_cast<const float*>(s.shift) + c);
   }
-  vfloat operator()(int64_t pixel) const {
+  FI_INLINE vfloat operator()(int64_t pixel) const {
     vfloat v = load(x + pixel * channels);
     if (AFFINE) v = (v - mean) * scale + shift;
     if (RELU) v = relu(v);
@@ -88,7 +88,7 @@ struct Reader {
     return v;
   }
   template <bool INSIDE>
-  vfloat at(int64_t pixel) const {
+  FI_INLINE vfloat at(int64_t pixel) const {
     return INSIDE || pixel >= 0 ? (*this)(pixel) : vfloat{};
   }
 };
@@ -110,6 +110,24 @@ void transform_input(const fi::Source& source, int64_t first, int64_t depth, con
       store(out + SLAB, v.b);
       store(out + 2 * SLAB, v.c);
       store(out + 3 * SLAB, v.d);
+    }
+  }
+}
+
+// Asks for the cache lines of `depth` channels from `first` on at a patch's size x size pixels. Tiles leap about in the
+// map, which no prefetcher of the machine foresees: without this half of the weight gradient's time is waiting.
+template <int SIZE>
+FI_INLINE void prefetch(const fi::Source& source, int64_t first, int64_t depth, const Patch& p) {
+  constexpr int64_t kLine = 16;  // floats
+  for (const void* map : {source.x, source.addend}) {
+    if (!map) continue;
+    const float* from = static_cast<const float*>(map) + first;
+    for (int i = 0; i < SIZE; ++i) {
+      for (int j = 0; j < SIZE; ++j) {
+        if (p.pixel[i][j] < 0) continue;
+        const float* begin = from + p.pixel[i][j] * source.channels;
+        for (const float* line = begin; line < begin + depth; line += kLine) __builtin_prefetch(line);
+      }
     }
   }
 }

@@ -11,6 +11,9 @@
 #include "common/cpu_vec.h"
 #include "conv_block/cpu.h"
 
+// Left to itself GCC calls some of these as functions, with every vector through memory.
+#define FI_INLINE inline __attribute__((always_inline))
+
 namespace {
 
 constexpr int kLanes = FI_BYTES / 4;
@@ -23,11 +26,11 @@ struct Quad {
 };
 
 // B^T d.
-inline Quad input_transform(const Quad& d) { return {d.a - d.c, d.b + d.c, d.c - d.b, d.b - d.d}; }
+FI_INLINE Quad input_transform(const Quad& d) { return {d.a - d.c, d.b + d.c, d.c - d.b, d.b - d.d}; }
 
 // A^T m: r = 3 gives two outputs, r = 2 three.
 template <int M>
-inline Quad output_transform(const Quad& m) {
+FI_INLINE Quad output_transform(const Quad& m) {
   if (M == 2) return {m.a + m.b + m.c, m.b - m.c - m.d, vfloat{}, vfloat{}};
   const vfloat even = m.b + m.c;
   return {m.a + even, m.b - m.c, even - m.d, vfloat{}};
@@ -35,7 +38,7 @@ inline Quad output_transform(const Quad& m) {
 
 // A dy.
 template <int M>
-inline Quad upstream_transform(const Quad& dy) {
+FI_INLINE Quad upstream_transform(const Quad& dy) {
   if (M == 2) return {dy.a, dy.a + dy.b, dy.a - dy.b, -dy.b};
   const vfloat even = dy.a + dy.c;
   return {dy.a, even + dy.b, even - dy.b, -dy.c};
@@ -43,7 +46,7 @@ inline Quad upstream_transform(const Quad& dy) {
 
 // G w.
 template <int R>
-inline Quad weight_transform(const Quad& w) {
+FI_INLINE Quad weight_transform(const Quad& w) {
   if (R == 2) return {w.a, 0.5f * (w.a + w.b), 0.5f * (w.a - w.b), w.b};
   const vfloat even = w.a + w.c;
   return {w.a, 0.5f * (even + w.b), 0.5f * (even - w.b), w.c};
@@ -51,14 +54,14 @@ inline Quad weight_transform(const Quad& w) {
 
 // G^T u.
 template <int R>
-inline Quad weight_grad_transform(const Quad& u) {
+FI_INLINE Quad weight_grad_transform(const Quad& u) {
   const vfloat even = 0.5f * (u.b + u.c), odd = 0.5f * (u.b - u.c);
   if (R == 2) return {u.a + even, odd + u.d, vfloat{}, vfloat{}};
   return {u.a + even, odd, even + u.d, vfloat{}};
 }
 
 // Rows of a 4 x 4 array of vectors from its columns.
-inline Quad row(const Quad& p, const Quad& q, const Quad& r, const Quad& s, int i) {
+FI_INLINE Quad row(const Quad& p, const Quad& q, const Quad& r, const Quad& s, int i) {
   if (i == 0) return {p.a, q.a, r.a, s.a};
   if (i == 1) return {p.b, q.b, r.b, s.b};
   if (i == 2) return {p.c, q.c, r.c, s.c};
@@ -66,9 +69,10 @@ inline Quad row(const Quad& p, const Quad& q, const Quad& r, const Quad& s, int 
 }
 
 template <int NV>
-inline void multiply_add(float a, vfloat b0, vfloat b1, vfloat& c0, vfloat& c1) {
+FI_INLINE void multiply_add(float a, vfloat b0, vfloat b1, vfloat& c0, vfloat& c1) {
   c0 += b0 * a;
   if (NV == 2) c1 += b1 * a;
+  asm volatile("" ::: "memory");  // keeps GCC from loading all a first, for which it would spill the sums
 }
 
 // c[i, :] (+)= sum_k a[i * ROW + k * STEP] * b[k, :] for the rows I and NV vectors of columns; b's rows are B_ROW
