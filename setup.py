@@ -16,6 +16,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -40,7 +41,8 @@ def find_cxx() -> str | None:
 def find_nvcc() -> str | None:
     """nvcc: of CUDA_HOME, on PATH, of PyPI's packages, or in the usual place."""
     home = os.environ.get("CUDA_HOME")
-    wheels = [str(p) for entry in sys.path for p in Path(entry).glob("nvidia/*/bin/nvcc")]
+    places = [*sys.path, sysconfig.get_path("purelib")]  # pip builds in a place of its own, without site-packages
+    wheels = [str(p) for entry in places for p in Path(entry).glob("nvidia/*/bin/nvcc")]
     for candidate in (home and f"{home}/bin/nvcc", shutil.which("nvcc"), *wheels, "/usr/local/cuda/bin/nvcc"):
         if candidate and Path(candidate).exists():
             return candidate
@@ -62,6 +64,7 @@ def cuda_flags(nvcc: str) -> tuple[list[str], list[str]]:
     """Compile and link flags of the CUDA library."""
     runtime = Path(nvcc).resolve().parent.parent / "lib"
     compile_flags = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "--expt-relaxed-constexpr"]
+    compile_flags.append("--threads=2")  # two architectures at a time: the longest unit is left alone in the end
     return compile_flags, ["-shared", "-cudart=static", f"-L{runtime}", *cuda_code(cuda_architectures())]
 
 
@@ -89,8 +92,8 @@ def ninja_rules(out: Path, build: Path) -> list[str]:
         raise SystemExit("FASTINPAINT_CUDA=1, but no nvcc was found in CUDA_HOME, on PATH or in site-packages.")
     cpu_flags = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread"]
     toolchains = {"cpu": (cxx, "cpu*.cpp", cpu_flags, ["-shared", "-pthread"])}
-    if nvcc:
-        toolchains["cuda"] = (nvcc, "cuda*.cu", *cuda_flags(nvcc))
+    if nvcc:  # its units take longest: they come first
+        toolchains = {"cuda": (nvcc, "cuda*.cu", *cuda_flags(nvcc)), **toolchains}
     for name, (compiler, pattern, compile_flags, link_flags) in toolchains.items():
         sources = sorted((ROOT / "csrc").glob(f"*/{pattern}"))
         if compiler is None or not sources:
