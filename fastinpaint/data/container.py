@@ -11,10 +11,14 @@ from typing import Any
 import av
 from av.error import FFmpegError
 from av.sidedata.sidedata import Type
+from av.video.reformatter import Interpolation
 
 from fastinpaint.data.video import FOLDER_RATE, DamagedVideo, Frame, VideoReader
 from fastinpaint.errors import UserError
 
+# Colours rounded to nearest. Without flags swscale's RGB is up to a level too dark, of a coloured picture about one on
+# average; and accurate rounding is none, two levels dark, unless full chroma goes with it.
+ROUNDED = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 DURATION_SLACK = 0.25  # seconds by which the length a Matroska header states may be off
 
 
@@ -74,7 +78,8 @@ class ContainerReader(VideoReader):
                     if decoded == 0:
                         self._describe(picture)
                     decoded += 1
-                    yield Frame(picture.to_ndarray(format="rgb24"), self._pts(picture), self._time_base(picture))
+                    rgb = picture.to_ndarray(format="rgb24", interpolation=ROUNDED)
+                    yield Frame(rgb, self._pts(picture), self._time_base(picture))
         except FFmpegError as error:
             message = f"{self.name}: damaged: {decoded} frames could be read, then {_reason(error)}."
             raise DamagedVideo(message, decoded) from None

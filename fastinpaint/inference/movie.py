@@ -13,7 +13,7 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
-from fastinpaint.data.container import ContainerReader
+from fastinpaint.data.container import ROUNDED, ContainerReader
 from fastinpaint.data.video import VideoReader
 from fastinpaint.errors import UserError
 
@@ -69,7 +69,7 @@ class MovieWriter:
 
     def write(self, rgb: np.ndarray, pts: int, time_base: Fraction) -> None:
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
-        picture = picture.reformat(format=self._format, **self._colours)
+        picture = picture.reformat(format=self._format, interpolation=ROUNDED, **self._colours)
         picture.pts, picture.time_base = round(pts * time_base / self._time_base), self._time_base
         if self._original is not None:
             self._original.copy(self._container, pts * time_base)

@@ -50,6 +50,27 @@ def test_frames_and_header(clip: Clip, name: str, options: dict, tolerance: int)
     assert [time - times[0] for time in times] == [t * step for t in range(12)]
 
 
+@pytest.mark.parametrize("matrix", [1, 6], ids=["BT.709", "BT.601"])
+def test_colours_are_those_of_the_standard_to_half_a_level(tmp_path: Path, matrix: int) -> None:
+    """Frames of every luma and one chroma each, stored without loss, then read."""
+    chromas = [(128, 128), (124, 131), (131, 120)]
+    with av.open(str(tmp_path / "in.mkv"), "w") as out:
+        stream = out.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 220, 16, "yuv420p"
+        stream.codec_context.colorspace = matrix
+        for u, v in chromas:
+            planes = [np.tile(np.arange(16, 236), 16), np.full(110 * 8, u), np.full(110 * 8, v)]
+            picture = np.concatenate(planes).astype(np.uint8).reshape(24, 220)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="yuv420p")))
+        out.mux(stream.encode(None))
+    red, blue = (0.2126, 0.0722) if matrix == 1 else (0.299, 0.114)
+    y = np.arange(220) / 219
+    for (u, v), rgb in zip(chromas, frames_of(tmp_path / "in.mkv"), strict=True):
+        r, b = y + 2 * (1 - red) * (v - 128) / 224, y + 2 * (1 - blue) * (u - 128) / 224
+        exact = 255 * np.stack([r, (y - red * r - blue * b) / (1 - red - blue), b], -1).clip(0, 1)
+        assert np.abs(rgb - exact).max() <= 0.6  # of the greys 0.49; by swscale's default 0.99
+
+
 def test_audio_first_really_is_stream_zero(clip: Clip) -> None:
     with av.open(str(clip("clip.mp4", audio="first"))) as container:
         assert [stream.type for stream in container.streams] == ["audio", "video"]

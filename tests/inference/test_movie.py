@@ -3,9 +3,11 @@
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
+from fastinpaint.data.video import open_video
 from fastinpaint.errors import UserError
 from fastinpaint.inference import Settings, inpaint
 from tests.inference.movies import pixels, smooth_video, traits, write_movie
@@ -40,6 +42,21 @@ def test_times_and_every_audio_stream_are_kept(tmp_path, pts, sound_first):
     assert len(after.sound) == 2
     assert all(len(track) > 1 for track in after.sound)
     assert after.sound == before.sound
+
+
+def test_greys_come_back_no_darker(tmp_path):
+    ramp = np.arange(0, 256, 4, np.uint8).repeat(48).reshape(64, 48).T[None, ..., None].repeat(3, 3).repeat(2, 0)
+    lossless = tmp_path / "in.mkv"
+    with av.open(str(lossless), "w") as out:
+        stream = out.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "bgr0"
+        for frame in ramp:
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        out.mux(stream.encode(None))
+    with open_video(run(lossless, crf=1)) as reader:
+        read = np.stack([frame.rgb for frame in reader])
+    difference = read[:, outside()].astype(float) - ramp[:, outside()]
+    assert abs(difference.mean()) < 0.1  # measured 0.02; rounding down, 0.5 darker
 
 
 @pytest.mark.parametrize("size", [(48, 64), (47, 64), (48, 63), (45, 51)])
