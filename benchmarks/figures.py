@@ -25,7 +25,7 @@ from fastinpaint.bench.plots import label
 
 ROOT = Path(__file__).parents[1]
 RESULTS, LOGS, PICTURES = ROOT / "benchmarks" / "results", ROOT / "build" / "figures", ROOT / "docs" / "pictures"
-SHOWN = ("step_time.png", "frames_memory.png", "largest_frames.png", "convergence.png")
+SHOWN = ("step_time.png", "frames_memory.png", "convergence.png")
 STEP_CONTENDERS = ("eager", "eager channels-last", "compile", *OURS)
 
 
