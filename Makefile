@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 NATIVE := $(wildcard csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh csrc/*/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types check-cpu check-triton fix wheel bench figures swap report gpu-check clean
+.PHONY: help install demo test lint types check-cpu check-triton fix wheel bench figures swap report gpu-check wheel-check clean
 
 help: ## print these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ gpu-check: ## all that only a GPU can show, into build/gpu-check or OUT (RUN=pyt
 
 wheel: $(STAMP) ## one py3-none wheel for this platform, in dist/
 	$(RUN) -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+wheel-check: $(STAMP) ## the wheel, in fresh environments with torch 2.11 and 2.13 (TORCH="2.12.0": with others)
+	$(RUN) -m tests.wheel_check $(if $(TORCH),--torch $(TORCH))
 
 clean: ## remove what was built
 	rm -rf build dist demo fastinpaint/*.so *.egg-info .pytest_cache .ruff_cache .mypy_cache
