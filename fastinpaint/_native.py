@@ -7,6 +7,10 @@ import functools
 from pathlib import Path
 
 HERE = Path(__file__).parent
+TOOLS = {
+    "cpu": "a C++ compiler (g++ or clang++)",
+    "cuda": "nvcc (of the CUDA toolkit, or by `pip install nvidia-cuda-nvcc nvidia-cuda-runtime nvidia-cuda-cccl`)",
+}
 
 
 @functools.cache
@@ -27,8 +31,7 @@ def why_not(name: str) -> str | None:
 def _why_not(name: str, folder: Path) -> str | None:
     """Asked before every call of a kernel: the disk is looked at once."""
     if not (folder / f"libfastinpaint_{name}.so").exists():
-        tool = {"cpu": "a C++ compiler (g++ or clang++)", "cuda": "nvcc"}[name]
-        return f"the {name} kernels are not built; install {tool} and run `pip install -e .` again."
+        return f"the {name} kernels are not built; install {TOOLS[name]} and run `pip install -e .` again."
     if load(name) is None:
         return f"libfastinpaint_{name}.so does not load here; run `pip install -e .` again."
     return None
