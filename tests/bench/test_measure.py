@@ -14,6 +14,7 @@ from fastinpaint.bench.contenders import Workload, build, disagreement
 from fastinpaint.bench.layers import layer_cases
 from fastinpaint.bench.measure import Timing, allocated_bytes, kept_bytes, time_in_turn
 from fastinpaint.errors import UserError
+from fastinpaint.ops import map_memory
 
 
 def test_percentiles_and_noise():
@@ -102,3 +103,11 @@ def test_allocations_are_counted_at_their_most():
         torch.empty(500).add_(1)
 
     assert allocated_bytes(work, torch.device("cpu")) == 4 * 3000
+
+
+def test_maps_in_kept_memory_count_as_allocations():
+    def work() -> None:
+        map_memory.empty((1, 64, 64, 128), torch.float32, torch.channels_last).fill_(1)
+
+    work()  # its memory is kept
+    assert allocated_bytes(work, torch.device("cpu")) == 4 * 64 * 64 * 128
