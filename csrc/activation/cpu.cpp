@@ -18,7 +18,7 @@ template <class F>
 void for_blocks(int64_t pixels, int64_t channels, int threads, F body) {
   const int64_t size = block_pixels(channels);
   auto item = [&](int64_t block, int) { body(block, block * size, std::min(pixels, (block + 1) * size)); };
-  parallel_for((pixels + size - 1) / size, threads, item);
+  parallel_for((pixels + size - 1) / size, worth(pixels * channels, threads), item);
 }
 
 int64_t block_count(int64_t pixels, int64_t channels) {

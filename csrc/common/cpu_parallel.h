@@ -9,6 +9,12 @@ namespace fi {
 // them apart. Items are handed out as threads come free, so a result must not depend on which worker did what.
 void parallel(int64_t items, int threads, void (*work)(void*, int64_t item, int worker), void* context);
 
+// Threads that a pass over so many values is worth: waking one costs about as much as 2^15 of them.
+inline int worth(int64_t values, int threads) {
+  const int64_t most = 1 + (values >> 15);
+  return most < threads ? static_cast<int>(most) : threads;
+}
+
 // The same for a callable taken by reference.
 template <class F>
 void parallel_for(int64_t items, int threads, F& body) {

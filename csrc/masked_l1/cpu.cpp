@@ -11,18 +11,11 @@
 namespace fi {
 namespace {
 
-// Threads that a call is worth: waking one costs about as much as these values.
-constexpr int64_t VALUES_A_THREAD = 1 << 15;
-
-int worth(const MaskedL1& args, int threads) {
-  const int64_t values = args.batch * args.channels * args.frames * args.pixels;
-  return static_cast<int>(std::min<int64_t>(threads, 1 + values / VALUES_A_THREAD));
-}
-
 template <class F>
 void for_frames(const MaskedL1& args, int threads, F body) {
   auto item = [&](int64_t frame, int) { body(frame); };
-  parallel_for(args.batch * args.frames, worth(args, threads), item);
+  const int64_t values = args.batch * args.channels * args.frames * args.pixels;
+  parallel_for(args.batch * args.frames, worth(values, threads), item);
 }
 
 }  // namespace

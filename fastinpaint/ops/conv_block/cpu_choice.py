@@ -28,9 +28,23 @@ CACHED_WEIGHT = 8 << 20
 THIN = 32
 
 
+_answers: dict[tuple, bool] = {}  # of `own`: asked three times a layer and step, which thin nets notice
+MOST_ANSWERS = 4096
+
+
 def own(which: str, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> bool:
     """Whether a pass, one of `PASSES`, runs on own kernels."""
     asked = os.environ.get(VARIABLE)
+    maps = tuple((source.x.shape, source.x.dtype) for source in sources)
+    question = (which, maps, weight.shape, weight.dtype, geometry, torch.get_num_threads(), asked)
+    if (answer := _answers.get(question)) is None:
+        if len(_answers) >= MOST_ANSWERS:
+            _answers.clear()
+        answer = _answers[question] = _own(which, sources, weight, geometry, asked)
+    return answer
+
+
+def _own(which: str, sources: Sequence[Source], weight: Tensor, geometry: Geometry, asked: str | None) -> bool:
     if asked not in (None, "", "own", "onednn"):
         raise ValueError(f"{VARIABLE} must be own or onednn, got {asked!r}.")
     if asked == "onednn" or not winograd.fits(sources, weight, geometry):
