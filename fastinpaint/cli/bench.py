@@ -42,10 +42,12 @@ def run(args: argparse.Namespace) -> None:
     from fastinpaint.bench import rows
     from fastinpaint.bench.contenders import Workload
     from fastinpaint.bench.machine import describe
+    from fastinpaint.inference import Settings
 
     for name in ("frames", "size", "batch"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name} must be at least 1, got {getattr(args, name)}.")
+    Settings(device=args.device)  # refuses one that is not there
     fields = [field.name for field in dataclasses.fields(Workload) if hasattr(args, field.name)]
     workload = Workload(**{name: getattr(args, name) for name in fields})
     found: Iterable[dict]

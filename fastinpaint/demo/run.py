@@ -22,7 +22,7 @@ from fastinpaint.inference import Settings, inpaint
 from fastinpaint.inference.output import whole_or_nothing
 from fastinpaint.metrics import Evaluation, evaluate, save_report
 from fastinpaint.metrics.pictures import save_grid
-from fastinpaint.models import ModelConfig
+from fastinpaint.models import ModelConfig, TwoDCN, VideoCompletionNet
 from fastinpaint.models.weights import load_weights
 from fastinpaint.training import TrainConfig, train
 from fastinpaint.training.backend import accelerate_model
@@ -75,6 +75,7 @@ def run_demo(out: str | Path, backend: str = "reference", size: DemoSize | None 
     out, size = Path(out), size or DemoSize()
     if out.exists() and not (out.is_dir() and ((out / PAGE).is_file() or not any(out.iterdir()))):
         raise UserError(f"{out}: must be a new folder, or one that an earlier demo left.")
+    _fused(VideoCompletionNet(ModelConfig(width=size.width)), backend)  # refused now, not after minutes
     if not out.absolute().parent.is_dir():
         raise UserError(f"{out}: there is no folder {out.absolute().parent} to make it in.")
     seconds: dict[str, float] = {}
@@ -136,7 +137,7 @@ def train_config(size: DemoSize, strategy: str, backend: str) -> TrainConfig:
 
 def _evaluate(folder: Path, backend: str) -> Evaluation:
     """evaluation.json, frames.png, differences.png, table.txt, curves.png."""
-    models = {run: accelerate_model(load_weights(folder / run / "last.safetensors"), backend) for run in RUNS}
+    models = {run: _fused(load_weights(folder / run / "last.safetensors"), backend) for run in RUNS}
     found = evaluate(models, VideoSamples(folder / "data", "val"), HOLES)
     save_report(found, folder)
     (folder / "table.txt").write_text(found.table() + "\n", encoding="utf-8")
@@ -144,12 +145,17 @@ def _evaluate(folder: Path, backend: str) -> Evaluation:
     return found
 
 
+def _fused(model: VideoCompletionNet | TwoDCN, backend: str) -> VideoCompletionNet | TwoDCN:
+    """The model where training and inpainting put it, with its layers by that backend."""
+    return accelerate_model(model.to(Settings().torch_device()), backend)
+
+
 def _inpaint(folder: Path, size: DemoSize, backend: str) -> None:
     """input.mp4, mask.mp4, completed.mp4 and sheet.png."""
     truth, clip, mask = scribbled_scene(HELD_OUT_SEED, size.held_out_frames, size.held_out_size, size.size)
     write_mp4(folder / "input.mp4", clip)
     write_mp4(folder / "mask.mp4", np.repeat(mask[..., None], 3, 3).astype(np.uint8) * 255)
-    model = accelerate_model(load_weights(folder / "completion" / "last.safetensors"), backend)
+    model = _fused(load_weights(folder / "completion" / "last.safetensors"), backend)
     settings = Settings(frames=size.frames, full_frame=True)
     inpaint(model, folder / "input.mp4", folder / "completed.mp4", mask=folder / "mask.mp4", settings=settings)
     with open_video(folder / "completed.mp4") as reader:

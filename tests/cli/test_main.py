@@ -80,3 +80,21 @@ def test_a_file_that_the_system_refuses_is_one_line(capsys):
     name = "a" * 300
     assert main(["inpaint", name, "-o", "b.mp4", "-w", name]) == 2
     assert capsys.readouterr().err == f"fastinpaint inpaint: {name}: File name too long.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bench", "--device", "toaster"], "device 'toaster' cannot be used here"),
+        (["tune", "--frames", "0"], "--frames must be at least 1, got 0"),
+        (["demo", "--out", "new", "--backend", "triton"], "backend 'triton' cannot run this"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_cannot_be_is_refused_before_anything_is_done(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+    assert not list(tmp_path.iterdir())
