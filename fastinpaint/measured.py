@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from fastinpaint import remembered
+from fastinpaint.ops.dispatch import tf32_convolutions
 from fastinpaint.ops.types import Geometry, Source
 
 logger = logging.getLogger(__name__)
@@ -145,4 +146,5 @@ def _lookup(path: Path, key: tuple[Any, ...]) -> str | None:
 def _key(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> tuple[Any, ...]:
     """What the time depends on; numbers, also where a compiler traces symbols, which it then takes as fixed."""
     maps = tuple((*map(int, s.x.shape), s.mean is not None, s.relu, s.addend is not None) for s in sources)
-    return (str(weight.dtype), maps, (*map(int, weight.shape),), tuple(geometry))
+    rounded = weight.is_cuda and weight.dtype == torch.float32 and tf32_convolutions()
+    return ("tf32" if rounded else str(weight.dtype), maps, (*map(int, weight.shape),), tuple(geometry))

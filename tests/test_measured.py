@@ -176,3 +176,14 @@ def test_an_accelerated_model_mixes_backends_as_measured(monkeypatch: pytest.Mon
         torch.testing.assert_close(torch.autograd.grad(loss, list(net.parameters())), grads)
     assert set(measured._memory(tmp_path / "backends.json").values()) == {"cpu", "reference"}
     forget()
+
+
+def test_times_in_tf32_and_exact_are_apart_on_a_gpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    sources, weight, geometry = arguments()
+    on_gpu = SimpleNamespace(is_cuda=True, dtype=torch.float32, shape=weight.shape)
+    keys = {}
+    for tf32 in (False, True):
+        monkeypatch.setattr(measured, "tf32_convolutions", lambda tf32=tf32: tf32)
+        keys[tf32] = [measured._key(sources, w, geometry) for w in (weight, on_gpu)]  # type: ignore[arg-type]
+    assert keys[False][0] == keys[True][0]
+    assert keys[False][1] != keys[True][1]
