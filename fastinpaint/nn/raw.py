@@ -191,7 +191,7 @@ class PendingConv(Raw):
         return folded
 
     def _run_now(self, stats: bool) -> None:
-        weight, bias = self.weight.to(self.dtype), None if self.bias is None else self.bias.to(self.dtype)
+        weight, bias = self._own_weight(), None if self.bias is None else self.bias.to(self.dtype)
         sources, recipes = materialise(self.parts, self.dtype)
         geometry, backend = self.geometry, self.options.backend
         if self._to_be_forgotten():
@@ -204,6 +204,13 @@ class PendingConv(Raw):
         self.x, self.version = y, version(y)
         if stats:
             self._statistics, self.measured = (mean, var), True
+
+    def _own_weight(self) -> Tensor:
+        """The weight in this convolution's dtype, for a GPU with its channels innermost: one launch for both passes."""
+        if self.options.backend != "triton" and self.device.type != "cuda":
+            return self.weight.to(self.dtype)
+        form = torch.channels_last if self.weight.dim() == 4 else torch.channels_last_3d
+        return self.weight.to(self.dtype, memory_format=form)
 
     def _to_be_forgotten(self) -> bool:
         """Whether backward computes y again. Only its own node can free it again, so there must be one."""

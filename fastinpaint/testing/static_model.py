@@ -95,19 +95,15 @@ def passes(layer: PaperLayer) -> list[Pass]:
         y, mean, var = conv_block.fwd(sources, weight, bias, layer.geometry, layer.stats)
         conv_block.bwd(y, mean, var, y, mean, sources, weight, layer.geometry, needs, True, bias is not None)
     y_bytes, weight_bytes = y.numel() * 2, weight.numel() * 2
-    rows, seen = [], {"dgrad": 0, "wgrad": 0}
+    maps = sum(s.x.numel() * 2 * (1 + (s.addend is not None)) for s in sources)
+    moved = {
+        "fwd": maps + weight_bytes + y_bytes,
+        "dgrad": 2 * maps + weight_bytes + y_bytes * (1 + layer.stats),
+        "wgrad": maps + weight_bytes + y_bytes * (1 + layer.stats),
+    }
+    rows = []
     for kind, work, (it, *_) in found:
-        if kind == "fwd":
-            mine, channels = list(sources), layer.channels
-            moved = float(y_bytes + weight_bytes)
-        else:
-            source = sources[seen[kind]]
-            mine, channels = [source], source.x.shape[1]
-            seen[kind] += 1
-            moved = y_bytes * (1 + layer.stats) + weight_bytes * channels / layer.channels
-        maps = sum(s.x.numel() * 2 * (1 + (s.addend is not None)) for s in mine)
-        moved += maps * (2 if kind == "dgrad" else 1)
-        flop = 2.0 * math.prod((it.samples, *it.small, *it.taps)) * channels * layer.out_channels
+        flop = 2.0 * math.prod((it.samples, *it.small, *it.taps)) * layer.channels * layer.out_channels
         tiles = launch.WGRAD_TILES if kind == "wgrad" else launch.GATHER_TILES
         tile = launch.best(tiles, work)
         packed = kind == "wgrad" and work.products == 1
@@ -117,7 +113,9 @@ def passes(layer: PaperLayer) -> list[Pass]:
         programs = work.products * -(-work.rows // tile.m) * -(-work.columns // tile.n) * splits
         waves = -(-programs // (launch.MULTIPROCESSORS * launch.programs_each(tile, work)))
         steps, expected = -(-work.depth // (tile.k * splits)), launch.expected_seconds(tile, work)
-        rows.append(Pass(layer.name, kind, flop, flop * live, moved, tile, programs, waves, steps, expected))
+        rows.append(
+            Pass(layer.name, kind, flop, flop * live, float(moved[kind]), tile, programs, waves, steps, expected)
+        )
     return rows
 
 

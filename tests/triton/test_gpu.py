@@ -1,4 +1,4 @@
-"""What only a GPU can show: a layer's forward and backward captured in a CUDA graph, and tiles of 8 warps."""
+"""What only a GPU can show: a layer's forward and backward captured in a CUDA graph."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import torch
 
 from fastinpaint.ops import triton_support
 from fastinpaint.ops.conv_block import triton as conv_block
-from fastinpaint.ops.conv_block import triton_launch as launch
 from tests.triton.ops.cases import CASES, inputs
-from tests.triton.ops.test_conv_block import run
 
 pytestmark = [
     pytest.mark.gpu,
@@ -37,11 +35,3 @@ def test_a_layer_can_be_captured(name):
     graph.replay()
     torch.cuda.synchronize()
     assert all(map(torch.equal, captured, expected))
-
-
-@pytest.mark.parametrize("name", ["2d", "3d", "2d-dilated-dead-taps", "2d-concat"])
-def test_eight_warps(name, monkeypatch):
-    """Flattened loops over taps were reported to miscompile at 8 warps: the same rule holds there."""
-    monkeypatch.setattr(launch, "best", lambda tiles, work: launch.Tile(128, 128, 64 // (work.itemsize // 2), 8, 3))
-    for dtype in (torch.bfloat16, torch.float32):
-        run(CASES[name], dtype)

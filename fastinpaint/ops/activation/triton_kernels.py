@@ -106,19 +106,29 @@ def activation_bwd_kernel(
 
 
 @triton.jit
-def finish_sums_kernel(partial, scale, dmean, dscale, dshift, channels, parts, BLOCK: tl.constexpr):
-    """dshift and dscale of one channel from partial ``[2, C, P]``, and dmean = -scale * dshift; all ``[C]`` float32."""
-    i_c = tl.program_id(0)
-    sum_dz = tl.zeros((BLOCK,), dtype=tl.float32)
-    sum_dz_x = tl.zeros((BLOCK,), dtype=tl.float32)
+def sum_parts(partial, parts, BLOCK: tl.constexpr):
+    """The sum of partial ``[P]``, in one order."""
+    total = tl.zeros((BLOCK,), dtype=tl.float32)
     for i in range(0, parts, BLOCK):
         o = i + tl.arange(0, BLOCK)
-        sum_dz += tl.load(partial + i_c * parts + o, mask=o < parts, other=0.0)
-        sum_dz_x += tl.load(partial + (channels + i_c) * parts + o, mask=o < parts, other=0.0)
-    b_dshift = tl.sum(sum_dz)
+        total += tl.load(partial + o, mask=o < parts, other=0.0)
+    return tl.sum(total)
+
+
+@triton.jit
+def finish_channel(partial, scale, dmean, dscale, dshift, i_p, i_c, channels, parts, BLOCK: tl.constexpr):
+    """dshift, dscale and dmean = -scale * dshift of channel i_c, the i_p-th of partial ``[2, channels, P]``."""
+    b_dshift = sum_parts(partial + i_p * parts, parts, BLOCK)
     tl.store(dshift + i_c, b_dshift)
-    tl.store(dscale + i_c, tl.sum(sum_dz_x))
+    tl.store(dscale + i_c, sum_parts(partial + (channels + i_p) * parts, parts, BLOCK))
     tl.store(dmean + i_c, -tl.load(scale + i_c) * b_dshift)
+
+
+@triton.jit
+def finish_sums_kernel(partial, scale, dmean, dscale, dshift, channels, parts, BLOCK: tl.constexpr):
+    """dmean, dscale and dshift ``[C]`` float32 from partial ``[2, C, P]``; a program has one channel."""
+    i_c = tl.program_id(0)
+    finish_channel(partial, scale, dmean, dscale, dshift, i_c, i_c, channels, parts, BLOCK)
 
 
 @triton.jit

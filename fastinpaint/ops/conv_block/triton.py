@@ -1,7 +1,7 @@
 """`conv_block` in Triton: one launch forward and a small one for the statistics; see `reference` for the contract.
 
-Backward is a dgrad and a wgrad launch for each source, each with a small one that finishes its sums. More than two
-sources are written out first by `activation`.
+Backward is a dgrad and a wgrad launch for both sources, and a small one that finishes their sums. More than two sources
+are written out first by `activation`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from fastinpaint.ops.activation import triton as activation
 from fastinpaint.ops.conv_block import triton_launch as launch
 from fastinpaint.ops.conv_block import triton_tune as tune
 from fastinpaint.ops.conv_block.triton_backward import bwd_two
-from fastinpaint.ops.conv_block.triton_host import densely, gather_arguments, gather_parts, lanes, weight_strides
+from fastinpaint.ops.conv_block.triton_host import (
+    densely,
+    flags,
+    gather_arguments,
+    gather_parts,
+    lanes,
+    prologue,
+    weight_strides,
+)
 from fastinpaint.ops.conv_block.triton_taps import output_shape, problem
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
@@ -62,7 +70,7 @@ def _launch(
     sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, y: Tensor, stats: bool
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """Fill y; with ``stats`` return count ``[P]``, mean and M2 ``[C_out, P]`` of its tiles."""
-    first, second = sources[0], sources[1] if len(sources) > 1 else Source(sources[0].x)
+    first, second = sources[0], sources[-1]
     out_channels = y.shape[1]
     it = problem(tuple(first.x.shape), tuple(y.shape), tuple(weight.shape[2:]), geometry)
     gather = it.forward()
@@ -75,6 +83,8 @@ def _launch(
         operands=(1 + any(s.addend is not None for s in sources), 1),
         itemsize=y.element_size(),
         products=gather.phase_count,
+        prologue=(prologue(sources), 0),
+        gather=None if any(map(launch.packing, channels)) else gather,
     )
 
     def run(tile: launch.Tile) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -87,9 +97,7 @@ def _launch(
             second.x, second.mean, second.scale, second.shift, second.addend,
             packed, bias, y, count, mean, m2,
             channels0=channels[0], channels1=channels[-1], out_channels=out_channels, w_tap=w_tap, w_k=w_k, w_n=w_n,
-            HAS_AFFINE0=first.mean is not None, RELU0=first.relu, HAS_ADDEND0=first.addend is not None,
-            HAS_AFFINE1=second.mean is not None, RELU1=second.relu, HAS_ADDEND1=second.addend is not None,
-            HAS_SOURCE1=len(sources) > 1, HAS_BIAS=bias is not None, HAS_STATS=stats,
+            **flags(sources), HAS_BIAS=bias is not None, HAS_STATS=stats,
             PACK0=pack0, PACK1=pack1, EVEN_K0=even0, EVEN_K1=even1,
             **gather_arguments(gather, it.samples, y.device, tile),
         )  # fmt: skip

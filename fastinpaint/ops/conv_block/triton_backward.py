@@ -1,4 +1,4 @@
-"""Backward of `conv_block` in Triton for one or two sources: dgrad and wgrad of each, and the bias."""
+"""Backward of `conv_block` in Triton for one or two sources: a dgrad, a wgrad and one launch that finishes both."""
 
 from __future__ import annotations
 
@@ -9,16 +9,24 @@ import torch
 from torch import Tensor
 
 from fastinpaint.ops import triton_support as support
-from fastinpaint.ops.activation.triton import finish_sums, rows_of
+from fastinpaint.ops.activation.triton import rows_of
 from fastinpaint.ops.activation.triton_launch import FINISH_BLOCK, NUM_WARPS, row_tiles
 from fastinpaint.ops.conv_block import triton_launch as launch
 from fastinpaint.ops.conv_block import triton_tune as tune
-from fastinpaint.ops.conv_block.triton_host import densely, gather_arguments, gather_parts, lanes, weight_strides
+from fastinpaint.ops.conv_block.triton_host import (
+    densely,
+    flags,
+    gather_arguments,
+    gather_parts,
+    lanes,
+    prologue,
+    weight_strides,
+)
 from fastinpaint.ops.conv_block.triton_taps import Problem, problem
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 if support.INSTALLED:
-    from fastinpaint.ops.conv_block import triton_dgrad, triton_wgrad
+    from fastinpaint.ops.conv_block import triton_dgrad, triton_finish, triton_wgrad
 
 
 class Gradient(NamedTuple):
@@ -54,95 +62,115 @@ def bwd_two(
     if not dy.numel() or not dense[0].x.numel():
         return _of_nothing(grad, dense, weight, needs, needs_weight, needs_bias)
     it = problem(tuple(dense[0].x.shape), tuple(dy.shape), tuple(weight.shape[2:]), geometry)
-    firsts = [0, dense[0].x.shape[1]]
+    wanted = [source for source, needed in zip(dense, needs, strict=True) if needed]
+    skipped = dense[0].x.shape[1] if not needs[0] else 0
     with support.on_device_of(dy):
-        grads = [
-            _dgrad(grad, source, first, weight, it) if needed else SourceGrad()
-            for source, first, needed in zip(dense, firsts[: len(dense)], needs, strict=True)
-        ]
-        dweight = _wgrad(grad, dense, weight, it) if needs_weight else None
-        dbias = _bias_gradient(grad, weight) if needs_bias else None
-    return grads, dweight, dbias
+        found, sums = _dgrad(grad, wanted, skipped, weight, it) if wanted else ([], None)
+        partial = _wgrad(grad, dense, weight, it) if needs_weight else None
+        bias_sums = _gradient_sums(grad) if needs_bias else None
+        found, dweight, dbias = _finish(wanted, found, sums, partial, bias_sums, weight, it.transposed)
+    waiting = iter(found)
+    return [next(waiting) if needed else SourceGrad() for needed in needs], dweight, dbias
 
 
-def _dgrad(grad: Gradient, source: Source, first: int, weight: Tensor, it: Problem) -> SourceGrad:
-    """The whole backward of one source, whose first channel in the weight is ``first``."""
-    x, channels, out_channels = source.x, source.x.shape[1], grad.dy.shape[1]
+def _dgrad(
+    grad: Gradient, sources: Sequence[Source], skipped: int, weight: Tensor, it: Problem
+) -> tuple[list[SourceGrad], Tensor | None]:
+    """Gradients of the maps, and the partial sums ``[2, sum C_i, P]`` behind those of the vectors.
+
+    The sources are one or two, next to each other in the weight; ``skipped`` channels of it come before them.
+    """
+    channels, out_channels = tuple(s.x.shape[1] for s in sources), grad.dy.shape[1]
+    first, second = sources[0], sources[-1]
     gather = it.backward()
     packed, w_tap, w_in, w_out = weight_strides(weight, it.transposed)
-    # a view of the weight's memory from the source's first channel on
-    packed = torch.as_strided(packed, (packed.numel() - first * w_in,), (1,), packed.storage_offset() + first * w_in)
+    # a view of the weight's memory from the first wanted channel on
+    before = skipped * w_in
+    packed = torch.as_strided(packed, (packed.numel() - before,), (1,), packed.storage_offset() + before)
     work = launch.Work(
-        rows=x.numel() // (channels * gather.phase_count),
-        columns=channels,
+        rows=first.x.numel() // (channels[0] * gather.phase_count),
+        columns=max(channels),
         depth=out_channels * weight[0, 0].numel() // gather.phase_count,
         operands=(1 if grad.y is None else 2, 1),
-        itemsize=x.element_size(),
-        products=gather.phase_count,
+        itemsize=first.x.element_size(),
+        products=gather.phase_count * len(sources),
+        prologue=(0 if grad.y is None else launch.GRADIENT, 0),
+        gather=None if launch.packing(out_channels) else gather,
     )
-    dx = support.empty_channels_last(x.shape, x)
-    daddend = None if source.addend is None else support.empty_channels_last(x.shape, x)
+    grads = [
+        SourceGrad(
+            support.empty_channels_last(s.x.shape, s.x),
+            addend=None if s.addend is None else support.empty_channels_last(s.x.shape, s.x),
+        )
+        for s in sources
+    ]
 
     def run(tile: launch.Tile) -> Tensor | None:
         parts = gather_parts(gather, it.samples, tile)
-        partial = None if source.mean is None else support.float_empty(x, 2, channels, parts)
+        any_affine = any(s.mean is not None for s in sources)
+        sums = support.float_empty(first.x, 2, sum(channels), parts) if any_affine else None
         pack, even = lanes(out_channels, tile)
-        triton_dgrad.conv_dgrad_kernel[(parts * -(-channels // tile.n),)](
-            grad.dy, grad.y, grad.mean, grad.dmean, grad.dvar, packed,
-            x, source.mean, source.scale, source.shift, dx, daddend, partial,
-            inverse_count=grad.inverse_count, out_channels=out_channels, channels=channels,
-            w_tap=w_tap, w_k=w_out, w_n=w_in,
-            HAS_STATS=grad.y is not None, HAS_AFFINE=source.mean is not None, RELU=source.relu,
-            HAS_ADDEND=daddend is not None, PACK=pack, EVEN_K=even,
-            **gather_arguments(gather, it.samples, x.device, tile),
+        triton_dgrad.conv_dgrad_kernel[(parts * sum(-(-c // tile.n) for c in channels),)](
+            *grad, packed,
+            *first[:4], grads[0].x, grads[0].addend, *second[:4], grads[-1].x, grads[-1].addend, sums,
+            inverse_count=grad.inverse_count, out_channels=out_channels, channels0=channels[0],
+            channels1=channels[-1], w_tap=w_tap, w_k=w_out, w_n=w_in,
+            HAS_STATS=grad.y is not None, **flags(sources), PACK=pack, EVEN_K=even,
+            **gather_arguments(gather, it.samples, first.x.device, tile),
+        )  # fmt: skip
+        return sums
+
+    def result(tile: launch.Tile) -> Tensor:
+        run(tile)
+        assert grads[0].x is not None
+        return grads[0].x
+
+    shape = (it, out_channels, channels, any(s.mean is not None for s in sources), first.x.dtype)
+    return grads, run(tune.choose("dgrad", launch.GATHER_TILES, work, shape, result))
+
+
+def _wgrad(grad: Gradient, sources: Sequence[Source], weight: Tensor, it: Problem) -> Tensor:
+    """Every split's share of dweight: partial ``[S, taps, C, C_out]``."""
+    channels, out_channels = tuple(s.x.shape[1] for s in sources), grad.dy.shape[1]
+    packs = [wgrad_packing(s, it) for s in sources]
+    taps = weight[0, 0].numel()
+    work = launch.Work(
+        rows=max(taps * pack if pack else c for pack, c in zip(packs, channels, strict=True)),
+        columns=out_channels,
+        depth=it.samples * it.small[0] * it.small[1] * it.small[2],
+        operands=(1 + any(s.addend is not None for s in sources), 1 if grad.y is None else 2),
+        itemsize=weight.element_size(),
+        splits_depth=True,
+        products=sum(1 if pack else taps for pack in packs),
+        prologue=(prologue(sources), 0 if grad.y is None else launch.GRADIENT),
+    )
+    first, second = sources[0], sources[-1]
+
+    def run(tile: launch.Tile) -> Tensor:
+        splits = launch.splits(tile, work)
+        partial = support.float_empty(weight, splits, taps, sum(channels), out_channels)
+        bt, bh, bw = launch.block_shape(tile.k, it.small)
+        blocks = sum(
+            -(-taps * pack // tile.m) if pack else taps * -(-c // tile.m)
+            for pack, c in zip(packs, channels, strict=True)
+        )
+        triton_wgrad.conv_wgrad_kernel[(splits * blocks * -(-out_channels // tile.n),)](
+            first.x, first.mean, first.scale, first.shift, first.addend,
+            second.x, second.mean, second.scale, second.shift, second.addend,
+            *grad, partial, it.samples, it.small, it.large, it.padding, it.dilation, grad.inverse_count,
+            channels[0], channels[-1], out_channels, splits,
+            **flags(sources), HAS_STATS=grad.y is not None, TRANSPOSED=it.transposed, STRIDE=it.stride, TAPS=it.taps,
+            BT=bt, BH=bh, BW=bw, BLOCK_M=tile.m, BLOCK_N=tile.n, PACK0=packs[0], PACK1=packs[-1],
+            PRECISION="ieee" if support.exact_float32() else "tf32",
+            num_warps=tile.num_warps, num_stages=tile.num_stages,
         )  # fmt: skip
         return partial
 
     def result(tile: launch.Tile) -> Tensor:
-        run(tile)
-        return dx
+        return run(tile).sum(0)
 
-    shape = (it, out_channels, channels, source.mean is not None, x.dtype)
-    partial = run(tune.choose("dgrad", launch.GATHER_TILES, work, shape, result))
-    if partial is None or source.scale is None:
-        return SourceGrad(dx, addend=daddend)
-    return SourceGrad(dx, *finish_sums(partial, source.scale), daddend)
-
-
-def _wgrad(grad: Gradient, sources: Sequence[Source], weight: Tensor, it: Problem) -> Tensor:
-    """dweight, contiguous, in the weight's dtype."""
-    out_channels, all_channels = grad.dy.shape[1], sum(s.x.shape[1] for s in sources)
-    taps = weight[0, 0].numel()
-    dweight = torch.empty_like(weight, memory_format=torch.contiguous_format)
-    first = 0
-    tiles = [_wgrad_tile(grad, source, it, taps) for source in sources]
-    # every source has the same number of splits, so that one second stage serves them all
-    splits = max(launch.splits(tile, work) for tile, work in tiles)
-    partial = support.float_empty(weight, splits, taps, all_channels, out_channels)
-    for source, (tile, _) in zip(sources, tiles, strict=True):
-        _wgrad_one(grad, source, it, tile, taps, splits, partial, first)
-        first += source.x.shape[1]
-    items = taps * all_channels * out_channels
-    inner, outer = dweight.stride(1), dweight.stride(0)
-    d_c, d_o = (outer, inner) if it.transposed else (inner, outer)
-    triton_wgrad.finish_wgrad_kernel[(-(-items // launch.FINISH_ITEMS),)](
-        partial, dweight, items, all_channels, out_channels, splits, d_c, d_o,
-        BLOCK=launch.FINISH_ITEMS, BLOCK_S=launch.FINISH_SPLITS,
-    )  # fmt: skip
-    return dweight
-
-
-def _wgrad_work(grad: Gradient, source: Source, it: Problem, taps: int) -> launch.Work:
-    channels, pack = source.x.shape[1], wgrad_packing(source, it)
-    return launch.Work(
-        rows=taps * pack if pack else channels,
-        columns=grad.dy.shape[1],
-        depth=it.samples * it.small[0] * it.small[1] * it.small[2],
-        operands=(1 + (source.addend is not None), 1 if grad.y is None else 2),
-        itemsize=source.x.element_size(),
-        splits_depth=True,
-        products=1 if pack else taps,
-    )
+    shape = (it, channels, out_channels, any(s.mean is not None for s in sources), weight.dtype)
+    return run(tune.choose("wgrad", launch.WGRAD_TILES, work, shape, result))
 
 
 def wgrad_packing(source: Source, it: Problem) -> int:
@@ -150,52 +178,59 @@ def wgrad_packing(source: Source, it: Problem) -> int:
     return 0 if it.transposed else launch.packing(source.x.shape[1])
 
 
-def _wgrad_tile(grad: Gradient, source: Source, it: Problem, taps: int) -> tuple[launch.Tile, launch.Work]:
-    work = _wgrad_work(grad, source, it, taps)
-    channels, out_channels = source.x.shape[1], grad.dy.shape[1]
-
-    def run(tile: launch.Tile) -> Tensor:
-        splits = launch.splits(tile, work)
-        partial = support.float_empty(grad.dy, splits, taps, channels, out_channels)
-        _wgrad_one(grad, source, it, tile, taps, splits, partial, 0)
-        return partial.sum(0)
-
-    shape = (it, channels, out_channels, source.mean is not None, source.x.dtype)
-    return tune.choose("wgrad", launch.WGRAD_TILES, work, shape, run), work
-
-
-def _wgrad_one(
-    grad: Gradient, source: Source, it: Problem, tile: launch.Tile, taps: int, splits: int, partial: Tensor, first: int
-) -> None:
-    """Every split's sum for one source, into partial ``[S, taps, C, C_out]`` from channel ``first`` on."""
-    channels, out_channels, all_channels = source.x.shape[1], grad.dy.shape[1], partial.shape[2]
-    pack = wgrad_packing(source, it)
-    bt, bh, bw = launch.block_shape(tile.k, it.small)
-    blocks = -(-taps * pack // tile.m) if pack else taps * -(-channels // tile.m)
-    triton_wgrad.conv_wgrad_kernel[(splits * blocks * -(-out_channels // tile.n),)](
-        source.x, source.mean, source.scale, source.shift, source.addend, *grad[:5],
-        partial[:, :, first:], it.samples, it.small, it.large, it.padding, it.dilation, grad.inverse_count,
-        channels, out_channels, all_channels, splits,
-        HAS_AFFINE=source.mean is not None, RELU=source.relu, HAS_ADDEND=source.addend is not None,
-        HAS_STATS=grad.y is not None, TRANSPOSED=it.transposed, STRIDE=it.stride, TAPS=it.taps,
-        BT=bt, BH=bh, BW=bw, BLOCK_M=tile.m, BLOCK_N=tile.n, PACK=pack,
-        PRECISION="ieee" if support.exact_float32() else "tf32",
-        num_warps=tile.num_warps, num_stages=tile.num_stages,
-    )  # fmt: skip
-
-
-def _bias_gradient(grad: Gradient, weight: Tensor) -> Tensor:
-    """dbias ``[C_out]``, the sum of G, in the weight's dtype."""
+def _gradient_sums(grad: Gradient) -> Tensor:
+    """Partial sums ``[C_out, P]`` of G, for dbias."""
     rows, channels = rows_of(grad.dy), grad.dy.shape[1]
     tiles = row_tiles(rows, channels)
     partial = support.float_empty(grad.dy, channels, tiles.programs)
-    triton_wgrad.gradient_sums_kernel[(tiles.programs, tiles.channel_blocks)](
-        *grad[:5], partial, grad.inverse_count, rows, channels, tiles.rows_per_program,
+    triton_finish.gradient_sums_kernel[(tiles.programs, tiles.channel_blocks)](
+        *grad, partial, grad.inverse_count, rows, channels, tiles.rows_per_program,
         HAS_STATS=grad.y is not None, BLOCK_R=tiles.block_r, BLOCK_C=tiles.block_c, num_warps=NUM_WARPS,
     )  # fmt: skip
-    dbias = torch.empty(channels, dtype=weight.dtype, device=weight.device)
-    triton_wgrad.finish_bias_kernel[(channels,)](partial, dbias, tiles.programs, BLOCK=FINISH_BLOCK)
-    return dbias
+    return partial
+
+
+def _finish(
+    sources: Sequence[Source],
+    grads: list[SourceGrad],
+    sums: Tensor | None,
+    partial: Tensor | None,
+    bias_sums: Tensor | None,
+    weight: Tensor,
+    transposed: bool,
+) -> tuple[list[SourceGrad], Tensor | None, Tensor | None]:
+    """The sources' gradients with those of their vectors, dweight (contiguous) and dbias, in one launch."""
+    dweight = dbias = None
+    if sums is not None:
+        grads = [
+            g
+            if s.mean is None
+            else g._replace(**{name: torch.empty_like(s.mean) for name in ("mean", "scale", "shift")})
+            for s, g in zip(sources, grads, strict=True)
+        ]
+    if partial is not None:
+        dweight = torch.empty_like(weight, memory_format=torch.contiguous_format)
+    if bias_sums is not None:
+        dbias = torch.empty(len(bias_sums), dtype=weight.dtype, device=weight.device)
+    if sums is None and dweight is None and dbias is None:
+        return grads, None, None
+    channels = [s.x.shape[1] for s in sources] or [0]
+    vectors = [v for s, g in zip(sources, grads, strict=True) for v in (s.scale, g.mean, g.scale, g.shift)]
+    splits, taps, in_channels, out_channels = partial.shape if partial is not None else (0, 0, 0, 0)
+    inner, outer = (1, 1) if dweight is None else (dweight.stride(1), dweight.stride(0))
+    items = taps * in_channels * out_channels
+    sum_programs = 0 if sums is None else sum(channels)
+    bias_programs, bias_parts = (0, 0) if bias_sums is None else bias_sums.shape
+    triton_finish.conv_finish_kernel[(sum_programs + bias_programs + -(-items // launch.FINISH_ITEMS),)](
+        sums, *(vectors + [None] * 8)[:8], bias_sums, dbias, partial, dweight,
+        channels[0], sum(channels), 0 if sums is None else sums.shape[2], sum_programs, bias_parts, bias_programs,
+        items, in_channels, out_channels, splits, *((outer, inner) if transposed else (inner, outer)),
+        HAS_SUMS0=bool(sources) and sources[0].mean is not None,
+        HAS_SUMS1=len(sources) > 1 and sources[1].mean is not None,
+        HAS_BIAS=dbias is not None, HAS_WEIGHT=dweight is not None,
+        BLOCK_P=FINISH_BLOCK, BLOCK=launch.FINISH_ITEMS, BLOCK_S=launch.FINISH_SPLITS,
+    )  # fmt: skip
+    return grads, dweight, dbias
 
 
 def _of_nothing(
@@ -213,5 +248,7 @@ def _of_nothing(
         grads.append(SourceGrad(*(torch.zeros_like(v) if needed and v is not None else None for v in given)))
     dbias = None
     if needs_bias:
-        dbias = _bias_gradient(grad, weight) if grad.dy.numel() else weight.new_zeros(grad.dy.shape[1])
+        dbias = weight.new_zeros(grad.dy.shape[1])
+        if grad.dy.numel():
+            _, _, dbias = _finish([], [], None, None, _gradient_sums(grad), weight, False)
     return grads, torch.zeros_like(weight, memory_format=torch.contiguous_format) if needs_weight else None, dbias

@@ -13,6 +13,10 @@ from fastinpaint.ops.activation.triton_kernels import normalise, relu
 
 # Puts a row that is no place of the map outside on every tap, so that no tap needs to ask for it again.
 FAR_OUTSIDE = tl.constexpr(-(1 << 24))
+# Maps are read through L1 (16-byte copies go past it unasked): the taps of a tile read most items again.
+CACHE = tl.constexpr(".ca")
+# Accumulators of so many columns leave in quarters.
+SPLIT_FROM = tl.constexpr(128)
 
 
 @triton.jit
@@ -51,7 +55,7 @@ def load_source(
     o_x, inside ``[M, K]``; o_c, m_c ``[K]`` the lanes' channels. Folding the mean into the shift would save an addition
     a value, but where mean / deviation is 1e3 it moves the mean of y by more than torch's whole error, in float16 too.
     """
-    a = tl.load(x + o_x, mask=inside, other=0.0)
+    a = tl.load(x + o_x, mask=inside, other=0.0, cache_modifier=CACHE)
     if HAS_AFFINE or RELU or HAS_ADDEND:
         z = a.to(tl.float32)
         if HAS_AFFINE:
@@ -62,7 +66,7 @@ def load_source(
         if RELU:
             z = relu(z)
         if HAS_ADDEND:
-            z += tl.load(addend + o_x, mask=inside, other=0.0).to(tl.float32)
+            z += tl.load(addend + o_x, mask=inside, other=0.0, cache_modifier=CACHE).to(tl.float32)
         a = tl.where(inside, z, 0.0).to(x.dtype.element_ty)
     return a
 
@@ -70,15 +74,30 @@ def load_source(
 @triton.jit
 def load_gradient(dy, y, mean, dmean, dvar, inverse_count, o_y, inside, o_c, m_c, HAS_STATS: tl.constexpr):
     """G = dy + dmean / M + 2 dvar (y - mean) / M of the lanes inside, zero elsewhere, in dy's dtype."""
-    g = tl.load(dy + o_y, mask=inside, other=0.0)
+    g = tl.load(dy + o_y, mask=inside, other=0.0, cache_modifier=CACHE)
     if HAS_STATS:
-        b_y = tl.load(y + o_y, mask=inside, other=0.0).to(tl.float32)
+        b_y = tl.load(y + o_y, mask=inside, other=0.0, cache_modifier=CACHE).to(tl.float32)
         constant = tl.load(dmean + o_c, mask=m_c, other=0.0) * inverse_count
         slope = tl.load(dvar + o_c, mask=m_c, other=0.0) * (2.0 * inverse_count)
         centred = b_y - tl.load(mean + o_c, mask=m_c, other=0.0)[None, :]
         z = g.to(tl.float32) + constant[None, :] + slope[None, :] * centred
         g = tl.where(inside, z, 0.0).to(dy.dtype.element_ty)
     return g
+
+
+@triton.jit
+def halves(acc):
+    """The left and the right half of acc's columns."""
+    return tl.split(tl.permute(tl.reshape(acc, (acc.shape[0], 2, acc.shape[1] // 2)), (0, 2, 1)))
+
+
+@triton.jit
+def quarters(acc):
+    """Four blocks of acc's columns: an epilogue that takes them one after the other needs far fewer registers."""
+    left, right = halves(acc)
+    first, second = halves(left)
+    third, fourth = halves(right)
+    return first, second, third, fourth
 
 
 @triton.jit
@@ -169,8 +188,8 @@ def step_lanes(
         if not EVEN_K:
             m_c &= o_c < channels
     else:
-        blocks = tl.cdiv(channels, BLOCK_K)
-        o_c, j = i % blocks * BLOCK_K + tl.arange(0, BLOCK_K), i // blocks
+        taps = live_t * live_h * live_w
+        o_c, j = i // taps * BLOCK_K + tl.arange(0, BLOCK_K), i % taps
         m_c = tl.full((BLOCK_K,), 1, tl.int1) if EVEN_K else o_c < channels
     j_t, j_h, j_w = low_t + j // (live_w * live_h), low_h + j // live_w % live_h, low_w + j % live_w
     d_t, d_h, d_w = first[1] + j_t * step[0], first[3] + j_h * step[1], first[5] + j_w * step[2]

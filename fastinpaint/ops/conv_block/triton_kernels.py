@@ -5,7 +5,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastinpaint.ops.conv_block.triton_gather import begin_tile, count_steps, load_source, step_lanes
+from fastinpaint.ops.conv_block.triton_gather import (
+    SPLIT_FROM,
+    begin_tile,
+    count_steps,
+    load_source,
+    quarters,
+    step_lanes,
+)
 
 
 @triton.jit
@@ -31,6 +38,29 @@ def accumulate_source(
 
 
 @triton.jit
+def leave_columns(
+    acc, bias, y, count, mean, m2, tile, parts, out_pixel, out_rows, inside, from_n, out_channels,
+    HAS_BIAS: tl.constexpr, HAS_STATS: tl.constexpr,
+):  # fmt: skip
+    """y and statistics of a tile's columns from channel from_n on."""
+    o_n = from_n + tl.arange(0, acc.shape[1])
+    m_n = o_n < out_channels
+    if HAS_BIAS:
+        acc += tl.load(bias + o_n, mask=m_n, other=0.0).to(tl.float32)[None, :]
+    o_y = out_rows[:, None] * out_channels + o_n[None, :]
+    tl.store(y + out_pixel * out_channels + o_y, acc.to(y.dtype.element_ty), mask=inside[:, None] & m_n[None, :])
+    if HAS_STATS:
+        rows = tl.sum(inside.to(tl.float32))
+        value = tl.where(inside[:, None], acc, 0.0)
+        tile_mean = tl.sum(value, 0) / tl.maximum(rows, 1.0)
+        centred = tl.where(inside[:, None], value - tile_mean[None, :], 0.0)
+        if from_n == 0:
+            tl.store(count + tile, rows)
+        tl.store(mean + o_n * parts + tile, tile_mean, mask=m_n)
+        tl.store(m2 + o_n * parts + tile, tl.sum(centred * centred, 0), mask=m_n)
+
+
+@triton.jit
 def conv_fwd_kernel(
     x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, weight, bias, y, count, mean, m2, table,
     samples, in_size, out_size, step, channels0, channels1, out_channels, w_tap, w_k, w_n,
@@ -52,7 +82,8 @@ def conv_fwd_kernel(
     """
     n_blocks = tl.cdiv(out_channels, BLOCK_N)
     tile = tl.program_id(0) // n_blocks
-    o_n = tl.program_id(0) % n_blocks * BLOCK_N + tl.arange(0, BLOCK_N)
+    from_n = tl.program_id(0) % n_blocks * BLOCK_N
+    o_n = from_n + tl.arange(0, BLOCK_N)
     m_n = o_n < out_channels
     in_pixel, out_pixel, in_rows, out_rows, at, inside, live, first = begin_tile(
         tile, table, samples, in_size, out_size, step, IN_STRIDE, OUT_STRIDE, BT, BH, BW
@@ -69,17 +100,16 @@ def conv_fwd_kernel(
             in_pixel, live, first, at, in_rows, in_size, step, channels1, o_n, m_n, w_tap, w_k, w_n,
             HAS_AFFINE1, RELU1, HAS_ADDEND1, TIME, TAPS, TAP_STEP, BLOCK_K, PACK1, EVEN_K1, PRECISION,
         )  # fmt: skip
-    if HAS_BIAS:
-        acc += tl.load(bias + o_n, mask=m_n, other=0.0).to(tl.float32)[None, :]
-    o_y = out_rows[:, None] * out_channels + o_n[None, :]
-    tl.store(y + out_pixel * out_channels + o_y, acc.to(y.dtype.element_ty), mask=inside[:, None] & m_n[None, :])
-    if HAS_STATS:
-        parts = tl.num_programs(0) // n_blocks
-        rows = tl.sum(inside.to(tl.float32))
-        value = tl.where(inside[:, None], acc, 0.0)
-        tile_mean = tl.sum(value, 0) / tl.maximum(rows, 1.0)
-        centred = tl.where(inside[:, None], value - tile_mean[None, :], 0.0)
-        if tl.program_id(0) % n_blocks == 0:
-            tl.store(count + tile, rows)
-        tl.store(mean + o_n * parts + tile, tile_mean, mask=m_n)
-        tl.store(m2 + o_n * parts + tile, tl.sum(centred * centred, 0), mask=m_n)
+    parts = tl.num_programs(0) // n_blocks
+    if BLOCK_N >= SPLIT_FROM:
+        columns = quarters(acc)
+        for i in tl.static_range(4):
+            leave_columns(
+                columns[i], bias, y, count, mean, m2, tile, parts, out_pixel, out_rows, inside,
+                from_n + i * (BLOCK_N // 4), out_channels, HAS_BIAS, HAS_STATS,
+            )  # fmt: skip
+    else:
+        leave_columns(
+            acc, bias, y, count, mean, m2, tile, parts, out_pixel, out_rows, inside, from_n, out_channels, HAS_BIAS,
+            HAS_STATS,
+        )  # fmt: skip

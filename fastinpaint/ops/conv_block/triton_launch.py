@@ -10,7 +10,7 @@ import math
 from typing import NamedTuple
 
 from fastinpaint.ops.activation.triton_launch import power_of_2
-from fastinpaint.ops.conv_block.triton_taps import Gather, live_share
+from fastinpaint.ops.conv_block.triton_taps import Axis, Gather, live_share
 
 
 class Tile(NamedTuple):
@@ -23,28 +23,32 @@ class Tile(NamedTuple):
     num_stages: int
 
 
-# Rows are places for fwd and dgrad. Every one compiles for sm_90 without spills (docs/triton.md). 128 x 256 would read
-# less, 85 FLOP for each byte from L2 instead of 64, but spills: 64 bytes in fwd and 1.5 kB in dgrad with 8 warps, 40
-# and 856 with 16.
+# Rows are places for fwd and dgrad. What spills is in docs/triton_compiled.md: on sm_100 16 bytes in two layers.
 GATHER_TILES = (
-    Tile(128, 128, 64, 8, 3),  # the largest that keeps everything in registers (fwd 203, dgrad 254)
-    Tile(64, 256, 64, 8, 3),  # one read of the sources for 256 channels
+    # 256 channels at once: the sources are read and made to activations once, and each item of them serves 256 products
+    Tile(128, 256, 32, 8, 3),  # the largest that keeps everything in registers; a step of 64, or a fourth stage, spills
+    Tile(128, 128, 32, 8, 4),  # with two sources a step of 64 spills on sm_80
+    Tile(64, 256, 64, 8, 3),  # for few places
     Tile(64, 128, 64, 4, 3),  # short: for few places, two programs a multiprocessor
     Tile(128, 64, 64, 4, 3),
-    Tile(64, 64, 64, 4, 3),
-    Tile(128, 32, 64, 4, 3),  # thin outputs: the tensor cores starve, the reads of the sources decide
+    Tile(64, 64, 32, 4, 4),  # a step of 64 spills on sm_80
+    Tile(128, 32, 32, 4, 4),  # thin outputs: the tensor cores starve, the reads of the sources decide
     Tile(128, 16, 64, 4, 3),
     Tile(128, 16, 32, 4, 4),  # few taps and channels: a step of 64 would be padding
 )
-# Only taken where measured to be fastest: a few values spill around the epilogue of the statistics, but it reads less.
-MEASURED_ONLY = {"fwd": (Tile(128, 256, 64, 8, 3),)}
-# Rows are channels of the sources (times taps where packed), steps are places.
+# Only taken where measured to be fastest: half the steps, but a few values spill with two sources.
+MEASURED_ONLY = {
+    "fwd": (Tile(128, 256, 64, 8, 3), Tile(128, 128, 64, 8, 3)),
+    "dgrad": (Tile(128, 128, 64, 8, 3),),
+}
+# Rows are channels of the sources (times taps where packed), steps are places. Both operands are made in registers, so
+# that steps of 32 are the longest that spill nowhere beside large accumulators.
 WGRAD_TILES = (
-    Tile(128, 128, 64, 8, 3),
-    Tile(64, 128, 64, 4, 2),  # a third stage spills here
-    Tile(128, 64, 64, 4, 2),
-    Tile(64, 64, 64, 4, 3),
-    Tile(64, 32, 64, 4, 3),
+    Tile(128, 128, 32, 8, 4),
+    Tile(64, 128, 32, 4, 3),
+    Tile(128, 64, 32, 4, 3),
+    Tile(64, 64, 32, 4, 4),
+    Tile(64, 32, 32, 4, 4),
     Tile(128, 16, 64, 4, 3),  # packed taps of a thin source, or a thin output
     Tile(32, 64, 64, 4, 4),
     Tile(32, 32, 64, 4, 4),
@@ -56,7 +60,11 @@ MULTIPROCESSORS = 132
 CLOCK_HZ = 1.755e9
 MMA_FLOP_PER_CYCLE = {2: 4096, 4: 2048}  # per multiprocessor, dense: bf16/fp16, tf32
 L2_BYTES_PER_CYCLE = 24  # per multiprocessor: 5.5 TB/s over 132, an assumption
+LANES = 128  # instructions a cycle and multiprocessor outside the tensor cores
 REGISTERS = 65536
+SHARED_AND_L1 = 256 * 1024
+# Instructions of a prologue, for each item: to float32 and back, what it computes, and the mask.
+AFFINE, ADDEND, GRADIENT = 6, 2, 8
 # A row of an accumulator needs the tensor cores' own shape: narrower products waste part of it.
 FULL_RATE_N = 64
 # Another shape of block must save this much of the taps.
@@ -79,6 +87,8 @@ class Work(NamedTuple):
         itemsize: bytes of an item.
         splits_depth: whether several programs may share the depth (wgrad).
         products: how many such products there are: one for each phase or tap.
+        prologue: instructions that make an item of each operand, see `AFFINE`, `ADDEND` and `GRADIENT`.
+        gather: which places the rows read; None where no tap reads again what another did (wgrad).
     """
 
     rows: int
@@ -88,6 +98,8 @@ class Work(NamedTuple):
     itemsize: int
     splits_depth: bool = False
     products: int = 1
+    prologue: tuple[int, int] = (0, 0)
+    gather: Gather | None = None
 
 
 def packing(channels: int) -> int:
@@ -135,19 +147,42 @@ def splits(tile: Tile, work: Work) -> int:
 
 
 def expected_seconds(tile: Tile, work: Work) -> float:
-    """The model: steps of every wave, each as long as its products or its bytes from L2, whichever is longer."""
+    """The model: steps of every wave, each as long as its products, its prologue or its bytes from L2."""
     share = splits(tile, work)
     programs = work.products * -(-work.rows // tile.m) * -(-work.columns // tile.n) * share
     steps = -(-work.depth // (tile.k * share))
-    flop = 2 * tile.m * max(tile.n, FULL_RATE_N) * tile.k
-    a, b = work.operands
-    loaded = tile.k * (a * tile.m + b * tile.n) * work.itemsize
-    cycles = max(flop / MMA_FLOP_PER_CYCLE[work.itemsize], loaded / L2_BYTES_PER_CYCLE)
     together = programs_each(tile, work)
     waves = -(-programs // (MULTIPROCESSORS * together))
     # a program alone on its multiprocessor has nothing to hide its first loads and its epilogue behind
     exposed = 4 if together == 1 else 2
-    return waves * together * (steps + exposed) * cycles / CLOCK_HZ
+    return waves * together * (steps + exposed) * cycles_of_step(tile, work, together) / CLOCK_HZ
+
+
+def cycles_of_step(tile: Tile, work: Work, together: int) -> float:
+    """Cycles of a step of one program, of ``together`` on a multiprocessor: the longest of three."""
+    products = 2 * tile.m * max(tile.n, FULL_RATE_N) * tile.k / MMA_FLOP_PER_CYCLE[work.itemsize]
+    prologue = tile.k * (work.prologue[0] * tile.m + work.prologue[1] * tile.n) / LANES
+    a, b = work.operands
+    rows = a * tile.m * read_anew(tile, work, together)
+    return max(products, prologue, tile.k * (rows + b * tile.n) * work.itemsize / L2_BYTES_PER_CYCLE)
+
+
+def read_anew(tile: Tile, work: Work, together: int) -> float:
+    """The share of the sources' items that come from L2: the rest was read by another tap and is still in L1."""
+    if work.gather is None:
+        return 1.0
+    block = gather_block(tile.m, work.gather)
+    share = math.prod(map(_distinct_share, work.gather.axes, block))
+    taps = math.prod(max(count for count, _, _ in axis.phases) for axis in work.gather.axes)
+    kept = share * taps * tile.m * tile.k * work.operands[0] * work.itemsize
+    return share if together * (kept + shared_bytes(tile, work)) <= SHARED_AND_L1 else 1.0
+
+
+def _distinct_share(axis: Axis, block: int) -> float:
+    """Different places that a block's taps read along an axis, over all places that they read."""
+    count = max(1, *(count for count, _, _ in axis.phases))
+    places = {axis.in_stride * q + axis.offset_step * j for q in range(block) for j in range(count)}
+    return len(places) / (block * count)
 
 
 def best(tiles: tuple[Tile, ...], work: Work) -> Tile:

@@ -23,30 +23,25 @@ def pixels(n, at_t, at_h, at_w, size):
 
 
 @triton.jit
-def conv_wgrad_kernel(
-    x, mean, scale, shift, addend, dy, y, y_mean, dmean, dvar, partial,
-    samples, small, large, padding, dilation, inverse_count, channels, out_channels, all_channels, splits,
+def row_blocks(channels, TAPS: tl.constexpr, BLOCK_M: tl.constexpr, PACK: tl.constexpr):
+    """Blocks of rows (tap, channel) that a source has."""
+    all_taps: tl.constexpr = TAPS[0] * TAPS[1] * TAPS[2]
+    if PACK > 0:
+        return tl.cdiv(all_taps * PACK, BLOCK_M)
+    return all_taps * tl.cdiv(channels, BLOCK_M)
+
+
+@triton.jit
+def sum_of_source(
+    x, mean, scale, shift, addend, dy, y, y_mean, dmean, dvar, partial, i_n, i_m, i_s,
+    samples, small, large, padding, dilation, inverse_count, first, channels, all_channels, out_channels, splits,
     HAS_AFFINE: tl.constexpr, RELU: tl.constexpr, HAS_ADDEND: tl.constexpr, HAS_STATS: tl.constexpr,
     TRANSPOSED: tl.constexpr, STRIDE: tl.constexpr, TAPS: tl.constexpr,
     BT: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     PACK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A share of dweight[tap, c, o] = sum_q a[at(q), c] G[at(q), o] for BLOCK_M rows (tap, c) and BLOCK_N channels o.
-
-    q runs over the small map ``T, H, W``; the large one is read at ``stride * q + dilation * tap - padding``. Of a
-    convolution a is large and G small, of a transposed one the other way round. Without PACK the rows are channels of
-    one tap, and q only takes places where that tap lies inside: dead ones cost nothing. With PACK (convolutions only)
-    rows run over taps and, inside a tap, over PACK >= C channels.
-
-    saved: one source (x, addend ``[N, T, H, W, C]``; mean, scale, shift ``[C]``), y, y_mean. gradient in: dy, dmean,
-    dvar. out: partial ``[S, taps, all_channels, C_out]`` float32, starting at the source's first channel; a split s
-    takes its share of the steps and leaves its own sum.
-    """
-    n_blocks = tl.cdiv(out_channels, BLOCK_N)
+    """The i_s-th share of the i_m-th block of a source's rows and the i_n-th of channels o; see `conv_wgrad_kernel`."""
     all_taps: tl.constexpr = TAPS[0] * TAPS[1] * TAPS[2]
-    m_blocks = tl.cdiv(all_taps * PACK, BLOCK_M) if PACK > 0 else all_taps * tl.cdiv(channels, BLOCK_M)
-    i_p = tl.program_id(0)
-    i_n, i_m, i_s = i_p % n_blocks, i_p // n_blocks % m_blocks, i_p // (n_blocks * m_blocks)
     o_n = i_n * BLOCK_N + tl.arange(0, BLOCK_N)
     m_n = o_n < out_channels
     if PACK > 0:
@@ -101,50 +96,61 @@ def conv_wgrad_kernel(
         m_g = inside[:, None] & m_n[None, :]
         g = load_gradient(dy, y, y_mean, dmean, dvar, inverse_count, o_g, m_g, o_n, m_n, HAS_STATS)
         acc = tl.dot(tl.trans(a), g, acc, input_precision=PRECISION)
-    row = (i_s * all_taps + tap) * all_channels + o_c
+    row = (i_s * all_taps + tap) * all_channels + first + o_c
     tl.store(partial + row[:, None] * out_channels + o_n[None, :], acc, mask=m_c[:, None] & m_n[None, :])
 
 
 @triton.jit
-def finish_wgrad_kernel(
-    partial, dweight, items, channels, out_channels, splits, d_c, d_o, BLOCK: tl.constexpr, BLOCK_S: tl.constexpr
-):
-    """dweight (item (tap, c, o) at ``tap + c * d_c + o * d_o``) = the sum over S of partial ``[S, taps, C, C_out]``."""
-    o = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    total = tl.zeros((BLOCK,), dtype=tl.float32)
-    for s in range(0, splits, BLOCK_S):
-        o_s = s + tl.arange(0, BLOCK_S)
-        m_so = (o_s < splits)[:, None] & (o < items)[None, :]
-        total += tl.sum(tl.load(partial + o_s.to(tl.int64)[:, None] * items + o[None, :], mask=m_so, other=0.0), 0)
-    o_o, o_c, tap = o % out_channels, o // out_channels % channels, o // (out_channels * channels)
-    tl.store(dweight + tap + o_c * d_c + o_o * d_o, total.to(dweight.dtype.element_ty), mask=o < items)
-
-
-@triton.jit
-def gradient_sums_kernel(
-    dy, y, y_mean, dmean, dvar, partial, inverse_count, rows, channels, rows_per_program,
-    HAS_STATS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+def conv_wgrad_kernel(
+    x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, dy, y, y_mean, dmean, dvar, partial,
+    samples, small, large, padding, dilation, inverse_count, channels0, channels1, out_channels, splits,
+    HAS_AFFINE0: tl.constexpr, RELU0: tl.constexpr, HAS_ADDEND0: tl.constexpr,
+    HAS_AFFINE1: tl.constexpr, RELU1: tl.constexpr, HAS_ADDEND1: tl.constexpr,
+    HAS_SOURCE1: tl.constexpr, HAS_STATS: tl.constexpr,
+    TRANSPOSED: tl.constexpr, STRIDE: tl.constexpr, TAPS: tl.constexpr,
+    BT: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    PACK0: tl.constexpr, PACK1: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """partial ``[C, P]`` float32: the sum of G over this program's rows of dy ``[R, C]``, for dbias."""
+    """A share of dweight[tap, c, o] = sum_q a[at(q), c] G[at(q), o] for BLOCK_M rows (tap, c) and BLOCK_N channels o.
+
+    q runs over the small map ``T, H, W``; the large one is read at ``stride * q + dilation * tap - padding``. Of a
+    convolution a is large and G small, of a transposed one the other way round. Without PACK the rows are channels of
+    one tap, and q only takes places where that tap lies inside: dead ones cost nothing. With PACK (convolutions only)
+    rows run over taps and, inside a tap, over PACK >= C channels.
+
+    saved: one source or two (x, addend ``[N, T, H, W, C_i]``; mean, scale, shift ``[C_i]``), y, y_mean. gradient in:
+    dy, dmean, dvar. out: partial ``[splits, taps, C_0 + C_1, C_out]`` float32; a split takes its share of the steps
+    and leaves its own sum.
+    """
+    n_blocks = tl.cdiv(out_channels, BLOCK_N)
+    m_blocks = row_blocks(channels0, TAPS, BLOCK_M, PACK0)
+    first_of_1 = m_blocks
+    if HAS_SOURCE1:
+        m_blocks += row_blocks(channels1, TAPS, BLOCK_M, PACK1)
     i_p = tl.program_id(0)
-    o_c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    m_c = o_c < channels
-    total = tl.zeros((BLOCK_C,), dtype=tl.float32)
-    for i in range(0, rows_per_program, BLOCK_R):
-        o_r = i_p.to(tl.int64) * rows_per_program + i + tl.arange(0, BLOCK_R)
-        m_rc = (o_r < rows)[:, None] & m_c[None, :]
-        o_g = o_r[:, None] * channels + o_c[None, :]
-        g = load_gradient(dy, y, y_mean, dmean, dvar, inverse_count, o_g, m_rc, o_c, m_c, HAS_STATS)
-        total += tl.sum(g.to(tl.float32), 0)
-    tl.store(partial + o_c * tl.num_programs(0) + i_p, total, mask=m_c)
-
-
-@triton.jit
-def finish_bias_kernel(partial, dbias, parts, BLOCK: tl.constexpr):
-    """dbias of one channel from partial ``[C, P]``."""
-    i_c = tl.program_id(0)
-    total = tl.zeros((BLOCK,), dtype=tl.float32)
-    for i in range(0, parts, BLOCK):
-        o = i + tl.arange(0, BLOCK)
-        total += tl.load(partial + i_c * parts + o, mask=o < parts, other=0.0)
-    tl.store(dbias + i_c, tl.sum(total).to(dbias.dtype.element_ty))
+    i_n, i_m, i_s = i_p % n_blocks, i_p // n_blocks % m_blocks, i_p // (n_blocks * m_blocks)
+    if HAS_SOURCE1:
+        if i_m < first_of_1:
+            sum_of_source(
+                x0, mean0, scale0, shift0, addend0, dy, y, y_mean, dmean, dvar, partial, i_n, i_m, i_s,
+                samples, small, large, padding, dilation, inverse_count,
+                0, channels0, channels0 + channels1, out_channels, splits,
+                HAS_AFFINE0, RELU0, HAS_ADDEND0, HAS_STATS, TRANSPOSED, STRIDE, TAPS,
+                BT, BH, BW, BLOCK_M, BLOCK_N, PACK0, PRECISION,
+            )  # fmt: skip
+        else:
+            sum_of_source(
+                x1, mean1, scale1, shift1, addend1, dy, y, y_mean, dmean, dvar, partial, i_n, i_m - first_of_1, i_s,
+                samples, small, large, padding, dilation, inverse_count,
+                channels0, channels1, channels0 + channels1, out_channels, splits,
+                HAS_AFFINE1, RELU1, HAS_ADDEND1, HAS_STATS, TRANSPOSED, STRIDE, TAPS,
+                BT, BH, BW, BLOCK_M, BLOCK_N, PACK1, PRECISION,
+            )  # fmt: skip
+    else:
+        sum_of_source(
+            x0, mean0, scale0, shift0, addend0, dy, y, y_mean, dmean, dvar, partial, i_n, i_m, i_s,
+            samples, small, large, padding, dilation, inverse_count,
+            0, channels0, channels0, out_channels, splits,
+            HAS_AFFINE0, RELU0, HAS_ADDEND0, HAS_STATS, TRANSPOSED, STRIDE, TAPS,
+            BT, BH, BW, BLOCK_M, BLOCK_N, PACK0, PRECISION,
+        )  # fmt: skip

@@ -7,6 +7,8 @@ import torch
 
 from fastinpaint.ops.conv_block import reference
 from fastinpaint.ops.conv_block import triton as ours
+from fastinpaint.ops.conv_block import triton_launch as launch
+from fastinpaint.ops.conv_block import triton_tune as tune
 from fastinpaint.testing.rule import check_all, check_grads, double
 from tests.triton.ops.cases import CASES, DEVICE, Case, inputs
 
@@ -45,3 +47,20 @@ def run(case: Case, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(("name", "dtype"), EVERY, ids=str)
 def test_every_pass(name, dtype):
     run(CASES[name], dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["2d-concat", "2d-wide-output-in-two-blocks", "3d-dilated-dead-taps"])
+def test_the_largest_tiles(name, dtype, monkeypatch):
+    """Those of 8 warps, whose epilogues go by quarters: flattened loops over taps were reported to miscompile there."""
+    used = []
+
+    def largest(tiles, work):
+        used.append(tiles[0]._replace(k=tiles[0].k * 2 // work.itemsize))
+        return used[-1]
+
+    monkeypatch.setattr(tune, "_chosen", {})
+    monkeypatch.setenv("FASTINPAINT_TUNE", "0")
+    monkeypatch.setattr(launch, "best", largest)
+    run(CASES[name], dtype)
+    assert {(t.m, t.n, t.num_warps) for t in used} == {(128, 256, 8), (128, 128, 8)}

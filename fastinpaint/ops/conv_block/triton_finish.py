@@ -1,0 +1,80 @@
+"""The second stage of a backward of `conv_block`, in one launch: every sum over partial results, in a fixed order."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from fastinpaint.ops.activation.triton_kernels import finish_channel, sum_parts
+from fastinpaint.ops.conv_block.triton_gather import load_gradient
+
+
+@triton.jit
+def gradient_sums_kernel(
+    dy, y, y_mean, dmean, dvar, partial, inverse_count, rows, channels, rows_per_program,
+    HAS_STATS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """partial ``[C, P]`` float32: the sum of G over this program's rows of dy ``[R, C]``, for dbias."""
+    i_p = tl.program_id(0)
+    o_c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    m_c = o_c < channels
+    total = tl.zeros((BLOCK_C,), dtype=tl.float32)
+    for i in range(0, rows_per_program, BLOCK_R):
+        o_r = i_p.to(tl.int64) * rows_per_program + i + tl.arange(0, BLOCK_R)
+        m_rc = (o_r < rows)[:, None] & m_c[None, :]
+        o_g = o_r[:, None] * channels + o_c[None, :]
+        g = load_gradient(dy, y, y_mean, dmean, dvar, inverse_count, o_g, m_rc, o_c, m_c, HAS_STATS)
+        total += tl.sum(g.to(tl.float32), 0)
+    tl.store(partial + o_c * tl.num_programs(0) + i_p, total, mask=m_c)
+
+
+@triton.jit
+def finish_weight(
+    partial, dweight, i_p, items, channels, out_channels, splits, d_c, d_o, BLOCK: tl.constexpr, BLOCK_S: tl.constexpr
+):
+    """BLOCK items of dweight, the i_p-th such block."""
+    o = i_p * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros((BLOCK,), dtype=tl.float32)
+    for s in range(0, splits, BLOCK_S):
+        o_s = s + tl.arange(0, BLOCK_S)
+        m_so = (o_s < splits)[:, None] & (o < items)[None, :]
+        total += tl.sum(tl.load(partial + o_s.to(tl.int64)[:, None] * items + o[None, :], mask=m_so, other=0.0), 0)
+    o_o, o_c, tap = o % out_channels, o // out_channels % channels, o // (out_channels * channels)
+    tl.store(dweight + tap + o_c * d_c + o_o * d_o, total.to(dweight.dtype.element_ty), mask=o < items)
+
+
+@triton.jit
+def conv_finish_kernel(
+    sums, scale0, dmean0, dscale0, dshift0, scale1, dmean1, dscale1, dshift1, bias_sums, dbias, partial, dweight,
+    channels0, all_channels, parts, sum_programs, bias_parts, bias_programs,
+    items, in_channels, out_channels, splits, d_c, d_o,
+    HAS_SUMS0: tl.constexpr, HAS_SUMS1: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_WEIGHT: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK: tl.constexpr, BLOCK_S: tl.constexpr,
+):  # fmt: skip
+    """What dgrad, wgrad and `gradient_sums_kernel` left in parts; a program has a channel or BLOCK items of dweight.
+
+    The first sum_programs programs, one a channel of both sources: dshift, dscale and dmean ``[C_i]`` float32 from
+    sums ``[2, all_channels, parts]``. The next bias_programs: dbias ``[C_out]`` from bias_sums ``[C_out, bias_parts]``.
+    The rest: dweight (item (tap, c, o) at ``tap + c * d_c + o * d_o``) from partial ``[splits, taps, in_channels,
+    C_out]``, items = taps * in_channels * C_out. What is not asked for has no programs.
+    """
+    i_p = tl.program_id(0)
+    if i_p < sum_programs:
+        if i_p < channels0:
+            if HAS_SUMS0:
+                finish_channel(sums, scale0, dmean0, dscale0, dshift0, i_p, i_p, all_channels, parts, BLOCK_P)
+        elif HAS_SUMS1:
+            finish_channel(
+                sums, scale1, dmean1, dscale1, dshift1, i_p, i_p - channels0, all_channels, parts, BLOCK_P
+            )  # fmt: skip
+    elif i_p < sum_programs + bias_programs:
+        if HAS_BIAS:
+            i_c = i_p - sum_programs
+            tl.store(
+                dbias + i_c, sum_parts(bias_sums + i_c * bias_parts, bias_parts, BLOCK_P).to(dbias.dtype.element_ty)
+            )
+    elif HAS_WEIGHT:
+        finish_weight(
+            partial, dweight, i_p - sum_programs - bias_programs, items, in_channels, out_channels, splits, d_c, d_o,
+            BLOCK, BLOCK_S,
+        )  # fmt: skip
