@@ -100,4 +100,4 @@ def test_threads_share_it_without_sharing_a_buffer(memory: MapMemory) -> None:
     for thread in threads:
         thread.join()
     assert not clashes
-    assert memory.most_in_use <= 5 * SIZE
+    assert memory.most_in_use <= 8 * SIZE  # each thread holds one while it asks for the next
