@@ -2,7 +2,9 @@
 
 The system hands out a large map's pages one fault at a time, zeroed, and takes them back when the map dies: at paper
 size that is a million faults a training step. So the buffer of a dead map is kept for the next map of its size.
-Buffers in use and kept together never exceed what has been in use at one time.
+Buffers are kept while they and those in use come to less than `SHARE` of what has been in use at one time: late in
+backward, when most maps are dead, the gradients that oneDNN and torch allocate themselves need the room. At F=32 the
+step's peak is then no higher than without.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from collections import OrderedDict, deque
 import torch
 from torch import Tensor
 
+SHARE = 0.85
 LEAST_BYTES = 1 << 20  # malloc itself keeps the pages of smaller maps
 
 
@@ -37,7 +40,7 @@ class MapMemory:
                 self._kept.move_to_end(size)
                 self.kept -= size
             else:
-                self._drop(self.in_use + self.kept + size - self.most_in_use)
+                self._drop(self.in_use + self.kept + size - int(SHARE * self.most_in_use))
                 buffer = torch.empty(size, dtype=torch.uint8)
             self.in_use += size
             self.most_in_use = max(self.most_in_use, self.in_use)
@@ -59,6 +62,7 @@ class MapMemory:
             self._kept.setdefault(size, []).append(buffer)
             self.in_use -= size
             self.kept += size
+        self._drop(self.in_use + self.kept - int(SHARE * self.most_in_use))
 
     def _drop(self, excess: int) -> None:
         while excess > 0 and self._kept:

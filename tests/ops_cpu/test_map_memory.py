@@ -1,4 +1,4 @@
-"""Buffers of dead maps are lent again, and never more of them are kept than were once in use."""
+"""Buffers of dead maps are lent again, and kept up to a share of what was once in use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fastinpaint.ops import map_memory
-from fastinpaint.ops.map_memory import LEAST_BYTES, MapMemory
+from fastinpaint.ops.map_memory import LEAST_BYTES, SHARE, MapMemory
 
 SIZE = LEAST_BYTES
 
@@ -21,30 +21,30 @@ def memory() -> MapMemory:
 
 
 def test_a_dead_storage_is_lent_again_and_a_living_one_is_not(memory: MapMemory) -> None:
-    first, second = memory.lend(SIZE), memory.lend(SIZE)
-    assert first.data_ptr() != second.data_ptr()
-    assert first.nbytes() == second.nbytes() == SIZE
-    address = first.data_ptr()
-    del first
-    third = memory.lend(SIZE)
-    assert third.data_ptr() == address
+    alive, *dying = (memory.lend(SIZE) for _ in range(3))
+    assert alive.nbytes() == SIZE
+    addresses = {storage.data_ptr() for storage in dying}
+    assert len(addresses | {alive.data_ptr()}) == 3
+    del dying
+    again = memory.lend(SIZE)
+    assert again.data_ptr() in addresses
     assert memory.in_use == 2 * SIZE
-    assert memory.kept == 0
+    assert memory.kept == 0  # the other one would have made more than a share of three
 
 
 def test_whatever_holds_the_storage_keeps_the_buffer(memory: MapMemory) -> None:
     tensor = torch.empty(0).set_(memory.lend(SIZE))
     address, view = tensor.data_ptr(), tensor[5:]
-    array = view.numpy()
+    array, others = view.numpy(), [memory.lend(SIZE) for _ in range(9)]
     del tensor, view
     assert memory.lend(SIZE).data_ptr() != address
-    del array
+    del array, others[2:]
     gc.collect()
-    lent = [memory.lend(SIZE), memory.lend(SIZE)]
-    assert address in [storage.data_ptr() for storage in lent]
+    lent = [memory.lend(SIZE) for _ in range(8)]
+    assert address in {storage.data_ptr() for storage in lent}
 
 
-def test_in_use_and_kept_never_exceed_the_most_in_use(memory: MapMemory) -> None:
+def test_in_use_and_kept_stay_below_a_share_of_the_most_in_use(memory: MapMemory) -> None:
     generator = torch.Generator().manual_seed(3)
     alive: list[torch.UntypedStorage] = []
     most_kept = 0
@@ -53,7 +53,8 @@ def test_in_use_and_kept_never_exceed_the_most_in_use(memory: MapMemory) -> None
             alive.pop(int(torch.randint(len(alive), (), generator=generator)))
         alive.append(memory.lend(SIZE * int(torch.randint(1, 6, (), generator=generator))))
         assert memory.in_use == sum(storage.nbytes() for storage in alive)
-        assert memory.in_use + memory.kept <= memory.most_in_use
+        assert memory.in_use <= memory.most_in_use
+        assert memory.kept == 0 or memory.in_use + memory.kept <= SHARE * memory.most_in_use
         most_kept = max(most_kept, memory.kept)
     assert most_kept > 0
 
