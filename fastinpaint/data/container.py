@@ -13,7 +13,7 @@ from av.error import FFmpegError
 from av.sidedata.sidedata import Type
 from av.video.reformatter import Interpolation
 
-from fastinpaint.data.video import FOLDER_RATE, DamagedVideo, Frame, VideoReader
+from fastinpaint.data.reader import FOLDER_RATE, DamagedVideo, Frame, VideoReader
 from fastinpaint.errors import UserError
 
 # Colours rounded to nearest. Without flags swscale's RGB is up to a level too dark, of a coloured picture about one on

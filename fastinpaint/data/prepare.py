@@ -15,11 +15,12 @@ import numpy as np
 from tqdm import tqdm
 
 from fastinpaint.data.crops import BoxCrop, Crop, FaceCrop, Square
+from fastinpaint.data.reader import VideoReader
 from fastinpaint.data.scenes import split_scenes
 from fastinpaint.data.sources import find_sources, stamp
 from fastinpaint.data.split import split_samples
 from fastinpaint.data.store import FORMAT, PART, VERSION, clip_writer, read_json, write_json
-from fastinpaint.data.video import VideoReader, open_video, upright
+from fastinpaint.data.video import open_video, upright
 from fastinpaint.errors import UserError
 
 CROPS = ("center", "box", "face")

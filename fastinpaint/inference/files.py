@@ -14,7 +14,8 @@ import numpy as np
 from torch import nn
 from tqdm import tqdm
 
-from fastinpaint.data.video import Frame, VideoReader, open_video
+from fastinpaint.data.reader import Frame, VideoReader
+from fastinpaint.data.video import open_video
 from fastinpaint.errors import UserError
 from fastinpaint.inference.complete import complete_stream
 from fastinpaint.inference.masks import Masks, count_frames, no_hole

@@ -9,7 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fastinpaint.data.video import VideoReader, is_image, open_video, upright
+from fastinpaint.data.reader import VideoReader
+from fastinpaint.data.video import is_image, open_video, upright
 from fastinpaint.errors import UserError
 
 THRESHOLD = 128

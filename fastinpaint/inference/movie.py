@@ -14,7 +14,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from fastinpaint.data.container import ROUNDED, ContainerReader
-from fastinpaint.data.video import VideoReader
+from fastinpaint.data.reader import VideoReader
 from fastinpaint.errors import UserError
 
 MATRICES = {1, 4, 7, 9}  # of H.273, numbered alike by swscale; the others are BT.601's or taken for it

@@ -12,7 +12,8 @@ import av
 import numpy as np
 import pytest
 
-from fastinpaint.data.video import DamagedVideo, open_video, upright
+from fastinpaint.data.reader import DamagedVideo
+from fastinpaint.data.video import open_video, upright
 from fastinpaint.errors import UserError
 from tests.conftest import moving_square
 
