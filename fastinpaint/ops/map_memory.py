@@ -75,12 +75,12 @@ class MapMemory:
                 del self._kept[size]
 
 
-_memory = MapMemory()
+memory = MapMemory()
 
 
 def clear() -> None:
     """Give the memory of dead maps back to the system."""
-    _memory.clear()
+    memory.clear()
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype, memory_format: torch.memory_format) -> Tensor:
@@ -95,4 +95,4 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype, memory_format: torch.memor
     for length in reversed(space):
         strides.append(step)
         step *= length
-    return torch.empty(0, dtype=dtype).set_(_memory.lend(size), 0, shape, (step, 1, *reversed(strides)))
+    return torch.empty(0, dtype=dtype).set_(memory.lend(size), 0, shape, (step, 1, *reversed(strides)))

@@ -51,45 +51,44 @@ _Place = Union[int, _Step, None]  # noqa: UP007
 
 def remember(ctx: Any, operands: Sequence[Operand]) -> None:
     """Save the operands for backward, each tensor once."""
-    tensors: dict[int, Tensor] = {}  # by their id, in the order of their places
-    order: dict[int, int] = {}
+    tensors: dict[int, tuple[int, Tensor]] = {}  # by their id: the place and the tensor
+    ctx.places = _places(operands, tensors)
+    ctx.save_for_backward(*(tensor for _, tensor in tensors.values()))
 
-    def places(operands: Sequence[Operand]) -> tuple[_Place, ...]:
-        found: list[_Place] = []
-        for operand in operands:
-            if operand is None:
-                found.append(None)
-            elif isinstance(operand, Recipe):
-                found.append(_Step(operand.run, places(operand.operands), operand.slot))
-            else:
-                key = id(operand)
-                tensors[key] = operand
-                found.append(order.setdefault(key, len(order)))
-        return tuple(found)
 
-    ctx.places = places(operands)
-    ctx.save_for_backward(*tensors.values())
+# Neither this nor `_values` may be a function within a function: one that names itself is a cycle, which keeps every
+# tensor it sees until the garbage collector comes by.
+def _places(operands: Sequence[Operand], tensors: dict[int, tuple[int, Tensor]]) -> tuple[_Place, ...]:
+    """Where the operands are among the tensors, to which new ones are added."""
+    found: list[_Place] = []
+    for operand in operands:
+        if operand is None:
+            found.append(None)
+        elif isinstance(operand, Recipe):
+            found.append(_Step(operand.run, _places(operand.operands, tensors), operand.slot))
+        else:
+            found.append(tensors.setdefault(id(operand), (len(tensors), operand))[0])
+    return tuple(found)
 
 
 def recall(ctx: Any) -> list[Tensor | None]:
     """The operands, in order; what was not kept is computed again."""
-    saved = ctx.saved_tensors
+    return _values(ctx.places, ctx.saved_tensors)
 
-    def values(places: Sequence[_Place]) -> list[Tensor | None]:
-        found: list[Tensor | None] = []
-        for place in places:
-            if place is None:
-                found.append(None)
-            elif isinstance(place, int):
-                found.append(saved[place])
-            else:
-                if place.slot.value is None:
-                    with torch.no_grad():
-                        place.slot.value = place.run(values(place.operands))
-                found.append(place.slot.value)
-        return found
 
-    return values(ctx.places)
+def _values(places: Sequence[_Place], saved: Sequence[Tensor]) -> list[Tensor | None]:
+    found: list[Tensor | None] = []
+    for place in places:
+        if place is None:
+            found.append(None)
+        elif isinstance(place, int):
+            found.append(saved[place])
+        else:
+            if place.slot.value is None:
+                with torch.no_grad():
+                    place.slot.value = place.run(_values(place.operands, saved))
+            found.append(place.slot.value)
+    return found
 
 
 def recomputes(ctx: Any) -> bool:

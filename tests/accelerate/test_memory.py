@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 import fastinpaint
 from fastinpaint.models import ModelConfig, VideoCompletionNet
 from fastinpaint.nn.raw import PendingConv
+from fastinpaint.ops import map_memory
 from fastinpaint.ops.conv_block import operators
 
 
@@ -28,6 +30,52 @@ def kept_bytes(net: nn.Module, run: Callable[[], Tensor]) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         run()
     return sum(size for address, size in sizes.items() if address not in own)
+
+
+def test_a_step_leaves_no_tensor_to_the_collector_of_cycles() -> None:
+    """A tensor in a cycle lives, and its memory with it, until Python collects cycles some steps later."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8))
+    fastinpaint.accelerate(net, memory="low")
+    x = torch.rand(2, 3, 8, 8, requires_grad=True)
+    net(x).sum().backward()
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        net(x).sum().backward()
+        gc.collect()
+        assert not [type(found) for found in gc.garbage if isinstance(found, Tensor)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+
+def test_backward_frees_each_map_when_its_layer_is_done() -> None:
+    """Half way through, half of the maps are gone; none waits for the collector of cycles."""
+    layers = [(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()) for _ in range(8)]
+    net = fastinpaint.accelerate(nn.Sequential(*(module for layer in layers for module in layer)), backend="cpu")
+    held: list[int] = []
+
+    def note(_: Tensor) -> None:
+        map_memory.clear()
+        held.append(map_memory.memory.in_use // map_bytes)
+
+    x = torch.rand(4, 16, 64, 64)
+    map_bytes = x.nbytes
+    assert map_bytes >= map_memory.LEAST_BYTES
+    gc.collect()
+    gc.disable()
+    try:
+        loss = net(x).square().mean()
+        for convolution, *_ in layers:
+            convolution.weight.register_hook(note)
+        loss.backward()
+    finally:
+        gc.enable()
+    others = 3  # the gradients in and out, and what the loss keeps
+    assert len(held) == 8
+    assert all(maps <= 8 - done + others for done, maps in enumerate(held, 1)), held
 
 
 def test_the_full_system_at_paper_width() -> None:
