@@ -59,7 +59,38 @@ static int run_probe(const void* a, const void* b, int rounds, float* d, void* s
   return static_cast<int>(cudaGetLastError());
 }
 
+// to[round][2 bytes] = from[round][2 bytes], by two bulk copies a phase of one barrier, the later half first.
+__global__ void __launch_bounds__(128)
+    bulk_kernel(const char* from, int rounds, int bytes, char* to, int shared_bytes) {
+  FI_DYNAMIC_SHARED(memory);
+  SharedArena arena(memory, shared_bytes);
+  uint64_t* barrier = arena.take<uint64_t>(1);
+  char* landing = arena.take<char>(2 * bytes);
+  if (threadIdx.x == 0) {
+    mbarrier_init(barrier, 1);
+    mbarrier_init_fence();
+  }
+  __syncthreads();
+  for (int round = 0; round < rounds; ++round) {
+    const char* source = from + round * 2 * bytes;
+    if (threadIdx.x == 0) {
+      mbarrier_arrive_expect(barrier, 2 * bytes);
+      bulk_copy(landing + bytes, source + bytes, bytes, barrier);
+      bulk_copy(landing, source, bytes, barrier);
+    }
+    mbarrier_wait(barrier, round & 1);
+    for (int i = threadIdx.x; i < 2 * bytes; i += 128) to[round * 2 * bytes + i] = landing[i];
+    __syncthreads();  // they may be overwritten
+  }
+}
+
 }  // namespace fi
+
+FI_EXPORT int fi_probe_bulk(const char* from, int rounds, int bytes, char* to) {
+  int shared_bytes = fi::shared_part(int(sizeof(uint64_t))) + fi::shared_part(2 * bytes);
+  FI_LAUNCH(fi::bulk_kernel, 1, 128, shared_bytes, nullptr, from, rounds, bytes, to, shared_bytes);
+  return static_cast<int>(cudaGetLastError());
+}
 
 FI_EXPORT int fi_probe_wgmma(int half, const void* a, const void* b, int rounds, float* d, void* stream) {
   return half ? fi::run_probe<__half>(a, b, rounds, d, stream) : fi::run_probe<__nv_bfloat16>(a, b, rounds, d, stream);

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -72,9 +73,10 @@ def cuobjdump() -> str | None:
 
 
 def nvcc() -> str | None:
-    """The compiler, or None."""
+    """The compiler, of CUDA_HOME, on PATH or of PyPI's packages, or None."""
     home = os.environ.get("CUDA_HOME")
-    return shutil.which(f"{home}/bin/nvcc" if home else "nvcc")
+    wheels = (p for entry in sys.path for p in Path(entry).glob("nvidia/*/bin/nvcc"))
+    return shutil.which(f"{home}/bin/nvcc" if home else "nvcc") or next(map(str, wheels), None)
 
 
 def why_not() -> str | None:

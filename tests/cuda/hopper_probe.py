@@ -18,11 +18,27 @@ def swizzled(columns: Tensor) -> Tensor:
     return pieces[n, torch.arange(8) ^ n % 8].reshape(columns.shape)
 
 
-def run(library: ctypes.CDLL, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:
-    """What the probe gives as a 64 x 128 matrix, its registers put where the PTX manual says, and the exact product."""
+def operands(values: str) -> tuple[Tensor, Tensor]:
+    """A ``[64, 64]`` and each round's B ``[ROUNDS, 128, 64]``, k innermost, as float32.
+
+    "random": of the normal distribution. "whole": small whole numbers, whose sums are exact in any order. "numbered": A
+    is a permutation, and the rounds of B sum to a number of its own for each element, in parts that bfloat16 holds.
+    """
     generator = torch.Generator().manual_seed(0)
-    a = torch.randn(64, 64, generator=generator).to(dtype)
-    b = torch.randn(ROUNDS, 128, 64, generator=generator).to(dtype)
+    if values == "random":
+        return torch.randn(64, 64, generator=generator), torch.randn(ROUNDS, 128, 64, generator=generator)
+    if values == "whole":
+        a, b = (torch.randint(-3, 4, shape, generator=generator) for shape in ((64, 64), (ROUNDS, 128, 64)))
+        return a.float(), b.float()
+    number = torch.arange(128 * 64).reshape(128, 64)
+    return torch.eye(64)[torch.arange(64) * 37 % 64], torch.stack(
+        [number % 128, number // 128 * 128, torch.zeros_like(number)]
+    ).float()
+
+
+def run(library: ctypes.CDLL, dtype: torch.dtype, device: str, values: str = "random") -> tuple[Tensor, Tensor]:
+    """What the probe gives as a 64 x 128 matrix, its registers put where the PTX manual says, and the exact product."""
+    a, b = (t.to(dtype) for t in operands(values))
     packed = torch.stack([swizzled(tile) for tile in b]).to(device)
     there, registers = a.to(device), torch.full((128, 16, 4), torch.nan, device=device)
     pointers = [ctypes.c_void_p(t.data_ptr()) for t in (there, packed, registers)]
@@ -36,3 +52,15 @@ def run(library: ctypes.CDLL, dtype: torch.dtype, device: str) -> tuple[Tensor, 
     found = torch.full((64, 128), torch.nan)
     found[row, column] = registers.cpu()
     return found, a.double() @ b.double().sum(0).mT
+
+
+def run_bulk(library: ctypes.CDLL, device: str) -> tuple[Tensor, Tensor]:
+    """What two bulk copies a phase bring, and what they were given."""
+    given = torch.randint(0, 256, (5, 2 * 1040), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    there, found = given.to(device), torch.zeros_like(given, device=device)
+    pointers = [ctypes.c_void_p(t.data_ptr()) for t in (there, found)]
+    status = library.fi_probe_bulk(pointers[0], len(given), given.shape[1] // 2, pointers[1])
+    assert status == 0
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return found.cpu(), given

@@ -14,6 +14,7 @@ from fastinpaint.ops import native_cuda
 from fastinpaint.ops.conv_block import cuda
 from fastinpaint.testing import emulated, sass
 from fastinpaint.testing.counting import counts
+from fastinpaint.testing.emulated import Plant
 from fastinpaint.testing.paper_layers import paper_layers
 from tests.cuda import hopper_probe, small_cases
 from tests.cuda.small_cases import Conv
@@ -105,6 +106,35 @@ def test_it_takes_the_wide_layers() -> None:
 def test_the_probe_gives_the_product(dtype: torch.dtype) -> None:
     found, exact = hopper_probe.run(ctypes.CDLL(str(emulated.build(sources=[hopper_probe.SOURCE]))), dtype, "cpu")
     assert torch.allclose(found.double(), exact, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("values", ["whole", "numbered"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_every_register_of_the_probe_is_the_manuals(dtype: torch.dtype, values: str) -> None:
+    library = ctypes.CDLL(str(emulated.build(sources=[hopper_probe.SOURCE])))
+    found, exact = hopper_probe.run(library, dtype, "cpu", values)
+    assert torch.equal(found.double(), exact)
+
+
+WGMMA = "cuda_on_cpu/wgmma.h"
+LAYOUTS = {
+    "rows of A": Plant(
+        WGMMA, "op.rows[i & 1][2 * from + half + 8 * (i >> 1)]", "op.rows[i >> 1][2 * from + half + 8 * (i & 1)]"
+    ),
+    "registers of D": Plant(WGMMA, "d[n / 8 * 4 + half * 2 + n % 2]", "d[n / 8 * 4 + half + n % 2 * 2]"),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_wrong_layout_of_the_emulation_is_found(name: str) -> None:
+    library = ctypes.CDLL(str(emulated.build(plants=[LAYOUTS[name]], sources=[hopper_probe.SOURCE])))
+    found, exact = hopper_probe.run(library, torch.bfloat16, "cpu", "numbered")
+    assert not torch.equal(found.double(), exact)
+
+
+def test_bulk_copies_bring_every_byte_once_their_phase_is_waited_for() -> None:
+    found, given = hopper_probe.run_bulk(ctypes.CDLL(str(emulated.build(sources=[hopper_probe.SOURCE]))), "cpu")
+    assert torch.equal(found, given)
 
 
 @pytest.mark.skipif(sass.nvcc() is None or sass.cuobjdump() is None, reason="nvcc and cuobjdump are needed")

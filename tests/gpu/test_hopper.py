@@ -53,6 +53,18 @@ def test_wgmma_barriers_and_copies_do_what_the_emulation_says(probe: ctypes.CDLL
         assert torch.allclose(found, hopper_probe.run(library, dtype, "cpu")[0], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("values", ["whole", "numbered"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_register_is_the_manuals(probe: ctypes.CDLL, dtype: torch.dtype, values: str) -> None:
+    found, exact = hopper_probe.run(probe, dtype, "cuda", values)
+    assert torch.equal(found.double(), exact)  # as the emulation's are, in tests/cuda/test_hopper.py
+
+
+def test_bulk_copies_bring_every_byte_once_their_phase_is_waited_for(probe: ctypes.CDLL) -> None:
+    found, given = hopper_probe.run_bulk(probe, "cuda")
+    assert torch.equal(found, given)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("name", WIDE)
 def test_wide_layers_keep_the_rule(name: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
