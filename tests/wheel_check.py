@@ -2,20 +2,37 @@
 
     python -m tests.wheel_check [--torch 2.11.0 2.13.0] [--wheel dist/....whl] [--python an/environment/bin/python ...]
 
-``--python`` takes environments that have torch and the other dependencies already, and installs the wheel there. pip
-fetches torch from where it is told to look: without a CPU index it takes gigabytes.
+The wheel must hold the CUDA kernels where nvcc is found and FASTINPAINT_CUDA is not 0. ``--python`` takes environments
+that have torch and the other dependencies already, and installs the wheel there. pip fetches torch from where it is
+told to look: without a CPU index it takes gigabytes.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import venv
+import zipfile
 from pathlib import Path
 
+from fastinpaint.testing import sass
+
 ROOT = Path(__file__).parents[1]
+# In a process without torch: what the library asks the loader for is its own.
+LOAD = """
+import ctypes, importlib.util, pathlib, sys
+
+package = pathlib.Path(importlib.util.find_spec("fastinpaint").origin).parent
+library = ctypes.CDLL(str(package / "libfastinpaint_cuda.so"))
+assert library.fi_conv_sizeof() > 0
+mapped = {line.split()[-1] for line in open("/proc/self/maps") if ".so" in line}
+foreign = [name for name in mapped if "cudart" in name or name.startswith("/usr/local")]
+assert not foreign, f"the CUDA library needs {foreign}"
+"""
 PROGRAM = """
 import sys, torch, fastinpaint
 from fastinpaint import _native, backends
@@ -46,13 +63,35 @@ print(f"torch {torch.__version__}: gradients within {ours:.1e} of float64, plain
 """
 
 
+def wants_cuda() -> bool:
+    """Whether a wheel built here holds the CUDA kernels."""
+    return sass.nvcc() is not None and os.environ.get("FASTINPAINT_CUDA") != "0"
+
+
 def build(folder: Path) -> Path:
-    """One wheel, its tag py3-none."""
+    """One wheel of this checkout."""
     subprocess.run(
         [sys.executable, "setup.py", "--quiet", "bdist_wheel", "--dist-dir", str(folder)], cwd=ROOT, check=True
     )
     (wheel,) = folder.glob("*.whl")
     return wheel
+
+
+def inspect(wheel: Path, cuda: bool) -> None:
+    """Its tag, and that it holds both libraries and nothing but the package."""
+    tag = f"-py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}.whl"
+    if not wheel.name.endswith(tag):
+        raise SystemExit(f"wheel-check: the wheel's name must end with {tag}, got {wheel.name}.")
+    with zipfile.ZipFile(wheel) as archive:
+        sizes = {info.filename: info.file_size for info in archive.infolist()}
+    wanted = {f"fastinpaint/libfastinpaint_{name}.so" for name in (("cpu", "cuda") if cuda else ("cpu",))}
+    libraries = {name for name in sizes if name.endswith(".so")}
+    if libraries != wanted:
+        raise SystemExit(f"wheel-check: the wheel must hold {sorted(wanted)}, got {sorted(libraries)}.")
+    if strays := [name for name in sizes if not name.startswith(("fastinpaint/", "fastinpaint-"))]:
+        raise SystemExit(f"wheel-check: the wheel must hold nothing but the package, got {strays[:5]}.")
+    kernels = ", ".join(f"{Path(name).name} {sizes[name] / 1e6:.1f} MB" for name in sorted(libraries))
+    print(f"{wheel.name}: {wheel.stat().st_size / 1e6:.1f} MB; {kernels}")
 
 
 def environment(folder: Path, torch: str) -> Path:
@@ -63,15 +102,23 @@ def environment(folder: Path, torch: str) -> Path:
     return python
 
 
-def check(python: Path, wheel: Path, folder: Path, fresh: bool) -> None:
-    """Install the wheel, train a step on its CPU kernels and run its command, away from the sources."""
+def check(python: Path, wheel: Path, folder: Path, fresh: bool, cuda: bool) -> None:
+    """Install the wheel; away from the sources train a step on the CPU kernels, load the CUDA kernels, run `info`."""
+    outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     replace = [] if fresh else ["--no-deps", "--force-reinstall"]
-    subprocess.run([python, "-m", "pip", "install", "--quiet", *replace, wheel], check=True)
-    subprocess.run([python, "-c", PROGRAM], cwd=folder, check=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *replace, wheel], check=True, env=outside)
+    subprocess.run([python, "-c", PROGRAM], cwd=folder, check=True, env=outside)
+    if cuda:
+        subprocess.run([python, "-c", LOAD], cwd=folder, check=True, env=outside)
     command = subprocess.run(
-        [python.parent / "fastinpaint", "info"], cwd=folder, check=True, capture_output=True, text=True
+        [python.parent / "fastinpaint", "info"], cwd=folder, check=True, capture_output=True, text=True, env=outside
     )
-    print("\n".join(line for line in command.stdout.splitlines() if " kernels: " in line))
+    said = [line.strip() for line in command.stdout.splitlines() if " kernels: " in line]
+    print("\n".join(said))
+    for name in ("cpu", "cuda"):
+        answer = "yes" if name == "cpu" or cuda else "no"
+        if not any(line.startswith(f"{name} kernels: {answer}") for line in said):
+            raise SystemExit(f"wheel-check: fastinpaint info must say `{name} kernels: {answer}`, got {said}.")
 
 
 def main() -> None:
@@ -84,13 +131,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         wheel = (arguments.wheel or build(folder)).resolve()
-        if "-py3-none-" not in wheel.name:
-            raise SystemExit(f"wheel-check: the wheel must be tagged py3-none, got {wheel.name}.")
-        print(wheel.name)
+        cuda = wants_cuda()
+        inspect(wheel, cuda)
         for python in arguments.python:
-            check(python.absolute(), wheel, folder, fresh=False)
+            check(python.absolute(), wheel, folder, fresh=False, cuda=cuda)
         for torch in [] if arguments.python else arguments.torch:
-            check(environment(folder / torch, torch), wheel, folder, fresh=True)
+            check(environment(folder / torch, torch), wheel, folder, fresh=True, cuda=cuda)
 
 
 if __name__ == "__main__":
