@@ -4,8 +4,8 @@
 // sub-images (every step-th row and column) of two maps:
 //
 //     same   3x3, stride 1, padding = dilation d: one correlation of each of the d * d interleaved sub-images, r = 3
-//     up     transposed 4x4 or 3x3, stride 2, padding 1: each of 4 output phases correlates the whole input with 2x2
-//     taps down   4x4 or 3x3, stride 2, padding 1: the sum over 4 input phases of correlations with 2x2 taps
+//     up     transposed 4x4 or 3x3, stride 2, padding 1: each of 4 output phases correlates the whole input, r = 2
+//     down   4x4 or 3x3, stride 2, padding 1: the sum over 4 input phases of correlations, r = 2
 //
 // A tile of m x m outputs (m = 5 - r) reads 4 x 4 inputs and costs 16 multiplications a channel pair instead of
 // m * m * r * r: 2.25 times fewer. Taps in time are summed in the transformed domain.

@@ -2,6 +2,7 @@
 //
 // One work item is kTiles tiles of one group and all output channels: their inputs are read with the sources' batch
 // norm, ReLU and addends applied, transformed, multiplied by the packed weights, transformed back and finished.
+#include "conv_block/cpu_epilogue.h"
 #include "conv_block/cpu_tiles.h"
 
 namespace fi::FI_ISA {
@@ -9,71 +10,6 @@ namespace {
 
 constexpr int64_t kSlab = kTiles * kRow;          // transformed inputs of one of the 16 places
 constexpr int64_t kResultSlab = kTiles * kChunk;  // results of one of the 16 places for one chunk of channels
-
-// y = result + bias, with sums of what exceeds the item's first value.
-struct StoreWithStats {
-  float* out;
-  int64_t channels;
-  vfloat bias{};
-  Halves first, sum, squares;
-  bool any = false;
-
-  StoreWithStats(const Target& t, int64_t c) : out(t.out + c), channels(t.channels) {
-    if (t.bias) bias = load(t.bias + c);
-  }
-  void operator()(int64_t pixel, vfloat v) {
-    v += bias;
-    store(out + pixel * channels, v);
-    if (!any) first = halves(v);
-    any = true;
-    add_moments(sum, squares, v, first);
-  }
-  static constexpr int count = 3;
-  void finish(double* sums) const {
-    store_sums(sums, first, kLanes);
-    store_sums(sums + channels, sum, kLanes);
-    store_sums(sums + 2 * channels, squares, kLanes);
-  }
-};
-
-// The activation's backward: dz = da * 1[z > 0], dx = dz * scale, and the sums of dz and dz * (x - mean).
-struct ActivationGrad {
-  const float* x;
-  float *out, *daddend;
-  int64_t channels;
-  bool affine, clamp;
-  vfloat mean{}, scale{}, shift{};
-  Halves sum_dz, sum_dz_x;
-
-  ActivationGrad(const Target& t, int64_t c)
-      : x(static_cast<const float*>(t.source->x) + c),
-        out(t.out + c),
-        daddend(t.daddend ? t.daddend + c : nullptr),
-        channels(t.channels),
-        affine(t.source->mean),
-        clamp(t.source->relu) {
-    if (!affine) return;
-    mean = load(static_cast<const float*>(t.source->mean) + c);
-    scale = load(static_cast<const float*>(t.source->scale) + c);
-    shift = load(static_cast<const float*>(t.source->shift) + c);
-  }
-  void operator()(int64_t pixel, vfloat dz) {
-    const int64_t at = pixel * channels;
-    if (daddend) store(daddend + at, dz);
-    if (affine || clamp) {
-      const vfloat xv = load(x + at);
-      if (clamp) dz = gate(affine ? (xv - mean) * scale + shift : xv, dz);
-      add(sum_dz, dz);
-      add_product(sum_dz_x, dz, xv - mean);
-    }
-    store(out + at, affine ? dz * scale : dz);
-  }
-  static constexpr int count = 2;
-  void finish(double* sums) const {
-    store_sums(sums, sum_dz, kLanes);
-    store_sums(sums + channels, sum_dz_x, kLanes);
-  }
-};
 
 // Transforms the results of one vector of channels back and hands every pixel inside the map to the epilogue.
 template <int M, class Epilogue>

@@ -1,4 +1,4 @@
-// Where a tile's pixels lie, and how a source's values are read there. For cpu_simd*.cpp.
+// Where a tile's pixels lie, and how they are transformed. For cpu_simd*.cpp.
 #pragma once
 
 #include "conv_block/cpu_winograd.h"
@@ -63,36 +63,6 @@ inline Patch output_patch(const fi::Form& form, const fi::Group& group, const Ti
                form.shape.width_out, form.m);
 }
 
-// Reads the activation of kLanes channels at a pixel; outside the map it is zero, as padding is of the activation.
-template <bool AFFINE, bool RELU, bool ADDEND>
-struct Reader {
-  const float* x;
-  const float* addend;
-  int64_t channels;
-  vfloat mean, scale, shift;
-
-  Reader(const fi::Source& s, int64_t c)
-      : x(static_cast<const float*>(s.x) + c),
-        addend(ADDEND ? static_cast<const float*>(s.addend) + c : nullptr),
-        channels(s.channels) {
-    if (!AFFINE) return;
-    mean = load(static_cast<const float*>(s.mean) + c);
-    scale = load(static_cast<const float*>(s.scale) + c);
-    shift = load(static_cast<const float*>(s.shift) + c);
-  }
-  FI_INLINE vfloat operator()(int64_t pixel) const {
-    vfloat v = load(x + pixel * channels);
-    if (AFFINE) v = (v - mean) * scale + shift;
-    if (RELU) v = relu(v);
-    if (ADDEND) v += load(addend + pixel * channels);
-    return v;
-  }
-  template <bool INSIDE>
-  FI_INLINE vfloat at(int64_t pixel) const {
-    return INSIDE || pixel >= 0 ? (*this)(pixel) : vfloat{};
-  }
-};
-
 // values[place * SLAB + c] = (B^T d B)[place] for `depth` channels of one source from `first` on.
 template <int64_t SLAB, class R, bool INSIDE>
 void transform_input(const fi::Source& source, int64_t first, int64_t depth, const Patch& p, float* values) {
@@ -129,30 +99,6 @@ FI_INLINE void prefetch(const fi::Source& source, int64_t first, int64_t depth, 
         for (const float* line = begin; line < begin + depth; line += kLine) __builtin_prefetch(line);
       }
     }
-  }
-}
-
-// Calls f with the Reader type that a source needs: f.template operator()<Reader<...>>().
-template <class F>
-void with_reader(const fi::Source& s, F f) {
-  const int kind = (s.mean ? 4 : 0) + (s.relu ? 2 : 0) + (s.addend ? 1 : 0);
-  switch (kind) {
-    case 0:
-      return f(static_cast<Reader<0, 0, 0>*>(nullptr));
-    case 1:
-      return f(static_cast<Reader<0, 0, 1>*>(nullptr));
-    case 2:
-      return f(static_cast<Reader<0, 1, 0>*>(nullptr));
-    case 3:
-      return f(static_cast<Reader<0, 1, 1>*>(nullptr));
-    case 4:
-      return f(static_cast<Reader<1, 0, 0>*>(nullptr));
-    case 5:
-      return f(static_cast<Reader<1, 0, 1>*>(nullptr));
-    case 6:
-      return f(static_cast<Reader<1, 1, 0>*>(nullptr));
-    default:
-      return f(static_cast<Reader<1, 1, 1>*>(nullptr));
   }
 }
 

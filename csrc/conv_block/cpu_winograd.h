@@ -8,17 +8,12 @@
 #include <type_traits>
 #include <utility>
 
-#include "common/cpu_vec.h"
 #include "conv_block/cpu.h"
-
-// Left to itself GCC calls some of these as functions, with every vector through memory.
-#define FI_INLINE inline __attribute__((always_inline))
+#include "conv_block/cpu_reader.h"
 
 namespace {
 
-constexpr int kLanes = FI_BYTES / 4;
 constexpr int kChunk = 2 * kLanes;
-constexpr int kChain = 64;  // products summed in a row before they join the rest: halves the rounding error of 256
 constexpr int kRows = FI_BYTES == 64 ? 14 : 6;  // rows of a register block: 2 * kRows accumulators
 
 struct Quad {
