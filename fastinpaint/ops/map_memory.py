@@ -3,16 +3,21 @@
 The system hands out a large map's pages one fault at a time, zeroed, and takes them back when the map dies: at paper
 size that is a million faults a training step. So the buffer of a dead map is kept for the next map of its size.
 Buffers are kept while they and those in use come to less than `SHARE` of what has been in use at one time: late in
-backward, when most maps are dead, the gradients that oneDNN and torch allocate themselves need the room. At F=32 the
-step's peak is then no higher than without.
+backward, when most maps are dead, the gradients that oneDNN and torch allocate themselves need the room.
+
+Buffers are mapped on their own. In malloc's heap, which takes all below 32 MiB, they and oneDNN's outputs would leave
+gaps between them that no map fits into and that the system does not get back.
 """
 
 from __future__ import annotations
 
+import mmap
 import threading
 import weakref
 from collections import OrderedDict, deque
+from contextlib import suppress
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,9 +30,9 @@ class MapMemory:
 
     def __init__(self) -> None:
         self.in_use = self.kept = self.most_in_use = 0  # bytes
-        self._kept: OrderedDict[int, list[Tensor]] = OrderedDict()  # the size longest unused first
+        self._kept: OrderedDict[int, list[mmap.mmap]] = OrderedDict()  # the size longest unused first
         # A storage may die anywhere, in the middle of `lend` too: its buffer waits here, where no lock is needed.
-        self._returned: deque[Tensor] = deque()
+        self._returned: deque[mmap.mmap] = deque()
         self._lock = threading.Lock()
 
     def lend(self, size: int) -> torch.UntypedStorage:
@@ -41,10 +46,10 @@ class MapMemory:
                 self.kept -= size
             else:
                 self._drop(self.in_use + self.kept + size - int(SHARE * self.most_in_use))
-                buffer = torch.empty(size, dtype=torch.uint8)
+                buffer = _map(size)
             self.in_use += size
             self.most_in_use = max(self.most_in_use, self.in_use)
-        lease = buffer.numpy()
+        lease = np.frombuffer(buffer, dtype=np.uint8)
         weakref.finalize(lease, self._returned.append, buffer).atexit = False
         return torch.from_numpy(lease).untyped_storage()
 
@@ -73,6 +78,18 @@ class MapMemory:
                 excess -= size
             if not buffers:
                 del self._kept[size]
+
+
+def _map(size: int) -> mmap.mmap:
+    """Fresh pages, large ones where the system has any: a fault and a line of the page table for 2 MiB."""
+    try:
+        buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"out of memory: the system has no {size} bytes for a map.") from error
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them
+            buffer.madvise(mmap.MADV_HUGEPAGE)
+    return buffer
 
 
 memory = MapMemory()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import gc
+import mmap
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -66,6 +68,30 @@ def test_clear_gives_all_unused_memory_back(memory: MapMemory) -> None:
     memory.clear()
     assert memory.kept == 0
     assert memory.in_use == memory.most_in_use == held.nbytes()
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+
+def test_what_others_allocate_in_between_does_not_hold_the_memory(memory: MapMemory) -> None:
+    size, count = 4 << 20, 24
+    torch.empty(16 << 20, dtype=torch.uint8)  # once one has died, malloc puts what is smaller into its heap
+    maps, others = [], []
+    for _ in range(count):
+        maps.append(torch.empty(0, dtype=torch.uint8).set_(memory.lend(size)).fill_(1))
+        others.append(torch.ones(size, dtype=torch.uint8))
+    before = resident_bytes()
+    maps.clear()
+    memory.clear()
+    assert before - resident_bytes() > 0.9 * count * size
+    assert len(others) == count
+
+
+def test_a_map_that_does_not_fit_is_refused_as_such(memory: MapMemory) -> None:
+    with pytest.raises(MemoryError, match=f"no {1 << 60} bytes"):
+        memory.lend(1 << 60)
+    assert memory.in_use == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
