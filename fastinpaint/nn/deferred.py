@@ -26,14 +26,18 @@ WATCHERS = ("register_hook", "retain_grad")
 class Deferred:
     """Several `Part`, concatenated over the channels. Not a Tensor to ``isinstance``, but does what one does."""
 
+    _parts: tuple[Part, ...]
+    _backend: str
+    _mode: Mode
     _plain: Tensor | None = None
     _version = 0
     _read = False  # whether something reads the parts, and so no plain tensor
 
     def __init__(self, parts: Sequence[Part], backend: str = "auto") -> None:
-        self._parts = tuple(parts)
-        self._backend = backend
-        self._mode = Mode.now()
+        own = object.__setattr__  # not by way of `__setattr__` below, three times a layer
+        own(self, "_parts", tuple(parts))
+        own(self, "_backend", backend)
+        own(self, "_mode", Mode.now())
 
     @property
     def shape(self) -> torch.Size:

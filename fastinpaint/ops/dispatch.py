@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 TAGS = (torch.Tag.pt2_compliant_tag,)
+ORDINARY = (Tensor, torch.nn.Parameter)
 _AS_IT_IS = nullcontext()
 
 
@@ -22,6 +23,29 @@ def no_autocast(device: torch.device) -> AbstractContextManager:
     if autocasts(device):
         return torch.autocast(device.type, enabled=False)
     return _AS_IT_IS
+
+
+def unseen(*tensors: Tensor | None) -> bool:
+    """Whether nothing would see a call of a registered operator: then its body may be called as it stands.
+
+    torch's way to the body, through boxes and back, costs as much as a thin layer's whole arithmetic. It is taken where
+    something looks at operators: a compiler or tracer, a mode, functorch, the profiler, or a tensor's own class.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return (
+        torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._is_torch_function_mode_enabled()
+        and not torch._C._are_functorch_transforms_active()
+        and torch._C._get_tracing_state() is None
+        and not torch.autograd._profiler_enabled()
+        and all(tensor is None or type(tensor) in ORDINARY for tensor in tensors)
+    )
+
+
+def below_autograd() -> AbstractContextManager:
+    """Inside a node's forward and backward: autograd takes no note of what torch's own operations do there."""
+    return torch._C._AutoDispatchBelowADInplaceOrView()
 
 
 def tf32_convolutions() -> bool:

@@ -6,6 +6,7 @@ import ctypes
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,24 +90,42 @@ def pixels(x: Tensor) -> int:
 
 def dense_source(source: Source) -> Source:
     """The source with dense maps and dense wide vectors."""
-    wide = torch.float64 if source.x.dtype == torch.float64 else torch.float32
-    mean, scale, shift = (None if v is None else v.to(wide).contiguous() for v in source[1:4])
-    addend = None if source.addend is None else dense(source.addend.to(source.x.dtype))
-    return Source(dense(source.x), mean, scale, shift, source.relu, addend)
+    x, mean, scale, shift, relu, addend = source
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if mean is not None and scale is not None and shift is not None:
+        mean, scale, shift = dense_vector(mean, wide), dense_vector(scale, wide), dense_vector(shift, wide)
+    if addend is not None:
+        addend = dense(addend if addend.dtype == x.dtype else addend.to(x.dtype))
+    return Source(dense(x), mean, scale, shift, relu, addend)
+
+
+def dense_vector(vector: Tensor, dtype: torch.dtype) -> Tensor:
+    """The vector without gaps in that dtype. Asking whether it is so already costs a tenth of `Tensor.to`."""
+    return (vector if vector.dtype == dtype else vector.to(dtype)).contiguous()
 
 
 def c_sources(sources: Sequence[Source]) -> ctypes.Array[CSource]:
     """Dense sources as a C array; it points into them, so they must outlive it."""
     pack = [
-        CSource(*(None if t is None else t.data_ptr() for t in (s.x, s.mean, s.scale, s.shift, s.addend)),
-                s.x.shape[1], int(s.relu))
-        for s in sources
-    ]  # fmt: skip
-    return (CSource * len(pack))(*pack)
+        CSource(address(x), address(mean), address(scale), address(shift), address(addend), x.shape[1], relu)
+        for x, mean, scale, shift, relu, addend in sources
+    ]
+    return array(CSource, len(pack))(*pack)
+
+
+@functools.cache
+def array(kind: type, length: int) -> Any:
+    """The class ``kind * length``: ctypes makes it anew whenever the last of its arrays has died."""
+    return kind * length  # type: ignore[operator]
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """The tensor's address, None (null) for None."""
+    return None if tensor is None else tensor.data_ptr()
 
 
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    """The tensor's address, null for None."""
+    """The address as an argument."""
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 

@@ -12,7 +12,7 @@ from torch.library import Library, register_fake
 from fastinpaint import backends
 from fastinpaint.ops import saved
 from fastinpaint.ops.activation import reference
-from fastinpaint.ops.dispatch import TAGS, apart, dense, no_autocast, none_if_empty
+from fastinpaint.ops.dispatch import TAGS, apart, below_autograd, dense, no_autocast, none_if_empty, unseen
 from fastinpaint.ops.saved import Operand
 from fastinpaint.ops.types import Source, flatten, unflatten
 
@@ -62,6 +62,22 @@ for _name, _implementation, _fake in (("activation_fwd", _fwd, _fwd_fake), ("act
     register_fake(f"fastinpaint::{_name}", _fake, lib=_library)
 
 
+def fwd(flat: list[Tensor | None], relus: list[bool], backend: str) -> Tensor:
+    """The activation of flattened sources."""
+    if unseen(*flat):
+        with below_autograd():
+            return _fwd(flat, relus, backend)
+    return torch.ops.fastinpaint.activation_fwd.default(flat, relus, backend)
+
+
+def bwd(da: Tensor, flat: list[Tensor | None], relus: list[bool], needs: list[bool], backend: str) -> list[Tensor]:
+    """The gradients of flattened sources; an empty vector stands for None."""
+    if unseen(da, *flat):
+        with below_autograd():
+            return _bwd(da, flat, relus, needs, backend)
+    return torch.ops.fastinpaint.activation_bwd.default(da, flat, relus, needs, backend)
+
+
 class Activation(torch.autograd.Function):
     """``apply(relus, backend, recipes, *flatten(sources))``; recipes: one operand a tensor, or None to keep all."""
 
@@ -73,7 +89,7 @@ class Activation(torch.autograd.Function):
         recipes: Sequence[Operand] | None,
         *flat: Tensor | None,
     ) -> Tensor:
-        a = torch.ops.fastinpaint.activation_fwd.default(list(flat), list(relus), backend)
+        a = fwd(list(flat), list(relus), backend)
         ctx.relus, ctx.backend = relus, backend
         ctx.channels = [x.shape[1] for x in flat[::5] if x is not None]
         # The addend's value has no part in any gradient, nor has a raw map that is taken as it is.
@@ -95,7 +111,7 @@ class Activation(torch.autograd.Function):
         if any(needs):
             # a map that was not kept has no gradient to compute: its part of da stands in for its shape
             shaped = [parts[i // 5] if i % 5 == 0 and t is None else t for i, t in enumerate(flat)]
-            found = torch.ops.fastinpaint.activation_bwd.default(da, shaped, list(ctx.relus), needs, ctx.backend)
+            found = bwd(da, shaped, list(ctx.relus), needs, ctx.backend)
         grads: list[Tensor | None] = []
         for i, part in enumerate(parts):
             if needs[i]:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from fastinpaint.ops import native_cpu as native
-from fastinpaint.ops.activation.reference import wide
 from fastinpaint.ops.types import Source, SourceGrad
 
 CHANNELS_LAST = True
@@ -90,6 +89,6 @@ def _call_bwd(
 def channel_sums(x: Tensor) -> Tensor:
     """Sum over N and space, ``[C]``, in the wide dtype."""
     x = native.dense(x)
-    sums = torch.empty(x.shape[1], dtype=wide(x[:0]).dtype)
+    sums = torch.empty(x.shape[1], dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
     _call_bwd(Source(x), x, x.shape[1], 0, None, sums, torch.empty_like(sums))
     return sums

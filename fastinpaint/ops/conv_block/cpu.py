@@ -52,8 +52,8 @@ def upstream(dy: Tensor, dmean: Tensor | None, dvar: Tensor | None, y: Tensor, m
     """G, the gradient that reaches y, as a source: (y - mean) * scale + shift + dy."""
     if mean is None or dmean is None or dvar is None:
         return Source(dy)
-    count = native.pixels(y)
-    return Source(y, mean, 2 * dvar / count, dmean / count, False, dy)
+    count = max(1, native.pixels(y))
+    return Source(y, mean, dvar * (2 / count), dmean * (1 / count), False, dy)
 
 
 def stats_bwd(dy: Tensor, dmean: Tensor | None, dvar: Tensor | None, y: Tensor, mean: Tensor | None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,9 @@ from fastinpaint.ops.types import Geometry, Source, SourceGrad
 SAME, UP, DOWN = range(3)
 CHANNELS = 16  # every channel count must be a multiple: a vector of AVX-512
 MAX_TIME_TAPS = 8
+# What follows from sizes alone is asked for several times a layer and step: computing it anew takes thin nets longer
+# than their arithmetic.
+REMEMBERED = 4096
 
 
 class ConvShape(ctypes.Structure):
@@ -46,16 +50,26 @@ class Axes(NamedTuple):
 
 def axes(weight: Tensor, geometry: Geometry) -> Axes:
     """The geometry of a 2D or 3D convolution; 2D is one tap in time."""
-    kernel_t = weight.shape[2] if weight.dim() == 5 else 1
-    stride_t, padding_t, dilation_t = (v[0] for v in geometry[:3]) if weight.dim() == 5 else (1, 0, 1)
+    return _axes(weight.shape, geometry)
+
+
+@functools.lru_cache(REMEMBERED)
+def _axes(weight: torch.Size, geometry: Geometry) -> Axes:
+    in_time = len(weight) == 5
+    stride_t, padding_t, dilation_t = (v[0] for v in geometry[:3]) if in_time else (1, 0, 1)
     stride, padding, dilation = (v[-2:] for v in geometry[:3])
-    kernel = (weight.shape[-2], weight.shape[-1])
-    return Axes(kernel, stride, padding, dilation, kernel_t, stride_t, padding_t, dilation_t)
+    kernel_t = weight[2] if in_time else 1
+    return Axes((weight[-2], weight[-1]), stride, padding, dilation, kernel_t, stride_t, padding_t, dilation_t)
 
 
 def kind_of(weight: Tensor, geometry: Geometry) -> int | None:
     """SAME, UP or DOWN of csrc/conv_block/cpu.h, or None where the convolution is none of them."""
-    a = axes(weight, geometry)
+    return _kind_of(weight.shape, geometry)
+
+
+@functools.lru_cache(REMEMBERED)
+def _kind_of(weight: torch.Size, geometry: Geometry) -> int | None:
+    a = _axes(weight, geometry)
     if geometry.groups != 1 or a.stride_t != 1 or a.kernel_t > MAX_TIME_TAPS or a.kernel[0] != a.kernel[1]:
         return None
     if a.stride == (1, 1) and not geometry.transposed and a.kernel == (3, 3) and a.padding == a.dilation:
@@ -76,23 +90,25 @@ def fits(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> bool:
     )
 
 
-def _sizes(x: Tensor) -> tuple[int, int, int]:
+def _sizes(shape: torch.Size) -> tuple[int, int, int]:
     """Frames, height, width."""
-    return (x.shape[2] if x.dim() == 5 else 1, x.shape[-2], x.shape[-1])
+    return (shape[2] if len(shape) == 5 else 1, shape[-2], shape[-1])
 
 
-def forward_shape(x: Tensor, y: Tensor, weight: Tensor, geometry: Geometry) -> ConvShape:
-    """The correlation from the activation to y; x and y are read for their sizes."""
-    a = axes(weight, geometry)
+@functools.lru_cache(REMEMBERED)
+def forward_shape(x: torch.Size, y: torch.Size, weight: torch.Size, geometry: Geometry) -> ConvShape:
+    """The correlation from the activation to y, of maps and a weight of these shapes."""
+    a = _axes(weight, geometry)
     sign = -1 if geometry.transposed else 1
     into, out = (0, 1) if geometry.transposed else (1, 0)
     return ConvShape(
-        x.shape[0], *_sizes(x), *_sizes(y), weight.shape[into], weight.shape[out], kind_of(weight, geometry),
+        x[0], *_sizes(x), *_sizes(y), weight[into], weight[out], _kind_of(weight, geometry),
         a.kernel_t, a.kernel[0], sign * a.dilation_t, -sign * a.padding_t, *a.dilation, 0,
     )  # fmt: skip
 
 
-def dgrad_shape(x: Tensor, y: Tensor, weight: Tensor, geometry: Geometry) -> ConvShape:
+@functools.lru_cache(REMEMBERED)
+def dgrad_shape(x: torch.Size, y: torch.Size, weight: torch.Size, geometry: Geometry) -> ConvShape:
     """The correlation from G to the activation's gradient."""
     s = forward_shape(x, y, weight, geometry)
     kind = {SAME: SAME, UP: DOWN, DOWN: UP}[s.kind]
@@ -104,18 +120,22 @@ def dgrad_shape(x: Tensor, y: Tensor, weight: Tensor, geometry: Geometry) -> Con
 
 def strides(weight: Tensor, geometry: Geometry, backward: bool) -> ctypes.Array[ctypes.c_int64]:
     """Strides of the correlation's in and out channels and of t, y, x."""
-    into, out = (0, 1) if geometry.transposed != backward else (1, 0)
-    time = weight.stride(2) if weight.dim() == 5 else 0
-    return (ctypes.c_int64 * 5)(
-        weight.stride(into), weight.stride(out), time, weight.stride(-2), weight.stride(-1)
-    )  # fmt: skip
+    return _strides(weight.stride(), geometry.transposed != backward)
 
 
-def output_size(x: Tensor, weight: Tensor, geometry: Geometry) -> tuple[int, ...]:
+@functools.lru_cache(REMEMBERED)
+def _strides(weight: tuple[int, ...], into_first: bool) -> ctypes.Array[ctypes.c_int64]:
+    into, out = (0, 1) if into_first else (1, 0)
+    time = weight[2] if len(weight) == 5 else 0
+    return native.array(ctypes.c_int64, 5)(weight[into], weight[out], time, weight[-2], weight[-1])
+
+
+@functools.lru_cache(REMEMBERED)
+def output_size(x: torch.Size, weight: torch.Size, geometry: Geometry) -> tuple[int, ...]:
     """Spatial sizes of y, as torch.nn's formulas."""
     size = []
-    for i, length in enumerate(x.shape[2:]):
-        span = geometry.dilation[i] * (weight.shape[2 + i] - 1)
+    for i, length in enumerate(x[2:]):
+        span = geometry.dilation[i] * (weight[2 + i] - 1)
         if geometry.transposed:
             outer = (length - 1) * geometry.stride[i] - 2 * geometry.padding[i]
             size.append(outer + span + geometry.output_padding[i] + 1)
@@ -131,11 +151,11 @@ def fwd(
     sources = [native.dense_source(s) for s in sources]
     x = sources[0].x
     channels = weight.shape[1] if geometry.transposed else weight.shape[0]
-    shape_out = (x.shape[0], channels, *output_size(x, weight, geometry))
+    shape_out = (x.shape[0], channels, *output_size(x.shape, weight.shape, geometry))
     y = map_memory.empty(shape_out, torch.float32, native.memory_format(x))
     mean, var = (torch.empty(channels) if stats else None for _ in range(2))
     bias = None if bias is None else bias.contiguous()
-    shape = forward_shape(x, y, weight, geometry)
+    shape = forward_shape(x.shape, y.shape, weight.shape, geometry)
     native.library().fi_cpu_winograd_fwd(
         ctypes.byref(shape), native.c_sources(sources), len(sources), native.pointer(weight),
         strides(weight, geometry, backward=False), native.pointer(bias), native.pointer(y), native.pointer(mean),
@@ -157,7 +177,7 @@ def dgrad(
         dshift, dscale = (None if source.mean is None else torch.empty_like(source.mean) for _ in range(2))
         daddend = None if source.addend is None else native.empty_like(source.x)
         grads.append(SourceGrad(native.empty_like(source.x), None, dscale, dshift, daddend))
-    shape = dgrad_shape(sources[0].x, g.x, weight, geometry)
+    shape = dgrad_shape(sources[0].x.shape, g.x.shape, weight.shape, geometry)
     native.library().fi_cpu_winograd_dgrad(
         ctypes.byref(shape), native.c_sources([g]), native.pointer(weight), strides(weight, geometry, backward=True),
         native.c_sources(sources), len(sources), *(_pointers([d[i] for d in grads]) for i in (0, 4, 3, 2)),
@@ -173,7 +193,7 @@ def wgrad(g: Source, sources: Sequence[Source], weight: Tensor, geometry: Geomet
     """dweight, contiguous."""
     g, sources = native.dense_source(g), [native.dense_source(s) for s in sources]
     dweight = torch.empty(weight.shape)
-    shape = forward_shape(sources[0].x, g.x, weight, geometry)
+    shape = forward_shape(sources[0].x.shape, g.x.shape, weight.shape, geometry)
     native.library().fi_cpu_winograd_wgrad(
         ctypes.byref(shape), native.c_sources(sources), len(sources), native.c_sources([g]), native.pointer(dweight),
         strides(dweight, geometry, backward=False), torch.get_num_threads(),
@@ -182,4 +202,4 @@ def wgrad(g: Source, sources: Sequence[Source], weight: Tensor, geometry: Geomet
 
 
 def _pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
-    return (ctypes.c_void_p * len(tensors))(*(None if t is None else t.data_ptr() for t in tensors))
+    return native.array(ctypes.c_void_p, len(tensors))(*map(native.address, tensors))

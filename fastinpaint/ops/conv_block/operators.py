@@ -13,7 +13,16 @@ from torch.library import Library, register_fake
 
 from fastinpaint import backends
 from fastinpaint.ops.conv_block import reference
-from fastinpaint.ops.dispatch import TAGS, apart, dense, empty_if_none, no_autocast, none_if_empty
+from fastinpaint.ops.dispatch import (
+    TAGS,
+    apart,
+    below_autograd,
+    dense,
+    empty_if_none,
+    no_autocast,
+    none_if_empty,
+    unseen,
+)
 from fastinpaint.ops.types import Geometry, Source, SourceGrad, unflatten
 
 if TYPE_CHECKING:
@@ -117,9 +126,11 @@ for _name, _function in (("conv_block_fwd", _fwd), ("conv_block_bwd", _bwd), ("b
 
 def fwd(call: Call, flat: Flat, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """y, mean and var; without statistics the latter two are empty."""
-    return torch.ops.fastinpaint.conv_block_fwd.default(
-        flat, call.relus, weight, bias, call.stats, call.backend, *call.geometry
-    )
+    arguments: tuple[Any, ...] = (flat, call.relus, weight, bias, call.stats, call.backend, *call.geometry)
+    if unseen(weight, bias, *flat):
+        with below_autograd():
+            return _fwd(False, *arguments)
+    return torch.ops.fastinpaint.conv_block_fwd.default(*arguments)
 
 
 def bwd(
@@ -144,10 +155,15 @@ def bwd(
             dvar = torch.zeros_like(mean) if dvar is None else dvar
         dy = torch.zeros_like(y) if dy is None else dy
     assert dy is not None
-    found = torch.ops.fastinpaint.conv_block_bwd.default(
+    arguments: tuple[Any, ...] = (
         dy, dmean, dvar, y, mean, flat, call.relus, weight, needs, needs_weight, needs_bias, call.backend,
         *call.geometry,
     )  # fmt: skip
+    if unseen(dy, dmean, dvar, y, mean, weight, *flat):
+        with below_autograd():
+            found = _bwd(False, *arguments)
+    else:
+        found = torch.ops.fastinpaint.conv_block_bwd.default(*arguments)
     grads = [none_if_empty(g) for g in found]
     for i, addend in enumerate(flat[4::5]):
         if addend is not None and needs[i] and grads[5 * i + 4] is None:
