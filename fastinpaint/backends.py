@@ -20,7 +20,7 @@ import torch
 from fastinpaint import _native, measured, remembered
 
 BACKENDS = ("reference", "cpu", "cuda", "triton", "library")
-OPS = ("activation", "conv_block", "masked_l1")
+OPS = ("activation", "batch_norm", "conv_block", "masked_l1")
 VARIABLE = "FASTINPAINT_BACKEND"
 
 # In order of preference, with the reason.

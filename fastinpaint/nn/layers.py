@@ -22,6 +22,8 @@ from fastinpaint.nn.raw import Options, Part, PendingConv, Raw
 from fastinpaint.nn.region import inside
 from fastinpaint.nn.sync import all_reduce_statistics
 from fastinpaint.ops.activation.checks import DTYPES
+from fastinpaint.ops.batch_norm import autograd as batch_norm
+from fastinpaint.ops.batch_norm.reference import Running
 from fastinpaint.ops.conv_block import checks
 from fastinpaint.ops.dispatch import autocasts
 from fastinpaint.ops.types import Geometry
@@ -139,14 +141,17 @@ class _Norm(_Layer, _BatchNorm):
                 f"{type(self).__name__}: input must have {self.num_features} channels, got {tuple(input.shape)}."
             )
         part, running_mean, running_var = self._part(input), self.running_mean, self.running_var
+        running: Running | None = None
+        count: int | Tensor = 0
         if self.training or running_mean is None or running_var is None:
-            mean, var = self._batch_statistics(part.raw)
+            mean, var, count = self._batch_statistics(part.raw)
+            running = self._running()
         else:
             folded = self._folded(part.raw)
             if folded is not None:
                 return Deferred([Part(folded)], self._fastinpaint.backend)
             mean, var = running_mean.clone(), running_var  # training may change it before it is read
-        mean, scale, shift = self._affine(mean, var, part.raw.dtype)
+        mean, scale, shift = self._affine(mean, var, part.raw.dtype, running, count)
         return Deferred([Part(part.raw, mean, scale, shift)], self._fastinpaint.backend)
 
     def _floating(self, input: Map) -> bool:
@@ -158,44 +163,39 @@ class _Norm(_Layer, _BatchNorm):
         parts = parts_of(input)
         return parts[0] if len(parts) == 1 and parts[0].bare else Part(Raw(plain(input)))
 
-    def _batch_statistics(self, raw: Raw) -> tuple[Tensor, Tensor]:
-        """Batch mean and biased variance; the running ones follow as torch's do."""
+    def _batch_statistics(self, raw: Raw) -> tuple[Tensor, Tensor, int | Tensor]:
+        """Batch mean, biased variance, and of how many values a channel."""
         count = raw.shape.numel() // raw.shape[1]
         mean, var = raw.statistics(self._fastinpaint.backend)
-        total: float | Tensor = count
         group = self._process_group()
         if group is not None:
-            mean, var, total = all_reduce_statistics(mean, var, count, group)
-        elif count == 1:
+            return all_reduce_statistics(mean, var, count, group)
+        if count == 1:
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {raw.shape}")
-        if self.training and self.track_running_stats:
-            self._update_running(mean.detach(), var.detach(), total)
-        return mean, var
+        return mean, var, count
 
     def _process_group(self) -> Any:
         """The processes that share their statistics, or None."""
         return None
 
-    def _update_running(self, mean: Tensor, var: Tensor, count: float | Tensor) -> None:
-        tracked, running_mean, running_var = self.num_batches_tracked, self.running_mean, self.running_var
-        if tracked is not None:
-            tracked.add_(1)
-        momentum = self.momentum
-        if momentum is None:
-            assert tracked is not None
-            momentum = 1.0 / float(tracked)
-        if running_mean is not None and running_var is not None:
-            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-            running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
+    def _running(self) -> Running | None:
+        """The running statistics, where this batch is to change them."""
+        mean, var, tracked = self.running_mean, self.running_var, self.num_batches_tracked
+        if not (self.training and self.track_running_stats) or mean is None or var is None:
+            return None
+        return Running(mean, var, tracked, 0.0 if self.momentum is None and tracked is None else self.momentum)
 
-    def _affine(self, mean: Tensor, var: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        """mean, scale = weight / sqrt(var + eps) and shift = bias, in the dtype that sums are taken in."""
-        to = torch.float64 if dtype == torch.float64 else torch.float32
-        weight, bias = self.weight, self.bias
-        rstd = torch.rsqrt(var.to(to) + self.eps)
-        scale = rstd if weight is None else weight.to(to) * rstd
-        shift = torch.zeros_like(rstd) if bias is None else bias.to(to)
-        return mean.to(to), scale, shift
+    def _affine(
+        self, mean: Tensor, var: Tensor, dtype: torch.dtype, running: Running | None = None, count: int | Tensor = 0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """mean, scale = weight / sqrt(var + eps) and shift = bias, in the dtype that sums are taken in.
+
+        Running statistics follow mean and var, which were taken of `count` values, as torch's do.
+        """
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        mean, var = (t if t.dtype == wide else t.to(wide) for t in (mean, var))
+        options, weight, bias = self._fastinpaint, self.weight, self.bias
+        return mean, *batch_norm.apply(mean, var, weight, bias, running, count, self.eps, options.backend)
 
     def _folded(self, raw: Raw) -> Raw | None:
         """Without gradients: the convolution with this batch norm in its weight, if it has not run yet."""

@@ -69,21 +69,29 @@ def library() -> ctypes.CDLL:
 
 def why_not(*tensors: Tensor | None) -> str | None:
     """Why the CUDA kernels cannot take these maps, in one sentence, or None where they can."""
+    if (reason := why_not_on(*tensors)) is not None:
+        return reason
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if tensor.dtype not in DTYPES:
+            return f"the cuda backend computes in float32, bfloat16 and float16, got {tensor.dtype}."
+        if tensor.dim() not in (4, 5):
+            return f"the cuda backend takes maps [N, C, H, W] and [N, C, T, H, W], got {tensor.dim()} axes."
+    return None
+
+
+def why_not_on(*tensors: Tensor | None) -> str | None:
+    """Why the CUDA kernels cannot run where these tensors are, in one sentence, or None where they can."""
     if emulated is None:
         if (reason := _native.why_not("cuda")) is not None:
             return reason
         if not torch.cuda.is_available():
             return "the cuda backend needs a CUDA device, and torch finds none."
+    needed = "cuda" if emulated is None else "cpu"
     for tensor in tensors:
-        if tensor is None:
-            continue
-        needed = "cuda" if emulated is None else "cpu"
-        if tensor.device.type != needed:
+        if tensor is not None and tensor.device.type != needed:
             return f"the cuda backend needs tensors on a {needed} device, got one on {tensor.device}."
-        if tensor.dtype not in DTYPES:
-            return f"the cuda backend computes in float32, bfloat16 and float16, got {tensor.dtype}."
-        if tensor.dim() not in (4, 5):
-            return f"the cuda backend takes maps [N, C, H, W] and [N, C, T, H, W], got {tensor.dim()} axes."
     if emulated is None and tensors and tensors[0] is not None:
         major, minor = torch.cuda.get_device_capability(tensors[0].device)
         if major < 8:

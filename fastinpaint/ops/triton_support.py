@@ -19,14 +19,19 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def why_not(op: str, tensors: Sequence[Tensor]) -> str | None:
-    """Why Triton kernels cannot take these tensors, in one sentence, or None where they can."""
-    if not INSTALLED:
-        return f"{op}: triton is not installed; `pip install 'fastinpaint[triton]'` brings it."
+    """Why Triton kernels cannot take these maps, in one sentence, or None where they can."""
     first = tensors[0]
     if first.dtype not in DTYPES:
         return f"{op}: the Triton kernels take bfloat16, float16 and float32, got {first.dtype}."
     if first.dim() not in (4, 5):
         return f"{op}: the Triton kernels take [N, C, H, W] and [N, C, T, H, W], got {first.dim()} axes."
+    return why_not_on(op, first)
+
+
+def why_not_on(op: str, first: Tensor) -> str | None:
+    """Why Triton kernels cannot run where this tensor is, in one sentence, or None where they can."""
+    if not INSTALLED:
+        return f"{op}: triton is not installed; `pip install 'fastinpaint[triton]'` brings it."
     if not INTERPRETING and first.device.type != "cuda":
         return f"{op}: the Triton kernels need tensors on a GPU, got device {first.device}."
     if not INTERPRETING and torch.version.hip is None and torch.cuda.get_device_capability(first.device) < (8, 0):

@@ -44,6 +44,7 @@ class Line(NamedTuple):
 def lines() -> Iterator[Line]:
     """Every kernel that is not the product of a convolution, in bfloat16."""
     yield from elementwise()
+    yield from norms()
     yield from weights()
     yield from loss()
     small, video = FRAMES * (SIZE // R) ** 2 * 4, FRAMES * SIZE**2 * 4  # three colours and the mask
@@ -65,6 +66,15 @@ def elementwise() -> Iterator[Line]:
     yield Line(
         "channel_sum_kernel", "gradient of the output", out, HALF * out, HALF * out + _channel_workspace(out // 3, 3)
     )
+
+
+def norms() -> Iterator[Line]:
+    """Batch norm's vectors, of all layers together; every value is computed once."""
+    channels = [layer.out_channels for layer in paper_layers(FRAMES, SIZE, R) if layer.stats]
+    where, total = f"all {len(channels)} layers", sum(channels)
+    forward, backward = 8 * total * FLOAT, 5 * total * FLOAT  # mean, var, parameters, running; dscale and var
+    yield Line("batch_norm_fwd_kernel", where, 12 * total, forward + 2 * total * FLOAT, forward + 2 * total * FLOAT)
+    yield Line("batch_norm_bwd_kernel", where, 8 * total, backward, backward)
 
 
 def weights() -> Iterator[Line]:

@@ -19,6 +19,9 @@ from torch import Tensor
 
 from fastinpaint.ops.activation import cuda as activation
 from fastinpaint.ops.activation import reference as activation_reference
+from fastinpaint.ops.batch_norm import cuda as batch_norm
+from fastinpaint.ops.batch_norm import reference as batch_norm_reference
+from fastinpaint.ops.batch_norm.reference import Running
 from fastinpaint.ops.conv_block import cuda, reference
 from fastinpaint.ops.downsample import cuda as downsample
 from fastinpaint.ops.downsample import reference as downsample_reference
@@ -182,7 +185,33 @@ def check_downsample(dtype: torch.dtype, device: str) -> None:
             check_all(("small", "mask"), moved(list(got), "cpu"), downsample_reference.fwd(*inputs), exact)
 
 
-OTHERS = {"activation": check_activation, "masked_l1": check_masked_l1, "downsample": check_downsample}
+def check_batch_norm(dtype: torch.dtype, device: str) -> None:
+    """Forward with all it can update, and backward, for parameters of this dtype; more channels than threads."""
+    generator = torch.Generator().manual_seed(0)
+    mean, var, *parameters = (torch.rand(150, generator=generator) + 0.1 for _ in range(6))
+
+    def forward(module: ModuleType, vectors: list[Tensor], where: str) -> list[Tensor]:
+        mean, var, weight, bias, *old = (moved(v.clone(), where) for v in vectors)
+        running = Running(*old, torch.tensor(4, device=where), None)
+        scale, shift = module.fwd(mean, var, weight, bias, running, torch.tensor(9.0, device=where), 1e-3)
+        return [v.cpu() for v in (scale, shift, running.mean, running.var)]
+
+    inputs = [mean, var, *(v.to(dtype) for v in parameters)]
+    exact = forward(batch_norm_reference, [double(v) for v in inputs], "cpu")
+    names = ("scale", "shift", "running_mean", "running_var")
+    check_all(names, forward(batch_norm, inputs, device), forward(batch_norm_reference, inputs, "cpu"), exact)
+    given = inputs[:3]
+    got = [v.cpu() for v in batch_norm.bwd(*(moved(v, device) for v in given), 1e-3, True)]
+    exact = batch_norm_reference.bwd(*(double(v) for v in given), 1e-3, True)
+    check_all(("dvar", "dweight"), got, batch_norm_reference.bwd(*given, 1e-3, True), exact)
+
+
+OTHERS = {
+    "activation": check_activation,
+    "batch_norm": check_batch_norm,
+    "masked_l1": check_masked_l1,
+    "downsample": check_downsample,
+}
 
 
 def run(name: str, dtype: str, device: str) -> None:

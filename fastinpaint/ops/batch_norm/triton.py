@@ -1,0 +1,71 @@
+"""`batch_norm` in Triton: one small launch forward and one backward. Contract: reference.py."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastinpaint.ops import triton_support as support
+from fastinpaint.ops.batch_norm.reference import Running
+
+if support.INSTALLED:
+    from fastinpaint.ops.batch_norm import triton_kernels as kernels
+
+IN_TORCH = False
+BLOCK = 256  # channels at a time: most layers have fewer, and one warp holds eight a thread
+
+
+def why_not(var: Tensor, weight: Tensor | None, bias: Tensor | None, running: Running | None) -> str | None:
+    """Why this cannot be taken, or None."""
+    if var.dtype != torch.float32:
+        return f"batch_norm: the Triton kernels take float32 statistics, got {var.dtype}."
+    return support.why_not_on("batch_norm", var)
+
+
+def fwd(
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running: Running | None,
+    count: int | Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """scale and shift; the running statistics follow, in place, whatever their strides."""
+    scale, shift = (support.float_empty(var, len(var)) for _ in range(2))
+    running_mean = running_var = tracked = None
+    momentum: float | None = 0.0
+    if running is not None:
+        running_mean, running_var, tracked, momentum = running
+        running_mean, running_var = running_mean.contiguous(), running_var.contiguous()
+    total = count.float() if isinstance(count, Tensor) else None
+    with support.on_device_of(var):
+        kernels.batch_norm_fwd_kernel[(1,)](
+            *(None if t is None else t.contiguous() for t in (mean, var, weight, bias)),
+            running_mean, running_var, tracked, total, scale, shift, len(var),
+            2.0 if isinstance(count, Tensor) else float(count), 0.0 if momentum is None else float(momentum), eps,
+            HAS_WEIGHT=weight is not None, HAS_BIAS=bias is not None, HAS_RUNNING=running is not None,
+            HAS_TRACKED=tracked is not None, HAS_TOTAL=total is not None, CUMULATIVE=momentum is None, BLOCK=BLOCK,
+            num_warps=1,
+        )  # fmt: skip
+    if running is not None:
+        for given, changed in ((running.mean, running_mean), (running.var, running_var)):
+            if changed is not None and given is not changed:
+                given.copy_(changed)
+    return scale, shift
+
+
+def bwd(
+    dscale: Tensor, var: Tensor, weight: Tensor | None, eps: float, needs_weight: bool
+) -> tuple[Tensor, Tensor | None]:
+    """dvar and dweight."""
+    dvar = support.float_empty(var, len(var))
+    weight = None if weight is None else weight.contiguous()
+    dweight = torch.empty_like(weight) if needs_weight and weight is not None else None
+    if len(var):
+        with support.on_device_of(var):
+            kernels.batch_norm_bwd_kernel[(-(-len(var) // BLOCK),)](
+                dscale.contiguous(), var.contiguous(), weight, dvar, dweight, len(var), eps,
+                HAS_WEIGHT=weight is not None, HAS_DWEIGHT=dweight is not None, BLOCK=BLOCK, num_warps=1,
+            )  # fmt: skip
+    return dvar, dweight

@@ -1,0 +1,80 @@
+"""The Triton kernels of `batch_norm`: see `reference` for the equations.
+
+Vectors ``[C]`` are dense; statistics, scale, shift and their gradients float32, the others in dtypes of their own.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def follow(running, o_c, m_c, value, momentum):
+    """running += momentum * (value - running), computed in float64: dtypes are the caller's, and vectors short."""
+    old = tl.load(running + o_c, mask=m_c, other=0.0).to(tl.float64)
+    new = old + momentum * (value.to(tl.float64) - old)
+    if running.dtype.element_ty == tl.float64:
+        tl.store(running + o_c, new, mask=m_c)
+    else:
+        tl.store(running + o_c, new.to(tl.float32).to(running.dtype.element_ty), mask=m_c)
+
+
+@triton.jit
+def batch_norm_fwd_kernel(
+    mean, var, weight, bias, running_mean, running_var, tracked, total, scale, shift,
+    channels, count, momentum, eps,
+    HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RUNNING: tl.constexpr, HAS_TRACKED: tl.constexpr,
+    HAS_TOTAL: tl.constexpr, CUMULATIVE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """scale and shift, and the running statistics in place; one program, of one warp, for all channels.
+
+    total: a float32 scalar that takes the place of count. CUMULATIVE: momentum is 1 / tracked. A single warp reads
+    `tracked` before it counts it up, as several might not.
+    """
+    share = tl.full([], 0.0, dtype=tl.float64) + momentum
+    if HAS_TRACKED:
+        batches = tl.load(tracked) + 1
+        if CUMULATIVE:
+            share = 1.0 / batches.to(tl.float64)
+        tl.store(tracked, batches)
+    values = tl.full([], 0.0, dtype=tl.float64) + count
+    if HAS_TOTAL:
+        values = tl.load(total).to(tl.float64)
+    correction = values / (values - 1.0)
+    for i in range(0, channels, BLOCK):
+        o_c = i + tl.arange(0, BLOCK)
+        m_c = o_c < channels
+        b_var = tl.load(var + o_c, mask=m_c, other=1.0)
+        b_scale = 1.0 / tl.sqrt_rn(b_var + eps)
+        b_shift = tl.zeros((BLOCK,), dtype=tl.float32)
+        if HAS_WEIGHT:
+            b_scale *= tl.load(weight + o_c, mask=m_c, other=0.0).to(tl.float32)
+        if HAS_BIAS:
+            b_shift = tl.load(bias + o_c, mask=m_c, other=0.0).to(tl.float32)
+        tl.store(scale + o_c, b_scale, mask=m_c)
+        tl.store(shift + o_c, b_shift, mask=m_c)
+        if HAS_RUNNING:
+            follow(running_mean, o_c, m_c, tl.load(mean + o_c, mask=m_c, other=0.0), share)
+            follow(running_var, o_c, m_c, b_var.to(tl.float64) * correction, share)
+
+
+@triton.jit
+def batch_norm_bwd_kernel(
+    dscale, var, weight, dvar, dweight, channels, eps,
+    HAS_WEIGHT: tl.constexpr, HAS_DWEIGHT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """dvar and dweight; a program has BLOCK channels.
+
+    gradient in: dscale. saved: var, weight. gradient out: dvar, dweight, written whole.
+    """
+    o_c = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    m_c = o_c < channels
+    rstd = 1.0 / tl.sqrt_rn(tl.load(var + o_c, mask=m_c, other=1.0) + eps)
+    d = tl.load(dscale + o_c, mask=m_c, other=0.0) * rstd
+    b_dvar = -0.5 * d * rstd * rstd
+    if HAS_WEIGHT:
+        b_dvar *= tl.load(weight + o_c, mask=m_c, other=0.0).to(tl.float32)
+    tl.store(dvar + o_c, b_dvar, mask=m_c)
+    if HAS_DWEIGHT:
+        tl.store(dweight + o_c, d.to(dweight.dtype.element_ty), mask=m_c)
