@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import is_parametrized
 
 from fastinpaint import backends
 from fastinpaint.nn import layers, region
@@ -98,14 +99,26 @@ def accelerate(model: Model, backend: str = "auto", memory: str = "default") -> 
 def restore(model: Model) -> Model:
     """Take `accelerate` back: every module has its own class again. Returns the model."""
     for module in model.modules():
-        if type(module) in PLAIN and "_fastinpaint" in vars(module):
-            module.__class__ = PLAIN[type(module)]
+        if "_fastinpaint" in vars(module) and (plain_class := _plain_class(module)) is not None:
+            module.__class__ = plain_class
             del module._fastinpaint, module._fastinpaint_accelerated
         for handle in vars(module).pop("_fastinpaint_borders", ()):
             handle.remove()
         for name in ("_fastinpaint_plain", "_fastinpaint_tensors", "fastinpaint_report"):
             vars(module).pop(name, None)
     return model
+
+
+def _plain_class(module: nn.Module) -> type[nn.Module] | None:
+    """The class that a fused layer had; None for another module.
+
+    `torch.nn.utils.parametrize` gave the layer a class of its own, derived from the fused one: that is made anew.
+    """
+    kind, parent = type(module), type(module).__bases__[0]
+    if is_parametrized(module) and parent in PLAIN:
+        own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+        return type(kind.__name__, (PLAIN[parent],), own)
+    return PLAIN.get(kind)
 
 
 def why_not(module: nn.Module) -> str | None:

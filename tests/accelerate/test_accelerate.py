@@ -149,6 +149,23 @@ def test_report_names_what_was_left_and_why() -> None:
     assert str(report).startswith("5 layers swapped, 4 left.\n  left conv: padding_mode")
 
 
+def test_restore_of_layers_parametrized_afterwards() -> None:
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3))
+    plain = copy.deepcopy(net)
+    fastinpaint.accelerate(net)
+    for each in (plain, net):
+        nn.utils.parametrizations.weight_norm(each[0])
+        nn.utils.parametrize.register_parametrization(each[1], "bias", nn.Softplus())
+    fastinpaint.restore(net)
+    assert [type(m).__name__ for m in net] == ["ParametrizedConv2d", "ParametrizedBatchNorm2d"]
+    assert [type(m).__bases__ for m in net] == [(nn.Conv2d,), (nn.BatchNorm2d,)]
+    assert not any("fastinpaint" in name for m in net for name in vars(m))
+    assert_same_step(net, plain, torch.randn(2, 2, 6, 5))
+    for module, name in ((net[0], "weight"), (net[1], "bias")):
+        nn.utils.parametrize.remove_parametrizations(module, name)
+    assert [type(m) for m in net] == [nn.Conv2d, nn.BatchNorm2d]
+
+
 def test_restore_takes_everything_back() -> None:
     net = Foreign()
     before = [(type(m), set(vars(m)), len(m._forward_hooks), len(m._forward_pre_hooks)) for m in net.modules()]
