@@ -35,6 +35,8 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from fastinpaint.ops.activation import triton as activation
+from fastinpaint.ops.batch_norm import triton as batch_norm
+from fastinpaint.ops.batch_norm.reference import Running
 from fastinpaint.ops.conv_block import triton as conv_block
 from fastinpaint.ops.masked_l1 import triton as masked_l1
 from fastinpaint.ops.types import Source
@@ -216,7 +218,7 @@ def compile_layer(layer: PaperLayer, target: str, dtype: torch.dtype = torch.bfl
 
 
 def compile_elementwise(target: str, dtype: torch.dtype = torch.bfloat16) -> list[Compiled]:
-    """Every launch of `activation`, the batch statistics and `masked_l1`, forward and backward."""
+    """Every launch of `activation`, the batch statistics, `batch_norm` and `masked_l1`, forward and backward."""
     x = torch.empty(32, 64, 128, 128, dtype=dtype, device="meta", memory_format=torch.channels_last)
     mean, scale, shift = (torch.empty(64, device="meta") for _ in range(3))
     video = torch.empty(1, 3, 32, 128, 128, dtype=dtype, device="meta")
@@ -224,6 +226,9 @@ def compile_elementwise(target: str, dtype: torch.dtype = torch.bfloat16) -> lis
         sources = [Source(x, mean, scale, shift, True, x)]
         activation.bwd(activation.fwd(sources), sources, [True])
         activation.batch_stats(x)
+        tracked = torch.empty((), dtype=torch.int64, device="meta")
+        batch_norm.fwd(mean, scale, scale, shift, Running(mean, scale, tracked, 0.1), 1 << 19, 1e-5)
+        batch_norm.bwd(mean, scale, scale, 1e-5, True)
         loss = masked_l1.fwd(video, video, video[:, :1], True)
         masked_l1.bwd(loss, video, video, video[:, :1], True)
     return found
