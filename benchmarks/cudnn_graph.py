@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,11 +21,53 @@ def why_not(device: torch.device) -> str | None:
     return None
 
 
+class Graph(NamedTuple):
+    """The pattern as cuDNN's frontend knows it, before any plan is made for it.
+
+    Attributes:
+        graph: the `cudnn.pygraph`.
+        pack: the given tensors by their nodes, which is how a graph is called.
+        result: the node of y.
+        statistics: the nodes of the saved mean and inverse deviation and of both next running statistics.
+    """
+
+    graph: Any
+    pack: dict[Any, Tensor]
+    result: Any
+    statistics: list[Any]
+
+
+def define(x: Tensor, weight: Tensor, bias: Tensor, handle: Any = None) -> Graph:
+    """Batch norm with x's own statistics, then ReLU; needs no device."""
+    import cudnn
+
+    wide = cudnn.data_type.FLOAT
+    narrow = cudnn.data_type.BFLOAT16 if x.dtype == torch.bfloat16 else cudnn.data_type.HALF
+    graph = cudnn.pygraph(io_data_type=narrow, intermediate_data_type=wide, compute_data_type=wide, handle=handle)
+    vector = (1, x.shape[1], 1, 1)
+    given = {
+        "input": x,
+        "scale": weight.view(vector),
+        "bias": bias.view(vector),
+        "in_running_mean": torch.zeros(vector, device=x.device),
+        "in_running_var": torch.ones(vector, device=x.device),
+        "epsilon": torch.full((1, 1, 1, 1), EPS),  # these two stay on the host
+        "momentum": torch.full((1, 1, 1, 1), MOMENTUM),
+    }
+    nodes = {name: graph.tensor_like(tensor) for name, tensor in given.items()}
+    normalised, *statistics = graph.batchnorm(name="norm", **nodes)
+    result = graph.relu(name="relu", input=normalised)
+    result.set_output(True)
+    for node in statistics:
+        node.set_output(True).set_data_type(wide)
+    return Graph(graph, {nodes[name]: tensor for name, tensor in given.items()}, result, statistics)
+
+
 def norm_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Callable[[], Tensor]:
     """A call that normalises x ``[N, C, H, W]``, channels-last, with its batch statistics, and applies ReLU.
 
     Args:
-        x: bfloat16 or float16.
+        x: bfloat16 or float16, on a CUDA device.
         weight, bias: ``[C]``, float32.
 
     Raises:
@@ -35,35 +77,14 @@ def norm_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Callable[[], Tensor]:
 
     handle = cudnn.create_handle()
     cudnn.set_stream(handle=handle, stream=torch.cuda.current_stream(x.device).cuda_stream)
-    wide, narrow = (
-        cudnn.data_type.FLOAT,
-        cudnn.data_type.BFLOAT16 if x.dtype == torch.bfloat16 else cudnn.data_type.HALF,
-    )
-    graph = cudnn.pygraph(io_data_type=narrow, intermediate_data_type=wide, compute_data_type=wide, handle=handle)
-    vector = (1, x.shape[1], 1, 1)
-    given: dict[str, Tensor] = {
-        "input": x,
-        "scale": weight.view(vector),
-        "bias": bias.view(vector),
-        "in_running_mean": torch.zeros(vector, device=x.device),
-        "in_running_var": torch.ones(vector, device=x.device),
-        "epsilon": torch.full((1, 1, 1, 1), EPS),  # these two stay on the host
-        "momentum": torch.full((1, 1, 1, 1), MOMENTUM),
-    }
-    nodes: dict[str, Any] = {name: graph.tensor_like(tensor) for name, tensor in given.items()}
-    normalised, *statistics = graph.batchnorm(name="norm", **nodes)
-    result = graph.relu(name="relu", input=normalised)
-    result.set_output(True)
-    for vector_out in statistics:
-        vector_out.set_output(True).set_data_type(wide)
+    graph, pack, result, statistics = define(x, weight, bias, handle)
     graph.validate()
     graph.build_operation_graph()
     graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
     graph.check_support()
     graph.build_plans()
     y = torch.empty_like(x)
-    pack = {nodes[name]: tensor for name, tensor in given.items()} | {result: y}
-    pack |= {node: torch.empty(vector, device=x.device) for node in statistics}
+    pack = pack | {result: y} | {node: torch.empty((1, x.shape[1], 1, 1), device=x.device) for node in statistics}
     workspace = torch.empty(graph.get_workspace_size(), device=x.device, dtype=torch.uint8)
 
     def run() -> Tensor:

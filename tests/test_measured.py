@@ -38,7 +38,8 @@ class Kernels:
 
     def __init__(self, name: str, seconds: float, clock: Clock) -> None:
         self.name, self.seconds, self.clock = name, seconds, clock
-        self.runs, self.reason, self.breaks = 0, None, False
+        self.reason: str | None = None
+        self.runs, self.breaks = 0, False
 
     def why_not(self, *arguments: object) -> str | None:
         return self.reason
