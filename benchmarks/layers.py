@@ -65,7 +65,7 @@ def passes_of(case: LayerCase) -> tuple[Passes, Passes, Passes, list[bool]]:
         "dgrad": lambda: ours_bwd(True, False),
         "wgrad": lambda: ours_bwd(False, True),
     }
-    own = [cpu_choice.own(name, sources, weight, geometry) for name in cpu_choice.PASSES]
+    own = [cpu_choice.own(name, sources, weight, geometry) is not None for name in cpu_choice.PASSES]
     return torchs(torch.contiguous_format), torchs(last), ours, own
 
 

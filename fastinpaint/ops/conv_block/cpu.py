@@ -13,10 +13,10 @@ from torch import Tensor
 from fastinpaint.ops import native_cpu as native
 from fastinpaint.ops.activation import cpu as activation
 from fastinpaint.ops.conv_block import cpu_choice, reference
-from fastinpaint.ops.conv_block import cpu_winograd as winograd
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 CHANNELS_LAST = True
+KEEPS_WEIGHT_LAYOUT = True  # dweight comes in the weight's
 
 
 def why_not(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> str | None:
@@ -28,10 +28,12 @@ def fwd(
     sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, stats: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """y ``[N, C_out, *space]`` in the sources' dtype; batch mean and biased variance ``[C_out]`` where asked for."""
-    if cpu_choice.own("fwd", sources, weight, geometry):
-        return winograd.fwd(sources, weight, bias, geometry, stats)
-    y = convolution(activation.materialise(sources), weight, bias, geometry)
-    return (y, *batch_stats(y)) if stats else (y, None, None)
+    mean = var = None
+    if (kernels := cpu_choice.own("fwd", sources, weight, geometry)) is not None:
+        y, mean, var = kernels.fwd(sources, weight, bias, geometry, stats)
+    else:
+        y = convolution(activation.materialise(sources), weight, bias, geometry)
+    return (y, *batch_stats(y)) if stats and mean is None else (y, mean, var)
 
 
 def batch_stats(y: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,13 +79,13 @@ def bwd(
     """The gradients of every source, of the weight and of the bias; y and mean are what `fwd` returned."""
     g = upstream(dy, dmean, dvar, y, mean)
     grads, dweight = [SourceGrad() for _ in sources], None
-    own_dgrad = any(needs) and cpu_choice.own("dgrad", sources, weight, geometry)
-    own_wgrad = needs_weight and cpu_choice.own("wgrad", sources, weight, geometry)
-    if own_dgrad:
-        grads = winograd.dgrad(g, sources, weight, geometry, needs)
-    if own_wgrad:
-        dweight = winograd.wgrad(g, sources, weight, geometry)
-    theirs = (any(needs) and not own_dgrad, needs_weight and not own_wgrad)
+    own_dgrad = cpu_choice.own("dgrad", sources, weight, geometry) if any(needs) else None
+    own_wgrad = cpu_choice.own("wgrad", sources, weight, geometry) if needs_weight else None
+    if own_dgrad is not None:
+        grads = own_dgrad.dgrad(g, sources, weight, geometry, needs)
+    if own_wgrad is not None:
+        dweight = own_wgrad.wgrad(g, sources, weight, geometry)
+    theirs = (any(needs) and own_dgrad is None, needs_weight and own_wgrad is None)
     if any(theirs):
         da, their_dweight = convolution_bwd(activation.materialise([g]), sources, weight, geometry, *theirs)
         dweight = dweight if their_dweight is None else their_dweight
@@ -150,7 +152,7 @@ def convolution(a: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geomet
 def convolution_bwd(
     g: Tensor, sources: Sequence[Source], weight: Tensor, geometry: Geometry, needs_input: bool, needs_weight: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """da and dweight by oneDNN, in channels-last; what is not needed is None."""
+    """da, channels-last, and dweight, in the weight's layout, by oneDNN; what is not needed is None."""
     if not needs_input and not needs_weight:
         return None, None
     # dgrad alone reads no activation: only its shape
@@ -159,7 +161,10 @@ def convolution_bwd(
         if needs_weight
         else native.empty(sources[0].x, sum(s.x.shape[1] for s in sources))
     )
-    return _convolution_bwd(g, a, weight, geometry, [needs_input, needs_weight, False])
+    da, dweight = _convolution_bwd(g, a, weight, geometry, [needs_input, needs_weight, False])
+    if dweight is not None and dweight.stride() != weight.stride():
+        dweight = torch.empty_like(weight).copy_(dweight)
+    return da, dweight
 
 
 def has_dead_tap(g: Tensor, a: Tensor, weight: Tensor, geometry: Geometry) -> bool:
@@ -193,4 +198,4 @@ def _convolution_bwd(
     da, dweight, _ = torch.ops.aten.convolution_backward(
         g, a, native.dense(weight), None, stride, padding, dilation, transposed, output_padding, groups, mask
     )
-    return da, None if dweight is None else dweight.contiguous()
+    return da, dweight

@@ -1,4 +1,4 @@
-"""Which passes of a convolution on the CPU run on own kernels and which on oneDNN's: a rule with its reasons.
+"""Which passes of a convolution on the CPU run on which own kernels, or on oneDNN's: a rule with its reasons.
 
 The figures behind it are in docs/cpu.md. ``FASTINPAINT_CPU_CONV=own|onednn`` overrides it (``own`` wherever the own
 kernels can compute the convolution at all).
@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from fastinpaint.ops.conv_block import cpu_thin as thin
 from fastinpaint.ops.conv_block import cpu_winograd as winograd
 from fastinpaint.ops.types import Geometry, Source
 
@@ -28,29 +30,38 @@ CACHED_WEIGHT = 8 << 20
 THIN = 32
 
 
-_answers: dict[tuple, bool] = {}  # of `own`: asked three times a layer and step, which thin nets notice
+_answers: dict[tuple, ModuleType | None] = {}  # of `own`: asked three times a layer and step, which thin nets notice
 MOST_ANSWERS = 4096
 
 
-def own(which: str, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> bool:
-    """Whether a pass, one of `PASSES`, runs on own kernels."""
+def own(which: str, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> ModuleType | None:
+    """The own kernels that a pass, one of `PASSES`, runs on: `cpu_thin` or `cpu_winograd`; None for oneDNN's."""
     asked = os.environ.get(VARIABLE)
     maps = tuple((source.x.shape, source.x.dtype) for source in sources)
     question = (which, maps, weight.shape, weight.dtype, geometry, torch.get_num_threads(), asked)
-    if (answer := _answers.get(question)) is None:
+    if question not in _answers:
         if len(_answers) >= MOST_ANSWERS:
             _answers.clear()
-        answer = _answers[question] = _own(which, sources, weight, geometry, asked)
-    return answer
+        _answers[question] = _own(which, sources, weight, geometry, asked)
+    return _answers[question]
 
 
-def _own(which: str, sources: Sequence[Source], weight: Tensor, geometry: Geometry, asked: str | None) -> bool:
+def _own(
+    which: str, sources: Sequence[Source], weight: Tensor, geometry: Geometry, asked: str | None
+) -> ModuleType | None:
     if asked not in (None, "", "own", "onednn"):
         raise ValueError(f"{VARIABLE} must be own or onednn, got {asked!r}.")
-    if asked == "onednn" or not winograd.fits(sources, weight, geometry):
-        return False
-    channels = sum(source.x.shape[1] for source in sources)
-    if asked == "own" or torch_is_slow(sources[0].x, channels, weight):
+    if asked == "onednn":
+        return None
+    if thin.fits(sources, weight, geometry):
+        return thin
+    fits = winograd.fits(sources, weight, geometry)
+    return winograd if fits and (asked == "own" or winograd_is_faster(which, sources, weight, geometry)) else None
+
+
+def winograd_is_faster(which: str, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> bool:
+    """Whether a pass that the Winograd kernels can compute is faster there than with oneDNN."""
+    if torch_is_slow(sources[0].x, sum(source.x.shape[1] for source in sources), weight):
         return True
     kind, in_time = winograd.kind_of(weight, geometry), winograd.axes(weight, geometry).kernel_t > 1
     if kind == winograd.SAME:

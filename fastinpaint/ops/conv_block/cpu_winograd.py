@@ -120,11 +120,12 @@ def dgrad_shape(x: torch.Size, y: torch.Size, weight: torch.Size, geometry: Geom
 
 def strides(weight: Tensor, geometry: Geometry, backward: bool) -> ctypes.Array[ctypes.c_int64]:
     """Strides of the correlation's in and out channels and of t, y, x."""
-    return _strides(weight.stride(), geometry.transposed != backward)
+    return weight_strides(weight.stride(), geometry.transposed != backward)
 
 
 @functools.lru_cache(REMEMBERED)
-def _strides(weight: tuple[int, ...], into_first: bool) -> ctypes.Array[ctypes.c_int64]:
+def weight_strides(weight: tuple[int, ...], into_first: bool) -> ctypes.Array[ctypes.c_int64]:
+    """Those of the in and out channels, which are axes 0 and 1 or 1 and 0, and of t, y, x."""
     into, out = (0, 1) if into_first else (1, 0)
     time = weight[2] if len(weight) == 5 else 0
     return native.array(ctypes.c_int64, 5)(weight[into], weight[out], time, weight[-2], weight[-1])
@@ -169,6 +170,17 @@ def dgrad(
 ) -> list[SourceGrad]:
     """The gradients of the sources from G, itself given as a source; the activation's backward is the epilogue."""
     g, sources = native.dense_source(g), [native.dense_source(s) for s in sources]
+    grads = empty_grads(sources, needs)
+    shape = dgrad_shape(sources[0].x.shape, g.x.shape, weight.shape, geometry)
+    native.library().fi_cpu_winograd_dgrad(
+        ctypes.byref(shape), native.c_sources([g]), native.pointer(weight), strides(weight, geometry, backward=True),
+        native.c_sources(sources), len(sources), *grad_pointers(grads), torch.get_num_threads(),
+    )  # fmt: skip
+    return with_means(sources, grads)
+
+
+def empty_grads(sources: Sequence[Source], needs: Sequence[bool]) -> list[SourceGrad]:
+    """Memory for the gradients of dense sources; those of the means are left out."""
     grads = []
     for source, needed in zip(sources, needs, strict=True):
         if not needed:
@@ -177,12 +189,17 @@ def dgrad(
         dshift, dscale = (None if source.mean is None else torch.empty_like(source.mean) for _ in range(2))
         daddend = None if source.addend is None else native.empty_like(source.x)
         grads.append(SourceGrad(native.empty_like(source.x), None, dscale, dshift, daddend))
-    shape = dgrad_shape(sources[0].x.shape, g.x.shape, weight.shape, geometry)
-    native.library().fi_cpu_winograd_dgrad(
-        ctypes.byref(shape), native.c_sources([g]), native.pointer(weight), strides(weight, geometry, backward=True),
-        native.c_sources(sources), len(sources), *(_pointers([d[i] for d in grads]) for i in (0, 4, 3, 2)),
-        torch.get_num_threads(),
-    )  # fmt: skip
+    return grads
+
+
+def grad_pointers(grads: Sequence[SourceGrad]) -> list[ctypes.Array[ctypes.c_void_p]]:
+    """Every dx, daddend, dshift and dscale, as the kernels take them."""
+    kind = native.array(ctypes.c_void_p, len(grads))
+    return [kind(*(native.address(d[i]) for d in grads)) for i in (0, 4, 3, 2)]
+
+
+def with_means(sources: Sequence[Source], grads: Sequence[SourceGrad]) -> list[SourceGrad]:
+    """The gradients with those of the means, which follow from dshift."""
     return [
         d if s.scale is None or d.shift is None else d._replace(mean=-s.scale * d.shift)
         for s, d in zip(sources, grads, strict=True)
@@ -190,16 +207,12 @@ def dgrad(
 
 
 def wgrad(g: Source, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> Tensor:
-    """dweight, contiguous."""
+    """dweight, in the layout of the weight."""
     g, sources = native.dense_source(g), [native.dense_source(s) for s in sources]
-    dweight = torch.empty(weight.shape)
+    dweight = torch.empty_like(weight)
     shape = forward_shape(sources[0].x.shape, g.x.shape, weight.shape, geometry)
     native.library().fi_cpu_winograd_wgrad(
         ctypes.byref(shape), native.c_sources(sources), len(sources), native.c_sources([g]), native.pointer(dweight),
         strides(dweight, geometry, backward=False), torch.get_num_threads(),
     )  # fmt: skip
     return dweight
-
-
-def _pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
-    return native.array(ctypes.c_void_p, len(tensors))(*map(native.address, tensors))

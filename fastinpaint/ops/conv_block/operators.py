@@ -99,7 +99,9 @@ def _bwd(
             g._replace(x=None if g.x is None else dense(g.x), addend=None if g.addend is None else dense(g.addend))
             for g in grads
         ]
-        dweight = None if dweight is None else torch.empty_like(dweight, memory_format=torch.contiguous_format)
+        kept = getattr(module, "KEEPS_WEIGHT_LAYOUT", False)
+        layout = torch.preserve_format if kept else torch.contiguous_format
+        dweight = None if dweight is None else torch.empty_like(weight, memory_format=layout)
     return _pack(grads, dweight, dbias, dy)
 
 
