@@ -12,23 +12,14 @@ struct WgradPlan {
   int64_t workspace;
 };
 
-// P is the side that taps move: the activation; G of a transposed convolution, and G where it is thin, the activation
-// is not and the stride is 1 (then the taps' offsets change sign).
+// P is the side that taps move: the activation, or G of a transposed convolution. Where the stride is 1 it may be G of
+// any (inverse: the taps' offsets change sign).
 struct Roles {
   bool gradient_is_p, inverse;
 };
 
-inline Roles choose_roles(const Conv& conv) {
-  if (conv.transposed) return {true, false};
-  bool unit = conv.stride[0] * conv.stride[1] * conv.stride[2] == 1;
-  bool thin_out = conv.out_channels <= kThinChannels && in_channels(conv) > kThinChannels;
-  return {unit && thin_out, unit && thin_out};
-}
-
-constexpr int kWgradPatchLimit = 56 << 10;  // bytes; two and two tiles of Q fit the 163 KiB of sm_80
-
-// Cuts the taps into blocks of one plane and at most kBlockTaps (thin: kSlots entries), whole kernel rows where they
-// fit so that a block's patch stays small.
+// Cuts the taps into blocks of one plane and at most `most` (thin: entries), whole kernel rows where they fit so that a
+// block's patch stays small.
 inline void cut_taps(const Conv& conv, int most, WgradPlan& plan) {
   GatherParams& p = plan.params.p;
   int rows = conv.kernel[0] * conv.kernel[1], in_row = plan.thin ? ceil_div(conv.kernel[2], 2) : conv.kernel[2];
@@ -41,7 +32,7 @@ inline void cut_taps(const Conv& conv, int most, WgradPlan& plan) {
     int left_in_row = in_row - first % in_row,
         left_in_plane = conv.kernel[1] * in_row - first % (conv.kernel[1] * in_row);
     int count = std::min(most, left_in_row);
-    if (plan.thin && most >= in_row && first % in_row == 0) count = std::min(left_in_plane, most / in_row * in_row);
+    if (most >= in_row && first % in_row == 0) count = std::min(left_in_plane, most / in_row * in_row);
     Tap low = tap_of(first), high = low;
     for (int i = first; i < first + count; ++i) {
       Tap tap = tap_of(i);
@@ -55,6 +46,12 @@ inline void cut_taps(const Conv& conv, int most, WgradPlan& plan) {
   p.patch = make_box(kTileRows >> p.tile_bits, 1 << p.tile_bits, span_h, span_w, p.taps.step);
 }
 
+// 32 columns for narrow Q, else 64. float32 and tf32 stop at 32: the one holds every sum twice, the other has more
+// taps' sums than registers (thin blocks have fewer).
+inline int choose_wgrad_columns(int dtype, int channels, bool thin) {
+  return channels <= 32 || dtype == kFloat32 || (dtype == kTf32 && !thin) ? 32 : 64;
+}
+
 inline void choose_sources(const Conv& conv, const Roles& roles, WgradPlan& plan) {
   GatherParams& p = plan.params.p;
   WgradParams& w = plan.params;
@@ -63,67 +60,126 @@ inline void choose_sources(const Conv& conv, const Roles& roles, WgradPlan& plan
   w.p_channels = roles.gradient_is_p ? conv.out_channels : in_channels(conv);
   w.q_channels = roles.gradient_is_p ? in_channels(conv) : conv.out_channels;
   plan.thin = p.sources == 1 && w.p_channels <= kThinChannels;
-  plan.columns = w.q_channels <= 32 || conv.dtype == kFloat32 ? 32 : 64;
-  plan.row_blocks = plan.column_tiles = p.chunks[1] = w.q_tiles[1] = 0;
+  plan.columns = choose_wgrad_columns(conv.dtype, w.q_channels, plan.thin);
+  plan.column_tiles = p.chunks[1] = w.q_tiles[1] = 0;
   for (int i = 0; i < p.sources; ++i) {
     p.source[i] = roles.gradient_is_p ? conv.gradient : conv.source[i];
-    plan.row_blocks += p.chunks[i] = ceil_div(p.source[i].channels, kChunk);
+    p.chunks[i] = ceil_div(p.source[i].channels, kChunk);
   }
   for (int i = 0; i < w.q_sources; ++i) {
     w.q[i] = roles.gradient_is_p ? conv.source[i] : conv.gradient;
     plan.column_tiles += w.q_tiles[i] = ceil_div(w.q[i].channels, plan.columns);
   }
-  plan.row_blocks *= w.blocks;
   for (int d = 0; d < 3; ++d) {
     p.in_size[d] = roles.gradient_is_p ? conv.out[d] : conv.in[d];
     p.out_size[d] = roles.gradient_is_p ? conv.in[d] : conv.out[d];
   }
 }
 
-// Splits until the grid fills the machine about twice; every split costs a partial the size of the weight.
-inline int choose_splits(int blocks, int tiles) {
-  return std::max(1, std::min(tiles, (2 * kWantedBlocks + blocks - 1) / blocks));
+constexpr int kOperationsPerByte = 183;  // an H200's 788 TFLOP/s over its 4.3 TB/s
+
+// The fewest splits of those that take least time: rounds of as many blocks as an H200 holds, all as long as the tiles
+// of a split, and a partial of every split, written and read. operations: of a block and a tile.
+inline int choose_splits(int blocks, int tiles, int64_t operations, int64_t partial_bytes) {
+  int best = 1;
+  int64_t least = -1;
+  for (int splits = 1; splits <= std::min(tiles, ceil_div(4 * kWantedBlocks, blocks)); ++splits) {
+    int64_t rounds = ceil_div(blocks * splits, kWantedBlocks), each = ceil_div(tiles, splits);
+    int64_t cost = rounds * kWantedBlocks * each * operations + 2 * splits * partial_bytes * kOperationsPerByte;
+    if (least < 0 || cost < least) least = cost, best = splits;
+  }
+  return best;
 }
 
-inline int plan_wgrad(const Conv& conv, WgradPlan& plan) {
-  Roles roles = choose_roles(conv);
+// Threads for each value of the sum over the splits: four splits each, but eight neighbouring values a block at least.
+inline int choose_parts(int splits) {
+  int parts = 1;
+  while (parts < kThreads / kVector && parts * 4 < splits) parts *= 2;
+  return parts;
+}
+
+// Bytes that the blocks read and write in global memory, dead taps included.
+inline int64_t bytes_asked(const Conv& conv, const WgradPlan& plan) {
+  const WgradParams& w = plan.params;
+  auto maps = [](const Source& source) { return source.addend ? 2 : 1; };
+  int64_t position = (plan.thin ? 2 * w.p_channels : kChunk) * size_of(conv.dtype), patches = 0, q = 0;
+  for (int i = 0; i < w.p.sources; ++i) patches += int64_t(w.blocks) * w.p.chunks[i] * maps(w.p.source[i]);
+  for (int i = 0; i < w.q_sources; ++i) q += int64_t(w.q_tiles[i]) * maps(w.q[i]);
+  patches *= position * w.p.patch.rows * w.p.patch.columns;
+  q *= int64_t(kTileRows) * plan.columns * size_of(conv.dtype);
+  return w.tiles * (patches * plan.column_tiles + q * plan.row_blocks) + 2 * plan.workspace;
+}
+
+// The plan with these roles and at most that many taps a block. False where a patch is larger than kPatchLimit, which
+// that of a single tap never is, or where there are more tiles than an int counts.
+inline bool plan_blocks(const Conv& conv, const Roles& roles, int most, WgradPlan& plan) {
   GatherParams& p = plan.params.p;
-  if (!make_taps(conv, roles.inverse, p.taps)) return kBadGeometry;
+  WgradParams& w = plan.params;
+  make_taps(conv, roles.inverse, p.taps);
   p.batch = conv.batch;
   p.kernel_w = conv.kernel[2];
   p.pair_step = p.kernel_w > 1 ? p.taps.tap[1].w - p.taps.tap[0].w : 0;
-  plan.params.blocks = 1;
   choose_sources(conv, roles, plan);
   p.tile_bits = choose_tile_bits(p.taps, p.out_size);
-  cut_taps(conv, plan.thin ? kSlots : kBlockTaps, plan);
-  int position_bytes = (plan.thin ? kVector : kChunk) * size_of(conv.dtype) + (plan.thin ? 0 : 16);
-  if (p.patch.rows * p.patch.columns * position_bytes > kWgradPatchLimit) cut_taps(conv, 1, plan);
+  cut_taps(conv, most, plan);
   int unit[3] = {1, 1, 1};
-  plan.params.q_box = make_box(kTileRows >> p.tile_bits, 1 << p.tile_bits, 0, 0, unit);
-  plan.row_blocks *= plan.params.blocks;
+  w.q_box = make_box(kTileRows >> p.tile_bits, 1 << p.tile_bits, 0, 0, unit);
+  plan.row_blocks = (p.chunks[0] + p.chunks[1]) * w.blocks;
   p.tiles[0] = p.out_size[0];
   p.tiles[1] = ceil_div(p.out_size[1], kTileRows >> p.tile_bits);
   p.tiles[2] = ceil_div(p.out_size[2], 1 << p.tile_bits);
   int64_t tiles = int64_t(p.batch) * p.tiles[0] * p.tiles[1] * p.tiles[2];
-  if (tiles >= 1ll << 31) return kTooLarge;
-  WgradParams& w = plan.params;
+  if (tiles >= 1ll << 31) return false;
   w.tiles = int(tiles);
-  w.tiles_each = ceil_div(w.tiles, choose_splits(plan.row_blocks * plan.column_tiles, w.tiles));
+  int64_t partial_bytes = int64_t(p.taps.taps) * w.p_channels * w.q_channels * int64_t(sizeof(float));
+  int64_t rows = plan.thin ? kThinEntries * kVector : (p.taps.taps / w.blocks) * kChunk;
+  int64_t operations = 2 * rows * kTileRows * plan.columns;
+  int splits = choose_splits(plan.row_blocks * plan.column_tiles, w.tiles, operations, partial_bytes);
+  w.tiles_each = ceil_div(w.tiles, splits);
   w.splits = ceil_div(w.tiles, w.tiles_each);
   Workspace workspace{static_cast<char*>(conv.workspace)};
-  int64_t each = int64_t(p.taps.taps) * w.p_channels * w.q_channels;
-  w.partial = static_cast<float*>(workspace.take(w.splits * each * int64_t(sizeof(float))));
+  w.partial = static_cast<float*>(workspace.take(w.splits * partial_bytes));
   plan.workspace = workspace.used;
   const int64_t* stride = conv.dweight_stride;
   plan.reduce = {p.taps.taps,
                  w.p_channels,
                  w.q_channels,
                  w.splits,
+                 choose_parts(w.splits),
                  stride[!roles.gradient_is_p],
                  stride[roles.gradient_is_p],
                  {stride[2], stride[3], stride[4]},
                  {conv.kernel[0], conv.kernel[1], conv.kernel[2]}};
-  return kOk;
+  int position_bytes = with_factors(conv.dtype, [&](auto t) {
+    using T = decltype(t);
+    return int(sizeof(T)) * (plan.thin ? patch_pitch<T, true>() : patch_pitch<T, false>());
+  });
+  return p.patch.rows * p.patch.columns * position_bytes <= kPatchLimit;
+}
+
+// Of the roles, and of a plane's taps, a kernel row's or a single one in a block, what asks for the fewest bytes. A
+// side of at most kThinChannels is always P: as Q it would leave most columns empty.
+inline int plan_wgrad(const Conv& conv, WgradPlan& best) {
+  if (conv.kernel[0] * conv.kernel[1] * conv.kernel[2] > kMaxTaps) return kBadGeometry;
+  int64_t least = -1;
+  bool unit = conv.stride[0] * conv.stride[1] * conv.stride[2] == 1, transposed = conv.transposed;
+  bool thin_in = conv.sources == 1 && in_channels(conv) <= kThinChannels;
+  bool thin_out = conv.out_channels <= kThinChannels;
+  for (bool gradient_is_p : {transposed, !transposed}) {
+    bool swapped = gradient_is_p != transposed;
+    if (swapped && (transposed || !unit || thin_in)) continue;
+    if (!swapped && !transposed && unit && thin_out && !thin_in) continue;
+    bool thin = gradient_is_p ? thin_out : thin_in;
+    int whole =
+        thin ? kThinEntries : (conv.dtype == kFloat32 ? block_taps<float, false>() : block_taps<__half, false>());
+    for (int most : {whole, std::min(whole, conv.kernel[2]), 1}) {
+      WgradPlan plan;
+      if (!plan_blocks(conv, {gradient_is_p, swapped}, most, plan)) continue;
+      int64_t bytes = bytes_asked(conv, plan);
+      if (least < 0 || bytes < least) least = bytes, best = plan;
+    }
+  }
+  return least < 0 ? kTooLarge : kOk;
 }
 
 template <class T, int BN, bool thin>
@@ -138,7 +194,7 @@ static int launch_wgrad(const WgradPlan& plan, void* stream) {
 
 template <class T, bool thin>
 static int launch_columns(const WgradPlan& plan, void* stream) {
-  if constexpr (!std::is_same<T, float>::value) {
+  if constexpr (sizeof(T) == 2 || (thin && std::is_same<T, Tf32>::value)) {
     if (plan.columns == 64) return launch_wgrad<T, 64, thin>(plan, stream);
   }
   return launch_wgrad<T, 32, thin>(plan, stream);
@@ -162,11 +218,7 @@ FI_EXPORT int fi_conv_wgrad_footprint(const Conv* conv, Footprint* out) {
   WgradPlan plan;
   if (int status = plan_wgrad(*conv, plan)) return status;
   const GatherParams& p = plan.params.p;
-  int64_t size = size_of(conv->dtype), rows = int64_t(plan.row_blocks) * plan.column_tiles;
-  int64_t patch = int64_t(p.patch.rows) * p.patch.columns * (plan.thin ? 2 * plan.params.p_channels : kChunk) * size;
-  int64_t q = int64_t(kTileRows) * plan.columns * size;
-  int64_t maps_p = p.source[0].addend ? 2 : 1, maps_q = plan.params.q[0].addend ? 2 : 1;
-  *out = {rows * plan.params.splits, rows * plan.params.tiles * (patch * maps_p + q * maps_q) + 2 * plan.workspace, 0};
+  *out = {int64_t(plan.row_blocks) * plan.column_tiles * plan.params.splits, bytes_asked(*conv, plan), 0};
   out->shared_bytes = with_factors(conv->dtype, [&](auto t) {
     using T = decltype(t);
     if (plan.thin) return plan.columns == 64 ? wgrad_bytes<T, 64, true>(p) : wgrad_bytes<T, 32, true>(p);
@@ -184,8 +236,9 @@ FI_EXPORT int fi_conv_wgrad(const Conv* conv, void* stream) {
     int status = plan.thin ? launch_columns<T, true>(plan, stream) : launch_columns<T, false>(plan, stream);
     if (status) return status;
     int64_t total = int64_t(plan.reduce.taps) * plan.reduce.p_channels * plan.reduce.q_channels;
-    int blocks = int(std::min<int64_t>((total + kThreads - 1) / kThreads, 4096));
-    FI_LAUNCH(reduce_kernel<Map<T>>, blocks, kThreads, 0, stream, plan.params.partial, plan.reduce,
+    int values = kThreads / plan.reduce.parts;
+    int blocks = int(std::min<int64_t>((total + values - 1) / values, 4096));
+    FI_LAUNCH(reduce_kernel<Map<T>>, blocks, kThreads, kReduceBytes, stream, plan.params.partial, plan.reduce,
               static_cast<Map<T>*>(conv->dweight));
     return launched();
   });

@@ -30,11 +30,14 @@ int gather_bytes(const PatchShape& patch) {
 
 // The patch of one group of taps and one chunk of channels, for the loader.
 template <class T, int groups>
-__device__ void begin_patch(const GatherParams& p, const Tile& tile, BoxLoader<T, groups>& loader, int& chunk,
-                            int new_chunk, int group) {
+__device__ void begin_patch(const GatherParams& p, const Tile& tile, BoxLoader<T, groups>& loader, Slice<T>& loading,
+                            int& chunk, int new_chunk, int group) {
   int index = new_chunk >= p.chunks[0];
   const Source& source = p.source[index];
-  if (new_chunk != chunk) loader.set_channels(source, (new_chunk - (index ? p.chunks[0] : 0)) * groups * kVector);
+  if (new_chunk != chunk) {
+    loader.set_channels(source, (new_chunk - (index ? p.chunks[0] : 0)) * groups * kVector);
+    loading.set_params(source, loader.channel);
+  }
   chunk = new_chunk;
   PatchOrigin origin = p.origin[group];
   int t = tile.t * p.taps.step[0] + origin.t;
@@ -109,14 +112,15 @@ __global__ void __launch_bounds__(kThreads, 2) gather_kernel(const __grid_consta
 
   Accumulators<BN> acc = {};
   BoxLoader<T, kChunk / kVector> loader(p.patch, p.in_size);
+  Slice<T> loading;
   int loaded_chunk = -1;
   fetch_next();
   fetch_next();
   if (patches > 0) {
-    begin_patch(p, tile, loader, loaded_chunk, 0, starts[0].y);
+    begin_patch(p, tile, loader, loading, loaded_chunk, 0, starts[0].y);
     for (int slice = 0; slice < loader.slices(); ++slice) {
-      loader.load(slice);
-      loader.store(slice, first_patch);
+      loader.load(slice, loading);
+      loader.store(slice, loading, first_patch);
     }
   }
   int stage = 0;
@@ -125,7 +129,7 @@ __global__ void __launch_bounds__(kThreads, 2) gather_kernel(const __grid_consta
     int first = starts[group].x;
     if (++group == groups) group = 0, ++chunk;
     bool more = patch + 1 < patches;
-    if (more) begin_patch(p, tile, loader, loaded_chunk, chunk, starts[group].y);
+    if (more) begin_patch(p, tile, loader, loading, loaded_chunk, chunk, starts[group].y);
     T* current = patch % 2 ? second_patch : first_patch;
     T* next = patch % 2 ? first_patch : second_patch;
     for (int l = first; l < end; ++l) {
@@ -133,16 +137,16 @@ __global__ void __launch_bounds__(kThreads, 2) gather_kernel(const __grid_consta
       __syncthreads();  // this step's weights and patch are there; the last step's are free
       fetch_next();
       bool loads = more && slice < loader.slices();
-      if (loads) loader.load(slice);
+      if (loads) loader.load(slice, loading);
       int offset = live[l].x * pitch<T>(kChunk);
       multiply_tile<T, BN>(acc, current + offset, ring + stage * kChunk * turned_pitch<T>(BN), row_of,
                            [](int k8) { return k8 * 8; });
       if (++stage == kRing) stage = 0;
-      if (loads) loader.store(slice++, next);
+      if (loads) loader.store(slice++, loading, next);
     }
     for (; more && slice < loader.slices(); ++slice) {
-      loader.load(slice);
-      loader.store(slice, next);
+      loader.load(slice, loading);
+      loader.store(slice, loading, next);
     }
   }
   cp_async_wait<0>();

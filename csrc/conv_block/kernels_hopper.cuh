@@ -125,14 +125,15 @@ __global__ void __launch_bounds__(kThreads, 2)
     row_offset[m] = box_position(p.patch, p.tile_bits, m * 64 + threadIdx.x / 32 * 16 + lane % 16) * kHopperPitch +
                     lane / 16 * kVector;
   BoxLoader<T, kHopperChunk / kVector> loader(p.patch, p.in_size);
+  Slice<T> loading;
   int loaded_chunk = -1;
   if (threadIdx.x == 0)
     for (int i = 0; i < min(kStages, taps * chunks); ++i) ring.ask(i, next_weights());
   if (patches > 0) {
-    begin_patch(p, tile, loader, loaded_chunk, 0, starts[0].y);
+    begin_patch(p, tile, loader, loading, loaded_chunk, 0, starts[0].y);
     for (int slice = 0; slice < loader.slices(); ++slice) {
-      loader.load(slice);
-      loader.store(slice, first_patch);
+      loader.load(slice, loading);
+      loader.store(slice, loading, first_patch);
     }
   }
   for (int patch = 0, chunk = 0, group = 0; patch < patches; ++patch) {
@@ -140,13 +141,13 @@ __global__ void __launch_bounds__(kThreads, 2)
     int first = starts[group].x;
     if (++group == groups) group = 0, ++chunk;
     bool more = patch + 1 < patches;
-    if (more) begin_patch(p, tile, loader, loaded_chunk, chunk, starts[group].y);
+    if (more) begin_patch(p, tile, loader, loading, loaded_chunk, chunk, starts[group].y);
     const T* current = patch % 2 ? second_patch : first_patch;
     T* next = patch % 2 ? first_patch : second_patch;
     __syncthreads();  // this patch is there; the last one has been read
     for (int l = first; l < end; ++l) {
       bool loads = more && slice < loader.slices();
-      if (loads) loader.load(slice);
+      if (loads) loader.load(slice, loading);
       const T* at = current + live[l].x * kHopperPitch;
       ring.wait();
       uint64_t b = descriptor(ring.stages + ring.stage * kStageBytes);
@@ -160,7 +161,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         for (int m = 0; m < 2; ++m) wgmma_m64k16<T>(acc[m], a[k % 2][m], b + k * (32 >> 4));
         wgmma_commit();
       }
-      if (loads) loader.store(slice++, next);
+      if (loads) loader.store(slice++, loading, next);
       wgmma_wait<0>();
 #pragma unroll
       for (int m = 0; m < 2; ++m) wgmma_settled(acc[m]);
@@ -170,8 +171,8 @@ __global__ void __launch_bounds__(kThreads, 2)
       ring.advance();
     }
     for (; more && slice < loader.slices(); ++slice) {
-      loader.load(slice);
-      loader.store(slice, next);
+      loader.load(slice, loading);
+      loader.store(slice, loading, next);
     }
   }
   epilogue<T, kHopperColumns>(p, tile, rest, shared_bytes - int(rest - memory),

@@ -29,17 +29,29 @@ __device__ __forceinline__ int box_position(const PatchShape& box, int tile_bits
   return (m >> tile_bits) * box.tile_h * box.columns + (m & ((1 << tile_bits) - 1)) * box.tile_w;
 }
 
+// What a thread holds of a slice between reading and storing it, with its channels' parameters. Loaders whose slices
+// follow one another share one, since there are no registers for two.
+template <class T>
+struct Slice {
+  ChannelParams params;
+  bool relu;
+  Vector<Map<T>> value[kSliceVectors], more[kSliceVectors];
+  bool inside[kSliceVectors];
+
+  __device__ void set_params(const Source& source, int channel) {
+    params = load_params(source, channel);
+    relu = source.relu;
+  }
+};
+
 // Loads a box slice by slice: load() reads, store() activates and writes to shared memory, `pitch` values a position.
 // A thread keeps one of the `groups` vectors of a position, so its channels' parameters stay in registers.
 template <class T, int groups, int pitch = fi::pitch<T>(groups * kVector)>
 struct BoxLoader {
   PatchShape box;
-  ChannelParams params;
   const Map<T>*x, *addend;  // of the plane, at the thread's channels; x null outside the input
-  Vector<Map<T>> value[kSliceVectors], more[kSliceVectors];
-  bool inside[kSliceVectors];
   int height, width, h, w;  // of the plane; first position of the box
-  int channels, channel, valid, relu;
+  int channels, channel, valid;
   bool aligned;
 
   __device__ BoxLoader(const PatchShape& box_, const int* size) : box(box_), height(size[1]), width(size[2]) {}
@@ -51,9 +63,7 @@ struct BoxLoader {
     channel = first_channel + threadIdx.x % groups * kVector;
     channels = source.channels;
     valid = max(0, min(kVector, channels - channel));
-    relu = source.relu;
     aligned = vectors_aligned(source);
-    params = load_params(source, channel);
   }
 
   // The box that begins at (first_h, first_w) of a plane, which is negative outside the input.
@@ -68,26 +78,28 @@ struct BoxLoader {
     return ((slice * kSliceVectors + i) * kThreads + threadIdx.x) / groups;
   }
 
-  __device__ void load(int slice) {
+  __device__ void load(int slice, Slice<T>& to) const {
 #pragma unroll
     for (int i = 0; i < kSliceVectors; ++i) {
       int at = position(slice, i), row = at * box.inverse >> 20;
       int y = h + row * box.step_h, z = w + (at - row * box.columns) * box.step_w;
-      inside[i] = row < box.rows && valid > 0 && x && unsigned(y) < unsigned(height) && unsigned(z) < unsigned(width);
-      value[i] = more[i] = zero_vector<Map<T>>();
-      if (!inside[i]) continue;
+      to.inside[i] =
+          row < box.rows && valid > 0 && x && unsigned(y) < unsigned(height) && unsigned(z) < unsigned(width);
+      to.value[i] = to.more[i] = zero_vector<Map<T>>();
+      if (!to.inside[i]) continue;
       int64_t offset = int64_t(y * width + z) * channels;
-      value[i] = load_vector(x + offset, valid, aligned);
-      if (addend) more[i] = load_vector(addend + offset, valid, aligned);
+      to.value[i] = load_vector(x + offset, valid, aligned);
+      if (addend) to.more[i] = load_vector(addend + offset, valid, aligned);
     }
   }
 
-  __device__ void store(int slice, T* to) {
+  __device__ void store(int slice, const Slice<T>& from, T* to) const {
 #pragma unroll
     for (int i = 0; i < kSliceVectors; ++i) {
       int at = position(slice, i);
       if (at >= box.rows * box.columns) continue;
-      Vector<T> result = inside[i] ? activate<T>(value[i], more[i], params, relu) : zero_vector<T>();
+      Vector<T> result =
+          from.inside[i] ? activate<T>(from.value[i], from.more[i], from.params, from.relu) : zero_vector<T>();
       if (valid < kVector)
         for (int j = 0; j < kVector; ++j)
           if (j >= valid) result.v[j] = from_float<T>(0.0f);

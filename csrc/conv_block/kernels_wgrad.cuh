@@ -4,7 +4,7 @@
 // three channels out, where P should be the thin one). Both are made from raw maps on their way into shared memory.
 //
 //   grid    x: block of 128 rows of (tap, p) and BN columns q    y: split of the positions
-//   rows    16 slots of eight: up to four taps of one plane x 32 channels, or 16 thin entries (kernels_thin.cuh)
+//   rows    slots of eight: up to nine taps of one plane x 32 channels, or 16 thin entries (kernels_thin.cuh)
 //   a step  one tile of 128 positions: its patch of P serves all taps of the block, the next tile's patch and Q are
 //           loaded slice by slice between the eight k16 steps. Tiles that all taps read only padding for are skipped,
 //           and within a tile dead taps.
@@ -15,7 +15,14 @@
 
 namespace fi {
 
-constexpr int kBlockTaps = 4, kSlots = kTileRows / 8;
+// A block's taps, each two m16 tiles of 16 channels; thin: of two entries. Nine are a 3x3 kernel, so that one patch and
+// one tile of Q serve all of it. float32 stops at four: it holds every sum twice.
+template <class T, bool thin>
+constexpr int block_taps() {
+  return thin || std::is_same<T, float>::value ? 4 : 9;
+}
+
+constexpr int kMostSlots = 4 * 9, kThinEntries = 16;
 
 struct TapBlock {
   int16_t t, h, w;       // offset of the patch
@@ -81,18 +88,18 @@ template <class T, int BN, bool thin>
 int wgrad_bytes(const GatherParams& p) {
   int patch = p.patch.rows * p.patch.columns * patch_pitch<T, thin>() * int(sizeof(T));
   return 2 * shared_part(patch) + 2 * shared_part(kTileRows * turned_pitch<T>(BN) * int(sizeof(T))) +
-         shared_part(kSlots * int(sizeof(int)));
+         shared_part(kMostSlots * int(sizeof(int)));
 }
 
 // Warps 2 x 2. A warp's m16 tile i is slots 4 i + 2 warp_m and the next: tap i, sixteen of its channels.
-template <int BN>
-using WgradSums = float[4][BN / 16][4];
+template <int kM, int BN>
+using WgradSums = float[kM][BN / 16][4];
 
 __device__ __forceinline__ int slot_of(int m, int half) { return 4 * m + threadIdx.x / 64 * 2 + half; }
 
 // acc += P^T Q over the tile's positions k ... k + 15 (float32: k ... k + 31).
-template <class T, int BN, class R>
-__device__ __forceinline__ void multiply_positions(WgradSums<BN>& acc, const T* patch, const T* q, const int* slots,
+template <class T, int kM, int BN, class R>
+__device__ __forceinline__ void multiply_positions(WgradSums<kM, BN>& acc, const T* patch, const T* q, const int* slots,
                                                    unsigned live, int k, R row_of) {
   int lane = threadIdx.x % 32;
   const T* q_base = q + threadIdx.x / 32 % 2 * (BN / 2);
@@ -103,7 +110,7 @@ __device__ __forceinline__ void multiply_positions(WgradSums<BN>& acc, const T* 
     for (int n = 0; n < BN / 32; ++n)
       ldmatrix_x4<true>(b[n], q_base + (k + lane % 16) * turned_pitch<T>(BN) + n * 16 + lane / 16 * 8);
 #pragma unroll
-    for (int m = 0; m < 4; ++m) {
+    for (int m = 0; m < kM; ++m) {
       if (!(live >> m & 1)) continue;
       uint32_t a[4];
       ldmatrix_x4<true>(a, row + slots[slot_of(m, lane / 8 % 2)]);
@@ -124,7 +131,7 @@ __device__ __forceinline__ void multiply_positions(WgradSums<BN>& acc, const T* 
       for (int n = 0; n < BN / 16; ++n)
         load_turned(b[n], q_base + k8 * turned_pitch<T>(BN) + n * 8, turned_pitch<T>(BN));
 #pragma unroll
-      for (int m = 0; m < 4; ++m) {
+      for (int m = 0; m < kM; ++m) {
         if (!(live >> m & 1)) continue;
         int first = slots[slot_of(m, 0)], second = slots[slot_of(m, 1)];
         uint32_t a[4] = {near[first].bits, near[second].bits, far[first].bits, far[second].bits};
@@ -134,7 +141,7 @@ __device__ __forceinline__ void multiply_positions(WgradSums<BN>& acc, const T* 
     }
   } else {
     int group = lane / 4, t = lane % 4;
-    WgradSums<BN> step = {};
+    WgradSums<kM, BN> step = {};
 #pragma unroll 4
     for (int i = 0; i < 32; ++i) {
       const T* row = patch + row_of(k + i) + group;
@@ -143,14 +150,14 @@ __device__ __forceinline__ void multiply_positions(WgradSums<BN>& acc, const T* 
       for (int n = 0; n < BN / 16; ++n)
         b[n] = *reinterpret_cast<const float2*>(q_base + (k + i) * turned_pitch<T>(BN) + n * 8 + 2 * t);
 #pragma unroll
-      for (int m = 0; m < 4; ++m) {
+      for (int m = 0; m < kM; ++m) {
         if (!(live >> m & 1)) continue;
         float a[2] = {row[slots[slot_of(m, 0)]], row[slots[slot_of(m, 1)]]};
 #pragma unroll
         for (int n = 0; n < BN / 16; ++n) fma_tile(step[m][n], a, b[n]);
       }
     }
-    add_tiles<4, BN / 16>(acc, step);
+    add_tiles<kM, BN / 16>(acc, step);
   }
 }
 
@@ -166,12 +173,12 @@ __device__ inline int2 row_meaning(const GatherParams& p, const TapBlock& block,
   return {slot / 4 < block.count ? block.first + slot / 4 : -1, chunk_channel + slot % 4 * kVector + group};
 }
 
-template <int BN, bool thin>
+template <int kM, int BN, bool thin>
 __device__ void store_partial(const WgradParams& w, const TapBlock& block, const Part& rows, const Part& columns,
-                              const WgradSums<BN>& acc) {
+                              const WgradSums<kM, BN>& acc) {
   int group = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
-  for (int m = 0; m < 4; ++m)
+  for (int m = 0; m < kM; ++m)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       int2 row = row_meaning<thin>(w.p, block, rows.channel, slot_of(m, half), group);

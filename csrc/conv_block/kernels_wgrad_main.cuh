@@ -9,7 +9,7 @@ namespace fi {
 template <class T, bool thin>
 __device__ inline void fill_slots(const GatherParams& p, const TapBlock& block, int* slots) {
   int slot = threadIdx.x;
-  if (slot >= kSlots) return;
+  if (slot >= kMostSlots) return;
   int index = thin ? slot : slot / 4;
   slots[slot] = 0;
   if (index >= block.count) return;
@@ -41,11 +41,11 @@ __global__ void __launch_bounds__(kThreads, 2) wgrad_kernel(const __grid_constan
   SharedArena arena(memory, shared_bytes);
   const GatherParams& p = w.p;
   int elements = p.patch.rows * p.patch.columns * patch_pitch<T, thin>();
-  T* patch_at = arena.take<T>(elements);
-  T* next_patch = arena.take<T>(elements);
-  T* q_at = arena.take<T>(kTileRows * turned_pitch<T>(BN));
-  T* next_q = arena.take<T>(kTileRows * turned_pitch<T>(BN));
-  int* slots = arena.take<int>(kSlots);
+  T* first_patch = arena.take<T>(elements);
+  T* second_patch = arena.take<T>(elements);
+  T* first_q = arena.take<T>(kTileRows * turned_pitch<T>(BN));
+  T* second_q = arena.take<T>(kTileRows * turned_pitch<T>(BN));
+  int* slots = arena.take<int>(kMostSlots);
 
   int columns_index = blockIdx.x % (w.q_tiles[0] + w.q_tiles[1]),
       rows_index = blockIdx.x / (w.q_tiles[0] + w.q_tiles[1]);
@@ -57,7 +57,6 @@ __global__ void __launch_bounds__(kThreads, 2) wgrad_kernel(const __grid_constan
   BoxLoader<T, kChunk / kVector, turned_pitch<T>(kChunk)> p_loader(p.patch, p.in_size);
   BoxLoader<T, BN / kVector, turned_pitch<T>(BN)> q_loader(w.q_box, p.out_size);
   p_loader.set_channels(*rows.source, rows.channel);
-  if (thin) p_loader.params = load_params(*rows.source, 0);  // every thread takes all the channels there are
   q_loader.set_channels(*columns.source, columns.channel);
   auto begin = [&](const Tile& tile) {
     int t = tile.t * p.taps.step[0] + block.t;
@@ -66,9 +65,17 @@ __global__ void __launch_bounds__(kThreads, 2) wgrad_kernel(const __grid_constan
     q_loader.set_origin(*columns.source, int64_t(tile.n) * p.out_size[0] + tile.t, tile.h, tile.w);
   };
   int p_slices = thin ? 0 : p_loader.slices(), slices = p_slices + q_loader.slices();
-  auto load = [&](int slice) { slice < p_slices ? p_loader.load(slice) : q_loader.load(slice - p_slices); };
+  Slice<T> loading;
+  auto load = [&](int slice) {
+    if (!thin && slice == 0) loading.set_params(*rows.source, p_loader.channel);
+    if (slice == p_slices) loading.set_params(*columns.source, q_loader.channel);
+    slice < p_slices ? p_loader.load(slice, loading) : q_loader.load(slice - p_slices, loading);
+  };
   auto store = [&](int slice, T* patch, T* q) {
-    slice < p_slices ? p_loader.store(slice, patch) : q_loader.store(slice - p_slices, q);
+    slice < p_slices ? p_loader.store(slice, loading, patch) : q_loader.store(slice - p_slices, loading, q);
+  };
+  auto load_thin = [&](const Tile& tile, T* patch) {  // every thread takes all the channels there are
+    if (thin) load_thin_patch<T>(p, load_params(*rows.source, 0), tile, block, patch);
   };
   auto row_of = [&](int k) { return box_position(p.patch, p.tile_bits, k) * patch_pitch<T, thin>(); };
 
@@ -82,57 +89,70 @@ __global__ void __launch_bounds__(kThreads, 2) wgrad_kernel(const __grid_constan
     }
     return from;
   };
-  WgradSums<BN> acc = {};
+  constexpr int kM = block_taps<T, thin>();
+  WgradSums<kM, BN> acc = {};
   int next = find_live(blockIdx.y * w.tiles_each);
   if (next < end) {
     begin(tile);
-    if (thin) load_thin_patch<T>(p, p_loader.params, tile, block, patch_at);
+    load_thin(tile, first_patch);
     for (int slice = 0; slice < slices; ++slice) {
       load(slice);
-      store(slice, patch_at, q_at);
+      store(slice, first_patch, first_q);
     }
   }
-  while (next < end) {
+  for (bool odd = false; next < end; odd = !odd) {
+    T *patch_at = odd ? second_patch : first_patch, *next_patch = odd ? first_patch : second_patch;
+    T *q_at = odd ? second_q : first_q, *next_q = odd ? first_q : second_q;
     live = next_live;
     next = find_live(next + 1);
     bool more = next < end;
     if (more) begin(tile);
     __syncthreads();  // this tile is there; the last one's memory is free
-    if (thin && more) load_thin_patch<T>(p, p_loader.params, tile, block, next_patch);
+    if (more) load_thin(tile, next_patch);
     constexpr int kStep = std::is_same<T, float>::value ? 32 : 16;
     int slice = 0;
     for (int k = 0; k < kTileRows; k += kStep) {
       bool loads = more && slice < slices;
       if (loads) load(slice);
-      multiply_positions<T, BN>(acc, patch_at, q_at, slots, live, k, row_of);
+      multiply_positions<T, kM, BN>(acc, patch_at, q_at, slots, live, k, row_of);
       if (loads) store(slice++, next_patch, next_q);
     }
     for (; more && slice < slices; ++slice) {
       load(slice);
       store(slice, next_patch, next_q);
     }
-    T* swap = patch_at;
-    patch_at = next_patch, next_patch = swap;
-    swap = q_at;
-    q_at = next_q, next_q = swap;
   }
-  store_partial<BN, thin>(w, block, rows, columns, acc);
+  store_partial<kM, BN, thin>(w, block, rows, columns, acc);
 }
 
 struct ReduceParams {
   int taps, p_channels, q_channels, splits;
+  int parts;  // of the splits, a power of two up to kThreads
   int64_t p_stride, q_stride, tap_stride[3];
   int kernel[3];
 };
 
-// dweight[tap][p][q] = sum of partial over the splits, in their order.
+constexpr int kReduceBytes = shared_part(kThreads * int(sizeof(float)));
+
+// dweight[tap][p][q] = sum of partial over the splits. Each of `parts` threads sums every parts-th split of a value, so
+// that no thread reads hundreds one after another; their sums are added in order.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     reduce_kernel(const float* partial, const __grid_constant__ ReduceParams p, T* dweight) {
+  FI_DYNAMIC_SHARED(memory);
+  SharedArena arena(memory, kReduceBytes);
+  float* sums = arena.take<float>(kThreads);
   int64_t total = int64_t(p.taps) * p.p_channels * p.q_channels;
-  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < total; i += int64_t(gridDim.x) * kThreads) {
+  int values = kThreads / p.parts, part = threadIdx.x / values;
+  for (int64_t first = int64_t(blockIdx.x) * values; first < total; first += int64_t(gridDim.x) * values) {
+    int64_t i = first + threadIdx.x % values;
     float sum = 0;
-    for (int split = 0; split < p.splits; ++split) sum += partial[split * total + i];
+    for (int split = part; i < total && split < p.splits; split += p.parts) sum += partial[split * total + i];
+    sums[threadIdx.x] = sum;
+    __syncthreads();
+    for (int other = 1; part == 0 && other < p.parts; ++other) sum += sums[other * values + threadIdx.x];
+    __syncthreads();  // they may be overwritten
+    if (part > 0 || i >= total) continue;
     int q = int(i % p.q_channels), row = int(i / p.q_channels), channel = row % p.p_channels, tap = row / p.p_channels;
     int w = tap % p.kernel[2], h = tap / p.kernel[2] % p.kernel[1], t = tap / p.kernel[2] / p.kernel[1];
     dweight[channel * p.p_stride + q * p.q_stride + t * p.tap_stride[0] + h * p.tap_stride[1] + w * p.tap_stride[2]] =

@@ -22,6 +22,18 @@ def test_every_pass_fits_shared_memory_and_fills_a_machine(counts: list[counting
         assert count.blocks >= 64, count
 
 
+def test_two_blocks_share_a_multiprocessor_of_hopper(counts: list[counting.Count]) -> None:
+    system = 1 << 10  # that every block takes beside its own
+    assert not [count for count in counts if 2 * (count.shared + system) > 228 << 10]
+
+
+def test_a_block_of_wgrad_serves_a_whole_plane_of_taps(counts: list[counting.Count]) -> None:
+    asked = {count.layer: count.loads for count in counts if count.name == "wgrad"}
+    for layer in ("combcn.11", "combcn.12", "combcn.14"):
+        assert asked[layer] < 0.8e9  # 2.1e9 with blocks of one kernel row
+    assert sum(asked.values()) < 17e9  # 26.1e9
+
+
 def test_no_pass_asks_for_less_than_it_must(counts: list[counting.Count]) -> None:
     assert not [count for count in counts if count.loads < count.least * 0.9]
 
