@@ -101,8 +101,7 @@ def allocated_bytes(work: Callable[[], Any], device: torch.device) -> int:
         work()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    map_memory.clear()  # a map in memory that is kept for it would be no allocation
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+    with map_memory.set_aside(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         work()
     # the profiler's own list: its public one hides the allocations that an operator makes
     events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]

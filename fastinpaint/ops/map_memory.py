@@ -15,7 +15,8 @@ import mmap
 import threading
 import weakref
 from collections import OrderedDict, deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ class MapMemory:
 
     def __init__(self) -> None:
         self.in_use = self.kept = self.most_in_use = 0  # bytes
+        self.set_aside = False  # whether torch allocates the maps meanwhile
         self._kept: OrderedDict[int, list[mmap.mmap]] = OrderedDict()  # the size longest unused first
         # A storage may die anywhere, in the middle of `lend` too: its buffer waits here, where no lock is needed.
         self._returned: deque[mmap.mmap] = deque()
@@ -100,12 +102,22 @@ def clear() -> None:
     memory.clear()
 
 
+@contextmanager
+def set_aside() -> Iterator[None]:
+    """Inside, torch allocates every map, in any thread, so that its profiler sees what is held."""
+    before, memory.set_aside = memory.set_aside, True
+    try:
+        yield
+    finally:
+        memory.set_aside = before
+
+
 def empty(shape: tuple[int, ...], dtype: torch.dtype, memory_format: torch.memory_format) -> Tensor:
     """An uninitialised map, as torch.empty makes it."""
     size = dtype.itemsize
     for length in shape:
         size *= length
-    if size < LEAST_BYTES:
+    if size < LEAST_BYTES or memory.set_aside:
         return torch.empty(shape, dtype=dtype, memory_format=memory_format)
     channels, *space = shape[1:]
     strides, step = [], channels
