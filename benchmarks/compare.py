@@ -17,6 +17,7 @@ from benchmarks.pictures import Row, sizes
 from fastinpaint.bench import rows
 from fastinpaint.bench.measure import REPEATS_WITHIN
 from fastinpaint.errors import UserError
+from fastinpaint.training.checkpoints import replace_file
 
 Key = tuple[str, str, tuple[int, int, int]]
 
@@ -27,15 +28,14 @@ def timed(found: list[Row]) -> dict[Key, Row]:
 
 
 def mark(path: Path, other: dict[Key, Row], apart: list[Key]) -> None:
-    """Mark rows of a file noisy; written beside and renamed."""
+    """Mark rows of a file noisy; the file is replaced whole or not at all."""
     found = rows.read([path])
     for key, row in timed(found).items():
         if key in other:
             row["repeat_p50"] = other[key]["p50"]
             row["noisy"] = row["noisy"] or key in apart
-    beside = path.with_name(f".{path.name}")
-    beside.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in found))
-    beside.replace(path)
+    text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in found)
+    replace_file(path, lambda beside: beside.write_text(text))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -72,6 +72,7 @@ class Check:
         self.running: list[Running] = []
 
     def log(self, step: Step) -> Path:
+        """Where the output of a step goes."""
         return self.out / f"{step.part}-{step.name.replace(' ', '-')}.log"
 
     def run(self, group: list[Step], reserve: float) -> None:
@@ -90,6 +91,7 @@ class Check:
             time.sleep(0.1)
 
     def start(self, step: Step, seconds: float) -> None:
+        """Begin a step that may take so many seconds; one that cannot be begun is noted."""
         environment = os.environ | {"PYTHONUNBUFFERED": "1"} | step.environment
         with self.log(step).open("w") as file:
             try:
@@ -136,6 +138,7 @@ def reserves(groups: list[list[Step]]) -> Iterator[tuple[list[Step], float]]:
 
 
 def raise_stopped(number: int, frame: FrameType | None) -> None:
+    """What a signal to stop does."""
     raise Stopped(signal.Signals(number).name)
 
 

@@ -13,9 +13,9 @@ Captions = dict[Path, str]
 PASSES = {"forward": "forward", "dgrad": "data gradient", "wgrad": "weight gradient"}
 UNITS = {"frames": "frames", "size": "pixels", "r": ""}
 TITLES = {
-    "frames": "The largest number of frames that trains in {gb:g} GB, 128x128",
-    "size": "The largest H = W that trains in {gb:g} GB, 32 frames",
-    "r": "The smallest down-sampling r that trains in {gb:g} GB, 32 frames of 128x128",
+    "frames": "The largest number of frames that trains in {gb:g} GB, {size}x{size}",
+    "size": "The largest H = W that trains in {gb:g} GB, {frames} frames",
+    "r": "The smallest down-sampling r that trains in {gb:g} GB, {frames} frames of {size}x{size}",
 }
 
 
@@ -26,9 +26,10 @@ def sizes(row: Row) -> tuple[int, int, int]:
 
 
 def newest(found: list[Row]) -> list[Row]:
-    """The last row of each case, contender and size."""
+    """The last row of each case, contender, size and budget."""
     ordered = sorted(found, key=lambda row: row["date"])
-    return list({(row["case"], row["contender"], sizes(row)): row for row in ordered}.values())
+    keys = [(row["case"], row["contender"], sizes(row), row.get("budget_gb")) for row in ordered]
+    return list(dict(zip(keys, ordered, strict=True)).values())
 
 
 def draw_all(found: list[Row], everything: list[Row], out: Path) -> Captions:
@@ -87,14 +88,18 @@ def draw_frames(found: list[Row], out: Path) -> Captions:
 
 
 def draw_budgets(found: list[Row], out: Path) -> Captions:
-    """The largest sizes within a budget, each found by training at it and at the next one."""
+    """The largest sizes within a budget, each found by training at it and at the next one; of the last search alone."""
     captions = {}
     for axis, unit in UNITS.items():
         rows = [row for row in found if row["case"] == f"largest {axis}" and row["value"]]
-        if rows:
-            title, path = TITLES[axis].format(gb=rows[0]["budget_gb"]), out / f"largest_{axis}.png"
-            draw_bars({row["contender"]: float(row["value"]) for row in rows}, title, unit, path, digits=0)
-            captions[path] = f"fastinpaint bench --max-frames {rows[0]['budget_gb']:g} --axes {axis}"
+        if not rows:
+            continue
+        last = max(rows, key=lambda row: row["date"])
+        alike = [row for row in rows if all(row.get(key) == last.get(key) for key in ("budget_gb", "workload"))]
+        frames, size, _ = sizes(last)
+        title, path = TITLES[axis].format(gb=last["budget_gb"], frames=frames, size=size), out / f"largest_{axis}.png"
+        draw_bars({row["contender"]: float(row["value"]) for row in alike}, title, unit, path, digits=0)
+        captions[path] = f"fastinpaint bench --max-frames {last['budget_gb']:g} --axes {axis}"
     return captions
 
 

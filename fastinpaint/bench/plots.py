@@ -10,6 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
+from fastinpaint.training.checkpoints import replace_file
+
 OURS_COLOUR, RIVAL_COLOUR = "#c4472b", "#8a94a6"
 # What a contender is called where people read it, with its shade and its marker.
 LOOKS = {
@@ -35,12 +37,10 @@ def colour(contender: str) -> str:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG beside its place and rename it."""
+    """Write a PNG, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}")
     FigureCanvasAgg(figure)
-    figure.savefig(beside, format="png", dpi=130)
-    beside.replace(path)
+    replace_file(path, lambda beside: figure.savefig(beside, format="png", dpi=130))
 
 
 def draw_bars(values: dict[str, float], title: str, unit: str, path: Path, digits: int = 2) -> None:

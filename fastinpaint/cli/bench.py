@@ -64,8 +64,8 @@ def run(args: argparse.Namespace) -> None:
         print(f"rows added to {args.out}")
 
 
-def step_times(workload: Workload, names: list[str] | None, seconds: float) -> list[dict]:
-    """Time the contenders in turn, count their kept bytes and peak memory, and print them."""
+def step_times(workload: Workload, names: list[str] | None, seconds: float) -> Iterator[dict]:
+    """Time the contenders in turn, count their kept bytes and peak memory, and print each."""
     import torch
 
     from fastinpaint.bench.budget import run_child
@@ -86,21 +86,17 @@ def step_times(workload: Workload, names: list[str] | None, seconds: float) -> l
     contenders.clear()
     rivals = [t.p50 for name, t in timings.items() if name not in OURS]
     best = min(rivals) if rivals else float("nan")
-    found = []
     print(f"{'':<22}{'s/step':>9}{'p20':>9}{'p80':>9}{'speed-up':>10}{'kept GiB':>10}{'peak GiB':>10}")
     for name, t in timings.items():
         child = run_child(name, workload)
         peak = float("nan") if child is None else child["peak_bytes"] / 2**30
         print(
             f"{name:<22}{t.p50:>9.3f}{t.p20:>9.3f}{t.p80:>9.3f}{best / t.p50:>9.2f}x"
-            f"{kept[name] / 2**30:>10.3f}{peak:>10.2f}{'  noisy' if t.noisy else ''}"
+            f"{kept[name] / 2**30:>10.3f}{peak:>10.2f}{'  noisy' if t.noisy else ''}",
+            flush=True,
         )
-        found.append(
-            {"case": "step", "contender": name, "workload": dataclasses.asdict(workload)}
-            | dataclasses.asdict(t)
-            | {"noisy": t.noisy, "kept_bytes": kept[name], "peak_bytes": child and child["peak_bytes"]}
-        )
-    return found
+        row = {"case": "step", "contender": name, "workload": dataclasses.asdict(workload)} | dataclasses.asdict(t)
+        yield row | {"noisy": t.noisy, "kept_bytes": kept[name], "peak_bytes": child and child["peak_bytes"]}
 
 
 def largest_sizes(workload: Workload, names: list[str] | None, axes: list[str], budget_gb: float) -> Iterator[dict]:

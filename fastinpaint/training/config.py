@@ -87,7 +87,6 @@ class TrainConfig:
             raise UserError(
                 f"batch: {self.batch} videos cannot be cut into {self.accumulate} equal parts (accumulate)."
             )
-
         if self.total == 0:
             raise UserError("steps: there is nothing to train, as every phase has 0 steps.")
 

@@ -38,6 +38,7 @@ class RunLog:
         self.bar = tqdm(total=total, initial=done, unit="step", bar_format=BAR, disable=None, dynamic_ncols=True)
 
     def train(self, step: int, phase: str, losses: Mapping[str, float], seconds: float, lr: float) -> None:
+        """Add a line of training: losses in [0, 255] and seconds a step, means since the line before."""
         memory = round(peak_memory_mib(), 1)
         figures = {**losses, "seconds_per_step": round(seconds, 6), "lr": lr, "peak_memory_mib": memory}
         self._write("train", step, phase, figures)
@@ -45,14 +46,17 @@ class RunLog:
         self.bar.set_postfix({name: f"{value:.2f}" for name, value in losses.items()}, refresh=False)
 
     def validation(self, step: int, phase: str, losses: Mapping[str, float], best: bool) -> None:
+        """Add a line of validation, losses in [0, 255], and print it."""
         self._write("validation", step, phase, losses)
         text = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
         tqdm.write(f"step {step} ({phase}): validation {text}{'  best so far' if best else ''}", file=sys.stdout)
 
     def progress(self, done: int) -> None:
+        """Move the bar to the number of steps done."""
         self.bar.update(done - self.bar.n)
 
     def close(self) -> None:
+        """End the bar, and what was written to."""
         self.bar.close()
         with suppress(OSError):  # a full disk: said when the line was written
             self.file.close()

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import compare, gpu_check, gpu_plan, report
+from benchmarks import compare, gpu_check, gpu_plan, pictures, report
 from fastinpaint.bench import rows
 
 MACHINE = {"device": "a processor, 2 threads", "versions": {"torch": "2"}, "commit": "abc", "date": "2026-01-01"}
@@ -37,7 +37,8 @@ def test_a_report_shows_what_its_rows_hold(tmp_path: Path, monkeypatch):
     ]  # fmt: skip
     found += [
         MACHINE | {"case": "norm_relu", "contender": "cudnn graph", "kind": "op", "not_measured": "no <GPU>"},
-        MACHINE | {"case": "largest frames", "contender": "fastinpaint", "value": 68, "budget_gb": 4.0},
+        MACHINE | {"case": "largest frames", "contender": "fastinpaint", "value": 68, "budget_gb": 4.0}
+        | {"workload": WORKLOAD},
         MACHINE | {"case": "convergence", "contender": "fastinpaint", "steps": 20, "every": 10}
         | {"curves": {"reference": [[90.0, 80.0]], "fused": [[90.0, 80.0]]}},
         MACHINE | {"device": "another, 1 threads", "date": "2025"} | {"case": "on another", "contender": "eager"},
@@ -48,10 +49,27 @@ def test_a_report_shows_what_its_rows_hold(tmp_path: Path, monkeypatch):
     for text in ("PyTorch", "noisy", "no &lt;GPU&gt;", "step, F=32, 128x128", "3DCN 1 dgrad", "3072.0"):
         assert text in page
     assert "on another" not in page
-    pictures = {picture.stem for picture in (tmp_path / "out").glob("*.png")}
-    assert pictures == {"step_time", "step_kept", "step_peak", "frames_time", "roofline", "layers", "largest_frames",
+    drawn = {picture.stem for picture in (tmp_path / "out").glob("*.png")}
+    assert drawn == {"step_time", "step_kept", "step_peak", "frames_time", "roofline", "layers", "largest_frames",
                         "convergence", "history"}  # fmt: skip
-    assert page.count("data:image/png;base64,") == len(pictures)
+    assert page.count("data:image/png;base64,") == len(drawn)
+
+
+def test_a_picture_of_budgets_shows_one_budget_and_says_its_sizes(tmp_path: Path, monkeypatch):
+    of_four = {"budget_gb": 4.0, "workload": WORKLOAD}
+    of_one = {"budget_gb": 1.0, "workload": WORKLOAD | {"frames": 4, "size": 64}, "date": "2026-01-02"}
+    names = ("eager", "fastinpaint")
+    found = [MACHINE | {"case": "largest size", "contender": name, "value": 96} | of_four for name in names]
+    found += [MACHINE | {"case": "largest size", "contender": "fastinpaint", "value": 48} | of_one]
+    drawn: list[tuple[dict[str, float], str]] = []
+    monkeypatch.setattr(pictures, "draw_bars", lambda values, title, *_, **__: drawn.append((values, title)))
+    assert len(pictures.newest(found)) == 3
+    pictures.draw_budgets(pictures.newest(found), tmp_path)
+    pictures.draw_budgets(found[:2], tmp_path)
+    assert drawn == [
+        ({"fastinpaint": 48.0}, "The largest H = W that trains in 1 GB, 4 frames"),
+        ({"eager": 96.0, "fastinpaint": 96.0}, "The largest H = W that trains in 4 GB, 32 frames"),
+    ]
 
 
 def test_a_report_of_no_rows_says_so(tmp_path: Path, monkeypatch, capsys):
