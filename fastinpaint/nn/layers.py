@@ -100,7 +100,8 @@ class _Conv(_Layer, _ConvNd):
             stride, kernel, dilation = list(self.stride), list(self.kernel_size), list(self.dilation)
             output_padding = self._output_padding(input, output_size, stride, list(padding), kernel, axes, dilation)  # type: ignore[arg-type]
         return Geometry(
-            self.stride, padding, self.dilation, tuple(output_padding), self.transposed, self.groups  # type: ignore[arg-type]
+            tuple(self.stride), tuple(padding), tuple(self.dilation), tuple(output_padding),
+            self.transposed, self.groups,
         )  # fmt: skip
 
 
@@ -155,8 +156,8 @@ class _Norm(_Layer, _BatchNorm):
         return Deferred([Part(part.raw, mean, scale, shift)], self._fastinpaint.backend)
 
     def _floating(self, input: Map) -> bool:
-        tensors = (self.weight, self.bias, self.running_mean, self.running_var)
-        return all(t is None or (t.device == input.device and t.dtype in DTYPES) for t in tensors)
+        tensors, device = (self.weight, self.bias, self.running_mean, self.running_var), input.device
+        return all(t is None or (t.device == device and t.dtype in DTYPES) for t in tensors)
 
     def _part(self, input: Map) -> Part:
         """The map to be normalised, as it stands."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
 from torch import Tensor
 
 from fastinpaint.ops.activation import checks as activation
+from fastinpaint.ops.dispatch import unseen
 from fastinpaint.ops.types import Geometry, Source
 
 OP = "conv_block"
@@ -31,25 +33,34 @@ def check(sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geomet
 
 def check_weight(shape: Sequence[int], weight: Tensor, bias: Tensor | None, geometry: Geometry) -> tuple[int, ...]:
     """Weight, bias and geometry against an activation ``[N, C, *space]`` of that shape; returns the shape of y."""
+    sizes = tuple(shape), tuple(weight.shape), None if bias is None else tuple(bias.shape), geometry
+    return _check_once(*sizes) if unseen(weight) else _check_weight(*sizes)  # a compiler's sizes may be symbols
+
+
+def _check_weight(
+    shape: tuple[int, ...], kernel: tuple[int, ...], bias: tuple[int, ...] | None, geometry: Geometry
+) -> tuple[int, ...]:
     _check_geometry(len(shape) - 2, geometry)
-    if weight.dim() != len(shape):
-        raise ValueError(f"{OP}: weight must have {len(shape)} dimensions as the sources, got {tuple(weight.shape)}.")
-    channels = shape[1]
-    groups, kernel = geometry.groups, tuple(weight.shape)
+    if len(kernel) != len(shape):
+        raise ValueError(f"{OP}: weight must have {len(shape)} dimensions as the sources, got {kernel}.")
+    channels, groups = shape[1], geometry.groups
     if geometry.transposed:
-        channels_out = weight.shape[1] * groups
-        if weight.shape[0] != channels:
+        channels_out = kernel[1] * groups
+        if kernel[0] != channels:
             raise ValueError(f"{OP}: weight.shape[0] must equal the sources' {channels} channels, got weight {kernel}.")
     else:
-        channels_out = weight.shape[0]
-        if weight.shape[1] * groups != channels:
+        channels_out = kernel[0]
+        if kernel[1] * groups != channels:
             needed = f"the sources' {channels} channels" + (f" / {groups} groups" if groups > 1 else "")
             raise ValueError(f"{OP}: weight.shape[1] must equal {needed}, got weight {kernel}.")
     if channels % groups or channels_out % groups:
         raise ValueError(f"{OP}: groups must divide {channels} channels in and {channels_out} out, got {groups}.")
-    if bias is not None and tuple(bias.shape) != (channels_out,):
-        raise ValueError(f"{OP}: bias must be [{channels_out}], one a channel out, got {tuple(bias.shape)}.")
-    return output_shape(shape, weight, geometry)
+    if bias is not None and bias != (channels_out,):
+        raise ValueError(f"{OP}: bias must be [{channels_out}], one a channel out, got {bias}.")
+    return _output_shape(shape, kernel, geometry)
+
+
+_check_once = functools.lru_cache(4096)(_check_weight)  # every layer asks, every step, and thin nets notice
 
 
 def _check_geometry(axes: int, geometry: Geometry) -> None:
@@ -77,21 +88,25 @@ def output_shape(shape: Sequence[int], weight: Tensor, geometry: Geometry) -> tu
     Raises:
         ValueError: the kernel is larger than the padded input.
     """
+    return _output_shape(shape, tuple(weight.shape), geometry)
+
+
+def _output_shape(shape: Sequence[int], kernel: tuple[int, ...], geometry: Geometry) -> tuple[int, ...]:
     space = []
     for axis, size in enumerate(shape[2:]):
         stride, padding, dilation = geometry.stride[axis], geometry.padding[axis], geometry.dilation[axis]
-        reach = dilation * (weight.shape[2 + axis] - 1)
+        reach = dilation * (kernel[2 + axis] - 1)
         if geometry.transposed:
             length = (size - 1) * stride - 2 * padding + reach + geometry.output_padding[axis] + 1
         else:
             length = (size + 2 * padding - reach - 1) // stride + 1
         if length < (1 if size or geometry.transposed else 0):
             raise ValueError(
-                f"{OP}: the kernel must fit the padded input, got input {tuple(shape)}, weight {tuple(weight.shape)}, "
+                f"{OP}: the kernel must fit the padded input, got input {tuple(shape)}, weight {kernel}, "
                 f"padding {geometry.padding} and dilation {geometry.dilation}."
             )
         space.append(length)
-    channels = weight.shape[1] * geometry.groups if geometry.transposed else weight.shape[0]
+    channels = kernel[1] * geometry.groups if geometry.transposed else kernel[0]
     return (shape[0], channels, *space)
 
 
