@@ -3,6 +3,9 @@
     python -m fastinpaint.testing.aot [--targets sm_90] [--layers 3dcn.6,combcn.8]    prints the table
     python -m fastinpaint.testing.aot --write        compiles every layer for every target into docs/triton_compiled.md
 
+The latter takes about a quarter of an hour of processor time, at a low priority, and can be interrupted: what was
+compiled is kept in build/triton_compiled.json, and taken from there as long as the sources are the same.
+
 A launch on "meta" tensors goes through the very host code of the library, with a driver that names a target and has no
 device; the compiler makes just what a real launch would. Nothing runs: speed, occupancy and results are not shown.
 Layers are compiled by several processes at once; what several layers share is one row.
@@ -15,6 +18,7 @@ import collections
 import contextlib
 import functools
 import hashlib
+import json
 import multiprocessing
 import os
 import re
@@ -30,6 +34,7 @@ from unittest import mock
 
 import torch
 import triton
+from tqdm import tqdm
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
@@ -45,6 +50,10 @@ from fastinpaint.testing.static_model import replace_block
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "triton_compiled.md"
+KEPT = ROOT / "build" / "triton_compiled.json"
+LAYER_ROOMS = ("activation", "conv_block")  # whose kernels a layer runs
+ROOMS = ("activation", "batch_norm", "conv_block", "masked_l1")
+NICE = 5  # a table is never urgent
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
@@ -250,18 +259,64 @@ class Row(NamedTuple):
     compiled: Compiled
 
 
-def compile_all(names: Sequence[str], targets: Sequence[str], cache: str | None = None) -> list[Row]:
-    """Every kernel of those layers, by target; ``cache`` is Triton's folder, by default its own."""
-    jobs = [(name, target) for target in targets for name in names]
+class Kept:
+    """What was compiled before, in a file of its own, so that a long run can be interrupted and goes on where it was.
+
+    An entry is a job's, and holds for the sources and the version of Triton of `digest_of`.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.entries: dict[str, Any] = json.loads(path.read_text()) if path is not None and path.exists() else {}
+
+    def get(self, name: str, target: str) -> list[Compiled] | None:
+        entry = self.entries.get(f"{name} {target}")
+        return None if entry is None or entry["of"] != digest_of(name) else [Compiled(*c) for c in entry["compiled"]]
+
+    def put(self, name: str, target: str, compiled: list[Compiled]) -> None:
+        self.entries[f"{name} {target}"] = {"of": digest_of(name), "compiled": compiled}
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(self.path, json.dumps(self.entries))
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write beside, then rename: nobody ever sees half of it."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    beside.write_text(text)
+    os.replace(beside, path)
+
+
+def compile_all(
+    names: Sequence[str],
+    targets: Sequence[str],
+    cache: str | None = None,
+    kept: Path | None = None,
+    processes: int | None = None,
+) -> list[Row]:
+    """Every kernel of those layers, by target.
+
+    Args:
+        cache: Triton's folder, by default its own.
+        kept: where finished jobs are remembered, and taken from.
+        processes: how many compile at once, by default one a core.
+    """
+    jobs, memory = [(name, target) for target in targets for name in names], Kept(kept)
+    found = {job: kernels for job in jobs if (kernels := memory.get(*job)) is not None}
+    left = [job for job in jobs if job not in found]
+    if left:
+        with ProcessPoolExecutor(processes or os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+            results = pool.map(functools.partial(compile_one, cache=cache), *zip(*left, strict=True))
+            for job, kernels in zip(tqdm(left, desc="compile", unit="layer", disable=None), results, strict=True):
+                found[job] = kernels
+                memory.put(*job, kernels)
     rows: dict[tuple[str, str], Row] = {}
-    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
-        found = pool.map(functools.partial(compile_one, cache=cache), *zip(*jobs, strict=True))
-        for (name, target), kernels in zip(jobs, found, strict=True):
-            for c in kernels:
-                row = rows.setdefault((target, c.key), Row([], c))
-                row.layers.extend([name] * (name not in row.layers))
-                if c.seconds > row.compiled.seconds:
-                    rows[target, c.key] = row._replace(compiled=c)
+    for name, target in jobs:
+        for c in found[name, target]:
+            row = rows.setdefault((target, c.key), Row([], c))
+            row.layers.extend([name] * (name not in row.layers))
+            if c.seconds > row.compiled.seconds:
+                rows[target, c.key] = row._replace(compiled=c)
     return list(rows.values())
 
 
@@ -282,11 +337,19 @@ def markdown(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def source_digest() -> str:
-    """Of all that decides what is compiled: the kernels, their launches and tiles, the paper's layers."""
-    files = [f for f in sorted((ROOT / "fastinpaint" / "ops").glob("*/triton*.py")) if f.name != "triton_tune.py"]
+def source_digest(rooms: Sequence[str] = ROOMS) -> str:
+    """Of what decides what is compiled: the kernels of those rooms, their launches and tiles, the paper's layers."""
+    files = [f for room in rooms for f in sorted((ROOT / "fastinpaint" / "ops" / room).glob("triton*.py"))]
+    files = [f for f in files if f.name != "triton_tune.py"]
     files += [ROOT / "fastinpaint" / "models" / "table.py", Path(__file__).with_name("paper_layers.py")]
     return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:16]
+
+
+@functools.cache
+def digest_of(name: str) -> str:
+    """What the kernels of a layer, or of "elementwise", were compiled from and with."""
+    rooms = ROOMS if name == "elementwise" else LAYER_ROOMS
+    return f"{source_digest(rooms)} Triton {triton.__version__}"
 
 
 def page_block(rows: list[Row]) -> str:
@@ -299,15 +362,19 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--targets", default=",".join(TARGETS), help="of these, by default all: %(default)s")
     parser.add_argument("--layers", default="all", help="names of layers, elementwise, or all (default)")
-    parser.add_argument("--write", action="store_true", help="all layers and targets, compiled anew so that times are")
+    parser.add_argument("--write", action="store_true", help="all layers and targets, into the page; can be resumed")
+    parser.add_argument("--jobs", type=int, help="processes at once, by default one a core")
     args = parser.parse_args(argv)
     every = [*(layer.name for layer in paper_layers()), "elementwise"]
     if args.write:
+        os.nice(NICE)
         with tempfile.TemporaryDirectory() as cache:
-            rows = compile_all(every, list(TARGETS), cache)
-        PAGE.write_text(replace_block(PAGE.read_text(), BEGIN, END, page_block(rows)))
+            rows = compile_all(every, list(TARGETS), cache, KEPT, args.jobs)
+        replace_file(PAGE, replace_block(PAGE.read_text(), BEGIN, END, page_block(rows)))
     else:
-        rows = compile_all(every if args.layers == "all" else args.layers.split(","), args.targets.split(","))
+        rows = compile_all(
+            every if args.layers == "all" else args.layers.split(","), args.targets.split(","), processes=args.jobs
+        )
         print(page_block(rows))
     complaints = [f"{', '.join(layers)}: {c.complaint()}" for layers, c in rows if c.complaint()]
     print("\n".join(complaints), file=sys.stderr)

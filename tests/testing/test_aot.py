@@ -85,6 +85,30 @@ def test_layers_that_run_one_kernel_share_a_row(monkeypatch):
     assert [(row.layers, row.compiled.seconds) for row in rows] == [(["b", "a"], 2.0), (["a"], 1.0)]
 
 
+def test_an_interrupted_run_goes_on_where_it_was(monkeypatch, tmp_path):
+    """Jobs that were finished are taken from the file, those of other sources are not, and no half of it is left."""
+    kept, ran, broken = tmp_path / "deep" / "kept.json", [], ["b"]
+
+    def compile_one(name, target, cache):
+        if name in broken:
+            raise KeyboardInterrupt
+        ran.append(name)
+        return [compiled(name, 1.0)]
+
+    monkeypatch.setattr(aot, "ProcessPoolExecutor", lambda *_: contextlib.nullcontext(SimpleNamespace(map=map)))
+    monkeypatch.setattr(aot, "compile_one", compile_one)
+    with pytest.raises(KeyboardInterrupt):
+        aot.compile_all(["a", "b"], ["sm_90"], kept=kept)
+    broken.clear()
+    rows = aot.compile_all(["a", "b"], ["sm_90"], kept=kept)
+    assert ran == ["a", "b"]
+    assert rows == [(["a"], compiled("a", 1.0)), (["b"], compiled("b", 1.0))]
+    assert list(kept.parent.iterdir()) == [kept]
+    monkeypatch.setattr(aot, "digest_of", lambda name: "other sources")
+    aot.compile_all(["a"], ["sm_90"], kept=kept)
+    assert ran == ["a", "b", "a"]
+
+
 def test_the_static_model_is_that_of_the_code():
     """The page's other table is what the script prints today, and its sums are the paper's step."""
     table = static_model.table()
