@@ -30,17 +30,23 @@ FI_INLINE void multiply(const float* from, const Tap* tap, const Tap* end, const
   }
 }
 
-// to[p * to_step + v * kLanes] = add[...], of the same places in `results`, + `multiply`. Blocks are no inline code:
-// what their callers hold would push the sums out of the registers.
+// to[p * to_step + v * kLanes] = add[p * add_step + v * kLanes] + `multiply`, for `blocks` blocks of pixels in a row
+// that all add the same. Not inline: what its callers hold would push the sums out of the registers.
 template <int V, int STEP, int C>
 __attribute__((noinline)) void block_pass(const float* from, const Tap* tap, const Tap* end, const float* packed,
-                                          const float* add, int64_t add_step, float* to, int64_t to_step) {
-  vfloat sum[kSums / V][V] = {};
-  multiply<V, STEP, C>(from, tap, end, packed, sum);
+                                          const float* add, int64_t add_step, float* to, int64_t to_step,
+                                          int64_t blocks = 1) {
+  constexpr int P = kSums / V;
+  for (; blocks > 0; --blocks, from += P * STEP, to += P * to_step) {
+    vfloat sum[P][V] = {};
+    multiply<V, STEP, C>(from, tap, end, packed, sum);
 #pragma GCC unroll 16
-  for (int p = 0; p < kSums / V; ++p) {
+    for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) store(to + p * to_step + v * kLanes, sum[p][v] + load(add + p * add_step + v * kLanes));
+      for (int v = 0; v < V; ++v) {
+        store(to + p * to_step + v * kLanes, sum[p][v] + load(add + p * add_step + v * kLanes));
+      }
+    }
   }
 }
 
@@ -149,9 +155,13 @@ void store_chunk(const Work& work, const Target& target, int64_t c, const float*
   for (int row = 0; row < work.piece.rows; ++row) {
     const float* from = work.row(row);
     float* to = target.out + work.pixel(row) * target.channels + c;
-    int64_t i = 0;
-    for (; i + P <= columns; i += P) {
-      block<V, STEP, C>(from + i * STEP, work.band, packed, bias, to + i * step, step);
+    const int64_t i = columns / P * P;  // pixels in whole blocks
+    if (work.band.tap_count <= kLongChain / C) {
+      const Tap* taps = work.band.taps;
+      block_pass<V, STEP, C>(from, taps, taps + work.band.tap_count, packed, bias, 0, to, step, i / P);
+    } else {
+      for (int64_t j = 0; j < i; j += P)
+        block<V, STEP, C>(from + j * STEP, work.band, packed, bias, to + j * step, step);
     }
     if (i == columns) continue;
     alignas(64) float results[kSums * kLanes];
