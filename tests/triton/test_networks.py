@@ -35,19 +35,19 @@ def step(model: nn.Module, inputs: list[Tensor], upstream: Tensor) -> dict[str, 
 
 
 # A layer takes a launch forward and one for its statistics, then a dgrad, a wgrad and one that finishes the sums of
-# both, for two sources as for one. Bare layers have no statistics, but a launch for their bias. Nobody asks for the
-# gradient of the video. CombCN's guidance is computed twice: it is not kept. 3DCN's two transposed layers read what a
-# stage of `activation` wrote, of two sources each. Batch norm's own arithmetic is a launch forward and one backward.
+# both, for two sources as for one. Bare layers have no statistics; wgrad also leaves the sums behind their bias. Nobody
+# asks for the gradient of the video. CombCN's guidance is computed twice: it is not kept. 3DCN's two transposed layers
+# read what a launch of `activation` wrote, of two sources each. Batch norm's own arithmetic is a launch forward and one
+# backward.
 LAUNCHES = {
     "3dcn": {
         "conv_fwd_kernel": 12, "finish_stats_kernel": 11, "conv_dgrad_kernel": 11, "conv_wgrad_kernel": 12,
-        "conv_finish_kernel": 12, "gradient_sums_kernel": 1,
-        "activation_fwd_kernel": 4, "activation_bwd_kernel": 4, "finish_sums_kernel": 4,
+        "conv_finish_kernel": 12, "activation_fwd_kernel": 2, "activation_bwd_kernel": 2, "finish_sums_kernel": 2,
         "batch_norm_fwd_kernel": 11, "batch_norm_bwd_kernel": 11,
     },
     "combcn": {
         "conv_fwd_kernel": 19 + 2, "finish_stats_kernel": 16, "conv_dgrad_kernel": 16, "conv_wgrad_kernel": 19,
-        "conv_finish_kernel": 19, "gradient_sums_kernel": 3,
+        "conv_finish_kernel": 19,
         "batch_norm_fwd_kernel": 16, "batch_norm_bwd_kernel": 16,
     },
 }  # fmt: skip

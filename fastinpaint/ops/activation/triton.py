@@ -1,20 +1,22 @@
-"""`activation` in Triton: one launch a source forward; one, and a small one for the sums, a source backward."""
+"""`activation` in Triton: for two sources one launch forward; one backward, and a small one for its sums."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from fastinpaint.ops import triton_support as support
-from fastinpaint.ops.activation.triton_launch import FINISH_BLOCK, NUM_WARPS, row_tiles
+from fastinpaint.ops.activation.triton_launch import FINISH_BLOCK, NUM_WARPS, RowTiles, row_tiles
 from fastinpaint.ops.types import Source, SourceGrad
 
 if support.INSTALLED:
     from fastinpaint.ops.activation import triton_kernels as kernels
 
 CHANNELS_LAST = True
+T = TypeVar("T")
 
 
 def why_not(sources: Sequence[Source]) -> str | None:
@@ -31,68 +33,121 @@ def fwd(sources: Sequence[Source]) -> Tensor:
     x = sources[0].x
     total = sum(s.x.shape[1] for s in sources)
     out = support.empty_channels_last((x.shape[0], total, *x.shape[2:]), x)
-    first = 0
+    filled, first = [s for s in sources if s.x.numel()], 0
     with support.on_device_of(x):
-        for source in sources:
-            if source.x.numel():
-                _fwd_one(source, out, first, total)
-            first += source.x.shape[1]
+        for two in pairs(filled):
+            _write(two, out, first)
+            first += sum(s.x.shape[1] for s in two)
     return out
 
 
-def _fwd_one(source: Source, out: Tensor, first: int, total: int) -> None:
-    x, channels = support.channels_last(source.x), source.x.shape[1]
-    rows = rows_of(x)
-    tiles = row_tiles(rows, channels)
-    # a view of the memory from the source's first channel on: the kernel counts columns from there
-    columns = torch.as_strided(out, (rows, channels), (total, 1), first)
-    kernels.activation_fwd_kernel[(-(-rows // tiles.block_r), tiles.channel_blocks)](
-        x, source.mean, source.scale, source.shift, _dense(source.addend), columns, rows, channels, total,
-        HAS_AFFINE=source.mean is not None, RELU=source.relu, HAS_ADDEND=source.addend is not None,
-        BLOCK_R=tiles.block_r, BLOCK_C=tiles.block_c, num_warps=NUM_WARPS,
+def pairs(items: Sequence[T]) -> list[Sequence[T]]:
+    """The items, as many as a launch takes together."""
+    return [items[i : i + 2] for i in range(0, len(items), 2)]
+
+
+def channel_blocks(channels: Sequence[int], tiles: RowTiles) -> int:
+    """Blocks of channels that sources have together; none spans two."""
+    return sum(-(-c // tiles.block_c) for c in channels)
+
+
+def flags(sources: Sequence[Source]) -> dict[str, bool]:
+    """What the kernels must know of one source or two when they are compiled."""
+    first, second = sources[0], sources[1] if len(sources) > 1 else Source(sources[0].x)
+    return {
+        "HAS_AFFINE0": first.mean is not None,
+        "RELU0": first.relu,
+        "HAS_ADDEND0": first.addend is not None,
+        "HAS_AFFINE1": second.mean is not None,
+        "RELU1": second.relu,
+        "HAS_ADDEND1": second.addend is not None,
+        "HAS_SOURCE1": len(sources) > 1,
+    }
+
+
+def _write(sources: Sequence[Source], out: Tensor, first: int) -> None:
+    """One source or two into out's columns, from its channel ``first`` on."""
+    rows, total = rows_of(out), out.shape[1]
+    channels = [s.x.shape[1] for s in sources]
+    tiles = row_tiles(rows, max(channels))
+    operands = [(support.channels_last(s.x), s.mean, s.scale, s.shift, _dense(s.addend)) for s in sources]
+    # a view of the memory from the first source's first channel on: the kernel counts columns from there
+    columns = torch.as_strided(out, (rows, sum(channels)), (total, 1), first)
+    kernels.activation_fwd_kernel[(-(-rows // tiles.block_r), channel_blocks(channels, tiles))](
+        *operands[0], *operands[-1], columns, rows, channels[0], channels[-1], total,
+        **flags(sources), BLOCK_R=tiles.block_r, BLOCK_C=tiles.block_c, num_warps=NUM_WARPS,
     )  # fmt: skip
 
 
 def bwd(da: Tensor, sources: Sequence[Source], needs: Sequence[bool]) -> list[SourceGrad]:
     """The gradients of every source; ``needs[i]`` says whether source i wants any."""
     da, first = support.channels_last(da), 0
-    grads = []
+    grads, wanted = [SourceGrad() for _ in sources], []
+    for i, (source, needed) in enumerate(zip(sources, needs, strict=True)):
+        if needed:
+            wanted.append((i, source._replace(x=support.channels_last(source.x)), first))
+        first += source.x.shape[1]
     with support.on_device_of(da):
-        for source, needed in zip(sources, needs, strict=True):
-            grads.append(_bwd_one(da, source, first) if needed else SourceGrad())
-            first += source.x.shape[1]
+        for two in pairs(wanted):
+            places, chosen, firsts = zip(*two, strict=True)
+            for i, grad in zip(places, _bwd_two(da, chosen, firsts), strict=True):
+                grads[i] = grad
     return grads
 
 
-def _bwd_one(da: Tensor, source: Source, first: int) -> SourceGrad:
-    x, channels, total = support.channels_last(source.x), source.x.shape[1], da.shape[1]
-    affine, rows = source.mean is not None, rows_of(source.x)
-    tiles = row_tiles(rows, channels)
-    dx = support.empty_channels_last(x.shape, x)
-    daddend = support.empty_channels_last(x.shape, x) if source.addend is not None else None
-    partial = support.float_empty(x, 2, channels, tiles.programs) if affine else None
-    if rows:
-        columns = torch.as_strided(da, (rows, channels), (total, 1), da.storage_offset() + first)
-        kernels.activation_bwd_kernel[(tiles.programs, tiles.channel_blocks)](
-            columns, x, source.mean, source.scale, source.shift, dx, daddend, partial,
-            rows, channels, total, tiles.rows_per_program,
-            HAS_AFFINE=affine, RELU=source.relu, HAS_ADDEND=daddend is not None,
-            BLOCK_R=tiles.block_r, BLOCK_C=tiles.block_c, num_warps=NUM_WARPS,
-        )  # fmt: skip
-    if partial is None or source.scale is None:
-        return SourceGrad(dx, addend=daddend)
-    return SourceGrad(dx, *finish_sums(partial, source.scale), daddend)
-
-
-def finish_sums(partial: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """dmean, dscale and dshift ``[C]`` from partial sums ``[2, C, P]``."""
-    _, channels, parts = partial.shape
-    dmean, dscale, dshift = (support.float_empty(partial, channels) for _ in range(3))
-    if channels:
-        kernels.finish_sums_kernel[(channels,)](
-            partial, scale, dmean, dscale, dshift, channels, parts, BLOCK=FINISH_BLOCK
+def _bwd_two(da: Tensor, sources: Sequence[Source], firsts: Sequence[int]) -> list[SourceGrad]:
+    """The gradients of one source or two, whose channels of da begin at ``firsts``."""
+    channels, rows = [s.x.shape[1] for s in sources], rows_of(da)
+    tiles = row_tiles(rows, max(channels))
+    grads = [
+        SourceGrad(
+            support.empty_channels_last(s.x.shape, s.x),
+            addend=None if s.addend is None else support.empty_channels_last(s.x.shape, s.x),
         )
-    return dmean, dscale, dshift
+        for s in sources
+    ]
+    any_affine = any(s.mean is not None for s in sources)
+    partial = support.float_empty(da, 2, sum(channels), tiles.programs) if any_affine else None
+    if rows and any(channels):
+        columns = [torch.as_strided(da, (da.numel() - f,), (1,), da.storage_offset() + f) for f in firsts]
+        operands = [(c, *s[:4], g.x, g.addend) for c, s, g in zip(columns, sources, grads, strict=True)]
+        kernels.activation_bwd_kernel[(tiles.programs, channel_blocks(channels, tiles))](
+            *operands[0], *operands[-1], partial, rows, channels[0], channels[-1], da.shape[1], tiles.rows_per_program,
+            **flags(sources), BLOCK_R=tiles.block_r, BLOCK_C=tiles.block_c, num_warps=NUM_WARPS,
+        )  # fmt: skip
+    return grads if partial is None else finish_sums(partial, sources, grads)
+
+
+def finish_sums(partial: Tensor, sources: Sequence[Source], grads: Sequence[SourceGrad]) -> list[SourceGrad]:
+    """The gradients of one source or two with those of their vectors, from partial sums ``[2, C_0 + C_1, P]``."""
+    _, all_channels, parts = partial.shape
+    grads = with_vectors(sources, grads)
+    if all_channels:
+        kernels.finish_sums_kernel[(all_channels,)](
+            partial, *vectors(sources, grads), sources[0].x.shape[1], all_channels, parts,
+            **sums_flags(sources), BLOCK=FINISH_BLOCK,
+        )  # fmt: skip
+    return grads
+
+
+def with_vectors(sources: Sequence[Source], grads: Sequence[SourceGrad]) -> list[SourceGrad]:
+    """The gradients with room for those of the sources' vectors."""
+    names = ("mean", "scale", "shift")
+    return [
+        g if s.mean is None else g._replace(**{name: torch.empty_like(s.mean) for name in names})
+        for s, g in zip(sources, grads, strict=True)
+    ]
+
+
+def vectors(sources: Sequence[Source], grads: Sequence[SourceGrad]) -> list[Tensor | None]:
+    """scale, dmean, dscale and dshift of two sources, for the kernels that finish sums."""
+    given = [v for s, g in zip(sources, grads, strict=True) for v in (s.scale, g.mean, g.scale, g.shift)]
+    return (given + [None] * 8)[:8]
+
+
+def sums_flags(sources: Sequence[Source]) -> dict[str, bool]:
+    """Which of two sources have sums to finish."""
+    return {f"HAS_SUMS{i}": len(sources) > i and sources[i].mean is not None for i in range(2)}
 
 
 def batch_stats(y: Tensor) -> tuple[Tensor, Tensor]:

@@ -33,17 +33,14 @@ def merge_chan(count_a, mean_a, m2_a, count_b, mean_b, m2_b):
 
 
 @triton.jit
-def activation_fwd_kernel(
-    x, mean, scale, shift, addend, out, rows, channels, out_channels,
+def write_source(
+    x, mean, scale, shift, addend, out, i_c, rows, channels, out_channels,
     HAS_AFFINE: tl.constexpr, RELU: tl.constexpr, HAS_ADDEND: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """a = relu(z) + addend for one source ``[R, C]``, into its columns of out ``[R, out_channels]``.
-
-    x, addend: maps of one dtype; mean, scale, shift ``[C]`` float32; out: starts at the source's first channel.
-    """
+    """The i_c-th block of a source's channels into its columns of out; see `activation_fwd_kernel`."""
     o_r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
-    o_c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    o_c = i_c * BLOCK_C + tl.arange(0, BLOCK_C)
     m_c = o_c < channels
     m_rc = (o_r < rows)[:, None] & m_c[None, :]
     o_rc = o_r[:, None] * channels + o_c[None, :]
@@ -60,18 +57,46 @@ def activation_fwd_kernel(
 
 
 @triton.jit
-def activation_bwd_kernel(
-    da, x, mean, scale, shift, dx, daddend, partial, rows, channels, da_channels, rows_per_program,
-    HAS_AFFINE: tl.constexpr, RELU: tl.constexpr, HAS_ADDEND: tl.constexpr,
+def activation_fwd_kernel(
+    x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, out,
+    rows, channels0, channels1, out_channels,
+    HAS_AFFINE0: tl.constexpr, RELU0: tl.constexpr, HAS_ADDEND0: tl.constexpr,
+    HAS_AFFINE1: tl.constexpr, RELU1: tl.constexpr, HAS_ADDEND1: tl.constexpr, HAS_SOURCE1: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """dz = da * 1[z > 0], dx = dz * scale, daddend = da, and this program's sums of dz and dz * (x - mean).
+    """a = relu(z) + addend for one source or two ``[R, C_i]``, side by side in out ``[R, out_channels]``.
 
-    gradient in: da ``[R, da_channels]``, starting at the source's first channel. saved: x ``[R, C]``, mean, scale,
-    shift ``[C]`` float32. gradient out: dx, daddend ``[R, C]``, partial ``[2, C, P]`` float32, all written whole.
+    x, addend: maps of one dtype; mean, scale, shift ``[C_i]`` float32; out: starts at the first source's channels.
     """
+    i_c = tl.program_id(1)
+    first_of_1 = tl.cdiv(channels0, BLOCK_C)
+    if HAS_SOURCE1:
+        if i_c < first_of_1:
+            write_source(
+                x0, mean0, scale0, shift0, addend0, out, i_c, rows, channels0, out_channels,
+                HAS_AFFINE0, RELU0, HAS_ADDEND0, BLOCK_R, BLOCK_C,
+            )  # fmt: skip
+        else:
+            write_source(
+                x1, mean1, scale1, shift1, addend1, out + channels0, i_c - first_of_1, rows, channels1, out_channels,
+                HAS_AFFINE1, RELU1, HAS_ADDEND1, BLOCK_R, BLOCK_C,
+            )  # fmt: skip
+    else:
+        write_source(
+            x0, mean0, scale0, shift0, addend0, out, i_c, rows, channels0, out_channels,
+            HAS_AFFINE0, RELU0, HAS_ADDEND0, BLOCK_R, BLOCK_C,
+        )  # fmt: skip
+
+
+@triton.jit
+def leave_source(
+    da, x, mean, scale, shift, dx, daddend, partial, i_c, rows, first, channels, all_channels, da_channels,
+    rows_per_program, HAS_AFFINE: tl.constexpr, RELU: tl.constexpr, HAS_ADDEND: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """The i_c-th block of a source's channels, whose sums lie from channel ``first`` of partial on."""
     i_p = tl.program_id(0)
-    o_c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    o_c = i_c * BLOCK_C + tl.arange(0, BLOCK_C)
     m_c = o_c < channels
     if HAS_AFFINE:
         b_mean = tl.load(mean + o_c, mask=m_c, other=0.0)[None, :]
@@ -101,8 +126,42 @@ def activation_bwd_kernel(
             tl.store(daddend + o_rc, b_da, mask=m_rc)
     if HAS_AFFINE:
         programs = tl.num_programs(0)
-        tl.store(partial + o_c * programs + i_p, sum_dz, mask=m_c)
-        tl.store(partial + (channels + o_c) * programs + i_p, sum_dz_x, mask=m_c)
+        tl.store(partial + (first + o_c) * programs + i_p, sum_dz, mask=m_c)
+        tl.store(partial + (all_channels + first + o_c) * programs + i_p, sum_dz_x, mask=m_c)
+
+
+@triton.jit
+def activation_bwd_kernel(
+    da0, x0, mean0, scale0, shift0, dx0, daddend0, da1, x1, mean1, scale1, shift1, dx1, daddend1, partial,
+    rows, channels0, channels1, da_channels, rows_per_program,
+    HAS_AFFINE0: tl.constexpr, RELU0: tl.constexpr, HAS_ADDEND0: tl.constexpr,
+    HAS_AFFINE1: tl.constexpr, RELU1: tl.constexpr, HAS_ADDEND1: tl.constexpr, HAS_SOURCE1: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """dz = da * 1[z > 0], dx = dz * scale, daddend = da, and this program's sums of dz and dz * (x - mean).
+
+    gradient in: da ``[R, da_channels]`` twice, from the channels of either source on. saved: of one source or two x
+    ``[R, C_i]``, mean, scale, shift ``[C_i]`` float32. gradient out: dx, daddend ``[R, C_i]``, partial ``[2, C_0 + C_1,
+    P]`` float32 of the sources with a mean, all written whole.
+    """
+    i_c = tl.program_id(1)
+    first_of_1 = tl.cdiv(channels0, BLOCK_C)
+    if HAS_SOURCE1:
+        if i_c < first_of_1:
+            leave_source(
+                da0, x0, mean0, scale0, shift0, dx0, daddend0, partial, i_c, rows, 0, channels0, channels0 + channels1,
+                da_channels, rows_per_program, HAS_AFFINE0, RELU0, HAS_ADDEND0, BLOCK_R, BLOCK_C,
+            )  # fmt: skip
+        else:
+            leave_source(
+                da1, x1, mean1, scale1, shift1, dx1, daddend1, partial, i_c - first_of_1, rows, channels0, channels1,
+                channels0 + channels1, da_channels, rows_per_program, HAS_AFFINE1, RELU1, HAS_ADDEND1, BLOCK_R, BLOCK_C,
+            )  # fmt: skip
+    else:
+        leave_source(
+            da0, x0, mean0, scale0, shift0, dx0, daddend0, partial, i_c, rows, 0, channels0, channels0, da_channels,
+            rows_per_program, HAS_AFFINE0, RELU0, HAS_ADDEND0, BLOCK_R, BLOCK_C,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -125,10 +184,28 @@ def finish_channel(partial, scale, dmean, dscale, dshift, i_p, i_c, channels, pa
 
 
 @triton.jit
-def finish_sums_kernel(partial, scale, dmean, dscale, dshift, channels, parts, BLOCK: tl.constexpr):
-    """dmean, dscale and dshift ``[C]`` float32 from partial ``[2, C, P]``; a program has one channel."""
-    i_c = tl.program_id(0)
-    finish_channel(partial, scale, dmean, dscale, dshift, i_c, i_c, channels, parts, BLOCK)
+def finish_sources(
+    partial, scale0, dmean0, dscale0, dshift0, scale1, dmean1, dscale1, dshift1, i_p, channels0, all_channels, parts,
+    HAS_SUMS0: tl.constexpr, HAS_SUMS1: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """`finish_channel` of the i_p-th channel of two sources, where its source has sums at all."""
+    if i_p < channels0:
+        if HAS_SUMS0:
+            finish_channel(partial, scale0, dmean0, dscale0, dshift0, i_p, i_p, all_channels, parts, BLOCK)
+    elif HAS_SUMS1:
+        finish_channel(partial, scale1, dmean1, dscale1, dshift1, i_p, i_p - channels0, all_channels, parts, BLOCK)
+
+
+@triton.jit
+def finish_sums_kernel(
+    partial, scale0, dmean0, dscale0, dshift0, scale1, dmean1, dscale1, dshift1, channels0, all_channels, parts,
+    HAS_SUMS0: tl.constexpr, HAS_SUMS1: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """dmean, dscale and dshift ``[C_i]`` float32 from partial ``[2, all_channels, P]``; a program has one channel."""
+    finish_sources(
+        partial, scale0, dmean0, dscale0, dshift0, scale1, dmean1, dscale1, dshift1, tl.program_id(0), channels0,
+        all_channels, parts, HAS_SUMS0, HAS_SUMS1, BLOCK,
+    )  # fmt: skip
 
 
 @triton.jit

@@ -17,7 +17,6 @@ from fastinpaint.ops.conv_block import triton_tune as tune
 from fastinpaint.ops.conv_block.triton_backward import bwd_two
 from fastinpaint.ops.conv_block.triton_host import (
     densely,
-    flags,
     gather_arguments,
     gather_parts,
     lanes,
@@ -97,7 +96,7 @@ def _launch(
             second.x, second.mean, second.scale, second.shift, second.addend,
             packed, bias, y, count, mean, m2,
             channels0=channels[0], channels1=channels[-1], out_channels=out_channels, w_tap=w_tap, w_k=w_k, w_n=w_n,
-            **flags(sources), HAS_BIAS=bias is not None, HAS_STATS=stats,
+            **activation.flags(sources), HAS_BIAS=bias is not None, HAS_STATS=stats,
             PACK0=pack0, PACK1=pack1, EVEN_K0=even0, EVEN_K1=even1,
             **gather_arguments(gather, it.samples, y.device, tile),
         )  # fmt: skip

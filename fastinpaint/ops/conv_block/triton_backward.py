@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from fastinpaint.ops import triton_support as support
-from fastinpaint.ops.activation.triton import rows_of
-from fastinpaint.ops.activation.triton_launch import FINISH_BLOCK, NUM_WARPS, row_tiles
+from fastinpaint.ops.activation import triton as activation
+from fastinpaint.ops.activation.triton_launch import FINISH_BLOCK, NUM_WARPS, RowTiles, row_tiles
 from fastinpaint.ops.conv_block import triton_launch as launch
 from fastinpaint.ops.conv_block import triton_tune as tune
 from fastinpaint.ops.conv_block.triton_host import (
     densely,
-    flags,
     gather_arguments,
     gather_parts,
     lanes,
@@ -66,8 +65,10 @@ def bwd_two(
     skipped = dense[0].x.shape[1] if not needs[0] else 0
     with support.on_device_of(dy):
         found, sums = _dgrad(grad, wanted, skipped, weight, it) if wanted else ([], None)
-        partial = _wgrad(grad, dense, weight, it) if needs_weight else None
-        bias_sums = _gradient_sums(grad) if needs_bias else None
+        if needs_weight:
+            partial, bias_sums = _wgrad(grad, dense, weight, it, needs_bias)
+        else:
+            partial, bias_sums = None, _gradient_sums(grad) if needs_bias else None
         found, dweight, dbias = _finish(wanted, found, sums, partial, bias_sums, weight, it.transposed)
     waiting = iter(found)
     return [next(waiting) if needed else SourceGrad() for needed in needs], dweight, dbias
@@ -115,7 +116,7 @@ def _dgrad(
             *first[:4], grads[0].x, grads[0].addend, *second[:4], grads[-1].x, grads[-1].addend, sums,
             inverse_count=grad.inverse_count, out_channels=out_channels, channels0=channels[0],
             channels1=channels[-1], w_tap=w_tap, w_k=w_out, w_n=w_in,
-            HAS_STATS=grad.y is not None, **flags(sources), PACK=pack, EVEN_K=even,
+            HAS_STATS=grad.y is not None, **activation.flags(sources), PACK=pack, EVEN_K=even,
             **gather_arguments(gather, it.samples, first.x.device, tile),
         )  # fmt: skip
         return sums
@@ -129,8 +130,10 @@ def _dgrad(
     return grads, run(tune.choose("dgrad", launch.GATHER_TILES, work, shape, result))
 
 
-def _wgrad(grad: Gradient, sources: Sequence[Source], weight: Tensor, it: Problem) -> Tensor:
-    """Every split's share of dweight: partial ``[S, taps, C, C_out]``."""
+def _wgrad(
+    grad: Gradient, sources: Sequence[Source], weight: Tensor, it: Problem, needs_bias: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Every split's share of dweight, partial ``[S, taps, C, C_out]``, and where asked for parts of dbias."""
     channels, out_channels = tuple(s.x.shape[1] for s in sources), grad.dy.shape[1]
     packs = [wgrad_packing(s, it) for s in sources]
     taps = weight[0, 0].numel()
@@ -145,29 +148,35 @@ def _wgrad(grad: Gradient, sources: Sequence[Source], weight: Tensor, it: Proble
         prologue=(prologue(sources), 0 if grad.y is None else launch.GRADIENT),
     )
     first, second = sources[0], sources[-1]
+    rows = bias_tiles(grad)
+    bias_programs = rows.programs * rows.channel_blocks if needs_bias else 0
 
-    def run(tile: launch.Tile) -> Tensor:
+    def run(tile: launch.Tile) -> tuple[Tensor, Tensor | None]:
         splits = launch.splits(tile, work)
         partial = support.float_empty(weight, splits, taps, sum(channels), out_channels)
+        bias_sums = support.float_empty(weight, out_channels, rows.programs) if needs_bias else None
         bt, bh, bw = launch.block_shape(tile.k, it.small)
         blocks = sum(
             -(-taps * pack // tile.m) if pack else taps * -(-c // tile.m)
             for pack, c in zip(packs, channels, strict=True)
         )
-        triton_wgrad.conv_wgrad_kernel[(splits * blocks * -(-out_channels // tile.n),)](
+        triton_wgrad.conv_wgrad_kernel[(splits * blocks * -(-out_channels // tile.n) + bias_programs,)](
             first.x, first.mean, first.scale, first.shift, first.addend,
             second.x, second.mean, second.scale, second.shift, second.addend,
-            *grad, partial, it.samples, it.small, it.large, it.padding, it.dilation, grad.inverse_count,
+            *grad, partial, bias_sums, it.samples, it.small, it.large, it.padding, it.dilation, grad.inverse_count,
             channels[0], channels[-1], out_channels, splits,
-            **flags(sources), HAS_STATS=grad.y is not None, TRANSPOSED=it.transposed, STRIDE=it.stride, TAPS=it.taps,
+            rows.programs, activation.rows_of(grad.dy), rows.rows_per_program,
+            **activation.flags(sources), HAS_STATS=grad.y is not None, HAS_BIAS=needs_bias,
+            TRANSPOSED=it.transposed, STRIDE=it.stride, TAPS=it.taps,
             BT=bt, BH=bh, BW=bw, BLOCK_M=tile.m, BLOCK_N=tile.n, PACK0=packs[0], PACK1=packs[-1],
+            BIAS_R=rows.block_r, BIAS_C=rows.block_c,
             PRECISION="ieee" if support.exact_float32() else "tf32",
             num_warps=tile.num_warps, num_stages=tile.num_stages,
         )  # fmt: skip
-        return partial
+        return partial, bias_sums
 
     def result(tile: launch.Tile) -> Tensor:
-        return run(tile).sum(0)
+        return run(tile)[0].sum(0)
 
     shape = (it, channels, out_channels, any(s.mean is not None for s in sources), weight.dtype)
     return run(tune.choose("wgrad", launch.WGRAD_TILES, work, shape, result))
@@ -178,13 +187,17 @@ def wgrad_packing(source: Source, it: Problem) -> int:
     return 0 if it.transposed else launch.packing(source.x.shape[1])
 
 
+def bias_tiles(grad: Gradient) -> RowTiles:
+    """How the sums of G are cut."""
+    return row_tiles(activation.rows_of(grad.dy), grad.dy.shape[1])
+
+
 def _gradient_sums(grad: Gradient) -> Tensor:
-    """Partial sums ``[C_out, P]`` of G, for dbias."""
-    rows, channels = rows_of(grad.dy), grad.dy.shape[1]
-    tiles = row_tiles(rows, channels)
+    """Partial sums ``[C_out, P]`` of G, for dbias, where there is no wgrad to leave them."""
+    tiles, channels = bias_tiles(grad), grad.dy.shape[1]
     partial = support.float_empty(grad.dy, channels, tiles.programs)
     triton_finish.gradient_sums_kernel[(tiles.programs, tiles.channel_blocks)](
-        *grad, partial, grad.inverse_count, rows, channels, tiles.rows_per_program,
+        *grad, partial, grad.inverse_count, activation.rows_of(grad.dy), channels, tiles.rows_per_program,
         HAS_STATS=grad.y is not None, BLOCK_R=tiles.block_r, BLOCK_C=tiles.block_c, num_warps=NUM_WARPS,
     )  # fmt: skip
     return partial
@@ -202,12 +215,7 @@ def _finish(
     """The sources' gradients with those of their vectors, dweight (contiguous) and dbias, in one launch."""
     dweight = dbias = None
     if sums is not None:
-        grads = [
-            g
-            if s.mean is None
-            else g._replace(**{name: torch.empty_like(s.mean) for name in ("mean", "scale", "shift")})
-            for s, g in zip(sources, grads, strict=True)
-        ]
+        grads = activation.with_vectors(sources, grads)
     if partial is not None:
         dweight = torch.empty_like(weight, memory_format=torch.contiguous_format)
     if bias_sums is not None:
@@ -215,19 +223,16 @@ def _finish(
     if sums is None and dweight is None and dbias is None:
         return grads, None, None
     channels = [s.x.shape[1] for s in sources] or [0]
-    vectors = [v for s, g in zip(sources, grads, strict=True) for v in (s.scale, g.mean, g.scale, g.shift)]
     splits, taps, in_channels, out_channels = partial.shape if partial is not None else (0, 0, 0, 0)
     inner, outer = (1, 1) if dweight is None else (dweight.stride(1), dweight.stride(0))
     items = taps * in_channels * out_channels
     sum_programs = 0 if sums is None else sum(channels)
     bias_programs, bias_parts = (0, 0) if bias_sums is None else bias_sums.shape
     triton_finish.conv_finish_kernel[(sum_programs + bias_programs + -(-items // launch.FINISH_ITEMS),)](
-        sums, *(vectors + [None] * 8)[:8], bias_sums, dbias, partial, dweight,
+        sums, *activation.vectors(sources, grads), bias_sums, dbias, partial, dweight,
         channels[0], sum(channels), 0 if sums is None else sums.shape[2], sum_programs, bias_parts, bias_programs,
         items, in_channels, out_channels, splits, *((outer, inner) if transposed else (inner, outer)),
-        HAS_SUMS0=bool(sources) and sources[0].mean is not None,
-        HAS_SUMS1=len(sources) > 1 and sources[1].mean is not None,
-        HAS_BIAS=dbias is not None, HAS_WEIGHT=dweight is not None,
+        **activation.sums_flags(sources), HAS_BIAS=dbias is not None, HAS_WEIGHT=dweight is not None,
         BLOCK_P=FINISH_BLOCK, BLOCK=launch.FINISH_ITEMS, BLOCK_S=launch.FINISH_SPLITS,
     )  # fmt: skip
     return grads, dweight, dbias

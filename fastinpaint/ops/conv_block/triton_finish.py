@@ -5,18 +5,17 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastinpaint.ops.activation.triton_kernels import finish_channel, sum_parts
+from fastinpaint.ops.activation.triton_kernels import finish_sources, sum_parts
 from fastinpaint.ops.conv_block.triton_gather import load_gradient
 
 
 @triton.jit
-def gradient_sums_kernel(
-    dy, y, y_mean, dmean, dvar, partial, inverse_count, rows, channels, rows_per_program,
+def leave_gradient_sum(
+    dy, y, y_mean, dmean, dvar, partial, i_p, i_c, parts, inverse_count, rows, channels, rows_per_program,
     HAS_STATS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """partial ``[C, P]`` float32: the sum of G over this program's rows of dy ``[R, C]``, for dbias."""
-    i_p = tl.program_id(0)
-    o_c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    """partial ``[C, parts]`` float32: the sum of G over the i_p-th share of the rows of dy ``[R, C]``, for dbias."""
+    o_c = i_c * BLOCK_C + tl.arange(0, BLOCK_C)
     m_c = o_c < channels
     total = tl.zeros((BLOCK_C,), dtype=tl.float32)
     for i in range(0, rows_per_program, BLOCK_R):
@@ -25,7 +24,19 @@ def gradient_sums_kernel(
         o_g = o_r[:, None] * channels + o_c[None, :]
         g = load_gradient(dy, y, y_mean, dmean, dvar, inverse_count, o_g, m_rc, o_c, m_c, HAS_STATS)
         total += tl.sum(g.to(tl.float32), 0)
-    tl.store(partial + o_c * tl.num_programs(0) + i_p, total, mask=m_c)
+    tl.store(partial + o_c * parts + i_p, total, mask=m_c)
+
+
+@triton.jit
+def gradient_sums_kernel(
+    dy, y, y_mean, dmean, dvar, partial, inverse_count, rows, channels, rows_per_program,
+    HAS_STATS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """`leave_gradient_sum` by itself, where nobody asks for dweight."""
+    leave_gradient_sum(
+        dy, y, y_mean, dmean, dvar, partial, tl.program_id(0), tl.program_id(1), tl.num_programs(0), inverse_count,
+        rows, channels, rows_per_program, HAS_STATS, BLOCK_R, BLOCK_C,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -51,7 +62,7 @@ def conv_finish_kernel(
     HAS_SUMS0: tl.constexpr, HAS_SUMS1: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_WEIGHT: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """What dgrad, wgrad and `gradient_sums_kernel` left in parts; a program has a channel or BLOCK items of dweight.
+    """What dgrad and wgrad left in parts; a program has a channel or BLOCK items of dweight.
 
     The first sum_programs programs, one a channel of both sources: dshift, dscale and dmean ``[C_i]`` float32 from
     sums ``[2, all_channels, parts]``. The next bias_programs: dbias ``[C_out]`` from bias_sums ``[C_out, bias_parts]``.
@@ -60,13 +71,10 @@ def conv_finish_kernel(
     """
     i_p = tl.program_id(0)
     if i_p < sum_programs:
-        if i_p < channels0:
-            if HAS_SUMS0:
-                finish_channel(sums, scale0, dmean0, dscale0, dshift0, i_p, i_p, all_channels, parts, BLOCK_P)
-        elif HAS_SUMS1:
-            finish_channel(
-                sums, scale1, dmean1, dscale1, dshift1, i_p, i_p - channels0, all_channels, parts, BLOCK_P
-            )  # fmt: skip
+        finish_sources(
+            sums, scale0, dmean0, dscale0, dshift0, scale1, dmean1, dscale1, dshift1, i_p, channels0, all_channels,
+            parts, HAS_SUMS0, HAS_SUMS1, BLOCK_P,
+        )  # fmt: skip
     elif i_p < sum_programs + bias_programs:
         if HAS_BIAS:
             i_c = i_p - sum_programs

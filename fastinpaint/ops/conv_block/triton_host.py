@@ -32,20 +32,6 @@ def weight_strides(weight: Tensor, transposed: bool) -> tuple[Tensor, int, int, 
     return (packed, inner, outer, 1) if transposed else (packed, inner, 1, outer)
 
 
-def flags(sources: Sequence[Source]) -> dict[str, bool]:
-    """What the kernels must know of one source or two when they are compiled."""
-    first, second = sources[0], sources[1] if len(sources) > 1 else Source(sources[0].x)
-    return {
-        "HAS_AFFINE0": first.mean is not None,
-        "RELU0": first.relu,
-        "HAS_ADDEND0": first.addend is not None,
-        "HAS_AFFINE1": second.mean is not None,
-        "RELU1": second.relu,
-        "HAS_ADDEND1": second.addend is not None,
-        "HAS_SOURCE1": len(sources) > 1,
-    }
-
-
 def prologue(sources: Sequence[Source]) -> int:
     """Instructions that make an item of the activation, by the launch model's count."""
     return max((s.mean is not None or s.relu) * launch.AFFINE + (s.addend is not None) * launch.ADDEND for s in sources)

@@ -23,7 +23,7 @@ class Tile(NamedTuple):
     num_stages: int
 
 
-# Rows are places for fwd and dgrad. What spills is in docs/triton_compiled.md: on sm_100 16 bytes in two layers.
+# Rows are places for fwd and dgrad. None spills in the paper's layers on any target: docs/triton_compiled.md.
 GATHER_TILES = (
     # 256 channels at once: the sources are read and made to activations once, and each item of them serves 256 products
     Tile(128, 256, 32, 8, 3),  # the largest that keeps everything in registers; a step of 64, or a fourth stage, spills
@@ -42,14 +42,18 @@ MEASURED_ONLY = {
     "dgrad": (Tile(128, 128, 64, 8, 3),),
 }
 # Rows are channels of the sources (times taps where packed), steps are places. Both operands are made in registers, so
-# that steps of 32 are the longest that spill nowhere beside large accumulators.
+# that steps of 32 are the longest that spill nowhere beside large accumulators, and of 16 beside the largest.
 WGRAD_TILES = (
+    Tile(256, 128, 16, 8, 3),  # a third less to read than 128 x 128: G is two maps, and comes once for 256 rows
     Tile(128, 128, 32, 8, 4),
+    Tile(256, 64, 16, 8, 3),
     Tile(64, 128, 32, 4, 3),
     Tile(128, 64, 32, 4, 3),
     Tile(64, 64, 32, 4, 4),
-    Tile(64, 32, 32, 4, 4),
+    Tile(64, 32, 32, 4, 3),  # a fourth stage spills on sm_100
     Tile(128, 16, 64, 4, 3),  # packed taps of a thin source, or a thin output
+    Tile(64, 16, 64, 4, 3),  # thin outputs of wider sources
+    Tile(32, 16, 64, 4, 3),
     Tile(32, 64, 64, 4, 4),
     Tile(32, 32, 64, 4, 4),
     Tile(16, 16, 64, 4, 4),
@@ -62,6 +66,7 @@ MMA_FLOP_PER_CYCLE = {2: 4096, 4: 2048}  # per multiprocessor, dense: bf16/fp16,
 L2_BYTES_PER_CYCLE = 24  # per multiprocessor: 5.5 TB/s over 132, an assumption
 LANES = 128  # instructions a cycle and multiprocessor outside the tensor cores
 REGISTERS = 65536
+MIN_K = 16  # the shortest step that a product takes
 SHARED_AND_L1 = 256 * 1024
 # Instructions of a prologue, for each item: to float32 and back, what it computes, and the mask.
 AFFINE, ADDEND, GRADIENT = 6, 2, 8
@@ -119,6 +124,8 @@ def candidates(tiles: tuple[Tile, ...], work: Work) -> list[Tile]:
     for tile in tiles:
         if work.itemsize == 4:
             tile = tile._replace(k=tile.k // 2)
+        if tile.k < MIN_K:
+            continue
         if tile.n > max(16, power_of_2(work.columns)) or (
             work.splits_depth and tile.m > max(16, power_of_2(work.rows))
         ):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastinpaint.ops.conv_block.triton_gather import load_gradient, load_source, places
+from fastinpaint.ops.conv_block.triton_finish import leave_gradient_sum
+from fastinpaint.ops.conv_block.triton_gather import SPLIT_FROM, load_gradient, load_source, places, quarters
 
 
 @triton.jit
@@ -97,13 +98,21 @@ def sum_of_source(
         g = load_gradient(dy, y, y_mean, dmean, dvar, inverse_count, o_g, m_g, o_n, m_n, HAS_STATS)
         acc = tl.dot(tl.trans(a), g, acc, input_precision=PRECISION)
     row = (i_s * all_taps + tap) * all_channels + first + o_c
-    tl.store(partial + row[:, None] * out_channels + o_n[None, :], acc, mask=m_c[:, None] & m_n[None, :])
+    if BLOCK_N >= SPLIT_FROM:
+        columns = quarters(acc)
+        for j in tl.static_range(4):
+            o_q = i_n * BLOCK_N + j * (BLOCK_N // 4) + tl.arange(0, BLOCK_N // 4)
+            o_p = row[:, None] * out_channels + o_q[None, :]
+            tl.store(partial + o_p, columns[j], mask=m_c[:, None] & (o_q < out_channels)[None, :])
+    else:
+        tl.store(partial + row[:, None] * out_channels + o_n[None, :], acc, mask=m_c[:, None] & m_n[None, :])
 
 
 @triton.jit
-def conv_wgrad_kernel(
-    x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, dy, y, y_mean, dmean, dvar, partial,
+def sum_of_product(
+    x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, dy, y, y_mean, dmean, dvar, partial, i_p,
     samples, small, large, padding, dilation, inverse_count, channels0, channels1, out_channels, splits,
+    first_of_1, m_blocks, n_blocks,
     HAS_AFFINE0: tl.constexpr, RELU0: tl.constexpr, HAS_ADDEND0: tl.constexpr,
     HAS_AFFINE1: tl.constexpr, RELU1: tl.constexpr, HAS_ADDEND1: tl.constexpr,
     HAS_SOURCE1: tl.constexpr, HAS_STATS: tl.constexpr,
@@ -111,23 +120,7 @@ def conv_wgrad_kernel(
     BT: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     PACK0: tl.constexpr, PACK1: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A share of dweight[tap, c, o] = sum_q a[at(q), c] G[at(q), o] for BLOCK_M rows (tap, c) and BLOCK_N channels o.
-
-    q runs over the small map ``T, H, W``; the large one is read at ``stride * q + dilation * tap - padding``. Of a
-    convolution a is large and G small, of a transposed one the other way round. Without PACK the rows are channels of
-    one tap, and q only takes places where that tap lies inside: dead ones cost nothing. With PACK (convolutions only)
-    rows run over taps and, inside a tap, over PACK >= C channels.
-
-    saved: one source or two (x, addend ``[N, T, H, W, C_i]``; mean, scale, shift ``[C_i]``), y, y_mean. gradient in:
-    dy, dmean, dvar. out: partial ``[splits, taps, C_0 + C_1, C_out]`` float32; a split takes its share of the steps
-    and leaves its own sum.
-    """
-    n_blocks = tl.cdiv(out_channels, BLOCK_N)
-    m_blocks = row_blocks(channels0, TAPS, BLOCK_M, PACK0)
-    first_of_1 = m_blocks
-    if HAS_SOURCE1:
-        m_blocks += row_blocks(channels1, TAPS, BLOCK_M, PACK1)
-    i_p = tl.program_id(0)
+    """The i_p-th program of `conv_wgrad_kernel`'s product: a split's share of a block of dweight, of either source."""
     i_n, i_m, i_s = i_p % n_blocks, i_p // n_blocks % m_blocks, i_p // (n_blocks * m_blocks)
     if HAS_SOURCE1:
         if i_m < first_of_1:
@@ -153,4 +146,60 @@ def conv_wgrad_kernel(
             0, channels0, channels0, out_channels, splits,
             HAS_AFFINE0, RELU0, HAS_ADDEND0, HAS_STATS, TRANSPOSED, STRIDE, TAPS,
             BT, BH, BW, BLOCK_M, BLOCK_N, PACK0, PRECISION,
+        )  # fmt: skip
+
+
+@triton.jit
+def conv_wgrad_kernel(
+    x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, dy, y, y_mean, dmean, dvar,
+    partial, bias_partial, samples, small, large, padding, dilation, inverse_count, channels0, channels1, out_channels,
+    splits, bias_parts, rows, rows_per_program,
+    HAS_AFFINE0: tl.constexpr, RELU0: tl.constexpr, HAS_ADDEND0: tl.constexpr,
+    HAS_AFFINE1: tl.constexpr, RELU1: tl.constexpr, HAS_ADDEND1: tl.constexpr,
+    HAS_SOURCE1: tl.constexpr, HAS_STATS: tl.constexpr, HAS_BIAS: tl.constexpr,
+    TRANSPOSED: tl.constexpr, STRIDE: tl.constexpr, TAPS: tl.constexpr,
+    BT: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    PACK0: tl.constexpr, PACK1: tl.constexpr, BIAS_R: tl.constexpr, BIAS_C: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """A share of dweight[tap, c, o] = sum_q a[at(q), c] G[at(q), o] for BLOCK_M rows (tap, c) and BLOCK_N channels o.
+
+    q runs over the small map ``T, H, W``; the large one is read at ``stride * q + dilation * tap - padding``. Of a
+    convolution a is large and G small, of a transposed one the other way round. Without PACK the rows are channels of
+    one tap, and q only takes places where that tap lies inside: dead ones cost nothing. With PACK (convolutions only)
+    rows run over taps and, inside a tap, over PACK >= C channels.
+
+    saved: one source or two (x, addend ``[N, T, H, W, C_i]``; mean, scale, shift ``[C_i]``), y, y_mean. gradient in:
+    dy, dmean, dvar. out: partial ``[splits, taps, C_0 + C_1, C_out]`` float32; a split takes its share of the steps
+    and leaves its own sum. With HAS_BIAS the last programs, cdiv(C_out, BIAS_C) * bias_parts, take no product: they
+    leave the sums of G, rows ``[rows, C_out]``, in bias_partial ``[C_out, bias_parts]`` float32.
+    """
+    n_blocks = tl.cdiv(out_channels, BLOCK_N)
+    m_blocks = row_blocks(channels0, TAPS, BLOCK_M, PACK0)
+    first_of_1 = m_blocks
+    if HAS_SOURCE1:
+        m_blocks += row_blocks(channels1, TAPS, BLOCK_M, PACK1)
+    i_p = tl.program_id(0)
+    of_product = n_blocks * m_blocks * splits
+    if HAS_BIAS:
+        if i_p < of_product:
+            sum_of_product(
+                x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, dy, y, y_mean, dmean, dvar,
+                partial, i_p, samples, small, large, padding, dilation, inverse_count,
+                channels0, channels1, out_channels, splits, first_of_1, m_blocks, n_blocks,
+                HAS_AFFINE0, RELU0, HAS_ADDEND0, HAS_AFFINE1, RELU1, HAS_ADDEND1, HAS_SOURCE1, HAS_STATS,
+                TRANSPOSED, STRIDE, TAPS, BT, BH, BW, BLOCK_M, BLOCK_N, PACK0, PACK1, PRECISION,
+            )  # fmt: skip
+        else:
+            o = i_p - of_product
+            leave_gradient_sum(
+                dy, y, y_mean, dmean, dvar, bias_partial, o % bias_parts, o // bias_parts, bias_parts, inverse_count,
+                rows, out_channels, rows_per_program, HAS_STATS, BIAS_R, BIAS_C,
+            )  # fmt: skip
+    else:
+        sum_of_product(
+            x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, dy, y, y_mean, dmean, dvar,
+            partial, i_p, samples, small, large, padding, dilation, inverse_count,
+            channels0, channels1, out_channels, splits, first_of_1, m_blocks, n_blocks,
+            HAS_AFFINE0, RELU0, HAS_ADDEND0, HAS_AFFINE1, RELU1, HAS_ADDEND1, HAS_SOURCE1, HAS_STATS,
+            TRANSPOSED, STRIDE, TAPS, BT, BH, BW, BLOCK_M, BLOCK_N, PACK0, PACK1, PRECISION,
         )  # fmt: skip

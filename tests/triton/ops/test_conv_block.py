@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fastinpaint.ops.activation import triton_launch as activation_launch
 from fastinpaint.ops.conv_block import reference
 from fastinpaint.ops.conv_block import triton as ours
 from fastinpaint.ops.conv_block import triton_launch as launch
@@ -49,6 +50,20 @@ def test_every_pass(name, dtype):
     run(CASES[name], dtype)
 
 
+def test_a_bias_needs_no_gradient_of_the_weight(monkeypatch):
+    """Its sums are left by programs of wgrad's launch, or without one by a launch of their own: the same bits."""
+    monkeypatch.setattr(activation_launch, "BLOCK_ITEMS", 32)
+    given = inputs(CASES["2d-thin-last-layer"], torch.float32)
+    dy = torch.randn(ours.fwd(*given)[0].shape, generator=torch.Generator().manual_seed(9)).to(DEVICE)
+    nothing, operands = (None,) * 4, (given.sources, given.weight, given.geometry, [False])
+    _, dweight, with_weight = ours.bwd(dy, *nothing, *operands, True, True)
+    _, nobody, alone = ours.bwd(dy, *nothing, *operands, False, True)
+    assert dweight is not None
+    assert nobody is None
+    assert torch.equal(with_weight, alone)
+    assert torch.allclose(alone, dy.sum((0, 2, 3)), atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", ["2d-concat", "2d-wide-output-in-two-blocks", "3d-dilated-dead-taps"])
 def test_the_largest_tiles(name, dtype, monkeypatch):
@@ -56,11 +71,11 @@ def test_the_largest_tiles(name, dtype, monkeypatch):
     used = []
 
     def largest(tiles, work):
-        used.append(tiles[0]._replace(k=tiles[0].k * 2 // work.itemsize))
+        used.append(tiles[0]._replace(k=max(launch.MIN_K, tiles[0].k * 2 // work.itemsize)))
         return used[-1]
 
     monkeypatch.setattr(tune, "_chosen", {})
     monkeypatch.setenv("FASTINPAINT_TUNE", "0")
     monkeypatch.setattr(launch, "best", largest)
     run(CASES[name], dtype)
-    assert {(t.m, t.n, t.num_warps) for t in used} == {(128, 256, 8), (128, 128, 8)}
+    assert {(t.m, t.n, t.num_warps) for t in used} == {(128, 256, 8), (256, 128, 8)}
