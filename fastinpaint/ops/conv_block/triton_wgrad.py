@@ -6,7 +6,11 @@ import triton
 import triton.language as tl
 
 from fastinpaint.ops.conv_block.triton_finish import leave_gradient_sum
-from fastinpaint.ops.conv_block.triton_gather import SPLIT_FROM, load_gradient, load_source, places, quarters
+from fastinpaint.ops.conv_block.triton_gather import load_gradient, load_source, places, quarters
+
+# Sums of a program from which the accumulator leaves in quarters: of the largest, its addresses would spill. Of one of
+# 128 x 128 it is the quarters that do, on sm_100.
+QUARTERED = tl.constexpr(256 * 128)
 
 
 @triton.jit
@@ -98,7 +102,7 @@ def sum_of_source(
         g = load_gradient(dy, y, y_mean, dmean, dvar, inverse_count, o_g, m_g, o_n, m_n, HAS_STATS)
         acc = tl.dot(tl.trans(a), g, acc, input_precision=PRECISION)
     row = (i_s * all_taps + tap) * all_channels + first + o_c
-    if BLOCK_N >= SPLIT_FROM:
+    if BLOCK_M * BLOCK_N >= QUARTERED:
         columns = quarters(acc)
         for j in tl.static_range(4):
             o_q = i_n * BLOCK_N + j * (BLOCK_N // 4) + tl.arange(0, BLOCK_N // 4)

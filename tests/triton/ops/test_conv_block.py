@@ -65,17 +65,19 @@ def test_a_bias_needs_no_gradient_of_the_weight(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("wgrad", [launch.WGRAD_TILES[0], launch.MEASURED_ONLY["wgrad"][0]], ids=["model", "measured"])
 @pytest.mark.parametrize("name", ["2d-concat", "2d-wide-output-in-two-blocks", "3d-dilated-dead-taps"])
-def test_the_largest_tiles(name, dtype, monkeypatch):
+def test_the_largest_tiles(name, wgrad, dtype, monkeypatch):
     """Those of 8 warps, whose epilogues go by quarters: flattened loops over taps were reported to miscompile there."""
     used = []
 
     def largest(tiles, work):
-        used.append(tiles[0]._replace(k=max(launch.MIN_K, tiles[0].k * 2 // work.itemsize)))
+        tile = wgrad if work.splits_depth else tiles[0]
+        used.append(tile._replace(k=max(launch.MIN_K, tile.k * 2 // work.itemsize)))
         return used[-1]
 
     monkeypatch.setattr(tune, "_chosen", {})
     monkeypatch.setenv("FASTINPAINT_TUNE", "0")
     monkeypatch.setattr(launch, "best", largest)
     run(CASES[name], dtype)
-    assert {(t.m, t.n, t.num_warps) for t in used} == {(128, 256, 8), (256, 128, 8)}
+    assert {(t.m, t.n, t.num_warps) for t in used} == {(128, 256, 8), (*wgrad[:2], 8)}
