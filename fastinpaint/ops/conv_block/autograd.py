@@ -7,30 +7,16 @@ block keeps as its source, so each map is held once. No activation and no concat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastinpaint.ops import saved
 from fastinpaint.ops.conv_block import operators, reference
+from fastinpaint.ops.conv_block.operators import Call
 from fastinpaint.ops.saved import Operand, Recipe
 from fastinpaint.ops.types import Geometry, Source, flatten, unflatten
-
-
-class Call(NamedTuple):
-    """All of a call that is no tensor.
-
-    Attributes:
-        relus: ``relus[i]`` says whether source i is clamped.
-        stats: whether batch statistics are wanted.
-        backend: a name or "auto".
-    """
-
-    relus: tuple[bool, ...]
-    geometry: Geometry
-    stats: bool
-    backend: str
 
 
 class ConvBlock(torch.autograd.Function):

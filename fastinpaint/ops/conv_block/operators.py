@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,9 +24,6 @@ from fastinpaint.ops.dispatch import (
     unseen,
 )
 from fastinpaint.ops.types import Geometry, Source, SourceGrad, unflatten
-
-if TYPE_CHECKING:
-    from fastinpaint.ops.conv_block.autograd import Call
 
 OP = "conv_block"
 GEOMETRY = "int[] stride, int[] padding, int[] dilation, int[] output_padding, bool transposed, int groups"
@@ -124,6 +121,21 @@ def _batch_stats(fake: bool, x: Tensor, backend: str) -> tuple[Tensor, Tensor]:
 for _name, _function in (("conv_block_fwd", _fwd), ("conv_block_bwd", _bwd), ("batch_stats", _batch_stats)):
     _library.impl(_name, partial(_function, False), "CompositeExplicitAutograd")
     register_fake(f"fastinpaint::{_name}", partial(_function, True), lib=_library)
+
+
+class Call(NamedTuple):
+    """All of a call that is no tensor.
+
+    Attributes:
+        relus: ``relus[i]`` says whether source i is clamped.
+        stats: whether batch statistics are wanted.
+        backend: a name or "auto".
+    """
+
+    relus: tuple[bool, ...]
+    geometry: Geometry
+    stats: bool
+    backend: str
 
 
 def fwd(call: Call, flat: Flat, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
