@@ -53,7 +53,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     monkeypatch.setattr(native_cuda, "call", lambda *arguments: count("cuda"))
     monkeypatch.setattr(native_cuda, "library", lambda: sizes)
     monkeypatch.setattr(native_cuda, "why_not", lambda *tensors: None)
-    monkeypatch.setattr(triton_support, "why_not", lambda op, tensors: None)
+    monkeypatch.setattr(triton_support, "why_not_on", lambda op, tensor: None)
     monkeypatch.setattr(library, "why_not", lambda *arguments: None)
     monkeypatch.setenv("FASTINPAINT_TUNE", "0")
     return counts
