@@ -52,7 +52,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     monkeypatch.setattr(jit.JITFunction, "run", lambda self, *args, **options: count("triton"))
     monkeypatch.setattr(native_cuda, "call", lambda *arguments: count("cuda"))
     monkeypatch.setattr(native_cuda, "library", lambda: sizes)
-    monkeypatch.setattr(native_cuda, "why_not", lambda *tensors: None)
+    monkeypatch.setattr(native_cuda, "why_not_on", lambda *tensors: None)
     monkeypatch.setattr(triton_support, "why_not_on", lambda op, tensor: None)
     monkeypatch.setattr(library, "why_not", lambda *arguments: None)
     monkeypatch.setenv("FASTINPAINT_TUNE", "0")
