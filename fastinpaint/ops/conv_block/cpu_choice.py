@@ -24,10 +24,9 @@ SAVED = 9 / 4  # direct multiplications for one of Winograd's
 # Speed of the own kernels as a share of oneDNN's, multiplication for multiplication. With taps in time each tile block
 # streams three times the weights.
 SHARE, SHARE_IN_TIME = 0.78, 0.62
-# Packed weights beyond this do not stay in the third cache while tile blocks stream them.
-CACHED_WEIGHT = 8 << 20
-# Up to this many output channels transforming a video's tiles costs as much as multiplying them.
-THIN = 32
+# Packed weights of one tap in time beyond this do not stay in the caches while tile blocks stream them; with several
+# taps in time each block streams all of them for every frame.
+CACHED_WEIGHT, CACHED_WEIGHT_IN_TIME = 16 << 20, 1 << 20
 
 
 _answers: dict[tuple, ModuleType | None] = {}  # of `own`: asked three times a layer and step, which thin nets notice
@@ -67,9 +66,7 @@ def winograd_is_faster(which: str, sources: Sequence[Source], weight: Tensor, ge
     if kind == winograd.SAME:
         return _same(which, sources[0].x, weight, geometry)
     if kind == winograd.UP:
-        if which == "dgrad":
-            return not in_time and packed_bytes(weight) <= CACHED_WEIGHT
-        return which == "fwd" or not in_time or weight.shape[1] > THIN
+        return which != "dgrad" or packed_bytes(weight) <= (CACHED_WEIGHT_IN_TIME if in_time else CACHED_WEIGHT)
     # A strided 3x3 kernel falls into phases of 1, 2, 2 and 4 taps, all padded to 2x2: the transforms eat the gain. But
     # oneDNN's weight gradient is slow in channels-last, and copies to another layout cost as much as they gain.
     return which == "wgrad" and not in_time
