@@ -3,7 +3,8 @@
 The system hands out a large map's pages one fault at a time, zeroed, and takes them back when the map dies: at paper
 size that is a million faults a training step. So the buffer of a dead map is kept for the next map of its size.
 Buffers are kept while they and those in use come to less than `SHARE` of what has been in use at one time: late in
-backward, when most maps are dead, the gradients that oneDNN and torch allocate themselves need the room.
+backward, when most maps are dead, the gradients that oneDNN and torch allocate themselves need the room. Up to
+`LITTLE` all are kept: of a layer alone, which has two maps, one would be of fresh pages each time.
 
 Buffers are mapped on their own. In malloc's heap, which takes all below 32 MiB, they and oneDNN's outputs would leave
 gaps between them that no map fits into and that the system does not get back.
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 SHARE = 0.85
+LITTLE = 128 << 20  # bytes
 LEAST_BYTES = 1 << 20  # malloc itself keeps the pages of smaller maps
 
 
@@ -47,7 +49,7 @@ class MapMemory:
                 self._kept.move_to_end(size)
                 self.kept -= size
             else:
-                self._drop(self.in_use + self.kept + size - int(SHARE * self.most_in_use))
+                self._drop(self.in_use + self.kept + size - self._room())
                 buffer = _map(size)
             self.in_use += size
             self.most_in_use = max(self.most_in_use, self.in_use)
@@ -62,6 +64,10 @@ class MapMemory:
             self._drop(self.kept)
             self.most_in_use = self.in_use
 
+    def _room(self) -> int:
+        """Bytes that the buffers in use and those kept may come to before kept ones are dropped."""
+        return max(int(SHARE * self.most_in_use), min(LITTLE, self.most_in_use))
+
     def _take_back(self) -> None:
         while self._returned:
             buffer = self._returned.popleft()
@@ -69,7 +75,7 @@ class MapMemory:
             self._kept.setdefault(size, []).append(buffer)
             self.in_use -= size
             self.kept += size
-        self._drop(self.in_use + self.kept - int(SHARE * self.most_in_use))
+        self._drop(self.in_use + self.kept - self._room())
 
     def _drop(self, excess: int) -> None:
         while excess > 0 and self._kept:

@@ -18,8 +18,21 @@ SIZE = LEAST_BYTES
 
 
 @pytest.fixture
-def memory() -> MapMemory:
+def memory(monkeypatch: pytest.MonkeyPatch) -> MapMemory:
+    """One for which no amount is little."""
+    monkeypatch.setattr(map_memory, "LITTLE", 0)
     return MapMemory()
+
+
+@pytest.mark.parametrize("little", [4 * SIZE, 3 * SIZE])
+def test_a_little_is_kept_whole(little: int, memory: MapMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a layer alone needs it, which has two maps: else one of them would be of fresh pages each time."""
+    monkeypatch.setattr(map_memory, "LITTLE", little)
+    for _ in range(2):
+        maps = [memory.lend(SIZE) for _ in range(4)]
+        del maps
+    memory.lend(SIZE)
+    assert memory.in_use + memory.kept == little
 
 
 def test_a_dead_storage_is_lent_again_and_a_living_one_is_not(memory: MapMemory) -> None:
