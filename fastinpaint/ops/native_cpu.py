@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastinpaint import _native
 from fastinpaint.ops import map_memory
-from fastinpaint.ops.types import Source
+from fastinpaint.ops.types import Source, address
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 
@@ -119,14 +119,9 @@ def array(kind: type, length: int) -> Any:
     return kind * length  # type: ignore[operator]
 
 
-def address(tensor: Tensor | None) -> int | None:
-    """The tensor's address, None (null) for None."""
-    return None if tensor is None else tensor.data_ptr()
-
-
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     """The address as an argument."""
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+    return ctypes.c_void_p(address(tensor))
 
 
 def size(value: int) -> ctypes.c_int64:

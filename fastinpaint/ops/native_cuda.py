@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastinpaint import _native
 from fastinpaint.errors import UserError
-from fastinpaint.ops.types import Source
+from fastinpaint.ops.types import Source, address
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 TF32 = 3  # float32 maps, products in tf32: convolutions only
@@ -195,11 +195,6 @@ def c_source(source: Source, scale_factor: float = 1.0, shift_factor: float = 1.
     return CSource(
         *(address(t) for t in (x, addend, mean, scale, shift)), scale_factor, shift_factor, x.shape[1], int(relu)
     )
-
-
-def address(tensor: Tensor | None) -> int | None:
-    """The tensor's address, None (null) for None."""
-    return None if tensor is None else tensor.data_ptr()
 
 
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:

@@ -66,3 +66,8 @@ def unflatten(flat: Sequence[Tensor | None], relus: Sequence[bool]) -> list[Sour
         assert x is not None
         sources.append(Source(x, mean, scale, shift, relu, addend))
     return sources
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """The tensor's address, None (null) for None."""
+    return None if tensor is None else tensor.data_ptr()
