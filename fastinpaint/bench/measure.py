@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from fastinpaint.bench.machine import synchronise
 from fastinpaint.ops import map_memory
 
 REPEATS_WITHIN = 0.05  # medians that are farther apart than this make a row noisy
+FLUSHED = 1 << 28  # bytes, more than any GPU's L2 holds
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Timing:
 def time_in_turn(
     contenders: dict[str, Callable[[], Any]], device: torch.device, seconds: float, least: int = 4, warmup: int = 1
 ) -> dict[str, Timing]:
-    """Time several callables in turn, A B C A B C, so that a drift of the machine meets all of them alike.
+    """Time several callables in turn, each turn in another order: what drifts or lingers meets all of them alike.
 
     Args:
         contenders: what to time, by name.
@@ -63,17 +64,45 @@ def time_in_turn(
     for work in contenders.values():
         for _ in range(warmup):
             work()
-    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    names, turn = list(contenders), 0
+    taken: dict[str, list[float]] = {name: [] for name in names}
     while any(len(t) < least or (sum(t) < seconds and len(t) < 1000) for t in taken.values()):
-        for name, work in contenders.items():
+        turn += 1
+        for name in (names[i] for i in order(len(names), turn - 1)):
             if len(taken[name]) >= least and sum(taken[name]) >= seconds:
                 continue
             synchronise(device)
             start = time.perf_counter()
-            work()
+            contenders[name]()
             synchronise(device)
             taken[name].append(time.perf_counter() - start)
     return {name: Timing.of(t) for name, t in taken.items()}
+
+
+def order(count: int, turn: int) -> list[int]:
+    """Who comes when in a turn: every rotation, forwards and backwards.
+
+    A call finds in the caches and in the allocator what the one before it left, so none may always follow the same one.
+    """
+    places = [(i + turn // 2) % count for i in range(count)]
+    return places[::-1] if turn % 2 else places
+
+
+def paired(
+    calls: Sequence[Callable[[], Any]], least: int, seconds: float, clock: Callable[[], float] = time.perf_counter
+) -> list[list[float]]:
+    """The seconds of each call, one a turn, so that those of a turn can be compared with each other.
+
+    There are `least` turns, and more until `seconds` have passed in all. Nothing is warmed up or synchronised.
+    """
+    taken: list[list[float]] = [[] for _ in calls]
+    until = time.perf_counter() + seconds
+    while len(taken[0]) < least or time.perf_counter() < until:
+        for i in order(len(calls), len(taken[0])):
+            start = clock()
+            calls[i]()
+            taken[i].append(clock() - start)
+    return taken
 
 
 def device_times(work: Callable[[], Any], device: torch.device, runs: int) -> list[float]:
@@ -81,7 +110,7 @@ def device_times(work: Callable[[], Any], device: torch.device, runs: int) -> li
 
     A buffer larger than any L2 is written before each call, which also gives the host time to queue the call's kernels.
     """
-    flush = torch.empty(1 << 28, dtype=torch.int8, device=device)
+    flush = torch.empty(FLUSHED, dtype=torch.int8, device=device)
     events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(runs)]
     for start, end in events:
         flush.zero_()

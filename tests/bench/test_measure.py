@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from fastinpaint.bench import rows
 from fastinpaint.bench.budget import Search
 from fastinpaint.bench.contenders import Workload, build, disagreement
 from fastinpaint.bench.layers import layer_cases
-from fastinpaint.bench.measure import Timing, allocated_bytes, kept_bytes, time_in_turn
+from fastinpaint.bench.measure import Timing, allocated_bytes, kept_bytes, order, paired, time_in_turn
 from fastinpaint.errors import UserError
 from fastinpaint.ops import map_memory
 
@@ -27,8 +28,18 @@ def test_contenders_take_turns():
     calls: list[str] = []
     contenders = {name: lambda name=name: calls.append(name) for name in "ab"}
     timings = time_in_turn(contenders, torch.device("cpu"), seconds=0.0, least=2)
-    assert "".join(calls) == "ab" + "abab"  # one warm-up each
+    assert "".join(calls) == "ab" + "abba"  # one warm-up each
     assert timings["a"].runs == 2
+
+
+def test_no_contender_always_follows_the_same_one():
+    assert sorted(order(3, turn) for turn in range(6)) == [list(p) for p in itertools.permutations(range(3))]
+
+
+def test_times_of_a_turn_are_kept_together():
+    clock = itertools.count()
+    first, second = paired([lambda: None, lambda: None], least=4, seconds=0.0, clock=lambda: float(next(clock)))
+    assert first == second == [1.0] * 4
 
 
 def test_kept_bytes_count_each_storage_once_and_no_parameter():

@@ -1,0 +1,49 @@
+"""What the two tables of layers share: how contenders are compared, and memory that stays mapped."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from statistics import median
+
+import torch
+
+from fastinpaint.bench.measure import Timing
+from fastinpaint.ops import map_memory
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+IN_USE = 2 << 30  # bytes at one time in a step
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
+
+
+def against_best(taken: Sequence[Sequence[float]]) -> str:
+    """How many times as fast as the faster of the others the last one is, and ± the spread in percent.
+
+    Both are of the ratios of single turns: their median, and half of what lies between their 20th and 80th percentile.
+    """
+    *others, ours = taken
+    best = min(others, key=median)
+    ratio = Timing.of(theirs / own for theirs, own in zip(best, ours, strict=True))
+    return f"{ratio.p50:.2f}±{50 * (ratio.p80 - ratio.p20) / ratio.p50:.0f}"
+
+
+def summed(sums: Sequence[float]) -> str:
+    """The same of sums over layers, which have no spread."""
+    return f"{min(sums[:-1]) / sums[-1]:.2f}"
+
+
+def heading(options: Namespace) -> str:
+    """The conditions of a table."""
+    return f"F={options.frames}, {options.threads} threads, torch {torch.__version__}, {options.clock} clock"
+
+
+def keep_freed_memory() -> None:
+    """Have freed memory handed out again instead of given back to the system, by malloc (glibc) and by our maps'."""
+    # what our maps keep is a share of what was once in use: of one layer that is nothing, of a training step enough
+    map_memory.empty((1, IN_USE // 4, 1, 1), torch.float32, torch.channels_last)
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
