@@ -51,14 +51,14 @@ _Place = Union[int, _Step, None]  # noqa: UP007
 
 def remember(ctx: Any, operands: Sequence[Operand]) -> None:
     """Save the operands for backward, each tensor once."""
-    tensors: dict[int, tuple[int, Tensor]] = {}  # by their id: the place and the tensor
+    tensors: list[Tensor] = []
     ctx.places = _places(operands, tensors)
-    ctx.save_for_backward(*(tensor for _, tensor in tensors.values()))
+    ctx.save_for_backward(*tensors)
 
 
 # Neither this nor `_values` may be a function within a function: one that names itself is a cycle, which keeps every
 # tensor it sees until the garbage collector comes by.
-def _places(operands: Sequence[Operand], tensors: dict[int, tuple[int, Tensor]]) -> tuple[_Place, ...]:
+def _places(operands: Sequence[Operand], tensors: list[Tensor]) -> tuple[_Place, ...]:
     """Where the operands are among the tensors, to which new ones are added."""
     found: list[_Place] = []
     for operand in operands:
@@ -67,8 +67,17 @@ def _places(operands: Sequence[Operand], tensors: dict[int, tuple[int, Tensor]])
         elif isinstance(operand, Recipe):
             found.append(_Step(operand.run, _places(operand.operands, tensors), operand.slot))
         else:
-            found.append(tensors.setdefault(id(operand), (len(tensors), operand))[0])
+            found.append(_place(operand, tensors))
     return tuple(found)
+
+
+def _place(operand: Tensor, tensors: list[Tensor]) -> int:
+    """Where a tensor is among the tensors; by a search, since the compiler of torch 2.11 traces no ``id``."""
+    for place, tensor in enumerate(tensors):
+        if tensor is operand:
+            return place
+    tensors.append(operand)
+    return len(tensors) - 1
 
 
 def recall(ctx: Any) -> list[Tensor | None]:
