@@ -29,6 +29,8 @@ from fastinpaint.ops.dispatch import autocasts
 from fastinpaint.ops.types import Geometry
 
 Map = Tensor | Deferred
+# Those before 2.13 fail on a Deferred in a list, as torch.cat is given: there each layer gives a plain tensor.
+COMPILER_TAKES_DEFERRED = torch.__version__ >= "2.13"  # compared as versions, by torch
 
 
 class _Layer(nn.Module):
@@ -48,7 +50,8 @@ class _Layer(nn.Module):
         if result is NotImplemented:
             return super().forward(plain(input), *args, **kwargs)
         outside = self._fastinpaint_accelerated and not inside()
-        return plain(result) if outside or self._fastinpaint_plain or hooked(self) else result
+        refused = not COMPILER_TAKES_DEFERRED and torch.compiler.is_compiling()
+        return plain(result) if outside or refused or self._fastinpaint_plain or hooked(self) else result
 
 
 def torch_must_run(input: Any) -> bool:
