@@ -7,8 +7,11 @@
 //     up     transposed 4x4 or 3x3, stride 2, padding 1: each of 4 output phases correlates the whole input, r = 2
 //     down   4x4 or 3x3, stride 2, padding 1: the sum over 4 input phases of correlations, r = 2
 //
-// A tile of m x m outputs (m = 5 - r) reads 4 x 4 inputs and costs 16 multiplications a channel pair instead of
-// m * m * r * r: 2.25 times fewer. Taps in time are summed in the transformed domain.
+// A tile of m x m outputs (m = 5 - r) reads 4 x 4 inputs and costs 16 multiplications a channel pair, one for each
+// place of the transformed tile, instead of m * m * r * r: 2.25 times fewer. Places that a missing tap leaves zero cost
+// nothing: of a 3x3 kernel with stride 2, whose phases have 1, 2, 2 and 4 taps, 49 of 64 are left. Where every
+// sub-image of `same` is one tile with nothing but padding around it, 9 places do. Taps in time are summed in the
+// transformed domain.
 #pragma once
 
 #include <cstdint>
@@ -22,6 +25,9 @@ constexpr int kMaxBlocks = 32;  // 2x2 phases times the taps in time
 constexpr int kMaxTimeTaps = kMaxBlocks / 4;
 
 enum class Kind { same, up, down };
+
+// How tiles are transformed: of 3x3 taps, of 2x2 taps, or of 3x3 taps where a tile has only padding around it.
+enum class Tiling { three_taps, two_taps, alone };
 
 // As the caller gives it: `in` is the map the correlation reads, `out` the one it writes.
 struct ConvShape {
@@ -39,9 +45,13 @@ struct Taps {
   int64_t in, out, t, y, x;
 };
 
-// r x r taps: tap (i, j) is (kt, ky[i], kx[j]) of the weight; -1 stands for a tap the kernel does not have.
+// r x r taps: tap (i, j) is (kt, ky[i], kx[j]) of the weight; -1 stands for a tap the kernel does not have. Bit 4 * i +
+// j of `live` tells whether the transformed weight has anything at that place.
 struct Block {
   int kt, ky[3], kx[3];
+  unsigned live;
+
+  bool lives(int place) const { return live >> place & 1; }
 };
 
 // One correlation: input row = first_y + residue + step * (m * tile_y + origin_y + i), i < 4; likewise columns.
@@ -60,6 +70,7 @@ struct Group {
 
 struct Form {
   ConvShape shape;
+  Tiling tiling;
   int m, r;
   int residues_y, residues_x;  // sub-images a side
   int step_in_y, step_in_x, step_out_y, step_out_x;
@@ -102,10 +113,11 @@ struct Correlation {
   const float* packed;
   double* counts;
 
-  int64_t chunks;  // of channels of all targets, in parts of at most kPart
+  int64_t chunks;  // of channels of all targets
+  int64_t part;    // chunks of an item, kPart at most
 
   int64_t tile_blocks() const { return (form->tiles() + kTiles - 1) / kTiles * form->groups; }
-  int64_t parts() const { return (chunks + kPart - 1) / kPart; }
+  int64_t parts() const { return (chunks + part - 1) / part; }
   int64_t items() const { return tile_blocks() * parts(); }
 };
 

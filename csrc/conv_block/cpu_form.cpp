@@ -16,7 +16,7 @@ void up(Form& form, int kt) {
   const int last = form.shape.kernel == 4 ? 3 : -1;
   for (int p = 0; p < 4; ++p) {
     const int py = p / 2, px = p % 2, block = kt * 4 + p;
-    form.block[block] = {kt, {py ? 2 : last, py ? 0 : 1, -1}, {px ? 2 : last, px ? 0 : 1, -1}};
+    form.block[block] = {kt, {py ? 2 : last, py ? 0 : 1, -1}, {px ? 2 : last, px ? 0 : 1, -1}, 0};
     form.group[p].first_y = py;
     form.group[p].first_x = px;
     add_use(form, form.group[p], block, kt, 0, 0, py - 1, px - 1);
@@ -28,15 +28,22 @@ void down(Form& form, int kt) {
   const int last = form.shape.kernel == 4 ? 3 : -1;
   for (int p = 0; p < 4; ++p) {
     const int py = p / 2, px = p % 2, block = kt * 4 + p;
-    form.block[block] = {kt, {py ? 0 : 1, py ? 2 : last, -1}, {px ? 0 : 1, px ? 2 : last, -1}};
+    form.block[block] = {kt, {py ? 0 : 1, py ? 2 : last, -1}, {px ? 0 : 1, px ? 2 : last, -1}, 0};
     add_use(form, form.group[0], block, kt, py, px, -py, -px);
   }
 }
 
 void same(Form& form, int kt) {
   const int first = form.shape.flip ? 2 : 0, last = 2 - first;
-  form.block[kt] = {kt, {first, 1, last}, {first, 1, last}};
+  form.block[kt] = {kt, {first, 1, last}, {first, 1, last}, 0};
   add_use(form, form.group[0], kt, kt, 0, 0, -1, -1);
+}
+
+// Whether the transformed tile has a place i along an axis with these taps: the first and the last of four are those of
+// the first and the last tap alone.
+bool has_place(const Form& form, const int* taps, int i) {
+  if (form.tiling == Tiling::alone) return i < 3;
+  return !(i == 0 && taps[0] < 0) && !(i == 3 && taps[form.r - 1] < 0);
 }
 
 }  // namespace
@@ -55,6 +62,8 @@ Form make_form(const ConvShape& shape) {
   form.step_out_x = kind == Kind::up ? 2 : form.residues_x;
   form.tiles_y = ceil_div(ceil_div(shape.height_out, form.step_out_y), form.m);
   form.tiles_x = ceil_div(ceil_div(shape.width_out, form.step_out_x), form.m);
+  const bool alone = form.r == 3 && form.tiles_y == 1 && form.tiles_x == 1;
+  form.tiling = alone ? Tiling::alone : form.r == 3 ? Tiling::three_taps : Tiling::two_taps;
   form.groups = kind == Kind::up ? 4 : 1;
   form.blocks = static_cast<int>(shape.kernel_t) * (kind == Kind::same ? 1 : 4);
   for (int kt = 0; kt < shape.kernel_t; ++kt) {
@@ -62,6 +71,9 @@ Form make_form(const ConvShape& shape) {
     if (kind == Kind::up) up(form, kt);
     if (kind == Kind::down) down(form, kt);
   }
+  for (Block* block = form.block; block < form.block + form.blocks; ++block)
+    for (int place = 0; place < 16; ++place)
+      if (has_place(form, block->ky, place / 4) && has_place(form, block->kx, place % 4)) block->live |= 1u << place;
   return form;
 }
 

@@ -3,6 +3,7 @@
 // One work item is kTiles tiles of one group and all output channels: their inputs are read with the sources' batch
 // norm, ReLU and addends applied, transformed, multiplied by the packed weights, transformed back and finished.
 #include "conv_block/cpu_epilogue.h"
+#include "conv_block/cpu_product.h"
 #include "conv_block/cpu_tiles.h"
 
 namespace fi::FI_ISA {
@@ -12,21 +13,21 @@ constexpr int64_t kSlab = kTiles * kRow;          // transformed inputs of one o
 constexpr int64_t kResultSlab = kTiles * kChunk;  // results of one of the 16 places for one chunk of channels
 
 // Transforms the results of one vector of channels back and hands every pixel inside the map to the epilogue.
-template <int M, class Epilogue>
+template <class T, class Epilogue>
 void finish_channels(const float* results, const Patch* outputs, int64_t count, Epilogue& epilogue) {
   for (int64_t tile = 0; tile < count; ++tile) {
     const float* place = results + tile * kChunk;
     auto column = [&](int j) {
-      return output_transform<M>({load(place + j * kResultSlab), load(place + (4 + j) * kResultSlab),
-                                  load(place + (8 + j) * kResultSlab), load(place + (12 + j) * kResultSlab)});
+      return T::output({load(place + j * kResultSlab), load(place + (4 + j) * kResultSlab),
+                        load(place + (8 + j) * kResultSlab), load(place + (12 + j) * kResultSlab)});
     };
     const Quad c0 = column(0), c1 = column(1), c2 = column(2), c3 = column(3);
     const Patch& p = outputs[tile];
-    for (int i = 0; i < M; ++i) {
-      const Quad y = output_transform<M>(row(c0, c1, c2, c3, i));
+    for (int i = 0; i < T::m; ++i) {
+      const Quad y = T::output(row(c0, c1, c2, c3, i));
       if (p.pixel[i][0] >= 0) epilogue(p.pixel[i][0], y.a);
       if (p.pixel[i][1] >= 0) epilogue(p.pixel[i][1], y.b);
-      if (M == 3 && p.pixel[i][2] >= 0) epilogue(p.pixel[i][2], y.c);
+      if (T::m == 3 && p.pixel[i][2] >= 0) epilogue(p.pixel[i][2], y.c);
     }
   }
 }
@@ -36,11 +37,8 @@ void finish_chunk(const Form& form, const Target& target, int64_t c, int64_t wid
                   const Patch* outputs, int64_t count, int64_t block) {
   for (int64_t lane = 0; lane < width; lane += kLanes) {
     Epilogue epilogue(target, c + lane);
-    if (form.m == 2) {
-      finish_channels<2>(results + lane, outputs, count, epilogue);
-    } else {
-      finish_channels<3>(results + lane, outputs, count, epilogue);
-    }
+    with_tiling(form,
+                [&](auto tiling) { finish_channels<decltype(tiling)>(results + lane, outputs, count, epilogue); });
     if (target.sums) epilogue.finish(target.sums + block * Epilogue::count * target.channels + c + lane);
   }
 }
@@ -85,6 +83,7 @@ struct Tiles {
   }
 };
 
+template <class T>
 void transform(const Source& source, int64_t first, int64_t depth, const Tiles& tiles, float* values) {
   with_reader(source, [&](auto* reader) {
     using R = std::remove_pointer_t<decltype(reader)>;
@@ -95,12 +94,38 @@ void transform(const Source& source, int64_t first, int64_t depth, const Tiles& 
         for (int place = 0; place < 16; ++place)
           for (int64_t c = 0; c < depth; c += kLanes) store(to + place * kSlab + c, vfloat{});
       } else if (tiles.input[i].inside) {
-        transform_input<kSlab, R, true>(source, first, depth, tiles.input[i], to);
+        transform_input<T, kSlab, R, true>(source, first, depth, tiles.input[i], to);
       } else {
-        transform_input<kSlab, R, false>(source, first, depth, tiles.input[i], to);
+        transform_input<T, kSlab, R, false>(source, first, depth, tiles.input[i], to);
       }
     }
   });
+}
+
+constexpr int kPackRows = 16;  // input channels packed at a time: a cache line where they lie side by side
+using PackTaps = float[3][3][kPackRows][kChunk];
+
+// taps[i][j][k][n] = the weight's, for `width` output channels n from `first` on and input channels k from k0 on. What
+// lies side by side in the weight is read together: else, at strides of a power of two, the caches keep none of it.
+void read_taps(const Form& form, const Block& block, const Taps& w, int64_t k0, int64_t first, int64_t width,
+               PackTaps& taps) {
+  const float* corner = w.data + k0 * w.in + first * w.out + block.kt * w.t;
+  const int64_t outer = w.out == 1 ? 1 : width;  // output channels read one by one, or all at once
+  for (int64_t n = 0; n < outer; ++n) {
+    for (int i = 0; i < form.r; ++i) {
+      for (int j = 0; j < form.r; ++j) {
+        if (block.ky[i] < 0 || block.kx[j] < 0) continue;
+        const float* from = corner + n * w.out + block.ky[i] * w.y + block.kx[j] * w.x;
+        for (int k = 0; k < kPackRows; ++k, from += w.in) {
+          if (w.out == 1) {
+            std::memcpy(taps[i][j][k], from, width * sizeof(float));
+          } else {
+            taps[i][j][k][n] = *from;
+          }
+        }
+      }
+    }
+  }
 }
 
 }  // namespace
@@ -110,8 +135,8 @@ void chunk_channels(int64_t* channels) { *channels = kChunk; }
 void correlate(const Correlation& args, int64_t item) {
   const Form& form = *args.form;
   const int64_t block = item / args.parts(), blocks = args.tile_blocks() / form.groups;
-  const int64_t first_chunk = item % args.parts() * kPart;
-  const int64_t last_chunk = first_chunk + kPart < args.chunks ? first_chunk + kPart : args.chunks;
+  const int64_t first_chunk = item % args.parts() * args.part;
+  const int64_t last_chunk = first_chunk + args.part < args.chunks ? first_chunk + args.part : args.chunks;
   const Group& group = form.group[block / blocks];
   Tiles tiles(form, group, block % blocks * kTiles);
   if (args.counts && first_chunk == 0) args.counts[block] = tiles.pixels(form.m);
@@ -119,30 +144,32 @@ void correlate(const Correlation& args, int64_t item) {
   float* values = scratch(Scratch::tiles, 16 * kSlab + kPart * 16 * kResultSlab);
   float* results = values + 16 * kSlab;
   auto result = [&](int64_t chunk) { return results + (chunk - first_chunk) * 16 * kResultSlab; };
-  bool started = false;
+  unsigned started = 0;  // places with a result
   for (int u = 0; u < group.uses; ++u) {
     if (!tiles.find_inputs(form, group.use[u])) continue;
+    const Block& taps = form.block[group.use[u].block];
     int64_t k = 0;
     for (int s = 0; s < args.source_count; ++s) {
       const Source& source = args.sources[s];
       for (int64_t c = 0; c < source.channels; c += kDepth) {
         const int64_t depth = source.channels - c < kDepth ? source.channels - c : kDepth;
-        transform(source, c, depth, tiles, values);
+        with_tiling(form, [&](auto tiling) { transform<decltype(tiling)>(source, c, depth, tiles, values); });
         for_chunks(args, first_chunk, last_chunk, [&](const Target&, int64_t, int64_t width, int64_t chunk) {
           for (int place = 0; place < 16; ++place) {
+            if (!taps.lives(place)) continue;
             const int64_t panel = (group.use[u].block * args.chunks + chunk) * 16 + place;
-            product<kRow, 1, kChunk>(values + place * kSlab,
-                                     args.packed + (panel * form.shape.channels_in + k) * kChunk, depth,
-                                     result(chunk) + place * kResultSlab, kChunk, started, tiles.count, width > kLanes);
+            product<kRow, 1, kChunk>(
+                values + place * kSlab, args.packed + (panel * form.shape.channels_in + k) * kChunk, depth,
+                result(chunk) + place * kResultSlab, kChunk, started >> place & 1, tiles.count, width > kLanes);
           }
         });
-        started = true;
+        started |= taps.live;
         k += depth;
       }
     }
   }
-  if (!started) {
-    for (int64_t i = 0; i < (last_chunk - first_chunk) * 16 * kResultSlab; ++i) results[i] = 0;
+  for (int64_t slab = 0; slab < (last_chunk - first_chunk) * 16; ++slab) {
+    if (!(started >> slab % 16 & 1)) std::memset(results + slab * kResultSlab, 0, kResultSlab * sizeof(float));
   }
   for_chunks(args, first_chunk, last_chunk, [&](const Target& target, int64_t c, int64_t width, int64_t chunk) {
     if (target.source) {
@@ -162,33 +189,26 @@ void pack_weights(const Correlation& args, const Taps& w, int64_t item, float* p
     first = target.first + c;
     width = own_width;
   });
-  const Block& block = form.block[item / args.chunks];
-  float* out = packed + item * 16 * form.shape.channels_in * kChunk;
   const int64_t place = form.shape.channels_in * kChunk;
-  for (int64_t k = 0; k < form.shape.channels_in; ++k, out += kChunk) {
-    alignas(64) float taps[3][3][kChunk] = {};
-    for (int64_t n = 0; n < width; ++n) {
-      const float* from = w.data + k * w.in + (first + n) * w.out + block.kt * w.t;
-      for (int i = 0; i < form.r; ++i)
-        for (int j = 0; j < form.r; ++j)
-          if (block.ky[i] >= 0 && block.kx[j] >= 0) taps[i][j][n] = from[block.ky[i] * w.y + block.kx[j] * w.x];
-    }
-    for (int lane = 0; lane < kChunk; lane += kLanes) {
-      auto column = [&](int j) {
-        const Quad q{load(taps[0][j] + lane), load(taps[1][j] + lane), load(taps[2][j] + lane), vfloat{}};
-        return form.r == 3 ? weight_transform<3>(q) : weight_transform<2>(q);
-      };
-      const Quad c0 = column(0), c1 = column(1), c2 = column(2);
-      for (int i = 0; i < 4; ++i) {
-        const Quad q = row(c0, c1, c2, Quad{}, i);
-        const Quad u = form.r == 3 ? weight_transform<3>(q) : weight_transform<2>(q);
-        float* to = out + 4 * i * place + lane;
-        store(to, u.a);
-        store(to + place, u.b);
-        store(to + 2 * place, u.c);
-        store(to + 3 * place, u.d);
+  float* out = packed + item * 16 * place;
+  alignas(64) PackTaps taps = {};
+  for (int64_t k0 = 0; k0 < form.shape.channels_in; k0 += kPackRows) {
+    read_taps(form, form.block[item / args.chunks], w, k0, first, width, taps);
+    with_tiling(form, [&](auto tiling) {
+      using T = decltype(tiling);
+      for (int k = 0; k < kPackRows; ++k, out += kChunk) {
+        for (int lane = 0; lane < kChunk; lane += kLanes) {
+          auto column = [&](int j) {
+            return T::weight({load(taps[0][j][k] + lane), load(taps[1][j][k] + lane),
+                              T::r == 3 ? load(taps[2][j][k] + lane) : vfloat{}, vfloat{}});
+          };
+          const Quad c0 = column(0), c1 = column(1), c2 = T::r == 3 ? column(2) : Quad{};
+          for (int i = 0; i < T::side; ++i) {
+            store_row<T::side>(out + 4 * i * place + lane, place, T::weight(row(c0, c1, c2, Quad{}, i)));
+          }
+        }
       }
-    }
+    });
   }
 }
 

@@ -1,6 +1,7 @@
 // The weight gradient of cpu.h: dw = G^T [ sum over tiles of (B^T d B) . (A dy A^T) ] G.
 //
 // One work item walks its tiles in order, for a chunk of input and a chunk of output channels.
+#include "conv_block/cpu_product.h"
 #include "conv_block/cpu_tiles.h"
 
 namespace fi::FI_ISA {
@@ -11,22 +12,18 @@ constexpr int kRowIn = kChunkIn + 16, kRowOut = kChunkOut + 16;            // of
 constexpr int64_t kSlabIn = kBatch * kRowIn, kSlabOut = kBatch * kRowOut;  // one place's values
 
 // values[place * kSlabOut + c] = (A dy A^T)[place] for `width` channels from c0 on.
-template <class R, int M>
+template <class T, class R>
 void transform_upstream(const Source& source, int64_t c0, int64_t width, const Patch& p, float* values) {
   for (int64_t c = 0; c < width; c += kLanes) {
     const R read(source, c0 + c);
     auto column = [&](int j) {
-      return upstream_transform<M>({read.template at<false>(p.pixel[0][j]), read.template at<false>(p.pixel[1][j]),
-                                    M == 3 ? read.template at<false>(p.pixel[2][j]) : vfloat{}, vfloat{}});
+      return T::upstream({read.template at<false>(p.pixel[0][j]), read.template at<false>(p.pixel[1][j]),
+                          T::m == 3 ? read.template at<false>(p.pixel[2][j]) : vfloat{}, vfloat{}});
     };
-    const Quad d0 = column(0), d1 = column(1), d2 = M == 3 ? column(2) : Quad{};
+    const Quad d0 = column(0), d1 = column(1), d2 = T::m == 3 ? column(2) : Quad{};
     float* out = values + c;
-    for (int i = 0; i < 4; ++i, out += 4 * kSlabOut) {
-      const Quad v = upstream_transform<M>(row(d0, d1, d2, Quad{}, i));
-      store(out, v.a);
-      store(out + kSlabOut, v.b);
-      store(out + 2 * kSlabOut, v.c);
-      store(out + 3 * kSlabOut, v.d);
+    for (int i = 0; i < T::side; ++i, out += 4 * kSlabOut) {
+      store_row<T::side>(out, kSlabOut, T::upstream(row(d0, d1, d2, Quad{}, i)));
     }
   }
 }
@@ -71,20 +68,21 @@ Work work_of(const WeightGrad& args, int64_t item) {
 }
 
 // Transforms one tile's input patch.
+template <class T>
 void transform_inputs(const Work& w, const Patch& in, float* to) {
   with_reader(*w.source, [&](auto* reader) {
     using R = std::remove_pointer_t<decltype(reader)>;
-    in.inside ? transform_input<kSlabIn, R, true>(*w.source, w.channel, w.depth, in, to)
-              : transform_input<kSlabIn, R, false>(*w.source, w.channel, w.depth, in, to);
+    in.inside ? transform_input<T, kSlabIn, R, true>(*w.source, w.channel, w.depth, in, to)
+              : transform_input<T, kSlabIn, R, false>(*w.source, w.channel, w.depth, in, to);
   });
 }
 
 // Transforms one tile's patch of G, which is plain or affine in y with dy as its addend.
-template <int M>
+template <class T>
 void transform_upstreams(const Work& w, const Source& upstream, const Patch& out, float* to) {
   auto by = [&](auto* reader) {
     using R = std::remove_pointer_t<decltype(reader)>;
-    transform_upstream<R, M>(upstream, w.n0, w.width, out, to);
+    transform_upstream<T, R>(upstream, w.n0, w.width, out, to);
   };
   upstream.mean ? by(static_cast<Reader<1, 0, 1>*>(nullptr)) : by(static_cast<Reader<0, 0, 0>*>(nullptr));
 }
@@ -95,9 +93,10 @@ FI_INLINE void prefetch_patches(const Work& w, const Source& upstream, int m, co
 }
 
 // product[place, k0 + k, n0 + n] (+)= sum over the batch of values[place][tile][k] * upstream[place][tile][n].
-void multiply(const Work& w, const ConvShape& shape, const float* values, const float* upstream, int64_t batch,
-              bool add) {
+void multiply(const Work& w, const Form& form, const float* values, const float* upstream, int64_t batch, bool add) {
+  const ConvShape& shape = form.shape;
   for (int place = 0; place < 16; ++place) {
+    if (!form.block[w.block].lives(place)) continue;
     float* out = w.product + (place * shape.channels_in + w.k0) * shape.channels_out + w.n0;
     for (int64_t n = 0; n < w.width; n += kChunk) {
       product<1, kRowIn, kRowOut>(values + place * kSlabIn, upstream + place * kSlabOut + n, batch, out + n,
@@ -124,25 +123,20 @@ void unpack_vector(const WeightGrad& args, const Taps& dw, int number, int64_t n
   const float* base = args.product + number * 16 * place + n0;
   for (int64_t k = 0; k < channels_in; ++k, base += channels_out) {
     auto total = [&](int at) {
+      if (!block.lives(at)) return vfloat{};
       vfloat sum = load(base + at * place);
       for (int64_t split = 1; split < args.splits; ++split) {
         sum += load(base + at * place + split * args.split_size());
       }
       return sum;
     };
-    auto column = [&](int j) {
-      const Quad q{total(j), total(4 + j), total(8 + j), total(12 + j)};
-      return form.r == 3 ? weight_grad_transform<3>(q) : weight_grad_transform<2>(q);
-    };
-    const Quad c0 = column(0), c1 = column(1), c2 = column(2), c3 = column(3);
     alignas(64) float taps[3][3][kLanes];
-    for (int i = 0; i < form.r; ++i) {
-      const Quad q = row(c0, c1, c2, c3, i);
-      const Quad t = form.r == 3 ? weight_grad_transform<3>(q) : weight_grad_transform<2>(q);
-      store(taps[i][0], t.a);
-      store(taps[i][1], t.b);
-      store(taps[i][2], t.c);
-    }
+    with_tiling(form, [&](auto tiling) {
+      using T = decltype(tiling);
+      auto column = [&](int j) { return T::weight_grad({total(j), total(4 + j), total(8 + j), total(12 + j)}); };
+      const Quad c0 = column(0), c1 = column(1), c2 = column(2), c3 = column(3);
+      for (int i = 0; i < T::r; ++i) store_row<3>(taps[i][0], kLanes, T::weight_grad(row(c0, c1, c2, c3, i)));
+    });
     for (int n = 0; n < kLanes; ++n) {
       float* to = dw.data + k * dw.in + (n0 + n) * dw.out + block.kt * dw.t;
       for (int i = 0; i < form.r; ++i)
@@ -174,11 +168,12 @@ void weight_grad(const WeightGrad& args, int64_t item) {
         for (int64_t i = 0; i < batch; ++i) {
           if (i + 1 < batch) prefetch_patches(w, args.upstream, form.m, in[i + 1], out[i + 1]);
           float* to = upstream + i * kRowOut;
-          transform_inputs(w, in[i], values + i * kRowIn);
-          form.m == 2 ? transform_upstreams<2>(w, args.upstream, out[i], to)
-                      : transform_upstreams<3>(w, args.upstream, out[i], to);
+          with_tiling(form, [&](auto tiling) {
+            transform_inputs<decltype(tiling)>(w, in[i], values + i * kRowIn);
+            transform_upstreams<decltype(tiling)>(w, args.upstream, out[i], to);
+          });
         }
-        if (batch) multiply(w, form.shape, values, upstream, batch, started);
+        if (batch) multiply(w, form, values, upstream, batch, started);
         started |= batch > 0;
       }
     }

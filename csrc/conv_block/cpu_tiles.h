@@ -1,6 +1,8 @@
 // Where a tile's pixels lie, and how they are transformed. For cpu_simd*.cpp.
 #pragma once
 
+#include <type_traits>
+
 #include "conv_block/cpu_winograd.h"
 
 namespace {
@@ -64,23 +66,17 @@ inline Patch output_patch(const fi::Form& form, const fi::Group& group, const Ti
 }
 
 // values[place * SLAB + c] = (B^T d B)[place] for `depth` channels of one source from `first` on.
-template <int64_t SLAB, class R, bool INSIDE>
+template <class T, int64_t SLAB, class R, bool INSIDE>
 void transform_input(const fi::Source& source, int64_t first, int64_t depth, const Patch& p, float* values) {
   for (int64_t c = 0; c < depth; c += kLanes) {
     const R read(source, first + c);
     auto column = [&](int j) {
-      return input_transform({read.template at<INSIDE>(p.pixel[0][j]), read.template at<INSIDE>(p.pixel[1][j]),
-                              read.template at<INSIDE>(p.pixel[2][j]), read.template at<INSIDE>(p.pixel[3][j])});
+      return T::input({read.template at<INSIDE>(p.pixel[0][j]), read.template at<INSIDE>(p.pixel[1][j]),
+                       read.template at<INSIDE>(p.pixel[2][j]), read.template at<INSIDE>(p.pixel[3][j])});
     };
     const Quad c0 = column(0), c1 = column(1), c2 = column(2), c3 = column(3);
     float* out = values + c;
-    for (int i = 0; i < 4; ++i, out += 4 * SLAB) {
-      const Quad v = input_transform(row(c0, c1, c2, c3, i));
-      store(out, v.a);
-      store(out + SLAB, v.b);
-      store(out + 2 * SLAB, v.c);
-      store(out + 3 * SLAB, v.d);
-    }
+    for (int i = 0; i < T::side; ++i, out += 4 * SLAB) store_row<T::side>(out, SLAB, T::input(row(c0, c1, c2, c3, i)));
   }
 }
 

@@ -1,4 +1,5 @@
 // Entry points of wgrad. See cuda_abi.cuh for the arguments and cuda.cu for what they return.
+#include "conv_block/cuda_hopper_wgrad.cuh"
 #include "conv_block/cuda_plan.cuh"
 #include "conv_block/kernels_wgrad_main.cuh"
 
@@ -7,8 +8,8 @@ namespace fi {
 struct WgradPlan {
   WgradParams params;
   ReduceParams reduce;
-  int columns, row_blocks, column_tiles;
-  bool thin;
+  int channels, columns, row_blocks, column_tiles;  // channels of P in a row block
+  bool thin, hopper;
   int64_t workspace;
 };
 
@@ -60,11 +61,12 @@ inline void choose_sources(const Conv& conv, const Roles& roles, WgradPlan& plan
   w.p_channels = roles.gradient_is_p ? conv.out_channels : in_channels(conv);
   w.q_channels = roles.gradient_is_p ? in_channels(conv) : conv.out_channels;
   plan.thin = p.sources == 1 && w.p_channels <= kThinChannels;
-  plan.columns = choose_wgrad_columns(conv.dtype, w.q_channels, plan.thin);
+  plan.channels = plan.hopper ? kTurnedChannels : kChunk;
+  plan.columns = plan.hopper ? kTurnedChannels : choose_wgrad_columns(conv.dtype, w.q_channels, plan.thin);
   plan.column_tiles = p.chunks[1] = w.q_tiles[1] = 0;
   for (int i = 0; i < p.sources; ++i) {
     p.source[i] = roles.gradient_is_p ? conv.gradient : conv.source[i];
-    p.chunks[i] = ceil_div(p.source[i].channels, kChunk);
+    p.chunks[i] = ceil_div(p.source[i].channels, plan.channels);
   }
   for (int i = 0; i < w.q_sources; ++i) {
     w.q[i] = roles.gradient_is_p ? conv.source[i] : conv.gradient;
@@ -79,13 +81,14 @@ inline void choose_sources(const Conv& conv, const Roles& roles, WgradPlan& plan
 constexpr int kOperationsPerByte = 183;  // an H200's 788 TFLOP/s over its 4.3 TB/s
 
 // The fewest splits of those that take least time: rounds of as many blocks as an H200 holds, all as long as the tiles
-// of a split, and a partial of every split, written and read. operations: of a block and a tile.
-inline int choose_splits(int blocks, int tiles, int64_t operations, int64_t partial_bytes) {
+// of a split, and a partial of every split, written and read. operations: of a block and a tile. held: blocks that an
+// H200 holds at a time.
+inline int choose_splits(int blocks, int tiles, int64_t operations, int64_t partial_bytes, int held) {
   int best = 1;
   int64_t least = -1;
-  for (int splits = 1; splits <= std::min(tiles, ceil_div(4 * kWantedBlocks, blocks)); ++splits) {
-    int64_t rounds = ceil_div(blocks * splits, kWantedBlocks), each = ceil_div(tiles, splits);
-    int64_t cost = rounds * kWantedBlocks * each * operations + 2 * splits * partial_bytes * kOperationsPerByte;
+  for (int splits = 1; splits <= std::min(tiles, ceil_div(4 * held, blocks)); ++splits) {
+    int64_t rounds = ceil_div(blocks * splits, held), each = ceil_div(tiles, splits);
+    int64_t cost = rounds * held * each * operations + 2 * splits * partial_bytes * kOperationsPerByte;
     if (least < 0 || cost < least) least = cost, best = splits;
   }
   return best;
@@ -102,7 +105,7 @@ inline int choose_parts(int splits) {
 inline int64_t bytes_asked(const Conv& conv, const WgradPlan& plan) {
   const WgradParams& w = plan.params;
   auto maps = [](const Source& source) { return source.addend ? 2 : 1; };
-  int64_t position = (plan.thin ? 2 * w.p_channels : kChunk) * size_of(conv.dtype), patches = 0, q = 0;
+  int64_t position = (plan.thin ? 2 * w.p_channels : plan.channels) * size_of(conv.dtype), patches = 0, q = 0;
   for (int i = 0; i < w.p.sources; ++i) patches += int64_t(w.blocks) * w.p.chunks[i] * maps(w.p.source[i]);
   for (int i = 0; i < w.q_sources; ++i) q += int64_t(w.q_tiles[i]) * maps(w.q[i]);
   patches *= position * w.p.patch.rows * w.p.patch.columns;
@@ -132,9 +135,10 @@ inline bool plan_blocks(const Conv& conv, const Roles& roles, int most, WgradPla
   if (tiles >= 1ll << 31) return false;
   w.tiles = int(tiles);
   int64_t partial_bytes = int64_t(p.taps.taps) * w.p_channels * w.q_channels * int64_t(sizeof(float));
-  int64_t rows = plan.thin ? kThinEntries * kVector : (p.taps.taps / w.blocks) * kChunk;
+  int64_t rows = plan.thin ? kThinEntries * kVector : (p.taps.taps / w.blocks) * plan.channels;
   int64_t operations = 2 * rows * kTileRows * plan.columns;
-  int splits = choose_splits(plan.row_blocks * plan.column_tiles, w.tiles, operations, partial_bytes);
+  int splits = choose_splits(plan.row_blocks * plan.column_tiles, w.tiles, operations, partial_bytes,
+                             plan.hopper ? kTurnedBlocks : kWantedBlocks);
   w.tiles_each = ceil_div(w.tiles, splits);
   w.splits = ceil_div(w.tiles, w.tiles_each);
   Workspace workspace{static_cast<char*>(conv.workspace)};
@@ -150,6 +154,7 @@ inline bool plan_blocks(const Conv& conv, const Roles& roles, int most, WgradPla
                  stride[roles.gradient_is_p],
                  {stride[2], stride[3], stride[4]},
                  {conv.kernel[0], conv.kernel[1], conv.kernel[2]}};
+  if (plan.hopper) return turned_fits(conv, w);
   int position_bytes = with_factors(conv.dtype, [&](auto t) {
     using T = decltype(t);
     return int(sizeof(T)) * (plan.thin ? patch_pitch<T, true>() : patch_pitch<T, false>());
@@ -159,8 +164,7 @@ inline bool plan_blocks(const Conv& conv, const Roles& roles, int most, WgradPla
 
 // Of the roles, and of a plane's taps, a kernel row's or a single one in a block, what asks for the fewest bytes. A
 // side of at most kThinChannels is always P: as Q it would leave most columns empty.
-inline int plan_wgrad(const Conv& conv, WgradPlan& best) {
-  if (conv.kernel[0] * conv.kernel[1] * conv.kernel[2] > kMaxTaps) return kBadGeometry;
+inline bool choose_blocks(const Conv& conv, bool hopper, WgradPlan& best) {
   int64_t least = -1;
   bool unit = conv.stride[0] * conv.stride[1] * conv.stride[2] == 1, transposed = conv.transposed;
   bool thin_in = conv.sources == 1 && in_channels(conv) <= kThinChannels;
@@ -174,12 +178,20 @@ inline int plan_wgrad(const Conv& conv, WgradPlan& best) {
         thin ? kThinEntries : (conv.dtype == kFloat32 ? block_taps<float, false>() : block_taps<__half, false>());
     for (int most : {whole, std::min(whole, conv.kernel[2]), 1}) {
       WgradPlan plan;
+      plan.hopper = hopper;
+      if (hopper && (thin || most < whole)) continue;
       if (!plan_blocks(conv, {gradient_is_p, swapped}, most, plan)) continue;
       int64_t bytes = bytes_asked(conv, plan);
       if (least < 0 || bytes < least) least = bytes, best = plan;
     }
   }
-  return least < 0 ? kTooLarge : kOk;
+  return least >= 0;
+}
+
+inline int plan_wgrad(const Conv& conv, WgradPlan& plan) {
+  if (conv.kernel[0] * conv.kernel[1] * conv.kernel[2] > kMaxTaps) return kBadGeometry;
+  if (turned_takes(conv) && choose_blocks(conv, true, plan)) return kOk;
+  return choose_blocks(conv, false, plan) ? kOk : kTooLarge;
 }
 
 template <class T, int BN, bool thin>
@@ -219,6 +231,10 @@ FI_EXPORT int fi_conv_wgrad_footprint(const Conv* conv, Footprint* out) {
   if (int status = plan_wgrad(*conv, plan)) return status;
   const GatherParams& p = plan.params.p;
   *out = {int64_t(plan.row_blocks) * plan.column_tiles * plan.params.splits, bytes_asked(*conv, plan), 0};
+  if (plan.hopper) {
+    out->shared_bytes = turned_bytes(p.patch);
+    return kOk;
+  }
   out->shared_bytes = with_factors(conv->dtype, [&](auto t) {
     using T = decltype(t);
     if (plan.thin) return plan.columns == 64 ? wgrad_bytes<T, 64, true>(p) : wgrad_bytes<T, 32, true>(p);
@@ -233,7 +249,10 @@ FI_EXPORT int fi_conv_wgrad(const Conv* conv, void* stream) {
   if (int status = plan_wgrad(*conv, plan)) return status;
   return with_factors(conv->dtype, [&](auto t) -> int {
     using T = decltype(t);
-    int status = plan.thin ? launch_columns<T, true>(plan, stream) : launch_columns<T, false>(plan, stream);
+    int status = plan.hopper
+                     ? fi_hopper_wgrad_launch(conv->dtype, &plan.params, plan.row_blocks * plan.column_tiles, stream)
+                 : plan.thin ? launch_columns<T, true>(plan, stream)
+                             : launch_columns<T, false>(plan, stream);
     if (status) return status;
     int64_t total = int64_t(plan.reduce.taps) * plan.reduce.p_channels * plan.reduce.q_channels;
     int values = kThreads / plan.reduce.parts;

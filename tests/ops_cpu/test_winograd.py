@@ -130,15 +130,15 @@ def test_unknown_choice_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rule_follows_live_taps_and_size() -> None:
-    geometry = {d: Geometry((1, 1), (d, d), (d, d), (0, 0)) for d in (1, 8, 16, 32)}
+    geometry = {d: Geometry((1, 1), (d, d), (d, d), (0, 0)) for d in (1, 8, 14, 16, 32)}
     sources, weight = [Source(torch.empty(1, 16, 32, 32))], torch.empty(16, 16, 3, 3)
     assert cpu_choice.live_share(sources[0].x, weight, geometry[16]) == pytest.approx(4 / 9)
 
     def passes(d: int) -> list[bool]:
         return [cpu_choice._same(p, sources[0].x, weight, geometry[d]) for p in cpu_choice.PASSES]
 
-    assert passes(1) == passes(8) == [True, True, True]
-    assert passes(16) == [False, False, True]
+    assert passes(1) == passes(8) == passes(16) == [True, True, True]
+    assert passes(14) == [False, False, True]
     assert passes(32) == [False, False, False]
 
 

@@ -20,10 +20,11 @@ from fastinpaint.ops.types import Geometry, Source
 VARIABLE = "FASTINPAINT_CPU_CONV"
 PASSES = ("fwd", "dgrad", "wgrad")
 
-SAVED = 9 / 4  # direct multiplications for one of Winograd's
+# Direct multiplications for one of Winograd's, and where every sub-image is one tile with padding around it.
+SAVED, SAVED_ALONE = 9 / 4, 4.0
 # Speed of the own kernels as a share of oneDNN's, multiplication for multiplication. With taps in time each tile block
 # streams three times the weights.
-SHARE, SHARE_IN_TIME = 0.78, 0.62
+SHARE, SHARE_IN_TIME = 0.8, 0.65
 # Packed weights of one tap in time beyond this do not stay in the caches while tile blocks stream them; with several
 # taps in time each block streams all of them for every frame.
 CACHED_WEIGHT, CACHED_WEIGHT_IN_TIME = 16 << 20, 1 << 20
@@ -67,9 +68,9 @@ def winograd_is_faster(which: str, sources: Sequence[Source], weight: Tensor, ge
         return _same(which, sources[0].x, weight, geometry)
     if kind == winograd.UP:
         return which != "dgrad" or packed_bytes(weight) <= (CACHED_WEIGHT_IN_TIME if in_time else CACHED_WEIGHT)
-    # A strided 3x3 kernel falls into phases of 1, 2, 2 and 4 taps, all padded to 2x2: the transforms eat the gain. But
-    # oneDNN's weight gradient is slow in channels-last, and copies to another layout cost as much as they gain.
-    return which == "wgrad" and not in_time
+    # A strided 3x3 kernel falls into phases of 1, 2, 2 and 4 taps, which take 49 multiplications where a direct sum
+    # takes 81: in time, the weights streamed eat the gain.
+    return not in_time and (which == "wgrad" or packed_bytes(weight) <= CACHED_WEIGHT)
 
 
 def torch_is_slow(x: Tensor, channels: int, weight: Tensor) -> bool:
@@ -101,4 +102,6 @@ def _same(which: str, x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
         return False  # sub-images smaller than a tile of 2x2
     if which == "wgrad":
         return True  # oneDNN's does not gain by dead taps
-    return live_share(x, weight, geometry) * SAVED * (SHARE_IN_TIME if a.kernel_t > 1 else SHARE) >= 1
+    alone = all(length <= 2 * step for length, step in zip(x.shape[-2:], a.dilation, strict=True))
+    saved = SAVED_ALONE if alone else SAVED
+    return live_share(x, weight, geometry) * saved * (SHARE_IN_TIME if a.kernel_t > 1 else SHARE) >= 1
