@@ -12,6 +12,7 @@ struct Affine {
   using A = typename Simd<D>::scalar;
   V mean{}, scale{}, shift{};
 
+  Affine() = default;
   Affine(const Source& s, int64_t c, int64_t n) {
     if (!s.mean) return;
     mean = load_n(static_cast<const A*>(s.mean) + c, n);
@@ -21,22 +22,40 @@ struct Affine {
   V operator()(V x) const { return (x - mean) * scale + shift; }
 };
 
-template <class D, bool AFFINE, bool RELU, bool ADDEND>
-void fwd(const ActivationFwd& args, int64_t begin, int64_t end) {
+// Four vectors side by side are taken down the pixels at once: one at a time would read the map a line here and a line
+// there, which takes statistics of 64 channels 2.9 times as long. Backward has no registers for more than one.
+template <int N>
+struct Vectors {
+  static constexpr int count = N;
+};
+
+// f(how many vectors, first channel) for every four, then for each that is left.
+template <class D, class F>
+void for_groups(int64_t channels, F f) {
+  constexpr int lanes = Simd<D>::lanes;
+  int64_t c = 0;
+  for (; c + 4 * lanes <= channels; c += 4 * lanes) f(Vectors<4>{}, c);
+  for (; c < channels; c += lanes) f(Vectors<1>{}, c);
+}
+
+template <class D, bool AFFINE, bool RELU, bool ADDEND, int COUNT>
+void fwd(const ActivationFwd& args, int64_t begin, int64_t end, int64_t c) {
   using V = typename Simd<D>::vec;
+  constexpr int lanes = Simd<D>::lanes;
   const Source& s = args.source;
-  for (int64_t c = 0; c < s.channels; c += Simd<D>::lanes) {
-    const int64_t n = s.channels - c;
-    const Affine<D> affine(s, c, n);
-    const D* x = static_cast<const D*>(s.x) + begin * s.channels + c;
-    const D* addend = ADDEND ? static_cast<const D*>(s.addend) + begin * s.channels + c : nullptr;
-    D* a = static_cast<D*>(args.a) + begin * args.stride + args.offset + c;
-    for (int64_t p = begin; p < end; ++p, x += s.channels, a += args.stride) {
-      V v = load_n(x, n);
-      if (AFFINE) v = affine(v);
+  const int64_t n = COUNT > 1 ? lanes : s.channels - c;
+  Affine<D> affine[COUNT];
+  for (int i = 0; i < COUNT; ++i) affine[i] = Affine<D>(s, c + i * lanes, n);
+  const D* x = static_cast<const D*>(s.x) + begin * s.channels + c;
+  const D* addend = ADDEND ? static_cast<const D*>(s.addend) + begin * s.channels + c : nullptr;
+  D* a = static_cast<D*>(args.a) + begin * args.stride + args.offset + c;
+  for (int64_t p = begin; p < end; ++p, x += s.channels, a += args.stride) {
+    for (int i = 0; i < COUNT; ++i) {
+      V v = load_n(x + i * lanes, n);
+      if (AFFINE) v = affine[i](v);
       if (RELU) v = relu(v);
-      if (ADDEND) v += load_n(addend + (p - begin) * s.channels, n);
-      store_n(a, v, n);
+      if (ADDEND) v += load_n(addend + (p - begin) * s.channels + i * lanes, n);
+      store_n(a + i * lanes, v, n);
     }
   }
 }
@@ -72,18 +91,21 @@ void bwd(const ActivationBwd& args, int64_t block, int64_t begin, int64_t end) {
 }
 
 // Values are taken relative to the block's first, so a mean far from zero costs no precision.
-template <class D>
-void stats(const BatchStats& args, int64_t block, int64_t begin, int64_t end) {
-  for (int64_t c = 0; c < args.channels; c += Simd<D>::lanes) {
-    const int64_t n = args.channels - c;
-    const D* y = static_cast<const D*>(args.y) + begin * args.channels + c;
-    const auto offset = halves(load_n(y, n));
-    typename Simd<D>::sums sum{}, squares{};
-    for (int64_t p = begin; p < end; ++p, y += args.channels) add_moments(sum, squares, load_n(y, n), offset);
-    double* out = args.partial + block * 3 * args.channels + c;
-    store_sums(out, offset, n);
-    store_sums(out + args.channels, sum, n);
-    store_sums(out + 2 * args.channels, squares, n);
+template <class D, int COUNT>
+void stats(const BatchStats& args, int64_t block, int64_t begin, int64_t end, int64_t c) {
+  constexpr int lanes = Simd<D>::lanes;
+  const int64_t n = COUNT > 1 ? lanes : args.channels - c;
+  const D* y = static_cast<const D*>(args.y) + begin * args.channels + c;
+  typename Simd<D>::sums offset[COUNT], sum[COUNT]{}, squares[COUNT]{};
+  for (int i = 0; i < COUNT; ++i) offset[i] = halves(load_n(y + i * lanes, n));
+  for (int64_t p = begin; p < end; ++p, y += args.channels) {
+    for (int i = 0; i < COUNT; ++i) add_moments(sum[i], squares[i], load_n(y + i * lanes, n), offset[i]);
+  }
+  for (int i = 0; i < COUNT; ++i) {
+    double* out = args.partial + block * 3 * args.channels + c + i * lanes;
+    store_sums(out, offset[i], n);
+    store_sums(out + args.channels, sum[i], n);
+    store_sums(out + 2 * args.channels, squares[i], n);
   }
 }
 
@@ -112,7 +134,10 @@ void activation_fwd(const ActivationFwd& args, Dtype dtype, int64_t begin, int64
     choose(args.source.mean, [&](auto affine) {
       choose(args.source.relu, [&](auto relu) {
         choose(args.source.addend, [&](auto addend) {
-          fwd<decltype(d), decltype(affine)::value, decltype(relu)::value, decltype(addend)::value>(args, begin, end);
+          using D = decltype(d);
+          for_groups<D>(args.source.channels, [&](auto vectors, int64_t c) {
+            fwd<D, affine.value, relu.value, addend.value, vectors.count>(args, begin, end, c);
+          });
         });
       });
     });
@@ -133,7 +158,10 @@ void activation_bwd(const ActivationBwd& args, Dtype dtype, int64_t block, int64
 }
 
 void batch_stats(const BatchStats& args, Dtype dtype, int64_t block, int64_t begin, int64_t end) {
-  with_dtype(dtype, [&](auto d) { stats<decltype(d)>(args, block, begin, end); });
+  with_dtype(dtype, [&](auto d) {
+    using D = decltype(d);
+    for_groups<D>(args.channels, [&](auto vectors, int64_t c) { stats<D, vectors.count>(args, block, begin, end, c); });
+  });
 }
 
 }  // namespace fi::FI_ISA
