@@ -10,7 +10,7 @@ from fastinpaint.bench.plots import draw_bars, draw_convergence, draw_layers, dr
 
 Row = dict[str, Any]
 Captions = dict[Path, str]
-PASSES = {"forward": "forward", "dgrad": "data gradient", "wgrad": "weight gradient"}
+PASSES = {"forward": "forward", "backward": "backward"}
 UNITS = {"frames": "frames", "size": "pixels", "r": ""}
 TITLES = {
     "frames": "The largest number of frames that trains in {gb:g} GB, {size}x{size}",
@@ -128,7 +128,7 @@ def draw_all_layers(found: list[Row], out: Path) -> Captions:
         ours = {which: t for (which, who), t in of.items() if who in OURS}
         rivals = {which: min(t for (w, who), t in of.items() if w == which and who not in OURS) for which in ours}
         times[name] = {"ours": sum(ours.values()), "rival": sum(rivals.values())}
-    draw_layers(times, "Every layer: forward, data gradient and weight gradient", out / "layers.png")
+    draw_layers(times, "Every layer: forward and backward", out / "layers.png")
     captions[out / "layers.png"] = captions[out / "roofline.png"]
     return captions
 

@@ -1,7 +1,7 @@
-"""Each of the 29 layers and the two guidance convolutions: conv + BN + ReLU, forward and both passes of backward.
+"""Each of the 29 layers and the two guidance convolutions, as a training step uses them: forward, and all of backward.
 
-A layer alone must hand on a plain tensor, so ours also writes the activation, which in a network the next layer loads
-unwritten.
+What a layer is, and how it is cut so that all do the same arithmetic, says `fastinpaint.bench.whole_layers`: none is
+made to write an activation that its net would not write, and both gradients come out of one backward.
 """
 
 from __future__ import annotations
@@ -12,68 +12,63 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+from torch import Tensor
 
-from fastinpaint import accelerate
-from fastinpaint.bench.contenders import Workload, channels_last
-from fastinpaint.bench.layers import LayerCase, layer_cases
+from fastinpaint.bench.contenders import Workload
+from fastinpaint.bench.layers import layer_cases
 from fastinpaint.bench.measure import kept_bytes
+from fastinpaint.bench.whole_contenders import Contender, Fused, Named, Plain
+from fastinpaint.bench.whole_layers import Inputs, WholeLayer, whole_layers
 
 NAMES = [case.name for case in layer_cases(Workload(frames=1, size=16))]
-PASSES = ("forward", "dgrad", "wgrad")
-NEAR_ZERO = 1e-4  # rounding decides on which side of a ReLU these fall: no gradient comes from there
-FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+PASSES = ("forward", "backward")
+MAKERS: dict[str, Callable[[WholeLayer, Inputs, Workload], Contender]] = {
+    "eager": lambda layer, inputs, workload: Plain(layer, inputs, last=False),
+    "eager channels-last": lambda layer, inputs, workload: Plain(layer, inputs, last=True),
+    "fastinpaint": lambda layer, inputs, workload: Fused(layer, inputs, workload.backend),
+}
 
 
 @functools.cache
-def cases(workload: Workload) -> dict[str, LayerCase]:
+def layers(workload: Workload) -> dict[str, WholeLayer]:
     """The layers at the workload's size, by name."""
-    return {case.name: case for case in layer_cases(workload)}
-
-
-def work_of(module: nn.Module, x: Tensor, upstream: Tensor, which: str) -> Callable[[], Tensor]:
-    """Forward, or backward alone to the input or to the weight; batch norm's own backward belongs to both."""
-    weight = next(part for part in module.children() if isinstance(part, _ConvNd)).weight
-    if which == "forward":
-        return torch.no_grad()(lambda: module(x))
-    x.requires_grad_(which == "dgrad")
-    weight.requires_grad_(which == "wgrad")
-    y, wanted = module(x), weight if which == "wgrad" else x
-    return lambda: torch.autograd.grad(y, wanted, upstream, retain_graph=True)[0]
+    return {layer.case.name: layer for layer in whole_layers(workload)}
 
 
 @functools.lru_cache(maxsize=1)
-def expected(name: str, which: str, workload: Workload) -> tuple[Tensor, Tensor]:
-    """The upstream gradient and what plain PyTorch gives; the contenders of a case come one after another."""
-    case = cases(workload)[name]
-    module, x = case.make(workload.device, workload.torch_dtype)
-    upstream = torch.randn(case.out_shape, device=workload.device, dtype=workload.torch_dtype)
-    with torch.no_grad():
-        z = nn.Sequential(*(part for part in module.children() if not isinstance(part, nn.ReLU)))(x)
-    upstream[z.abs() < NEAR_ZERO] = 0
-    return upstream, work_of(module, x, upstream, which)().detach()
+def expected(name: str, workload: Workload) -> tuple[Inputs, Named]:
+    """The inputs and what plain PyTorch gives; the contenders of a layer come one after another."""
+    layer = layers(workload)[name]
+    inputs = Inputs.random(layer, workload.device, workload.torch_dtype)
+    return inputs, Plain(layer, inputs, last=False).results()
 
 
-@pytest.mark.parametrize("contender", ["eager", "eager channels-last", "fastinpaint"])
+def parameters(contender: Contender) -> list[Tensor]:
+    """What a step keeps anyhow."""
+    return [leaf for name, leaf in contender.leaves.items() if name.endswith(("weight", "bias"))]
+
+
+@pytest.mark.parametrize("contender", MAKERS)
 @pytest.mark.parametrize("which", PASSES)
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: name.replace(" ", "_"))
 def test_layer(name, which, contender, workload, measure):
     """Checked against plain PyTorch in the same dtype, then timed."""
-    case, (upstream, truth) = cases(workload)[name], expected(name, which, workload)
-    module, x = case.make(workload.device, workload.torch_dtype)
-    if contender != "eager":
-        channels_last(module)
-        x = x.detach().contiguous(memory_format=FORMATS[x.dim()]).requires_grad_()
-        upstream = upstream.contiguous(memory_format=FORMATS[x.dim()])
-    if contender == "fastinpaint":
-        accelerate(module, backend=workload.backend)
-    kept = kept_bytes(lambda: module(x), module.parameters())
-    work = work_of(module, x, upstream, which)
-    error = float((work().detach() - truth).norm() / truth.norm())
-    assert error < (1e-3 if workload.torch_dtype == torch.float32 else 0.1), f"{contender} {which} is {error:.1e} off"
-    # what any implementation must move: forward x and y, dgrad y, dy and dx, wgrad x, y and dy, and always the weights
-    maps = {"forward": 0, "dgrad": 1, "wgrad": 1}[which] * math.prod(case.out_shape)
-    maps += math.prod(case.shape) + math.prod(case.out_shape) + case.conv.weight.numel()
-    flops, moved = 2 * case.macs(), x.element_size() * maps
+    layer, (inputs, truth) = layers(workload)[name], expected(name, workload)
+    made = MAKERS[contender](layer, inputs, workload)
+    found = made.results()
+    assert found.keys() == truth.keys()
+    tolerance = 1e-3 if workload.torch_dtype == torch.float32 else 0.1
+    for what, value in found.items():
+        error = float((value.float() - truth[what].float()).norm() / truth[what].float().norm())
+        assert error < tolerance, f"{contender}: {what} is {error:.1e} off"
+    kept = kept_bytes(made.forward, parameters(made))
+    # what any implementation must move: forward x and y; backward x, the gradients of both; always the weights
+    case, passes = layer.case, 2 - layer.first
+    there, out = math.prod(case.shape), math.prod(case.out_shape)
+    if which == "forward":
+        flops, values = 2 * layer.macs(), there + out + case.conv.weight.numel()
+    else:
+        flops, values = 2 * passes * layer.macs(), passes * there + out + passes * case.conv.weight.numel()
+    moved = inputs.dy.element_size() * values
+    work = made.forward if which == "forward" else made.backward
     measure(work, f"{name} {which}", contender, flops, moved, kind="layer", intensity=flops / moved, kept_bytes=kept)

@@ -24,7 +24,13 @@ Named = dict[str, Tensor]
 
 
 class Contender(Protocol):
-    """What is timed, and what it gave."""
+    """What is timed, and what it gave.
+
+    Attributes:
+        leaves: what gradients are asked of, by name.
+    """
+
+    leaves: Named
 
     def forward(self) -> Any:
         """What a step does forward, while autograd records."""
@@ -47,15 +53,15 @@ class Plain:
             if last and module is not None:
                 channels_last(module)
         x, skip = inputs.x, inputs.skip
-        self._leaves = {} if layer.first else {"x": self._leaf(x.x if isinstance(x, Normed) else x)}
-        self._x = self._leaves.get("x", self._laid(x) if isinstance(x, Tensor) else None)
+        self.leaves = {} if layer.first else {"x": self._leaf(x.x if isinstance(x, Normed) else x)}
+        self._x = self.leaves.get("x", self._laid(x) if isinstance(x, Tensor) else None)
         if isinstance(x, Normed):
-            self._leaves |= {"norm.weight": self._leaf(x.weight), "norm.bias": self._leaf(x.bias)}
+            self.leaves |= {"norm.weight": self._leaf(x.weight), "norm.bias": self._leaf(x.bias)}
         if skip is not None:
-            self._leaves["skip"] = self._leaf(activation.fwd([skip.source()]))
+            self.leaves["skip"] = self._leaf(activation.fwd([skip.source()]))
         if inputs.image is not None:
-            self._leaves["image"] = self._leaf(inputs.image)
-        self._leaves |= parameters(self._layers, self._guide)
+            self.leaves["image"] = self._leaf(inputs.image)
+        self.leaves |= parameters(self._layers, self._guide)
         self._y = self._convolution(training=True)
         self._dy = self._laid(upstream(inputs, self._y.detach()) if self._norm else inputs.dy)
 
@@ -64,10 +70,10 @@ class Plain:
         return (y, *self._statistics(y.detach())) if self._norm else y
 
     def backward(self) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(self._y, list(self._leaves.values()), self._dy, retain_graph=True)
+        return torch.autograd.grad(self._y, list(self.leaves.values()), self._dy, retain_graph=True)
 
     def results(self) -> Named:
-        found = dict(zip(self._leaves, self.backward(), strict=True)) | {"y": self._y.detach()}
+        found = dict(zip(self.leaves, self.backward(), strict=True)) | {"y": self._y.detach()}
         if self._norm is not None:
             mean, var = self._statistics(self._y.detach())
             found |= {"y.mean": mean, "y.scale": self._norm.weight.detach() * torch.rsqrt(var + EPS)}
@@ -82,12 +88,12 @@ class Plain:
         assert a is not None
         if isinstance(x, Normed):
             mean, var = (None, None) if training else (x.mean, x.var)
-            weight, bias = self._leaves["norm.weight"], self._leaves["norm.bias"]
+            weight, bias = self.leaves["norm.weight"], self.leaves["norm.bias"]
             a = F.relu(F.batch_norm(a, mean, var, weight, bias, training, eps=EPS))
         if self._guide is not None:
-            a = a + self._guide(self._leaves["image"])
+            a = a + self._guide(self.leaves["image"])
         if self._inputs.skip is not None:
-            a = torch.cat([a, self._leaves["skip"]], 1)
+            a = torch.cat([a, self.leaves["skip"]], 1)
         return self._layers(a)
 
     def _statistics(self, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,13 +119,13 @@ class Fused:
         layers, self._norm, guide = modules(layer, inputs)
         if self._norm is not None:
             layers.extend([self._norm, nn.ReLU()])
-        self._leaves: Named = {}
+        self.leaves: Named = {}
         self._parts = [self._part("x", inputs.x, layer.first)]
         if inputs.skip is not None:
             self._parts.append(self._part("skip", inputs.skip, False))
         if inputs.image is not None:
-            self._leaves["image"] = inputs.image.detach().clone().requires_grad_()
-        self._leaves |= parameters(layers, guide)
+            self.leaves["image"] = inputs.image.detach().clone().requires_grad_()
+        self.leaves |= parameters(layers, guide)
         self._net = accelerate(_Between(layers, guide), backend)
         self._out = self.forward()
         self._upstream = [laid(inputs.dy, True)]
@@ -130,13 +136,13 @@ class Fused:
 
     def forward(self) -> list[Tensor]:
         """y, and of a batch norm after it mean, scale and shift."""
-        return self._net(self._parts, self._leaves.get("image"))
+        return self._net(self._parts, self.leaves.get("image"))
 
     def backward(self) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(self._out, list(self._leaves.values()), self._upstream, retain_graph=True)
+        return torch.autograd.grad(self._out, list(self.leaves.values()), self._upstream, retain_graph=True)
 
     def results(self) -> Named:
-        found = dict(zip(self._leaves, self.backward(), strict=True))
+        found = dict(zip(self.leaves, self.backward(), strict=True))
         found |= {name: out.detach() for name, out in zip(("y", "y.mean", "y.scale"), self._out, strict=False)}
         x = self._inputs.x
         if isinstance(x, Normed):  # x reaches its own statistics too: that part is the layer before's
@@ -157,7 +163,7 @@ class Fused:
         if first:
             return source
         leaves = {k: t.detach().clone().requires_grad_() for k, t in source._asdict().items() if isinstance(t, Tensor)}
-        self._leaves |= {f"{name}.{k}": leaf for k, leaf in leaves.items()}
+        self.leaves |= {f"{name}.{k}": leaf for k, leaf in leaves.items()}
         return source._replace(**leaves)  # type: ignore[arg-type]  # relu is none of them
 
 

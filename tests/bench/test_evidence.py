@@ -33,7 +33,7 @@ def test_a_report_shows_what_its_rows_hold(tmp_path: Path, monkeypatch):
     found += [
         MACHINE | TIMED | {"case": f"3DCN 1 {which}", "contender": name, "kind": "layer", "intensity": 30.0}
         | {"ceilings": CEILINGS}
-        for which in ("forward", "dgrad", "wgrad") for name in ("eager", "fastinpaint")
+        for which in ("forward", "backward") for name in ("eager", "fastinpaint")
     ]  # fmt: skip
     found += [
         MACHINE | {"case": "norm_relu", "contender": "cudnn graph", "kind": "op", "not_measured": "no <GPU>"},
@@ -46,7 +46,7 @@ def test_a_report_shows_what_its_rows_hold(tmp_path: Path, monkeypatch):
     rows.append(tmp_path / "rows.jsonl", found)
     assert made(monkeypatch, tmp_path / "rows.jsonl", "--out", tmp_path / "out") == 0
     page = (tmp_path / "out" / "index.html").read_text()
-    for text in ("PyTorch", "noisy", "no &lt;GPU&gt;", "step, F=32, 128x128", "3DCN 1 dgrad", "3072.0"):
+    for text in ("PyTorch", "noisy", "no &lt;GPU&gt;", "step, F=32, 128x128", "3DCN 1 backward", "3072.0"):
         assert text in page
     assert "on another" not in page
     drawn = {picture.stem for picture in (tmp_path / "out").glob("*.png")}
