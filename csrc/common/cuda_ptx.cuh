@@ -49,6 +49,11 @@ __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
   }
 }
 
+// A barrier of its own for each group of `threads`, whole warps, of a block.
+__device__ __forceinline__ void sync_group(int group, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(1 + group), "r"(threads) : "memory");
+}
+
 // Copies 16 bytes to shared memory without waiting; a false predicate writes zeros and reads nothing.
 __device__ __forceinline__ void cp_async16(void* to, const void* from, bool predicate) {
   uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(to));

@@ -25,23 +25,28 @@ struct ChannelParams {
   float mean[kVector], scale[kVector], shift[kVector];
 };
 
-__device__ __forceinline__ ChannelParams load_params(const Source& source, int channel) {
-  ChannelParams result;
-#pragma unroll
-  for (int i = 0; i < kVector; ++i) {
-    bool has = source.mean != nullptr && channel + i < source.channels;
-    result.mean[i] = has ? __ldg(source.mean + channel + i) : 0.0f;
-    result.scale[i] = has ? __ldg(source.scale + channel + i) * source.scale_factor : 1.0f;
-    result.shift[i] = has ? __ldg(source.shift + channel + i) * source.shift_factor : 0.0f;
-  }
-  return result;
-}
-
 __host__ __device__ inline bool is_aligned(const void* p) { return (reinterpret_cast<uintptr_t>(p) & 15) == 0; }
 
 // Whether every vector of the map may be read as a whole.
 __host__ __device__ inline bool vectors_aligned(const Source& source) {
   return source.channels % kVector == 0 && is_aligned(source.x) && is_aligned(source.addend);
+}
+
+// Of the eight channels from `channel` on, a multiple of eight; a channel that does not exist stays as it is.
+__device__ __forceinline__ ChannelParams load_params(const Source& source, int channel) {
+  int valid = source.mean ? min(kVector, source.channels - channel) : 0;
+  bool aligned = valid == kVector && is_aligned(source.mean) && is_aligned(source.scale) && is_aligned(source.shift);
+  Vector<float> mean = load_vector(source.mean + channel, valid, aligned);
+  Vector<float> scale = load_vector(source.scale + channel, valid, aligned);
+  Vector<float> shift = load_vector(source.shift + channel, valid, aligned);
+  ChannelParams result;
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) {
+    result.mean[i] = mean.v[i];
+    result.scale[i] = i < valid ? scale.v[i] * source.scale_factor : 1.0f;
+    result.shift[i] = shift.v[i] * source.shift_factor;
+  }
+  return result;
 }
 
 __device__ __forceinline__ float activate(float x, float addend, const ChannelParams& params, int i, bool relu) {

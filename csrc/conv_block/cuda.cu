@@ -7,10 +7,11 @@ namespace fi {
 template <class T>
 static int pack_weights(const Conv& conv, const GatherPlan& plan, void* stream) {
   const GatherParams& p = plan.params;
-  int64_t total = int64_t(plan.taps) * p.k_padded * p.n_padded;
-  int blocks = int(std::min<int64_t>((total + kThreads - 1) / kThreads, 4096));
-  FI_LAUNCH(pack_kernel<T>, blocks, kThreads, 0, stream, static_cast<const Map<T>*>(conv.weight), plan.pack,
-            static_cast<T*>(const_cast<void*>(p.weight)), plan.taps, p.k_padded, p.n_padded);
+  PackParams pack = plan.pack;
+  int64_t blocks = choose_runs(pack, plan.taps, p.k_padded);
+  if (blocks >= 1ll << 31) return kTooLarge;
+  FI_LAUNCH(pack_kernel<T>, int(blocks), kThreads, pack_bytes<T>(), stream, static_cast<const Map<T>*>(conv.weight),
+            pack, static_cast<T*>(const_cast<void*>(p.weight)), plan.taps, p.k_padded);
   return launched();
 }
 
@@ -90,7 +91,7 @@ static Footprint footprint_of(const Conv& conv, const GatherPlan& plan) {
   int64_t patches = positions * plan.groups * channels * size * maps / phases;
   int64_t weights = int64_t(plan.thin ? 1 : p.taps.taps) * p.k_padded * plan.columns * size / phases;
   int64_t results = int64_t(kTileRows) * plan.columns * size * (p.backward ? 2 : 1);
-  Footprint result{blocks, blocks * (patches + weights + results), 0};
+  Footprint result{blocks, blocks * (patches + weights + results), 0, 1};
   result.shared_bytes = with_factors(conv.dtype, [&](auto t) { return shared_bytes<decltype(t)>(plan); });
   return result;
 }

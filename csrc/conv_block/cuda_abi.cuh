@@ -20,6 +20,7 @@ struct Conv {
   int in[3], out[3];  // sizes of the sources and of y
   int kernel[3], stride[3], padding[3], dilation[3];
   int out_channels;
+  int shared_limit;                   // bytes of shared memory that a block may have
   int hopper;                         // 0: never the wgmma path; 1: where it may pay; 2: wherever it can
   Source source[2];                   // concatenated over channels
   Source gradient;                    // G, with out_channels channels (backward)
@@ -29,8 +30,7 @@ struct Conv {
   void* y;                            // forward
   float *mean, *var;                  // [C_out] or null (forward)
   SourceGradient source_gradient[2];  // dgrad
-  void* dweight;                      // wgrad
-  int64_t dweight_stride[5];
+  void* dweight;                      // wgrad; contiguous
   void* workspace;
 };
 

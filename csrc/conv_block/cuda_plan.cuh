@@ -102,8 +102,10 @@ inline int choose_columns(int dtype, int channels, int64_t tiles) {
 
 // What a plan loads and needs, for tests and for counting bytes; fastinpaint/testing/counting.py has the same.
 struct Footprint {
-  int64_t blocks, loads,
-      shared_bytes;  // loads: bytes that all blocks read or write in global memory, dead taps included
+  int64_t blocks;
+  int64_t loads;  // bytes that all blocks read or write in global memory, dead taps included
+  int64_t shared_bytes;
+  int64_t groups;  // of kThreads in a block
 };
 
 struct GatherPlan {

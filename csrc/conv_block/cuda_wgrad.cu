@@ -1,6 +1,7 @@
 // Entry points of wgrad. See cuda_abi.cuh for the arguments and cuda.cu for what they return.
 #include "conv_block/cuda_hopper_wgrad.cuh"
 #include "conv_block/cuda_plan.cuh"
+#include "conv_block/kernels_reduce.cuh"
 #include "conv_block/kernels_wgrad_main.cuh"
 
 namespace fi {
@@ -9,6 +10,7 @@ struct WgradPlan {
   WgradParams params;
   ReduceParams reduce;
   int channels, columns, row_blocks, column_tiles;  // channels of P in a row block
+  int groups;  // of kThreads in a block of wgrad_kernel: they sum tiles of their own, and store one partial
   bool thin, hopper;
   int64_t workspace;
 };
@@ -78,27 +80,51 @@ inline void choose_sources(const Conv& conv, const Roles& roles, WgradPlan& plan
   }
 }
 
-constexpr int kOperationsPerByte = 183;  // an H200's 788 TFLOP/s over its 4.3 TB/s
+// An H200's 788 TFLOP/s over its 4.3 TB/s, and a third less: mma.sync does not reach what wgmma does.
+constexpr int kOperationsPerByte = 120;
 
-// The fewest splits of those that take least time: rounds of as many blocks as an H200 holds, all as long as the tiles
-// of a split, and a partial of every split, written and read. operations: of a block and a tile. held: blocks that an
-// H200 holds at a time.
-inline int choose_splits(int blocks, int tiles, int64_t operations, int64_t partial_bytes, int held) {
-  int best = 1;
+struct Splits {
+  int partials, groups;  // that share a partial
+};
+
+// The fewest splits of those that take least time: rounds of as many groups as an H200 holds, all as long as the tiles
+// of a split, and the partials, written and read. operations: of a group and a tile. held: groups that an H200 holds at
+// a time.
+inline Splits choose_splits(int blocks, int tiles, int64_t operations, int64_t partial_bytes, int held,
+                            int most_groups) {
+  Splits best{1, 1};
   int64_t least = -1;
-  for (int splits = 1; splits <= std::min(tiles, ceil_div(4 * held, blocks)); ++splits) {
-    int64_t rounds = ceil_div(blocks * splits, held), each = ceil_div(tiles, splits);
-    int64_t cost = rounds * held * each * operations + 2 * splits * partial_bytes * kOperationsPerByte;
-    if (least < 0 || cost < least) least = cost, best = splits;
-  }
+  for (int groups = 1; groups <= most_groups; ++groups)
+    for (int i = 1; i * groups <= std::min(tiles, ceil_div(4 * held, blocks)); ++i) {
+      int64_t rounds = ceil_div(blocks * i, held / groups), each = ceil_div(tiles, i * groups);
+      int64_t cost = rounds * held * each * operations + 2 * i * partial_bytes * kOperationsPerByte;
+      if (least < 0 || cost < least) least = cost, best = {i, groups};
+    }
   return best;
 }
 
-// Threads for each value of the sum over the splits: four splits each, but eight neighbouring values a block at least.
-inline int choose_parts(int splits) {
-  int parts = 1;
-  while (parts < kThreads / kVector && parts * 4 < splits) parts *= 2;
-  return parts;
+// Shared memory of a block.
+template <class T, int BN, bool thin>
+int block_bytes(const WgradPlan& plan) {
+  int each = wgrad_bytes<T, BN, thin>(plan.params.p);
+  return plan.groups > 1 ? std::max(plan.groups * each, merge_bytes<block_taps<T, thin>(), BN>()) : each;
+}
+
+inline int block_bytes(const Conv& conv, const WgradPlan& plan) {
+  return with_factors(conv.dtype, [&](auto t) {
+    using T = decltype(t);
+    if (plan.thin) return plan.columns == 64 ? block_bytes<T, 64, true>(plan) : block_bytes<T, 32, true>(plan);
+    return plan.columns == 64 ? block_bytes<T, 64, false>(plan) : block_bytes<T, 32, false>(plan);
+  });
+}
+
+// How the partials of that many splits are summed: a thread sums four splits before there are two for a vector.
+inline ReduceParams plan_reduce(const WgradParams& w, bool p_inner) {
+  ReduceParams reduce{w.p.taps.taps, w.p_channels, w.q_channels, w.splits, p_inner, kVector, 0, 1};
+  while (reduce.parts < kVector && reduce.parts * 4 < w.splits) reduce.parts *= 2;
+  reduce.vectors = p_inner ? kThreads / kVector / reduce.parts : 2;
+  if (!p_inner) reduce.rows = reduce.taps;
+  return reduce;
 }
 
 // Bytes that the blocks read and write in global memory, dead taps included.
@@ -137,23 +163,17 @@ inline bool plan_blocks(const Conv& conv, const Roles& roles, int most, WgradPla
   int64_t partial_bytes = int64_t(p.taps.taps) * w.p_channels * w.q_channels * int64_t(sizeof(float));
   int64_t rows = plan.thin ? kThinEntries * kVector : (p.taps.taps / w.blocks) * plan.channels;
   int64_t operations = 2 * rows * kTileRows * plan.columns;
-  int splits = choose_splits(plan.row_blocks * plan.column_tiles, w.tiles, operations, partial_bytes,
-                             plan.hopper ? kTurnedBlocks : kWantedBlocks);
-  w.tiles_each = ceil_div(w.tiles, splits);
-  w.splits = ceil_div(w.tiles, w.tiles_each);
+  plan.groups = kMostGroups;
+  bool grouped = !plan.hopper && block_bytes(conv, plan) <= conv.shared_limit && kMostGroups * kThreads <= kMostThreads;
+  Splits splits = choose_splits(plan.row_blocks * plan.column_tiles, w.tiles, operations, partial_bytes,
+                                plan.hopper ? kTurnedBlocks : kWantedBlocks, grouped ? kMostGroups : 1);
+  plan.groups = splits.groups;
+  w.tiles_each = ceil_div(w.tiles, splits.partials * plan.groups);
+  w.splits = ceil_div(w.tiles, w.tiles_each * plan.groups);
   Workspace workspace{static_cast<char*>(conv.workspace)};
   w.partial = static_cast<float*>(workspace.take(w.splits * partial_bytes));
   plan.workspace = workspace.used;
-  const int64_t* stride = conv.dweight_stride;
-  plan.reduce = {p.taps.taps,
-                 w.p_channels,
-                 w.q_channels,
-                 w.splits,
-                 choose_parts(w.splits),
-                 stride[!roles.gradient_is_p],
-                 stride[roles.gradient_is_p],
-                 {stride[2], stride[3], stride[4]},
-                 {conv.kernel[0], conv.kernel[1], conv.kernel[2]}};
+  plan.reduce = plan_reduce(w, roles.gradient_is_p == bool(conv.transposed));
   if (plan.hopper) return turned_fits(conv, w);
   int position_bytes = with_factors(conv.dtype, [&](auto t) {
     using T = decltype(t);
@@ -196,11 +216,12 @@ inline int plan_wgrad(const Conv& conv, WgradPlan& plan) {
 
 template <class T, int BN, bool thin>
 static int launch_wgrad(const WgradPlan& plan, void* stream) {
-  int bytes = wgrad_bytes<T, BN, thin>(plan.params.p);
+  int bytes = block_bytes<T, BN, thin>(plan);
   int status = allow_shared(wgrad_kernel<T, BN, thin>, bytes);
   if (status) return status;
   dim3 grid(plan.row_blocks * plan.column_tiles, plan.params.splits);
-  FI_LAUNCH((wgrad_kernel<T, BN, thin>), grid, kThreads, bytes, stream, plan.params, bytes);
+  FI_LAUNCH((wgrad_kernel<T, BN, thin>), grid, dim3(kThreads, plan.groups), bytes, stream, plan.params,
+            wgrad_bytes<T, BN, thin>(plan.params.p));
   return launched();
 }
 
@@ -229,17 +250,9 @@ FI_EXPORT int64_t fi_conv_wgrad_workspace(const Conv* conv) {
 FI_EXPORT int fi_conv_wgrad_footprint(const Conv* conv, Footprint* out) {
   WgradPlan plan;
   if (int status = plan_wgrad(*conv, plan)) return status;
-  const GatherParams& p = plan.params.p;
-  *out = {int64_t(plan.row_blocks) * plan.column_tiles * plan.params.splits, bytes_asked(*conv, plan), 0};
-  if (plan.hopper) {
-    out->shared_bytes = turned_bytes(p.patch);
-    return kOk;
-  }
-  out->shared_bytes = with_factors(conv->dtype, [&](auto t) {
-    using T = decltype(t);
-    if (plan.thin) return plan.columns == 64 ? wgrad_bytes<T, 64, true>(p) : wgrad_bytes<T, 32, true>(p);
-    return plan.columns == 64 ? wgrad_bytes<T, 64, false>(p) : wgrad_bytes<T, 32, false>(p);
-  });
+  int64_t blocks = int64_t(plan.row_blocks) * plan.column_tiles * plan.params.splits;
+  *out = {blocks, bytes_asked(*conv, plan), 0, plan.groups};
+  out->shared_bytes = plan.hopper ? turned_bytes(plan.params.p.patch) : block_bytes(*conv, plan);
   return kOk;
 }
 
@@ -254,10 +267,11 @@ FI_EXPORT int fi_conv_wgrad(const Conv* conv, void* stream) {
                  : plan.thin ? launch_columns<T, true>(plan, stream)
                              : launch_columns<T, false>(plan, stream);
     if (status) return status;
-    int64_t total = int64_t(plan.reduce.taps) * plan.reduce.p_channels * plan.reduce.q_channels;
-    int values = kThreads / plan.reduce.parts;
-    int blocks = int(std::min<int64_t>((total + values - 1) / values, 4096));
-    FI_LAUNCH(reduce_kernel<Map<T>>, blocks, kThreads, kReduceBytes, stream, plan.params.partial, plan.reduce,
+    const ReduceParams& reduce = plan.reduce;
+    int64_t panels = int64_t(ceil_div(reduce.taps * reduce.p_channels, reduce.rows)) *
+                     ceil_div(reduce.q_channels, 4 * reduce.vectors);
+    if (panels >= 1ll << 31) return kTooLarge;
+    FI_LAUNCH(reduce_kernel<Map<T>>, int(panels), kThreads, reduce_bytes(reduce), stream, plan.params.partial, reduce,
               static_cast<Map<T>*>(conv->dweight));
     return launched();
   });

@@ -3,7 +3,9 @@
 // Of a convolution P is the activation and Q is G; of a transposed one the other way round (and of a convolution with
 // three channels out, where P should be the thin one). Both are made from raw maps on their way into shared memory.
 //
-//   grid    x: block of 128 rows of (tap, p) and BN columns q    y: split of the positions
+//   grid    x: block of rows of (tap, p) and BN columns q    y: split of the positions
+//   groups  of 128 threads (threadIdx.y), one or two in a block: each takes half of the split's positions in memory and
+//           behind barriers of its own, as two blocks would; in the end the first adds the other's sums and stores both
 //   rows    slots of eight: up to nine taps of one plane x 32 channels, or 16 thin entries (kernels_thin.cuh)
 //   a step  one tile of 128 positions: its patch of P serves all taps of the block, the next tile's patch and Q are
 //           loaded slice by slice between the eight k16 steps. Tiles that all taps read only padding for are skipped,
@@ -23,6 +25,7 @@ constexpr int block_taps() {
 }
 
 constexpr int kMostSlots = 4 * 9, kThinEntries = 16;
+constexpr int kMostGroups = 2;  // of kThreads in a block
 
 struct TapBlock {
   int16_t t, h, w;       // offset of the patch
@@ -36,8 +39,8 @@ struct WgradParams {
   PatchShape q_box;           // the tile itself
   int q_sources, q_tiles[2];  // column tiles of each source of Q
   Source q[2];
-  int p_channels, q_channels;  // in all
-  int splits, tiles, tiles_each;
+  int p_channels, q_channels;     // in all
+  int splits, tiles, tiles_each;  // of a group
   float* partial;
 };
 
@@ -84,6 +87,7 @@ constexpr int patch_pitch() {
   return thin ? kVector : turned_pitch<T>(kChunk);
 }
 
+// Of one group.
 template <class T, int BN, bool thin>
 int wgrad_bytes(const GatherParams& p) {
   int patch = p.patch.rows * p.patch.columns * patch_pitch<T, thin>() * int(sizeof(T));
@@ -94,6 +98,33 @@ int wgrad_bytes(const GatherParams& p) {
 // Warps 2 x 2. A warp's m16 tile i is slots 4 i + 2 warp_m and the next: tap i, sixteen of its channels.
 template <int kM, int BN>
 using WgradSums = float[kM][BN / 16][4];
+
+// The sums of one group on their way to another's, a thread's 16 bytes beside its neighbours'.
+template <int kM, int BN>
+constexpr int merge_bytes() {
+  return shared_part(int(sizeof(WgradSums<kM, BN>)) * kThreads);
+}
+
+template <int kM, int BN>
+__device__ __forceinline__ void stage_sums(const WgradSums<kM, BN>& acc, float4* sums) {
+#pragma unroll
+  for (int m = 0; m < kM; ++m)
+#pragma unroll
+    for (int n = 0; n < BN / 16; ++n)
+      sums[(m * (BN / 16) + n) * kThreads + threadIdx.x] =
+          make_float4(acc[m][n][0], acc[m][n][1], acc[m][n][2], acc[m][n][3]);
+}
+
+template <int kM, int BN>
+__device__ __forceinline__ void add_sums(WgradSums<kM, BN>& acc, const float4* sums) {
+#pragma unroll
+  for (int m = 0; m < kM; ++m)
+#pragma unroll
+    for (int n = 0; n < BN / 16; ++n) {
+      float4 other = sums[(m * (BN / 16) + n) * kThreads + threadIdx.x];
+      acc[m][n][0] += other.x, acc[m][n][1] += other.y, acc[m][n][2] += other.z, acc[m][n][3] += other.w;
+    }
+}
 
 __device__ __forceinline__ int slot_of(int m, int half) { return 4 * m + threadIdx.x / 64 * 2 + half; }
 
@@ -173,26 +204,42 @@ __device__ inline int2 row_meaning(const GatherParams& p, const TapBlock& block,
   return {slot / 4 < block.count ? block.first + slot / 4 : -1, chunk_channel + slot % 4 * kVector + group};
 }
 
+// Two lanes trade halves of an mma tile, so that each has four neighbouring columns of one row to store: the even lane
+// of the upper row, the odd one of the lower.
+__device__ __forceinline__ float4 join_columns(const float (&d)[4]) {
+  bool odd = threadIdx.x & 1;
+  float first = __shfl_xor_sync(~0u, odd ? d[0] : d[2], 1), second = __shfl_xor_sync(~0u, odd ? d[1] : d[3], 1);
+  return odd ? make_float4(first, second, d[2], d[3]) : make_float4(d[0], d[1], first, second);
+}
+
 template <int kM, int BN, bool thin>
 __device__ void store_partial(const WgradParams& w, const TapBlock& block, const Part& rows, const Part& columns,
                               const WgradSums<kM, BN>& acc) {
   int group = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+  bool aligned = w.q_channels % 4 == 0 && columns.source->channels % 4 == 0 && columns.first % 4 == 0;
 #pragma unroll
-  for (int m = 0; m < kM; ++m)
+  for (int m = 0; m < kM; ++m) {
+    int2 row = row_meaning<thin>(w.p, block, rows.channel, slot_of(m, t % 2), group);
+    bool exists = row.x >= 0 && row.y < rows.source->channels;
+    int tap = exists ? w.p.taps.tap[row.x].index : 0;
+    float* to = w.partial +
+                ((int64_t(blockIdx.y) * w.p.taps.taps + tap) * w.p_channels + rows.first + row.y) * w.q_channels +
+                columns.first;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      int2 row = row_meaning<thin>(w.p, block, rows.channel, slot_of(m, half), group);
-      if (row.x < 0 || row.y >= rows.source->channels) continue;
-      int tap = w.p.taps.tap[row.x].index;
-      int64_t at = (int64_t(blockIdx.y) * w.p.taps.taps + tap) * w.p_channels + rows.first + row.y;
+    for (int n = 0; n < BN / 16; ++n) {
+      float4 value = join_columns(acc[m][n]);
+      int q = columns.channel + threadIdx.x / 32 % 2 * (BN / 2) + n * 8 + t / 2 * 4;
+      int valid = exists ? columns.source->channels - q : 0;
+      if (aligned) {
+        if (valid > 0) *reinterpret_cast<float4*>(to + q) = value;
+        continue;
+      }
+      float each[4] = {value.x, value.y, value.z, value.w};
 #pragma unroll
-      for (int n = 0; n < BN / 16; ++n)
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          int q = columns.channel + threadIdx.x / 32 % 2 * (BN / 2) + n * 8 + 2 * t + i;
-          if (q < columns.source->channels) w.partial[at * w.q_channels + columns.first + q] = acc[m][n][2 * half + i];
-        }
+      for (int i = 0; i < 4; ++i)
+        if (i < valid) to[q + i] = each[i];
     }
+  }
 }
 
 }  // namespace fi

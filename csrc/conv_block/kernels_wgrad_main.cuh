@@ -36,9 +36,11 @@ __device__ void load_thin_patch(const GatherParams& p, const ChannelParams& para
 }
 
 template <class T, int BN, bool thin>
-__global__ void __launch_bounds__(kThreads, 2) wgrad_kernel(const __grid_constant__ WgradParams w, int shared_bytes) {
+__global__ void __launch_bounds__(kMostGroups* kThreads, 1)
+    wgrad_kernel(const __grid_constant__ WgradParams w, int group_bytes) {
   FI_DYNAMIC_SHARED(memory);
-  SharedArena arena(memory, shared_bytes);
+  int thread_group = __shfl_sync(~0u, threadIdx.y, 0);  // so that the compiler knows it to be the warp's
+  SharedArena arena(memory + thread_group * group_bytes, group_bytes);
   const GatherParams& p = w.p;
   int elements = p.patch.rows * p.patch.columns * patch_pitch<T, thin>();
   T* first_patch = arena.take<T>(elements);
@@ -79,7 +81,7 @@ __global__ void __launch_bounds__(kThreads, 2) wgrad_kernel(const __grid_constan
   };
   auto row_of = [&](int k) { return box_position(p.patch, p.tile_bits, k) * patch_pitch<T, thin>(); };
 
-  int end = min(w.tiles, (int(blockIdx.y) + 1) * w.tiles_each);
+  int split = blockIdx.y * blockDim.y + thread_group, end = min(w.tiles, (split + 1) * w.tiles_each);
   Tile tile;
   unsigned live = 0, next_live = 0;
   auto find_live = [&](int from) {  // the next tile with live taps, or end
@@ -91,7 +93,7 @@ __global__ void __launch_bounds__(kThreads, 2) wgrad_kernel(const __grid_constan
   };
   constexpr int kM = block_taps<T, thin>();
   WgradSums<kM, BN> acc = {};
-  int next = find_live(blockIdx.y * w.tiles_each);
+  int next = find_live(split * w.tiles_each);
   if (next < end) {
     begin(tile);
     load_thin(tile, first_patch);
@@ -107,7 +109,7 @@ __global__ void __launch_bounds__(kThreads, 2) wgrad_kernel(const __grid_constan
     next = find_live(next + 1);
     bool more = next < end;
     if (more) begin(tile);
-    __syncthreads();  // this tile is there; the last one's memory is free
+    sync_group(thread_group, kThreads);  // this tile is there; the last one's memory is free
     if (more) load_thin(tile, next_patch);
     constexpr int kStep = std::is_same<T, float>::value ? 32 : 16;
     int slice = 0;
@@ -122,42 +124,15 @@ __global__ void __launch_bounds__(kThreads, 2) wgrad_kernel(const __grid_constan
       store(slice, next_patch, next_q);
     }
   }
-  store_partial<kM, BN, thin>(w, block, rows, columns, acc);
-}
-
-struct ReduceParams {
-  int taps, p_channels, q_channels, splits;
-  int parts;  // of the splits, a power of two up to kThreads
-  int64_t p_stride, q_stride, tap_stride[3];
-  int kernel[3];
-};
-
-constexpr int kReduceBytes = shared_part(kThreads * int(sizeof(float)));
-
-// dweight[tap][p][q] = sum of partial over the splits. Each of `parts` threads sums every parts-th split of a value, so
-// that no thread reads hundreds one after another; their sums are added in order.
-template <class T>
-__global__ void __launch_bounds__(kThreads)
-    reduce_kernel(const float* partial, const __grid_constant__ ReduceParams p, T* dweight) {
-  FI_DYNAMIC_SHARED(memory);
-  SharedArena arena(memory, kReduceBytes);
-  float* sums = arena.take<float>(kThreads);
-  int64_t total = int64_t(p.taps) * p.p_channels * p.q_channels;
-  int values = kThreads / p.parts, part = threadIdx.x / values;
-  for (int64_t first = int64_t(blockIdx.x) * values; first < total; first += int64_t(gridDim.x) * values) {
-    int64_t i = first + threadIdx.x % values;
-    float sum = 0;
-    for (int split = part; i < total && split < p.splits; split += p.parts) sum += partial[split * total + i];
-    sums[threadIdx.x] = sum;
+  if (blockDim.y > 1) {
+    __syncthreads();  // the loops' last reads of this memory
+    float4* sums = SharedArena(memory, merge_bytes<kM, BN>()).template take<float4>(kM * (BN / 16) * kThreads);
+    if (thread_group > 0) stage_sums<kM, BN>(acc, sums);
     __syncthreads();
-    for (int other = 1; part == 0 && other < p.parts; ++other) sum += sums[other * values + threadIdx.x];
-    __syncthreads();  // they may be overwritten
-    if (part > 0 || i >= total) continue;
-    int q = int(i % p.q_channels), row = int(i / p.q_channels), channel = row % p.p_channels, tap = row / p.p_channels;
-    int w = tap % p.kernel[2], h = tap / p.kernel[2] % p.kernel[1], t = tap / p.kernel[2] / p.kernel[1];
-    dweight[channel * p.p_stride + q * p.q_stride + t * p.tap_stride[0] + h * p.tap_stride[1] + w * p.tap_stride[2]] =
-        from_float<T>(sum);
+    if (thread_group > 0) return;
+    add_sums<kM, BN>(acc, sums);
   }
+  store_partial<kM, BN, thin>(w, block, rows, columns, acc);
 }
 
 }  // namespace fi

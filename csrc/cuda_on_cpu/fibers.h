@@ -30,12 +30,15 @@ struct Wgmma {  // one under way, as its thread sees it
   void (*multiply)(const Wgmma&, float* d);
 };
 
+constexpr unsigned kBarriers = 4;  // __syncthreads, and those of groups of threads
+
 enum class State { ready, in_barrier, in_collective, in_mbarrier, done };
 
 struct Fiber {
   uint3 thread{};
   unsigned index = 0, lane = 0, warp = 0;
-  unsigned collectives = 0, barriers = 0;  // met so far
+  unsigned collectives = 0, barriers[kBarriers] = {};  // met so far
+  unsigned barrier = 0;                                // the one that it waits for
   State state = State::ready;
   int line = 0;
   std::vector<Copy> open;                 // cp.async not committed yet
@@ -44,6 +47,7 @@ struct Fiber {
   std::vector<std::vector<Wgmma>> wgmma_groups;  // as groups
   std::map<float*, std::vector<float>> sums;     // of the accumulators under way, which hold NaN meanwhile
   bool fenced = false;                           // since the last commit
+  std::vector<size_t> operands;                  // pieces written for wgmma and not shown to it yet
   char* stack = nullptr;
   void* sp = nullptr;
   void* asan = nullptr;

@@ -30,6 +30,12 @@ struct Issued {  // what all warps of a warpgroup must issue alike
   uint64_t b;
 };
 
+struct Barrier {
+  unsigned waiting = 0;
+  int line = 0;
+  char order[2];  // addresses that stand for it in thread sanitizer's eyes
+};
+
 struct Block {
   std::function<void()> kernel;
   dim3 grid, size;
@@ -38,14 +44,14 @@ struct Block {
   size_t shared_bytes = 0;
   std::map<void*, Mbarrier> mbarriers;
   std::vector<std::vector<Issued>> issued;  // wgmma of each warpgroup
+  std::vector<uint16_t> operands;           // what wgmma may read, of each 16 bytes of shared memory (mbarrier.h)
   std::vector<Fiber> fibers;
   std::vector<Warp> warps;
   std::vector<unsigned> ready;
   std::vector<uint64_t> priority;  // of each warp, in schedules of odd seed
   Fiber launcher;
-  unsigned waiting = 0, ended = 0;
-  int barrier_line = 0;
-  char barrier_order[2];  // addresses that stand for the barrier in thread sanitizer's eyes
+  unsigned ended = 0;
+  Barrier barriers[kBarriers];
   uint64_t random = 1;
   bool by_priority = false;
 };
@@ -94,18 +100,27 @@ __attribute__((no_sanitize("thread"))) inline void enter_fiber() {
   abort();
 }
 
-inline void sync_threads(int line) {
+// Barrier `id`: 0 is __syncthreads, the others are met by `threads` of the block.
+inline void sync_threads(int line, unsigned id = 0, unsigned threads = 0) {
   Own own;
   Fiber& me = self();
-  me.line = line;
-  if (block.waiting == 0) block.barrier_line = line;
-  if (block.barrier_line != line)
-    fail("__syncthreads at line " + std::to_string(line) + " met one at line " + std::to_string(block.barrier_line));
+  Barrier& barrier = block.barriers[id];
+  me.line = line, me.barrier = id;
+  if (barrier.waiting == 0) barrier.line = line;
+  if (barrier.line != line)
+    fail("__syncthreads at line " + std::to_string(line) + " met one at line " + std::to_string(barrier.line));
   if (block.ended) fail("__syncthreads at line " + std::to_string(line) + " after threads of the block returned");
-  char* order = &block.barrier_order[me.barriers++ & 1];
+  char* order = &barrier.order[me.barriers[id]++ & 1];
   release(order);
-  ++block.waiting;
-  pause(State::in_barrier);
+  if (++barrier.waiting == threads) {
+    barrier.waiting = 0;
+    for (Fiber& fiber : block.fibers)
+      if (fiber.state == State::in_barrier && fiber.barrier == id) make_ready(fiber);
+    block.ready.push_back(me.index);  // the last to come has no right to go on first
+    pause(State::ready);
+  } else {
+    pause(State::in_barrier);
+  }
   acquire(order);
 }
 
@@ -173,7 +188,8 @@ inline void start_fibers(unsigned count) {
   block.ready.clear();
   block.mbarriers.clear();
   block.issued.assign((count + 127) / 128, {});
-  block.waiting = block.ended = 0;
+  block.ended = 0;
+  for (Barrier& barrier : block.barriers) barrier.waiting = 0;
   for (unsigned i = 0; i < count; ++i) {
     Fiber& fiber = block.fibers[i];
     fiber.index = i, fiber.lane = i % 32, fiber.warp = i / 32;
@@ -210,13 +226,14 @@ inline void run_block(size_t shared_bytes) {
   start_fibers(count);
   block.shared = shared_bytes ? static_cast<char*>(aligned_alloc(16, (shared_bytes + 15) / 16 * 16)) : nullptr;
   block.shared_bytes = shared_bytes;
+  block.operands.assign(shared_bytes / 16 + 1, 0);
   if (block.shared) memset(block.shared, 0xFF, shared_bytes);  // NaN in every format
   for (uint64_t& p : block.priority) p = next_random();
   release(&block.launcher);
   while (block.ended < count) {
     if (block.ready.empty()) {
-      if (block.waiting < count) fail_deadlock();
-      block.waiting = 0;
+      if (block.barriers[0].waiting < count) fail_deadlock();
+      block.barriers[0].waiting = 0;
       for (Fiber& fiber : block.fibers) make_ready(fiber);
       for (uint64_t& p : block.priority) p = next_random();
       continue;
@@ -234,6 +251,7 @@ inline void run_block(size_t shared_bytes) {
 }
 
 inline std::set<std::string> launched_kernels;
+inline size_t shared_limit = 0;  // of the launch to come: sm_80's, or sm_90's for kernels that run nowhere else
 
 template <auto kernel>
 const char* name_of() {
@@ -243,6 +261,7 @@ const char* name_of() {
 inline void note_launch(const char* name) {
   Own own;
   launched_kernels.insert(name);
+  shared_limit = strstr(name, "hopper") ? 232448 : 166912;
 }
 
 // Blocks run in a rotated order, reversed for half of the schedules.
@@ -250,7 +269,7 @@ inline void launch(dim3 grid, dim3 size, size_t shared_bytes, std::function<void
   Own own;
   unsigned count = size.x * size.y * size.z;
   uint64_t blocks = uint64_t(grid.x) * grid.y * grid.z;
-  if (count == 0 || count > 1024 || blocks == 0 || grid.y > 65535 || grid.z > 65535 || shared_bytes > 166912)
+  if (count == 0 || count > 1024 || blocks == 0 || grid.y > 65535 || grid.z > 65535 || shared_bytes > shared_limit)
     fail("a launch that a GPU would refuse: grid " + std::to_string(grid.x) + "," + std::to_string(grid.y) + "," +
          std::to_string(grid.z) + ", " + std::to_string(count) + " threads, " + std::to_string(shared_bytes) +
          " bytes of shared memory");
@@ -289,3 +308,9 @@ extern "C" __attribute__((visibility("default"), used)) inline const char* fi_em
 #define blockDim (emu::block.size)
 #define gridDim (emu::block.grid)
 #define __syncthreads() emu::sync_threads(__LINE__)
+
+namespace fi {
+inline void sync_group(int group, int threads, int line = __builtin_LINE()) {
+  emu::sync_threads(line, 1 + group, threads);
+}
+}  // namespace fi

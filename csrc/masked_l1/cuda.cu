@@ -10,8 +10,8 @@ static int slice_count(const Slices& s) { return s.samples * s.frames * (s.per_m
 
 static int group_total(const Slices& s) { return s.per_frame ? s.samples * s.frames : s.samples; }
 
-static bool is_whole(const Slices& s, const void* a, const void* b, const void* c) {
-  return s.length % kVector == 0 && is_aligned(a) && is_aligned(b) && is_aligned(c);
+static bool is_whole(const Slices& s, const void* a, const void* b, const void* c, const void* mask) {
+  return s.length % kVector == 0 && is_aligned(a) && is_aligned(b) && is_aligned(c) && is_aligned(mask);
 }
 
 // Sums of every group, behind the partials in the workspace.
@@ -22,7 +22,7 @@ static int sum_groups(const void* output, const void* target, const void* mask, 
   *group = partial + int64_t(slice_count(s)) * s.splits;
   FI_LAUNCH(masked_l1_sum_kernel<T>, dim3(slice_count(s), s.splits), kThreads, shared_part(kThreads * 8), stream,
             static_cast<const T*>(output), static_cast<const T*>(target), static_cast<const T*>(mask), s,
-            is_whole(s, output, target, nullptr), partial);
+            is_whole(s, output, target, nullptr, mask), partial);
   if (int status = launched()) return status;
   FI_LAUNCH(masked_l1_group_kernel, group_total(s), 32, 0, stream, partial, s, *group);
   return launched();
@@ -65,7 +65,7 @@ FI_EXPORT int fi_masked_l1_bwd(const float* dloss, const void* output, const voi
     if (int status = sum_groups<T>(nullptr, nullptr, mask, s, workspace, &group, stream)) return status;
     FI_LAUNCH(masked_l1_bwd_kernel<T>, dim3(slice_count(s), s.splits), kThreads, 0, stream, dloss,
               static_cast<const T*>(output), static_cast<const T*>(target), static_cast<const T*>(mask), group, s,
-              is_whole(s, output, target, doutput), static_cast<T*>(doutput));
+              is_whole(s, output, target, doutput, mask), static_cast<T*>(doutput));
     return launched();
   });
 }

@@ -23,9 +23,16 @@ __device__ inline int frame_of(const Slices& s, int slice) {
   return slice / (s.channels * s.frames) * s.frames + slice % s.frames;
 }
 
-// The mask of eight elements from `first` on; beyond the slice zero.
+// The mask of eight elements from `first` on; beyond the slice zero. aligned: of the frame's mask.
 template <class T>
-__device__ __forceinline__ void load_mask(const T* mask, const Slices& s, int first, float (&value)[kVector]) {
+__device__ __forceinline__ void load_mask(const T* mask, const Slices& s, int first, bool aligned,
+                                          float (&value)[kVector]) {
+  if (s.per_mask == 1) {
+    Vector<T> read = load_vector(mask + first, s.length - first, aligned);
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) value[i] = to_float(read.v[i]);
+    return;
+  }
   int at = first / s.per_mask, rest = first - at * s.per_mask;
 #pragma unroll
   for (int i = 0; i < kVector; ++i) {
@@ -47,7 +54,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int first = (blockIdx.y * kThreads + threadIdx.x) * kVector; first < s.length;
        first += s.splits * kThreads * kVector) {
     float value[kVector];
-    load_mask(frame_mask, s, first, value);
+    load_mask(frame_mask, s, first, aligned, value);
     Vector<T> a = zero_vector<T>(), b = a;
     if (output) {
       a = load_vector(output + offset + first, s.length - first, aligned);
@@ -108,7 +115,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int first = (blockIdx.y * kThreads + threadIdx.x) * kVector; first < s.length;
        first += s.splits * kThreads * kVector) {
     float value[kVector];
-    load_mask(frame_mask, s, first, value);
+    load_mask(frame_mask, s, first, aligned, value);
     Vector<T> a = load_vector(output + offset + first, s.length - first, aligned);
     Vector<T> b = load_vector(target + offset + first, s.length - first, aligned);
 #pragma unroll

@@ -99,6 +99,18 @@ def why_not_on(*tensors: Tensor | None) -> str | None:
     return None
 
 
+# Bytes of shared memory that a block may have, by compute capability; of those not named, what all have.
+SHARED = {(8, 0): 163 << 10, (8, 7): 163 << 10, (9, 0): 227 << 10, (10, 0): 227 << 10, (10, 3): 227 << 10}
+SHARED_LEAST = 99 << 10
+
+
+def shared_limit(like: Tensor) -> int:
+    """Bytes of shared memory that a block on like's device may have: an A100's where emulated, an H200's of meta."""
+    if not like.is_cuda:
+        return SHARED[9, 0] if like.is_meta else SHARED[8, 0]
+    return SHARED.get(torch.cuda.get_device_capability(like.device), SHARED_LEAST)
+
+
 def hopper(like: Tensor) -> int:
     """Whether convolutions of such maps take the wgmma path: 0 never, 1 where it may pay, 2 wherever it can."""
     asked = HOPPER_VALUES[hopper_asked()]

@@ -19,20 +19,19 @@ import torch
 
 from fastinpaint.ops import native_cuda
 from fastinpaint.ops.conv_block.checks import output_shape
-from fastinpaint.ops.conv_block.launch import CConv, describe, weight_strides
+from fastinpaint.ops.conv_block.launch import CConv, describe
 from fastinpaint.testing import emulated
 from fastinpaint.testing.paper_layers import PaperLayer, paper_layers
 
 PAGE = Path(__file__).parents[2] / "docs" / "cuda.md"
 BEGIN, END = "<!-- counted passes -->", "<!-- end of counted passes -->"
 FLOPS, BYTES = 788e12, 4.3e12  # a second, measured on one H200: bfloat16 products, and memory
-SHARED_LIMIT = 163 << 10  # of a block on sm_80, the least of the architectures
 
 
 class Footprint(ctypes.Structure):
     """`fi::Footprint` of csrc/conv_block/cuda_plan.cuh."""
 
-    _fields_ = (("blocks", ctypes.c_int64), ("loads", ctypes.c_int64), ("shared_bytes", ctypes.c_int64))
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("blocks", "loads", "shared_bytes", "groups"))
 
 
 class Count(NamedTuple):
@@ -41,7 +40,7 @@ class Count(NamedTuple):
     Attributes:
         operations: of live taps, a multiply-add being two. least: bytes with every map read or written once.
         loads: bytes that the blocks ask of global memory (caches included), dead taps not subtracted.
-        blocks: of the grid. shared: bytes a block.
+        blocks: of the grid. shared: bytes a block. groups: of 128 threads in a block.
     """
 
     layer: str
@@ -51,6 +50,7 @@ class Count(NamedTuple):
     loads: int
     blocks: int
     shared: int
+    groups: int
 
     def floor(self) -> float:
         """Seconds that an H200 needs at least."""
@@ -77,7 +77,6 @@ def counts(layer: PaperLayer, hopper: int = 0) -> Iterator[Count]:
     conv.hopper = hopper
     y = torch.empty(out, dtype=torch.bfloat16, device="meta")
     conv.gradient = native_cuda.CSource(channels=out[1], scale_factor=1, shift_factor=1)
-    conv.dweight_stride = weight_strides(weight, layer.geometry.transposed)
     if layer.stats:
         conv.mean = conv.gradient.addend = 16  # asked for: any address will do, nothing is read
     for i in range(len(sources)):
@@ -101,7 +100,9 @@ def _count(layer: PaperLayer, name: str, conv: CConv, operations: int, least: in
         )
     if status:
         raise RuntimeError(f"{layer.name} {name}: {native_cuda.STATUS[status]}.")
-    return Count(layer.name, name, operations, least, footprint.loads, footprint.blocks, footprint.shared_bytes)
+    return Count(
+        layer.name, name, operations, least, footprint.loads, footprint.blocks, footprint.shared_bytes, footprint.groups
+    )
 
 
 def table() -> str:
@@ -118,8 +119,9 @@ def table() -> str:
 
 
 def _row(count: Count) -> str:
+    blocks = f"{count.blocks} x {count.groups}" if count.groups > 1 else count.blocks
     cells = (
-        f"{count.operations / 1e9:.1f}", f"{count.least / 1e6:.1f}", f"{count.loads / 1e6:.0f}", count.blocks,
+        f"{count.operations / 1e9:.1f}", f"{count.least / 1e6:.1f}", f"{count.loads / 1e6:.0f}", blocks,
         math.ceil(count.shared / 1024), f"{count.floor() * 1e6:.1f}",
     )  # fmt: skip
     return f"| {' | '.join(map(str, (count.layer, count.name, *cells)))} |"

@@ -17,7 +17,7 @@ import torch
 
 from fastinpaint.ops import native_cuda
 from fastinpaint.ops.conv_block.checks import output_shape
-from fastinpaint.ops.conv_block.launch import CConv, describe, weight_strides
+from fastinpaint.ops.conv_block.launch import CConv, describe
 from fastinpaint.ops.masked_l1.cuda import CSlices
 from fastinpaint.testing.counting import BYTES, counts, show
 from fastinpaint.testing.paper_layers import PaperLayer, paper_layers
@@ -47,8 +47,10 @@ def lines() -> Iterator[Line]:
     yield from norms()
     yield from weights()
     yield from loss()
-    small, video = FRAMES * (SIZE // R) ** 2 * 4, FRAMES * SIZE**2 * 4  # three colours and the mask
-    yield Line("downsample_kernel", "video and mask, r = 2", 2 * video, HALF * (video + small), HALF * (video + small))
+    for kernel, r in (("downsample_vectors_kernel", R), ("downsample_kernel", 2 * R)):
+        small, video = FRAMES * (SIZE // r) ** 2 * 4, FRAMES * SIZE**2 * 4  # three colours and the mask
+        moved = HALF * (video + small)
+        yield Line(kernel, f"video and mask, r = {r}", 2 * video, moved, moved)
 
 
 def elementwise() -> Iterator[Line]:
@@ -140,7 +142,6 @@ def _bare(layer: PaperLayer, hopper: int) -> CConv:
     conv = describe(sources, weight, layer.geometry, out)
     conv.hopper = hopper
     conv.gradient = native_cuda.CSource(channels=out[1], scale_factor=1, shift_factor=1)
-    conv.dweight_stride = weight_strides(weight, layer.geometry.transposed)
     for i in range(len(sources)):
         conv.source_gradient[i].dx = 16  # asked for: any address will do, nothing is read
     return conv

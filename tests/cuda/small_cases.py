@@ -173,7 +173,7 @@ def check_masked_l1(dtype: torch.dtype, device: str) -> None:
 def check_downsample(dtype: torch.dtype, device: str) -> None:
     """Filling and both reductions, sizes that r divides and not, planar and channels-last."""
     generator = torch.Generator().manual_seed(0)
-    for shape, r in (((2, 3, 2, 5, 7), 2), ((1, 3, 1, 8, 8), 4)):
+    for shape, r in (((2, 3, 2, 5, 7), 2), ((1, 3, 1, 8, 8), 4), ((2, 3, 2, 4, 16), 2)):
         video = torch.rand(shape, generator=generator).to(dtype)
         mask = (torch.rand(shape[0], 1, *shape[2:], generator=generator) > 0.7).to(dtype)
         fill = torch.rand(3, generator=generator)

@@ -68,6 +68,28 @@ def test_small_whole_numbers_come_out_exact(name: str, dtype: str, device: str) 
         assert torch.equal(ours.cpu(), theirs.to(kind))
 
 
+@pytest.mark.parametrize("name", ["stride 2, two sources", "transposed 3d", "odd channels"])
+def test_weights_may_have_any_strides(name: str, device: str) -> None:
+    """Packed value by value, and not through the panels of contiguous ones; to the same bits."""
+    sources, weight, bias, geometry = small_cases.conv_inputs(small_cases.CONVS[name], torch.bfloat16)
+    sources, weight, bias = (small_cases.moved(v, device) for v in (sources, weight, bias))
+    strided = weight.movedim(0, -1).contiguous().movedim(-1, 0)
+    assert not strided.is_contiguous()
+    y, mean, var = cuda.fwd(sources, weight, bias, geometry, True)
+    assert torch.equal(y, cuda.fwd(sources, strided, bias, geometry, True)[0])
+    rest = y, mean, var, y, mean, sources
+    needs = [True] * len(sources), True, True
+    grads, dweight, _ = cuda.bwd(*rest, weight, geometry, *needs)
+    strided_grads, strided_dweight, _ = cuda.bwd(*rest, strided, geometry, *needs)
+    assert dweight is not None
+    assert strided_dweight is not None
+    assert torch.equal(dweight, strided_dweight)
+    for grad, other in zip(grads, strided_grads, strict=True):
+        assert grad.x is not None
+        assert other.x is not None
+        assert torch.equal(grad.x, other.x)
+
+
 @pytest.mark.parametrize("older", [True, False])
 def test_torchs_flags_choose_tf32(older: bool, device: str) -> None:
     sources, weight, _, geometry = small_cases.conv_inputs(small_cases.CONVS["2d"], torch.float32)

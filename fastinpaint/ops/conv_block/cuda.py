@@ -15,7 +15,7 @@ from torch import Tensor
 from fastinpaint.ops import native_cuda as native
 from fastinpaint.ops.activation import cuda as activation
 from fastinpaint.ops.conv_block import checks, reference
-from fastinpaint.ops.conv_block.launch import CConv, describe, weight_strides
+from fastinpaint.ops.conv_block.launch import CConv, describe
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 CHANNELS_LAST = True
@@ -115,7 +115,7 @@ def bwd(
         if any(needs):
             _run("fi_conv_dgrad", conv, g.x, native.library().fi_conv_workspace(ctypes.byref(conv), 1))
         if dweight is not None:
-            conv.dweight, conv.dweight_stride = dweight.data_ptr(), weight_strides(dweight, geometry.transposed)
+            conv.dweight = dweight.data_ptr()
             _run("fi_conv_wgrad", conv, g.x, native.library().fi_conv_wgrad_workspace(ctypes.byref(conv)))
     dbias = activation.channel_sum(g, *factors).to(weight.dtype) if needs_bias else None
     return grads, dweight, dbias

@@ -29,6 +29,7 @@ class CConv(ctypes.Structure):
         *((name, ctypes.c_int) for name in ("dtype", "transposed", "batch", "sources")),
         *((name, Triple) for name in ("in_size", "out_size", "kernel", "stride", "padding", "dilation")),
         ("out_channels", ctypes.c_int),
+        ("shared_limit", ctypes.c_int),
         ("hopper", ctypes.c_int),
         ("source", native.CSource * 2),
         ("gradient", native.CSource),
@@ -37,7 +38,6 @@ class CConv(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("bias", "y", "mean", "var")),
         ("source_gradient", CSourceGradient * 2),
         ("dweight", ctypes.c_void_p),
-        ("dweight_stride", Strides),
         ("workspace", ctypes.c_void_p),
     )
 
@@ -63,6 +63,7 @@ def describe(sources: Sequence[Source], weight: Tensor, geometry: Geometry, out_
     conv.in_size, conv.out_size = three(first.shape[2:], 1), three(out_shape[2:], 1)
     conv.kernel, conv.stride, conv.padding = three(weight.shape[2:], 1), three(stride, 1), three(padding, 0)
     conv.dilation, conv.out_channels, conv.hopper = three(dilation, 1), out_shape[1], native.hopper(first)
+    conv.shared_limit = native.shared_limit(first)
     for i, source in enumerate(sources):
         conv.source[i] = native.c_source(source)
     conv.weight, conv.weight_stride = weight.data_ptr(), weight_strides(weight, transposed)
