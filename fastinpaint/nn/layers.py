@@ -23,7 +23,7 @@ from fastinpaint.nn.region import inside
 from fastinpaint.nn.sync import all_reduce_statistics
 from fastinpaint.ops.activation.checks import DTYPES
 from fastinpaint.ops.batch_norm import autograd as batch_norm
-from fastinpaint.ops.batch_norm.reference import Running
+from fastinpaint.ops.batch_norm.reference import Norm, Running
 from fastinpaint.ops.conv_block import checks
 from fastinpaint.ops.dispatch import autocasts
 from fastinpaint.ops.types import Geometry
@@ -148,6 +148,9 @@ class _Norm(_Layer, _BatchNorm):
         running: Running | None = None
         count: int | Tensor = 0
         if self.training or running_mean is None or running_var is None:
+            normed = self._normed(part.raw)
+            if normed is not None:
+                return Deferred([Part(part.raw, *normed)], self._fastinpaint.backend)
             mean, var, count = self._batch_statistics(part.raw)
             running = self._running()
         else:
@@ -166,6 +169,13 @@ class _Norm(_Layer, _BatchNorm):
         """The map to be normalised, as it stands."""
         parts = parts_of(input)
         return parts[0] if len(parts) == 1 and parts[0].bare else Part(Raw(plain(input)))
+
+    def _normed(self, raw: Raw) -> tuple[Tensor, Tensor, Tensor] | None:
+        """mean, scale and shift from the convolution before it, where its backend finishes both at once."""
+        few = raw.shape.numel() == raw.shape[1]  # a value a channel has no statistics
+        if not isinstance(raw, PendingConv) or few or self._process_group() is not None:
+            return None
+        return raw.normed(Norm(self.weight, self.bias, self._running(), self.eps))
 
     def _batch_statistics(self, raw: Raw) -> tuple[Tensor, Tensor, int | Tensor]:
         """Batch mean, biased variance, and of how many values a channel."""

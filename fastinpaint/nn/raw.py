@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from fastinpaint.ops.activation import autograd as activation
+from fastinpaint.ops.batch_norm.reference import Norm
 from fastinpaint.ops.conv_block import autograd as conv_block
 from fastinpaint.ops.conv_block import batch_stats, checks
+from fastinpaint.ops.conv_block import norm as conv_norm
 from fastinpaint.ops.dispatch import autocast_dtype
 from fastinpaint.ops.saved import Operand, Recipe, Slot
 from fastinpaint.ops.types import Geometry, Source
@@ -142,6 +144,7 @@ class PendingConv(Raw):
         self.mode = Mode.now()
         self.weight_version = version(weight)
         self._statistics: tuple[Tensor, Tensor] | None = None
+        self._normed: tuple[Tensor, Tensor, Tensor] | None = None
         self.measured = False  # whether the statistics came with y, out of one node of the graph
 
     def tensor(self) -> Tensor:
@@ -157,6 +160,13 @@ class PendingConv(Raw):
             self._statistics = batch_stats(self.tensor(), backend=backend)
         return self._statistics
 
+    def normed(self, norm: Norm) -> tuple[Tensor, Tensor, Tensor] | None:
+        """mean, scale and shift of a batch norm, out of the convolution's own node; None where they are separate."""
+        if self.x is not None or self.mode != Mode.now():
+            return None
+        self._run(stats=True, norm=norm)
+        return self._normed
+
     @property
     def requires_grad(self) -> bool:
         if self.x is not None:
@@ -164,14 +174,14 @@ class PendingConv(Raw):
         operands = (self.weight, self.bias, *self.parts)
         return self.mode.grad and any(t is not None and t.requires_grad for t in operands)
 
-    def _run(self, stats: bool) -> None:
+    def _run(self, stats: bool, norm: Norm | None = None) -> None:
         if version(self.weight) != self.weight_version:
             raise RuntimeError(
                 f"fastinpaint: a weight of shape {tuple(self.weight.shape)} was modified in place before the deferred "
                 "convolution that reads it ran; use the result, or call .clone() on it, before an optimiser's step."
             )
         with self.mode.again():
-            self._run_now(stats)
+            self._run_now(stats, norm)
         # what it read may go, unless backward keeps it
         self.parts, self.weight, self.bias = (), None, None
 
@@ -190,20 +200,21 @@ class PendingConv(Raw):
         folded.weight_version = version(folded.weight)
         return folded
 
-    def _run_now(self, stats: bool) -> None:
+    def _run_now(self, stats: bool, norm: Norm | None) -> None:
         weight, bias = self._own_weight(), None if self.bias is None else self.bias.to(self.dtype)
         sources, recipes = materialise(self.parts, self.dtype)
         geometry, backend = self.geometry, self.options.backend
         if self._to_be_forgotten():
             call = conv_block.Call(tuple(s.relu for s in sources), geometry, stats, backend)
             self.recipe = Recipe(partial(conv_block.recompute, call), (weight, bias, *recipes), Slot())
-        y, mean, var = conv_block.apply(
-            sources, weight, bias, geometry, stats, backend, recipes if any_recipe(recipes) else None,
-            self.recipe,
-        )  # fmt: skip
-        self.x, self.version = y, version(y)
-        if stats:
-            self._statistics, self.measured = (mean, var), True
+        given = recipes if any_recipe(recipes) else None
+        if norm is not None and conv_norm.can(sources, weight, geometry, norm, backend):
+            y, *normed = conv_norm.apply(sources, weight, bias, geometry, norm, backend, given, self.recipe)
+            self._normed = tuple(normed)  # type: ignore[assignment]
+        else:
+            y, mean, var = conv_block.apply(sources, weight, bias, geometry, stats, backend, given, self.recipe)
+            self._statistics = (mean, var) if stats else None
+        self.x, self.version, self.measured = y, version(y), stats
 
     def _own_weight(self) -> Tensor:
         """The weight in this convolution's dtype, for a GPU with its channels innermost: one launch for both passes."""

@@ -45,10 +45,10 @@ def test_every_pass_of_every_layer_is_in_the_table(target):
 
 
 @pytest.mark.parametrize("target", aot.TARGETS)
-def test_no_more_spills_than_said_and_products_are_on_tensor_cores(target):
+def test_nothing_spills_and_products_are_on_tensor_cores(target):
     for row in rows_of(documented()):
         if row["target"] == target:
-            assert int(row["spilled"]) <= aot.SPILL_LIMIT[target], row
+            assert int(row["spilled"]) == 0, row
             assert int(row["shared"]) <= aot.SHARED_LIMIT[target], row
             assert row["kernel"] not in HEAVY or any(op in row["matrix"] for op in aot.MATRIX_OPS[target]), row
             # wgmma takes 64 rows; the wgrad of thin layers has fewer
@@ -69,7 +69,12 @@ def test_a_layer_compiles_as_the_table_says():
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     rows = rows_of(done.stdout)
-    assert {row["kernel"] for row in rows} >= {"conv_fwd_kernel", "conv_wgrad_kernel", "conv_finish_kernel"}
+    assert {row["kernel"] for row in rows} >= {
+        "conv_fwd_kernel",
+        "finish_norm_kernel",
+        "conv_wgrad_kernel",
+        "conv_finish_kernel",
+    }
     if f"Triton {triton.__version__}," in documented():
         known = [{**row, "layers": "", "seconds": ""} for row in rows_of(documented())]
         for row in rows:

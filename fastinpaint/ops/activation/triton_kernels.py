@@ -236,13 +236,12 @@ def batch_stats_kernel(
 
 
 @triton.jit
-def finish_stats_kernel(count, part_mean, part_m2, mean, var, parts, BLOCK: tl.constexpr):
-    """Mean and biased variance ``[C]`` of one channel from count ``[P]``, part_mean and part_m2 ``[C, P]``, float32.
+def merge_parts(count, part_mean, part_m2, i_c, parts, BLOCK: tl.constexpr):
+    """Mean and biased variance of channel i_c from count ``[P]``, part_mean and part_m2 ``[C, P]``, float32.
 
     M2 = sum_p m2_p + n_p (mean_p - mean)^2, Chan's formula for P groups at once; means are summed as differences from
     the first, so that a large mean costs no precision.
     """
-    i_c = tl.program_id(0)
     first = tl.load(part_mean + i_c * parts)
     total = tl.zeros((BLOCK,), dtype=tl.float32)
     moment = tl.zeros((BLOCK,), dtype=tl.float32)
@@ -259,5 +258,13 @@ def finish_stats_kernel(count, part_mean, part_m2, mean, var, parts, BLOCK: tl.c
         n = tl.load(count + o, mask=o < parts, other=0.0)
         delta = tl.load(part_mean + i_c * parts + o, mask=o < parts, other=0.0) - first - offset
         b_m2 += tl.load(part_m2 + i_c * parts + o, mask=o < parts, other=0.0) + n * delta * delta
-    tl.store(mean + i_c, first + offset)
-    tl.store(var + i_c, tl.sum(b_m2) / n_all)
+    return first + offset, tl.sum(b_m2) / n_all
+
+
+@triton.jit
+def finish_stats_kernel(count, part_mean, part_m2, mean, var, parts, BLOCK: tl.constexpr):
+    """mean and var ``[C]`` float32 from the parts of `merge_parts`; a program has one channel."""
+    i_c = tl.program_id(0)
+    b_mean, b_var = merge_parts(count, part_mean, part_m2, i_c, parts, BLOCK)
+    tl.store(mean + i_c, b_mean)
+    tl.store(var + i_c, b_var)

@@ -37,6 +37,35 @@ class Running(NamedTuple):
     momentum: float | None
 
 
+class Norm(NamedTuple):
+    """A batch norm by the statistics of the batch, as what follows a convolution.
+
+    Attributes:
+        weight, bias: ``[C]``, any real floating dtype, or None.
+        running: what follows the statistics, or None.
+    """
+
+    weight: Tensor | None
+    bias: Tensor | None
+    running: Running | None
+    eps: float
+
+
+class Normed(NamedTuple):
+    """What such a batch norm makes of a map's statistics, ``[C]`` in the wide dtype.
+
+    Attributes:
+        mean, scale, shift: what applies it, see `fastinpaint.ops.types.Source`.
+        rstd, curve: what its backward needs: dweight = dscale * rstd, dvar = dscale * curve.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    shift: Tensor
+    rstd: Tensor
+    curve: Tensor
+
+
 def why_not(var: Tensor, weight: Tensor | None, bias: Tensor | None, running: Running | None) -> str | None:
     """The reference takes everything."""
     return None

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from fastinpaint.ops import triton_support as support
-from fastinpaint.ops.batch_norm.reference import Running
+from fastinpaint.ops.activation.triton_launch import FINISH_BLOCK
+from fastinpaint.ops.batch_norm.reference import Norm, Normed, Running
 
 if support.INSTALLED:
     from fastinpaint.ops.batch_norm import triton_kernels as kernels
@@ -48,11 +49,42 @@ def fwd(
             HAS_TRACKED=tracked is not None, HAS_TOTAL=total is not None, CUMULATIVE=momentum is None, BLOCK=BLOCK,
             num_warps=1,
         )  # fmt: skip
+    _put_back(running, running_mean, running_var)
+    return scale, shift
+
+
+def finish(count: Tensor, part_mean: Tensor, part_m2: Tensor, norm: Norm, values: int) -> Normed:
+    """`Normed` from the statistics of a map's parts, in one launch; the running statistics follow, in place.
+
+    Args:
+        count: ``[P]``. part_mean, part_m2: ``[C, P]``, at least one channel and one part.
+        norm: its momentum is a number: programs of one launch cannot all read a count that one of them changes.
+        values: how many there are a channel.
+    """
+    channels, parts = part_mean.shape
+    found = Normed(*(support.float_empty(count, channels) for _ in Normed._fields))
+    weight, bias, running, eps = norm
+    running_mean = running_var = tracked = None
+    momentum: float | None = 0.0
     if running is not None:
-        for given, changed in ((running.mean, running_mean), (running.var, running_var)):
+        running_mean, running_var, tracked, momentum = running
+        running_mean, running_var = running_mean.contiguous(), running_var.contiguous()
+    kernels.finish_norm_kernel[(channels,)](
+        count, part_mean, part_m2, *(None if t is None else t.contiguous() for t in (weight, bias)),
+        running_mean, running_var, tracked, *found, parts, float(values), momentum, eps,
+        HAS_WEIGHT=weight is not None, HAS_BIAS=bias is not None, HAS_RUNNING=running is not None,
+        HAS_TRACKED=tracked is not None, BLOCK=FINISH_BLOCK,
+    )  # fmt: skip
+    _put_back(running, running_mean, running_var)
+    return found
+
+
+def _put_back(running: Running | None, mean: Tensor | None, var: Tensor | None) -> None:
+    """Where the running statistics have gaps, a dense copy was changed."""
+    if running is not None:
+        for given, changed in ((running.mean, mean), (running.var, var)):
             if changed is not None and given is not changed:
                 given.copy_(changed)
-    return scale, shift
 
 
 def bwd(

@@ -8,6 +8,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fastinpaint.ops.activation.triton_kernels import merge_parts
+
 
 @triton.jit
 def follow(running, o_c, m_c, value, momentum):
@@ -18,6 +20,26 @@ def follow(running, o_c, m_c, value, momentum):
         tl.store(running + o_c, new, mask=m_c)
     else:
         tl.store(running + o_c, new.to(tl.float32).to(running.dtype.element_ty), mask=m_c)
+
+
+@triton.jit
+def apply_norm(
+    mean, var, weight, bias, running_mean, running_var, scale, shift, o_c, m_c, momentum, correction, eps,
+    HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RUNNING: tl.constexpr,
+):  # fmt: skip
+    """Store scale and shift of the channels o_c, let the running statistics follow; return scale and rstd."""
+    rstd = 1.0 / tl.sqrt_rn(var + eps)
+    b_scale, b_shift = rstd, tl.zeros_like(rstd)
+    if HAS_WEIGHT:
+        b_scale = rstd * tl.load(weight + o_c, mask=m_c, other=0.0).to(tl.float32)
+    if HAS_BIAS:
+        b_shift = tl.load(bias + o_c, mask=m_c, other=0.0).to(tl.float32)
+    tl.store(scale + o_c, b_scale, mask=m_c)
+    tl.store(shift + o_c, b_shift, mask=m_c)
+    if HAS_RUNNING:
+        follow(running_mean, o_c, m_c, mean, momentum)
+        follow(running_var, o_c, m_c, var.to(tl.float64) * correction, momentum)
+    return b_scale, rstd
 
 
 @triton.jit
@@ -45,18 +67,39 @@ def batch_norm_fwd_kernel(
     for i in range(0, channels, BLOCK):
         o_c = i + tl.arange(0, BLOCK)
         m_c = o_c < channels
-        b_var = tl.load(var + o_c, mask=m_c, other=1.0)
-        b_scale = 1.0 / tl.sqrt_rn(b_var + eps)
-        b_shift = tl.zeros((BLOCK,), dtype=tl.float32)
-        if HAS_WEIGHT:
-            b_scale *= tl.load(weight + o_c, mask=m_c, other=0.0).to(tl.float32)
-        if HAS_BIAS:
-            b_shift = tl.load(bias + o_c, mask=m_c, other=0.0).to(tl.float32)
-        tl.store(scale + o_c, b_scale, mask=m_c)
-        tl.store(shift + o_c, b_shift, mask=m_c)
-        if HAS_RUNNING:
-            follow(running_mean, o_c, m_c, tl.load(mean + o_c, mask=m_c, other=0.0), share)
-            follow(running_var, o_c, m_c, b_var.to(tl.float64) * correction, share)
+        b_mean, b_var = tl.load(mean + o_c, mask=m_c, other=0.0), tl.load(var + o_c, mask=m_c, other=1.0)
+        apply_norm(
+            b_mean, b_var, weight, bias, running_mean, running_var, scale, shift, o_c, m_c, share, correction, eps,
+            HAS_WEIGHT, HAS_BIAS, HAS_RUNNING,
+        )  # fmt: skip
+
+
+@triton.jit
+def finish_norm_kernel(
+    count, part_mean, part_m2, weight, bias, running_mean, running_var, tracked, mean, scale, shift, rstd, curve,
+    parts, values, momentum, eps,
+    HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RUNNING: tl.constexpr, HAS_TRACKED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """All that stands between a convolution and the next layer, from its tiles' statistics; a program has one channel.
+
+    count ``[P]``, part_mean, part_m2 ``[C, P]`` float32: see `merge_parts`. out ``[C]`` float32: mean, scale, shift,
+    and for backward rstd and curve = dvar / dscale. In place: running_mean, running_var; tracked, which the first
+    program counts up and no other reads, so that momentum must be a number. values: how many there were a channel.
+    """
+    i_c = tl.program_id(0)
+    b_mean, b_var = merge_parts(count, part_mean, part_m2, i_c, parts, BLOCK)
+    double = tl.full([], 0.0, dtype=tl.float64)
+    correction = (double + values) / (double + values - 1.0)
+    b_scale, b_rstd = apply_norm(
+        b_mean, b_var, weight, bias, running_mean, running_var, scale, shift, i_c, i_c >= 0, double + momentum,
+        correction, eps, HAS_WEIGHT, HAS_BIAS, HAS_RUNNING,
+    )  # fmt: skip
+    tl.store(mean + i_c, b_mean)
+    tl.store(rstd + i_c, b_rstd)
+    tl.store(curve + i_c, -0.5 * b_scale * b_rstd * b_rstd)
+    if HAS_TRACKED:
+        tl.store(tracked, tl.load(tracked, mask=i_c == 0, other=0) + 1, mask=i_c == 0)
 
 
 @triton.jit

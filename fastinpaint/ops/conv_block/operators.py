@@ -43,13 +43,13 @@ _library.define("batch_stats(Tensor x, str backend) -> (Tensor, Tensor)", tags=T
 Flat = list[Tensor | None]
 
 
-def _geometry(
+def geometry_of(
     stride: list[int], padding: list[int], dilation: list[int], output_padding: list[int], *rest: Any
 ) -> Geometry:
     return Geometry(tuple(stride), tuple(padding), tuple(dilation), tuple(output_padding), *rest)
 
 
-def _fwd(
+def run_fwd(
     fake: bool,
     flat: Flat,
     relus: list[bool],
@@ -60,7 +60,7 @@ def _fwd(
     *axes: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of fake tensors the reference tells the shapes, and the backend that would run tells the layout."""
-    sources, geometry = unflatten(flat, relus), _geometry(*axes)
+    sources, geometry = unflatten(flat, relus), geometry_of(*axes)
     with no_autocast(weight.device):
         module = backends.choose(OP, backend, weight.device, sources, weight, geometry)
         y, mean, var = (reference if fake else module).fwd(sources, weight, bias, geometry, stats)
@@ -69,7 +69,7 @@ def _fwd(
     return y, empty_if_none(mean, y), empty_if_none(var, y)
 
 
-def _bwd(
+def run_bwd(
     fake: bool,
     dy: Tensor,
     dmean: Tensor | None,
@@ -85,7 +85,7 @@ def _bwd(
     backend: str,
     *axes: Any,
 ) -> list[Tensor]:
-    sources, geometry = unflatten(flat, relus), _geometry(*axes)
+    sources, geometry = unflatten(flat, relus), geometry_of(*axes)
     with no_autocast(weight.device):
         module = backends.choose(OP, backend, weight.device, sources, weight, geometry)
         grads, dweight, dbias = (reference if fake else module).bwd(
@@ -99,10 +99,10 @@ def _bwd(
         kept = getattr(module, "KEEPS_WEIGHT_LAYOUT", False)
         layout = torch.preserve_format if kept else torch.contiguous_format
         dweight = None if dweight is None else torch.empty_like(weight, memory_format=layout)
-    return _pack(grads, dweight, dbias, dy)
+    return pack(grads, dweight, dbias, dy)
 
 
-def _pack(grads: Sequence[SourceGrad], dweight: Tensor | None, dbias: Tensor | None, like: Tensor) -> list[Tensor]:
+def pack(grads: Sequence[SourceGrad], dweight: Tensor | None, dbias: Tensor | None, like: Tensor) -> list[Tensor]:
     """One list of tensors; an addend's gradient that is x's very own is left out, not copied."""
     flat = [g for grad in grads for g in (grad if grad.addend is not grad.x else grad._replace(addend=None))]
     return apart([*flat, dweight, dbias], like)
@@ -118,7 +118,7 @@ def _batch_stats(fake: bool, x: Tensor, backend: str) -> tuple[Tensor, Tensor]:
         return module.batch_stats(x)
 
 
-for _name, _function in (("conv_block_fwd", _fwd), ("conv_block_bwd", _bwd), ("batch_stats", _batch_stats)):
+for _name, _function in (("conv_block_fwd", run_fwd), ("conv_block_bwd", run_bwd), ("batch_stats", _batch_stats)):
     _library.impl(_name, partial(_function, False), "CompositeExplicitAutograd")
     register_fake(f"fastinpaint::{_name}", partial(_function, True), lib=_library)
 
@@ -143,7 +143,7 @@ def fwd(call: Call, flat: Flat, weight: Tensor, bias: Tensor | None) -> tuple[Te
     arguments: tuple[Any, ...] = (flat, call.relus, weight, bias, call.stats, call.backend, *call.geometry)
     if unseen(weight, bias, *flat):
         with below_autograd():
-            return _fwd(False, *arguments)
+            return run_fwd(False, *arguments)
     return torch.ops.fastinpaint.conv_block_fwd.default(*arguments)
 
 
@@ -175,11 +175,16 @@ def bwd(
     )  # fmt: skip
     if unseen(dy, dmean, dvar, y, mean, weight, *flat):
         with below_autograd():
-            found = _bwd(False, *arguments)
+            found = run_bwd(False, *arguments)
     else:
         found = torch.ops.fastinpaint.conv_block_bwd.default(*arguments)
-    grads = [none_if_empty(g) for g in found]
+    *grads, dweight, dbias = (none_if_empty(g) for g in found)
+    return with_addends(grads, flat, needs), dweight, dbias
+
+
+def with_addends(grads: list[Tensor | None], flat: Flat, needs: Sequence[bool]) -> list[Tensor | None]:
+    """The gradients of the flattened sources, an addend's being x's where `pack` left it out."""
     for i, addend in enumerate(flat[4::5]):
         if addend is not None and needs[i] and grads[5 * i + 4] is None:
             grads[5 * i + 4] = grads[5 * i]
-    return grads[:-2], grads[-2], grads[-1]
+    return grads

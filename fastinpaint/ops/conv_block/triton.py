@@ -1,7 +1,8 @@
 """`conv_block` in Triton: one launch forward and a small one for the statistics; see `reference` for the contract.
 
-Backward is a dgrad and a wgrad launch for both sources, and a small one that finishes their sums. More than two sources
-are written out first by `activation`.
+Backward is a dgrad and a wgrad launch for both sources, and a small one that finishes their sums. The batch norm that
+follows costs no launch: forward's small one applies it, and backward's three take it along (`norm`). More than two
+sources are written out first by `activation`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from torch import Tensor
 
 from fastinpaint.ops import triton_support as support
 from fastinpaint.ops.activation import triton as activation
+from fastinpaint.ops.batch_norm import triton as batch_norm
+from fastinpaint.ops.batch_norm.reference import Norm, Normed
 from fastinpaint.ops.conv_block import triton_launch as launch
 from fastinpaint.ops.conv_block import triton_tune as tune
-from fastinpaint.ops.conv_block.triton_backward import bwd_two
+from fastinpaint.ops.conv_block.triton_backward import Gradient, NormWeight, bwd_two
 from fastinpaint.ops.conv_block.triton_host import (
     densely,
     gather_arguments,
@@ -48,9 +51,7 @@ def fwd(
     sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, stats: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """y ``[N, C_out, *space]``, dense channels-last; batch mean and biased variance ``[C_out]`` where asked for."""
-    if len(sources) > MAX_SOURCES:
-        sources = [Source(activation.fwd(sources))]
-    dense = [densely(s) for s in sources]
+    dense = _at_most_two(sources)
     first = dense[0].x
     y = support.empty_channels_last(output_shape(tuple(first.shape), tuple(weight.shape), geometry), first)
     if not y.numel():
@@ -63,6 +64,26 @@ def fwd(
             return y, *(activation.batch_stats(y) if stats else (None, None))
         parts = _launch(dense, weight, bias, geometry, y, stats)
         return (y, *activation.finish_stats(*parts)) if parts is not None else (y, None, None)
+
+
+def fwd_norm(
+    sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, norm: Norm
+) -> tuple[Tensor, Normed]:
+    """y as `fwd`'s, of maps that are not empty, and what the batch norm that follows makes of its statistics."""
+    dense = _at_most_two(sources)
+    first = dense[0].x
+    y = support.empty_channels_last(output_shape(tuple(first.shape), tuple(weight.shape), geometry), first)
+    with support.on_device_of(first):
+        parts = _launch(dense, weight, bias, geometry, y, True)
+        assert parts is not None
+        return y, batch_norm.finish(*parts, norm, y.numel() // y.shape[1])
+
+
+def _at_most_two(sources: Sequence[Source]) -> list[Source]:
+    """The sources with dense maps; more than two are written out as one."""
+    if len(sources) > MAX_SOURCES:
+        sources = [Source(activation.fwd(sources))]
+    return [densely(s) for s in sources]
 
 
 def _launch(
@@ -123,10 +144,47 @@ def bwd(
     needs_bias: bool,
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None]:
     """The gradients of every source, of the weight and of the bias; y and mean are what `fwd` returned."""
-    stats = None if y is None or mean is None or dmean is None or dvar is None else (y, mean, dmean, dvar)
+    grad = Gradient(support.channels_last(dy))
+    if y is not None and mean is not None and dmean is not None and dvar is not None:
+        grad = Gradient(grad.dy, support.channels_last(y), mean, dmean, dvar)
+    return _bwd(grad, None, sources, weight, geometry, needs, needs_weight, needs_bias)[:3]
+
+
+def bwd_norm(
+    dy: Tensor,
+    dmean: Tensor,
+    dscale: Tensor,
+    y: Tensor,
+    normed: Normed,
+    norm_weight: Tensor | None,
+    sources: Sequence[Source],
+    weight: Tensor,
+    geometry: Geometry,
+    needs: Sequence[bool],
+    needs_weight: bool,
+    needs_bias: bool,
+) -> tuple[list[SourceGrad], Tensor | None, Tensor | None, Tensor | None]:
+    """As `bwd`, given the gradient of the scale in place of dvar; also the gradient of norm_weight, None if that is."""
+    grad = Gradient(support.channels_last(dy), support.channels_last(y), normed.mean, dmean, dscale, normed.curve)
+    norm = None if norm_weight is None else NormWeight(dscale, normed.rstd, norm_weight)
+    return _bwd(grad, norm, sources, weight, geometry, needs, needs_weight, needs_bias)
+
+
+def _bwd(
+    grad: Gradient,
+    norm: NormWeight | None,
+    sources: Sequence[Source],
+    weight: Tensor,
+    geometry: Geometry,
+    needs: Sequence[bool],
+    needs_weight: bool,
+    needs_bias: bool,
+) -> tuple[list[SourceGrad], Tensor | None, Tensor | None, Tensor | None]:
     if len(sources) <= MAX_SOURCES:
-        return bwd_two(dy, stats, sources, weight, geometry, needs, needs_weight, needs_bias)
+        return bwd_two(grad, norm, sources, weight, geometry, needs, needs_weight, needs_bias)
     written = Source(activation.fwd(sources))
-    (da,), dweight, dbias = bwd_two(dy, stats, [written], weight, geometry, [any(needs)], needs_weight, needs_bias)
+    (da,), dweight, dbias, dnorm_weight = bwd_two(
+        grad, norm, [written], weight, geometry, [any(needs)], needs_weight, needs_bias
+    )
     grads = [SourceGrad() for _ in sources] if da.x is None else activation.bwd(da.x, sources, needs)
-    return grads, dweight, dbias
+    return grads, dweight, dbias, dnorm_weight

@@ -29,37 +29,50 @@ if support.INSTALLED:
 
 
 class Gradient(NamedTuple):
-    """dy, dense channels-last, and what turns it into G; the last four are None without statistics."""
+    """dy, dense channels-last, and what turns it into G; the others are None without statistics.
+
+    With a curve, dvar holds the gradient of the scale that batch norm made of var, and its product with the curve is
+    the gradient of var.
+    """
 
     dy: Tensor
-    y: Tensor | None
-    mean: Tensor | None
-    dmean: Tensor | None
-    dvar: Tensor | None
+    y: Tensor | None = None
+    mean: Tensor | None = None
+    dmean: Tensor | None = None
+    dvar: Tensor | None = None
+    curve: Tensor | None = None
 
     @property
     def inverse_count(self) -> float:
         return self.dy.shape[1] / self.dy.numel()
 
+    def flags(self) -> dict[str, bool]:
+        """What the kernels must know of it when they are compiled."""
+        return {"HAS_STATS": self.y is not None, "HAS_NORM": self.curve is not None}
+
+
+class NormWeight(NamedTuple):
+    """What the gradient of the weight of the batch norm that follows is made of; weight tells its dtype."""
+
+    dscale: Tensor
+    rstd: Tensor
+    weight: Tensor
+
 
 def bwd_two(
-    dy: Tensor,
-    stats: tuple[Tensor, Tensor, Tensor, Tensor] | None,
+    grad: Gradient,
+    norm: NormWeight | None,
     sources: Sequence[Source],
     weight: Tensor,
     geometry: Geometry,
     needs: Sequence[bool],
     needs_weight: bool,
     needs_bias: bool,
-) -> tuple[list[SourceGrad], Tensor | None, Tensor | None]:
-    """As `triton.bwd`, of at most two sources; stats are y, mean, dmean and dvar."""
-    grad = Gradient(support.channels_last(dy), None, None, None, None)
-    if stats is not None:
-        y, mean, dmean, dvar = stats
-        grad = Gradient(grad.dy, support.channels_last(y), mean, dmean, dvar)
-    dense = [densely(s) for s in sources]
+) -> tuple[list[SourceGrad], Tensor | None, Tensor | None, Tensor | None]:
+    """As `triton.bwd_norm`, of at most two sources."""
+    dy, dense = grad.dy, [densely(s) for s in sources]
     if not dy.numel() or not dense[0].x.numel():
-        return _of_nothing(grad, dense, weight, needs, needs_weight, needs_bias)
+        return *_of_nothing(grad, dense, weight, needs, needs_weight, needs_bias), None
     it = problem(tuple(dense[0].x.shape), tuple(dy.shape), tuple(weight.shape[2:]), geometry)
     wanted = [source for source, needed in zip(dense, needs, strict=True) if needed]
     skipped = dense[0].x.shape[1] if not needs[0] else 0
@@ -69,9 +82,11 @@ def bwd_two(
             partial, bias_sums = _wgrad(grad, dense, weight, it, needs_bias)
         else:
             partial, bias_sums = None, _gradient_sums(grad) if needs_bias else None
-        found, dweight, dbias = _finish(wanted, found, sums, partial, bias_sums, weight, it.transposed)
+        found, dweight, dbias, dnorm_weight = _finish(
+            wanted, found, sums, partial, bias_sums, norm, weight, it.transposed
+        )
     waiting = iter(found)
-    return [next(waiting) if needed else SourceGrad() for needed in needs], dweight, dbias
+    return [next(waiting) if needed else SourceGrad() for needed in needs], dweight, dbias, dnorm_weight
 
 
 def _dgrad(
@@ -116,7 +131,7 @@ def _dgrad(
             *first[:4], grads[0].x, grads[0].addend, *second[:4], grads[-1].x, grads[-1].addend, sums,
             inverse_count=grad.inverse_count, out_channels=out_channels, channels0=channels[0],
             channels1=channels[-1], w_tap=w_tap, w_k=w_out, w_n=w_in,
-            HAS_STATS=grad.y is not None, **activation.flags(sources), PACK=pack, EVEN_K=even,
+            **grad.flags(), **activation.flags(sources), PACK=pack, EVEN_K=even,
             **gather_arguments(gather, it.samples, first.x.device, tile),
         )  # fmt: skip
         return sums
@@ -166,7 +181,7 @@ def _wgrad(
             *grad, partial, bias_sums, it.samples, it.small, it.large, it.padding, it.dilation, grad.inverse_count,
             channels[0], channels[-1], out_channels, splits,
             rows.programs, activation.rows_of(grad.dy), rows.rows_per_program,
-            **activation.flags(sources), HAS_STATS=grad.y is not None, HAS_BIAS=needs_bias,
+            **activation.flags(sources), **grad.flags(), HAS_BIAS=needs_bias,
             TRANSPOSED=it.transposed, STRIDE=it.stride, TAPS=it.taps,
             BT=bt, BH=bh, BW=bw, BLOCK_M=tile.m, BLOCK_N=tile.n, PACK0=packs[0], PACK1=packs[-1],
             BIAS_R=rows.block_r, BIAS_C=rows.block_c,
@@ -198,7 +213,7 @@ def _gradient_sums(grad: Gradient) -> Tensor:
     partial = support.float_empty(grad.dy, channels, tiles.programs)
     triton_finish.gradient_sums_kernel[(tiles.programs, tiles.channel_blocks)](
         *grad, partial, grad.inverse_count, activation.rows_of(grad.dy), channels, tiles.rows_per_program,
-        HAS_STATS=grad.y is not None, BLOCK_R=tiles.block_r, BLOCK_C=tiles.block_c, num_warps=NUM_WARPS,
+        **grad.flags(), BLOCK_R=tiles.block_r, BLOCK_C=tiles.block_c, num_warps=NUM_WARPS,
     )  # fmt: skip
     return partial
 
@@ -209,33 +224,40 @@ def _finish(
     sums: Tensor | None,
     partial: Tensor | None,
     bias_sums: Tensor | None,
+    norm: NormWeight | None,
     weight: Tensor,
     transposed: bool,
-) -> tuple[list[SourceGrad], Tensor | None, Tensor | None]:
-    """The sources' gradients with those of their vectors, dweight (contiguous) and dbias, in one launch."""
-    dweight = dbias = None
+) -> tuple[list[SourceGrad], Tensor | None, Tensor | None, Tensor | None]:
+    """The sources' gradients with those of their vectors, dweight (contiguous), dbias and dnorm_weight: one launch."""
+    dweight = dbias = dnorm_weight = None
     if sums is not None:
         grads = activation.with_vectors(sources, grads)
     if partial is not None:
         dweight = torch.empty_like(weight, memory_format=torch.contiguous_format)
     if bias_sums is not None:
         dbias = torch.empty(len(bias_sums), dtype=weight.dtype, device=weight.device)
-    if sums is None and dweight is None and dbias is None:
-        return grads, None, None
-    channels = [s.x.shape[1] for s in sources] or [0]
-    splits, taps, in_channels, out_channels = partial.shape if partial is not None else (0, 0, 0, 0)
+    if norm is not None:
+        dnorm_weight = torch.empty_like(norm.weight, memory_format=torch.contiguous_format)
+    if sums is None and dweight is None and dbias is None and dnorm_weight is None:
+        return grads, None, None, None
+    channels, out_channels = [s.x.shape[1] for s in sources] or [0], weight.shape[1 if transposed else 0]
+    splits, taps, in_channels, _ = partial.shape if partial is not None else (0, 0, 0, 0)
     inner, outer = (1, 1) if dweight is None else (dweight.stride(1), dweight.stride(0))
     items = taps * in_channels * out_channels
     sum_programs = 0 if sums is None else sum(channels)
     bias_programs, bias_parts = (0, 0) if bias_sums is None else bias_sums.shape
-    triton_finish.conv_finish_kernel[(sum_programs + bias_programs + -(-items // launch.FINISH_ITEMS),)](
-        sums, *activation.vectors(sources, grads), bias_sums, dbias, partial, dweight,
+    norm_programs = 0 if norm is None else -(-out_channels // launch.FINISH_ITEMS)
+    programs = sum_programs + bias_programs + norm_programs + -(-items // launch.FINISH_ITEMS)
+    triton_finish.conv_finish_kernel[(programs,)](
+        sums, *activation.vectors(sources, grads), bias_sums, dbias,
+        *((None, None) if norm is None else norm[:2]), dnorm_weight, partial, dweight,
         channels[0], sum(channels), 0 if sums is None else sums.shape[2], sum_programs, bias_parts, bias_programs,
-        items, in_channels, out_channels, splits, *((outer, inner) if transposed else (inner, outer)),
-        **activation.sums_flags(sources), HAS_BIAS=dbias is not None, HAS_WEIGHT=dweight is not None,
+        norm_programs, items, in_channels, out_channels, splits, *((outer, inner) if transposed else (inner, outer)),
+        **activation.sums_flags(sources), HAS_BIAS=dbias is not None, HAS_NORM=norm is not None,
+        HAS_WEIGHT=dweight is not None,
         BLOCK_P=FINISH_BLOCK, BLOCK=launch.FINISH_ITEMS, BLOCK_S=launch.FINISH_SPLITS,
     )  # fmt: skip
-    return grads, dweight, dbias
+    return grads, dweight, dbias, dnorm_weight
 
 
 def _of_nothing(
@@ -255,5 +277,5 @@ def _of_nothing(
     if needs_bias:
         dbias = weight.new_zeros(grad.dy.shape[1])
         if grad.dy.numel():
-            _, _, dbias = _finish([], [], None, None, _gradient_sums(grad), weight, False)
+            _, _, dbias, _ = _finish([], [], None, None, _gradient_sums(grad), None, weight, False)
     return grads, torch.zeros_like(weight, memory_format=torch.contiguous_format) if needs_weight else None, dbias

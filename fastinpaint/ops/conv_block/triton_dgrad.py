@@ -10,6 +10,7 @@ from fastinpaint.ops.conv_block.triton_gather import (
     SPLIT_FROM,
     begin_tile,
     count_steps,
+    gradient_vectors,
     load_gradient,
     quarters,
     step_lanes,
@@ -72,10 +73,11 @@ def leave_source(
 
 @triton.jit
 def conv_dgrad_kernel(
-    dy, y, y_mean, dmean, dvar, weight,
+    dy, y, y_mean, dmean, dvar, curve, weight,
     x0, mean0, scale0, shift0, dx0, daddend0, x1, mean1, scale1, shift1, dx1, daddend1, partial, table,
     samples, in_size, out_size, step, inverse_count, out_channels, channels0, channels1, w_tap, w_k, w_n,
-    HAS_STATS: tl.constexpr, HAS_AFFINE0: tl.constexpr, RELU0: tl.constexpr, HAS_ADDEND0: tl.constexpr,
+    HAS_STATS: tl.constexpr, HAS_NORM: tl.constexpr,
+    HAS_AFFINE0: tl.constexpr, RELU0: tl.constexpr, HAS_ADDEND0: tl.constexpr,
     HAS_AFFINE1: tl.constexpr, RELU1: tl.constexpr, HAS_ADDEND1: tl.constexpr, HAS_SOURCE1: tl.constexpr,
     TIME: tl.constexpr, IN_STRIDE: tl.constexpr, OUT_STRIDE: tl.constexpr, TAPS: tl.constexpr, TAP_STEP: tl.constexpr,
     BT: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -88,10 +90,11 @@ def conv_dgrad_kernel(
 
     The gather reads G, of sizes in_size, and writes maps of x's sizes out_size (`triton_taps`, ``backward``).
 
-    gradient in: dy ``[N, T, H, W, C_out]``; dmean, dvar ``[C_out]`` float32. saved: y as dy, y_mean ``[C_out]``; of one
-    source or two x ``[N, T, H, W, C_i]``, mean, scale, shift ``[C_i]`` float32; weight: item (tap, k, n) at ``tap *
-    w_tap + k * w_k + n * w_n``, k over C_out, n over the channels of the sources. gradient out, written whole: dx,
-    daddend as x; partial ``[2, C_0 + C_1, P]`` float32, each tile's sums. One dtype for all maps; sums in float32.
+    gradient in: dy ``[N, T, H, W, C_out]``; dmean, dvar ``[C_out]`` float32; with HAS_NORM dvar is the gradient of the
+    scale, and dvar * curve that of var. saved: y as dy, y_mean, curve ``[C_out]``; of one source or two x ``[N, T, H,
+    W, C_i]``, mean, scale, shift ``[C_i]`` float32; weight: item (tap, k, n) at ``tap * w_tap + k * w_k + n * w_n``, k
+    over C_out, n over the channels of the sources. gradient out, written whole: dx, daddend as x; partial ``[2, C_0 +
+    C_1, P]`` float32, each tile's sums. One dtype for all maps; sums in float32.
     Neighbouring programs take the channels of one tile, of both sources, so that L2 reads G once.
     """
     n_blocks = tl.cdiv(channels0, BLOCK_N)
@@ -119,7 +122,8 @@ def conv_dgrad_kernel(
         o_g, lanes, o_c, m_c, tap = step_lanes(
             i, live, first, at, in_rows, in_size, step, out_channels, TIME, TAPS, TAP_STEP, BLOCK_K, PACK, EVEN_K
         )
-        g = load_gradient(dy, y, y_mean, dmean, dvar, inverse_count, o_g, lanes, o_c, m_c, HAS_STATS)
+        vectors = gradient_vectors(y_mean, dmean, dvar, curve, inverse_count, o_c, m_c, HAS_STATS, HAS_NORM)
+        g = load_gradient(dy, y, vectors, o_g, lanes, HAS_STATS)
         o_w = (tap * w_tap + o_c * w_k)[:, None] + (o_n * w_n)[None, :]
         b = tl.load(weight + o_w, mask=m_c[:, None] & m_n[None, :], other=0.0)
         acc = tl.dot(g, b, acc, input_precision=PRECISION)

@@ -46,23 +46,32 @@ def live_taps(origin, extent, length, count, first_offset, step):
 
 
 @triton.jit
+def source_vectors(mean, scale, shift, o_c, m_c, HAS_AFFINE: tl.constexpr):
+    """mean, scale and shift of the lanes' channels, zeros without."""
+    b_mean = tl.zeros((o_c.shape[0],), dtype=tl.float32)
+    b_scale, b_shift = b_mean, b_mean
+    if HAS_AFFINE:
+        b_mean = tl.load(mean + o_c, mask=m_c, other=0.0)
+        b_scale = tl.load(scale + o_c, mask=m_c, other=0.0)
+        b_shift = tl.load(shift + o_c, mask=m_c, other=0.0)
+    return b_mean, b_scale, b_shift
+
+
+@triton.jit
 def load_source(
-    x, mean, scale, shift, addend, o_x, inside, o_c, m_c,
-    HAS_AFFINE: tl.constexpr, RELU: tl.constexpr, HAS_ADDEND: tl.constexpr,
-):  # fmt: skip
+    x, addend, vectors, o_x, inside, HAS_AFFINE: tl.constexpr, RELU: tl.constexpr, HAS_ADDEND: tl.constexpr
+):
     """The activation a = relu((x - mean) * scale + shift) + addend of the lanes inside, zero elsewhere, in x's dtype.
 
-    o_x, inside ``[M, K]``; o_c, m_c ``[K]`` the lanes' channels. Folding the mean into the shift would save an addition
-    a value, but where mean / deviation is 1e3 it moves the mean of y by more than torch's whole error, in float16 too.
+    o_x, inside ``[M, K]``; vectors: `source_vectors` of the lanes. Folding the mean into the shift would save an
+    addition a value, but where mean / deviation is 1e3 it moves the mean of y by more than torch's whole error, in
+    float16 too.
     """
     a = tl.load(x + o_x, mask=inside, other=0.0, cache_modifier=CACHE)
     if HAS_AFFINE or RELU or HAS_ADDEND:
         z = a.to(tl.float32)
         if HAS_AFFINE:
-            b_mean = tl.load(mean + o_c, mask=m_c, other=0.0)
-            b_scale = tl.load(scale + o_c, mask=m_c, other=0.0)
-            b_shift = tl.load(shift + o_c, mask=m_c, other=0.0)
-            z = normalise(z, b_mean[None, :], b_scale[None, :], b_shift[None, :])
+            z = normalise(z, vectors[0][None, :], vectors[1][None, :], vectors[2][None, :])
         if RELU:
             z = relu(z)
         if HAS_ADDEND:
@@ -72,16 +81,29 @@ def load_source(
 
 
 @triton.jit
-def load_gradient(dy, y, mean, dmean, dvar, inverse_count, o_y, inside, o_c, m_c, HAS_STATS: tl.constexpr):
+def gradient_vectors(
+    mean, dmean, dvar, curve, inverse_count, o_c, m_c, HAS_STATS: tl.constexpr, HAS_NORM: tl.constexpr
+):
+    """mean, dmean / M and 2 dvar / M of the lanes' channels, zeros without."""
+    b_mean = tl.zeros((o_c.shape[0],), dtype=tl.float32)
+    constant, slope = b_mean, b_mean
+    if HAS_STATS:
+        b_mean = tl.load(mean + o_c, mask=m_c, other=0.0)
+        constant = tl.load(dmean + o_c, mask=m_c, other=0.0) * inverse_count
+        slope = tl.load(dvar + o_c, mask=m_c, other=0.0) * (2.0 * inverse_count)
+        if HAS_NORM:
+            slope *= tl.load(curve + o_c, mask=m_c, other=0.0)
+    return b_mean, constant, slope
+
+
+@triton.jit
+def load_gradient(dy, y, vectors, o_y, inside, HAS_STATS: tl.constexpr):
     """G = dy + dmean / M + 2 dvar (y - mean) / M of the lanes inside, zero elsewhere, in dy's dtype."""
     g = tl.load(dy + o_y, mask=inside, other=0.0, cache_modifier=CACHE)
     if HAS_STATS:
         b_y = tl.load(y + o_y, mask=inside, other=0.0, cache_modifier=CACHE).to(tl.float32)
-        constant = tl.load(dmean + o_c, mask=m_c, other=0.0) * inverse_count
-        slope = tl.load(dvar + o_c, mask=m_c, other=0.0) * (2.0 * inverse_count)
-        centred = b_y - tl.load(mean + o_c, mask=m_c, other=0.0)[None, :]
         # in this order it is one addition behind two multiply-adds, and spills nowhere
-        z = g.to(tl.float32) + (constant[None, :] + slope[None, :] * centred)
+        z = g.to(tl.float32) + (vectors[1][None, :] + vectors[2][None, :] * (b_y - vectors[0][None, :]))
         g = tl.where(inside, z, 0.0).to(dy.dtype.element_ty)
     return g
 

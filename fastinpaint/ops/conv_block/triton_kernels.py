@@ -11,6 +11,7 @@ from fastinpaint.ops.conv_block.triton_gather import (
     count_steps,
     load_source,
     quarters,
+    source_vectors,
     step_lanes,
 )
 
@@ -30,7 +31,8 @@ def accumulate_source(
         o_x, inside, o_c, m_c, tap = step_lanes(
             i, live, first, at, in_rows, in_size, step, channels, TIME, TAPS, TAP_STEP, BLOCK_K, PACK, EVEN_K
         )
-        a = load_source(x, mean, scale, shift, addend, o_x, inside, o_c, m_c, HAS_AFFINE, RELU, HAS_ADDEND)
+        vectors = source_vectors(mean, scale, shift, o_c, m_c, HAS_AFFINE)
+        a = load_source(x, addend, vectors, o_x, inside, HAS_AFFINE, RELU, HAS_ADDEND)
         o_w = (tap * w_tap + o_c * w_k)[:, None] + (o_n * w_n)[None, :]
         b = tl.load(weight + o_w, mask=m_c[:, None] & m_n[None, :], other=0.0)
         acc = tl.dot(a, b, acc, input_precision=PRECISION)
