@@ -6,13 +6,14 @@ is (``cuda_hopper*.cu`` for sm_90a alone). Neither needs torch. What cannot be b
 
     CXX=...                       the C++ compiler
     FASTINPAINT_CUDA=0|1          never, or by all means, build the CUDA kernels
-    FASTINPAINT_CUDA_ARCH=80;90a  the architectures, instead of 80;90a;100 and PTX of the first
+    FASTINPAINT_CUDA_ARCH=80;90a  the architectures, 80 or higher, instead of 80;90a;100, and PTX of the first
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -49,15 +50,31 @@ def find_nvcc() -> str | None:
     return None
 
 
+def wanted_nvcc() -> str | None:
+    """nvcc, where the CUDA kernels are to be built."""
+    asked = os.environ.get("FASTINPAINT_CUDA", "")
+    if asked not in ("", "0", "1"):
+        raise SystemExit(f"FASTINPAINT_CUDA must be 0 or 1, got {asked!r}.")
+    nvcc = None if asked == "0" else find_nvcc()
+    if asked == "1" and nvcc is None:
+        raise SystemExit("FASTINPAINT_CUDA=1, but no nvcc was found in CUDA_HOME, on PATH or in site-packages.")
+    return nvcc
+
+
 def cuda_architectures() -> list[str]:
     """What the CUDA kernels are compiled for."""
-    return os.environ.get("FASTINPAINT_CUDA_ARCH", ARCHITECTURES).split(";")
+    architectures = os.environ.get("FASTINPAINT_CUDA_ARCH", ARCHITECTURES).split(";")
+    for name in architectures:
+        if not re.fullmatch(r"(8|9|1\d)\d[af]?", name):
+            raise SystemExit(f"FASTINPAINT_CUDA_ARCH must name architectures from 80 on, as 80;90a;100, got {name!r}.")
+    return architectures
 
 
 def cuda_code(architectures: list[str]) -> list[str]:
     """Machine code for every architecture, and PTX of the first for those to come."""
     code = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
-    return [*code, f"-gencode=arch=compute_{architectures[0]},code=compute_{architectures[0]}"]
+    plain = architectures[0].rstrip("af")  # PTX of 90a runs on nothing else
+    return [*code, f"-gencode=arch=compute_{plain},code=compute_{plain}"]
 
 
 def cuda_flags(nvcc: str) -> tuple[list[str], list[str]]:
@@ -86,14 +103,16 @@ def cuda_variants(source: Path) -> list[tuple[str, list[str]]]:
 
 def ninja_rules(out: Path, build: Path) -> list[str]:
     """The text of build.ninja for every library that can be built here."""
-    lines, cxx = ["ninja_required_version = 1.5"], find_cxx()
-    nvcc = None if os.environ.get("FASTINPAINT_CUDA") == "0" else find_nvcc()
-    if os.environ.get("FASTINPAINT_CUDA") == "1" and nvcc is None:
-        raise SystemExit("FASTINPAINT_CUDA=1, but no nvcc was found in CUDA_HOME, on PATH or in site-packages.")
+    lines, cxx, nvcc = ["ninja_required_version = 1.5"], find_cxx(), wanted_nvcc()
     cpu_flags = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread"]
-    toolchains = {"cpu": (cxx, "cpu*.cpp", cpu_flags, ["-shared", "-pthread"])}
-    if nvcc:  # its units take longest: they come first
-        toolchains = {"cuda": (nvcc, "cuda*.cu", *cuda_flags(nvcc)), **toolchains}
+    toolchains = {
+        "cuda": (
+            nvcc,
+            "cuda*.cu",
+            *(cuda_flags(nvcc) if nvcc else ([], [])),
+        ),  # its units take longest: they come first
+        "cpu": (cxx, "cpu*.cpp", cpu_flags, ["-shared", "-pthread"]),
+    }
     for name, (compiler, pattern, compile_flags, link_flags) in toolchains.items():
         sources = sorted((ROOT / "csrc").glob(f"*/{pattern}"))
         if compiler is None or not sources:

@@ -23,7 +23,9 @@ def test_says_what_runs_and_why_the_rest_does_not(capsys: pytest.CaptureFixture[
 def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_native, "HERE", _native.HERE / "nowhere")
     reason = "the cpu kernels are not built; install a C++ compiler (g++ or clang++) and run `pip install -e .` again."
-    assert next(info.built()) == f"cpu kernels: {reason}"
+    nvcc = "nvcc (of the CUDA toolkit, or by `pip install nvidia-cuda-nvcc nvidia-cuda-runtime nvidia-cuda-cccl`)"
+    cuda_reason = f"the cuda kernels are not built; install {nvcc} and run `pip install -e .` again."
+    assert list(info.built()) == [f"cpu kernels: {reason}", f"cuda kernels: {cuda_reason}"]
 
 
 def test_the_wgmma_switch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,129 @@
+"""What setup.py builds: with and without compilers, and as FASTINPAINT_CUDA and FASTINPAINT_CUDA_ARCH ask. No compiler
+runs; the rules for ninja are read."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import setuptools
+
+ROOT = Path(__file__).parents[1]
+
+
+def load(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """setup.py as a module, which sets nothing up."""
+    monkeypatch.setattr(setuptools, "setup", lambda **_: None)
+    spec = importlib.util.spec_from_file_location("fastinpaint_setup", ROOT / "setup.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """setup.py with both compilers there and nothing asked."""
+    module = load(monkeypatch)
+    for name in ("FASTINPAINT_CUDA", "FASTINPAINT_CUDA_ARCH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(module, "find_cxx", lambda: "/bin/g++")
+    monkeypatch.setattr(module, "find_nvcc", lambda: "/cuda/bin/nvcc")
+    return module
+
+
+def libraries(rules: list[str]) -> list[str]:
+    return [Path(line.split()[1]).name for line in rules if line.startswith("default")]
+
+
+def codes(rules: list[str], unit: str) -> list[str]:
+    """The architectures that a CUDA unit is compiled for."""
+    at = next(i for i, line in enumerate(rules) if line.startswith("build") and line.endswith(unit))
+    return re.findall(r",code=(\w+)", rules[at + 1])
+
+
+def test_both_libraries_are_built_for_every_architecture(script: ModuleType) -> None:
+    rules = script.ninja_rules(Path("out"), Path("build"))
+    assert libraries(rules) == ["libfastinpaint_cuda.so", "libfastinpaint_cpu.so"]
+    assert codes(rules, "conv_block/cuda.cu") == ["sm_80", "sm_90a", "sm_100", "compute_80"]
+    assert codes(rules, "conv_block/cuda_hopper.cu") == ["sm_90a"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "code", "hopper"),
+    [("80", ["sm_80", "compute_80"], False), ("90a;120", ["sm_90a", "sm_120", "compute_90"], True)],
+)
+def test_the_architectures_can_be_chosen(
+    asked: str, code: list[str], hopper: bool, script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTINPAINT_CUDA_ARCH", asked)
+    rules = script.ninja_rules(Path("out"), Path("build"))
+    assert codes(rules, "conv_block/cuda.cu") == code
+    assert any("cuda_hopper" in line for line in rules) == hopper
+    link = rules[rules.index("rule link_cuda") + 1]
+    assert re.findall(r",code=(\w+)", link) == code
+
+
+@pytest.mark.parametrize("asked", ["sm_90", "75", "80,90a", "80;", ""])
+def test_a_wrong_architecture_is_named(asked: str, script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTINPAINT_CUDA_ARCH", asked)
+    with pytest.raises(SystemExit) as stopped:
+        script.ninja_rules(Path("out"), Path("build"))
+    wrong = next(name for name in asked.split(";") if name != "80")
+    assert stopped.value.code == (
+        f"FASTINPAINT_CUDA_ARCH must name architectures from 80 on, as 80;90a;100, got {wrong!r}."
+    )
+
+
+def test_cuda_can_be_left_out(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTINPAINT_CUDA", "0")
+    rules = script.ninja_rules(Path("out"), Path("build"))
+    assert libraries(rules) == ["libfastinpaint_cpu.so"]
+    assert not any("nvcc" in line or ".cu" in line for line in rules)
+
+
+def test_cuda_can_be_insisted_on(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTINPAINT_CUDA", "1")
+    assert "libfastinpaint_cuda.so" in libraries(script.ninja_rules(Path("out"), Path("build")))
+    monkeypatch.setattr(script, "find_nvcc", lambda: None)
+    with pytest.raises(SystemExit, match=r"^FASTINPAINT_CUDA=1, but no nvcc was found in CUDA_HOME, on PATH or in"):
+        script.ninja_rules(Path("out"), Path("build"))
+
+
+def test_a_wrong_switch_is_named(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTINPAINT_CUDA", "yes")
+    with pytest.raises(SystemExit, match=r"^FASTINPAINT_CUDA must be 0 or 1, got 'yes'\.$"):
+        script.ninja_rules(Path("out"), Path("build"))
+
+
+def test_without_nvcc_the_rest_is_built(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(script, "find_nvcc", lambda: None)
+    assert libraries(script.ninja_rules(Path("out"), Path("build"))) == ["libfastinpaint_cpu.so"]
+    assert capfd.readouterr().err == "fastinpaint: no compiler for the cuda kernels: installed without them\n"
+
+
+def test_without_any_compiler_the_package_installs(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(script, "find_nvcc", lambda: None)
+    monkeypatch.setattr(script, "find_cxx", lambda: None)
+    monkeypatch.setattr(script.subprocess, "run", lambda *_, **__: pytest.fail("nothing is left to run"))
+    command = script.BuildKernels(setuptools.Distribution())
+    command.build_lib, command.inplace = str(tmp_path), False
+    command.run()
+    assert not list((tmp_path / "fastinpaint").iterdir())
+
+
+def test_nvcc_of_cuda_home_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    module = load(monkeypatch)
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.touch()
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    assert module.find_nvcc() == str(nvcc)
