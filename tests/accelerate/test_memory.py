@@ -129,8 +129,8 @@ def test_low_computes_each_map_again_once(chain: nn.Sequential, retain: bool, mo
 def test_low_frees_what_it_computed(chain: nn.Sequential, monkeypatch: pytest.MonkeyPatch) -> None:
     net, slots, right = fastinpaint.accelerate(chain, memory="low"), [], PendingConv._run_now
 
-    def watched(self: PendingConv, stats: bool) -> None:
-        right(self, stats)
+    def watched(self: PendingConv, *arguments: object) -> None:
+        right(self, *arguments)  # type: ignore[arg-type]
         if self.recipe is not None:
             slots.append(self.recipe.slot)
 

@@ -2,6 +2,7 @@
 
 A shape that comes for the first time is measured, among the few tiles that the model expects to be fastest, and
 remembered (`fastinpaint.remembered`); with ``FASTINPAINT_TUNE=1``, which ``fastinpaint tune`` sets, among all that fit.
+Nothing is chosen whose result is not that of a tile of 4 warps.
 While a CUDA graph is recorded nothing is measured. With ``FASTINPAINT_TUNE=0``, and with
 ``torch.use_deterministic_algorithms(True)``, it is the model's choice, the same on every machine. Whatever is chosen,
 two runs give the same bits.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,7 +76,7 @@ def _measured(
         return launch.Tile(*known)
     if torch.cuda.is_current_stream_capturing():
         return None
-    tile = fastest(few, run) or launch.best(tiles, work)
+    tile = fastest(few, of_4_warps(tiles, work), run) or launch.best(tiles, work)
     _memory(path)[key] = [*tile, len(few)]
     remembered.write(path, _memory(path))
     logger.info("%s: %s", key, tile)
@@ -88,26 +90,33 @@ def near(tiles: tuple[launch.Tile, ...], work: launch.Work) -> list[launch.Tile]
     return [tile for tile in ordered[:FEW] if launch.expected_seconds(tile, work) <= bound]
 
 
-def fastest(tiles: list[launch.Tile], run: Run) -> launch.Tile | None:
-    """The tile that runs quickest of those that agree with the first one of 4 warps; slow where it compiles.
+def of_4_warps(tiles: tuple[launch.Tile, ...], work: launch.Work) -> launch.Tile:
+    """The tile of 4 warps that the model expects to be fastest: what all results are held against, chosen or not."""
+    narrow = [tile for tile in launch.candidates(tiles, work) if tile.num_warps == 4]
+    return min(narrow, key=lambda tile: launch.expected_seconds(tile, work))
 
-    A tile that does not compile or launch is left out; None where no tile agrees, as with maps that are not finite.
+
+def fastest(tiles: list[launch.Tile], right: launch.Tile, run: Run) -> launch.Tile | None:
+    """The tile that runs quickest of those that agree with ``right``, of 4 warps; slow where it compiles.
+
+    ``right`` need not be one of them, and is then only chosen where none agrees with it. A tile that does not compile
+    or launch is left out. None where nothing agrees even with itself, as with maps that are not finite.
     """
     from triton.errors import TritonError
 
-    if len(tiles) == 1:
-        return tiles[0]
+    if tiles == [right]:
+        return right
     times: dict[launch.Tile, float] = {}
     expected: Tensor | None = None
-    for tile in sorted(tiles, key=lambda tile: tile.num_warps != 4):
+    for tile in [right, *(tile for tile in tiles if tile != right)]:
         try:
             result = run(tile)
             if expected is None:
                 expected = result.clone()
             if bool((result - expected).abs().max() <= TOLERANCE[expected.dtype] * expected.abs().max()):
-                times[tile] = seconds(functools.partial(run, tile))
+                times[tile] = seconds(functools.partial(run, tile)) if tile in tiles else math.inf
             else:
-                logger.warning("%s gives another result than the rest and is left out", tile)
+                logger.warning("%s gives another result than %s and is left out", tile, right)
         except (RuntimeError, TritonError) as error:
             logger.warning("%s is left out: %s", tile, str(error).partition("\n")[0])
     return min(times, key=times.__getitem__) if times else None

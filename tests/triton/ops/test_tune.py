@@ -139,6 +139,34 @@ def test_tiles_that_err_or_do_not_launch_are_left_out(memory, kernel, caplog, mo
     assert kernel.choose(shape=(2,)) == launch.best(launch.GATHER_TILES, WORK)
 
 
+def test_where_all_have_8_warps_a_tile_of_4_is_the_judge(memory, kernel, caplog):
+    """It is run and neither timed nor chosen, but where all others differ from it."""
+    assert {tile.num_warps for tile in NEAR} == {8}
+    judge = tune.of_4_warps(launch.GATHER_TILES, WORK)
+    assert judge.num_warps == 4
+    first, *rest = NEAR
+    kernel.slow, kernel.wrong = {first: 0.1}, {first}
+    assert kernel.choose() in rest
+    assert kernel.ran[0] == judge
+    assert set(kernel.timed) == set(rest)
+    assert f"{first} gives another result than {judge}" in caplog.text
+    kernel.wrong = set(NEAR)
+    assert kernel.choose(shape=(2,)) == judge
+    kernel.timed, kernel.wrong, kernel.broken = [], set(), {judge}
+    assert kernel.choose(shape=(3,)) == first, "one that cannot run judges nothing"
+
+
+@pytest.mark.parametrize("warps", [4, 8])
+def test_a_lone_tile_is_judged_too(memory, kernel, monkeypatch, warps):
+    lone = next(tile for tile in ALL if tile.num_warps == warps)
+    judge = tune.of_4_warps(launch.GATHER_TILES, WORK)
+    lone = judge if warps == 4 else lone
+    monkeypatch.setattr(tune, "near", lambda tiles, work: [lone])
+    kernel.wrong = {lone}
+    assert kernel.choose() == judge
+    assert kernel.ran == ([] if warps == 4 else [judge, lone])
+
+
 def test_maps_that_are_not_finite_leave_the_models_choice(memory, kernel):
     kernel.run = lambda tile: torch.full((4,), torch.nan)
     assert kernel.choose() == launch.best(launch.GATHER_TILES, WORK)
