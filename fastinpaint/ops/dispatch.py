@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 TAGS = (torch.Tag.pt2_compliant_tag,)
-ORDINARY = (Tensor, torch.nn.Parameter)
+ORDINARY = frozenset((Tensor, torch.nn.Parameter, type(None)))
 _AS_IT_IS = nullcontext()
 
 
@@ -39,7 +39,7 @@ def unseen(*tensors: Tensor | None) -> bool:
         and not torch._C._are_functorch_transforms_active()
         and torch._C._get_tracing_state() is None
         and not torch.autograd._profiler_enabled()
-        and all(tensor is None or type(tensor) in ORDINARY for tensor in tensors)
+        and ORDINARY.issuperset(map(type, tensors))
     )
 
 
@@ -72,13 +72,15 @@ def apart(tensors: Sequence[Tensor | None], given: Tensor) -> list[Tensor]:
     """The tensors, none sharing memory with another or with the one that was given; None as an empty vector."""
     taken, result = {given.untyped_storage()._cdata}, []
     for tensor in tensors:
-        alone = empty_if_none(tensor, given)
-        storage = alone.untyped_storage()._cdata
+        if tensor is None:
+            result.append(given.new_empty(0))
+            continue
+        storage = tensor.untyped_storage()._cdata
         if storage in taken:
-            alone = alone.clone()
-            storage = alone.untyped_storage()._cdata
+            tensor = tensor.clone()
+            storage = tensor.untyped_storage()._cdata
         taken.add(storage)
-        result.append(alone)
+        result.append(tensor)
     return result
 
 

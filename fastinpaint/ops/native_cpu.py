@@ -91,8 +91,8 @@ def pixels(x: Tensor) -> int:
 def dense_source(source: Source) -> Source:
     """The source with dense maps and dense wide vectors."""
     x, mean, scale, shift, relu, addend = source
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     if mean is not None and scale is not None and shift is not None:
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
         mean, scale, shift = dense_vector(mean, wide), dense_vector(scale, wide), dense_vector(shift, wide)
     if addend is not None:
         addend = dense(addend if addend.dtype == x.dtype else addend.to(x.dtype))
