@@ -102,6 +102,40 @@ __device__ __forceinline__ void wgmma_m64k16(float (&d)[16][4], const uint32_t (
 // After the last wait: keeps the compiler from reading d before it.
 __device__ __forceinline__ void wgmma_settled(float (&d)[16][4]) { asm volatile("" : FI_D64::"memory"); }
 
+#define FI_D32 FI_D4(0), FI_D4(1), FI_D4(2), FI_D4(3), FI_D4(4), FI_D4(5), FI_D4(6), FI_D4(7)
+#define FI_WGMMA_TURNED_64(type)                                                                                      \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type                                            \
+               " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26," \
+               "%27,%28,%29,%30,%31},{%32,%33,%34,%35},%36,1,1,1,1;"                                                  \
+               : FI_D32                                                                                               \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+
+// The same with 64 columns and B turned: its 128-byte rows are 64 columns of one k, in the same groups of eight and the
+// same swizzle, so that descriptor() describes it, and a k16 further on is 2048 bytes more.
+template <class T>
+__device__ __forceinline__ void wgmma_turned_m64n64k16(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
+  if constexpr (std::is_same<T, __half>::value) {
+    FI_WGMMA_TURNED_64("f16");
+  } else {
+    FI_WGMMA_TURNED_64("bf16");
+  }
+}
+
+__device__ __forceinline__ void wgmma_settled(float (&d)[8][4]) { asm volatile("" : FI_D32::"memory"); }
+
+// Writes 16 bytes that wgmma shall read, after this thread's fence_proxy_async and a barrier.
+__device__ __forceinline__ void store_operand(void* to, const uint4& value) { *static_cast<uint4*>(to) = value; }
+
+// Shows what this thread has written to shared memory to the tensor cores, which read it through another proxy.
+__device__ __forceinline__ void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// Nothing is made of the value before this.
+__device__ __forceinline__ void keep_packed(uint4& value) {
+  asm volatile("" : "+r"(value.x), "+r"(value.y), "+r"(value.z), "+r"(value.w));
+}
+
+#undef FI_WGMMA_TURNED_64
+#undef FI_D32
 #undef FI_WGMMA_128
 #undef FI_D64
 #undef FI_D4

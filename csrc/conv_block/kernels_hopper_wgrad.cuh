@@ -55,7 +55,7 @@ struct TurnedLoader {
     slice.set_params(source, channel);
     channels = source.channels, h = first_h, w = first_w;
     int64_t offset = plane * size[1] * size[2] * channels + channel;
-    x = plane < 0 || channel >= channels ? nullptr : static_cast<const T*>(source.x) + offset;
+    x = channel >= channels ? nullptr : static_cast<const T*>(source.x) + offset;
     addend = source.addend ? static_cast<const T*>(source.addend) + offset : nullptr;
   }
 

@@ -60,6 +60,14 @@ inline void arrive(uint64_t* p, uint32_t bytes) {
   look_at(barrier);
 }
 
+// What wgmma may read of a 16-byte piece of shared memory; kWritten + thread: not fenced yet.
+constexpr uint16_t kUnknown = 0, kShown = 1, kWritten = 2;
+
+inline void mark_operands(void* to, uint32_t bytes, uint16_t what) {
+  size_t at = static_cast<char*>(to) - block.shared;
+  for (size_t piece = at / 16; piece < (at + bytes) / 16; ++piece) block.operands[piece] = what;
+}
+
 }  // namespace emu
 
 namespace fi {
@@ -100,6 +108,7 @@ inline void mbarrier_wait(uint64_t* p, uint32_t parity) {
     }
     for (const emu::BulkCopy& copy : due) memcpy(copy.to, copy.from, copy.bytes);
     emu::Own own;
+    for (const emu::BulkCopy& copy : due) emu::mark_operands(copy.to, copy.bytes, emu::kShown);
     due = {};
     barrier.copies.clear();
     emu::release(&barrier);
@@ -113,6 +122,7 @@ inline void bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t* p) {
   emu::Mbarrier& barrier = emu::mbarrier_at(p, "bulk copy");
   for (uint32_t i = 0; i < bytes / 4; ++i) static_cast<volatile uint32_t*>(to)[i] = ~0u;
   emu::Own own;
+  emu::mark_operands(to, bytes, emu::kUnknown);
   emu::release(&barrier);
   barrier.copies.push_back({to, from, bytes});
   emu::look_at(barrier);

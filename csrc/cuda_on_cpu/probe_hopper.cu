@@ -59,6 +59,52 @@ static int run_probe(const void* a, const void* b, int rounds, float* d, void* s
   return static_cast<int>(cudaGetLastError());
 }
 
+// As probe_kernel with B turned: B_round is 64 k of 64 columns, rows of 128 bytes whose pieces are swizzled, written to
+// shared memory by the threads. d[thread][32].
+template <class T>
+__global__ void __launch_bounds__(128)
+    turned_kernel(const uint16_t* a, const uint4* b, int rounds, float* d, int shared_bytes) {
+  FI_DYNAMIC_SHARED(memory);
+  SharedArena arena(memory, shared_bytes);
+  arena.at += -shared_address(arena.at) & 1023;
+  uint4* tile = arena.take<uint4>(kProbeBytes / 32);
+  int row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;
+  float sum[8][4] = {};
+  uint32_t rows[4][4];
+  for (int round = 0; round < rounds; ++round) {
+    for (int i = threadIdx.x; i < kProbeBytes / 32; i += 128)
+      store_operand(tile + i, b[round * (kProbeBytes / 32) + i]);
+    fence_proxy_async();
+    __syncthreads();
+#pragma unroll
+    for (int k = 0; k < 4; ++k)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const uint16_t* at = a + (row + i % 2 * 8) * 64 + k * 16 + i / 2 * 8 + column;
+        rows[k][i] = at[0] | uint32_t(at[1]) << 16;
+      }
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < 4; ++k) wgmma_turned_m64n64k16<T>(sum, rows[k], descriptor(tile) + k * (2048 >> 4));
+    wgmma_commit();
+    wgmma_wait<0>();
+    wgmma_settled(sum);
+    __syncthreads();  // the tile has been read
+  }
+#pragma unroll
+  for (int n = 0; n < 8; ++n)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) d[threadIdx.x * 32 + n * 4 + i] = sum[n][i];
+}
+
+template <class T>
+static int run_turned(const void* a, const void* b, int rounds, float* d, void* stream) {
+  int bytes = 1024 + shared_part(kProbeBytes / 2);
+  FI_LAUNCH(turned_kernel<T>, 1, 128, bytes, stream, static_cast<const uint16_t*>(a), static_cast<const uint4*>(b),
+            rounds, d, bytes);
+  return static_cast<int>(cudaGetLastError());
+}
+
 // to[round][2 bytes] = from[round][2 bytes], by two bulk copies a phase of one barrier, the later half first.
 __global__ void __launch_bounds__(128)
     bulk_kernel(const char* from, int rounds, int bytes, char* to, int shared_bytes) {
@@ -90,6 +136,11 @@ FI_EXPORT int fi_probe_bulk(const char* from, int rounds, int bytes, char* to) {
   int shared_bytes = fi::shared_part(int(sizeof(uint64_t))) + fi::shared_part(2 * bytes);
   FI_LAUNCH(fi::bulk_kernel, 1, 128, shared_bytes, nullptr, from, rounds, bytes, to, shared_bytes);
   return static_cast<int>(cudaGetLastError());
+}
+
+FI_EXPORT int fi_probe_turned(int half, const void* a, const void* b, int rounds, float* d, void* stream) {
+  return half ? fi::run_turned<__half>(a, b, rounds, d, stream)
+              : fi::run_turned<__nv_bfloat16>(a, b, rounds, d, stream);
 }
 
 FI_EXPORT int fi_probe_wgmma(int half, const void* a, const void* b, int rounds, float* d, void* stream) {

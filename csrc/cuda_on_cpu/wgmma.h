@@ -1,42 +1,64 @@
 // wgmma m64nNk16 with A from registers and B described in shared memory. The layouts are the PTX manual's: warp w of
 // the warpgroup has rows 16 w ... 16 w + 15 of A and D, each as mma.sync's A and D (tensor_core.h), D's columns in runs
-// of eight. B is read when the group is waited for, as late as the hardware may; until then the accumulators hold NaN.
-// Stops on: a wgmma that no wgmma.fence of its group precedes, A's registers changed before the wait, a descriptor of
-// another form than 128-byte swizzle or outside the block's shared memory, warps of a warpgroup that issue different
-// ones, and (scheduler.h) a thread that ends without waiting.
+// of eight. B stands with k contiguous or, turned, with n. It is read when the group is waited for, as late as the
+// hardware may; until then the accumulators hold NaN. Stops on: a wgmma that no wgmma.fence of its group precedes, A's
+// registers changed before the wait, a descriptor of another form than 128-byte swizzle or outside the block's shared
+// memory, bytes of B that neither a bulk copy brought nor a store_operand wrote that its thread then fenced, warps of a
+// warpgroup that issue different ones, and (scheduler.h) a thread that ends without waiting.
 #pragma once
 
 namespace emu {
 
-// The 16 values along k of column n of B.
-inline void read_column(uint64_t b, int n, uint16_t (&column)[16]) {
+__attribute__((no_sanitize("thread"), noinline)) inline bool is_shown(size_t piece) {
+  return block.operands.data()[piece] == kShown;
+}
+
+// The 16 bytes of B at an address before the swizzle.
+inline void read_piece(uint32_t address, uint16_t* to) {
+  address ^= (address >> 7 & 7) << 4;
+  if (address < kSharedBase || address + 16 > kSharedBase + block.shared_bytes)
+    fail("a wgmma descriptor points outside shared memory");
+  if (!is_shown((address - kSharedBase) / 16))
+    fail("a wgmma reads shared memory that no bulk copy and no fence.proxy.async has shown it");
+  memcpy(to, block.shared + (address - kSharedBase), 16);
+}
+
+// The 16 values along k of columns n and n + 1 of B, n being even. Where k is contiguous, rows of 128 bytes are
+// columns.
+inline void read_columns(uint64_t b, int n, uint16_t (&columns)[2][16]) {
   uint32_t start = (b & 0x3FFF) << 4, stride = (b >> 32 & 0x3FFF) << 4;
-  for (int piece = 0; piece < 2; ++piece) {
-    uint32_t address = start + n / 8 * stride + n % 8 * 128 + piece * 16;
-    address ^= (address >> 7 & 7) << 4;
-    if (address < kSharedBase || address + 16 > kSharedBase + block.shared_bytes)
-      fail("a wgmma descriptor points outside shared memory");
-    memcpy(column + piece * 8, block.shared + (address - kSharedBase), 16);
+  for (int i = 0; i < 2; ++i)
+    for (int piece = 0; piece < 2; ++piece)
+      read_piece(start + n / 8 * stride + (n % 8 + i) * 128 + piece * 16, columns[i] + piece * 8);
+}
+
+// The same where n is: rows of 128 bytes are 64 columns of one k.
+inline void read_turned_columns(uint64_t b, int n, uint16_t (&columns)[2][16]) {
+  uint32_t start = (b & 0x3FFF) << 4, leading = (b >> 16 & 0x3FFF) << 4, stride = (b >> 32 & 0x3FFF) << 4;
+  uint16_t piece[8];
+  for (int k = 0; k < 16; ++k) {
+    read_piece(start + n / 64 * leading + k / 8 * stride + k % 8 * 128 + n % 64 / 8 * 16, piece);
+    for (int i = 0; i < 2; ++i) columns[i][k] = piece[n % 8 + i];
   }
 }
 
 // The thread's two rows of A times B, added to its part of D.
-template <class T>
+template <class T, bool turned>
 void multiply_wgmma(const Wgmma& op, float* d) {
-  float left[2][16], right[16];
+  float left[2][16], right[2][16];
   for (int half = 0; half < 2; ++half)
     for (int k = 0; k < 16; ++k) left[half][k] = fi::emulated_float(op.rows[half][k], T());
-  int t = self().lane % 4;
-  for (int n = 0; n < op.columns; ++n) {
-    if (n % 8 / 2 != t) continue;
-    uint16_t column[16];
-    read_column(op.b, n, column);
-    for (int k = 0; k < 16; ++k) right[k] = fi::emulated_float(column[k], T());
-    for (int half = 0; half < 2; ++half) {
-      float sum = 0;
-      for (int k = 0; k < 16; ++k) sum += left[half][k] * right[k];
-      d[n / 8 * 4 + half * 2 + n % 2] += sum;
-    }
+  for (int n = self().lane % 4 * 2; n < op.columns; n += 8) {
+    uint16_t columns[2][16];
+    turned ? read_turned_columns(op.b, n, columns) : read_columns(op.b, n, columns);
+    for (int i = 0; i < 2; ++i)
+      for (int k = 0; k < 16; ++k) right[i][k] = fi::emulated_float(columns[i][k], T());
+    for (int half = 0; half < 2; ++half)
+      for (int i = 0; i < 2; ++i) {
+        float sum = 0;
+        for (int k = 0; k < 16; ++k) sum += left[half][k] * right[i][k];
+        d[n / 8 * 4 + half * 2 + i] += sum;
+      }
   }
 }
 
@@ -51,7 +73,7 @@ inline void agree(const Issued& mine) {
     fail("wgmma at line " + std::to_string(mine.line) + ": the warps of a warpgroup gave different descriptors");
 }
 
-template <class T>
+template <class T, bool turned>
 void issue_wgmma(float* d, int columns, const uint32_t (&a)[4], uint64_t b, int line) {
   Own own;
   Fiber& me = self();
@@ -62,7 +84,7 @@ void issue_wgmma(float* d, int columns, const uint32_t (&a)[4], uint64_t b, int 
   if (!me.fenced) fail("wgmma at line " + std::to_string(line) + " without a wgmma.fence in its group");
   if (b >> 62 != 1 || b >> 46 & 0xFFFF) fail("a wgmma descriptor that is not of a 128-byte swizzle at base offset 0");
   const Given* all = collective(given, ~0u, "wgmma", line, false, [&](Given*) { agree({line, b}); });
-  Wgmma op{d, a, {a[0], a[1], a[2], a[3]}, {}, b, columns, multiply_wgmma<T>};
+  Wgmma op{d, a, {a[0], a[1], a[2], a[3]}, {}, b, columns, multiply_wgmma<T, turned>};
   for (int from = 0; from < 4; ++from) {
     const Given& lane = all[me.lane / 4 * 4 + from];
     if (lane.b != b) fail("wgmma at line " + std::to_string(line) + ": the lanes of a warp gave different descriptors");
@@ -134,9 +156,34 @@ inline uint64_t descriptor(const void* tile) {
 
 template <class T>
 void wgmma_m64k16(float (&d)[16][4], const uint32_t (&a)[4], uint64_t b, int line = __builtin_LINE()) {
-  emu::issue_wgmma<T>(&d[0][0], 128, a, b, line);
+  emu::issue_wgmma<T, false>(&d[0][0], 128, a, b, line);
+}
+
+template <class T>
+void wgmma_turned_m64n64k16(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b, int line = __builtin_LINE()) {
+  emu::issue_wgmma<T, true>(&d[0][0], 64, a, b, line);
 }
 
 inline void wgmma_settled(float (&)[16][4]) {}
+inline void wgmma_settled(float (&)[8][4]) {}
+inline void keep_packed(uint4&) {}
+
+inline void store_operand(void* to, const uint4& value) {
+  size_t at = static_cast<char*>(to) - emu::block.shared;
+  if (at % 16 || at + 16 > emu::block.shared_bytes) emu::fail("an operand of wgmma is not 16 aligned shared bytes");
+  *static_cast<uint4*>(to) = value;
+  emu::Own own;
+  emu::Fiber& me = emu::self();
+  emu::block.operands[at / 16] = emu::kWritten + me.index;
+  me.operands.push_back(at / 16);
+}
+
+inline void fence_proxy_async() {
+  emu::Own own;
+  emu::Fiber& me = emu::self();
+  for (size_t piece : me.operands)
+    if (emu::block.operands[piece] == emu::kWritten + me.index) emu::block.operands[piece] = emu::kShown;
+  me.operands.clear();
+}
 
 }  // namespace fi

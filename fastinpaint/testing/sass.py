@@ -58,6 +58,8 @@ class Kernel(NamedTuple):
             needed = (*needed, TF32)
         if self.name.startswith("hopper_gather"):
             needed = ("HGMMA", "LDSM", "UBLKCP")
+        if self.name.startswith("hopper_wgrad"):
+            needed = ("HGMMA", "LDSM")
         missing = [op for op in needed if not self.counts[op]]
         return f"{where} has no {', '.join(missing)}." if missing else None
 

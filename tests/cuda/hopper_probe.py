@@ -12,7 +12,7 @@ ROUNDS = 3
 
 
 def swizzled(columns: Tensor) -> Tensor:
-    """``[n, 64]``, k innermost, with the 16-byte pieces of row n moved from i to i ^ n % 8."""
+    """``[n, 64]``, k innermost (turned: ``[k, 64]``), with the 16-byte pieces of row n moved from i to i ^ n % 8."""
     n = torch.arange(columns.shape[0])[:, None]
     pieces = columns.reshape(-1, 8, 8)
     return pieces[n, torch.arange(8) ^ n % 8].reshape(columns.shape)
@@ -36,20 +36,27 @@ def operands(values: str) -> tuple[Tensor, Tensor]:
     ).float()
 
 
-def run(library: ctypes.CDLL, dtype: torch.dtype, device: str, values: str = "random") -> tuple[Tensor, Tensor]:
-    """What the probe gives as a 64 x 128 matrix, its registers put where the PTX manual says, and the exact product."""
+def run(
+    library: ctypes.CDLL, dtype: torch.dtype, device: str, values: str = "random", turned: bool = False
+) -> tuple[Tensor, Tensor]:
+    """What the probe gives as a 64 x 128 matrix, its registers put where the PTX manual says, and the exact product.
+
+    turned: the probe of B with n contiguous, which has the first 64 columns.
+    """
     a, b = (t.to(dtype) for t in operands(values))
-    packed = torch.stack([swizzled(tile) for tile in b]).to(device)
-    there, registers = a.to(device), torch.full((128, 16, 4), torch.nan, device=device)
+    columns, function = (64, library.fi_probe_turned) if turned else (128, library.fi_probe_wgmma)
+    b = b[:, :columns]
+    packed = torch.stack([swizzled(tile.mT.contiguous() if turned else tile) for tile in b]).to(device)
+    there, registers = a.to(device), torch.full((128, columns // 8, 4), torch.nan, device=device)
     pointers = [ctypes.c_void_p(t.data_ptr()) for t in (there, packed, registers)]
-    status = library.fi_probe_wgmma(int(dtype == torch.float16), *pointers[:2], ROUNDS, pointers[2], None)
+    status = function(int(dtype == torch.float16), *pointers[:2], ROUNDS, pointers[2], None)
     assert status == 0
     if device != "cpu":
         torch.cuda.synchronize()
-    thread, n, i = torch.meshgrid(torch.arange(128), torch.arange(16), torch.arange(4), indexing="ij")
+    thread, n, i = torch.meshgrid(torch.arange(128), torch.arange(columns // 8), torch.arange(4), indexing="ij")
     row = thread // 32 * 16 + thread % 32 // 4 + i // 2 * 8
     column = n * 8 + thread % 4 * 2 + i % 2
-    found = torch.full((64, 128), torch.nan)
+    found = torch.full((64, columns), torch.nan)
     found[row, column] = registers.cpu()
     return found, a.double() @ b.double().sum(0).mT
 

@@ -102,17 +102,20 @@ def test_it_takes_the_wide_layers() -> None:
     assert all(2 * (after[key] + 1024) <= 228 << 10 for key in taken)
 
 
+@pytest.mark.parametrize("turned", [False, True], ids=["k contiguous", "n contiguous"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_the_probe_gives_the_product(dtype: torch.dtype) -> None:
-    found, exact = hopper_probe.run(ctypes.CDLL(str(emulated.build(sources=[hopper_probe.SOURCE]))), dtype, "cpu")
+def test_the_probe_gives_the_product(dtype: torch.dtype, turned: bool) -> None:
+    library = ctypes.CDLL(str(emulated.build(sources=[hopper_probe.SOURCE])))
+    found, exact = hopper_probe.run(library, dtype, "cpu", turned=turned)
     assert torch.allclose(found.double(), exact, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("turned", [False, True], ids=["k contiguous", "n contiguous"])
 @pytest.mark.parametrize("values", ["whole", "numbered"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_every_register_of_the_probe_is_the_manuals(dtype: torch.dtype, values: str) -> None:
+def test_every_register_of_the_probe_is_the_manuals(dtype: torch.dtype, values: str, turned: bool) -> None:
     library = ctypes.CDLL(str(emulated.build(sources=[hopper_probe.SOURCE])))
-    found, exact = hopper_probe.run(library, dtype, "cpu", values)
+    found, exact = hopper_probe.run(library, dtype, "cpu", values, turned)
     assert torch.equal(found.double(), exact)
 
 
@@ -121,14 +124,17 @@ LAYOUTS = {
     "rows of A": Plant(
         WGMMA, "op.rows[i & 1][2 * from + half + 8 * (i >> 1)]", "op.rows[i >> 1][2 * from + half + 8 * (i & 1)]"
     ),
-    "registers of D": Plant(WGMMA, "d[n / 8 * 4 + half * 2 + n % 2]", "d[n / 8 * 4 + half + n % 2 * 2]"),
+    "registers of D": Plant(WGMMA, "d[n / 8 * 4 + half * 2 + i]", "d[n / 8 * 4 + half + i * 2]"),
+    "turned, the bit that says so": Plant(WGMMA, "issue_wgmma<T, true>", "issue_wgmma<T, false>"),
+    "turned, groups of eight k": Plant(WGMMA, "k / 8 * stride", "k / 8 * leading"),
+    "turned, pieces of a row": Plant(WGMMA, "k % 8 * 128 + n % 64 / 8 * 16", "n % 64 / 8 * 128 + k % 8 * 16"),
 }
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_wrong_layout_of_the_emulation_is_found(name: str) -> None:
     library = ctypes.CDLL(str(emulated.build(plants=[LAYOUTS[name]], sources=[hopper_probe.SOURCE])))
-    found, exact = hopper_probe.run(library, torch.bfloat16, "cpu", "numbered")
+    found, exact = hopper_probe.run(library, torch.bfloat16, "cpu", "numbered", turned="turned" in name)
     assert not torch.equal(found.double(), exact)
 
 

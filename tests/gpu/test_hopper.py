@@ -11,7 +11,7 @@ import torch
 from fastinpaint.ops import native_cuda
 from fastinpaint.ops.conv_block import cuda
 from fastinpaint.testing import emulated, sass
-from tests.cuda import hopper_probe, small_cases
+from tests.cuda import hopper_probe, hopper_wgrad, small_cases
 from tests.cuda.small_cases import Conv
 
 pytestmark = [
@@ -44,19 +44,26 @@ def probe(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     return ctypes.CDLL(str(library))
 
 
+TURNED = pytest.mark.parametrize("turned", [False, True], ids=["k contiguous", "n contiguous"])
+
+
+@TURNED
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_wgmma_barriers_and_copies_do_what_the_emulation_says(probe: ctypes.CDLL, dtype: torch.dtype) -> None:
-    found, exact = hopper_probe.run(probe, dtype, "cuda")
+def test_wgmma_barriers_and_copies_do_what_the_emulation_says(
+    probe: ctypes.CDLL, dtype: torch.dtype, turned: bool
+) -> None:
+    found, exact = hopper_probe.run(probe, dtype, "cuda", turned=turned)
     assert torch.allclose(found.double(), exact, rtol=1e-3, atol=1e-3)
     if emulated.why_not() is None:
         library = ctypes.CDLL(str(emulated.build(sources=[hopper_probe.SOURCE])))
-        assert torch.allclose(found, hopper_probe.run(library, dtype, "cpu")[0], rtol=1e-3, atol=1e-3)
+        assert torch.allclose(found, hopper_probe.run(library, dtype, "cpu", turned=turned)[0], rtol=1e-3, atol=1e-3)
 
 
+@TURNED
 @pytest.mark.parametrize("values", ["whole", "numbered"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_register_is_the_manuals(probe: ctypes.CDLL, dtype: torch.dtype, values: str) -> None:
-    found, exact = hopper_probe.run(probe, dtype, "cuda", values)
+def test_every_register_is_the_manuals(probe: ctypes.CDLL, dtype: torch.dtype, values: str, turned: bool) -> None:
+    found, exact = hopper_probe.run(probe, dtype, "cuda", values, turned)
     assert torch.equal(found.double(), exact)  # as the emulation's are, in tests/cuda/test_hopper.py
 
 
@@ -73,6 +80,13 @@ def test_wide_layers_keep_the_rule(name: str, dtype: str, monkeypatch: pytest.Mo
     small_cases.run(name, dtype, "cuda")
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", hopper_wgrad.CASES)
+def test_weight_gradients_keep_the_rule(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(native_cuda.HOPPER, "all")
+    hopper_wgrad.run(hopper_wgrad.CASES[name], dtype, "cuda")
+
+
 @pytest.mark.parametrize("name", WIDE)
 def test_both_paths_agree_and_a_graph_replays_the_same_bits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = small_cases.conv_inputs(WIDE[name], torch.bfloat16)
@@ -80,8 +94,9 @@ def test_both_paths_agree_and_a_graph_replays_the_same_bits(name: str, monkeypat
 
     def results() -> list[torch.Tensor]:
         y, mean, var = cuda.fwd(sources, weight, bias, geometry, True)
-        grads, *_ = cuda.bwd(y, mean, var, y, mean, sources, weight, geometry, [True] * len(sources), False, False)
-        return [t for t in (y, mean, var, *(t for g in grads for t in g)) if t is not None]
+        needs = [True] * len(sources)
+        grads, dweight, _ = cuda.bwd(y, mean, var, y, mean, sources, weight, geometry, needs, True, False)
+        return [t for t in (y, mean, var, dweight, *(t for g in grads for t in g)) if t is not None]
 
     monkeypatch.setenv(native_cuda.HOPPER, "0")
     ordinary = results()

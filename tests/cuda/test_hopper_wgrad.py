@@ -1,0 +1,137 @@
+"""The weight's gradient on wgmma: by the rule of every kernel, the same bits, what it takes, how it compiles."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastinpaint.ops import native_cuda
+from fastinpaint.ops.conv_block import launch
+from fastinpaint.ops.types import Source
+from fastinpaint.testing import counting, emulated, sass
+from fastinpaint.testing.paper_layers import paper_layers
+from tests.cuda import hopper_wgrad
+from tests.cuda.hopper_wgrad import CASES
+from tests.cuda.small_cases import Conv
+
+DTYPES = [torch.bfloat16, torch.float16]
+SOURCE = "conv_block/cuda_hopper_wgrad.cu"
+SHARED_LIMIT = 227 << 10  # of a block on sm_90
+FEWEST = Conv((4, 6), (128,), (False,), 256, (3, 3), (1, 1), (1, 1), (1, 1))  # channels that the switch's 1 takes
+
+
+@pytest.fixture
+def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wgmma path for all that it can compute."""
+    if (reason := native_cuda.why_not_hopper()) is not None:
+        pytest.skip(reason)
+    monkeypatch.setenv(native_cuda.HOPPER, "all")
+
+
+def asked(conv: Conv, dtype: torch.dtype) -> counting.Footprint:
+    """The footprint of the case's wgrad, under the switch as it is."""
+    dy, _, _, _, _, sources, weight, geometry, *_ = hopper_wgrad.inputs(conv, dtype)
+    described = launch.describe(sources, weight, geometry, dy.shape)
+    described.gradient = native_cuda.c_source(native_cuda.dense_source(Source(dy)))
+    found = counting.Footprint()
+    assert native_cuda.library().fi_conv_wgrad_footprint(ctypes.byref(described), ctypes.byref(found)) == 0
+    return found
+
+
+@pytest.mark.usefixtures("everywhere")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", CASES)
+def test_it_keeps_the_rule(name: str, dtype: torch.dtype, device: str) -> None:
+    assert asked(CASES[name], dtype).shared_bytes > 32 << 10
+    hopper_wgrad.run(CASES[name], dtype, device)
+
+
+@pytest.mark.usefixtures("everywhere")
+def test_a_block_of_several_tiles_has_several() -> None:
+    tiles, blocks = 2 * 2, 4 * 5  # of the batch; of 64 channels
+    assert asked(CASES["several tiles"], torch.bfloat16).blocks <= tiles // 2 * blocks
+
+
+@pytest.mark.usefixtures("everywhere")
+@pytest.mark.parametrize("name", ["several tiles", "transposed"])
+def test_two_runs_give_the_same_bits(name: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, results = hopper_wgrad.inputs(CASES[name], torch.bfloat16), []
+    for seed in ("2", "7"):
+        monkeypatch.setenv("FI_SEED", seed)
+        results.append(hopper_wgrad.gradient(given, device))
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_switch_takes_wide_layers_and_the_paths_agree(
+    dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if (reason := native_cuda.why_not_hopper()) is not None:
+        pytest.skip(reason)
+    given, found = hopper_wgrad.inputs(FEWEST, dtype), {}
+    for value in native_cuda.HOPPER_VALUES:
+        monkeypatch.setenv(native_cuda.HOPPER, value)
+        found[value] = asked(FEWEST, dtype).shared_bytes, hopper_wgrad.gradient(given, device).float()
+    assert found["0"][0] != found["1"][0] == found["all"][0]
+    assert torch.equal(found["1"][1], found["all"][1])
+    assert torch.allclose(found["0"][1], found["1"][1], rtol=1e-2, atol=1e-2 * float(found["0"][1].abs().max()))
+
+
+LEFT = {
+    "channels not a multiple of eight": Conv((4, 6), (70,), (False,), 64, (3, 3), (1, 1), (1, 1), (1, 1)),
+    "a patch that does not fit": Conv((40, 40), (64,), (False,), 64, (3, 3), (1, 1), (16, 16), (16, 16)),
+    "thin": Conv((9, 17), (3,), (False,), 64, (3, 3), (1, 1), (1, 1), (1, 1)),
+}
+
+
+@pytest.mark.usefixtures("everywhere")
+@pytest.mark.parametrize("name", LEFT)
+def test_the_rest_is_left_to_the_ordinary_kernel(name: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    conv = LEFT[name]
+    with_path = asked(conv, torch.bfloat16)
+    monkeypatch.setenv(native_cuda.HOPPER, "0")
+    without = asked(conv, torch.bfloat16)
+    assert bytes(with_path) == bytes(without)
+    monkeypatch.setenv(native_cuda.HOPPER, "all")
+    hopper_wgrad.run(conv, torch.bfloat16, device)
+
+
+def test_it_takes_the_wide_layers() -> None:
+    """Of the paper's: as forward and dgrad, without dilations of 8 and more; it asks for fewer bytes in all of them."""
+    with emulated.installed():
+        pairs = {
+            layer.name: [list(counting.counts(layer, hopper))[-1] for hopper in (0, 1)] for layer in paper_layers()
+        }
+    taken = {name for name, (before, after) in pairs.items() if before != after}
+    assert taken == {*(f"3dcn.{i}" for i in (5, 6, 8)), *(f"combcn.{i}" for i in (4, 5, 6, 7, 8, 11, 12, 13, 14))}
+    for name in taken:
+        before, after = pairs[name]
+        assert after.name == "wgrad"
+        assert after.loads < 0.8 * before.loads
+        assert after.shared + 1024 <= SHARED_LIMIT + 1024
+        assert after.blocks >= 96
+
+
+@pytest.mark.skipif(sass.nvcc() is None or sass.cuobjdump() is None, reason="nvcc and cuobjdump are needed")
+def test_ptxas_keeps_the_wgmma_overlapped(tmp_path: Path) -> None:
+    """No warning that they are serialised, no spill, A from registers and B turned."""
+    made, csrc = tmp_path / "hopper.o", emulated.ROOT / "csrc"
+    flags = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "-gencode=arch=compute_90a,code=sm_90a", "-Xptxas", "-v"]
+    command = [str(sass.nvcc()), *flags, f"-I{csrc}", "-c", str(csrc / SOURCE), "-o", str(made)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    report = said.stdout + said.stderr
+    assert "hopper_wgrad_kernel" in report
+    assert not re.findall(r".*(?:C75\d\d|serialized|Performance Loss).*", report)
+    kernels = [kernel for kernel in sass.kernels(made) if kernel.name.startswith("hopper_wgrad")]
+    assert [kernel.name for kernel in kernels] == ["hopper_wgrad_kernel<bf16>", "hopper_wgrad_kernel<half>"]
+    assert not [complaint for kernel in kernels if (complaint := kernel.complaint())]
+    listing = subprocess.run([str(sass.cuobjdump()), "-sass", str(made)], capture_output=True, text=True, check=True)
+    products = re.findall(r"HGMMA\.64x64x16\.F32\S* R\d+, (\S+), (\S+),", listing.stdout)
+    assert len(products) >= 2 * 9  # two dtypes, nine taps
+    assert all(re.fullmatch(r"R\d+", a) and b.endswith(".tnspB") for a, b in products)
+    assert listing.stdout.count("FENCE.VIEW.ASYNC") >= 2 * 2
