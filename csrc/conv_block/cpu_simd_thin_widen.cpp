@@ -1,68 +1,12 @@
 // The wide map from the thin one: see cpu_thin.h. Vectors lie along the wide channels, the thin values are broadcast.
 #include "conv_block/cpu_epilogue.h"
-#include "conv_block/cpu_thin_band.h"
+#include "conv_block/cpu_thin_block.h"
 
 namespace fi::FI_ISA {
 namespace {
 
-constexpr int kSums = FI_BYTES == 64 ? 16 : 8;        // of a register block: pixels times vectors
-constexpr int kMostVectors = FI_BYTES == 64 ? 4 : 2;  // of wide channels
-constexpr int kSegment = 32;  // pixels between kernel and epilogue: they stay in the first cache
-
-// sum[p][v] = sum over the taps of packed[tap, c, v] * from[p * STEP + tap.offset + c].
-template <int V, int STEP, int C>
-FI_INLINE void multiply(const float* from, const Tap* tap, const Tap* end, const float* packed,
-                        vfloat (&sum)[kSums / V][V]) {
-  for (; tap < end; ++tap) {
-    const float* a = opaque(from + tap->offset);
-    const float* w = opaque(packed + tap->number * (C * V * kLanes));
-#pragma GCC unroll 4
-    for (int c = 0; c < C; ++c) {
-      vfloat b[V];
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) b[v] = load(w + (c * V + v) * kLanes);
-#pragma GCC unroll 16
-      for (int p = 0; p < kSums / V; ++p) {
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) sum[p][v] += b[v] * a[p * STEP + c];
-      }
-    }
-  }
-}
-
-// to[p * to_step + v * kLanes] = add[p * add_step + v * kLanes] + `multiply`, for `blocks` blocks of pixels in a row
-// that all add the same. Not inline: what its callers hold would push the sums out of the registers.
-template <int V, int STEP, int C>
-__attribute__((noinline)) void block_pass(const float* from, const Tap* tap, const Tap* end, const float* packed,
-                                          const float* add, int64_t add_step, float* to, int64_t to_step,
-                                          int64_t blocks = 1) {
-  constexpr int P = kSums / V;
-  for (; blocks > 0; --blocks, from += P * STEP, to += P * to_step) {
-    vfloat sum[P][V] = {};
-    multiply<V, STEP, C>(from, tap, end, packed, sum);
-#pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) {
-        store(to + p * to_step + v * kLanes, sum[p][v] + load(add + p * add_step + v * kLanes));
-      }
-    }
-  }
-}
-
-// to = multiply + bias, in chains of kLongChain products. bias [V * kLanes]; rows of `to` are to_step apart.
-template <int V, int STEP, int C>
-FI_INLINE void block(const float* from, const Band& band, const float* packed, const float* bias, float* to,
-                     int64_t to_step) {
-  const Tap *tap = band.taps, *last = tap + band.tap_count;
-  alignas(64) float total[kSums * kLanes];
-  const float* add = bias;
-  int64_t add_step = 0;
-  for (; last - tap > kLongChain / C; tap += kLongChain / C, add = total, add_step = V * kLanes) {
-    block_pass<V, STEP, C>(from, tap, tap + kLongChain / C, packed, add, add_step, total, V * kLanes);
-  }
-  block_pass<V, STEP, C>(from, tap, last, packed, add, add_step, to, to_step);
-}
+constexpr int kSegment = 32;           // pixels between kernel and epilogue: they stay in the first cache
+constexpr size_t kLargeMap = 8 << 20;  // bytes
 
 // One chunk of V vectors of channels of a target, for a piece.
 template <int V, class Epilogue>
@@ -118,7 +62,7 @@ void for_chunks(const Target& target, F f) {
   }
 }
 
-template <int V, int STEP, int C, class Epilogue>
+template <int V, int STEP, int C, int K, class Epilogue>
 void run_chunk(const Work& work, const Target& target, int64_t c, const float* packed) {
   constexpr int P = kSums / V;
   const Piece& piece = work.piece;
@@ -130,7 +74,8 @@ void run_chunk(const Work& work, const Target& target, int64_t c, const float* p
     for (int begin = 0; begin < piece.columns; begin += kSegment) {
       const int count = piece.columns - begin < kSegment ? piece.columns - begin : kSegment;
       for (int i = 0; i < count; i += P) {
-        block<V, STEP, C>(from + (begin + i) * STEP, work.band, packed, kZeros, results + i * V * kLanes, V * kLanes);
+        block<V, STEP, C, K>(from + (begin + i) * STEP, work.band, packed, kZeros, results + i * V * kLanes,
+                             V * kLanes);
       }
       for (int v = 0; v < V; ++v) {
         Epilogue epilogue = chunk.epilogues[v];  // its sums stay in registers
@@ -146,42 +91,52 @@ void run_chunk(const Work& work, const Target& target, int64_t c, const float* p
   for (int v = 0; v < V; ++v) chunk.epilogues[v].finish(sums + v * kLanes);
 }
 
+// Whether a map is so large that it leaves the caches before anyone reads it: it is then written past them, which saves
+// reading its lines.
+inline bool streams(const ThinPlan& plan, const Target& target) {
+  const int64_t pixels = plan.shape.batch * plan.grid[0] * plan.grid[1] * plan.grid[2];
+  return pixels * target.channels * sizeof(float) > kLargeMap &&
+         reinterpret_cast<uintptr_t>(target.out) % FI_BYTES == 0;
+}
+
 // y = result + bias with nothing to sum up: results go from registers to the map.
-template <int V, int STEP, int C>
+template <int V, int STEP, int C, int K>
 void store_chunk(const Work& work, const Target& target, int64_t c, const float* packed) {
   constexpr int P = kSums / V;
   const int64_t columns = work.piece.columns, step = work.piece.x->step * target.channels;
+  const bool past_caches = streams(work.plan, target);
   const float* bias = target.bias ? target.bias + c : kZeros;
   for (int row = 0; row < work.piece.rows; ++row) {
     const float* from = work.row(row);
     float* to = target.out + work.pixel(row) * target.channels + c;
     const int64_t i = columns / P * P;  // pixels in whole blocks
-    if (work.band.tap_count <= kLongChain / C) {
+    if (work.band.tap_count <= kLongRuns<C, K>) {
       const Tap* taps = work.band.taps;
-      block_pass<V, STEP, C>(from, taps, taps + work.band.tap_count, packed, bias, 0, to, step, i / P);
+      block_pass<V, STEP, C, K>(from, taps, taps + work.band.tap_count, packed, bias, 0, to, step, i / P, past_caches);
     } else {
       for (int64_t j = 0; j < i; j += P)
-        block<V, STEP, C>(from + j * STEP, work.band, packed, bias, to + j * step, step);
+        block<V, STEP, C, K>(from + j * STEP, work.band, packed, bias, to + j * step, step);
     }
     if (i == columns) continue;
     alignas(64) float results[kSums * kLanes];
-    block<V, STEP, C>(from + i * STEP, work.band, packed, bias, results, V * kLanes);
+    block<V, STEP, C, K>(from + i * STEP, work.band, packed, bias, results, V * kLanes);
     for (int64_t p = 0; i + p < columns; ++p) {
       std::memcpy(to + (i + p) * step, results + p * V * kLanes, V * kLanes * sizeof(float));
     }
   }
 }
 
-template <int STEP, int C>
+template <int STEP, int C, int RUN>
 void run_piece(const Widen& args, const Work& work) {
   for (int i = 0; i < args.target_count; ++i) {
     const Target& target = args.targets[i];
     const float* packed = args.packed + target.first * work.plan.taps() * C;
     for_chunks(target, [&](auto vectors, int64_t c) {
+      constexpr int V = vectors(), K = kRun<V, STEP, RUN>;
       const float* of_chunk = packed + c * work.plan.taps() * C;
-      if (target.source) return run_chunk<vectors(), STEP, C, ActivationGrad>(work, target, c, of_chunk);
-      if (target.sums) return run_chunk<vectors(), STEP, C, StoreWithStats>(work, target, c, of_chunk);
-      store_chunk<vectors(), STEP, C>(work, target, c, of_chunk);
+      if (target.source) return run_chunk<V, STEP, C, K, ActivationGrad>(work, target, c, of_chunk);
+      if (target.sums) return run_chunk<V, STEP, C, K, StoreWithStats>(work, target, c, of_chunk);
+      store_chunk<V, STEP, C, K>(work, target, c, of_chunk);
     });
   }
 }
@@ -213,7 +168,9 @@ void widen(const Widen& args, int64_t number) {
   fill_thin(band, args.sources, args.source_count, values);
   const Work work{plan, piece, band, values, number};
   with_thin(plan.shape.thin_channels, [&](auto c) {
-    piece.x->scale == 1 ? run_piece<kThin, c()>(args, work) : run_piece<2 * kThin, c()>(args, work);
+    if (piece.x->scale != 1) return run_piece<2 * kThin, c(), 1>(args, work);
+    if (band.run == 5) return run_piece<kThin, c(), 5>(args, work);
+    band.run == 3 ? run_piece<kThin, c(), 3>(args, work) : run_piece<kThin, c(), 1>(args, work);
   });
 }
 

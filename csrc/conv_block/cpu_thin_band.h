@@ -27,6 +27,7 @@ struct Band {
   int64_t height, width;  // of the map
   Tap taps[fi::kMostTaps * fi::kMostTaps * fi::kMostTaps];
   int tap_count = 0;
+  int run = 1;  // so many taps at a time read pixels side by side, from left to right
 
   // Kernels run over the grid's columns in blocks: the band reaches as far as whole blocks do.
   Band(const fi::ThinPlan& plan, const fi::Piece& piece, int64_t block, int64_t stride)
@@ -37,15 +38,19 @@ struct Band {
         stride(stride),
         height(plan.band[1]),
         width(plan.band[2]) {
+    const fi::Phase& x = *piece.x;
+    if (x.high - x.low == x.taps - 1) run = x.taps;
+    const bool falls = run > 1 && x.at[1] < x.at[0];
     for (int i = 0; i < piece.t->taps; ++i) {
       const int64_t frame = piece.t->scale * piece.frame + piece.t->at[i];
       if (frame < 0 || frame >= plan.band[0]) continue;
       for (int j = 0; j < piece.y->taps; ++j) {
-        for (int k = 0; k < piece.x->taps; ++k) {
+        for (int n = 0; n < x.taps; ++n) {
+          const int k = falls ? x.taps - 1 - n : n;  // from left to right
           const int64_t row = frame_count * rows + piece.y->at[j] - piece.y->low;
-          const int64_t column = piece.x->at[k] - piece.x->low;
+          const int64_t column = x.at[k] - x.low;
           const int64_t number = piece.t->tap[i] * plan.shape.kernel[1] + piece.y->tap[j];
-          taps[tap_count++] = {(row * columns + column) * stride, number * plan.shape.kernel[2] + piece.x->tap[k]};
+          taps[tap_count++] = {(row * columns + column) * stride, number * plan.shape.kernel[2] + x.tap[k]};
         }
       }
       first_pixel[frame_count++] = (piece.sample * plan.band[0] + frame) * height * width;
@@ -80,6 +85,10 @@ inline bool plain(const fi::Source& s) { return !s.mean && !s.relu && !s.addend;
 template <int N>
 void read_plain(const fi::Source& s, int64_t pixel, int64_t count, float* to) {
   const float* x = static_cast<const float*>(s.x) + pixel * N;
+  if constexpr (N == fi::kThin) {
+    std::memcpy(to, x, count * N * sizeof(float));
+    return;
+  }
   for (int64_t i = 0; i < count - 1; ++i) std::memcpy(to + i * fi::kThin, x + i * N, fi::kThin * sizeof(float));
   std::memcpy(to + (count - 1) * fi::kThin, x + (count - 1) * N, N * sizeof(float));
 }

@@ -80,8 +80,7 @@ inline void choose_sources(const Conv& conv, const Roles& roles, WgradPlan& plan
   }
 }
 
-// An H200's 788 TFLOP/s over its 4.3 TB/s, and a third less: mma.sync does not reach what wgmma does.
-constexpr int kOperationsPerByte = 120;
+constexpr int kOperationsPerByte = 183;  // an H200's 788 TFLOP/s over its 4.3 TB/s
 
 struct Splits {
   int partials, groups;  // that share a partial
@@ -163,6 +162,7 @@ inline bool plan_blocks(const Conv& conv, const Roles& roles, int most, WgradPla
   int64_t partial_bytes = int64_t(p.taps.taps) * w.p_channels * w.q_channels * int64_t(sizeof(float));
   int64_t rows = plan.thin ? kThinEntries * kVector : (p.taps.taps / w.blocks) * plan.channels;
   int64_t operations = 2 * rows * kTileRows * plan.columns;
+  if (!plan.hopper) operations += operations / 2;  // mma.sync does not reach the rate of wgmma
   plan.groups = kMostGroups;
   bool grouped = !plan.hopper && block_bytes(conv, plan) <= conv.shared_limit && kMostGroups * kThreads <= kMostThreads;
   Splits splits = choose_splits(plan.row_blocks * plan.column_tiles, w.tiles, operations, partial_bytes,
