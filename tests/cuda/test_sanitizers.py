@@ -16,6 +16,7 @@ from fastinpaint.testing.emulated import Plant
 from tests.cuda import small_cases
 
 CONV = "conv_block/cuda.cu"
+WGRAD = f"{CONV} conv_block/cuda_wgrad.cu activation/cuda.cu"
 SMALL = [
     *small_cases.OTHERS, "stride 2, two sources", "odd channels", "transposed 2d", "dilation 4, dead taps",
     "3 channels in", "4 channels in, 5x5",
@@ -52,7 +53,7 @@ def test_every_kernel_runs_clean_in_three_schedules(sanitizer: str) -> None:
 
 
 class Defect(NamedTuple):
-    """What is planted, in which source, which case meets it, and which build must find it, saying what."""
+    """What is planted, in which sources, which case meets it, and which build must find it, saying what."""
 
     plant: Plant
     source: str
@@ -91,6 +92,30 @@ DEFECTS = {
         Plant("conv_block/kernels_tile.cuh", "b[1] = from[(t + 4) * pitch", "b[1] = from[(t + 3) * pitch"),
         *(CONV, "2d forward", "plain", "AssertionError: y", "tf32"),
     ),
+    "barrier of a group of threads removed": Defect(
+        Plant("conv_block/kernels_wgrad_main.cuh", "    sync_group(thread_group, kThreads);  // this", "    // this"),
+        *(WGRAD, "2d", "thread", "data race"),
+    ),
+    "sums of a group added before they are there": Defect(
+        Plant("conv_block/kernels_wgrad_main.cuh", "    __syncthreads();\n    if (thread_group", "    if (thread_group"),
+        *(WGRAD, "2d", "plain", "AssertionError: dweight"),
+    ),
+    "panel of weights read before it is there": Defect(
+        Plant("conv_block/kernels_pack.cuh", "  __syncthreads();\n", ""),
+        *(CONV, "2d forward", "thread", "data race"),
+    ),
+    "tail of a run of weights read": Defect(
+        Plant("conv_block/kernels_pack.cuh", "side.channels[part] * taps - at;", "kVector;"),
+        *(CONV, "odd channels forward", "address", "heap-buffer-overflow"),
+    ),
+    "parameters read misaligned": Defect(
+        Plant("common/cuda_source.cuh", "bool aligned = valid == kVector && is_aligned", "bool aligned = is_aligned"),
+        *("activation/cuda.cu", "activation", "address", "heap-buffer-overflow"),
+    ),
+    "partials of another column": Defect(
+        Plant("conv_block/kernels_wgrad.cuh", "n * 8 + t / 2 * 4;", "n * 8 + t / 2 * 2;"),
+        *(WGRAD, "2d", "plain", "AssertionError: dweight"),
+    ),
     "accumulator not cleared": Defect(
         Plant("conv_block/kernels_gather.cuh", "Accumulators<BN> acc = {};", "Accumulators<BN> acc;"),
         *(CONV, "2d forward", "plain", "AssertionError: y"),
@@ -101,7 +126,7 @@ DEFECTS = {
 @pytest.mark.parametrize("name", DEFECTS)
 def test_a_planted_defect_is_found(name: str) -> None:
     defect = DEFECTS[name]
-    done = run(defect.finder, defect.dtype, [defect.case], "1", plants=[defect.plant], sources=[defect.source])
+    done = run(defect.finder, defect.dtype, [defect.case], "1", plants=[defect.plant], sources=defect.source.split())
     assert done.returncode != 0, f"{name} went unnoticed"
     assert defect.message in done.stdout + done.stderr, done.stderr[-3000:]
 
