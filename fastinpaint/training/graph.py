@@ -14,8 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -26,15 +25,12 @@ WARM_UP = 3
 Step = Callable[[Tensor, Tensor], Tensor]
 
 
-def why_not(model: nn.Module, device: torch.device, processes: int) -> str | None:
-    """Why no step of this model can be recorded here, in one sentence, or None where it can be tried."""
+def why_not(device: torch.device, processes: int) -> str | None:
+    """Why no step can be recorded here, in one sentence, or None where it can be tried."""
     if device.type != "cuda":
         return f"CUDA graphs need a CUDA device, and this run is on the {device.type}."
     if processes > 1:
         return f"{processes} processes train together, and their exchange of gradients is not recorded."
-    for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm) and module.momentum is None and module.track_running_stats:
-            return f"{name} has momentum=None, and its cumulative average reads a counter back from the device."
     return None
 
 

@@ -250,7 +250,7 @@ class Trainer:
 
     def _can_be_graphed(self) -> bool:
         """Whether steps may be recorded; says why not."""
-        reason = graph.why_not(self.model, self.world.device, self.world.size)
+        reason = graph.why_not(self.world.device, self.world.size)
         if reason is not None and self.world.is_main:
             logger.warning("graph: steps are launched one by one: %s", reason)
         return reason is None

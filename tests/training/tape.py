@@ -24,7 +24,13 @@ WAIT = {
     aten.equal.default,
     aten.masked_select.default,
     aten.is_nonzero.default,
+    aten._unique2.default,
+    aten.unique_dim.default,
+    aten.bincount.default,
+    aten.repeat_interleave.Tensor,
 }
+# Of a mask these must know how many values it takes.
+BY_MASK = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
 # These change their running statistics, which their schema does not say.
 UNSAID = {aten.native_batch_norm.default: (3, 4)}
 
@@ -53,7 +59,8 @@ class Recording(TorchDispatchMode):
         self.made: dict[int, Tensor] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in WAIT:
+        by_mask = func in BY_MASK and any(t is not None and t.dtype in (torch.bool, torch.uint8) for t in args[1])
+        if func in WAIT or by_mask:
             raise RuntimeError(f"operation not permitted when stream is capturing: {func}\nand more lines")
         kwargs = kwargs or {}
         for written in self._written(func, args, kwargs):
@@ -72,6 +79,24 @@ class Recording(TorchDispatchMode):
         for place, argument in enumerate(func._schema.arguments):
             if argument.alias_info is not None and argument.alias_info.is_write:
                 yield from tensors(args[place] if place < len(args) else kwargs.get(argument.name))
+
+    def undo(self) -> None:
+        """Nothing of it has happened."""
+        with torch.no_grad():
+            for tensor, before in self.before.values():
+                whole(tensor).copy_(before)
+            for tensor in self.made.values():
+                whole(tensor).fill_(float("nan") if tensor.is_floating_point() else 99)
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        """Do it all into the same memory."""
+        for func, args, kwargs, made in self.calls:
+            result = func(*args, **kwargs)
+            given = {storage(t) for t in tensors((args, kwargs))}
+            again = [t for t in tensors(result) if storage(t) not in given]
+            for old, new in zip(made, again, strict=True):
+                old.detach().copy_(new)
 
 
 class Tape:
@@ -93,21 +118,11 @@ class Tape:
         try:
             with recording:
                 work()
-        finally:  # nothing of it has happened
-            with torch.no_grad():
-                for tensor, before in recording.before.values():
-                    whole(tensor).copy_(before)
-                for tensor in recording.made.values():
-                    whole(tensor).fill_(float("nan") if tensor.is_floating_point() else 99)
+        finally:
+            recording.undo()
         self.recording = recording
 
-    @torch.no_grad()
     def replay(self) -> None:
         assert self.recording is not None
         self.replays += 1
-        for func, args, kwargs, made in self.recording.calls:
-            result = func(*args, **kwargs)
-            given = {storage(t) for t in tensors((args, kwargs))}
-            again = [t for t in tensors(result) if storage(t) not in given]
-            for old, new in zip(made, again, strict=True):
-                old.detach().copy_(new)
+        self.recording.replay()

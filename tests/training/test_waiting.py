@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from torch import Tensor
 
 from fastinpaint.models import ModelConfig
@@ -88,6 +89,31 @@ def test_a_step_never_waits(data: Path, tmp_path: Path, launches: dict[str, int]
 @pytest.mark.parametrize("options", [{"amp": "fp16", "clip": 0.1}, {"accumulate": 2, "batch": 2}], ids=str)
 def test_nor_does_it_with_options(data: Path, tmp_path: Path, options: dict[str, object]) -> None:
     steps(data, tmp_path / "run", "reference", **options)
+
+
+WAYS = {
+    "item": lambda x: x.sum().item(),
+    "cpu": lambda x: x.cpu(),
+    "bool": lambda x: bool(x.sum() > 0),
+    "float": lambda x: float(x.sum()),
+    "tolist": lambda x: x.tolist(),
+    "nonzero": torch.nonzero,
+    "where": lambda x: torch.where(x > 0),
+    "masked_select": lambda x: torch.masked_select(x, x > 0),
+    "a mask as an index": lambda x: x[x > 0],
+    "assignment by a mask": lambda x: x.index_put_((x > 0,), torch.ones(1)),
+    "unique": torch.unique,
+    "bincount": lambda x: torch.bincount(x.long()),
+    "equal": lambda x: torch.equal(x, x + 1),
+    "repeat_interleave": lambda x: torch.repeat_interleave(x, x.long()),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_to_wait_is_seen(way: str) -> None:
+    x = torch.tensor([1.0, 2.0])
+    with pytest.raises((AssertionError, RuntimeError), match=r"waits for the device|not permitted"), nothing_waits():
+        WAYS[way](x)
 
 
 def test_a_step_that_waits_is_seen(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
