@@ -45,11 +45,12 @@ DEFECTS = {
         *("thread", "data race"),
     ),
     "patch refilled before it is read": Defect(
-        Plant(KERNEL, "T *next_patch = half ? first_patch", "T *next_patch = half ? second_patch"),
+        Plant(KERNEL, "half ? first_patch : second_patch, *next_q", "first_patch, *next_q"),
         *("thread", "data race"),
     ),
-    "tile not waited for": Defect(
-        Plant(KERNEL, "    __syncthreads();  // this tile is there", "    // this tile is there"), "plain", NOT_SHOWN
+    "second tile not waited for": Defect(
+        Plant(KERNEL, "__syncthreads();  // this tile is", "if (half == 0) __syncthreads();  // this tile is"),
+        *("plain", NOT_SHOWN),
     ),
     "tile not shown to the tensor cores": Defect(
         Plant(KERNEL, "    }\n    fence_proxy_async();\n  }\n  store_", "    }\n  }\n  store_"), "plain", NOT_SHOWN
