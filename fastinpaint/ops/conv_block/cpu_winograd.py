@@ -118,6 +118,15 @@ def dgrad_shape(x: torch.Size, y: torch.Size, weight: torch.Size, geometry: Geom
     )  # fmt: skip
 
 
+def apart_in_sets(weight: Tensor) -> Tensor:
+    """The weight, copied to channels-last where its channels lie 64 values apart, as with 4x4x4 taps.
+
+    They then share a few sets of the cache, out of which packing drops every line before it has read the whole of it:
+    3DCN 9 forward at F=4 takes 12.7 ms of one thread, and 9.8 with channels innermost.
+    """
+    return native.dense(weight) if weight.dim() == 5 and weight.stride(1) % 64 == 0 else weight
+
+
 def strides(weight: Tensor, geometry: Geometry, backward: bool) -> ctypes.Array[ctypes.c_int64]:
     """Strides of the correlation's in and out channels and of t, y, x."""
     return weight_strides(weight.stride(), geometry.transposed != backward)
@@ -156,7 +165,7 @@ def fwd(
     y = map_memory.empty(shape_out, torch.float32, native.memory_format(x))
     mean, var = (torch.empty(channels) if stats else None for _ in range(2))
     bias = None if bias is None else bias.contiguous()
-    shape = forward_shape(x.shape, y.shape, weight.shape, geometry)
+    shape, weight = forward_shape(x.shape, y.shape, weight.shape, geometry), apart_in_sets(weight)
     native.library().fi_cpu_winograd_fwd(
         ctypes.byref(shape), native.c_sources(sources), len(sources), native.pointer(weight),
         strides(weight, geometry, backward=False), native.pointer(bias), native.pointer(y), native.pointer(mean),
@@ -171,7 +180,7 @@ def dgrad(
     """The gradients of the sources from G, itself given as a source; the activation's backward is the epilogue."""
     g, sources = native.dense_source(g), [native.dense_source(s) for s in sources]
     grads = empty_grads(sources, needs)
-    shape = dgrad_shape(sources[0].x.shape, g.x.shape, weight.shape, geometry)
+    shape, weight = dgrad_shape(sources[0].x.shape, g.x.shape, weight.shape, geometry), apart_in_sets(weight)
     native.library().fi_cpu_winograd_dgrad(
         ctypes.byref(shape), native.c_sources([g]), native.pointer(weight), strides(weight, geometry, backward=True),
         native.c_sources(sources), len(sources), *grad_pointers(grads), torch.get_num_threads(),
