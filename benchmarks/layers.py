@@ -40,7 +40,7 @@ def passes_of(case: LayerCase) -> tuple[Passes, Passes, Passes, list[str]]:
     """The three passes by torch contiguous, torch channels-last and ours, and the sign of each of ours."""
     torch.manual_seed(0)
     conv = case.conv
-    x, weight = torch.randn(case.shape), torch.randn(conv.weight.shape) / conv.weight[0].numel() ** 0.5
+    x, weight = torch.randn(case.conv_shape), torch.randn(conv.weight.shape) / conv.weight[0].numel() ** 0.5
     padding, extra = conv.padding, conv.output_padding
     assert not isinstance(padding, str)
     geometry = Geometry(conv.stride, padding, conv.dilation, extra, conv.transposed, conv.groups)

@@ -24,12 +24,14 @@ class LayerCase:
         name: "3DCN 7", "CombCN 15", "guidance 2".
         module: the layer, on the meta device.
         shape: of its input, [N, C, T, h, w] or [B, C, h, w].
+        conv_shape: of its convolution's input, which may be padded by a frame.
         out_shape: of its output.
     """
 
     name: str
     module: nn.Sequential
     shape: tuple[int, ...]
+    conv_shape: tuple[int, ...]
     out_shape: tuple[int, ...]
 
     @property
@@ -62,11 +64,12 @@ def layer_cases(workload: Workload) -> list[LayerCase]:
     cases: list[LayerCase] = []
 
     def note(name: str, module: nn.Sequential) -> None:
-        shape_in: list[tuple[int, ...]] = []
-        module[0].register_forward_pre_hook(lambda _, inputs: shape_in.append(tuple(inputs[0].shape)))
+        shapes: list[tuple[int, ...]] = []  # the layer's input, then its convolution's
+        for part in (module[0], next(m for m in module if isinstance(m, _ConvNd))):
+            part.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
 
         def finish(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
-            cases.append(LayerCase(name, module, shape_in[-1], tuple(output.shape)))
+            cases.append(LayerCase(name, module, shapes[-2], shapes[-1], tuple(output.shape)))
 
         module[-1].register_forward_hook(finish)
 
