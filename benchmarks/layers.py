@@ -119,7 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeats", type=int, default=6, help="least turns of each (6: every order of three)")
+    parser.add_argument("--repeats", type=int, default=5, help="least turns of each")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--only", default="", help="layers whose name contains this")
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
