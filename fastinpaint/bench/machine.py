@@ -14,6 +14,9 @@ import torch
 
 from fastinpaint._version import __version__
 
+# What the ceilings are measured with: floats to copy, more than any cache holds, and the side of the square matrices.
+SIZES = {"cuda": (1 << 28, 8192), "cpu": (1 << 24, 1536)}
+
 
 def synchronise(device: torch.device) -> None:
     """Wait for a GPU's work; nothing to wait for on a CPU."""
@@ -61,7 +64,7 @@ def _best_time(work: Any, device: torch.device, repeats: int) -> float:
 @functools.cache
 def ceilings(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     """Measured on the spot: ``copy_gbs`` (GB read plus written a second) and ``matmul_tflops`` of a square product."""
-    big, side = (1 << 28, 8192) if device.type == "cuda" else (1 << 24, 1536)
+    big, side = SIZES[device.type]
     source = torch.randn(big, device=device)
     target = torch.empty_like(source)
     copy = _best_time(lambda: target.copy_(source), device, 8)
