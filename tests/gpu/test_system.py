@@ -32,6 +32,12 @@ def gradients(model, video, mask) -> list[torch.Tensor]:
     return [p.grad.clone() for p in model.parameters()]
 
 
+@pytest.fixture(autouse=True)
+def exact_float32(monkeypatch):
+    """float32 means float32 here: of tf32 torch's convolutions may take some, and ours all."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 @pytest.fixture(params=BACKENDS)
 def backend(request) -> str:
     reason = why_not(request.param)
