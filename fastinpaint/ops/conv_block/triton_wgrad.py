@@ -84,7 +84,7 @@ def sum_of_source(
     else:
         o_a, o_g = (rows_large * channels)[:, None] + o_c[None, :], (rows_small * out_channels)[:, None] + o_n[None, :]
     if PACK > 0:
-        o_a += (((d_t * large[1] + d_h) * large[2] + d_w) * channels)[None, :]
+        lanes = ((d_t * large[1] + d_h) * large[2] + d_w) * channels + o_c
     of_source = source_vectors(mean, scale, shift, o_c, m_c, HAS_AFFINE)
     of_gradient = gradient_vectors(y_mean, dmean, dvar, curve, inverse_count, o_n, m_n, HAS_STATS, HAS_NORM)
 
@@ -102,23 +102,26 @@ def sum_of_source(
         at_t, at_h, at_w = q_t * STRIDE[0], q_h * STRIDE[1], q_w * STRIDE[2]
         m_a = inside[:, None] & m_c[None, :]
         if PACK > 0:
-            i_t = (at_t + o_t * STRIDE[0])[:, None] + d_t[None, :]
-            i_h = (at_h + o_h * STRIDE[1])[:, None] + d_h[None, :]
-            i_w = (at_w + o_w * STRIDE[2])[:, None] + d_w[None, :]
+            p_t, p_h, p_w = at_t + o_t * STRIDE[0], at_h + o_h * STRIDE[1], at_w + o_w * STRIDE[2]
+            i_t, i_h, i_w = p_t[:, None] + d_t[None, :], p_h[:, None] + d_h[None, :], p_w[:, None] + d_w[None, :]
+            # made anew in every step: of so many lanes the offsets would fill the registers
+            o_x = (pixel(n, p_t, p_h, p_w, large) * channels)[:, None] + lanes[None, :]
             m_a &= (i_t >= 0) & (i_t < large[0]) & (i_h >= 0) & (i_h < large[1]) & (i_w >= 0) & (i_w < large[2])
         else:
             at_t, at_h, at_w = at_t + d_t, at_h + d_h, at_w + d_w
         at_a, at_g = pixel(n, at_t, at_h, at_w, large), pixel(n, q_t, q_h, q_w, small)
         if TRANSPOSED:
             at_a, at_g = at_g, at_a
-        p_addend, p_y = addend, y
-        if HAS_ADDEND:
-            p_addend = addend + at_a * channels
+        p_x, p_addend, p_y = x, addend, y
+        if PACK == 0:
+            o_x, p_x = o_a, x + at_a * channels
+            if HAS_ADDEND:
+                p_addend = addend + at_a * channels
         if HAS_STATS:
             p_y = y + at_g * out_channels
         m_g = inside[:, None] & m_n[None, :]
         g = load_gradient(dy + at_g * out_channels, p_y, of_gradient, o_g, m_g, HAS_STATS)
-        a = load_source(x + at_a * channels, p_addend, of_source, o_a, m_a, HAS_AFFINE, RELU, HAS_ADDEND)
+        a = load_source(p_x, p_addend, of_source, o_x, m_a, HAS_AFFINE, RELU, HAS_ADDEND)
         acc = tl.dot(tl.trans(a), g, acc, input_precision=PRECISION)
     row = (i_s * all_taps + tap) * all_channels + first + o_c
     if BLOCK_M * BLOCK_N >= QUARTERED:
