@@ -90,8 +90,8 @@ def draw_roofline(panels: dict[str, list[dict[str, Any]]], ceilings: dict[str, f
             xy = [p["intensity"] for p in mine], [p["gflops"] for p in mine]
             axes.loglog(*xy, marker, color=colour(name), label=label(name), markersize=5)
         axes.set_title(title)
+        axes.set_xlabel("floating-point operations a byte that must move")
         axes.spines[["top", "right"]].set_visible(False)
-    every[len(every) // 2].set_xlabel("floating-point operations a byte that must move")
     every[0].set_ylabel("GFLOP/s")
     every[0].yaxis.set_major_formatter("{x:g}")
     every[0].yaxis.set_minor_formatter(NullFormatter())
@@ -112,7 +112,7 @@ def draw_layers(times: dict[str, dict[str, float]], title: str, path: Path) -> N
     axes.set_xlabel("milliseconds")
     axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, x=0.01, ha="left")
-    axes.legend(frameon=False, loc="lower right")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     save(figure, path)
 
 
