@@ -186,7 +186,8 @@ def _stock_activation(sources: Sequence[Source]) -> Tensor:
     for x, mean, scale, shift, relu, addend in sources:
         if mean is not None and scale is not None:
             fixed = mean.detach()
-            x = F.batch_norm(x, fixed, torch.ones_like(fixed), scale, shift, False, 0.0, 0.0)
+            half = 0.5  # var + eps is exactly 1; not every torch takes an eps of 0
+            x = F.batch_norm(x, fixed, torch.full_like(fixed, half), scale, shift, False, 0.0, half)
             # batch norm gives its running mean no gradient: a zero that has it
             zero = (fixed - mean) * scale
             x = x + zero.to(x.dtype).view(1, -1, *[1] * (x.dim() - 2))
