@@ -290,7 +290,9 @@ def main() -> int:
     parser.add_argument("--backend", choices=backends.BACKENDS, default="reference")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
-    ran, wrong, refused = fuzz(args.seed, args.cases, args.backend, device=args.device)
+    narrow = args.backend in ("cuda", "triton", "library")  # a float64 case would be refused, and not count
+    dtypes = [dtype for dtype in DTYPES if not (narrow and dtype == torch.float64)]
+    ran, wrong, refused = fuzz(args.seed, args.cases, args.backend, dtypes, args.device)
     print(f"{args.backend}, seed {args.seed}: {ran} of {args.cases} cases ran, {len(wrong)} wrong.")
     print("\n".join([*wrong, *(f"refused: {reason}" for reason in sorted(refused))]))
     return 1 if wrong or not ran else 0
