@@ -42,7 +42,7 @@ MEASURED_ONLY = {
     "fwd": (Tile(128, 256, 64, 8, 3), Tile(128, 128, 64, 8, 3)),
     "dgrad": (Tile(128, 128, 64, 8, 3),),
     # A third less to read than 128 x 128: G is two maps, and comes once for 256 rows. But a step of 16, beside which
-    # longer ones spill, may be over before the next one's reads are back; the first spills 8 bytes in three layers.
+    # longer ones spill, may be over before the next one's reads are back.
     "wgrad": (Tile(256, 128, 16, 8, 3), Tile(256, 128, 16, 8, 2), Tile(256, 64, 16, 8, 3)),
 }
 # Rows are channels of the sources (times taps where packed), steps are places. Both operands are made in registers, so
@@ -52,7 +52,7 @@ WGRAD_TILES = (
     Tile(64, 128, 32, 4, 3),
     Tile(128, 64, 32, 4, 3),
     Tile(64, 64, 32, 4, 4),
-    Tile(64, 32, 32, 4, 3),  # a fourth stage spills on sm_100
+    Tile(64, 32, 32, 4, 3),
     Tile(128, 16, 64, 4, 3),  # packed taps of a thin source, or a thin output
     Tile(64, 16, 64, 4, 3),  # thin outputs of wider sources
     Tile(32, 16, 64, 4, 3),
