@@ -58,7 +58,18 @@ def test_a_reader_that_leaves_ends_it_without_a_word(arguments):
     assert done.returncode == 128 + signal.SIGPIPE
 
 
+@pytest.fixture
+def default_signals():
+    """What signals do where nohup and the like have not changed it."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, signal.SIG_DFL) for number in numbers]
+    yield
+    for number, action in zip(numbers, before, strict=True):
+        signal.signal(number, action)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.usefixtures("default_signals")
 def test_a_signal_leaves_nothing_half_written(number, tmp_path, monkeypatch):
     def run(args):
         with whole_or_nothing(tmp_path / "out.mp4") as beside:
