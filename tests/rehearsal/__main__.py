@@ -1,0 +1,94 @@
+"""``make gpu-check`` on a stand-in for a GPU: its Python runs, line for line, and says nothing of how fast or right.
+
+    python -m tests.rehearsal [--full] ARGUMENTS OF benchmarks.gpu_check
+
+The steps are those of `benchmarks.gpu_plan`, one after another, in forks of this process, with their own arguments but
+for sizes: two small frames, few channels, of each test the first case (``--full``: all). CUDA kernels are emulated,
+Triton's interpreted; compilers that are only called are scripts that make the file they are asked for. NVIDIA's
+sanitizers are left out. What is rehearsed is neither an emulated run nor a run on a GPU, and leaves no results.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from tests.rehearsal.forked import Forked
+from tests.rehearsal.install import install, shrink
+
+TINY = ["--frames", "2", "--size", "16", "--width", "0.03125"]
+# What a GPU alone runs of folders whose tests all run emulated or interpreted as well.
+FEW = {"tests/cuda": ["tests/cuda/test_gpu.py"], "tests/triton": ["tests/triton/test_gpu.py"]}
+# These train whole networks, or interpret, for a minute and more each.
+ONLY_FULL = {"system", "step", "compile", "max-autotune", "beyond", "tune", "triton", "fuzz triton"}
+
+
+def changed(command: list[str], full: bool) -> list[str]:
+    """A command of the plan, without its Python, at a size for the stand-in; this process is made ready for it."""
+    if command[:2] == ["-m", "pytest"]:
+        return _pytest(command, full)
+    if "tune" in command:
+        shrink()
+        if not full:
+            _without_triton()
+        return [*command, *TINY]
+    if "--cases" in command:
+        return [*command, "--cases", "12" if full else "2"]
+    return command
+
+
+def _pytest(command: list[str], full: bool) -> list[str]:
+    from fastinpaint.testing import sass
+    from tests.rehearsal import nvcc
+
+    if "-n" in command:
+        at = command.index("-n")
+        command = command[:at] + command[at + 4 :]  # workers would be other processes
+    if "tests/gpu" in command:
+        sass.nvcc = lambda: str(nvcc.script())
+    if "benchmarks" in command:
+        shrink()
+        command = [*command, "--rounds-seconds", "0", "--frames", "2"]
+    if full:
+        return command
+    return [part for given in command for part in FEW.get(given, [given])] + ["-p", "tests.rehearsal.few"]
+
+
+def _without_triton() -> None:
+    """Interpreted, a step of tiles to choose from takes minutes."""
+    from fastinpaint import backends, measured
+
+    backends.AUTO["cuda"] = tuple(row for row in backends.AUTO["cuda"] if row[0] != "triton")
+    measured.ROUNDS = 1
+
+
+def main() -> int:
+    """gpu-check's own status."""
+    full = "--full" in sys.argv
+    sys.argv = ["gpu-check", *(argument for argument in sys.argv[1:] if argument != "--full")]
+    install()
+    import matplotlib.figure  # noqa: F401 - imported once for all steps
+    import pytest  # noqa: F401
+
+    from benchmarks import gpu_check
+    from benchmarks.gpu_plan import Step
+    from fastinpaint.cli import bench, info, tune  # noqa: F401
+
+    def unhurried(step: Step) -> Step:
+        step.limit, step.least = 3600, 0  # the plan's are a GPU's
+        return step
+
+    Forked.change = staticmethod(lambda command: changed(command, full))
+    gpu_check.subprocess = type("", (), {"Popen": Forked, "STDOUT": subprocess.STDOUT})  # type: ignore[assignment]
+    plan = gpu_check.plan
+    gpu_check.plan = lambda out: [
+        [unhurried(step)]
+        for group in plan(out)
+        for step in group
+        if step.part != "sanitizers" and (full or step.name not in ONLY_FULL)
+    ]
+    return gpu_check.main()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

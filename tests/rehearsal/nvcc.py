@@ -1,0 +1,27 @@
+"""Stands in for nvcc where a test compiles a probe: the emulation of that source.
+
+python -m tests.rehearsal.nvcc ... SOURCE.cu -o LIBRARY
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from fastinpaint.testing import emulated
+
+
+def script() -> Path:
+    """It as a program."""
+    path = emulated.ROOT / "build" / "rehearsal" / "nvcc"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'#!/bin/sh\ncd {emulated.ROOT} && exec {sys.executable} -m tests.rehearsal.nvcc "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+if __name__ == "__main__":
+    source = next(argument for argument in sys.argv if argument.endswith(".cu"))
+    name = str(Path(source).relative_to(emulated.ROOT / "csrc"))
+    shutil.copy(emulated.build(sources=[name]), sys.argv[sys.argv.index("-o") + 1])

@@ -1,0 +1,82 @@
+"""``make gpu-check`` rehearsed: its steps end well on a stand-in for a GPU, and no row of it is kept as a result."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import gpu_plan
+from fastinpaint.bench import rows
+from fastinpaint.testing import emulated
+from tests.rehearsal.install import NO_RESULTS, RESULTS
+
+MISTAKES = {
+    "a map on the CPU": (
+        "import torch; torch.ones(3, device='cuda') + torch.ones(3)",
+        "Expected all tensors to be on the same device",
+    ),
+    "a value while a graph is recorded": (
+        "import torch\nx = torch.ones(3, device='cuda')\nwith torch.cuda.graph(torch.cuda.CUDAGraph()): x.sum().item()",
+        "operation not permitted when stream is capturing",
+    ),
+    "memory of the CPU for a kernel": (
+        "import torch\nfrom fastinpaint.ops.activation import cuda\nfrom fastinpaint.ops.types import Source\n"
+        "x = torch.ones(1, 8, 2, 2, device='cuda')\ncuda.fwd([Source(x, *torch.ones(3, 8), True)])",
+        "an illegal memory access",
+    ),
+    "a row among the results": (
+        f"from pathlib import Path\nfrom fastinpaint.bench import rows\nrows.append(Path({str(RESULTS)!r}) / 'x', [])",
+        NO_RESULTS,
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def _possible() -> None:
+    if (reason := emulated.why_not()) is not None:
+        pytest.skip(reason)
+    pytest.importorskip("triton")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=emulated.ROOT, capture_output=True, text=True, timeout=1500, check=False)
+
+
+def test_every_step_ends_well(tmp_path: Path) -> None:
+    done = run("-m", "tests.rehearsal", "--out", str(tmp_path), "--seconds", "9000")
+    logs = "\n".join(path.read_text()[-3000:] for path in tmp_path.glob("*.log"))
+    assert done.returncode == 0, done.stdout + done.stderr + logs
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert {step["part"] for step in summary} == set(gpu_plan.PARTS) - {"tune", "sanitizers"}
+    found = rows.read([tmp_path / "rows.jsonl"])
+    assert {row["device"] for row in found} == {"a rehearsal's stand-in for a GPU"}
+    assert {row["contender"] for row in found} == {"eager", "eager channels-last", "fastinpaint", "cudnn graph"}
+    assert (tmp_path / "report" / "layers.png").exists()
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_it_refuses_what_a_gpu_would(name: str) -> None:
+    program, sentence = MISTAKES[name]
+    done = run("-c", f"from tests.rehearsal.install import install\ninstall()\n{program}")
+    assert done.returncode == 1
+    assert sentence in done.stderr
+
+
+def test_no_result_is_a_rehearsals() -> None:
+    found = rows.read(sorted(RESULTS.glob("*.jsonl")))
+    assert found
+    assert not [row for row in found if "rehearsal" in row["device"]]
+
+
+def test_the_sanitizers_are_given_commands_that_run(tmp_path: Path) -> None:
+    steps = [step for group in gpu_plan.plan(tmp_path) for step in group if step.part == "sanitizers"]
+    assert [step.command[1:3] for step in steps] == [["--tool", step.name] for step in steps]
+    for step in steps:
+        at = step.command.index(sys.executable)
+        assert step.command[3:at] == ["--error-exitcode", "9"]
+        assert step.command[at + 1 : at + 5] == ["-m", "fastinpaint.testing.fuzz", "--device", "cuda"]
