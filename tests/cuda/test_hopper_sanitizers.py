@@ -39,14 +39,14 @@ class Defect(NamedTuple):
 
 DEFECTS = {
     "wrong descriptor offset": Defect(
-        Plant(KERNEL, "b + k * (32 >> 4)", "b + k * (64 >> 4)"), "plain", "AssertionError: y"
+        Plant(KERNEL, "b + k * (32 >> 4)", "b + k * (64 >> 4)"), "plain", "no bulk copy and no fence"
     ),
     "swizzle forgotten in packing": Defect(
         Plant(KERNEL, "(at / kVector ^ n) % kVector", "at / kVector % kVector"), "plain", "AssertionError: y"
     ),
     "wrong phase": Defect(
         Plant(KERNEL, "mbarrier_wait(full + stage, parity)", "mbarrier_wait(full + stage, parity ^ 1)"),
-        *("plain", "more arrivals at an mbarrier than its phase takes"),
+        *("plain", "no bulk copy and no fence"),
     ),
     "stage refilled before it is read": Defect(
         Plant(KERNEL, "    mbarrier_wait(empty + stage, parity);", "    "), *("thread", "data race")
