@@ -52,7 +52,7 @@ DEFECTS = {
         Plant(KERNEL, "    mbarrier_wait(empty + stage, parity);", "    "), *("thread", "data race")
     ),
     "one group of a step not waited for": Defect(
-        Plant(KERNEL, "      wgmma_wait<0>();", "      wgmma_wait<1>();"), *("plain", "registers of A changed")
+        Plant(KERNEL, "      wgmma_wait<0>();", "      wgmma_wait<1>();"), *("plain", "no bulk copy and no fence")
     ),
     "registers of A loaded too early": Defect(
         Plant(KERNEL, "if (k >= 2) wgmma_wait<1>();", ""), *("plain", "registers of A changed")
