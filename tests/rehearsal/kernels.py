@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from tests.rehearsal.cuda import CUDAGraph, Stream
+from tests.rehearsal.cuda import CAPABILITY, CUDAGraph, Stream
 from tests.rehearsal.tensors import Memory, StandIn
 
 QUERIES = ("_workspace", "_sizeof", "_footprint", "_launches")  # what is asked of the host, without a stream
@@ -86,8 +86,10 @@ class Guarded:
 def install_cuda() -> None:
     """``libfastinpaint_cuda.so`` is the emulated one, seen as built."""
     from fastinpaint import _native
+    from fastinpaint.ops import native_cuda
     from fastinpaint.testing import emulated
 
+    os.environ["FI_SHARED"] = str(native_cuda.SHARED[CAPABILITY])
     library = Guarded(ctypes.CDLL(str(emulated.build())))
     load, why_not = _native.load, _native.why_not
     _native.load = lambda name: library if name == "cuda" else load(name)  # type: ignore[assignment]
