@@ -93,10 +93,10 @@ def sum_of_source(
     share = tl.cdiv(steps, splits)
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for i in range(i_s * share, tl.minimum((i_s + 1) * share, steps)):
-        n = i // (blocks_w * blocks_h * blocks_t)
-        q_t = i // (blocks_w * blocks_h) % blocks_t * BT
-        q_h = i // blocks_w % blocks_h * BH
-        q_w = i % blocks_w * BW
+        line = i // blocks_w
+        frame = line // blocks_h
+        n = frame // blocks_t
+        q_t, q_h, q_w = (frame - n * blocks_t) * BT, line % blocks_h * BH, i % blocks_w * BW
         inside = (q_t + o_t < live_t) & (q_h + o_h < live_h) & (q_w + o_w < live_w)
         q_t, q_h, q_w = q_t + low_t, q_h + low_h, q_w + low_w
         at_t, at_h, at_w = q_t * STRIDE[0], q_h * STRIDE[1], q_w * STRIDE[2]
