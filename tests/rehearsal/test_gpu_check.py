@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -44,7 +45,10 @@ def _possible() -> None:
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=emulated.ROOT, capture_output=True, text=True, timeout=1500, check=False)
+    own = {name: value for name, value in os.environ.items() if name != "PYTEST_XDIST_WORKER"}  # it is no test's worker
+    return subprocess.run(
+        command, cwd=emulated.ROOT, env=own, capture_output=True, text=True, timeout=1500, check=False
+    )
 
 
 def test_every_step_ends_well(tmp_path: Path) -> None:
