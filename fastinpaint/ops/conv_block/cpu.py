@@ -155,12 +155,11 @@ def convolution_bwd(
     """da, channels-last, and dweight, in the weight's layout, by oneDNN; what is not needed is None."""
     if not needs_input and not needs_weight:
         return None, None
-    # dgrad alone reads no activation: only its shape
-    a = (
-        activation.materialise(sources)
-        if needs_weight
-        else native.empty(sources[0].x, sum(s.x.shape[1] for s in sources))
-    )
+    if needs_weight:
+        a = activation.materialise(sources)
+    else:  # of which only the shape is read
+        x = sources[0].x
+        a = native.dense(x) if len(sources) == 1 else native.empty(x, sum(s.x.shape[1] for s in sources))
     da, dweight = _convolution_bwd(g, a, weight, geometry, [needs_input, needs_weight, False])
     if dweight is not None and dweight.stride() != weight.stride():
         dweight = torch.empty_like(weight).copy_(dweight)
