@@ -105,12 +105,8 @@ def ninja_rules(out: Path, build: Path) -> list[str]:
     """The text of build.ninja for every library that can be built here."""
     lines, cxx, nvcc = ["ninja_required_version = 1.5"], find_cxx(), wanted_nvcc()
     cpu_flags = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread"]
-    toolchains = {
-        "cuda": (
-            nvcc,
-            "cuda*.cu",
-            *(cuda_flags(nvcc) if nvcc else ([], [])),
-        ),  # its units take longest: they come first
+    toolchains = {  # CUDA's units take longest: they come first
+        "cuda": (nvcc, "cuda*.cu", *(cuda_flags(nvcc) if nvcc else ([], []))),
         "cpu": (cxx, "cpu*.cpp", cpu_flags, ["-shared", "-pthread"]),
     }
     for name, (compiler, pattern, compile_flags, link_flags) in toolchains.items():
