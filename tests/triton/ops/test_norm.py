@@ -119,6 +119,11 @@ class Net(nn.Module):
             with torch.no_grad():
                 y = self.first(x)
             return self.second(torch.relu(self.norm(y)))
+        if self.kind == "norm without gradients":
+            y = self.first(x)
+            with torch.no_grad():
+                z = self.norm(y)
+            return self.second(torch.relu(z))
         if self.kind == "two norms of one map":
             y = self.first(x)
             return self.second(torch.relu(self.norm(y)) + torch.relu(self.other(y)))
@@ -162,6 +167,7 @@ KINDS = {
     "frozen statistics": Kind(joined=0, apart=1),
     "checkpoint": Kind(joined=2),
     "convolution without gradients": Kind(joined=0, apart=1),
+    "norm without gradients": Kind(joined=0),
     "two norms of one map": Kind(apart=1),
     "read before": Kind(),
     "low": Kind(memory="low"),
