@@ -53,6 +53,7 @@ class Conv(NamedTuple):
     dilation: tuple[int, ...]
     transposed: bool = False
     mean: float = 0.0
+    output_padding: tuple[int, ...] | None = None
 
 
 CONVS = {
@@ -65,6 +66,9 @@ CONVS = {
     "odd channels": Conv((6, 7), (5, 3), (True, False), 7, (3, 3), (1, 1), (1, 1), (1, 1)),
     "transposed 2d": Conv((5, 6), (8,), (False,), 16, (4, 4), (2, 2), (1, 1), (1, 1), True),
     "transposed 3d": Conv((2, 5, 6), (8, 8), (False, True), 16, (4, 4, 4), (1, 2, 2), (1, 1, 1), (1, 1, 1), True),
+    "frame left off": Conv(
+        (4, 5, 6), (16,), (False,), 16, (4, 4, 4), (1, 2, 2), (1, 1, 1), (1, 1, 1), True, output_padding=(-1, 0, -3)
+    ),
     "3 channels in": Conv((9, 17), (3,), (False,), 16, (3, 3), (1, 1), (1, 1), (1, 1)),
     "4 channels in, 5x5": Conv((9, 17), (4,), (False,), 40, (5, 5), (1, 1), (2, 2), (1, 1)),
     "4 channels in, 5x5x5": Conv((3, 9, 8), (4,), (False,), 16, (5, 5, 5), (1, 1, 1), (2, 2, 2), (1, 1, 1)),
@@ -95,8 +99,8 @@ def conv_inputs(conv: Conv, dtype: torch.dtype, seed: int = 0) -> tuple[list[Sou
     shape = (channels, conv.channels) if conv.transposed else (conv.channels, channels)
     weight = torch.randn(*shape, *conv.kernel, generator=generator) / (channels * 9) ** 0.5
     bias = torch.randn(conv.channels, generator=generator)
-    zero = (0,) * len(conv.kernel)
-    geometry = Geometry(conv.stride, conv.padding, conv.dilation, zero, conv.transposed, 1)
+    extra = conv.output_padding or (0,) * len(conv.kernel)
+    geometry = Geometry(conv.stride, conv.padding, conv.dilation, extra, conv.transposed, 1)
     return sources, weight.to(dtype), bias.to(dtype), geometry
 
 

@@ -75,6 +75,12 @@ def test_gradients_of_gradients(backend: str) -> None:
             {"transposed": True, "stride": (1, 2, 2), "padding": 1, "output_padding": (0, 1, 0)},
             id="3d-transposed",
         ),
+        pytest.param(
+            (4, 4, 5),
+            (2, 3, 4, 4, 4),
+            {"transposed": True, "stride": (1, 2, 2), "padding": 1, "output_padding": (-1, 0, -3)},
+            id="3d-frame-left-off",
+        ),
         pytest.param((4, 5), (4, 1, 3, 3), {"groups": 2, "padding": 1}, id="2d-grouped"),
     ],
 )
@@ -247,6 +253,11 @@ WRONG = {
     "padding": ({"padding": (1, 1, 1)}, ValueError, "padding must have 2 entries"),
     "groups": ({"groups": 2}, ValueError, "must equal the sources' 3 channels / 2 groups"),
     "output padding": ({"output_padding": 1}, ValueError, "output_padding is for transposed convolutions"),
+    "rows left off": (
+        {"weight": torch.zeros(3, 8, 3, 3), "transposed": True, "output_padding": (0, -6)},
+        ValueError,
+        r"the kernel must fit the padded input, .* output_padding \(0, -6\)",
+    ),
     "kernel": ({"weight": torch.zeros(8, 3, 9, 9)}, ValueError, "the kernel must fit the padded input"),
     "backend": ({"backend": "gpu"}, ValueError, "backend must be one of auto, reference, cpu"),
 }

@@ -42,7 +42,8 @@ def conv_block(
         sources: what is concatenated over the channels: maps ``[N, C_i, T, H, W]`` or ``[N, C_i, H, W]``, or `Source`.
         weight: ``[C_out, sum C_i / groups, *kernel]``; transposed: ``[sum C_i, C_out / groups, *kernel]``.
         bias: ``[C_out]`` or None.
-        stride, padding, dilation, output_padding: one number, or one a spatial axis, as in ``torch.nn.ConvNd``.
+        stride, padding, dilation, output_padding: one number, or one a spatial axis, as in ``torch.nn.ConvNd``. A
+            negative output_padding leaves so many rows off at the end of y.
         transposed: the transposed convolution.
         groups: as in ``torch.nn.ConvNd``.
         stats: also return the batch statistics of y.

@@ -64,11 +64,11 @@ _check_once = functools.lru_cache(4096)(_check_weight)  # every layer asks, ever
 
 
 def _check_geometry(axes: int, geometry: Geometry) -> None:
-    for name in ("stride", "padding", "dilation", "output_padding"):
-        value, least = getattr(geometry, name), 1 if name in ("stride", "dilation") else 0
+    for name, least in (("stride", 1), ("padding", 0), ("dilation", 1), ("output_padding", None)):
+        value = getattr(geometry, name)
         if len(value) != axes:
             raise ValueError(f"{OP}: {name} must have {axes} entries, one a spatial axis, got {value}.")
-        if min(value) < least:
+        if least is not None and min(value) < least:
             raise ValueError(f"{OP}: {name} must be at least {least} on every axis, got {value}.")
     if geometry.groups < 1:
         raise ValueError(f"{OP}: groups must be at least 1, got {geometry.groups}.")
@@ -101,9 +101,10 @@ def _output_shape(shape: Sequence[int], kernel: tuple[int, ...], geometry: Geome
         else:
             length = (size + 2 * padding - reach - 1) // stride + 1
         if length < (1 if size or geometry.transposed else 0):
+            extra = f", output_padding {geometry.output_padding}" if geometry.transposed else ""
             raise ValueError(
                 f"{OP}: the kernel must fit the padded input, got input {tuple(shape)}, weight {kernel}, "
-                f"padding {geometry.padding} and dilation {geometry.dilation}."
+                f"padding {geometry.padding}{extra} and dilation {geometry.dilation}."
             )
         space.append(length)
     channels = kernel[1] * geometry.groups if geometry.transposed else kernel[0]

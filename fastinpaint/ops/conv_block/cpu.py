@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastinpaint.ops import native_cpu as native
 from fastinpaint.ops.activation import cpu as activation
-from fastinpaint.ops.conv_block import cpu_choice, reference
+from fastinpaint.ops.conv_block import cpu_choice, reference, zeros
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 CHANNELS_LAST = True
@@ -143,10 +143,7 @@ def convolution(a: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geomet
         return video(convolution(frames(a), weight[:, :, 0], bias, plane), a.shape[0], a.shape[2])
     if lonely(a, weight):
         return native.dense(convolution(with_company(a), weight, bias, geometry)[:1])
-    stride, padding, dilation, output_padding, transposed, groups = geometry
-    return native.dense(torch.ops.aten.convolution(
-        a, native.dense(weight), bias, stride, padding, dilation, transposed, output_padding, groups
-    ))  # fmt: skip
+    return native.dense(zeros.convolution(a, native.dense(weight), bias, geometry))
 
 
 def convolution_bwd(
@@ -193,8 +190,4 @@ def _convolution_bwd(
     if lonely(a, weight):
         da, dweight = _convolution_bwd(with_company(g), with_company(a), weight, geometry, mask)
         return None if da is None else native.dense(da[:1]), dweight
-    stride, padding, dilation, output_padding, transposed, groups = geometry
-    da, dweight, _ = torch.ops.aten.convolution_backward(
-        g, a, native.dense(weight), None, stride, padding, dilation, transposed, output_padding, groups, mask
-    )
-    return da, dweight
+    return zeros.convolution_backward(g, a, native.dense(weight), geometry, mask)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastinpaint import backends
 from fastinpaint.ops.activation.reference import channel_dims, wide
+from fastinpaint.ops.conv_block import zeros
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 CHANNELS_LAST = True
@@ -32,11 +33,7 @@ def fwd(
     sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, stats: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """y ``[N, C_out, *space]`` in the sources' dtype; batch mean and biased variance ``[C_out]`` where asked for."""
-    stride, padding, dilation, output_padding, transposed, groups = geometry
-    a, weight = _activation(sources), _dense(weight)
-    y = _dense(
-        torch.ops.aten.convolution(a, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
-    )
+    y = _dense(zeros.convolution(_activation(sources), _dense(weight), bias, geometry))
     return (y, *batch_stats(y)) if stats else (y, None, None)
 
 
@@ -67,13 +64,10 @@ def bwd(
         count = y.numel() // max(1, y.shape[1])
         # G = (y - mean) * 2 dvar / M + dmean / M + dy is an activation like any other
         g = _elementwise(y).fwd([Source(y, mean, 2 * dvar / count, dmean / count, False, g)])
-    stride, padding, dilation, output_padding, transposed, groups = geometry
-    da, dweight, _ = torch.ops.aten.convolution_backward(
-        g, _activation(sources), _dense(weight), None, stride, padding, dilation, transposed, output_padding, groups,
-        [any(needs), needs_weight, False],
-    )  # fmt: skip
+    mask = [any(needs), needs_weight, False]
+    da, dweight = zeros.convolution_backward(g, _activation(sources), _dense(weight), geometry, mask)
     dbias = wide(g).sum(channel_dims(g)).to(weight.dtype) if needs_bias else None
-    grads = _elementwise(g).bwd(_dense(da), sources, needs) if any(needs) else [SourceGrad() for _ in sources]
+    grads = [SourceGrad() for _ in sources] if da is None else _elementwise(g).bwd(_dense(da), sources, needs)
     return grads, None if dweight is None else dweight.contiguous(), dbias
 
 

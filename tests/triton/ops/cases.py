@@ -32,7 +32,7 @@ class Case(NamedTuple):
     samples: int = 2
     options: tuple[dict, ...] = ({}, {"addend": True})
     padding: tuple[int, ...] | None = None
-    output_padding: int = 0
+    output_padding: tuple[int, ...] = ()
 
 
 CASES = {
@@ -46,12 +46,17 @@ CASES = {
     "2d-concat-of-thin": Case((4, 20), 16, (4, 5), (3, 3)),
     "2d-transposed": Case((20,), 18, (3, 4), (4, 4), stride=2, transposed=True),
     "2d-transposed-concat": Case((17, 20), 16, (3, 2), (4, 4), stride=2, transposed=True),
-    "2d-transposed-dilated": Case((17,), 16, (3, 2), (3, 3), stride=3, dilation=2, transposed=True, output_padding=1),
+    "2d-transposed-dilated": Case(
+        (17,), 16, (3, 2), (3, 3), stride=3, dilation=2, transposed=True, output_padding=(1, 1)
+    ),
     "3d": Case((20,), 16, (3, 4, 3), (3, 3, 3), samples=1),
     "3d-dilated-dead-taps": Case((16,), 16, (3, 4, 5), (3, 3, 3), dilation=4, samples=1),
     "3d-strided": Case((16,), 16, (3, 6, 5), (3, 3, 3), stride=2, samples=1),
     "3d-strided-in-time": Case((16,), 16, (4, 4, 4), (3, 3, 3), stride=2, stride_t=2, samples=1),
     "3d-transposed": Case((16,), 17, (2, 3, 2), (4, 4, 4), stride=2, transposed=True, samples=1),
+    "3d-transposed-frame-left-off": Case(
+        (20,), 16, (3, 3, 2), (4, 4, 4), stride=2, transposed=True, samples=1, output_padding=(-1, 0, -3)
+    ),
     "3d-thin-first-layer": Case((4,), 16, (3, 4, 4), (5, 5, 5), samples=1, options=({"affine": False, "relu": False},)),
     "3d-spatial-only": Case((16,), 16, (3, 4, 3), (1, 3, 3)),
     "2d-1x1-strided-has-empty-phases": Case((16,), 16, (4, 5), (1, 1), stride=2),
@@ -69,8 +74,7 @@ def geometry(case: Case) -> Geometry:
     stride = (case.stride_t, case.stride, case.stride) if time else (case.stride,) * 2
     dilation = (1, case.dilation, case.dilation) if time else (case.dilation,) * 2
     padding = case.padding or tuple(d * (k - 1) // 2 for d, k in zip(dilation, case.kernel, strict=True))
-    output_padding = (0,) * time + (case.output_padding,) * 2
-    return Geometry(stride, padding, dilation, output_padding, case.transposed)
+    return Geometry(stride, padding, dilation, case.output_padding or (0,) * len(case.size), case.transposed)
 
 
 class Inputs(NamedTuple):

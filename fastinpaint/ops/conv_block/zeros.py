@@ -1,0 +1,66 @@
+"""Zeros around a convolution's input, as geometry: nobody needs to write them.
+
+With a zeros before an axis and b behind it, a transposed convolution of padding p and output_padding o is one without:
+
+    padding' = p - a * stride      output_padding' = o + (b - a) * stride
+
+where output_padding' may be negative: so many rows are left off at the end of y. A convolution has padding' = p + a,
+which is right for the other end too where b = a.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastinpaint.ops.types import Geometry
+
+Zeros = tuple[tuple[int, int], ...]  # before and behind, one entry a spatial axis
+
+
+def absorbed(geometry: Geometry, zeros: Zeros) -> Geometry | str:
+    """The geometry that makes of an input what `geometry` makes of it with zeros around, or why there is none."""
+    padding, output_padding = [], []
+    for axis, (before, behind) in enumerate(zeros):
+        p, extra, stride = geometry.padding[axis], geometry.output_padding[axis], geometry.stride[axis]
+        if not geometry.transposed:
+            if before != behind:
+                return f"a convolution pads both ends of an axis alike, and here they have {before} and {behind} zeros."
+            padding.append(p + before)
+            output_padding.append(extra)
+            continue
+        padding.append(p - before * stride)
+        output_padding.append(extra + (behind - before) * stride)
+        if padding[-1] < 0:
+            return f"y would begin {-padding[-1]} rows before what the transposed convolution reaches."
+        if output_padding[-1] >= max(stride, geometry.dilation[axis]):
+            return f"y would end {output_padding[-1]} rows behind what the transposed convolution reaches."
+    return geometry._replace(padding=tuple(padding), output_padding=tuple(output_padding))
+
+
+def convolution(a: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """torch's convolution, which takes no negative output_padding: those rows are computed and left off."""
+    stride, padding, dilation, extra, transposed, groups = geometry
+    torchs = [max(0, n) for n in extra]
+    y = torch.ops.aten.convolution(a, weight, bias, stride, padding, dilation, transposed, torchs, groups)
+    return longer(y, [min(0, n) for n in extra])
+
+
+def convolution_backward(
+    g: Tensor, a: Tensor, weight: Tensor, geometry: Geometry, mask: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """da and dweight of `convolution`; rows that were left off have no gradient. mask: which are wanted, and False."""
+    stride, padding, dilation, extra, transposed, groups = geometry
+    g, torchs = longer(g, [max(0, -n) for n in extra]), [max(0, n) for n in extra]
+    da, dweight, _ = torch.ops.aten.convolution_backward(
+        g, a, weight, None, stride, padding, dilation, transposed, torchs, groups, mask
+    )
+    return da, dweight
+
+
+def longer(x: Tensor, rows: Sequence[int]) -> Tensor:
+    """A copy of x with so many rows of zeros behind each spatial axis (negative: without so many); x itself if none."""
+    return F.pad(x, [end for n in reversed(rows) for end in (0, n)]) if any(rows) else x
