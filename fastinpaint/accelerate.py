@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from types import CodeType, FunctionType
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.padding import _ConstantPadNd
 from torch.nn.utils.parametrize import is_parametrized
 
 from fastinpaint import backends
 from fastinpaint.nn import layers, region
 from fastinpaint.nn.deferred import plain
 from fastinpaint.nn.raw import Options
+from fastinpaint.ops.conv_block.zeros import absorbed
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -27,6 +30,10 @@ FUSED: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm3d: layers.BatchNorm3d,
     nn.SyncBatchNorm: layers.SyncBatchNorm,
     nn.ReLU: layers.ReLU,
+    nn.ZeroPad2d: layers.ZeroPad2d,
+    nn.ZeroPad3d: layers.ZeroPad3d,
+    nn.ConstantPad2d: layers.ConstantPad2d,
+    nn.ConstantPad3d: layers.ConstantPad3d,
 }
 PLAIN = {fused: plain_class for plain_class, fused in FUSED.items()}
 MEMORY = ("default", "low")
@@ -53,7 +60,7 @@ class Report:
 
 
 def accelerate(model: Model, backend: str = "auto", memory: str = "default") -> Model:
-    """Make a model's convolutions, batch norms and ReLUs fused, in place.
+    """Make a model's convolutions, batch norms, ReLUs and padding by zeros fused, in place.
 
     Modules keep their identity: names, parameters, buffers, ``state_dict`` and optimiser state stay as they are, and
     checkpoints go both ways. Inside the model activations are deferred; what the model returns, what its foreign layers
@@ -80,10 +87,10 @@ def accelerate(model: Model, backend: str = "auto", memory: str = "default") -> 
     if memory not in MEMORY:
         raise ValueError(f"accelerate: memory must be one of {', '.join(MEMORY)}, got {memory!r}.")
     restore(model)
-    options, report = Options(backend, memory), Report()
+    options, report, unread = Options(backend, memory), Report(), _unread_zeros(model)
     for name, module in list(model.named_modules()):
         fused = FUSED.get(type(module))
-        reason = why_not(module)
+        reason = why_not(module) or unread.get(module)
         if reason is not None:
             report.left[name] = reason
         elif fused is not None:
@@ -134,7 +141,35 @@ def why_not(module: nn.Module) -> str | None:
         ends = module._reversed_padding_repeated_twice
         if module.padding == "same" and ends[::2] != ends[1::2]:
             return "padding='same' pads the two ends of an axis differently here."
-    return None
+    return layers.pads_otherwise(module) if isinstance(module, _ConstantPadNd) else None
+
+
+def _unread_zeros(model: nn.Module) -> dict[nn.Module, str]:
+    """The padding modules that an nn.Sequential gives to something that must be given a plain tensor, and why."""
+    reasons: dict[nn.Module, list[str | None]] = {}
+    for row in model.modules():
+        if not isinstance(row, nn.Sequential) or type(row).forward is not nn.Sequential.forward:
+            continue
+        children = [child for child in row.children() if type(child) is not nn.Identity]
+        for pad, reader in pairwise(children):
+            if type(pad) in FUSED and isinstance(pad, _ConstantPadNd):
+                reasons.setdefault(pad, []).append(_why_unread(pad, reader))
+    return {pad: found[0] for pad, found in reasons.items() if found[0] is not None and None not in found}
+
+
+def _why_unread(pad: _ConstantPadNd, reader: nn.Module) -> str | None:
+    """Why a module cannot take the zeros around its input for padding of its own, or None if it may."""
+    if type(reader) not in FUSED and any(type(module) in FUSED for module in reader.modules()):
+        return None  # a container: which of them reads it is not known
+    if not isinstance(reader, _ConvNd) or type(reader) not in FUSED:
+        return f"only a convolution takes zeros for padding of its own, and {type(reader).__name__} follows."
+    if (reason := why_not(reader)) is not None:
+        return f"the convolution that follows is left: {reason}"
+    axes = len(reader.kernel_size)
+    if len(pad.padding) // 2 > axes:
+        return f"it pads {len(pad.padding) // 2} axes, the channels too, of the {axes}D convolution that follows."
+    found = absorbed(layers.geometry_of(reader), layers.zeros_around(pad, axes))
+    return found if isinstance(found, str) else None
 
 
 def _draw_borders(model: nn.Module, report: Report) -> None:

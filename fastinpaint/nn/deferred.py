@@ -41,10 +41,7 @@ class Deferred:
 
     @property
     def shape(self) -> torch.Size:
-        first = self._parts[0].raw.shape
-        if len(self._parts) == 1:
-            return first
-        return torch.Size((first[0], sum(part.raw.shape[1] for part in self._parts), *first[2:]))
+        return joined_shape(self._parts)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -86,9 +83,12 @@ class Deferred:
         if self._plain is None:
             self._refuse_function()
             with self._mode.again():
-                self._plain = activate(self._parts, self._backend)
+                self._plain = self._computed()
             self._version = version(self._plain)
         return self._plain
+
+    def _computed(self) -> Tensor:
+        return activate(self._parts, self._backend)
 
     def parts(self) -> tuple[Part, ...]:
         """What a convolution is to load."""
@@ -97,10 +97,14 @@ class Deferred:
         return self._current()
 
     def _current(self) -> tuple[Part, ...]:
+        return (Part(Raw(self.tensor())),) if self._superseded() else self._parts
+
+    def _superseded(self) -> bool:
+        """Whether the plain tensor is to be read in place of the parts."""
         modified = self._plain is not None and version(self._plain) != self._version
         lost_grad = torch.is_grad_enabled() and not self._mode.grad
         computed = self._plain is not None and not torch.is_grad_enabled()  # nothing is kept: take what is there
-        return (Part(Raw(self.tensor())),) if modified or lost_grad or computed else self._parts
+        return modified or lost_grad or computed
 
     def _refuse_function(self) -> None:
         """An autograd.Function knows only tensors among its arguments: it would drop this one's gradient unsaid."""
@@ -197,6 +201,14 @@ class Deferred:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return self.tensor().__reduce_ex__(protocol)
+
+
+def joined_shape(parts: Sequence[Part]) -> torch.Size:
+    """The shape of several parts, concatenated over the channels."""
+    first = parts[0].raw.shape
+    if len(parts) == 1:
+        return first
+    return torch.Size((first[0], sum(part.raw.shape[1] for part in parts), *first[2:]))
 
 
 def _addend(value: Tensor | Deferred) -> Raw:

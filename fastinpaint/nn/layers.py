@@ -16,8 +16,10 @@ from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.padding import _ConstantPadNd
 
 from fastinpaint.nn.deferred import Deferred, parts_of, plain
+from fastinpaint.nn.padded import Padded
 from fastinpaint.nn.raw import Options, Part, PendingConv, Raw
 from fastinpaint.nn.region import inside
 from fastinpaint.nn.sync import all_reduce_statistics
@@ -25,6 +27,7 @@ from fastinpaint.ops.activation.checks import DTYPES
 from fastinpaint.ops.batch_norm import autograd as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Running
 from fastinpaint.ops.conv_block import checks
+from fastinpaint.ops.conv_block.zeros import Zeros, absorbed
 from fastinpaint.ops.dispatch import autocasts
 from fastinpaint.ops.types import Geometry
 
@@ -88,24 +91,37 @@ class _Conv(_Layer, _ConvNd):
         shape, weight, bias, options = input.shape, self.weight, self.bias, self._fastinpaint
         if self.padding_mode != "zeros" or len(shape) != weight.dim() or not _same_kind(input, weight):
             return NotImplemented
-        geometry = self._geometry(input, output_size)
-        parts = parts_of(input)
+        geometry = geometry_of(self, input, output_size)
+        if min(geometry.output_padding) < 0:
+            return NotImplemented  # which has an error for that
         result = checks.check_weight(shape, weight, bias, geometry)
+        parts, geometry = _without_zeros(input, geometry)
         return Deferred([Part(PendingConv(parts, weight, bias, geometry, options, result))], options.backend)
 
-    def _geometry(self, input: Map, output_size: list[int] | None) -> Geometry:
-        padding: Sequence[int] = self.padding  # type: ignore[assignment]
-        if isinstance(padding, str):  # torch keeps "same" in numbers, from the last axis to the first
-            padding = tuple(self._reversed_padding_repeated_twice[-2::-2])
-        axes = len(self.kernel_size)
-        output_padding: Sequence[int] = (0,) * axes
-        if isinstance(self, _ConvTransposeNd):
-            stride, kernel, dilation = list(self.stride), list(self.kernel_size), list(self.dilation)
-            output_padding = self._output_padding(input, output_size, stride, list(padding), kernel, axes, dilation)  # type: ignore[arg-type]
-        return Geometry(
-            tuple(self.stride), tuple(padding), tuple(self.dilation), tuple(output_padding),
-            self.transposed, self.groups,
-        )  # fmt: skip
+
+def geometry_of(conv: _ConvNd, input: Map | None = None, output_size: list[int] | None = None) -> Geometry:
+    """A convolution's geometry; input is asked for its sizes where the wanted output_size is given."""
+    padding: Sequence[int] = conv.padding  # type: ignore[assignment]
+    if isinstance(padding, str):  # torch keeps "same" in numbers, from the last axis to the first
+        padding = tuple(conv._reversed_padding_repeated_twice[-2::-2])
+    axes = len(conv.kernel_size)
+    output_padding: Sequence[int] = (0,) * axes
+    if isinstance(conv, _ConvTransposeNd):
+        stride, kernel, dilation = list(conv.stride), list(conv.kernel_size), list(conv.dilation)
+        output_padding = conv._output_padding(input, output_size, stride, list(padding), kernel, axes, dilation)  # type: ignore[arg-type]
+    return Geometry(
+        tuple(conv.stride), tuple(padding), tuple(conv.dilation), tuple(output_padding), conv.transposed, conv.groups
+    )
+
+
+def _without_zeros(input: Map, geometry: Geometry) -> tuple[tuple[Part, ...], Geometry]:
+    """What the convolution is to load, and its geometry with the zeros in it that nobody needs to write."""
+    if isinstance(input, Padded) and (apart := input.apart()) is not None:
+        parts, around = apart
+        found = absorbed(geometry, around)
+        if not isinstance(found, str):
+            return parts, found
+    return parts_of(input), geometry
 
 
 def _same_kind(input: Map, weight: Tensor) -> bool:
@@ -131,6 +147,45 @@ class ConvTranspose2d(_Conv, nn.ConvTranspose2d):
 
 class ConvTranspose3d(_Conv, nn.ConvTranspose3d):
     """``torch.nn.ConvTranspose3d`` over deferred activations."""
+
+
+class _Pad(_Layer, _ConstantPadNd):
+    """Zeros around an activation that wait for a convolution, which takes them for padding of its own."""
+
+    def _fused(self, input: Map) -> Any:
+        axes = input.dim() - 2
+        if pads_otherwise(self) or input.dtype not in DTYPES or not len(self.padding) // 2 <= axes <= 3:
+            return NotImplemented
+        return Padded(parts_of(input), zeros_around(self, axes), self._fastinpaint.backend)
+
+
+def zeros_around(pad: _ConstantPadNd, axes: int) -> Zeros:
+    """Before and behind each of so many spatial axes; torch counts them from the last one."""
+    ends = tuple(zip(pad.padding[-2::-2], pad.padding[::-2], strict=True))
+    return ((0, 0),) * (axes - len(ends)) + ends
+
+
+def pads_otherwise(pad: _ConstantPadNd) -> str | None:
+    """Why no convolution can take it for padding of its own, in one sentence, or None."""
+    if pad.value != 0:
+        return f"value is {pad.value}; a convolution's own padding is zeros."
+    return f"padding {pad.padding} cuts off; a convolution's own padding only adds." if min(pad.padding) < 0 else None
+
+
+class ZeroPad2d(_Pad, nn.ZeroPad2d):
+    """``torch.nn.ZeroPad2d`` over deferred activations."""
+
+
+class ZeroPad3d(_Pad, nn.ZeroPad3d):
+    """``torch.nn.ZeroPad3d`` over deferred activations."""
+
+
+class ConstantPad2d(_Pad, nn.ConstantPad2d):
+    """``torch.nn.ConstantPad2d`` over deferred activations."""
+
+
+class ConstantPad3d(_Pad, nn.ConstantPad3d):
+    """``torch.nn.ConstantPad3d`` over deferred activations."""
 
 
 class _Norm(_Layer, _BatchNorm):

@@ -1,0 +1,54 @@
+"""`Padded`: a deferred activation with zeros around it, which a convolution reads without anybody writing them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastinpaint.nn.deferred import Deferred, joined_shape
+from fastinpaint.nn.raw import Part, Raw, activate
+from fastinpaint.ops.conv_block.zeros import Zeros
+
+
+class Padded(Deferred):
+    """Several `Part`, concatenated over the channels, and zeros around them: for a convolution that takes them apart.
+
+    Whatever else reads it gets the plain tensor, zeros written.
+    """
+
+    _zeros: Zeros | None  # None once it is the plain tensor for good
+
+    def __init__(self, parts: Sequence[Part], zeros: Zeros, backend: str = "auto") -> None:
+        super().__init__(parts, backend)
+        self._zeros = zeros
+
+    @property
+    def shape(self) -> torch.Size:
+        inner = joined_shape(self._parts)
+        if self._zeros is None:
+            return inner
+        sizes = (size + before + behind for size, (before, behind) in zip(inner[2:], self._zeros, strict=True))
+        return torch.Size((*inner[:2], *sizes))
+
+    def apart(self) -> tuple[tuple[Part, ...], Zeros] | None:
+        """What a convolution is to load, and the zeros around it; None where the plain tensor is to be read."""
+        if self._zeros is None or self._superseded():
+            return None
+        self._refuse_function()
+        self._read = True
+        return self._parts, self._zeros
+
+    def settle(self) -> Tensor:
+        plain = super().settle()
+        self._zeros = None
+        return plain
+
+    def _computed(self) -> Tensor:
+        assert self._zeros is not None
+        return F.pad(activate(self._parts, self._backend), [end for ends in reversed(self._zeros) for end in ends])
+
+    def _current(self) -> tuple[Part, ...]:
+        return (Part(Raw(self.tensor())),)
