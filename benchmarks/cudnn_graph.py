@@ -57,9 +57,9 @@ def define(x: Tensor, weight: Tensor, bias: Tensor, handle: Any = None) -> Graph
     nodes = {name: graph.tensor_like(tensor) for name, tensor in given.items()}
     normalised, *statistics = graph.batchnorm(name="norm", **nodes)
     result = graph.relu(name="relu", input=normalised)
-    result.set_output(True)
+    result.set_output(True).set_dim(list(x.shape)).set_stride(list(x.stride()))  # else some versions infer contiguous
     for node in statistics:
-        node.set_output(True).set_data_type(wide)
+        node.set_output(True).set_data_type(wide).set_dim(list(vector)).set_stride([x.shape[1], 1, 1, 1])
     return Graph(graph, {nodes[name]: tensor for name, tensor in given.items()}, result, statistics)
 
 

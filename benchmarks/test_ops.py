@@ -33,6 +33,11 @@ def passes_of(forward, wanted, upstream):
     }, kept_bytes(forward, [])
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, in a line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
 def plain_activation(x, mean, scale, shift):
     """The same by torch's own ops."""
     view = (1, -1, 1, 1)
@@ -69,7 +74,10 @@ def test_norm_relu(contender, which, workload, measure, leave_out):
         reason = cudnn_graph.why_not(x.device) or ("only its forward is written here." if which == "backward" else None)
         if reason is not None:
             leave_out(f"norm_relu {which}", contender, reason)
-        run = cudnn_graph.norm_relu(x.detach(), *(p.detach() for p in truth[0].parameters()))
+        try:
+            run = cudnn_graph.norm_relu(x.detach(), *(p.detach() for p in truth[0].parameters()))
+        except Exception as error:  # of many kinds: its own, of its libraries, of what it imports only now
+            leave_out(f"norm_relu {which}", contender, f"cuDNN does not build it here: {first_line(error)}")
         passes, kept = {"forward": run}, 0
     else:
         passes, kept = passes_of(lambda: forward(x), (x, *forward.parameters()), torch.randn_like(x))

@@ -20,6 +20,7 @@ def test_the_frontend_takes_the_definition(dtype: torch.dtype) -> None:
     assert tuple(node.get_dim()) == x.shape
     assert tuple(node.get_stride()) == x.stride()
     assert not defined.result.get_is_virtual()
+    assert tuple(defined.result.get_stride()) == x.stride()  # the result is written where channels-last has it
     calls = ("validate", "build_operation_graph", "create_execution_plans", "check_support", "build_plans",
              "get_workspace_size", "execute")  # fmt: skip
     assert not [name for name in calls if not hasattr(defined.graph, name)]

@@ -1,6 +1,6 @@
 """``make gpu-check`` on a stand-in for a GPU: its Python runs, line for line, and says nothing of how fast or right.
 
-    python -m tests.rehearsal [--full] ARGUMENTS OF benchmarks.gpu_check
+    python -m tests.rehearsal [--full] [--only STEP ...] ARGUMENTS OF benchmarks.gpu_check
 
 The steps are those of `benchmarks.gpu_plan`, one after another, in forks of this process, with their own arguments but
 for sizes: two small frames, few channels, of each test the first case (``--full``: all). CUDA kernels are emulated,
@@ -10,6 +10,7 @@ sanitizers are left out. What is rehearsed is neither an emulated run nor a run 
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 
@@ -20,8 +21,7 @@ TINY = ["--frames", "2", "--size", "16", "--width", "0.03125"]
 # What a GPU alone runs of folders whose tests all run emulated or interpreted as well.
 FEW = {"tests/cuda": ["tests/cuda/test_gpu.py"], "tests/triton": ["tests/triton/test_gpu.py"]}
 # These train whole networks, or interpret, for a minute and more each.
-ONLY_FULL = {"system", "step", "compile", "max-autotune", "beyond", "tune", "triton"}
-ONLY_FULL |= {"fuzz cuda", "fuzz triton", "fuzz library"}
+ONLY_FULL = {"system", "step", "compile", "max-autotune", "beyond", "tune", "triton", "fuzz triton"}
 
 
 def changed(command: list[str], full: bool) -> list[str]:
@@ -33,8 +33,8 @@ def changed(command: list[str], full: bool) -> list[str]:
         if not full:
             _without_triton()
         return [*command, *TINY]
-    if "--cases" in command:
-        return [*command, "--cases", "12" if full else "2"]
+    if "--cases" in command and not full:
+        return [*command, "--cases", "12"]
     return command
 
 
@@ -65,8 +65,12 @@ def _without_triton() -> None:
 
 def main() -> int:
     """gpu-check's own status."""
-    full = "--full" in sys.argv
-    sys.argv = ["gpu-check", *(argument for argument in sys.argv[1:] if argument != "--full")]
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--only", nargs="+", help="names of steps")
+    own, others = parser.parse_known_args()
+    full = own.full
+    sys.argv = ["gpu-check", *others]
     install()
     import matplotlib.figure  # noqa: F401 - imported once for all steps
     import pytest  # noqa: F401
@@ -86,7 +90,7 @@ def main() -> int:
         [unhurried(step)]
         for group in plan(out)
         for step in group
-        if step.part != "sanitizers" and (full or step.name not in ONLY_FULL)
+        if step.part != "sanitizers" and (step.name in own.only if own.only else full or step.name not in ONLY_FULL)
     ]
     return gpu_check.main()
 
