@@ -17,6 +17,8 @@ namespace fi {
 
 constexpr size_t kLargePage =
     2 << 20;  // packed weights are streamed over and over: small pages cost a fifth of the time
+constexpr int64_t kLargeMap = 8 << 20;  // bytes
+constexpr int64_t kWidestVector = 64;   // bytes
 
 float* scratch(Scratch which, int64_t floats) {
   struct Buffer {
@@ -39,7 +41,13 @@ float* scratch(Scratch which, int64_t floats) {
   return buffer.data;
 }
 
+bool leaves_caches(const float* map, int64_t values) {
+  return values * int64_t{sizeof(float)} > kLargeMap && reinterpret_cast<uintptr_t>(map) % kWidestVector == 0;
+}
+
 namespace {
+
+int64_t pixels_out(const ConvShape& s) { return s.batch * s.frames_out * s.height_out * s.width_out; }
 
 Taps taps_of(const void* weight, const int64_t* strides) {
   return {static_cast<float*>(const_cast<void*>(weight)), strides[0], strides[1], strides[2], strides[3], strides[4]};
@@ -92,7 +100,8 @@ FI_EXPORT int fi_cpu_winograd_fwd(const ConvShape* shape, const Source* sources,
                                   const int64_t* strides, const float* bias, float* y, float* mean, float* var,
                                   int threads) {
   const Form form = make_form(*shape);
-  Target target{y, shape->channels_out, 0, bias, nullptr, nullptr, nullptr};
+  const bool past_caches = leaves_caches(y, pixels_out(*shape) * shape->channels_out);
+  Target target{y, shape->channels_out, 0, bias, nullptr, nullptr, nullptr, past_caches};
   Correlation args{&form, sources, count, &target, 1, nullptr, nullptr, 0, kPart};
   std::vector<double> sums(mean ? args.tile_blocks() * 3 * shape->channels_out : 0);
   std::vector<double> counts(mean ? args.tile_blocks() : 0);
@@ -121,9 +130,10 @@ FI_EXPORT int fi_cpu_winograd_dgrad(const ConvShape* shape, const Source* upstre
   int64_t first = 0;
   for (int i = 0; i < count; first += sources[i++].channels) {
     if (!out[i]) continue;
+    const int64_t values = pixels_out(*shape) * sources[i].channels;
     if (sources[i].mean) sums[i].resize(args.tile_blocks() * 2 * sources[i].channels);
     targets.push_back({out[i], sources[i].channels, first, nullptr, sources[i].mean ? sums[i].data() : nullptr,
-                       &sources[i], daddend[i]});
+                       &sources[i], daddend[i], leaves_caches(out[i], values) && leaves_caches(daddend[i], values)});
   }
   args.targets = targets.data();
   args.target_count = static_cast<int>(targets.size());

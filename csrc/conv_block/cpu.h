@@ -101,7 +101,12 @@ struct Target {
                  // with `source`, [tile_blocks, 2, channels]: sum dz and sum dz * (x - mean)
   const Source* source;  // null, or the activation whose backward follows
   float* daddend;        // [pixels, channels] or null: the result itself
+  bool past_caches;      // whether both maps are written so, as `leaves_caches` advises
 };
+
+// Whether a map of that many values is gone from the caches before anyone reads it, and lies where vectors can be
+// written past them: its lines then need not be read first. No map, null, does not stand in the way.
+bool leaves_caches(const float* map, int64_t values);
 
 // out = correlation of the sources' activations. packed: weights by pack_weights. counts [tile_blocks]: their pixels.
 struct Correlation {

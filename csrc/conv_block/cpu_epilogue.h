@@ -6,20 +6,23 @@
 
 namespace {
 
+FI_INLINE void write(float* to, vfloat v, bool past_caches) { past_caches ? stream(to, v) : store(to, v); }
+
 // y = result + bias and, where wanted, sums of what exceeds the item's first value.
 struct StoreWithStats {
   float* out;
   int64_t channels;
   vfloat bias{};
   Halves first, sum, squares;
-  bool moments, any = false;
+  bool moments, past_caches, any = false;
 
-  StoreWithStats(const fi::Target& t, int64_t c) : out(t.out + c), channels(t.channels), moments(t.sums) {
+  StoreWithStats(const fi::Target& t, int64_t c)
+      : out(t.out + c), channels(t.channels), moments(t.sums), past_caches(t.past_caches) {
     if (t.bias) bias = load(t.bias + c);
   }
   void operator()(int64_t pixel, vfloat v) {
     v += bias;
-    store(out + pixel * channels, v);
+    write(out + pixel * channels, v, past_caches);
     if (!moments) return;
     if (!any) first = halves(v);
     any = true;
@@ -38,7 +41,7 @@ struct ActivationGrad {
   const float* x;
   float *out, *daddend;
   int64_t channels;
-  bool affine, clamp;
+  bool affine, clamp, past_caches;
   vfloat mean{}, scale{}, shift{};
   Halves sum_dz, sum_dz_x;
 
@@ -48,7 +51,8 @@ struct ActivationGrad {
         daddend(t.daddend ? t.daddend + c : nullptr),
         channels(t.channels),
         affine(t.source->mean),
-        clamp(t.source->relu) {
+        clamp(t.source->relu),
+        past_caches(t.past_caches) {
     if (!affine) return;
     mean = load(static_cast<const float*>(t.source->mean) + c);
     scale = load(static_cast<const float*>(t.source->scale) + c);
@@ -56,14 +60,14 @@ struct ActivationGrad {
   }
   void operator()(int64_t pixel, vfloat dz) {
     const int64_t at = pixel * channels;
-    if (daddend) store(daddend + at, dz);
+    if (daddend) write(daddend + at, dz, past_caches);
     if (affine || clamp) {
       const vfloat xv = load(x + at);
       if (clamp) dz = gate(affine ? (xv - mean) * scale + shift : xv, dz);
       add(sum_dz, dz);
       add_product(sum_dz_x, dz, xv - mean);
     }
-    store(out + at, affine ? dz * scale : dz);
+    write(out + at, affine ? dz * scale : dz, past_caches);
   }
   static constexpr int count = 2;
   void finish(double* sums) const {

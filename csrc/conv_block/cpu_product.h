@@ -17,8 +17,9 @@ FI_INLINE void multiply_add(float a, vfloat b0, vfloat b1, vfloat& c0, vfloat& c
   asm volatile("" ::: "memory");  // keeps GCC from loading all a first, for which it would spill the sums
 }
 
-// Asks for the lines of b a chain ahead. Packed weights lie in the order of their use, so that is where the next product
-// begins: without it one that streams 16 MB of them waits a third of its time for the third cache, and half for memory.
+// Asks for the lines of b a chain ahead. Packed weights lie in the order of their use, so that is where the next
+// product begins: without it one that streams 16 MB of them waits a third of its time for the third cache, and half for
+// memory.
 template <int WIDTH>
 FI_INLINE void prefetch_chain_after(const float* b) {
   constexpr int kLine = 16;  // floats

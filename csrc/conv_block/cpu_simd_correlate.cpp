@@ -178,6 +178,7 @@ void correlate(const Correlation& args, int64_t item) {
       finish_chunk<StoreWithStats>(form, target, c, width, result(chunk), tiles.output, tiles.count, block);
     }
   });
+  end_stream();
 }
 
 // item = block * chunks + chunk: packs G w G^T of it as [16, channels_in, kChunk]; lanes past a target's end are zero.

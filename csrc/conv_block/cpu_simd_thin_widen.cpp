@@ -5,8 +5,7 @@
 namespace fi::FI_ISA {
 namespace {
 
-constexpr int kSegment = 32;           // pixels between kernel and epilogue: they stay in the first cache
-constexpr size_t kLargeMap = 8 << 20;  // bytes
+constexpr int kSegment = 32;  // pixels between kernel and epilogue: they stay in the first cache
 
 // One chunk of V vectors of channels of a target, for a piece.
 template <int V, class Epilogue>
@@ -91,20 +90,11 @@ void run_chunk(const Work& work, const Target& target, int64_t c, const float* p
   for (int v = 0; v < V; ++v) chunk.epilogues[v].finish(sums + v * kLanes);
 }
 
-// Whether a map is so large that it leaves the caches before anyone reads it: it is then written past them, which saves
-// reading its lines.
-inline bool streams(const ThinPlan& plan, const Target& target) {
-  const int64_t pixels = plan.shape.batch * plan.grid[0] * plan.grid[1] * plan.grid[2];
-  return pixels * target.channels * sizeof(float) > kLargeMap &&
-         reinterpret_cast<uintptr_t>(target.out) % FI_BYTES == 0;
-}
-
 // y = result + bias with nothing to sum up: results go from registers to the map.
 template <int V, int STEP, int C, int K>
 void store_chunk(const Work& work, const Target& target, int64_t c, const float* packed) {
   constexpr int P = kSums / V;
   const int64_t columns = work.piece.columns, step = work.piece.x->step * target.channels;
-  const bool past_caches = streams(work.plan, target);
   const float* bias = target.bias ? target.bias + c : kZeros;
   for (int row = 0; row < work.piece.rows; ++row) {
     const float* from = work.row(row);
@@ -112,7 +102,8 @@ void store_chunk(const Work& work, const Target& target, int64_t c, const float*
     const int64_t i = columns / P * P;  // pixels in whole blocks
     if (work.band.tap_count <= kLongRuns<C, K>) {
       const Tap* taps = work.band.taps;
-      block_pass<V, STEP, C, K>(from, taps, taps + work.band.tap_count, packed, bias, 0, to, step, i / P, past_caches);
+      block_pass<V, STEP, C, K>(from, taps, taps + work.band.tap_count, packed, bias, 0, to, step, i / P,
+                                target.past_caches);
     } else {
       for (int64_t j = 0; j < i; j += P)
         block<V, STEP, C, K>(from + j * STEP, work.band, packed, bias, to + j * step, step);
@@ -172,6 +163,7 @@ void widen(const Widen& args, int64_t number) {
     if (band.run == 5) return run_piece<kThin, c(), 5>(args, work);
     band.run == 3 ? run_piece<kThin, c(), 3>(args, work) : run_piece<kThin, c(), 1>(args, work);
   });
+  end_stream();
 }
 
 }  // namespace fi::FI_ISA

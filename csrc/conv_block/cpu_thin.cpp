@@ -113,7 +113,8 @@ FI_EXPORT int fi_cpu_widen_fwd(const ThinShape* shape, const Source* sources, in
   const Planned planned(*shape, true);
   const int64_t channels = shape->wide_channels;
   std::vector<double> sums(mean ? planned.plan.piece_count * 3 * channels : 0);
-  Target target{y, channels, 0, bias, mean ? sums.data() : nullptr, nullptr, nullptr};
+  const bool past_caches = leaves_caches(y, planned.plan.pixels() * channels);
+  Target target{y, channels, 0, bias, mean ? sums.data() : nullptr, nullptr, nullptr, past_caches};
   Widen args{&planned.plan, sources, count, &target, 1, nullptr};
   run(args, taps_of(weight, strides), threads);
   auto pixels = [&](int64_t i) { return static_cast<double>(planned.pieces[i].rows) * planned.pieces[i].columns; };
@@ -133,10 +134,12 @@ FI_EXPORT int fi_cpu_widen_dgrad(const ThinShape* shape, const Source* upstream,
   int64_t first = 0;
   for (int i = 0; i < count; first += sources[i++].channels) {
     if (!out[i]) continue;
+    const int64_t values = planned.plan.pixels() * sources[i].channels;
     if (sources[i].mean) sums[i].resize(planned.plan.piece_count * 2 * sources[i].channels);
     const bool plain = !sources[i].mean && !sources[i].relu && !daddend[i];
     targets.push_back({out[i], sources[i].channels, first, nullptr, sources[i].mean ? sums[i].data() : nullptr,
-                       plain ? nullptr : &sources[i], daddend[i]});
+                       plain ? nullptr : &sources[i], daddend[i],
+                       leaves_caches(out[i], values) && leaves_caches(daddend[i], values)});
   }
   Widen args{&planned.plan, upstream, 1, targets.data(), static_cast<int>(targets.size()), nullptr};
   run(args, taps_of(weight, strides), threads);

@@ -51,6 +51,7 @@ struct ThinPlan {
   const Piece* pieces;
   int64_t piece_count;
 
+  int64_t pixels() const { return shape.batch * grid[0] * grid[1] * grid[2]; }  // of the wide map
   int64_t taps() const { return shape.kernel[0] * shape.kernel[1] * shape.kernel[2]; }
 };
 

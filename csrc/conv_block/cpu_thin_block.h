@@ -69,7 +69,6 @@ __attribute__((noinline)) void block_pass(const float* from, const Tap* tap, con
     };
     past_caches ? write([](float* at, vfloat v) { stream(at, v); }) : write([](float* at, vfloat v) { store(at, v); });
   }
-  if (past_caches) end_stream();
 }
 
 template <int C, int K>

@@ -106,15 +106,6 @@ def test_large_mean() -> None:
     torch.testing.assert_close(var.double(), exact_var, rtol=1e-5, atol=0)
 
 
-def test_a_map_written_past_the_caches_is_the_same() -> None:
-    case = Case("large", ((3, ""),), 32, (257, 261), (3, 3), (1, 1), (1, 1), (1, 1), batch=1)
-    inputs = Inputs(case)
-    args = (inputs.sources, inputs.weight, inputs.bias, case.geometry)
-    y = cpu.fwd(*args, False)[0]
-    assert y.nbytes > 8 << 20
-    assert torch.equal(y, cpu.fwd(*args, True)[0])
-
-
 def test_only_what_is_asked_for() -> None:
     inputs = Inputs(NARROW[2])
     every = inputs.bwd(cpu)
