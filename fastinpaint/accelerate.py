@@ -16,6 +16,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from fastinpaint import backends
 from fastinpaint.nn import layers, region
 from fastinpaint.nn.deferred import plain
+from fastinpaint.nn.padded import zeros_of
 from fastinpaint.nn.raw import Options
 from fastinpaint.ops.conv_block.zeros import absorbed
 
@@ -165,10 +166,10 @@ def _why_unread(pad: _ConstantPadNd, reader: nn.Module) -> str | None:
         return f"only a convolution takes zeros for padding of its own, and {type(reader).__name__} follows."
     if (reason := why_not(reader)) is not None:
         return f"the convolution that follows is left: {reason}"
-    axes = len(reader.kernel_size)
-    if len(pad.padding) // 2 > axes:
-        return f"it pads {len(pad.padding) // 2} axes, the channels too, of the {axes}D convolution that follows."
-    found = absorbed(layers.geometry_of(reader), layers.zeros_around(pad, axes))
+    around = zeros_of(pad.padding, reader.weight.dim())
+    if around is None:
+        return f"its padding {pad.padding} is none of the spatial axes of the convolution that follows."
+    found = absorbed(layers.geometry_of(reader), around)
     return found if isinstance(found, str) else None
 
 

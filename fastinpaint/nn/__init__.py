@@ -5,17 +5,23 @@ from fastinpaint.nn.deferred import Deferred, plain
 from fastinpaint.nn.layers import (
     BatchNorm2d,
     BatchNorm3d,
+    ConstantPad2d,
+    ConstantPad3d,
     Conv2d,
     Conv3d,
     ConvTranspose2d,
     ConvTranspose3d,
     ReLU,
     SyncBatchNorm,
+    ZeroPad2d,
+    ZeroPad3d,
 )
 
 __all__ = [
     "BatchNorm2d",
     "BatchNorm3d",
+    "ConstantPad2d",
+    "ConstantPad3d",
     "Conv2d",
     "Conv3d",
     "ConvBNReLU2d",
@@ -28,5 +34,7 @@ __all__ = [
     "GuidanceAdd",
     "ReLU",
     "SyncBatchNorm",
+    "ZeroPad2d",
+    "ZeroPad3d",
     "plain",
 ]

@@ -1,8 +1,9 @@
 """`Deferred`: an activation that is not computed until something asks for it as a plain tensor.
 
 Convolutions of the library read it as it is: batch norm, ReLU, addition and concatenation happen while they load their
-input. ``torch.cat`` over the channels, ReLU and the addition of a map of the same shape stay deferred. Anything else,
-a function, a method, an operator or an attribute, gets the plain tensor, which is computed once.
+input. ``torch.cat`` over the channels, ReLU and the addition of a map of the same shape stay deferred, and zeros around
+it too (`fastinpaint.nn.padded`). Anything else, a function, a method, an operator or an attribute, gets the plain
+tensor, which is computed once.
 """
 
 from __future__ import annotations

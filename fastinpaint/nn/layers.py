@@ -19,7 +19,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.padding import _ConstantPadNd
 
 from fastinpaint.nn.deferred import Deferred, parts_of, plain
-from fastinpaint.nn.padded import Padded
+from fastinpaint.nn.padded import Padded, zeros_of
 from fastinpaint.nn.raw import Options, Part, PendingConv, Raw
 from fastinpaint.nn.region import inside
 from fastinpaint.nn.sync import all_reduce_statistics
@@ -27,7 +27,7 @@ from fastinpaint.ops.activation.checks import DTYPES
 from fastinpaint.ops.batch_norm import autograd as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Running
 from fastinpaint.ops.conv_block import checks
-from fastinpaint.ops.conv_block.zeros import Zeros, absorbed
+from fastinpaint.ops.conv_block.zeros import absorbed
 from fastinpaint.ops.dispatch import autocasts
 from fastinpaint.ops.types import Geometry
 
@@ -153,16 +153,10 @@ class _Pad(_Layer, _ConstantPadNd):
     """Zeros around an activation that wait for a convolution, which takes them for padding of its own."""
 
     def _fused(self, input: Map) -> Any:
-        axes = input.dim() - 2
-        if pads_otherwise(self) or input.dtype not in DTYPES or not len(self.padding) // 2 <= axes <= 3:
+        around = zeros_of(self.padding, input.dim())
+        if around is None or self.value != 0 or input.dtype not in DTYPES or input.dim() not in (4, 5):
             return NotImplemented
-        return Padded(parts_of(input), zeros_around(self, axes), self._fastinpaint.backend)
-
-
-def zeros_around(pad: _ConstantPadNd, axes: int) -> Zeros:
-    """Before and behind each of so many spatial axes; torch counts them from the last one."""
-    ends = tuple(zip(pad.padding[-2::-2], pad.padding[::-2], strict=True))
-    return ((0, 0),) * (axes - len(ends)) + ends
+        return Padded(parts_of(input), around, self._fastinpaint.backend)
 
 
 def pads_otherwise(pad: _ConstantPadNd) -> str | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastinpaint.nn.deferred import Deferred, joined_shape
+from fastinpaint.nn.deferred import HANDLERS, Deferred, joined_shape
 from fastinpaint.nn.raw import Part, Raw, activate
 from fastinpaint.ops.conv_block.zeros import Zeros
 
@@ -52,3 +53,22 @@ class Padded(Deferred):
 
     def _current(self) -> tuple[Part, ...]:
         return (Part(Raw(self.tensor())),)
+
+
+def zeros_of(padding: Sequence[int], dims: int) -> Zeros | None:
+    """torch's padding of a map of so many dimensions, before and behind each spatial axis; None where it is no such.
+
+    torch counts the axes from the last one, may come to the channels, and cuts off where an entry is negative.
+    """
+    missing = dims - 2 - len(padding) // 2
+    if missing < 0 or len(padding) % 2 or min(padding, default=0) < 0:
+        return None
+    return ((0, 0),) * missing + tuple(zip(padding[-2::-2], padding[::-2], strict=True))
+
+
+def _pad(input: Deferred, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
+    around = zeros_of(tuple(pad), input.dim()) if mode == "constant" and not value else None
+    return NotImplemented if around is None else Padded(input.parts(), around, input._backend)
+
+
+HANDLERS[F.pad] = _pad
