@@ -3,7 +3,8 @@
     pytest benchmarks --benchmark-only                      on the CPU, in minutes
     pytest benchmarks --benchmark-only --device cuda        at the paper's size and beyond, in bfloat16
 
-Each benchmark checks its result against plain PyTorch before it is timed. Rows are appended to
+Each benchmark checks its result against plain PyTorch before it is timed. Ops and layers come round in several turns
+(`benchmarks.visits`), of which the fastest makes the row. Rows are appended to
 ``benchmarks/results/<commit>-<device>.jsonl`` (another file by ``--rows``); `benchmarks.compare` compares two runs.
 
 ``peak_bytes`` and ``kept_bytes`` of an op or a layer are what torch allocates during one call, and what autograd keeps
@@ -20,12 +21,14 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.visits import MINUTES, TURNS, Visits
 from fastinpaint.bench import rows
 from fastinpaint.bench.contenders import Workload
 from fastinpaint.bench.machine import ceilings, commit, describe, synchronise
 from fastinpaint.bench.measure import Timing, allocated_bytes, device_times
 
-LEAST, MOST = 6, 200  # timed rounds of a benchmark
+LEAST, MOST = 6, 200  # timed rounds of a benchmark in one turn
+VISITS, WAITING = pytest.StashKey[Visits](), pytest.StashKey[dict[tuple[str, str], tuple[Path, dict[str, Any]]]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,6 +37,56 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--frames", type=int, help="frames of a video (CPU: 4; GPU: 32)")
     group.addoption("--rounds-seconds", type=float, default=0.3, help="timed seconds of each benchmark, about")
     group.addoption("--rows", type=Path, help="file that the rows are appended to")
+    group.addoption(
+        "--turns", type=int, nargs=2, metavar=("LEAST", "MOST"), help="of ops and layers (CPU: 3 8; GPU: 1 1)"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "in_turns: timed in several turns")
+    least, most = config.getoption("--turns") or TURNS[config.getoption("--device").partition(":")[0]]
+    config.stash[VISITS] = Visits(least, max(least, most), time.monotonic() + 60 * MINUTES)
+    config.stash[WAITING] = {}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.definition.get_closest_marker("in_turns") is not None:
+        turns = range(metafunc.config.stash[VISITS].most)
+        metafunc.parametrize("turn", turns, indirect=True, ids=lambda turn: f"turn{turn + 1}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Turn by turn, all contenders of a case one after another."""
+    items.sort(key=lambda item: parameters_of(item).get("turn", 0))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Leave the rows of whatever might have had another turn."""
+    for path, row in session.config.stash[WAITING].values():
+        rows.append(path, [row])
+
+
+def parameters_of(item: pytest.Item) -> dict[str, Any]:
+    """What a test was parametrised with."""
+    return dict(item.callspec.params) if hasattr(item, "callspec") else {}
+
+
+@pytest.fixture(autouse=True)
+def turn(request: pytest.FixtureRequest) -> int:
+    """Which turn this is, from 0; one that is not needed is skipped before anything is built."""
+    number = getattr(request, "param", 0)
+    if not request.config.stash[VISITS].wanted(case_of(request.node), number):
+        pytest.skip("no further turn: the fastest was repeated, or the time is up")
+    return number
+
+
+def case_of(item: pytest.Item) -> tuple[Any, ...]:
+    """What contenders are compared on."""
+    given = parameters_of(item)
+    return (
+        item.nodeid.partition("[")[0],
+        *(given[name] for name in sorted(given) if name not in ("contender", "turn")),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +110,7 @@ def rows_file(request: pytest.FixtureRequest, workload: Workload) -> Path:
 
 @pytest.fixture
 def measure(
-    benchmark: Any, request: pytest.FixtureRequest, workload: Workload, rows_file: Path
+    benchmark: Any, request: pytest.FixtureRequest, workload: Workload, rows_file: Path, turn: int
 ) -> Callable[..., Timing]:
     """Times a callable and appends its row: percentiles, rates, percent of this machine's floor, memory, versions.
 
@@ -65,6 +118,7 @@ def measure(
     """
     device = torch.device(workload.device)
     seconds = request.config.getoption("--rounds-seconds")
+    visits, waiting = request.config.stash[VISITS], request.config.stash[WAITING]
 
     def run(work: Callable[[], Any], case: str, contender: str, flops: int = 0, moved: int = 0, **more: Any) -> Timing:
         def synchronised() -> None:
@@ -79,8 +133,15 @@ def measure(
         benchmark.group = case
         benchmark.pedantic(synchronised, rounds=rounds)
         by_device = device.type == "cuda" and more.get("kind") in ("op", "layer")
-        timing = Timing.of(device_times(work, device, rounds) if by_device else benchmark.stats.stats.data)
-        if "peak_bytes" not in more:
+        turns = visits.add(
+            case_of(request.node),
+            contender,
+            Timing.of(device_times(work, device, rounds) if by_device else benchmark.stats.stats.data),
+        )
+        timing, before = Timing.fastest(turns), waiting.pop((case, contender), None)
+        if before is not None:
+            more["peak_bytes"] = before[1]["peak_bytes"]
+        elif "peak_bytes" not in more:
             more["peak_bytes"] = allocated_bytes(work, device)
         ceiling = ceilings(device, workload.torch_dtype)
         floor = max(flops / (1e12 * ceiling["matmul_tflops"]), moved / (1e9 * ceiling["copy_gbs"]))
@@ -92,6 +153,7 @@ def measure(
             "p50": timing.p50,
             "p80": timing.p80,
             "runs": timing.runs,
+            "turns": len(turns),
             "drift": timing.drift,
             "noisy": timing.noisy,
             "gflops": flops / timing.p50 / 1e9 or None,
@@ -101,19 +163,24 @@ def measure(
             **more,
         }
         benchmark.extra_info.update(row)
-        rows.append(rows_file, [describe(device) | {"ceilings": ceiling} | row])
+        row = describe(device) | {"ceilings": ceiling} | row
+        if request.node.get_closest_marker("in_turns") is not None and turn + 1 < visits.most:
+            waiting[case, contender] = rows_file, row
+        else:
+            rows.append(rows_file, [row])
         return timing
 
     return run
 
 
 @pytest.fixture
-def leave_out(workload: Workload, rows_file: Path) -> Callable[[str, str, str], None]:
+def leave_out(workload: Workload, rows_file: Path, turn: int) -> Callable[[str, str, str], None]:
     """Leaves a row that says why a contender was not measured, and skips."""
 
     def skip(case: str, contender: str, reason: str) -> None:
         machine = describe(torch.device(workload.device))
-        rows.append(rows_file, [machine | {"case": case, "contender": contender, "not_measured": reason}])
+        if turn == 0:
+            rows.append(rows_file, [machine | {"case": case, "contender": contender, "not_measured": reason}])
         pytest.skip(f"not measured: {reason}")
 
     return skip

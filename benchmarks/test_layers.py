@@ -20,6 +20,7 @@ from fastinpaint.bench.measure import kept_bytes
 from fastinpaint.bench.whole_contenders import Contender, Fused, Named, Plain
 from fastinpaint.bench.whole_layers import Inputs, WholeLayer, whole_layers
 
+pytestmark = pytest.mark.in_turns
 NAMES = [case.name for case in layer_cases(Workload(frames=1, size=16))]
 PASSES = ("forward", "backward")
 MAKERS: dict[str, Callable[[WholeLayer, Inputs, Workload], Contender]] = {

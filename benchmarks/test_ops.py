@@ -13,6 +13,7 @@ from fastinpaint.ops.activation import activation
 from fastinpaint.ops.masked_l1 import masked_l1
 from fastinpaint.ops.types import Source
 
+pytestmark = pytest.mark.in_turns
 CHANNELS = 128  # of CombCN's second layer, whose map these ops are timed on
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 2e-2}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ class Timing:
 
     Attributes:
         runs: how many calls were timed.
-        drift: how far the medians of the first and the second half of the runs are apart, as a part of the median.
+        drift: how far the medians of the first and the second half of the runs are apart, as a part of the median; of
+            several turns, those of the two fastest.
     """
 
     p20: float
@@ -43,9 +45,15 @@ class Timing:
         drift = abs(np.median(values[:half]) - np.median(values[half:])) / p50 if half else 1.0
         return cls(p20, p50, p80, len(values), float(drift))
 
+    @classmethod
+    def fastest(cls, turns: Sequence[Timing]) -> Timing:
+        """The turn with the least median; of several its drift is how far from it the next one's median is."""
+        first, *others = sorted(turns, key=lambda turn: turn.p50)
+        return dataclasses.replace(first, drift=others[0].p50 / first.p50 - 1) if others else first
+
     @property
     def noisy(self) -> bool:
-        """Whether the two halves disagree by more than a timing may when it is repeated."""
+        """Whether they disagree by more than a timing may when it is repeated."""
         return self.drift > REPEATS_WITHIN
 
 

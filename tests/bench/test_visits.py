@@ -1,0 +1,89 @@
+"""Which benchmark is timed once more, what its turns come to, and that a run of the suite leaves one row of each."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.visits import Visits
+from fastinpaint.bench import rows
+from fastinpaint.bench.measure import Timing
+
+ROOT = Path(__file__).parents[2]
+LATER = time.monotonic() + 1e6
+
+
+def timing(p50: float) -> Timing:
+    return Timing(0.9 * p50, p50, 1.1 * p50, 8, 0.0)
+
+
+def visits(**turns: list[float]) -> Visits:
+    """Of one case, with these medians of each contender."""
+    made = Visits(2, 4, LATER)
+    for contender, medians in turns.items():
+        for p50 in medians:
+            made.add("case", contender, timing(p50))
+    return made
+
+
+def test_the_fastest_turn_counts_and_the_next_one_says_whether_it_repeats():
+    one, steady, apart = (Timing.fastest([timing(t) for t in turns]) for turns in ([3.0], [5.0, 2.0, 2.08], [2.0, 2.2]))
+    assert (one.p50, one.noisy) == (3.0, False)
+    assert (steady.p20, steady.p50, steady.noisy) == (1.8, 2.0, False)
+    assert apart.noisy
+    assert apart.drift == pytest.approx(0.1)
+
+
+def test_a_case_comes_round_until_all_its_contenders_repeat():
+    assert visits().wanted("case", 0)
+    assert visits(a=[1.0], b=[1.0]).wanted("case", 1)  # the least
+    assert not visits(a=[1.0, 1.0], b=[2.0, 2.05]).wanted("case", 2)
+    unsteady = visits(a=[1.0, 1.0], b=[2.0, 2.2])
+    assert unsteady.wanted("case", 2)
+    unsteady.add("case", "a", timing(0.8))  # what one of them came to does not change the answer to the other
+    assert unsteady.wanted("case", 2)
+    assert unsteady.wanted("another", 0)
+
+
+def test_a_case_that_was_left_out_stays_out():
+    assert not visits().wanted("case", 1)
+    assert not visits(a=[1.0, 1.2]).wanted("case", 3)  # there was no third turn
+
+
+def test_when_the_time_is_up_only_first_turns_are_left():
+    late = visits(a=[1.0])
+    late.until = time.monotonic() - 1
+    assert not late.wanted("case", 1)
+    assert late.wanted("another", 0)
+
+
+def test_a_run_leaves_one_row_of_each(tmp_path: Path):
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "benchmarks/test_ops.py",
+        "--benchmark-only",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+    ]
+    command += ["-k", "masked_l1 or downsample", "--frames", "1", "--rounds-seconds", "0", "--turns", "2", "3"]
+    done = subprocess.run(
+        [*command, "--rows", str(tmp_path / "rows")], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    found = rows.read([tmp_path / "rows"])
+    names = [(row["case"], row["contender"]) for row in found]
+    assert len(names) == len(set(names)) == 2 + 4
+    timed = [row for row in found if "p50" in row]
+    assert {row["case"] for row in timed} == {"masked_l1 forward", "masked_l1 backward"}
+    for row in timed:
+        assert row["turns"] in (2, 3)
+        assert row["noisy"] == (row["drift"] > 0.05)
+        assert row["peak_bytes"] is not None
+        assert row["runs"] >= 6
