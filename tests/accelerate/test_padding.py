@@ -154,9 +154,6 @@ class Reads(nn.Module):
         a = F.leaky_relu(a)
         return self.conv(self.same(a)) + self.conv(self.same(a.detach()))
 
-    def read_checkpointed(self, a):
-        return checkpoint(lambda a: self.conv(self.same(a)), a, use_reentrant=False)
-
 
 READS = [name.removeprefix("read_").replace("_", " ") for name in vars(Reads) if name.startswith("read_")]
 
@@ -168,6 +165,24 @@ def test_whatever_reads_it(read: str) -> None:
     fast = fastinpaint.accelerate(copy.deepcopy(plain))
     fast.read = getattr(fast, f"read_{read.replace(' ', '_')}")  # of the copy, not of its original
     assert_same_step(fast, plain, image(2))
+
+
+class Checkpointed(nn.Module):
+    """What runs under the checkpoint is a block of its own: else its children would hand on plain tensors."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(self.block, x, use_reentrant=False)
+
+
+def test_checkpointed(written: list[Padded]) -> None:
+    plain = Checkpointed(net(*FOLDED["a frame in front, transposed"]))
+    fast = fastinpaint.accelerate(copy.deepcopy(plain))
+    assert_same_step(fast, plain, image(3).requires_grad_())
+    assert not written
 
 
 @pytest.mark.parametrize("name", ["a frame in front, transposed", "both ends of all axes"])
