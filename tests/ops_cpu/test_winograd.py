@@ -129,17 +129,41 @@ def test_unknown_choice_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         inputs.fwd(cpu)
 
 
-def test_rule_follows_live_taps_and_size() -> None:
-    geometry = {d: Geometry((1, 1), (d, d), (d, d), (0, 0)) for d in (1, 8, 14, 16, 32)}
-    sources, weight = [Source(torch.empty(1, 16, 32, 32))], torch.empty(16, 16, 3, 3)
-    assert cpu_choice.live_share(sources[0].x, weight, geometry[16]) == pytest.approx(4 / 9)
+def chosen(channels: tuple[int, int], x: tuple[int, ...], kernel: tuple[int, ...], geometry: Geometry) -> str:
+    """The passes that the rule gives to the own kernels; x is a batch and its space."""
+    ends = channels if geometry.transposed else channels[::-1]
+    sources, weight = [Source(torch.empty(x[0], channels[0], *x[1:]))], torch.empty(*ends, *kernel)
+    own = [p for p in cpu_choice.PASSES if cpu_choice.winograd_is_faster(p, sources, weight, geometry)]
+    return " ".join(own)
 
-    def passes(d: int) -> list[bool]:
-        return [cpu_choice._same(p, sources[0].x, weight, geometry[d]) for p in cpu_choice.PASSES]
 
-    assert passes(1) == passes(8) == passes(16) == [True, True, True]
-    assert passes(14) == [False, False, True]
-    assert passes(32) == [False, False, False]
+def dilated(step: int) -> Geometry:
+    return Geometry((1, 1), (step, step), (step, step), (0, 0))
+
+
+# What was faster when it was measured, at two threads, clearly.
+RULE = {
+    "3dcn_9": ((256, 64), (1, 9, 16, 16), (4, 4, 4), Geometry((1, 2, 2), (2, 1, 1), (1,) * 3, (0,) * 3, True), "all"),
+    "down_in_time": ((128, 256), (2, 8, 16, 16), (3, 3, 3), Geometry((1, 2, 2), (1,) * 3, (1,) * 3, (0,) * 3), "none"),
+    "many_channels_many_pixels": ((512, 512), (4, 16, 16), (3, 3), dilated(1), "all"),
+    "many_channels_few_pixels": ((512, 512), (1, 8, 8), (3, 3), dilated(1), "none"),
+    "few_channels": ((16, 16), (8, 64, 64), (3, 3), dilated(1), "none"),
+    "tiles_alone": ((256, 256), (4, 32, 32), (3, 3), dilated(16), "all"),
+    "tiles_of_little": ((64, 64), (4, 32, 32), (3, 3), dilated(12), "none"),
+    "one_live_tap": ((64, 64), (4, 32, 32), (3, 3), dilated(32), "none"),
+}
+
+
+@pytest.mark.parametrize("case", RULE.values(), ids=RULE)
+def test_the_rule_chooses_what_was_faster(case: tuple) -> None:
+    *question, expected = case
+    assert chosen(*question) == {"all": " ".join(cpu_choice.PASSES), "none": ""}[expected]
+
+
+def test_taps_on_padding_are_no_work_of_a_direct_sum() -> None:
+    assert cpu_choice.live_share(32, 1) == pytest.approx(1 - 2 / 96)
+    assert cpu_choice.live_share(32, 16) == pytest.approx(2 / 3)
+    assert cpu_choice.live_share(32, 32) == cpu_choice.live_share(32, 40) == pytest.approx(1 / 3)
 
 
 def test_level_in_use_is_known() -> None:

@@ -6,6 +6,7 @@ kernels can compute the convolution at all).
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from types import ModuleType
@@ -20,14 +21,11 @@ from fastinpaint.ops.types import Geometry, Source
 VARIABLE = "FASTINPAINT_CPU_CONV"
 PASSES = ("fwd", "dgrad", "wgrad")
 
-# Direct multiplications for one of Winograd's, and where every sub-image is one tile with padding around it.
-SAVED, SAVED_ALONE = 9 / 4, 4.0
-# Speed of the own kernels as a share of oneDNN's, multiplication for multiplication. With taps in time each tile block
-# streams three times the weights.
-SHARE, SHARE_IN_TIME = 0.8, 0.65
-# Packed weights of one tap in time beyond this do not stay in the caches while tile blocks stream them; with several
-# taps in time each block streams all of them for every frame.
-CACHED_WEIGHT, CACHED_WEIGHT_IN_TIME = 16 << 20, 1 << 20
+# What a pass costs, in multiplications of the products between Winograd's transforms: a value of a transformed tile and
+# one of the transformed weight, each written and read again, and a multiplication of oneDNN's direct sum. Fitted to the
+# times of 37 convolutions of 16 to 512 channels and maps of 8x8 to 128x128.
+TRANSFORMED, PACKED = 15, 45
+DIRECT, DIRECT_IN_TIME = {"fwd": 1.1, "dgrad": 1.1, "wgrad": 1.2}, 1.0
 
 
 _answers: dict[tuple, ModuleType | None] = {}  # of `own`: asked three times a layer and step, which thin nets notice
@@ -61,16 +59,13 @@ def _own(
 
 def winograd_is_faster(which: str, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> bool:
     """Whether a pass that the Winograd kernels can compute is faster there than with oneDNN."""
-    if torch_is_slow(sources[0].x, sum(source.x.shape[1] for source in sources), weight):
+    x = sources[0].x
+    if torch_is_slow(x, sum(source.x.shape[1] for source in sources), weight):
         return True
-    kind, in_time = winograd.kind_of(weight, geometry), winograd.axes(weight, geometry).kernel_t > 1
-    if kind == winograd.SAME:
-        return _same(which, sources[0].x, weight, geometry)
-    if kind == winograd.UP:
-        return which != "dgrad" or packed_bytes(weight) <= (CACHED_WEIGHT_IN_TIME if in_time else CACHED_WEIGHT)
-    # A strided 3x3 kernel falls into phases of 1, 2, 2 and 4 taps, which take 49 multiplications where a direct sum
-    # takes 81: in time, the weights streamed eat the gain.
-    return not in_time and (which == "wgrad" or packed_bytes(weight) <= CACHED_WEIGHT)
+    y = torch.Size((len(x), 1, *winograd.output_size(x.shape, weight.shape, geometry)))
+    correlation = winograd.dgrad_shape if which == "dgrad" else winograd.forward_shape
+    shape = correlation(x.shape, y, weight.shape, geometry)
+    return winograd_work(shape) <= direct_work(shape, which)
 
 
 def torch_is_slow(x: Tensor, channels: int, weight: Tensor) -> bool:
@@ -83,25 +78,33 @@ def torch_is_slow(x: Tensor, channels: int, weight: Tensor) -> bool:
     return len(x) * channels * x.shape[2] * x.shape[3] <= 20480
 
 
-def packed_bytes(weight: Tensor) -> int:
-    """The size of a 4x4 stride-2 weight, transformed: four phases of 16 values for 16 taps."""
-    return 4 * 16 * weight.shape[0] * weight.shape[1] * 4
+def winograd_work(shape: winograd.ConvShape) -> float:
+    """The work of a pass on the own kernels: see csrc/conv_block/cpu.h for its tiles, blocks and places."""
+    same, up = shape.kind == winograd.SAME, shape.kind == winograd.UP
+    steps = (shape.dilation_h, shape.dilation_w) if same else (2, 2) if up else (1, 1)
+    rows, columns = (
+        math.ceil(math.ceil(length / step) / (2 if same else 3))
+        for length, step in zip((shape.height_out, shape.width_out), steps, strict=True)
+    )
+    tiles = shape.batch * shape.frames_out * math.prod(steps) * rows * columns
+    places = 9 if same and rows == columns == 1 else 49 / 4 if not same and shape.kernel == 3 else 16
+    inputs = shape.kernel_t * (4 if shape.kind == winograd.DOWN else 1)  # of a tile
+    blocks = shape.kernel_t * (1 if same else 4)
+    pairs = shape.channels_in * shape.channels_out
+    transformed = 16 * tiles * (inputs * shape.channels_in + shape.channels_out)
+    return tiles * inputs * places * pairs + TRANSFORMED * transformed + PACKED * 16 * blocks * pairs
 
 
-def live_share(x: Tensor, weight: Tensor, geometry: Geometry) -> float:
-    """The share of a 3x3 kernel's taps that do not fall on padding; oneDNN skips the others."""
-    share = 1.0
-    for length, dilation in zip(x.shape[-2:], winograd.axes(weight, geometry).dilation, strict=True):
-        share *= (1 + 2 * max(0.0, 1 - dilation / length)) / 3
-    return share
+def direct_work(shape: winograd.ConvShape, which: str) -> float:
+    """The work of a pass with oneDNN, which leaves out taps that fall on padding, but not in the weight's gradient."""
+    up = shape.kind == winograd.UP
+    size = (shape.height_in, shape.width_in) if up else (shape.height_out, shape.width_out)
+    taps = shape.batch * shape.frames_out * shape.kernel_t * shape.kernel**2 * math.prod(size)
+    if shape.kind == winograd.SAME and which != "wgrad":
+        taps *= math.prod(map(live_share, size, (shape.dilation_h, shape.dilation_w)))
+    return taps * shape.channels_in * shape.channels_out * (DIRECT_IN_TIME if shape.kernel_t > 1 else DIRECT[which])
 
 
-def _same(which: str, x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
-    a = winograd.axes(weight, geometry)
-    if any(length < 2 * step for length, step in zip(x.shape[-2:], a.dilation, strict=True)):
-        return False  # sub-images smaller than a tile of 2x2
-    if which == "wgrad":
-        return True  # oneDNN's does not gain by dead taps
-    alone = all(length <= 2 * step for length, step in zip(x.shape[-2:], a.dilation, strict=True))
-    saved = SAVED_ALONE if alone else SAVED
-    return live_share(x, weight, geometry) * saved * (SHARE_IN_TIME if a.kernel_t > 1 else SHARE) >= 1
+def live_share(length: int, dilation: int) -> float:
+    """The share of three taps along an axis that do not fall on padding."""
+    return (1 + 2 * max(0.0, 1 - dilation / length)) / 3
