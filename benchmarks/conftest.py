@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.visits import MINUTES, TURNS, Visits
 from fastinpaint.bench import rows
-from fastinpaint.bench.contenders import Workload
+from fastinpaint.bench.contenders import BACKENDS, Workload
 from fastinpaint.bench.machine import ceilings, commit, describe, synchronise
 from fastinpaint.bench.measure import Timing, allocated_bytes, device_times
 
@@ -55,8 +55,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("turn", turns, indirect=True, ids=lambda turn: f"turn{turn + 1}")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Turn by turn, all contenders of a case one after another."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Turn by turn, all contenders of a case one after another; a GPU's backends by themselves on a GPU alone."""
+    if not config.getoption("--device").startswith("cuda"):
+        items[:] = [item for item in items if BACKENDS.keys().isdisjoint(map(str, parameters_of(item).values()))]
     items.sort(key=lambda item: parameters_of(item).get("turn", 0))
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks.pictures import newest, sizes
 from fastinpaint.bench import rows
-from fastinpaint.bench.contenders import OURS
+from fastinpaint.bench.contenders import OURS, is_ours
 from fastinpaint.bench.plots import label
 
 ROOT = Path(__file__).parents[1]
@@ -78,7 +78,7 @@ def show() -> None:
     found = newest(rows.read(sorted(RESULTS.glob("*.jsonl"))))
     for frames in (8, 32):
         steps = {row["contender"]: row for row in found if row["case"] == "step" and sizes(row)[0] == frames}
-        rival = min((row["p50"] for who, row in steps.items() if who not in OURS), default=float("nan"))
+        rival = min((row["p50"] for who, row in steps.items() if not is_ours(who)), default=float("nan"))
         for who, row in steps.items():
             memory = f"kept {row['kept_bytes'] / 2**20:6.0f} MiB, peak {(row['peak_bytes'] or 0) / 2**30:5.2f} GiB"
             print(f"F={frames:<4}{label(who):<28}{row['p50']:8.3f} s  {rival / row['p50']:5.2f}x  {memory}"

@@ -38,9 +38,15 @@ class Step:
 def plan(out: Path) -> list[list[Step]]:
     """Groups of steps; those of one group run at the same time, which nothing that is timed does.
 
-    The limits are for one large GPU with 16 cores; how long each step really takes has not been seen yet.
+    What matters most comes first, or is left its time. All limits together are more than there is: what ends early
+    leaves its rest to the later ones. They are for one large GPU with 16 cores; how long each step really takes has not
+    been seen yet. What is measured to choose kernels by is remembered in the folder, and nowhere else.
     """
-    return [*_build(), _tests(), *_bench(out), _sanitizers(), [_report(out)]]
+    groups = [*_build(), _tests(out), *_bench(out), _sanitizers(), [_report(out)]]
+    for step in (step for group in groups for step in group):
+        alone = step.part in ("bench", "tune")  # elsewhere others are at work, and what is measured is of no use
+        step.environment["FASTINPAINT_CACHE"] = str(out / ("chosen" if alone else "disturbed"))
+    return groups
 
 
 def _pytest(*arguments: str, workers: int = 0) -> list[str]:
@@ -62,8 +68,8 @@ def _build() -> list[list[Step]]:
     """The kernels for this GPU alone, which takes a third of the time that all architectures take."""
     command = [sys.executable, "setup.py", "build_ext", "--inplace"]
     return [
-        [Step("build", "build", command, 200, 60, 1, {"FASTINPAINT_CUDA": "1"} | _architecture())],
-        [Step("build", "info", _fastinpaint("info"), 30, 5, 2)],
+        [Step("build", "build", command, 150, 60, 1, {"FASTINPAINT_CUDA": "1"} | _architecture())],
+        [Step("build", "info", _fastinpaint("info"), 20, 5, 2)],
     ]
 
 
@@ -76,19 +82,25 @@ def _architecture() -> dict[str, str]:
     return {"FASTINPAINT_CUDA_ARCH": f"{major}{minor}{'a' if major >= 9 else ''}"}
 
 
-def _tests() -> list[Step]:
-    """Real launches, all backends at once: they share the GPU, and most of their time is Python's and compilers'."""
-    cuda = _pytest("tests/cuda", "-k", "not emulated and not sanitiz", workers=5)
+def _tests(out: Path) -> list[Step]:
+    """Real launches, all backends at once: they share the GPU, and most of their time is Python's and compilers'.
+
+    With them every Triton kernel of the layers is compiled, which would take minutes of the timed steps.
+    """
+    cuda = _pytest("tests/cuda", "-k", "not emulated and not sanitiz", workers=4)
+    layers = ("benchmarks", "--device", "cuda", "--benchmark-disable", "--rounds-seconds", "0", "-k")
+    compiled = _pytest(*layers, "test_layer and triton", "--rows", str(out / "compiled.jsonl"), workers=5)
     return [
-        Step("tests", "cuda", cuda, 120, 20, 2),
-        Step("tests", "triton", _pytest("tests/triton", workers=6), 120, 20, 2),
-        Step("tests", "system", _pytest("tests/gpu", workers=3), 120, 20, 2),
+        Step("tests", "cuda", cuda, 110, 20, 2),
+        Step("tests", "triton", _pytest("tests/triton", workers=4), 110, 20, 2),
+        Step("tests", "system", _pytest("tests/gpu", workers=3), 110, 20, 2),
         *(Step("tests", f"fuzz {name}", _fuzz(name, 40), 90, 20, 2) for name in ("cuda", "triton", "library")),
+        Step("tests", "compile triton", compiled, 110, 20, 2),
     ]
 
 
 def _bench(out: Path) -> list[list[Step]]:
-    """The step first, and last those rivals whose compilation may take minutes; rows are kept as they come."""
+    """The step first, by ours and by plain PyTorch, then the rest; rows are kept as they come."""
     rows = str(out / "rows.jsonl")
 
     def bench(name: str, chosen: str, limit: int, least: int, rank: int, *more: str) -> list[Step]:
@@ -97,13 +109,15 @@ def _bench(out: Path) -> list[list[Step]]:
 
     quick = ("--rounds-seconds", "0.05", "--benchmark-columns", "median")
     return [
-        [Step("tune", "tune", _fastinpaint("tune", "--device", "cuda"), 60, 20, 5)],
-        bench("step", "(training_step or inference) and not compile", 60, 20, 3),
+        bench("step", "(training_step or inference) and not compile and not triton", 60, 20, 3),
+        bench("step triton", "training_step and triton", 40, 20, 4),
+        bench("compile", "training_step and compile and not autotune", 80, 30, 4),
         bench("ops", "test_ops", 30, 10, 5, *quick),
-        bench("layers", "test_layer", 75, 20, 6, *quick),
-        bench("compile", "training_step and compile and not autotune", 75, 30, 6),
-        bench("beyond", "training_step and (channels or fastinpaint)", 45, 20, 7, "--frames", "128"),
-        bench("max-autotune", "training_step and autotune", 90, 45, 8),
+        bench("layers", "test_layer and not triton", 75, 20, 6, *quick),
+        bench("layers triton", "test_layer and triton", 50, 20, 6, *quick),
+        bench("beyond", "training_step and (channels or fastinpaint) and not triton", 45, 20, 7, "--frames", "128"),
+        [Step("tune", "tune", _fastinpaint("tune", "--device", "cuda"), 60, 20, 8)],
+        bench("max-autotune", "training_step and autotune", 90, 45, 9),
     ]
 
 
@@ -112,7 +126,7 @@ def _sanitizers() -> list[Step]:
     found = shutil.which("compute-sanitizer") or "compute-sanitizer"
     tools = {"memcheck": 3, "racecheck": 2, "synccheck": 2, "initcheck": 2}
     return [
-        Step("sanitizers", tool, [found, "--tool", tool, "--error-exitcode", "9", *_fuzz("cuda", cases)], 60, 25, 4)
+        Step("sanitizers", tool, [found, "--tool", tool, "--error-exitcode", "9", *_fuzz("cuda", cases)], 50, 25, 4)
         for tool, cases in tools.items()
     ]
 
@@ -123,7 +137,7 @@ def _report(out: Path) -> Step:
         "report",
         "report",
         [*command, str(out / "rows.jsonl"), "--check", str(out / "summary.json")],
-        40,
+        30,
         15,
         1,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fastinpaint.bench.contenders import OURS
+from fastinpaint.bench.contenders import OURS, is_ours
 from fastinpaint.bench.plots import draw_bars, draw_convergence, draw_layers, draw_lines, draw_roofline
 
 Row = dict[str, Any]
@@ -127,8 +127,8 @@ def draw_all_layers(found: list[Row], out: Path) -> Captions:
     for name in dict.fromkeys(row["case"].rsplit(" ", 1)[0] for row in rows):
         of = {(row["case"].rsplit(" ", 1)[1], row["contender"]): row["p50"]
               for row in rows if row["case"].rsplit(" ", 1)[0] == name}  # fmt: skip
-        ours = {which: t for (which, who), t in of.items() if who in OURS}
-        rivals = {which: min(t for (w, who), t in of.items() if w == which and who not in OURS) for which in ours}
+        ours = {which: t for (which, who), t in of.items() if who == OURS[0]}
+        rivals = {which: min(t for (w, who), t in of.items() if w == which and not is_ours(who)) for which in ours}
         times[name] = {"ours": sum(ours.values()), "rival": sum(rivals.values())}
     draw_layers(times, "Every layer: forward and backward", out / "layers.png")
     captions[out / "layers.png"] = captions[out / "roofline.png"]
@@ -143,7 +143,7 @@ def draw_history(everything: list[Row], out: Path) -> Captions:
             runs.setdefault(f"{row['date'][:10]}  {row['commit']}  F={sizes(row)[0]}", {})[row["contender"]] = row[
                 "p50"
             ]
-    speed = {run: min((t for who, t in times.items() if who not in OURS), default=0.0) / times[OURS[0]]
+    speed = {run: min((t for who, t in times.items() if not is_ours(who)), default=0.0) / times[OURS[0]]
              for run, times in runs.items() if OURS[0] in times}  # fmt: skip
     speed = {run: value for run, value in speed.items() if value}
     if len(speed) < 2:

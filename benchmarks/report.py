@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.pictures import Captions, Row, draw_all, newest, sizes
 from fastinpaint.bench import rows
-from fastinpaint.bench.contenders import OURS
+from fastinpaint.bench.contenders import is_ours
 from fastinpaint.bench.plots import label
 from fastinpaint.errors import UserError
 
@@ -69,7 +69,7 @@ def table(found: list[Row], kind: str) -> str:
     head = '<tr><th class="text">case<th class="text">contender' + "".join(f"<th>{title}" for title in HEAD)
     lines, before = [], ""
     for row in chosen:
-        case, style = case_of(row), "ours" if row["contender"] in OURS else ""
+        case, style = case_of(row), "ours" if is_ours(row["contender"]) else ""
         names = f'<td class="text">{html.escape(case) if case != before else ""}'
         names += f'<td class="text {style}">{html.escape(label(row["contender"]))}'
         lines.append(f"<tr>{names}{''.join(cells(row))}")

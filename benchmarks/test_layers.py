@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastinpaint.bench.contenders import Workload
+from fastinpaint.bench.contenders import BACKENDS, Workload
 from fastinpaint.bench.layers import layer_cases
 from fastinpaint.bench.measure import kept_bytes
 from fastinpaint.bench.whole_contenders import Contender, Fused, Named, Plain
@@ -23,10 +23,18 @@ from fastinpaint.bench.whole_layers import Inputs, WholeLayer, whole_layers
 pytestmark = pytest.mark.in_turns
 NAMES = [case.name for case in layer_cases(Workload(frames=1, size=16))]
 PASSES = ("forward", "backward")
+
+
+def by_backend(backend: str, layer: WholeLayer, inputs: Inputs, workload: Workload) -> Contender:
+    """Ours by one backend alone."""
+    return Fused(layer, inputs, backend)
+
+
 MAKERS: dict[str, Callable[[WholeLayer, Inputs, Workload], Contender]] = {
     "eager": lambda layer, inputs, workload: Plain(layer, inputs, last=False),
     "eager channels-last": lambda layer, inputs, workload: Plain(layer, inputs, last=True),
     "fastinpaint": lambda layer, inputs, workload: Fused(layer, inputs, workload.backend),
+    **{name: functools.partial(by_backend, backend) for name, backend in BACKENDS.items()},
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -128,6 +130,12 @@ def _accelerated(workload: Workload, memory: str) -> Contender:
     return Contender(accelerate(plain(workload), backend=workload.backend, memory=memory), workload)
 
 
+def _by_backend(backend: str, workload: Workload) -> Contender:
+    return _accelerated(dataclasses.replace(workload, backend=backend), "default")
+
+
+# Ours by one backend alone, which a GPU can run; by which, "fastinpaint" leaves to the workload.
+BACKENDS = {f"fastinpaint {name}": name for name in ("cuda", "triton", "library")}
 CONTENDERS: dict[str, Callable[[Workload], Contender]] = {
     "eager": lambda w: Contender(plain(w), w),
     "eager channels-last": lambda w: Contender(channels_last(plain(w)), w),
@@ -136,12 +144,17 @@ CONTENDERS: dict[str, Callable[[Workload], Contender]] = {
     "compile max-autotune": lambda w: _compiled(w, "max-autotune"),
     "fastinpaint": lambda w: _accelerated(w, "default"),
     "fastinpaint low": lambda w: _accelerated(w, "low"),
+    **{name: functools.partial(_by_backend, backend) for name, backend in BACKENDS.items()},
 }
 # How far gradients may be from plain PyTorch's. Rounding decides on which side of zero a ReLU's input falls: torch's
 # own two memory formats are 1.3e-3 apart in float32 at F=8.
 TOLERANCE = {torch.float32: 1e-2, torch.bfloat16: 0.3, torch.float16: 0.3}
-RIVALS = tuple(name for name in CONTENDERS if not name.startswith("fastinpaint"))
 OURS = ("fastinpaint", "fastinpaint low")
+
+
+def is_ours(name: str) -> bool:
+    """Whether a contender is this library, by whichever backend."""
+    return name in OURS or name in BACKENDS
 
 
 def build(name: str, workload: Workload) -> Contender:

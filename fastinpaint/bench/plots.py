@@ -23,6 +23,9 @@ LOOKS = {
     "cudnn graph": ("cuDNN's graph", "#2f3746", "P"),
     "fastinpaint": ("fastinpaint", "#c4472b", "o"),
     "fastinpaint low": ('fastinpaint, memory="low"', "#e08b5a", "o"),
+    "fastinpaint cuda": ("fastinpaint, CUDA C++", "#8f2d16", "s"),
+    "fastinpaint triton": ("fastinpaint, Triton", "#d9694c", "D"),
+    "fastinpaint library": ("fastinpaint, cuDNN's convolutions", "#e9a284", "^"),
 }
 
 
@@ -86,7 +89,7 @@ def draw_roofline(panels: dict[str, list[dict[str, Any]]], ceilings: dict[str, f
         axes.loglog(intensity, roof, color="black", linewidth=1, label="copy and matrix product, measured")
         for name in dict.fromkeys(p["contender"] for p in panel):
             mine = [p for p in panel if p["contender"] == name]
-            marker = "o" if name.startswith("fastinpaint") else "x"
+            marker = LOOKS.get(name, ("", "", "o"))[2] if name.startswith("fastinpaint") else "x"
             xy = [p["intensity"] for p in mine], [p["gflops"] for p in mine]
             axes.loglog(*xy, marker, color=colour(name), label=label(name), markersize=5)
         axes.set_title(title)

@@ -69,7 +69,7 @@ def step_times(workload: Workload, names: list[str] | None, seconds: float) -> I
     import torch
 
     from fastinpaint.bench.budget import run_child
-    from fastinpaint.bench.contenders import OURS, TOLERANCE, build, disagreement
+    from fastinpaint.bench.contenders import OURS, TOLERANCE, build, disagreement, is_ours
     from fastinpaint.bench.measure import kept_bytes, time_in_turn
 
     names = names or ["eager", "eager channels-last", *OURS]
@@ -84,7 +84,7 @@ def step_times(workload: Workload, names: list[str] | None, seconds: float) -> I
     timings = time_in_turn({name: c.step for name, c in contenders.items()}, device, seconds)
     kept = {name: kept_bytes(c.forward, c.model.parameters()) for name, c in contenders.items()}
     contenders.clear()
-    rivals = [t.p50 for name, t in timings.items() if name not in OURS]
+    rivals = [t.p50 for name, t in timings.items() if not is_ours(name)]
     best = min(rivals) if rivals else float("nan")
     print(f"{'':<22}{'s/step':>9}{'p20':>9}{'p80':>9}{'speed-up':>10}{'kept GiB':>10}{'peak GiB':>10}")
     for name, t in timings.items():
@@ -102,7 +102,7 @@ def step_times(workload: Workload, names: list[str] | None, seconds: float) -> I
 def largest_sizes(workload: Workload, names: list[str] | None, axes: list[str], budget_gb: float) -> Iterator[dict]:
     """Find the largest sizes within the budget, by training at them, and print each beside the first rival's."""
     from fastinpaint.bench.budget import within
-    from fastinpaint.bench.contenders import OURS
+    from fastinpaint.bench.contenders import OURS, is_ours
 
     if budget_gb <= 0:
         raise UserError(f"--max-frames takes a positive number of gigabytes, got {budget_gb:g}.")
@@ -111,9 +111,9 @@ def largest_sizes(workload: Workload, names: list[str] | None, axes: list[str], 
         for name in names or ["eager channels-last", *OURS]:
             found = within(name, workload, axis, int(budget_gb * 1e9), lambda line: print(line, file=sys.stderr))
             value = found["value"]
-            ratio = f"  ({value / rival:.2f}x)" if rival and axis != "r" and name in OURS else ""
+            ratio = f"  ({value / rival:.2f}x)" if rival and axis != "r" and is_ours(name) else ""
             print(f"{AXES[axis]} in {budget_gb:g} GB, {name}: {value or 'none'}{ratio}", flush=True)
-            rival = rival if name in OURS else max(rival, value)
+            rival = rival if is_ours(name) else max(rival, value)
             row = {"case": f"largest {axis}", "contender": name, "workload": dataclasses.asdict(workload)}
             yield row | found | {"budget_gb": budget_gb}
 

@@ -141,3 +141,13 @@ def test_the_plan_leaves_time_to_what_matters_more(tmp_path: Path):
     assert of["max-autotune"] == 15 + 25  # the report and the sanitizers
     names = [(step.part, step.name) for group in groups for step in group]
     assert len(set(names)) == len(names)
+    # what matters most has time for all of its limits, the build and every rest included
+    assert sum(group[0].limit for group in groups if group[0].rank <= 4) < 560
+    assert all(step.limit >= step.least for group in groups for step in group)
+
+
+def test_what_is_measured_among_others_chooses_no_kernel_that_is_timed(tmp_path: Path):
+    cache = {(step.part, step.environment["FASTINPAINT_CACHE"]) for group in gpu_plan.plan(tmp_path) for step in group}
+    timed = {folder for part, folder in cache if part in ("bench", "tune")}
+    assert timed == {str(tmp_path / "chosen")}
+    assert timed.isdisjoint(folder for part, folder in cache if part not in ("bench", "tune"))

@@ -21,7 +21,8 @@ TINY = ["--frames", "2", "--size", "16", "--width", "0.03125"]
 # What a GPU alone runs of folders whose tests all run emulated or interpreted as well.
 FEW = {"tests/cuda": ["tests/cuda/test_gpu.py"], "tests/triton": ["tests/triton/test_gpu.py"]}
 # These train whole networks, or interpret, for a minute and more each.
-ONLY_FULL = {"system", "step", "compile", "max-autotune", "beyond", "tune", "triton", "fuzz triton"}
+ONLY_FULL = {"system", "step", "compile", "max-autotune", "beyond", "tune"}
+ONLY_FULL |= {"triton", "fuzz triton", "compile triton", "step triton", "layers triton"}
 
 
 def changed(command: list[str], full: bool) -> list[str]:
@@ -40,13 +41,15 @@ def changed(command: list[str], full: bool) -> list[str]:
 
 def _pytest(command: list[str], full: bool) -> list[str]:
     from fastinpaint.testing import sass
-    from tests.rehearsal import nvcc
+    from tests.rehearsal import kernels, nvcc
 
     if "-n" in command:
         at = command.index("-n")
         command = command[:at] + command[at + 4 :]  # workers would be other processes
     if "tests/gpu" in command:
         sass.nvcc = lambda: str(nvcc.script())
+        command = [*command, "-p", "tests.rehearsal.short"]
+        kernels.few_tiles()
     if "benchmarks" in command:
         shrink()
         command = [*command, "--rounds-seconds", "0", "--frames", "2"]
