@@ -108,7 +108,8 @@ def page(found: list[Row], pictures: Captions, check: str) -> str:
         "p20, p50, p80: percentiles of the runs; of ops and layers on a CPU, of those of the fastest of several turns. "
         "Noisy: the medians of two halves of the runs, of the two fastest turns, or of two runs of the suite, are more "
         "than 5 % apart. % of floor: the time that this machine's measured copy and matrix product "
-        "rates allow, over the time taken. Kept: for backward. Peak of a step on a CPU: resident memory of a process "
+        "rates allow, over the time taken; taps on padding count as no work, and Winograd multiplies less and may go "
+        "beyond 100. Kept: for backward. Peak of a step on a CPU: resident memory of a process "
         "of its own; peak elsewhere: what torch allocates."
     )
     figures = "".join(figure(picture, command) for picture, command in pictures.items())

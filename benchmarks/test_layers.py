@@ -75,9 +75,9 @@ def test_layer(name, which, contender, workload, measure):
     case, passes = layer.case, 2 - layer.first
     there, out = math.prod(case.shape), math.prod(case.out_shape)
     if which == "forward":
-        flops, values = 2 * layer.macs(), there + out + case.conv.weight.numel()
+        flops, values = 2 * layer.needed_macs(), there + out + case.conv.weight.numel()
     else:
-        flops, values = 2 * passes * layer.macs(), passes * there + out + passes * case.conv.weight.numel()
+        flops, values = 2 * passes * layer.needed_macs(), passes * there + out + passes * case.conv.weight.numel()
     moved = inputs.dy.element_size() * values
     work = made.forward if which == "forward" else made.backward
     measure(work, f"{name} {which}", contender, flops, moved, kind="layer", intensity=flops / moved, kept_bytes=kept)

@@ -26,7 +26,7 @@ def test_training_step(name, workload, measure):
     contender = build(name, workload)
     apart = disagreement(contender, reference(workload))
     assert apart < TOLERANCE[workload.torch_dtype], f"gradients of {name} are {apart:.1e} off"
-    flops = 6 * sum(case.macs() for case in layer_cases(workload))
+    flops = 6 * sum(case.needed_macs() for case in layer_cases(workload))
     memory = {"kept_bytes": kept_bytes(contender.forward, contender.model.parameters())}
     if workload.device == "cpu":
         child = None if name.startswith("compile") else run_child(name, workload)
@@ -52,5 +52,5 @@ def test_inference(name, workload, measure):
         expected = plain.model(plain.video, plain.mask)[0]
     error = float((forward().float() - expected).norm() / expected.norm())
     assert error < (1e-4 if workload.torch_dtype == torch.float32 else 0.1), f"{name} is {error:.1e} off"
-    flops = 2 * sum(case.macs() for case in layer_cases(workload))
+    flops = 2 * sum(case.needed_macs() for case in layer_cases(workload))
     measure(forward, "inference", name, flops, workload=dataclasses.asdict(workload), kept_bytes=0)

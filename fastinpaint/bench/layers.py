@@ -45,6 +45,15 @@ class LayerCase:
         places = self.shape if self.conv.transposed else self.out_shape
         return weight.numel() * places[0] * math.prod(places[2:])
 
+    def needed_macs(self) -> int:
+        """Multiply-adds of one pass whose tap falls on the map: what no implementation of the sum can leave out."""
+        conv = self.conv
+        padding, size = conv.padding, self.conv_shape[2:]
+        assert not isinstance(padding, str)
+        axes = zip(size, conv.kernel_size, conv.stride, padding, conv.dilation, conv.output_padding, strict=True)
+        counts = [taps_on_map(n, k, s, p, d, extra, conv.transposed) for n, k, s, p, d, extra in axes]
+        return conv.weight.numel() // math.prod(conv.kernel_size) * self.shape[0] * math.prod(counts)
+
     def make(self, device: str, dtype: torch.dtype, seed: int = 0) -> tuple[nn.Sequential, Tensor]:
         """The layer with random weights and a random input that asks for its gradient."""
         torch.manual_seed(seed)
@@ -53,6 +62,18 @@ class LayerCase:
             if isinstance(part, (_ConvNd, _BatchNorm)):
                 part.reset_parameters()
         return module.to(dtype), torch.randn(self.shape, device=device, dtype=dtype, requires_grad=True)
+
+
+def taps_on_map(
+    size: int, kernel: int, stride: int, padding: int, dilation: int, output_padding: int, transposed: bool
+) -> int:
+    """Pairs of a place and a tap along an axis that meet the map: the input's, or of a transposed one the output's."""
+    reach = dilation * (kernel - 1) + 1
+    if transposed:
+        places, limit = size, (size - 1) * stride - 2 * padding + reach + output_padding
+    else:
+        places, limit = (size + 2 * padding - reach) // stride + 1, size
+    return sum(0 <= i * stride - padding + k * dilation < limit for i in range(places) for k in range(kernel))
 
 
 def layer_cases(workload: Workload) -> list[LayerCase]:

@@ -62,6 +62,10 @@ class WholeLayer:
         """Multiply-adds of forward."""
         return self.case.macs() + (0 if self.guidance is None else self.guidance.macs())
 
+    def needed_macs(self) -> int:
+        """Those of them whose tap falls on the map."""
+        return self.case.needed_macs() + (0 if self.guidance is None else self.guidance.needed_macs())
+
 
 def whole_layers(workload: Workload) -> list[WholeLayer]:
     """Every layer of the system at the workload's size, then the two guidance convolutions."""

@@ -12,7 +12,7 @@ import torch
 from fastinpaint.bench import rows
 from fastinpaint.bench.budget import Search
 from fastinpaint.bench.contenders import Workload, build, disagreement
-from fastinpaint.bench.layers import layer_cases
+from fastinpaint.bench.layers import layer_cases, taps_on_map
 from fastinpaint.bench.measure import Timing, allocated_bytes, kept_bytes, order, paired, time_in_turn
 from fastinpaint.errors import UserError
 from fastinpaint.ops import map_memory
@@ -89,6 +89,29 @@ def test_layers_are_all_there_with_the_work_of_the_design():
     cases = layer_cases(Workload())
     assert len(cases) == 12 + 17 + 2
     assert sum(case.macs() for case in cases) == pytest.approx(446e9, rel=0.01)
+
+
+@pytest.mark.parametrize("transposed", [False, True], ids=["", "transposed"])
+@pytest.mark.parametrize(
+    "axis",
+    [(9, 3, 1, 1, 1, 0), (8, 4, 2, 1, 1, 0), (7, 5, 2, 2, 1, 1), (4, 3, 1, 16, 16, 0), (6, 3, 3, 0, 2, 2)],
+    ids=str,
+)
+def test_taps_on_the_map_are_what_a_convolution_of_ones_adds_up(axis, transposed):
+    size, kernel, stride, padding, dilation, extra = axis
+    x, weight = torch.ones(1, 1, size), torch.ones(1, 1, kernel)
+    if transposed:
+        y = torch.conv_transpose1d(x, weight, None, stride, padding, extra, 1, dilation)
+    else:
+        y = torch.conv1d(x, weight, None, stride, padding, dilation)
+    assert taps_on_map(*axis, transposed) == int(y.sum())
+
+
+def test_needed_work_is_all_work_but_what_falls_on_padding():
+    needed = {case.name: case.needed_macs() / case.macs() for case in layer_cases(Workload(frames=4))}
+    assert all(0 < share <= 1 for share in needed.values())
+    assert needed["CombCN 17"] > 0.95  # 128 pixels wide, and little beyond their edge
+    assert min(needed.values()) < 0.7  # four frames, and taps as far apart
 
 
 def test_unknown_names_list_the_known_ones():
