@@ -4,7 +4,7 @@
 
 Parts run in the order below, each in a process of its own. A part that was finished is not run again (``--again`` runs
 it all the same), so that what was stopped goes on with the part it was in. Rows go to ``benchmarks/results``, logs to
-``build/figures``, pictures to ``docs/pictures``. Half an hour is what two cores should take, by estimate.
+``build/figures``, pictures to ``docs/pictures``. Three quarters of an hour is what two cores should take, by estimate.
 """
 
 from __future__ import annotations
