@@ -112,7 +112,7 @@ def _bench(out: Path) -> list[list[Step]]:
         bench("step", "(training_step or inference) and not compile and not triton", 60, 20, 3),
         bench("step triton", "training_step and triton", 40, 20, 4),
         bench("compile", "training_step and compile and not autotune", 80, 30, 4),
-        bench("ops", "test_ops", 30, 10, 5, *quick),
+        bench("ops", "test_ops", 45, 10, 5, *quick),
         bench("layers", "test_layer and not triton", 75, 20, 6, *quick),
         bench("layers triton", "test_layer and triton", 50, 20, 6, *quick),
         bench("beyond", "training_step and (channels or fastinpaint) and not triton", 45, 20, 7, "--frames", "128"),

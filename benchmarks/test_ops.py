@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -14,6 +16,7 @@ from fastinpaint.ops.masked_l1 import masked_l1
 from fastinpaint.ops.types import Source
 
 pytestmark = pytest.mark.in_turns
+BY_TORCH = {"eager": lambda function: function, "compile": lambda function: compiled(function)}
 CHANNELS = 128  # of CombCN's second layer, whose map these ops are timed on
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 2e-2}
 
@@ -45,16 +48,28 @@ def plain_activation(x, mean, scale, shift):
     return torch.relu((x - mean.view(view)) * scale.view(view) + shift.view(view)).to(x.dtype)
 
 
+@functools.cache
+def compiled(function):
+    """The function by torch.compile, once for all its turns."""
+    return torch.compile(function, mode="default")
+
+
+@functools.cache
+def stock_norm_relu(device: str) -> nn.Module:
+    """Batch norm and ReLU, the same module for all turns, so that torch.compile sees it once."""
+    return nn.Sequential(nn.BatchNorm2d(CHANNELS), nn.ReLU()).to(device)
+
+
+@pytest.mark.parametrize("contender", ["eager", "compile", "fastinpaint"])
 @pytest.mark.parametrize("which", ["forward", "backward"])
-@pytest.mark.parametrize("contender", ["eager", "fastinpaint"])
 def test_activation(contender, which, workload, measure):
     """relu((x - mean) * scale + shift): what is left of batch norm once its statistics are known."""
     x = a_map(workload)
     mean, scale, shift = (torch.randn(CHANNELS, device=workload.device, requires_grad=True) for _ in range(3))
 
     def forward() -> torch.Tensor:
-        if contender == "eager":
-            return plain_activation(x, mean, scale, shift)
+        if contender != "fastinpaint":
+            return BY_TORCH[contender](plain_activation)(x, mean, scale, shift)
         return activation([Source(x, mean, scale, shift, relu=True)])
 
     close = TOLERANCE[workload.torch_dtype]
@@ -64,13 +79,15 @@ def test_activation(contender, which, workload, measure):
     measure(passes[which], f"activation {which}", contender, moved=maps * x.nbytes, kind="op", kept_bytes=kept)
 
 
+@pytest.mark.parametrize("contender", ["eager", "compile", "cudnn graph", "fastinpaint"])
 @pytest.mark.parametrize("which", ["forward", "backward"])
-@pytest.mark.parametrize("contender", ["eager", "cudnn graph", "fastinpaint"])
 def test_norm_relu(contender, which, workload, measure, leave_out):
     """Batch norm in training, statistics included, with ReLU."""
-    x, truth = a_map(workload), nn.Sequential(nn.BatchNorm2d(CHANNELS), nn.ReLU()).to(workload.device)
-    forward = truth if contender == "eager" else accelerate(nn.Sequential(nn.BatchNorm2d(CHANNELS), nn.ReLU()))
-    forward.to(workload.device)
+    x, truth = a_map(workload), stock_norm_relu(workload.device)
+    if contender == "fastinpaint":
+        forward = accelerate(nn.Sequential(nn.BatchNorm2d(CHANNELS), nn.ReLU()).to(workload.device))
+    else:
+        forward = compiled(truth) if contender == "compile" else truth
     if contender == "cudnn graph":
         reason = cudnn_graph.why_not(x.device) or ("only its forward is written here." if which == "backward" else None)
         if reason is not None:
@@ -94,15 +111,15 @@ def plain_l1(output, target, mask):
     return ((output - target).abs() * mask).sum() / (3 * mask.sum())
 
 
+@pytest.mark.parametrize("contender", ["eager", "compile", "fastinpaint"])
 @pytest.mark.parametrize("which", ["forward", "backward"])
-@pytest.mark.parametrize("contender", ["eager", "fastinpaint"])
 def test_masked_l1(contender, which, workload, measure):
     """The loss of Eq. 1 at full size."""
     shape = (workload.batch, 3, workload.frames, workload.size, workload.size)
     output, target = (torch.rand(shape, device=workload.device) for _ in range(2))
     mask = (torch.rand(shape[0], 1, *shape[2:], device=workload.device) > 0.8).float()
     output.requires_grad_()
-    function = plain_l1 if contender == "eager" else masked_l1
+    function = masked_l1 if contender == "fastinpaint" else BY_TORCH[contender](plain_l1)
     torch.testing.assert_close(function(output, target, mask), plain_l1(output, target, mask))
     passes, kept = passes_of(lambda: function(output, target, mask), output, torch.ones((), device=workload.device))
     moved = (2 if which == "forward" else 3) * output.nbytes + mask.nbytes

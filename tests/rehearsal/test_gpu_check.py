@@ -60,7 +60,7 @@ def test_every_step_ends_well(tmp_path: Path) -> None:
     found = rows.read([tmp_path / "rows.jsonl"])
     assert {row["device"] for row in found} == {"a rehearsal's stand-in for a GPU"}
     ours = {"fastinpaint", "fastinpaint cuda", "fastinpaint library"}
-    assert {row["contender"] for row in found} == {"eager", "eager channels-last", "cudnn graph", *ours}
+    assert {row["contender"] for row in found} == {"eager", "eager channels-last", "compile", "cudnn graph", *ours}
     assert (tmp_path / "report" / "layers.png").exists()
 
 
