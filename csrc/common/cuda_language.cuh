@@ -8,11 +8,6 @@
   emu::note_launch(emu::name_of<kernel>()), emu::launch(grid, block, shared_bytes, [&] { kernel(__VA_ARGS__); })
 namespace fi {
 constexpr int kSharedGap = 32;  // poisoned bytes behind each part of shared memory
-#ifdef __SANITIZE_THREAD__
-constexpr int kMostThreads = 255;  // fibers that it follows
-#else
-constexpr int kMostThreads = 1024;
-#endif
 inline void poison_shared(void* p, size_t bytes) { emu::poison(p, bytes); }
 inline void unpoison_shared(void* p, size_t bytes) { emu::unpoison(p, bytes); }
 }  // namespace fi
@@ -28,7 +23,6 @@ inline void unpoison_shared(void* p, size_t bytes) { emu::unpoison(p, bytes); }
   kernel<<<grid, block, shared_bytes, static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__)
 namespace fi {
 constexpr int kSharedGap = 0;
-constexpr int kMostThreads = 1024;  // of a block
 __device__ inline void poison_shared(void*, size_t) {}
 __device__ inline void unpoison_shared(void*, size_t) {}
 }  // namespace fi

@@ -6,10 +6,12 @@ namespace fi {
 template <class T>
 static int launch_hopper(const Conv& conv, const GatherPlan& plan, void* stream) {
   const GatherParams& p = plan.params;
-  int64_t total = int64_t(plan.taps) * p.k_padded * p.n_padded;
-  int blocks = int(std::min<int64_t>((total + kThreads - 1) / kThreads, 4096));
-  FI_LAUNCH(pack_hopper_kernel<T>, blocks, kThreads, 0, stream, static_cast<const T*>(conv.weight), plan.pack,
-            static_cast<T*>(const_cast<void*>(p.weight)), plan.taps, p.k_padded, p.n_padded);
+  PackParams pack = plan.pack;
+  std::swap(pack.k, pack.n);
+  int64_t blocks = choose_runs(pack, plan.taps, padded(pack.k));
+  if (blocks >= 1ll << 31) return kTooLarge;
+  FI_LAUNCH(pack_hopper_kernel<T>, int(blocks), kThreads, pack_bytes<T>(), stream, static_cast<const T*>(conv.weight),
+            pack, static_cast<T*>(const_cast<void*>(p.weight)), plan.taps);
   if (int status = launched()) return status;
   int bytes = hopper_bytes(p.patch);
   if (int status = allow_shared(hopper_gather_kernel<T>, bytes)) return status;

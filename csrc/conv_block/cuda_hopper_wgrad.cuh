@@ -10,14 +10,13 @@ constexpr int kTurnedThreads = 256;  // two warpgroups: 288 sums of a row of D d
 constexpr int kTurnedChannels = 64;  // of P and of Q in a block: a row of Q is one 128-byte row of the swizzle
 constexpr int kTurnedTaps = 9;       // of a block: five in the first warpgroup, four in the second
 constexpr int kTurnedFewest = 8;     // fewer leave tensor cores idle
-constexpr int kTurnedPitch = kTurnedChannels + kVector;   // of P's patch, in elements
 constexpr int kTurnedTile = kTileRows * kTurnedChannels;  // Q of a tile, in elements
 constexpr int kTurnedLimit = 227 << 10;                   // bytes of shared memory: one block an SM
 constexpr int kTurnedBlocks = 132;                        // SMs of an H200
 constexpr int kTurnedWider = 256, kTurnedNarrower = 128;  // the fewest channels of the layer's two sides
 
 __host__ __device__ inline int turned_patch_elements(const PatchShape& patch) {
-  return patch.rows * patch.columns * kTurnedPitch;
+  return patch.rows * patch.columns * kTurnedChannels;
 }
 
 inline int turned_bytes(const PatchShape& patch) {

@@ -164,7 +164,7 @@ inline bool plan_blocks(const Conv& conv, const Roles& roles, int most, WgradPla
   int64_t operations = 2 * rows * kTileRows * plan.columns;
   if (!plan.hopper) operations += operations / 2;  // mma.sync does not reach the rate of wgmma
   plan.groups = kMostGroups;
-  bool grouped = !plan.hopper && block_bytes(conv, plan) <= conv.shared_limit && kMostGroups * kThreads <= kMostThreads;
+  bool grouped = !plan.hopper && block_bytes(conv, plan) <= conv.shared_limit;
   Splits splits = choose_splits(plan.row_blocks * plan.column_tiles, w.tiles, operations, partial_bytes,
                                 plan.hopper ? kTurnedBlocks : kWantedBlocks, grouped ? kMostGroups : 1);
   plan.groups = splits.groups;

@@ -31,16 +31,26 @@ __device__ __forceinline__ int64_t output_position(const GatherParams& p, const 
   return ((int64_t(tile.n) * p.out_size[0] + t) * p.out_size[1] + h) * p.out_size[2] + w;
 }
 
+// The bias of eight channels in the place of `shift`; zero where there is none.
+template <class T>
+__device__ ChannelParams load_bias(const Segment& segment, int channel, int valid) {
+  if (!segment.bias) valid = 0;
+  Vector<T> bias =
+      load_vector(static_cast<const T*>(segment.bias) + channel, valid, valid == kVector && is_aligned(segment.bias));
+  ChannelParams result;
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) result.shift[i] = to_float(bias.v[i]);
+  return result;
+}
+
 // y = acc + bias, and the moments of y as it is stored.
 template <class T>
-__device__ void store_forward(const Segment& segment, int64_t at, int channel, int valid, float (&value)[kVector],
-                              Fold& fold, float& count) {
-  const T* bias = static_cast<const T*>(segment.bias);
+__device__ void store_forward(const Segment& segment, int64_t at, int valid, float (&value)[kVector],
+                              const ChannelParams& bias, Fold& fold, float& count) {
   bool aligned = segment.channels % kVector == 0 && is_aligned(segment.y);
   Vector<T> y;
 #pragma unroll
-  for (int i = 0; i < kVector; ++i)
-    y.v[i] = from_float<T>(value[i] + (bias && i < valid ? to_float(bias[channel + i]) : 0.0f));
+  for (int i = 0; i < kVector; ++i) y.v[i] = from_float<T>(value[i] + bias.shift[i]);
   store_vector(static_cast<T*>(segment.y) + at, y, valid, aligned);
   count += 1;
 #pragma unroll
@@ -82,8 +92,7 @@ __device__ void epilogue(const GatherParams& p, const Tile& tile, char* memory, 
   const Segment& segment = *place.segment;
   int group = threadIdx.x % kGroups, channel = place.channel + group * kVector;
   int valid = max(0, min(kVector, segment.channels - channel));
-  ChannelParams params;
-  if (p.backward) params = load_params(segment.source, channel);
+  ChannelParams params = p.backward ? load_params(segment.source, channel) : load_bias<T>(segment, channel, valid);
   Fold fold;
   float count = 0;
   for (int row = threadIdx.x / kGroups; row < kTileRows; row += kThreads / kGroups) {
@@ -99,7 +108,7 @@ __device__ void epilogue(const GatherParams& p, const Tile& tile, char* memory, 
     if (p.backward)
       store_backward<T>(segment, at, valid, value, params, fold);
     else
-      store_forward<T>(segment, at, channel, valid, value, fold, count);
+      store_forward<T>(segment, at, valid, value, params, fold, count);
   }
   if (!segment.partials.value) return;
   if (p.backward)

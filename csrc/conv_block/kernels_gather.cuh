@@ -28,17 +28,16 @@ int gather_bytes(const PatchShape& patch) {
   return std::max(loop, epilogue_bytes(BN));
 }
 
-// The patch of one group of taps and one chunk of channels, for the loader.
+// The patch of one group of taps and one chunk of channels, for the loader; new_chunk: the last one's was another.
 template <class T, int groups>
 __device__ void begin_patch(const GatherParams& p, const Tile& tile, BoxLoader<T, groups>& loader, Slice<T>& loading,
-                            int& chunk, int new_chunk, int group) {
-  int index = new_chunk >= p.chunks[0];
+                            int chunk, bool new_chunk, int group) {
+  int index = chunk >= p.chunks[0];
   const Source& source = p.source[index];
-  if (new_chunk != chunk) {
-    loader.set_channels(source, (new_chunk - (index ? p.chunks[0] : 0)) * groups * kVector);
+  if (new_chunk) {
+    loader.set_channels(source, (chunk - (index ? p.chunks[0] : 0)) * groups * kVector);
     loading.set_params(source, loader.channel);
   }
-  chunk = new_chunk;
   PatchOrigin origin = p.origin[group];
   int t = tile.t * p.taps.step[0] + origin.t;
   loader.set_origin(source, int64_t(tile.n) * p.in_size[0] + t, tile.h * p.taps.step[1] + origin.h,
@@ -95,7 +94,7 @@ __global__ void __launch_bounds__(kThreads, 2) gather_kernel(const __grid_consta
   list_taps(p, tile, live, starts, counts, taps, groups);
   SegmentTile place = find_segment<BN>(p);
   int first_column = place.segment->first_column + place.channel;
-  int chunks = p.chunks[0] + p.chunks[1], patches = chunks * groups;
+  int chunks = p.chunks[0] + p.chunks[1];
 
   int weight_tap = 0, weight_chunk = 0, weight_stage = 0;  // of the next fetch
   auto fetch_next = [&] {
@@ -113,25 +112,25 @@ __global__ void __launch_bounds__(kThreads, 2) gather_kernel(const __grid_consta
   Accumulators<BN> acc = {};
   BoxLoader<T, kChunk / kVector> loader(p.patch, p.in_size);
   Slice<T> loading;
-  int loaded_chunk = -1;
   fetch_next();
   fetch_next();
-  if (patches > 0) {
-    begin_patch(p, tile, loader, loading, loaded_chunk, 0, starts[0].y);
+  if (taps > 0) {
+    begin_patch(p, tile, loader, loading, 0, true, starts[0].y);
     for (int slice = 0; slice < loader.slices(); ++slice) {
       loader.load(slice, loading);
       loader.store(slice, loading, first_patch);
     }
   }
   int stage = 0;
-  for (int patch = 0, chunk = 0, group = 0; patch < patches; ++patch) {
+  bool odd = false, more = taps > 0;
+  for (int chunk = 0, group = 0; more; odd = !odd) {
     int end = group + 1 < groups ? starts[group + 1].x : taps, slice = 0;
     int first = starts[group].x;
     if (++group == groups) group = 0, ++chunk;
-    bool more = patch + 1 < patches;
-    if (more) begin_patch(p, tile, loader, loading, loaded_chunk, chunk, starts[group].y);
-    T* current = patch % 2 ? second_patch : first_patch;
-    T* next = patch % 2 ? first_patch : second_patch;
+    more = chunk < chunks;
+    if (more) begin_patch(p, tile, loader, loading, chunk, group == 0, starts[group].y);
+    T* current = odd ? second_patch : first_patch;
+    T* next = odd ? first_patch : second_patch;
     for (int l = first; l < end; ++l) {
       cp_async_wait<1>();
       __syncthreads();  // this step's weights and patch are there; the last step's are free

@@ -18,19 +18,17 @@
 namespace fi {
 
 // Packs [tap][chunk][column tile] of 128 columns x 64 channels; the 16-byte pieces of a column's 128 bytes are swizzled
-// by the column: piece i stands at i ^ column % 8.
+// by the column: piece i stands at i ^ column % 8. p: k and n exchanged, so that a piece is a vector.
 template <class T>
-__global__ void __launch_bounds__(kThreads) pack_hopper_kernel(const T* weight, const __grid_constant__ PackParams p,
-                                                               T* packed, int taps, int k_padded, int n_padded) {
-  int64_t total = int64_t(taps) * k_padded * n_padded;
-  int chunks = k_padded / kHopperChunk, tiles = n_padded / kHopperColumns;
-  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < total; i += int64_t(gridDim.x) * kThreads) {
-    int at = int(i % (kHopperChunk * kHopperColumns)), tile = int(i / (kHopperChunk * kHopperColumns));
-    int n = at / kHopperChunk, k = ((at / kVector ^ n) % kVector) * kVector + at % kVector;
-    int tap = tile / tiles / chunks;
-    packed[i] =
-        packed_value(weight, p, tap, tile / tiles % chunks * kHopperChunk + k, tile % tiles * kHopperColumns + n);
-  }
+__global__ void __launch_bounds__(kThreads)
+    pack_hopper_kernel(const T* weight, const __grid_constant__ PackParams p, T* packed, int taps) {
+  FI_DYNAMIC_SHARED(memory);
+  int chunks = padded(p.n) / kHopperChunk, tiles = padded(p.k) / kHopperColumns;
+  pack(weight, p, packed, taps, padded(p.k), memory, [&](int tap, int column, int k) {
+    int64_t tile = (int64_t(tap) * chunks + k / kHopperChunk) * tiles + column / kHopperColumns;
+    int piece = k / kVector ^ column;
+    return (tile * kHopperColumns + column % kHopperColumns) * kHopperChunk + piece % kVector * kVector;
+  });
 }
 
 // The ring of weight stages. All threads walk it; thread 0 asks for the copies.
@@ -126,11 +124,10 @@ __global__ void __launch_bounds__(kThreads, 2)
                     lane / 16 * kVector;
   BoxLoader<T, kHopperChunk / kVector> loader(p.patch, p.in_size);
   Slice<T> loading;
-  int loaded_chunk = -1;
   if (threadIdx.x == 0)
     for (int i = 0; i < min(kStages, taps * chunks); ++i) ring.ask(i, next_weights());
   if (patches > 0) {
-    begin_patch(p, tile, loader, loading, loaded_chunk, 0, starts[0].y);
+    begin_patch(p, tile, loader, loading, 0, true, starts[0].y);
     for (int slice = 0; slice < loader.slices(); ++slice) {
       loader.load(slice, loading);
       loader.store(slice, loading, first_patch);
@@ -141,7 +138,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     int first = starts[group].x;
     if (++group == groups) group = 0, ++chunk;
     bool more = patch + 1 < patches;
-    if (more) begin_patch(p, tile, loader, loading, loaded_chunk, chunk, starts[group].y);
+    if (more) begin_patch(p, tile, loader, loading, chunk, group == 0, starts[group].y);
     const T* current = patch % 2 ? second_patch : first_patch;
     T* next = patch % 2 ? first_patch : second_patch;
     __syncthreads();  // this patch is there; the last one has been read

@@ -1,7 +1,8 @@
 // The weight's gradient (kernels_wgrad.cuh) on Hopper's own matrix instruction, wgmma m64n64k16. k runs over positions,
 // so both factors stand in memory the wrong way round:
 //
-//   A  is 64 channels of P at one tap. ldmatrix.trans turns them on their way from P's activated patch into registers.
+//   A  is 64 channels of P at one tap. ldmatrix.trans turns them on their way from P's activated patch into registers;
+//      the patch is swizzled as B is, in place of a padding: so two patches of a dilation of 8 fit.
 //   B  is 64 channels of Q, a row of 128 bytes a position, swizzled as it is activated into shared memory. The tensor
 //      cores turn it: wgmma reads either order of 16-bit values.
 //   a block  two warpgroups; nine taps of one plane x 64 channels of P, 64 of Q. The first has taps 0 ... 4, the other
@@ -22,14 +23,21 @@ constexpr int kFirstTaps = (kTurnedTaps + 1) / 2;  // of the first warpgroup
 
 using TurnedSums = float[kFirstTaps][kTurnedChannels / 8][4];
 
-// acc[i] += P^T Q of the warpgroup's tap i over 16 positions. row: the lane's of the patch, for ldmatrix.
+// Where eight channels of a position stand: of a row of 128 bytes, piece i is at i ^ position % 8. Neighbours' pieces
+// are in different banks.
+__device__ __forceinline__ int swizzled(int position, int group) {
+  return position * kTurnedChannels + (group ^ position) % (kTurnedChannels / kVector) * kVector;
+}
+
+// acc[i] += P^T Q of the warpgroup's tap i over 16 positions. position, group: the lane's in the patch, for ldmatrix.
 template <class T, int taps>
-__device__ __forceinline__ void multiply_turned(TurnedSums& acc, const T* row, const int* offsets, uint64_t b) {
+__device__ __forceinline__ void multiply_turned(TurnedSums& acc, const T* patch, int position, int group,
+                                                const int* offsets, uint64_t b) {
   uint32_t a[2][4];  // of two taps: one is loaded while the tensor cores read the other
 #pragma unroll
   for (int i = 0; i < taps; ++i) {
     if (i >= 2) wgmma_wait<1>();
-    ldmatrix_x4<true>(a[i % 2], row + offsets[i]);
+    ldmatrix_x4<true>(a[i % 2], patch + swizzled(position + offsets[i], group));
     wgmma_fence();
     wgmma_turned_m64n64k16<T>(acc[i], a[i % 2], b);
     wgmma_commit();
@@ -136,7 +144,7 @@ __global__ void __launch_bounds__(kTurnedThreads, 1)
   T* q_tiles = arena.take<T>(2 * kTurnedTile);
   T* first_patch = arena.take<T>(turned_patch_elements(p.patch));
   T* second_patch = arena.take<T>(turned_patch_elements(p.patch));
-  int* offsets = arena.take<int>(kTurnedTaps);  // of the taps in the patch
+  int* offsets = arena.take<int>(kTurnedTaps);  // of the taps in the patch, in positions
 
   int column_tiles = w.q_tiles[0] + w.q_tiles[1], rows_index = blockIdx.x / column_tiles;
   const TapBlock& block = w.block[rows_index % w.blocks];
@@ -144,7 +152,7 @@ __global__ void __launch_bounds__(kTurnedThreads, 1)
   Part columns = find_part(w.q, w.q_tiles[0], blockIdx.x % column_tiles, kTurnedChannels);
   if (threadIdx.x < kTurnedTaps) {  // the barrier of the first tile shows them
     const Tap& tap = p.taps.tap[block.first + (int(threadIdx.x) < block.count ? threadIdx.x : 0)];
-    offsets[threadIdx.x] = ((tap.h - block.h) * p.patch.columns + tap.w - block.w) * kTurnedPitch;
+    offsets[threadIdx.x] = (tap.h - block.h) * p.patch.columns + tap.w - block.w;
   }
 
   int end = min(w.tiles, (int(blockIdx.y) + 1) * w.tiles_each);
@@ -173,17 +181,16 @@ __global__ void __launch_bounds__(kTurnedThreads, 1)
   auto store = [&](int slice, T* patch, T* q) {
     if (slice < p_slices) {
       loader.store(p.patch, slice, [&](int at, const Vector<T>& values) {
-        store_vector(patch + at * kTurnedPitch + threadIdx.x % Loader::kGroups * kVector, values, kVector, true);
+        store_vector(patch + swizzled(at, threadIdx.x), values, kVector, true);
       });
     } else {
       loader.store(w.q_box, slice - p_slices, [&](int at, const Vector<T>& values) {
-        int piece = (threadIdx.x ^ at) % Loader::kGroups;
-        store_operand(q + at * kTurnedChannels + piece * kVector, reinterpret_cast<const uint4&>(values));
+        store_operand(q + swizzled(at, threadIdx.x), reinterpret_cast<const uint4&>(values));
       });
     }
   };
 
-  int lane = threadIdx.x % 32, channel = threadIdx.x / 32 % 4 * 16 + lane / 8 % 2 * kVector;
+  int lane = threadIdx.x % 32, group = threadIdx.x / 32 % 4 * 2 + lane / 8 % 2;
   TurnedSums acc = {};
   if (next < end) {
     for (int slice = 0; slice < slices; ++slice) {
@@ -204,11 +211,10 @@ __global__ void __launch_bounds__(kTurnedThreads, 1)
       bool loads = slice < to_load;
       if (loads) load(slice);
       int position = box_position(p.patch, p.tile_bits, k * 16 + lane / 16 * 8 + lane % 8);
-      const T* row = patch + position * kTurnedPitch + channel;
       if (threadIdx.x < 128)
-        multiply_turned<T, kFirstTaps>(acc, row, offsets, b);
+        multiply_turned<T, kFirstTaps>(acc, patch, position, group, offsets, b);
       else
-        multiply_turned<T, kTurnedTaps - kFirstTaps>(acc, row, offsets + kFirstTaps, b);
+        multiply_turned<T, kTurnedTaps - kFirstTaps>(acc, patch, position, group, offsets + kFirstTaps, b);
       loader.keep();
       if (loads) store(slice++, next_patch, next_q);
     }

@@ -6,6 +6,9 @@
 //
 //   runs along k  16 n x 64 of (k, tap)                   a convolution's forward, a transposed one's dgrad
 //   runs along n  one k x (groups of eight n, all taps)   the other two
+//
+// place(tap, k, n) is where the vector stands that begins there. With k and n exchanged the same code writes vectors of
+// eight k (kernels_hopper.cuh).
 #pragma once
 #include "conv_block/kernels_params.cuh"
 
@@ -69,12 +72,13 @@ __device__ __forceinline__ T packed_value(const T* weight, const PackParams& p, 
 }
 
 // Any strides, and the pairs of thin layers: a thread gathers the eight values of a vector one by one.
-template <class T>
-__device__ void pack_values(const Map<T>* weight, const PackParams& p, T* packed, int taps, int k_padded) {
+template <class T, class Place>
+__device__ void pack_values(const Map<T>* weight, const PackParams& p, T* packed, int taps, int k_padded, Place place) {
   int groups = padded(p.n) / kVector;
   int64_t total = int64_t(taps) * k_padded * groups;
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < total; i += int64_t(gridDim.x) * kThreads) {
     int n = int(i % groups) * kVector, row = int(i / groups), tap = row / k_padded, k = row % k_padded;
+    T* to = packed + place(tap, k, n);
     if (p.pairs) {
       int entries = ceil_div(p.kernel[2], 2), entry = row / kVector;  // along W, of all
       int w = entry % entries * 2 + row % kVector / 4, line = entry / entries;
@@ -85,7 +89,7 @@ __device__ void pack_values(const Map<T>* weight, const PackParams& p, T* packed
     Vector<T> value;
 #pragma unroll
     for (int j = 0; j < kVector; ++j) value.v[j] = from_float<T>(to_float(packed_value(weight, p, tap, k, n + j)));
-    store_vector(packed + i * kVector, value, kVector, true);
+    store_vector(to, value, kVector, true);
   }
 }
 
@@ -100,8 +104,8 @@ __device__ __forceinline__ Vector<T> load_run(const T* weight, const PackSide& l
   return load_vector(weight + channel * lines.stride + (part ? before : 0) + at, valid, aligned);
 }
 
-template <class T>
-__device__ void pack_panel(const Map<T>* weight, const PackParams& p, T* packed, Map<T>* panel, int taps) {
+template <class T, class Place>
+__device__ void pack_panel(const Map<T>* weight, const PackParams& p, T* packed, Map<T>* panel, int taps, Place place) {
   bool along_k = p.runs == Runs::k;
   const PackSide &lines = along_k ? p.n : p.k, &side = along_k ? p.k : p.n;
   int k_padded = padded(p.k), n_padded = padded(p.n), pitch = p.length + kVector;
@@ -124,20 +128,28 @@ __device__ void pack_panel(const Map<T>* weight, const PackParams& p, T* packed,
     Vector<T> value;
 #pragma unroll
     for (int j = 0; j < kVector; ++j) value.v[j] = from_float<T>(to_float(panel[(group * kVector + j) * n_step + r]));
-    store_vector(packed + (int64_t(tap) * k_padded + k) * n_padded + n, value, kVector, true);
+    store_vector(packed + place(tap, k, n), value, kVector, true);
   }
+}
+
+template <class T, class Place>
+__device__ void pack(const Map<T>* weight, const PackParams& p, T* packed, int taps, int k_padded, char* memory,
+                     Place place) {
+  if (p.runs == Runs::none) {
+    pack_values(weight, p, packed, taps, k_padded, place);
+    return;
+  }
+  SharedArena arena(memory, pack_bytes<T>());
+  pack_panel(weight, p, packed, arena.take<Map<T>>(kPanel + 16 * kVector), taps, place);
 }
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     pack_kernel(const Map<T>* weight, const __grid_constant__ PackParams p, T* packed, int taps, int k_padded) {
   FI_DYNAMIC_SHARED(memory);
-  if (p.runs == Runs::none) {
-    pack_values(weight, p, packed, taps, k_padded);
-    return;
-  }
-  SharedArena arena(memory, pack_bytes<T>());
-  pack_panel(weight, p, packed, arena.take<Map<T>>(kPanel + 16 * kVector), taps);
+  int n_padded = padded(p.n);
+  pack(weight, p, packed, taps, k_padded, memory,
+       [&](int tap, int k, int n) { return (int64_t(tap) * k_padded + k) * n_padded + n; });
 }
 
 }  // namespace fi

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fastinpaint import _native
+from fastinpaint.ops import native_cuda
 from fastinpaint.testing import emulated
 
 
@@ -28,3 +29,11 @@ def device() -> Iterator[str]:
         pytest.skip(reason)
     with emulated.installed():
         yield "cpu"
+
+
+@pytest.fixture
+def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wgmma path for all that it can compute."""
+    if (reason := native_cuda.why_not_hopper()) is not None:
+        pytest.skip(reason)
+    monkeypatch.setenv(native_cuda.HOPPER, "all")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from fastinpaint.ops import native_cuda
 from fastinpaint.ops.conv_block import cuda
@@ -17,7 +17,8 @@ from fastinpaint.testing import emulated, sass
 from fastinpaint.testing.counting import counts
 from fastinpaint.testing.emulated import Plant
 from fastinpaint.testing.paper_layers import paper_layers
-from tests.cuda import hopper_probe, small_cases
+from tests.cuda import hopper_probe, small_cases, wgmma
+from tests.cuda.schedules import same_bits
 from tests.cuda.small_cases import Conv
 
 SOURCE = "conv_block/cuda_hopper.cu"
@@ -26,14 +27,6 @@ CASES = (
     *("transposed 3d", "3 channels out", "large mean", "1x1, one pixel"),
 )
 WIDE = Conv((4, 9), (192, 64), (True, False), 136, (3, 3), (1, 1), (1, 1), (1, 1))
-
-
-@pytest.fixture
-def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The wgmma path for all that it can compute."""
-    if (reason := native_cuda.why_not_hopper()) is not None:
-        pytest.skip(reason)
-    monkeypatch.setenv(native_cuda.HOPPER, "all")
 
 
 @pytest.mark.usefixtures("everywhere")
@@ -55,14 +48,13 @@ def test_a_wide_layer_keeps_the_rule(dtype: str, device: str, monkeypatch: pytes
 def test_two_runs_give_the_same_bits(name: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = small_cases.conv_inputs(small_cases.CONVS[name], torch.bfloat16)
     sources, weight, bias, geometry = (small_cases.moved(v, device) for v in inputs)
-    results = []
-    for seed in ("2", "7"):
-        monkeypatch.setenv("FI_SEED", seed)
+
+    def run() -> list[Tensor]:
         y, mean, var = cuda.fwd(sources, weight, bias, geometry, True)
         grads, *_ = cuda.bwd(y, mean, var, y, mean, sources, weight, geometry, [True] * len(sources), False, False)
-        results.append([y, mean, var, *(t for g in grads for t in g if t is not None)])
-    for first, second in zip(*results, strict=True):
-        assert torch.equal(first, second)
+        return [y, mean, var, *(t for g in grads for t in g if t is not None)]
+
+    same_bits(run, monkeypatch)
 
 
 def test_the_paths_differ_and_agree(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,15 +152,7 @@ def test_bulk_copies_bring_every_byte_once_their_phase_is_waited_for() -> None:
 @pytest.mark.skipif(sass.nvcc() is None or sass.cuobjdump() is None, reason="nvcc and cuobjdump are needed")
 def test_ptxas_keeps_the_wgmma_overlapped(tmp_path: Path) -> None:
     """No warning that they are serialised, no spill, and A comes from registers."""
-    made, csrc = tmp_path / "hopper.o", emulated.ROOT / "csrc"
-    flags = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "-gencode=arch=compute_90a,code=sm_90a", "-Xptxas", "-v"]
-    command = [str(sass.nvcc()), *flags, f"-I{csrc}", "-c", str(csrc / SOURCE), "-o", str(made)]
-    said = subprocess.run(command, capture_output=True, text=True, check=True)
-    report = said.stdout + said.stderr
-    assert "hopper_gather_kernel" in report
-    assert not re.findall(r".*(?:C75\d\d|serialized|Performance Loss).*", report)
-    assert not re.findall(r".*[1-9]\d* bytes (?:spill|stack).*", report)
-    listing = subprocess.run([str(sass.cuobjdump()), "-sass", str(made)], capture_output=True, text=True, check=True)
-    products = re.findall(r"HGMMA\.64x128x16\.F32\S* (R\d+, \w+)", listing.stdout)
+    listing = wgmma.compiled(SOURCE, "hopper_gather_kernel", tmp_path)
+    products = re.findall(r"HGMMA\.64x128x16\.F32\S* (R\d+, \w+)", listing)
     assert len(products) >= 2 * 2 * 4  # two dtypes, two halves of the tile, four k16
     assert all(re.fullmatch(r"R\d+, R\d+", operands) for operands in products)
