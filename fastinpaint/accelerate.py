@@ -151,7 +151,7 @@ def _unread_zeros(model: nn.Module) -> dict[nn.Module, str]:
     for row in model.modules():
         if not isinstance(row, nn.Sequential) or type(row).forward is not nn.Sequential.forward:
             continue
-        children = [child for child in row.children() if type(child) is not nn.Identity]
+        children = [child for child in row if type(child) is not nn.Identity]
         for pad, reader in pairwise(children):
             if type(pad) in FUSED and isinstance(pad, _ConstantPadNd):
                 reasons.setdefault(pad, []).append(_why_unread(pad, reader))
@@ -166,7 +166,7 @@ def _why_unread(pad: _ConstantPadNd, reader: nn.Module) -> str | None:
         return f"only a convolution takes zeros for padding of its own, and {type(reader).__name__} follows."
     if (reason := why_not(reader)) is not None:
         return f"the convolution that follows is left: {reason}"
-    around = zeros_of(pad.padding, reader.weight.dim())
+    around = zeros_of(pad.padding, 2 + len(reader.kernel_size))
     if around is None:
         return f"its padding {pad.padding} is none of the spatial axes of the convolution that follows."
     found = absorbed(layers.geometry_of(reader), around)
