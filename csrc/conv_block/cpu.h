@@ -126,8 +126,9 @@ struct Correlation {
   int64_t items() const { return tile_blocks() * parts(); }
 };
 
-constexpr int64_t kChunkIn = 128, kChunkOut = 64;  // most channels of an item of the weight gradient: its product is
-                                                   // half a megabyte and stays in the second cache
+// Most channels of an item of the weight gradient. Larger ones transform each tile fewer times: that is worth that the
+// product, a megabyte, does not all stay in the second cache.
+constexpr int64_t kChunkIn = 128, kChunkOut = 128;
 
 // Gradient of the weight. product [splits, blocks, 16, channels_in, channels_out]. An item sums one split of the tiles
 // for one block and chunks of `chunk_in` and `chunk_out` channels.

@@ -17,24 +17,27 @@ FI_INLINE void multiply_add(float a, vfloat b0, vfloat b1, vfloat& c0, vfloat& c
   asm volatile("" ::: "memory");  // keeps GCC from loading all a first, for which it would spill the sums
 }
 
-// Asks for the lines of b a chain ahead. Packed weights lie in the order of their use, so that is where the next
-// product begins: without it one that streams 16 MB of them waits a third of its time for the third cache, and half for
-// memory.
 template <int WIDTH>
-FI_INLINE void prefetch_chain_after(const float* b) {
+FI_INLINE void prefetch_row(const float* row) {
   constexpr int kLine = 16;  // floats
-  for (int line = 0; line < WIDTH; line += kLine) __builtin_prefetch(b + kChain * kChunk + line);
+  for (int line = 0; line < WIDTH; line += kLine) __builtin_prefetch(row + line);
 }
 
 // c[i, :] (+)= sum_k a[i * ROW + k * STEP] * b[k, :] for the rows I and NV vectors of columns; b's rows are B_ROW
 // apart, c's c_row. All sums of the block stay in registers.
+//
+// Packed weights, the b of forward and data gradient, lie in the order of their use: a chain ahead is where the next
+// product begins. Not asked for, 16 MB of them keep it waiting a third of its time for the third cache, half for
+// memory. The weight gradient comes back to a c of many.
 template <int NV, int ROW, int STEP, int B_ROW, int... I>
 void register_block(const float* a, const float* b, int64_t depth, float* c, int64_t c_row, bool add,
                     std::integer_sequence<int, I...>) {
+  constexpr bool kPacked = B_ROW == kChunk;
+  if (!kPacked && add) (prefetch_row<NV * kLanes>(c + I * c_row), ...);
   vfloat first[sizeof...(I)], second[sizeof...(I)];
   ((first[I] = second[I] = vfloat{}), ...);
   for (int64_t k = 0; k < depth; ++k, a += STEP, b += B_ROW) {
-    if (B_ROW == kChunk) prefetch_chain_after<NV * kLanes>(b);
+    if (kPacked) prefetch_row<NV * kLanes>(b + kChain * kChunk);
     const vfloat b0 = load(b), b1 = NV == 2 ? load(b + kLanes) : b0;
     (multiply_add<NV>(a[I * ROW], b0, b1, first[I], second[I]), ...);
   }
