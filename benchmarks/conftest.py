@@ -24,7 +24,7 @@ import torch
 from benchmarks.visits import MINUTES, TURNS, Visits
 from fastinpaint.bench import rows
 from fastinpaint.bench.contenders import BACKENDS, Workload
-from fastinpaint.bench.machine import ceilings, commit, describe, synchronise
+from fastinpaint.bench.machine import ceilings, commit, describe, rates, synchronise
 from fastinpaint.bench.measure import Timing, allocated_bytes, device_times
 
 LEAST, MOST = 6, 200  # timed rounds of a benchmark in one turn
@@ -145,8 +145,6 @@ def measure(
             more["peak_bytes"] = before[1]["peak_bytes"]
         elif "peak_bytes" not in more:
             more["peak_bytes"] = allocated_bytes(work, device)
-        ceiling = ceilings(device, workload.torch_dtype)
-        floor = max(flops / (1e12 * ceiling["matmul_tflops"]), moved / (1e9 * ceiling["copy_gbs"]))
         row: dict[str, Any] = {
             "case": case,
             "contender": contender,
@@ -158,14 +156,11 @@ def measure(
             "turns": len(turns),
             "drift": timing.drift,
             "noisy": timing.noisy,
-            "gflops": flops / timing.p50 / 1e9 or None,
-            "gbs": moved / timing.p50 / 1e9 or None,
-            "floor_seconds": floor or None,
-            "percent_of_floor": 100 * floor / timing.p50 or None,
+            **rates(timing.p50, flops, moved, ceilings(device, workload.torch_dtype)),
             **more,
         }
         benchmark.extra_info.update(row)
-        row = describe(device) | {"ceilings": ceiling} | row
+        row = describe(device) | row
         if request.node.get_closest_marker("in_turns") is not None and turn + 1 < visits.most:
             waiting[case, contender] = rows_file, row
         else:

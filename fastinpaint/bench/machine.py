@@ -82,6 +82,28 @@ def ceilings(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     return {"copy_gbs": 2 * source.nbytes / copy / 1e9, "matmul_tflops": 2 * side**3 / product / 1e12}
 
 
+def rates(seconds: float, flops: int, moved: int, ceiling: dict[str, float]) -> dict[str, Any]:
+    """What a time comes to beside this machine's ceilings.
+
+    Args:
+        seconds: of one call.
+        flops, moved: operations it must do and bytes it must move; 0 where nothing is said of them.
+        ceiling: of `ceilings`.
+
+    Returns:
+        ``gflops`` and ``gbs`` a second; ``floor_seconds``, what the slower of both would take at the ceilings, and what
+        part of the time that is, ``percent_of_floor``; None for what is not known.
+    """
+    floor = max(flops / (1e12 * ceiling["matmul_tflops"]), moved / (1e9 * ceiling["copy_gbs"]))
+    return {
+        "gflops": flops / seconds / 1e9 or None,
+        "gbs": moved / seconds / 1e9 or None,
+        "floor_seconds": floor or None,
+        "percent_of_floor": 100 * floor / seconds or None,
+        "ceilings": ceiling,
+    }
+
+
 def describe(device: torch.device) -> dict[str, Any]:
     """Device, versions, commit and date, as every row carries them."""
     versions = {"fastinpaint": __version__, "torch": torch.__version__, "python": platform.python_version()}

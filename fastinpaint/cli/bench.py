@@ -70,6 +70,8 @@ def step_times(workload: Workload, names: list[str] | None, seconds: float) -> I
 
     from fastinpaint.bench.budget import run_child
     from fastinpaint.bench.contenders import OURS, TOLERANCE, build, disagreement, is_ours
+    from fastinpaint.bench.layers import layer_cases
+    from fastinpaint.bench.machine import ceilings, rates
     from fastinpaint.bench.measure import kept_bytes, time_in_turn
 
     names = names or ["eager", "eager channels-last", *OURS]
@@ -84,6 +86,8 @@ def step_times(workload: Workload, names: list[str] | None, seconds: float) -> I
     timings = time_in_turn({name: c.step for name, c in contenders.items()}, device, seconds)
     kept = {name: kept_bytes(c.forward, c.model.parameters()) for name, c in contenders.items()}
     contenders.clear()
+    flops = 6 * sum(case.needed_macs() for case in layer_cases(workload))
+    ceiling = ceilings(device, workload.torch_dtype)
     rivals = [t.p50 for name, t in timings.items() if not is_ours(name)]
     best = min(rivals) if rivals else float("nan")
     print(f"{'':<22}{'s/step':>9}{'p20':>9}{'p80':>9}{'speed-up':>10}{'kept GiB':>10}{'peak GiB':>10}")
@@ -96,7 +100,8 @@ def step_times(workload: Workload, names: list[str] | None, seconds: float) -> I
             flush=True,
         )
         row = {"case": "step", "contender": name, "workload": dataclasses.asdict(workload)} | dataclasses.asdict(t)
-        yield row | {"noisy": t.noisy, "kept_bytes": kept[name], "peak_bytes": child and child["peak_bytes"]}
+        row |= {"noisy": t.noisy, "kept_bytes": kept[name], "peak_bytes": child and child["peak_bytes"]}
+        yield row | rates(t.p50, flops, 0, ceiling)
 
 
 def largest_sizes(workload: Workload, names: list[str] | None, axes: list[str], budget_gb: float) -> Iterator[dict]:

@@ -13,6 +13,7 @@ from fastinpaint.bench import rows
 from fastinpaint.bench.budget import Search
 from fastinpaint.bench.contenders import Workload, build, disagreement
 from fastinpaint.bench.layers import layer_cases, taps_on_map
+from fastinpaint.bench.machine import rates
 from fastinpaint.bench.measure import Timing, allocated_bytes, kept_bytes, order, paired, time_in_turn
 from fastinpaint.errors import UserError
 from fastinpaint.ops import map_memory
@@ -112,6 +113,14 @@ def test_needed_work_is_all_work_but_what_falls_on_padding():
     assert all(0 < share <= 1 for share in needed.values())
     assert needed["CombCN 17"] > 0.95  # 128 pixels wide, and little beyond their edge
     assert min(needed.values()) < 0.7  # four frames, and taps as far apart
+
+
+def test_a_time_is_set_beside_the_ceilings_by_the_slower_of_both():
+    ceiling = {"copy_gbs": 10.0, "matmul_tflops": 0.1}
+    by_work, by_bytes = (rates(2.0, flops, 10**10, ceiling) for flops in (15 * 10**10, 10**10))
+    assert (by_work["floor_seconds"], by_work["percent_of_floor"], by_work["gflops"]) == (1.5, 75.0, 75.0)
+    assert (by_bytes["floor_seconds"], by_bytes["percent_of_floor"], by_bytes["gbs"]) == (1.0, 50.0, 5.0)
+    assert rates(2.0, 10**10, 0, ceiling)["gbs"] is None
 
 
 def test_unknown_names_list_the_known_ones():
