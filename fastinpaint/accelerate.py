@@ -218,7 +218,7 @@ def _leave(module: nn.Module, args: tuple[Any, ...], result: Any) -> Any:
     """After a container, be it by an exception."""
     region.leave(module)
     observed = len(module._forward_hooks) > 1 or module._backward_hooks or module._backward_pre_hooks
-    outermost = hasattr(module, "fastinpaint_report") or not region.inside()
+    outermost = hasattr(module, "fastinpaint_report") or not (torch.compiler.is_compiling() or region.inside())
     return plain(result) if outermost or observed or module.__dict__.get("_fastinpaint_plain") else None
 
 

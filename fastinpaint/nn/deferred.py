@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from fastinpaint.nn.raw import Mode, Part, Raw, activate, version
 
+_own = object.__setattr__  # not by way of `Deferred.__setattr__`, several times a layer
 # What watches the gradient of the tensor it is called on.
 WATCHERS = ("register_hook", "retain_grad")
 
@@ -35,10 +36,9 @@ class Deferred:
     _read = False  # whether something reads the parts, and so no plain tensor
 
     def __init__(self, parts: Sequence[Part], backend: str = "auto") -> None:
-        own = object.__setattr__  # not by way of `__setattr__` below, three times a layer
-        own(self, "_parts", tuple(parts))
-        own(self, "_backend", backend)
-        own(self, "_mode", Mode.now())
+        _own(self, "_parts", tuple(parts))
+        _own(self, "_backend", backend)
+        _own(self, "_mode", Mode.now())
 
     @property
     def shape(self) -> torch.Size:
@@ -54,7 +54,7 @@ class Deferred:
 
     @property
     def ndim(self) -> int:
-        return len(self.shape)
+        return self.dim()
 
     @property
     def requires_grad(self) -> bool:
@@ -68,7 +68,7 @@ class Deferred:
         return self.shape if dim is None else self.shape[dim]
 
     def dim(self) -> int:
-        return self.ndim
+        return len(self._parts[0].raw.shape)
 
     def numel(self) -> int:
         return self.shape.numel()
@@ -93,19 +93,25 @@ class Deferred:
 
     def parts(self) -> tuple[Part, ...]:
         """What a convolution is to load."""
-        self._refuse_function()
-        self._read = True
+        self._reads()
         return self._current()
+
+    def _reads(self) -> None:
+        """Something reads the parts."""
+        self._refuse_function()
+        _own(self, "_read", True)
 
     def _current(self) -> tuple[Part, ...]:
         return (Part(Raw(self.tensor())),) if self._superseded() else self._parts
 
     def _superseded(self) -> bool:
         """Whether the plain tensor is to be read in place of the parts."""
-        modified = self._plain is not None and version(self._plain) != self._version
-        lost_grad = torch.is_grad_enabled() and not self._mode.grad
-        computed = self._plain is not None and not torch.is_grad_enabled()  # nothing is kept: take what is there
-        return modified or lost_grad or computed
+        grad = torch.is_grad_enabled()
+        if grad and not self._mode.grad:
+            return True
+        if self._plain is None:
+            return False
+        return not grad or version(self._plain) != self._version  # without grad nothing is kept: take what is there
 
     def _refuse_function(self) -> None:
         """An autograd.Function knows only tensors among its arguments: it would drop this one's gradient unsaid."""
@@ -128,9 +134,11 @@ class Deferred:
 
     def relu(self) -> Deferred | Tensor:
         parts = self._current()
-        if any(part.addend is not None for part in parts):
-            return F.relu(self.tensor())
-        return Deferred([part._replace(relu=True) for part in self.parts()], self._backend)
+        for part in parts:
+            if part.addend is not None:
+                return F.relu(self.tensor())
+        self._reads()
+        return Deferred([Part(raw, mean, scale, shift, True) for raw, mean, scale, shift, _, _ in parts], self._backend)
 
     def relu_(self) -> Deferred:
         return self._in_place(self.relu(), F.relu_)

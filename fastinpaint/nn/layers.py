@@ -8,7 +8,7 @@ padding mode, an unbatched input) goes through torch's own forward. A layer with
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -49,18 +49,18 @@ class _Layer(nn.Module):
         return super().__call__(*plain(args), **plain(kwargs)) if hooked(self) else super().__call__(*args, **kwargs)
 
     def forward(self, input: Map, *args: Any, **kwargs: Any) -> Any:
-        result = NotImplemented if torch_must_run(input) else self._fused(input, *args, **kwargs)
+        compiling = torch.compiler.is_compiling()
+        fused = compiling or not torch_must_run(input)
+        result = self._fused(input, *args, **kwargs) if fused else NotImplemented
         if result is NotImplemented:
             return super().forward(plain(input), *args, **kwargs)
-        outside = self._fastinpaint_accelerated and not inside()
-        refused = not COMPILER_TAKES_DEFERRED and torch.compiler.is_compiling()
-        return plain(result) if outside or refused or self._fastinpaint_plain or hooked(self) else result
+        refused = compiling and not COMPILER_TAKES_DEFERRED
+        outside = not compiling and self._fastinpaint_accelerated and not inside()
+        return plain(result) if refused or outside or self._fastinpaint_plain or hooked(self) else result
 
 
 def torch_must_run(input: Any) -> bool:
     """Whether the fused operators cannot: under functorch, in forward-mode differentiation, and for torch's tracers."""
-    if torch.compiler.is_compiling():
-        return False
     return (
         not isinstance(input, (Tensor, Deferred))
         or torch._C._are_functorch_transforms_active()
@@ -186,45 +186,45 @@ class _Norm(_Layer, _BatchNorm):
     """Batch norm that asks the convolution before it for its statistics and defers the rest."""
 
     def _fused(self, input: Map) -> Any:
-        if input.dtype not in DTYPES or input.dim() not in (4, 5) or input.numel() == 0 or not self._floating(input):
+        # each is read once: a parametrization computes it
+        weight, bias, running_mean, running_var = self.weight, self.bias, self.running_mean, self.running_var
+        shape, device = input.shape, input.device
+        if input.dtype not in DTYPES or len(shape) not in (4, 5) or shape.numel() == 0:
             return NotImplemented
+        for tensor in (weight, bias, running_mean, running_var):
+            if tensor is not None and (tensor.device != device or tensor.dtype not in DTYPES):
+                return NotImplemented
         self._check_input_dim(input)
-        if input.shape[1] != self.num_features:
+        if shape[1] != self.num_features:
             raise ValueError(
-                f"{type(self).__name__}: input must have {self.num_features} channels, got {tuple(input.shape)}."
+                f"{type(self).__name__}: input must have {self.num_features} channels, got {tuple(shape)}."
             )
-        part, running_mean, running_var = self._part(input), self.running_mean, self.running_var
-        running: Running | None = None
+        part, norm = self._part(input), Norm(weight, bias, self._running(running_mean, running_var), self.eps)
         count: int | Tensor = 0
         if self.training or running_mean is None or running_var is None:
-            normed = self._normed(part.raw)
+            normed = self._normed(part.raw, norm)
             if normed is not None:
                 return Deferred([Part(part.raw, *normed)], self._fastinpaint.backend)
             mean, var, count = self._batch_statistics(part.raw)
-            running = self._running()
         else:
-            folded = self._folded(part.raw)
-            if folded is not None:
+            if self._folds(part.raw):
+                folded = part.raw.folded(*self._affine(running_mean, running_var, part.raw.dtype, norm))
                 return Deferred([Part(folded)], self._fastinpaint.backend)
             mean, var = running_mean.clone(), running_var  # training may change it before it is read
-        mean, scale, shift = self._affine(mean, var, part.raw.dtype, running, count)
+        mean, scale, shift = self._affine(mean, var, part.raw.dtype, norm, count)
         return Deferred([Part(part.raw, mean, scale, shift)], self._fastinpaint.backend)
-
-    def _floating(self, input: Map) -> bool:
-        tensors, device = (self.weight, self.bias, self.running_mean, self.running_var), input.device
-        return all(t is None or (t.device == device and t.dtype in DTYPES) for t in tensors)
 
     def _part(self, input: Map) -> Part:
         """The map to be normalised, as it stands."""
         parts = parts_of(input)
         return parts[0] if len(parts) == 1 and parts[0].bare else Part(Raw(plain(input)))
 
-    def _normed(self, raw: Raw) -> tuple[Tensor, Tensor, Tensor] | None:
+    def _normed(self, raw: Raw, norm: Norm) -> tuple[Tensor, Tensor, Tensor] | None:
         """mean, scale and shift from the convolution before it, where its backend finishes both at once."""
         few = raw.shape.numel() == raw.shape[1]  # a value a channel has no statistics
         if not isinstance(raw, PendingConv) or few or self._process_group() is not None:
             return None
-        return raw.normed(Norm(self.weight, self.bias, self._running(), self.eps))
+        return raw.normed(norm)
 
     def _batch_statistics(self, raw: Raw) -> tuple[Tensor, Tensor, int | Tensor]:
         """Batch mean, biased variance, and of how many values a channel."""
@@ -241,32 +241,28 @@ class _Norm(_Layer, _BatchNorm):
         """The processes that share their statistics, or None."""
         return None
 
-    def _running(self) -> Running | None:
+    def _running(self, mean: Tensor | None, var: Tensor | None) -> Running | None:
         """The running statistics, where this batch is to change them."""
-        mean, var, tracked = self.running_mean, self.running_var, self.num_batches_tracked
         if not (self.training and self.track_running_stats) or mean is None or var is None:
             return None
+        tracked = self.num_batches_tracked
         return Running(mean, var, tracked, 0.0 if self.momentum is None and tracked is None else self.momentum)
 
     def _affine(
-        self, mean: Tensor, var: Tensor, dtype: torch.dtype, running: Running | None = None, count: int | Tensor = 0
+        self, mean: Tensor, var: Tensor, dtype: torch.dtype, norm: Norm, count: int | Tensor = 0
     ) -> tuple[Tensor, Tensor, Tensor]:
         """mean, scale = weight / sqrt(var + eps) and shift = bias, in the dtype that sums are taken in.
 
         Running statistics follow mean and var, which were taken of `count` values, as torch's do.
         """
         wide = torch.float64 if dtype == torch.float64 else torch.float32
-        mean, var = (t if t.dtype == wide else t.to(wide) for t in (mean, var))
-        options, weight, bias = self._fastinpaint, self.weight, self.bias
-        return mean, *batch_norm.apply(mean, var, weight, bias, running, count, self.eps, options.backend)
+        mean, var = mean if mean.dtype == wide else mean.to(wide), var if var.dtype == wide else var.to(wide)
+        weight, bias, running, eps = norm
+        return mean, *batch_norm.apply(mean, var, weight, bias, running, count, eps, self._fastinpaint.backend)
 
-    def _folded(self, raw: Raw) -> Raw | None:
-        """Without gradients: the convolution with this batch norm in its weight, if it has not run yet."""
-        if not isinstance(raw, PendingConv) or raw.x is not None or raw.mode.grad or torch.is_grad_enabled():
-            return None
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        return raw.folded(*self._affine(self.running_mean, self.running_var, raw.dtype))
+    def _folds(self, raw: Raw) -> TypeGuard[PendingConv]:
+        """Without gradients: whether the convolution takes this batch norm into its weight, as it has not run yet."""
+        return isinstance(raw, PendingConv) and raw.x is None and not raw.mode.grad and not torch.is_grad_enabled()
 
 
 class BatchNorm2d(_Norm, nn.BatchNorm2d):

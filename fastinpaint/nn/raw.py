@@ -14,7 +14,7 @@ from torch import Tensor
 from fastinpaint.ops.activation import autograd as activation
 from fastinpaint.ops.batch_norm.reference import Norm
 from fastinpaint.ops.conv_block import autograd as conv_block
-from fastinpaint.ops.conv_block import batch_stats, checks
+from fastinpaint.ops.conv_block import batch_stats, checks, operators
 from fastinpaint.ops.conv_block import norm as conv_norm
 from fastinpaint.ops.dispatch import autocast_dtype
 from fastinpaint.ops.saved import Operand, Recipe, Slot
@@ -33,11 +33,11 @@ class Mode(NamedTuple):
     grad: bool
     inference: bool
 
-    @classmethod
-    def now(cls) -> Mode:
+    @staticmethod
+    def now() -> Mode:
         """What is in force. A compiler knows of no inference mode."""
-        inference = not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
-        return cls(torch.is_grad_enabled(), inference)
+        inference = not torch.compiler.is_dynamo_compiling() and torch.is_inference_mode_enabled()
+        return MODES[inference][torch.is_grad_enabled()]
 
     def again(self) -> AbstractContextManager[object]:
         """Puts it in force."""
@@ -50,6 +50,9 @@ class Mode(NamedTuple):
         both.enter_context(torch.inference_mode(self.inference))
         both.enter_context(torch.set_grad_enabled(self.grad))
         return both
+
+
+MODES = ((Mode(False, False), Mode(True, False)), (Mode(False, True), Mode(True, True)))  # by inference and by grad
 
 
 class Options(NamedTuple):
@@ -203,16 +206,15 @@ class PendingConv(Raw):
     def _run_now(self, stats: bool, norm: Norm | None) -> None:
         weight, bias = self._own_weight(), None if self.bias is None else self.bias.to(self.dtype)
         sources, recipes = materialise(self.parts, self.dtype)
-        geometry, backend = self.geometry, self.options.backend
+        call = operators.call_of(sources, weight, self.geometry, stats, self.options.backend)
         if self._to_be_forgotten():
-            call = conv_block.Call(tuple(s.relu for s in sources), geometry, stats, backend)
             self.recipe = Recipe(partial(conv_block.recompute, call), (weight, bias, *recipes), Slot())
         given = recipes if any_recipe(recipes) else None
-        if norm is not None and conv_norm.can(sources, weight, geometry, norm, backend):
-            y, *normed = conv_norm.apply(sources, weight, bias, geometry, norm, backend, given, self.recipe)
+        if norm is not None and conv_norm.can(call, sources, norm):
+            y, *normed = conv_norm.apply(call, sources, weight, bias, norm, given, self.recipe)
             self._normed = tuple(normed)  # type: ignore[assignment]
         else:
-            y, mean, var = conv_block.apply(sources, weight, bias, geometry, stats, backend, given, self.recipe)
+            y, mean, var = conv_block.apply(call, sources, weight, bias, given, self.recipe)
             self._statistics = (mean, var) if stats else None
         self.x, self.version, self.measured = y, version(y), stats
 
@@ -268,7 +270,7 @@ def activate(parts: Sequence[Part], backend: str) -> Tensor:
 
 def any_recipe(operands: Sequence[Operand]) -> bool:
     """Whether anything among them is to be computed again."""
-    return any(isinstance(operand, Recipe) for operand in operands)
+    return Recipe in [type(operand) for operand in operands]
 
 
 def version(x: Tensor) -> int:

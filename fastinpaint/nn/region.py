@@ -37,10 +37,9 @@ def leave(module: nn.Module) -> None:
 
 
 def inside() -> bool:
-    """Whether one is running. A compiler sees the whole model."""
-    if torch.compiler.is_compiling():
-        return True
-    return bool(_running.modules) and _running.modules[-1][1] is _saving()
+    """Whether one is running. Not to be asked under a compiler, which sees the whole model."""
+    modules = _running.modules
+    return bool(modules) and modules[-1][1] is _saving()
 
 
 def _saving() -> object:

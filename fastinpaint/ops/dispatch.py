@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 import torch
 from torch import Tensor
@@ -43,9 +43,15 @@ def unseen(*tensors: Tensor | None) -> bool:
     )
 
 
-def below_autograd() -> AbstractContextManager:
-    """Inside a node's forward and backward: autograd takes no note of what torch's own operations do there."""
-    return torch._C._AutoDispatchBelowADInplaceOrView()
+def underneath(device: torch.device) -> AbstractContextManager:
+    """Around an operator's body that is called as it stands: neither autograd nor autocast sees torch's own there."""
+    below_autograd = torch._C._AutoDispatchBelowADInplaceOrView()
+    if not autocasts(device):
+        return below_autograd
+    both = ExitStack()
+    both.enter_context(torch.autocast(device.type, enabled=False))
+    both.enter_context(below_autograd)
+    return both
 
 
 def tf32_convolutions() -> bool:
@@ -68,18 +74,16 @@ def empty_if_none(tensor: Tensor | None, like: Tensor) -> Tensor:
     return like.new_empty(0) if tensor is None else tensor
 
 
-def apart(tensors: Sequence[Tensor | None], given: Tensor) -> list[Tensor]:
-    """The tensors, none sharing memory with another or with the one that was given; None as an empty vector."""
+def apart(tensors: Sequence[Tensor | None], given: Tensor) -> list[Tensor | None]:
+    """The tensors, none sharing memory with another or with the one that was given."""
     taken, result = {given.untyped_storage()._cdata}, []
     for tensor in tensors:
-        if tensor is None:
-            result.append(given.new_empty(0))
-            continue
-        storage = tensor.untyped_storage()._cdata
-        if storage in taken:
-            tensor = tensor.clone()
+        if tensor is not None:
             storage = tensor.untyped_storage()._cdata
-        taken.add(storage)
+            if storage in taken:
+                tensor = tensor.clone()
+                storage = tensor.untyped_storage()._cdata
+            taken.add(storage)
         result.append(tensor)
     return result
 

@@ -12,6 +12,7 @@ gaps between them that no map fits into and that the system does not get back.
 
 from __future__ import annotations
 
+import math
 import mmap
 import threading
 import weakref
@@ -120,9 +121,7 @@ def set_aside() -> Iterator[None]:
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype, memory_format: torch.memory_format) -> Tensor:
     """An uninitialised map, as torch.empty makes it."""
-    size = dtype.itemsize
-    for length in shape:
-        size *= length
+    size = dtype.itemsize * math.prod(shape)
     if size < LEAST_BYTES or memory.set_aside:
         return torch.empty(shape, dtype=dtype, memory_format=memory_format)
     channels, *space = shape[1:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,30 @@ from torch import Tensor
 
 from fastinpaint import _native
 from fastinpaint.ops import map_memory
-from fastinpaint.ops.types import Source, address
+from fastinpaint.ops.types import Source
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 
 
-class CSource(ctypes.Structure):
-    """`fi::Source` of csrc/activation/cpu.h."""
+C_SOURCE = struct.Struct("@5P2q")  # `fi::Source` of csrc/activation/cpu.h
 
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("x", "mean", "scale", "shift", "addend")),
-        ("channels", ctypes.c_int64),
-        ("relu", ctypes.c_int64),
-    )
+# What the kernels take: p an address, an array or None, l an int64, i an int, d a double. Declared once, an argument
+# is a number of Python's; to make each of them one of C's took a thin layer's call longer than its arithmetic.
+ARGUMENTS = {
+    "fi_cpu_activation_fwd": "piplii",
+    "fi_cpu_activation_bwd": "ppllppplii",
+    "fi_cpu_batch_stats": "pllppii",
+    "fi_cpu_winograd_fwd": "ppippppppi",
+    "fi_cpu_winograd_dgrad": "pppppippppi",
+    "fi_cpu_winograd_wgrad": "ppipppi",
+    "fi_cpu_widen_fwd": "ppippppppi",
+    "fi_cpu_widen_dgrad": "pppppippppi",
+    "fi_cpu_narrow": "ppippppi",
+    "fi_cpu_thin_wgrad": "ppipippi",
+    "fi_cpu_masked_l1_fwd": "pipi",
+    "fi_cpu_masked_l1_bwd": "pidpi",
+}
+KINDS = {"p": ctypes.c_void_p, "l": ctypes.c_int64, "i": ctypes.c_int, "d": ctypes.c_double}
 
 
 @functools.cache
@@ -34,6 +46,8 @@ def library() -> ctypes.CDLL:
     loaded = _native.load("cpu")
     if loaded is None:
         raise RuntimeError(_native.why_not("cpu"))
+    for name, arguments in ARGUMENTS.items():
+        getattr(loaded, name).argtypes = [KINDS[letter] for letter in arguments]
     try:
         openmp = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
         loaded.fi_cpu_use_openmp(ctypes.cast(openmp.GOMP_parallel, ctypes.c_void_p))
@@ -70,7 +84,7 @@ def memory_format(x: Tensor) -> torch.memory_format:
 
 def dense(x: Tensor) -> Tensor:
     """x with its channels innermost and no gaps; a copy only where it is not so already."""
-    return x.contiguous(memory_format=memory_format(x))
+    return x.contiguous(memory_format=torch.channels_last_3d if x.dim() == 5 else torch.channels_last)
 
 
 def empty(like: Tensor, channels: int) -> Tensor:
@@ -80,7 +94,7 @@ def empty(like: Tensor, channels: int) -> Tensor:
 
 def empty_like(x: Tensor) -> Tensor:
     """An uninitialised channels-last map of x's shape and dtype."""
-    return empty(x, x.shape[1])
+    return map_memory.empty(x.shape, x.dtype, memory_format(x))
 
 
 def pixels(x: Tensor) -> int:
@@ -93,37 +107,27 @@ def dense_source(source: Source) -> Source:
     x, mean, scale, shift, relu, addend = source
     if mean is not None and scale is not None and shift is not None:
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        mean, scale, shift = dense_vector(mean, wide), dense_vector(scale, wide), dense_vector(shift, wide)
+        # asking whether a vector is so already costs a tenth of `Tensor.to`
+        mean, scale, shift = [
+            (vector if vector.dtype == wide else vector.to(wide)).contiguous() for vector in (mean, scale, shift)
+        ]
     if addend is not None:
         addend = dense(addend if addend.dtype == x.dtype else addend.to(x.dtype))
     return Source(dense(x), mean, scale, shift, relu, addend)
 
 
-def dense_vector(vector: Tensor, dtype: torch.dtype) -> Tensor:
-    """The vector without gaps in that dtype. Asking whether it is so already costs a tenth of `Tensor.to`."""
-    return (vector if vector.dtype == dtype else vector.to(dtype)).contiguous()
-
-
-def c_sources(sources: Sequence[Source]) -> ctypes.Array[CSource]:
+def c_sources(sources: Sequence[Source]) -> bytes:
     """Dense sources as a C array; it points into them, so they must outlive it."""
-    pack = [
-        CSource(address(x), address(mean), address(scale), address(shift), address(addend), x.shape[1], relu)
-        for x, mean, scale, shift, relu, addend in sources
-    ]
-    return array(CSource, len(pack))(*pack)
+    packed = b""
+    for x, mean, scale, shift, relu, addend in sources:
+        vectors = (0, 0, 0)
+        if mean is not None and scale is not None and shift is not None:
+            vectors = (mean.data_ptr(), scale.data_ptr(), shift.data_ptr())
+        packed += C_SOURCE.pack(x.data_ptr(), *vectors, 0 if addend is None else addend.data_ptr(), x.shape[1], relu)
+    return packed
 
 
 @functools.cache
 def array(kind: type, length: int) -> Any:
     """The class ``kind * length``: ctypes makes it anew whenever the last of its arrays has died."""
     return kind * length  # type: ignore[operator]
-
-
-def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    """The address as an argument."""
-    return ctypes.c_void_p(address(tensor))
-
-
-def size(value: int) -> ctypes.c_int64:
-    """An int64 argument."""
-    return ctypes.c_int64(value)

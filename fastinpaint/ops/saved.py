@@ -67,17 +67,14 @@ def _places(operands: Sequence[Operand], tensors: list[Tensor]) -> tuple[_Place,
         elif isinstance(operand, Recipe):
             found.append(_Step(operand.run, _places(operand.operands, tensors), operand.slot))
         else:
-            found.append(_place(operand, tensors))
+            for place, tensor in enumerate(tensors):  # a search, since the compiler of torch 2.11 traces no ``id``
+                if tensor is operand:
+                    found.append(place)
+                    break
+            else:
+                found.append(len(tensors))
+                tensors.append(operand)
     return tuple(found)
-
-
-def _place(operand: Tensor, tensors: list[Tensor]) -> int:
-    """Where a tensor is among the tensors; by a search, since the compiler of torch 2.11 traces no ``id``."""
-    for place, tensor in enumerate(tensors):
-        if tensor is operand:
-            return place
-    tensors.append(operand)
-    return len(tensors) - 1
 
 
 def recall(ctx: Any) -> list[Tensor | None]:

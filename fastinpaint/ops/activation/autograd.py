@@ -12,7 +12,7 @@ from torch.library import Library, register_fake
 from fastinpaint import backends
 from fastinpaint.ops import saved
 from fastinpaint.ops.activation import reference
-from fastinpaint.ops.dispatch import TAGS, apart, below_autograd, dense, no_autocast, none_if_empty, unseen
+from fastinpaint.ops.dispatch import TAGS, apart, dense, empty_if_none, no_autocast, none_if_empty, underneath, unseen
 from fastinpaint.ops.saved import Operand
 from fastinpaint.ops.types import Source, flatten, unflatten
 
@@ -25,10 +25,13 @@ _library.define(
 
 
 def _fwd(flat: list[Tensor | None], relus: list[bool], backend: str) -> Tensor:
+    with no_autocast(flat[0].device):  # type: ignore[union-attr]
+        return _fwd_now(flat, relus, backend)
+
+
+def _fwd_now(flat: Sequence[Tensor | None], relus: Sequence[bool], backend: str) -> Tensor:
     sources = unflatten(flat, relus)
-    device = sources[0].x.device
-    with no_autocast(device):
-        a = backends.choose(OP, backend, device, sources).fwd(sources)
+    a = backends.choose(OP, backend, sources[0].x.device, sources).fwd(sources)
     return a.clone() if a is sources[0].x else a
 
 
@@ -40,9 +43,15 @@ def _fwd_fake(flat: list[Tensor | None], relus: list[bool], backend: str) -> Ten
 
 
 def _bwd(da: Tensor, flat: list[Tensor | None], relus: list[bool], needs: list[bool], backend: str) -> list[Tensor]:
-    sources = unflatten(flat, relus)
     with no_autocast(da.device):
-        grads = backends.choose(OP, backend, da.device, sources).bwd(da, sources, needs)
+        return [empty_if_none(g, da) for g in _bwd_now(da, flat, relus, needs, backend)]
+
+
+def _bwd_now(
+    da: Tensor, flat: Sequence[Tensor | None], relus: Sequence[bool], needs: Sequence[bool], backend: str
+) -> list[Tensor | None]:
+    sources = unflatten(flat, relus)
+    grads = backends.choose(OP, backend, da.device, sources).bwd(da, sources, needs)
     return apart([g for grad in grads for g in grad], da)
 
 
@@ -54,7 +63,7 @@ def _bwd_fake(
     grads = reference.bwd(da, sources, needs)
     if module.CHANNELS_LAST:
         grads = [grad._replace(x=None if grad.x is None else dense(grad.x)) for grad in grads]
-    return apart([g for grad in grads for g in grad], da)
+    return [empty_if_none(g, da) for g in apart([g for grad in grads for g in grad], da)]
 
 
 for _name, _implementation, _fake in (("activation_fwd", _fwd, _fwd_fake), ("activation_bwd", _bwd, _bwd_fake)):
@@ -65,17 +74,20 @@ for _name, _implementation, _fake in (("activation_fwd", _fwd, _fwd_fake), ("act
 def fwd(flat: list[Tensor | None], relus: list[bool], backend: str) -> Tensor:
     """The activation of flattened sources."""
     if unseen(*flat):
-        with below_autograd():
-            return _fwd(flat, relus, backend)
+        with underneath(flat[0].device):  # type: ignore[union-attr]
+            return _fwd_now(flat, relus, backend)
     return torch.ops.fastinpaint.activation_fwd.default(flat, relus, backend)
 
 
-def bwd(da: Tensor, flat: list[Tensor | None], relus: list[bool], needs: list[bool], backend: str) -> list[Tensor]:
-    """The gradients of flattened sources; an empty vector stands for None."""
+def bwd(
+    da: Tensor, flat: list[Tensor | None], relus: list[bool], needs: list[bool], backend: str
+) -> list[Tensor | None]:
+    """The gradients of flattened sources."""
     if unseen(da, *flat):
-        with below_autograd():
-            return _bwd(da, flat, relus, needs, backend)
-    return torch.ops.fastinpaint.activation_bwd.default(da, flat, relus, needs, backend)
+        with underneath(da.device):
+            return _bwd_now(da, flat, relus, needs, backend)
+    found = torch.ops.fastinpaint.activation_bwd.default(da, flat, relus, needs, backend)
+    return [none_if_empty(g) for g in found]
 
 
 class Activation(torch.autograd.Function):
@@ -115,7 +127,7 @@ class Activation(torch.autograd.Function):
         grads: list[Tensor | None] = []
         for i, part in enumerate(parts):
             if needs[i]:
-                grads += [none_if_empty(g) for g in found[5 * i : 5 * i + 4]]
+                grads += found[5 * i : 5 * i + 4]
             else:
                 grads += [part if flat[5 * i] is None else None, None, None, None]
             grads.append(part if ctx.needs_input_grad[7 + 5 * i] else None)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastinpaint.ops import native_cpu as native
-from fastinpaint.ops.types import Source, SourceGrad
+from fastinpaint.ops.types import Source, SourceGrad, address
 
 CHANNELS_LAST = True
 
@@ -20,31 +20,30 @@ def why_not(sources: Sequence[Source]) -> str | None:
 
 def fwd(sources: Sequence[Source]) -> Tensor:
     """The activation ``[N, sum C_i, *space]``, channels-last, in the dtype of the sources."""
-    a = materialise(sources)
+    a = materialise([native.dense_source(s) for s in sources])
     return a.clone() if a is sources[0].x else a
 
 
 def materialise(sources: Sequence[Source]) -> Tensor:
-    """`fwd`, but a single dense source with nothing to do is handed back as it is."""
-    sources = [native.dense_source(s) for s in sources]
+    """`fwd` of dense sources, but one alone with nothing to do is handed back as it is."""
     first = sources[0]
     if len(sources) == 1 and first.mean is None and not first.relu and first.addend is None:
         return first.x
     a = native.empty(first.x, sum(s.x.shape[1] for s in sources))
     native.library().fi_cpu_activation_fwd(
-        native.c_sources(sources), len(sources), native.pointer(a), native.size(native.pixels(a)),
-        native.DTYPES[a.dtype], torch.get_num_threads(),
+        native.c_sources(sources), len(sources), a.data_ptr(), native.pixels(a), native.DTYPES[a.dtype],
+        torch.get_num_threads(),
     )  # fmt: skip
     return a
 
 
 def bwd(da: Tensor, sources: Sequence[Source], needs: Sequence[bool]) -> list[SourceGrad]:
     """The gradients of every source; ``needs[i]`` says whether source i wants any. Same sums for any thread count."""
-    return consume(da.clone() if len(sources) == 1 else da, sources, needs)
+    return consume(da.clone() if len(sources) == 1 else da, [native.dense_source(s) for s in sources], needs)
 
 
 def consume(da: Tensor, sources: Sequence[Source], needs: Sequence[bool]) -> list[SourceGrad]:
-    """`bwd` of a da that nobody else reads: where it is a gradient as it stands, it is handed on without a copy."""
+    """`bwd` of dense sources and a da that nobody else reads: where it is a gradient as it stands, it is handed on."""
     da = native.dense(da)
     grads, offset = [], 0
     for source, needed in zip(sources, needs, strict=True):
@@ -59,7 +58,6 @@ def _source_bwd(da: Tensor, offset: int, source: Source) -> SourceGrad:
     daddend = part if source.addend is not None else None
     if plain:
         return SourceGrad(x=part if daddend is None else daddend.clone(), addend=daddend)
-    source = native.dense_source(source)
     dx = native.empty_like(source.x)
     dshift = dscale = dmean = None
     if source.mean is not None:
@@ -80,9 +78,8 @@ def _call_bwd(
     dscale: Tensor | None,
 ) -> None:
     native.library().fi_cpu_activation_bwd(
-        native.c_sources([source]), native.pointer(da), native.size(stride), native.size(offset), native.pointer(dx),
-        native.pointer(dshift), native.pointer(dscale), native.size(native.pixels(source.x)),
-        native.DTYPES[da.dtype], torch.get_num_threads(),
+        native.c_sources([source]), da.data_ptr(), stride, offset, address(dx), address(dshift), address(dscale),
+        native.pixels(source.x), native.DTYPES[da.dtype], torch.get_num_threads(),
     )  # fmt: skip
 
 

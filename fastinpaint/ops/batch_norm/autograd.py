@@ -13,7 +13,7 @@ from fastinpaint import backends
 from fastinpaint.ops import saved
 from fastinpaint.ops.batch_norm import reference
 from fastinpaint.ops.batch_norm.reference import Running
-from fastinpaint.ops.dispatch import TAGS, below_autograd, empty_if_none, no_autocast, none_if_empty, unseen
+from fastinpaint.ops.dispatch import TAGS, empty_if_none, no_autocast, none_if_empty, underneath, unseen
 
 OP = "batch_norm"
 _library = Library("fastinpaint", "FRAGMENT")
@@ -109,7 +109,7 @@ class BatchNorm(torch.autograd.Function):
             call.mean, var, weight, bias, *(call.running or (None,) * 4), number, total, call.eps, call.backend
         )  # fmt: skip
         if unseen(*arguments[:7]):
-            with below_autograd():
+            with underneath(var.device):
                 return _fwd(*arguments)
         return torch.ops.fastinpaint.batch_norm_fwd.default(*arguments)
 
@@ -124,7 +124,7 @@ class BatchNorm(torch.autograd.Function):
         if dscale is not None and (needs_var or needs_weight):
             arguments = (dscale, var, weight, ctx.eps, needs_weight, ctx.backend)
             if unseen(dscale, var, weight):
-                with below_autograd():
+                with underneath(var.device):
                     dvar, found = _bwd(*arguments)
             else:
                 dvar, found = torch.ops.fastinpaint.batch_norm_bwd.default(*arguments)
@@ -132,8 +132,10 @@ class BatchNorm(torch.autograd.Function):
         return None, dvar, dweight, None if bias is None or dshift is None else dshift.to(bias.dtype)
 
 
-def _in_torch(backend: str, *arguments: Any) -> bool:
-    return backends.choose(OP, backend, arguments[0].device, *arguments).IN_TORCH
+def _in_torch(backend: str, var: Tensor, *arguments: Any) -> bool:
+    if var.device.type == "cpu" and backends.requested(backend) == "auto":
+        return True  # as the row of the CPU says; a choice would take longer than the arithmetic
+    return backends.choose(OP, backend, var.device, var, *arguments).IN_TORCH
 
 
 def apply(

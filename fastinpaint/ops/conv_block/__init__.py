@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fastinpaint.ops.conv_block import autograd, checks
+from fastinpaint.ops.conv_block import autograd, checks, operators
 from fastinpaint.ops.dispatch import autocast
 from fastinpaint.ops.types import Geometry, Source
 
@@ -74,7 +74,8 @@ def conv_block(
     several = [s._replace(x=autocast(s.x), addend=None if s.addend is None else autocast(s.addend)) for s in several]
     weight, bias = autocast(weight), None if bias is None else autocast(bias)
     checks.check(several, weight, bias, geometry)
-    y, mean, var = autograd.apply(several, weight, bias, geometry, stats, backend)
+    call = operators.call_of(several, weight, geometry, stats, backend or "auto")
+    y, mean, var = autograd.apply(call, several, weight, bias)
     return (y, mean, var) if stats else y
 
 

@@ -16,7 +16,7 @@ from fastinpaint.ops import saved
 from fastinpaint.ops.conv_block import operators, reference
 from fastinpaint.ops.conv_block.operators import Call
 from fastinpaint.ops.saved import Operand, Recipe
-from fastinpaint.ops.types import Geometry, Source, flatten, unflatten
+from fastinpaint.ops.types import Source, flatten, unflatten
 
 
 class ConvBlock(torch.autograd.Function):
@@ -106,15 +106,12 @@ def recompute(call: Call, operands: list[Tensor | None]) -> Tensor:
 
 
 def apply(
+    call: Call,
     sources: Sequence[Source],
     weight: Tensor,
     bias: Tensor | None,
-    geometry: Geometry,
-    stats: bool,
-    backend: str | None = None,
     recipes: Sequence[Operand] | None = None,
     own: Recipe | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, mean and var of checked arguments; see `ConvBlock` for recipes and own."""
-    call = Call(tuple(s.relu for s in sources), geometry, stats, backend or "auto")
+    """y, mean and var of checked arguments; call is their `operators.call_of`, recipes and own see `ConvBlock`."""
     return ConvBlock.apply(call, recipes, own, weight, bias, *flatten(sources))

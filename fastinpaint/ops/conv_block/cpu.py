@@ -21,7 +21,7 @@ KEEPS_WEIGHT_LAYOUT = True  # dweight comes in the weight's
 
 def why_not(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> str | None:
     """Why this convolution cannot run here, in one sentence, or None."""
-    return native.why_not(weight, *(t for s in sources for t in (s.x, s.addend)))
+    return native.why_not(weight, *[t for s in sources for t in (s.x, s.addend)])
 
 
 def fwd(
@@ -29,7 +29,9 @@ def fwd(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """y ``[N, C_out, *space]`` in the sources' dtype; batch mean and biased variance ``[C_out]`` where asked for."""
     mean = var = None
-    if (kernels := cpu_choice.own("fwd", sources, weight, geometry)) is not None:
+    sources = [native.dense_source(s) for s in sources]
+    kernels, _, _ = cpu_choice.own_all(sources, weight, geometry)
+    if kernels is not None:
         y, mean, var = kernels.fwd(sources, weight, bias, geometry, stats)
     else:
         y = convolution(activation.materialise(sources), weight, bias, geometry)
@@ -42,10 +44,10 @@ def batch_stats(y: Tensor) -> tuple[Tensor, Tensor]:
         return reference.batch_stats(y)
     y = native.dense(y)
     wide = torch.float64 if y.dtype == torch.float64 else torch.float32
-    mean, var = (torch.empty(y.shape[1], dtype=wide) for _ in range(2))
+    mean, var = torch.empty(y.shape[1], dtype=wide), torch.empty(y.shape[1], dtype=wide)
     native.library().fi_cpu_batch_stats(
-        native.pointer(y), native.size(native.pixels(y)), native.size(y.shape[1]), native.pointer(mean),
-        native.pointer(var), native.DTYPES[y.dtype], torch.get_num_threads(),
+        y.data_ptr(), native.pixels(y), y.shape[1], mean.data_ptr(), var.data_ptr(), native.DTYPES[y.dtype],
+        torch.get_num_threads(),
     )  # fmt: skip
     return mean, var
 
@@ -60,7 +62,7 @@ def upstream(dy: Tensor, dmean: Tensor | None, dvar: Tensor | None, y: Tensor, m
 
 def stats_bwd(dy: Tensor, dmean: Tensor | None, dvar: Tensor | None, y: Tensor, mean: Tensor | None) -> Tensor:
     """G: the gradient that reaches y through itself and through its statistics."""
-    return activation.materialise([upstream(dy, dmean, dvar, y, mean)])
+    return activation.materialise([native.dense_source(upstream(dy, dmean, dvar, y, mean))])
 
 
 def bwd(
@@ -77,15 +79,16 @@ def bwd(
     needs_bias: bool,
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None]:
     """The gradients of every source, of the weight and of the bias; y and mean are what `fwd` returned."""
-    g = upstream(dy, dmean, dvar, y, mean)
+    g = native.dense_source(upstream(dy, dmean, dvar, y, mean))
+    sources = [native.dense_source(s) for s in sources]
     grads, dweight = [SourceGrad() for _ in sources], None
-    own_dgrad = cpu_choice.own("dgrad", sources, weight, geometry) if any(needs) else None
-    own_wgrad = cpu_choice.own("wgrad", sources, weight, geometry) if needs_weight else None
-    if own_dgrad is not None:
+    needs_input = any(needs)
+    _, own_dgrad, own_wgrad = cpu_choice.own_all(sources, weight, geometry)
+    if needs_input and own_dgrad is not None:
         grads = own_dgrad.dgrad(g, sources, weight, geometry, needs)
-    if own_wgrad is not None:
+    if needs_weight and own_wgrad is not None:
         dweight = own_wgrad.wgrad(g, sources, weight, geometry)
-    theirs = (any(needs) and own_dgrad is None, needs_weight and own_wgrad is None)
+    theirs = (needs_input and own_dgrad is None, needs_weight and own_wgrad is None)
     if any(theirs):
         da, their_dweight = convolution_bwd(activation.materialise([g]), sources, weight, geometry, *theirs)
         dweight = dweight if their_dweight is None else their_dweight

@@ -28,19 +28,24 @@ TRANSFORMED, PACKED = 15, 45
 DIRECT, DIRECT_IN_TIME = {"fwd": 1.1, "dgrad": 1.1, "wgrad": 1.2}, 1.0
 
 
-_answers: dict[tuple, ModuleType | None] = {}  # of `own`: asked three times a layer and step, which thin nets notice
+_answers: dict[tuple, tuple[ModuleType | None, ...]] = {}  # of `own_all`: every layer asks, which thin nets notice
 MOST_ANSWERS = 4096
 
 
 def own(which: str, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> ModuleType | None:
     """The own kernels that a pass, one of `PASSES`, runs on: `cpu_thin` or `cpu_winograd`; None for oneDNN's."""
+    return own_all(sources, weight, geometry)[PASSES.index(which)]
+
+
+def own_all(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> tuple[ModuleType | None, ...]:
+    """Those of every pass, in the order of `PASSES`."""
     asked = os.environ.get(VARIABLE)
-    maps = tuple((source.x.shape, source.x.dtype) for source in sources)
-    question = (which, maps, weight.shape, weight.dtype, geometry, torch.get_num_threads(), asked)
+    maps = tuple([(source.x.shape, source.x.dtype) for source in sources])
+    question = (maps, weight.shape, weight.dtype, geometry, torch.get_num_threads(), asked)
     if question not in _answers:
         if len(_answers) >= MOST_ANSWERS:
             _answers.clear()
-        _answers[question] = _own(which, sources, weight, geometry, asked)
+        _answers[question] = tuple([_own(which, sources, weight, geometry, asked) for which in PASSES])
     return _answers[question]
 
 

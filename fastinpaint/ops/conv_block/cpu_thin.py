@@ -17,7 +17,7 @@ from fastinpaint.ops import map_memory
 from fastinpaint.ops import native_cpu as native
 from fastinpaint.ops.activation import cpu as activation
 from fastinpaint.ops.conv_block import cpu_winograd as winograd
-from fastinpaint.ops.types import Geometry, Source, SourceGrad
+from fastinpaint.ops.types import Geometry, Source, SourceGrad, address
 
 THIN = 4  # most channels of the thin map
 WIDE = 16  # those of the wide one are a multiple: a vector of AVX-512
@@ -77,8 +77,7 @@ def strides(weight: Tensor) -> ctypes.Array[ctypes.c_int64]:
 def fwd(
     sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, stats: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """y and its batch mean and variance, the activation read on the fly; a thin y goes without (None)."""
-    sources = [native.dense_source(s) for s in sources]
+    """y of dense sources and its batch mean and variance, the activation read on the fly; a thin y goes without."""
     x, channels = sources[0].x, weight.shape[0]
     shape_out = (x.shape[0], channels, *winograd.output_size(x.shape, weight.shape, geometry))
     y = map_memory.empty(shape_out, torch.float32, native.memory_format(x))
@@ -86,47 +85,45 @@ def fwd(
     into = torch.Size((x.shape[0], weight.shape[1], *x.shape[2:]))
     shape = shape_of(into, shape_out, weight.shape, geometry, thin_out(weight))
     common = (
-        ctypes.byref(shape), native.c_sources(sources), len(sources), native.pointer(weight), strides(weight),
-        native.pointer(bias), native.pointer(y),
+        ctypes.byref(shape), native.c_sources(sources), len(sources), weight.data_ptr(), strides(weight),
+        address(bias), y.data_ptr(),
     )  # fmt: skip
     if shape.thin_out:
         native.library().fi_cpu_narrow(*common, torch.get_num_threads())
         return y, None, None
-    mean, var = (torch.empty(channels) if stats else None for _ in range(2))
-    native.library().fi_cpu_widen_fwd(*common, native.pointer(mean), native.pointer(var), torch.get_num_threads())
+    mean, var = (torch.empty(channels), torch.empty(channels)) if stats else (None, None)
+    native.library().fi_cpu_widen_fwd(*common, address(mean), address(var), torch.get_num_threads())
     return y, mean, var
 
 
 def dgrad(
     g: Source, sources: Sequence[Source], weight: Tensor, geometry: Geometry, needs: Sequence[bool]
 ) -> list[SourceGrad]:
-    """The gradients of the sources from G, itself given as a source."""
-    g, sources = native.dense_source(g), [native.dense_source(s) for s in sources]
+    """The gradients of dense sources from G, itself given as one."""
     shape = _backward_shape(g, sources, weight, geometry)
     common = (ctypes.byref(shape), native.c_sources([g]))
     if not shape.thin_out:
         da = native.empty(sources[0].x, weight.shape[1])
         native.library().fi_cpu_narrow(
-            *common, 1, native.pointer(weight), strides(weight), None, native.pointer(da), torch.get_num_threads()
+            *common, 1, weight.data_ptr(), strides(weight), None, da.data_ptr(), torch.get_num_threads()
         )
         return activation.consume(da, sources, needs)
     grads = winograd.empty_grads(sources, needs)
     native.library().fi_cpu_widen_dgrad(
-        *common, native.pointer(weight), strides(weight), native.c_sources(sources), len(sources),
+        *common, weight.data_ptr(), strides(weight), native.c_sources(sources), len(sources),
         *winograd.grad_pointers(grads), torch.get_num_threads(),
     )  # fmt: skip
     return winograd.with_means(sources, grads)
 
 
 def wgrad(g: Source, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> Tensor:
-    """dweight, in the layout of the weight."""
-    g, sources = native.dense_source(g), [native.dense_source(s) for s in sources]
+    """dweight, in the layout of the weight; G and the sources are dense."""
     dweight = torch.empty_like(weight)
     shape = _backward_shape(g, sources, weight, geometry)
     wide, thin = (sources, [g]) if shape.thin_out else ([g], sources)
     native.library().fi_cpu_thin_wgrad(
         ctypes.byref(shape), native.c_sources(wide), len(wide), native.c_sources(thin), len(thin),
-        native.pointer(dweight), strides(dweight), torch.get_num_threads(),
+        dweight.data_ptr(), strides(dweight), torch.get_num_threads(),
     )  # fmt: skip
     return dweight
 

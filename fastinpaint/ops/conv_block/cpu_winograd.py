@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastinpaint.ops import map_memory
 from fastinpaint.ops import native_cpu as native
-from fastinpaint.ops.types import Geometry, Source, SourceGrad
+from fastinpaint.ops.types import Geometry, Source, SourceGrad, address
 
 SAME, UP, DOWN = range(3)
 CHANNELS = 16  # every channel count must be a multiple: a vector of AVX-512
@@ -157,19 +157,18 @@ def output_size(x: torch.Size, weight: torch.Size, geometry: Geometry) -> tuple[
 def fwd(
     sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, stats: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """y and its batch mean and variance, the activation read on the fly."""
-    sources = [native.dense_source(s) for s in sources]
+    """y of dense sources and its batch mean and variance, the activation read on the fly."""
     x = sources[0].x
     channels = weight.shape[1] if geometry.transposed else weight.shape[0]
     shape_out = (x.shape[0], channels, *output_size(x.shape, weight.shape, geometry))
     y = map_memory.empty(shape_out, torch.float32, native.memory_format(x))
-    mean, var = (torch.empty(channels) if stats else None for _ in range(2))
+    mean, var = (torch.empty(channels), torch.empty(channels)) if stats else (None, None)
     bias = None if bias is None else bias.contiguous()
     shape, weight = forward_shape(x.shape, y.shape, weight.shape, geometry), apart_in_sets(weight)
     native.library().fi_cpu_winograd_fwd(
-        ctypes.byref(shape), native.c_sources(sources), len(sources), native.pointer(weight),
-        strides(weight, geometry, backward=False), native.pointer(bias), native.pointer(y), native.pointer(mean),
-        native.pointer(var), torch.get_num_threads(),
+        ctypes.byref(shape), native.c_sources(sources), len(sources), weight.data_ptr(),
+        strides(weight, geometry, backward=False), address(bias), y.data_ptr(), address(mean), address(var),
+        torch.get_num_threads(),
     )  # fmt: skip
     return y, mean, var
 
@@ -177,12 +176,11 @@ def fwd(
 def dgrad(
     g: Source, sources: Sequence[Source], weight: Tensor, geometry: Geometry, needs: Sequence[bool]
 ) -> list[SourceGrad]:
-    """The gradients of the sources from G, itself given as a source; the activation's backward is the epilogue."""
-    g, sources = native.dense_source(g), [native.dense_source(s) for s in sources]
+    """The gradients of dense sources from G, itself given as one; the activation's backward is the epilogue."""
     grads = empty_grads(sources, needs)
     shape, weight = dgrad_shape(sources[0].x.shape, g.x.shape, weight.shape, geometry), apart_in_sets(weight)
     native.library().fi_cpu_winograd_dgrad(
-        ctypes.byref(shape), native.c_sources([g]), native.pointer(weight), strides(weight, geometry, backward=True),
+        ctypes.byref(shape), native.c_sources([g]), weight.data_ptr(), strides(weight, geometry, backward=True),
         native.c_sources(sources), len(sources), *grad_pointers(grads), torch.get_num_threads(),
     )  # fmt: skip
     return with_means(sources, grads)
@@ -195,7 +193,9 @@ def empty_grads(sources: Sequence[Source], needs: Sequence[bool]) -> list[Source
         if not needed:
             grads.append(SourceGrad())
             continue
-        dshift, dscale = (None if source.mean is None else torch.empty_like(source.mean) for _ in range(2))
+        dshift = dscale = None
+        if source.mean is not None:
+            dshift, dscale = torch.empty_like(source.mean), torch.empty_like(source.mean)
         daddend = None if source.addend is None else native.empty_like(source.x)
         grads.append(SourceGrad(native.empty_like(source.x), None, dscale, dshift, daddend))
     return grads
@@ -203,25 +203,25 @@ def empty_grads(sources: Sequence[Source], needs: Sequence[bool]) -> list[Source
 
 def grad_pointers(grads: Sequence[SourceGrad]) -> list[ctypes.Array[ctypes.c_void_p]]:
     """Every dx, daddend, dshift and dscale, as the kernels take them."""
+    dx, _, dscale, dshift, daddend = zip(*grads, strict=True)
     kind = native.array(ctypes.c_void_p, len(grads))
-    return [kind(*(native.address(d[i]) for d in grads)) for i in (0, 4, 3, 2)]
+    return [kind(*map(address, tensors)) for tensors in (dx, daddend, dshift, dscale)]
 
 
 def with_means(sources: Sequence[Source], grads: Sequence[SourceGrad]) -> list[SourceGrad]:
     """The gradients with those of the means, which follow from dshift."""
     return [
-        d if s.scale is None or d.shift is None else d._replace(mean=-s.scale * d.shift)
+        d if s.scale is None or d.shift is None else SourceGrad(d.x, -s.scale * d.shift, *d[2:])
         for s, d in zip(sources, grads, strict=True)
     ]
 
 
 def wgrad(g: Source, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> Tensor:
-    """dweight, in the layout of the weight."""
-    g, sources = native.dense_source(g), [native.dense_source(s) for s in sources]
+    """dweight, in the layout of the weight; G and the sources are dense."""
     dweight = torch.empty_like(weight)
     shape = forward_shape(sources[0].x.shape, g.x.shape, weight.shape, geometry)
     native.library().fi_cpu_winograd_wgrad(
-        ctypes.byref(shape), native.c_sources(sources), len(sources), native.c_sources([g]), native.pointer(dweight),
+        ctypes.byref(shape), native.c_sources(sources), len(sources), native.c_sources([g]), dweight.data_ptr(),
         strides(dweight, geometry, backward=False), torch.get_num_threads(),
     )  # fmt: skip
     return dweight

@@ -11,19 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.library import Library, register_fake
 
-from fastinpaint import backends
 from fastinpaint.ops import saved
 from fastinpaint.ops.batch_norm import reference as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Normed, Running
 from fastinpaint.ops.conv_block import operators, reference
-from fastinpaint.ops.conv_block.operators import GEOMETRY, OP, Call, Flat, geometry_of, pack
-from fastinpaint.ops.dispatch import TAGS, below_autograd, empty_if_none, no_autocast, none_if_empty, unseen
+from fastinpaint.ops.conv_block.operators import GEOMETRY, Call, Flat, geometry_of, pack
+from fastinpaint.ops.dispatch import TAGS, empty_if_none, no_autocast, none_if_empty, underneath, unseen
 from fastinpaint.ops.saved import Operand, Recipe
 from fastinpaint.ops.types import Geometry, Source, flatten, unflatten
 
@@ -42,15 +42,12 @@ _library.define(
 )
 
 
-def can(sources: Sequence[Source], weight: Tensor, geometry: Geometry, norm: Norm, backend: str) -> bool:
-    """Whether the backend that would run this convolution has both in one node."""
-    if torch.compiler.is_compiling() or not all(s.x.numel() for s in sources):
+def can(call: Call, sources: Sequence[Source], norm: Norm) -> bool:
+    """Whether the backend that runs this convolution has both in one node."""
+    if call.module is None or not hasattr(call.module, "fwd_norm") or not all(s.x.numel() for s in sources):
         return False
-    if norm.running is not None and norm.running.momentum is None:
-        return False  # each program would have to read the count that one of them changes
-    if weight.device.type == "cpu" and backends.requested(backend) != "triton":
-        return False  # asked before anything else: there a short layer takes no longer than a choice
-    return hasattr(backends.choose(OP, backend, weight.device, sources, weight, geometry), "fwd_norm")
+    # without a momentum each program would have to read the count that one of them changes
+    return norm.running is None or norm.running.momentum is not None
 
 
 def _fwd(
@@ -73,10 +70,16 @@ def _fwd(
         running = Running(running_mean, running_var, tracked, momentum)
     sources, geometry = unflatten(flat, relus), geometry_of(*axes)
     with no_autocast(weight.device):
-        module = backends.choose(OP, backend, weight.device, sources, weight, geometry)
-        y, normed = module.fwd_norm(sources, weight, bias, geometry, Norm(norm_weight, norm_bias, running, eps))
-    if running is not None:  # autograd is to see what a kernel changed
-        changed = [t for t in running[:3] if t is not None and not t.is_inference()]
+        module = operators.choose(backend, sources, weight, geometry)
+        return _fwd_on(module, sources, weight, bias, geometry, Norm(norm_weight, norm_bias, running, eps))
+
+
+def _fwd_on(
+    module: ModuleType, sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, norm: Norm
+) -> tuple[Tensor, ...]:
+    y, normed = module.fwd_norm(sources, weight, bias, geometry, norm)
+    if norm.running is not None:  # autograd is to see what a kernel changed
+        changed = [t for t in norm.running[:3] if t is not None and not t.is_inference()]
         torch.autograd.graph.increment_version(changed)
     return y, *normed
 
@@ -104,12 +107,18 @@ def _bwd(
 ) -> list[Tensor]:
     sources, geometry = unflatten(flat, relus), geometry_of(*axes)
     with no_autocast(weight.device):
-        module = backends.choose(OP, backend, weight.device, sources, weight, geometry)
-        grads, dweight, dbias, dnorm_weight = module.bwd_norm(
-            dy, dmean, dscale, y, Normed(*normed), norm_weight, sources, weight, geometry, needs, needs_weight,
-            needs_bias,
-        )  # fmt: skip
-    return [*pack(grads, dweight, dbias, dy), empty_if_none(dnorm_weight, dy)]
+        module = operators.choose(backend, sources, weight, geometry)
+        needed = (needs, needs_weight, needs_bias)
+        found = _bwd_on(module, dy, dmean, dscale, y, normed, norm_weight, sources, weight, geometry, *needed)
+    return [empty_if_none(t, dy) for t in found]
+
+
+def _bwd_on(
+    module: ModuleType, dy: Tensor, dmean: Tensor, dscale: Tensor, y: Tensor, normed: Sequence[Tensor], *rest: Any
+) -> list[Tensor | None]:
+    """Gradients of the flattened sources, of weight, bias and norm_weight."""
+    grads, dweight, dbias, dnorm_weight = module.bwd_norm(dy, dmean, dscale, y, Normed(*normed), *rest)
+    return [*pack(grads, dweight, dbias, dy), dnorm_weight]
 
 
 def _bwd_fake(
@@ -154,15 +163,15 @@ class ConvNorm(torch.autograd.Function):
         *flat: Tensor | None,
     ) -> tuple[Tensor, ...]:
         call, running, eps, recipes, own = kept
-        arguments = (
-            list(flat), call.relus, weight, bias, norm_weight, norm_bias, *(running or (None,) * 4), eps, call.backend,
-            *call.geometry,
-        )  # fmt: skip
-        if unseen(weight, bias, norm_weight, norm_bias, *(running or ())[:3], *flat):
-            with below_autograd():
-                y, *normed = _fwd(*arguments)
+        if call.module is not None and unseen(weight, bias, norm_weight, norm_bias, *(running or ())[:3], *flat):
+            norm = Norm(norm_weight, norm_bias, running, eps)
+            with underneath(weight.device):
+                y, *normed = _fwd_on(call.module, unflatten(flat, call.relus), weight, bias, call.geometry, norm)
         else:
-            y, *normed = torch.ops.fastinpaint.conv_norm_fwd.default(*arguments)
+            y, *normed = torch.ops.fastinpaint.conv_norm_fwd.default(
+                list(flat), call.relus, weight, bias, norm_weight, norm_bias, *(running or (None,) * 4), eps,
+                call.backend, *call.geometry,
+            )  # fmt: skip
         ctx.set_materialize_grads(False)
         ctx.call, ctx.eps, ctx.slot = call, eps, None if own is None else own.slot
         double = bias if bias is not None and bias.requires_grad else None  # a vector, for double backward only
@@ -204,12 +213,14 @@ def _run_backward(call: Call, *arguments: Any) -> list[Tensor | None]:
     """Gradients of the flattened sources, of weight, bias and norm_weight."""
     *tensors, flat, weight, needs, needs_weight, needs_bias = arguments
     dy, dmean, dscale, y, normed, norm_weight = tensors
-    every = (*tensors, flat, call.relus, weight, needs, needs_weight, needs_bias, call.backend, *call.geometry)
-    if unseen(dy, dmean, dscale, y, *normed, norm_weight, weight, *flat):
-        with below_autograd():
-            found = _bwd(*every)
-    else:
-        found = torch.ops.fastinpaint.conv_norm_bwd.default(*every)
+    relus, geometry, _, backend, module = call
+    if module is not None and unseen(dy, dmean, dscale, y, *normed, norm_weight, weight, *flat):
+        with underneath(weight.device):
+            sources = unflatten(flat, relus)
+            return _bwd_on(module, *tensors, sources, weight, geometry, needs, needs_weight, needs_bias)
+    found = torch.ops.fastinpaint.conv_norm_bwd.default(
+        *tensors, flat, relus, weight, needs, needs_weight, needs_bias, backend, *geometry
+    )
     return [none_if_empty(g) for g in found]
 
 
@@ -230,16 +241,14 @@ def _forward(
 
 
 def apply(
+    call: Call,
     sources: Sequence[Source],
     weight: Tensor,
     bias: Tensor | None,
-    geometry: Geometry,
     norm: Norm,
-    backend: str,
     recipes: Sequence[Operand] | None = None,
     own: Recipe | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """y, and mean, scale and shift of the batch norm that follows, of checked arguments for which `can` is true."""
-    call = Call(tuple(s.relu for s in sources), geometry, True, backend)
     kept = Kept(call, norm.running, norm.eps, recipes, own)
     return ConvNorm.apply(kept, weight, bias, norm.weight, norm.bias, *flatten(sources))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from functools import partial
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -16,11 +17,11 @@ from fastinpaint.ops.conv_block import reference
 from fastinpaint.ops.dispatch import (
     TAGS,
     apart,
-    below_autograd,
     dense,
     empty_if_none,
     no_autocast,
     none_if_empty,
+    underneath,
     unseen,
 )
 from fastinpaint.ops.types import Geometry, Source, SourceGrad, unflatten
@@ -49,6 +50,11 @@ def geometry_of(
     return Geometry(tuple(stride), tuple(padding), tuple(dilation), tuple(output_padding), *rest)
 
 
+def choose(backend: str, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> ModuleType:
+    """The module that runs a convolution."""
+    return backends.choose(OP, backend, weight.device, sources, weight, geometry)
+
+
 def run_fwd(
     fake: bool,
     flat: Flat,
@@ -62,7 +68,7 @@ def run_fwd(
     """Of fake tensors the reference tells the shapes, and the backend that would run tells the layout."""
     sources, geometry = unflatten(flat, relus), geometry_of(*axes)
     with no_autocast(weight.device):
-        module = backends.choose(OP, backend, weight.device, sources, weight, geometry)
+        module = choose(backend, sources, weight, geometry)
         y, mean, var = (reference if fake else module).fwd(sources, weight, bias, geometry, stats)
     if fake and module.CHANNELS_LAST:
         y = dense(y)
@@ -87,7 +93,7 @@ def run_bwd(
 ) -> list[Tensor]:
     sources, geometry = unflatten(flat, relus), geometry_of(*axes)
     with no_autocast(weight.device):
-        module = backends.choose(OP, backend, weight.device, sources, weight, geometry)
+        module = choose(backend, sources, weight, geometry)
         grads, dweight, dbias = (reference if fake else module).bwd(
             dy, dmean, dvar, y, mean, sources, weight, geometry, needs, needs_weight, needs_bias
         )
@@ -99,12 +105,16 @@ def run_bwd(
         kept = getattr(module, "KEEPS_WEIGHT_LAYOUT", False)
         layout = torch.preserve_format if kept else torch.contiguous_format
         dweight = None if dweight is None else torch.empty_like(weight, memory_format=layout)
-    return pack(grads, dweight, dbias, dy)
+    return [empty_if_none(t, dy) for t in pack(grads, dweight, dbias, dy)]
 
 
-def pack(grads: Sequence[SourceGrad], dweight: Tensor | None, dbias: Tensor | None, like: Tensor) -> list[Tensor]:
-    """One list of tensors; an addend's gradient that is x's very own is left out, not copied."""
-    flat = [g for grad in grads for g in (grad if grad.addend is not grad.x else grad._replace(addend=None))]
+def pack(
+    grads: Sequence[SourceGrad], dweight: Tensor | None, dbias: Tensor | None, like: Tensor
+) -> list[Tensor | None]:
+    """One list; an addend's gradient that is x's very own is left out, not copied."""
+    flat: list[Tensor | None] = []
+    for dx, dmean, dscale, dshift, daddend in grads:
+        flat += (dx, dmean, dscale, dshift, None if daddend is dx else daddend)
     return apart([*flat, dweight, dbias], like)
 
 
@@ -130,21 +140,30 @@ class Call(NamedTuple):
         relus: ``relus[i]`` says whether source i is clamped.
         stats: whether batch statistics are wanted.
         backend: a name or "auto".
+        module: what runs it where nothing looks at the call, chosen once for all its passes; None under a compiler.
     """
 
     relus: tuple[bool, ...]
     geometry: Geometry
     stats: bool
     backend: str
+    module: ModuleType | None
+
+
+def call_of(sources: Sequence[Source], weight: Tensor, geometry: Geometry, stats: bool, backend: str) -> Call:
+    """All of a call that is no tensor."""
+    module = None if torch.compiler.is_compiling() else choose(backend, sources, weight, geometry)
+    return Call(tuple([s.relu for s in sources]), geometry, stats, backend, module)
 
 
 def fwd(call: Call, flat: Flat, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """y, mean and var; without statistics the latter two are empty."""
-    arguments: tuple[Any, ...] = (flat, call.relus, weight, bias, call.stats, call.backend, *call.geometry)
-    if unseen(weight, bias, *flat):
-        with below_autograd():
-            return run_fwd(False, *arguments)
-    return torch.ops.fastinpaint.conv_block_fwd.default(*arguments)
+    relus, geometry, stats, backend, module = call
+    if module is None or not unseen(weight, bias, *flat):
+        return torch.ops.fastinpaint.conv_block_fwd.default(flat, relus, weight, bias, stats, backend, *geometry)
+    with underneath(weight.device):
+        y, mean, var = module.fwd(unflatten(flat, relus), weight, bias, geometry, stats)
+        return (y, mean, var) if stats else (y, y.new_empty(0), y.new_empty(0))
 
 
 def bwd(
@@ -169,17 +188,20 @@ def bwd(
             dvar = torch.zeros_like(mean) if dvar is None else dvar
         dy = torch.zeros_like(y) if dy is None else dy
     assert dy is not None
-    arguments: tuple[Any, ...] = (
-        dy, dmean, dvar, y, mean, flat, call.relus, weight, needs, needs_weight, needs_bias, call.backend,
-        *call.geometry,
-    )  # fmt: skip
-    if unseen(dy, dmean, dvar, y, mean, weight, *flat):
-        with below_autograd():
-            found = run_bwd(False, *arguments)
+    relus, geometry, _, backend, module = call
+    if module is None or not unseen(dy, dmean, dvar, y, mean, weight, *flat):
+        packed = torch.ops.fastinpaint.conv_block_bwd.default(
+            dy, dmean, dvar, y, mean, flat, relus, weight, needs, needs_weight, needs_bias, backend, *geometry
+        )
+        found = [none_if_empty(g) for g in packed]
     else:
-        found = torch.ops.fastinpaint.conv_block_bwd.default(*arguments)
-    *grads, dweight, dbias = (none_if_empty(g) for g in found)
-    return with_addends(grads, flat, needs), dweight, dbias
+        with underneath(weight.device):
+            grads, dweight, dbias = module.bwd(
+                dy, dmean, dvar, y, mean, unflatten(flat, relus), weight, geometry, needs, needs_weight, needs_bias
+            )
+            found = pack(grads, dweight, dbias, dy)
+    *dflat, dweight, dbias = found
+    return with_addends(dflat, flat, needs), dweight, dbias
 
 
 def with_addends(grads: list[Tensor | None], flat: Flat, needs: Sequence[bool]) -> list[Tensor | None]:

@@ -53,7 +53,6 @@ def bwd(dloss: Tensor, output: Tensor, target: Tensor, mask: Tensor, per_frame: 
     output, target, mask = _dense(output, target, mask)
     doutput = torch.empty_like(output)
     native.library().fi_cpu_masked_l1_bwd(
-        _arguments(output, target, mask), per_frame, ctypes.c_double(dloss.item()), native.pointer(doutput),
-        torch.get_num_threads(),
-    )  # fmt: skip
+        _arguments(output, target, mask), per_frame, dloss.item(), doutput.data_ptr(), torch.get_num_threads()
+    )
     return doutput
