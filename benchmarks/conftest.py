@@ -44,7 +44,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "in_turns: timed in several turns")
-    least, most = config.getoption("--turns") or TURNS[config.getoption("--device").partition(":")[0]]
+    least, most = (
+        config.getoption("--turns") or TURNS["cuda" if config.getoption("--device").startswith("cuda") else "cpu"]
+    )
     config.stash[VISITS] = Visits(least, max(least, most), time.monotonic() + 60 * MINUTES)
     config.stash[WAITING] = {}
 

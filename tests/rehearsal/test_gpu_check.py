@@ -59,7 +59,7 @@ def test_every_step_ends_well(tmp_path: Path) -> None:
     assert {step["part"] for step in summary} == set(gpu_plan.PARTS) - {"tune", "sanitizers"}
     found = rows.read([tmp_path / "rows.jsonl"])
     assert {row["device"] for row in found} == {"a rehearsal's stand-in for a GPU"}
-    ours = {"fastinpaint", "fastinpaint cuda", "fastinpaint library"}
+    ours = {"fastinpaint", "fastinpaint cuda", "fastinpaint triton", "fastinpaint library"}
     assert {row["contender"] for row in found} == {"eager", "eager channels-last", "compile", "cudnn graph", *ours}
     assert (tmp_path / "report" / "layers.png").exists()
 
