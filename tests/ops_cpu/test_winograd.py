@@ -148,6 +148,7 @@ RULE = {
     "many_channels_many_pixels": ((512, 512), (4, 16, 16), (3, 3), dilated(1), "all"),
     "many_channels_few_pixels": ((512, 512), (1, 8, 8), (3, 3), dilated(1), "none"),
     "few_channels": ((16, 16), (8, 64, 64), (3, 3), dilated(1), "none"),
+    "few_channels_tiny_map": ((16, 16), (4, 16, 16), (3, 3), dilated(1), "all"),
     "tiles_alone": ((256, 256), (4, 32, 32), (3, 3), dilated(16), "all"),
     "tiles_of_little": ((64, 64), (4, 32, 32), (3, 3), dilated(12), "none"),
     "one_live_tap": ((64, 64), (4, 32, 32), (3, 3), dilated(32), "none"),

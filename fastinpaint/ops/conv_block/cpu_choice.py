@@ -23,8 +23,9 @@ PASSES = ("fwd", "dgrad", "wgrad")
 
 # What a pass costs, in multiplications of the products between Winograd's transforms: a value of a transformed tile and
 # one of the transformed weight, each written and read again, and a multiplication of oneDNN's direct sum. Fitted to the
-# times of 47 convolutions of 16 to 512 channels and maps of 8x8 to 128x128.
-TRANSFORMED, PACKED = 15, 45
+# times of 47 convolutions of 16 to 512 channels and maps of 8x8 to 128x128. Around oneDNN's kernels a pass also takes
+# some 30 us more for its call, its plain activations and its weight's copy, which tiny maps notice.
+TRANSFORMED, PACKED, CALL = 15, 45, 4e6
 DIRECT, DIRECT_IN_TIME = {"fwd": 1.1, "dgrad": 1.1, "wgrad": 1.2}, 1.0
 
 
@@ -107,7 +108,8 @@ def direct_work(shape: winograd.ConvShape, which: str) -> float:
     taps = shape.batch * shape.frames_out * shape.kernel_t * shape.kernel**2 * math.prod(size)
     if shape.kind == winograd.SAME and which != "wgrad":
         taps *= math.prod(map(live_share, size, (shape.dilation_h, shape.dilation_w)))
-    return taps * shape.channels_in * shape.channels_out * (DIRECT_IN_TIME if shape.kernel_t > 1 else DIRECT[which])
+    each = DIRECT_IN_TIME if shape.kernel_t > 1 else DIRECT[which]
+    return taps * shape.channels_in * shape.channels_out * each + CALL
 
 
 def live_share(length: int, dilation: int) -> float:
