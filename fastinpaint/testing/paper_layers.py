@@ -65,17 +65,14 @@ def _network(
     out = {0: 4, **{row.number: row.channels for row in rows}}
     for row in rows:
         up = row.type == "deconv"
-        padded = time and up  # a frame of zeros in front, which is written out
-        sources = [(out[row.number - 1], row.number > 1 and not padded, row.number in guided)]
+        sources = [(out[row.number - 1], row.number > 1, row.number in guided)]
         if row.number in skips:
-            sources.append((out[skips[row.number]], not padded, False))
-        if padded:
-            sources = [(sum(channels for channels, _, _ in sources), False, False)]
+            sources.append((out[skips[row.number]], True, False))
         reach = 1 if up else row.dilation * (row.kernel // 2)
         spatial = ((row.stride,) * 2, (reach,) * 2, (row.dilation,) * 2, (0, 0))
-        in_time = (1, 2 if up else row.kernel // 2, 1, 0)
+        in_time = (1, 1, 1, -1) if up else (1, row.kernel // 2, 1, 0)  # a frame of zeros in front, which nobody writes
         stride, padding, dilation, extra = ((t, *s) if time else s for t, s in zip(in_time, spatial, strict=True))
-        size = (frames + padded, side, side) if time else (side, side)
+        size = (frames, side, side) if time else (side, side)
         yield PaperLayer(
             f"{name}.{row.number}",
             tuple(sources),
