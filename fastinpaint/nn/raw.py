@@ -37,7 +37,7 @@ class Mode(NamedTuple):
     def now() -> Mode:
         """What is in force. A compiler knows of no inference mode."""
         inference = not torch.compiler.is_dynamo_compiling() and torch.is_inference_mode_enabled()
-        return MODES[inference][torch.is_grad_enabled()]
+        return MODES[torch.is_grad_enabled(), inference]
 
     def again(self) -> AbstractContextManager[object]:
         """Puts it in force."""
@@ -52,7 +52,7 @@ class Mode(NamedTuple):
         return both
 
 
-MODES = ((Mode(False, False), Mode(True, False)), (Mode(False, True), Mode(True, True)))  # by inference and by grad
+MODES = {(grad, inference): Mode(grad, inference) for grad in (False, True) for inference in (False, True)}
 
 
 class Options(NamedTuple):
