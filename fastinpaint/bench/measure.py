@@ -153,14 +153,14 @@ def kept_bytes(forward: Callable[[], Tensor], parameters: Iterable[Tensor]) -> i
     """
     own = {p.untyped_storage().data_ptr() for p in parameters}
     kept: dict[int, int] = {}
-    alive: list[Tensor] = []
+    alive: list[torch.UntypedStorage] = []
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage.nbytes()
-            alive.append(tensor)  # so that no address is used twice while we count
-        return tensor
+            alive.append(storage)  # so that no address is used twice while we count
+        return tensor.detach()  # a node that kept its own result, and so itself, would never be freed
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = forward()

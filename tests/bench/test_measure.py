@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
+import weakref
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,24 @@ def test_kept_bytes_count_each_storage_once_and_no_parameter():
         return (y * y * weight).sum()  # keeps y again, y * y, and the parameter
 
     assert kept_bytes(forward, [weight]) == 2 * 40
+
+
+def test_kept_bytes_lets_what_it_counted_go():
+    # exp keeps its own result: kept with its history, its node would keep itself
+    x, nodes = torch.ones(10, requires_grad=True), weakref.WeakSet()
+
+    def forward() -> torch.Tensor:
+        def hook(*gradients: object) -> None:
+            """Lives as long as the node that it hangs on."""
+
+        y = x.exp()
+        y.grad_fn.register_hook(hook)
+        nodes.add(hook)
+        return y
+
+    assert kept_bytes(forward, []) == 40
+    gc.collect()
+    assert not nodes
 
 
 @pytest.mark.parametrize("limit", [0, 1, 15, 16, 17, 100, 1000])
