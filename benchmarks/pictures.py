@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fastinpaint.bench.contenders import OURS, is_ours
+from fastinpaint.bench.contenders import OURS, Workload, is_ours
+from fastinpaint.bench.layers import layer_cases
 from fastinpaint.bench.plots import draw_bars, draw_convergence, draw_layers, draw_lines, draw_roofline
 
 Row = dict[str, Any]
@@ -124,7 +125,9 @@ def draw_all_layers(found: list[Row], out: Path) -> Captions:
     ceilings = {key: max(row["ceilings"][key] for row in rows) for key in rows[-1]["ceilings"]}
     draw_roofline({k: v for k, v in panels.items() if v}, ceilings, out / "roofline.png")
     times: dict[str, dict[str, float]] = {}
-    for name in dict.fromkeys(row["case"].rsplit(" ", 1)[0] for row in rows):
+    place = {case.name: i for i, case in enumerate(layer_cases(Workload(frames=1, size=16)))}
+    names = dict.fromkeys(row["case"].rsplit(" ", 1)[0] for row in rows)  # a layer's last turn decides when it has rows
+    for name in sorted(names, key=lambda name: place.get(name, len(place))):
         of = {(row["case"].rsplit(" ", 1)[1], row["contender"]): row["p50"]
               for row in rows if row["case"].rsplit(" ", 1)[0] == name}  # fmt: skip
         ours = {which: t for (which, who), t in of.items() if who == OURS[0]}

@@ -9,6 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+import torch
+
 from benchmarks import compare, gpu_check, gpu_plan, pictures, report
 from fastinpaint.bench import rows
 
@@ -130,6 +133,27 @@ sys.exit(gpu_check.main())
     assert process.returncode == 1
     assert "stopped by SIGTERM" in printed
     assert json.loads((tmp_path / "summary.json").read_text())[0]["status"] == "stopped with the whole"
+
+
+def test_layers_are_drawn_in_the_order_of_the_nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def layer(case: str, contender: str) -> dict:
+        return step(contender, 1.0, case=case, kind="layer", ceilings=CEILINGS, intensity=1.0)
+
+    cases = ("guidance 14 forward", "CombCN 2 backward", "3DCN 12 forward", "CombCN 2 forward", "3DCN 2 forward")
+    drawn: list[list[str]] = []
+    monkeypatch.setattr(pictures, "draw_layers", lambda times, title, path: drawn.append(list(times)))
+    found = [layer(case, contender) for case in cases for contender in ("eager", "fastinpaint")]
+    pictures.draw_all_layers(found, tmp_path)
+    assert drawn == [["3DCN 2", "3DCN 12", "CombCN 2", "guidance 14"]]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: it would be put to work")
+def test_without_a_gpu_nothing_runs_and_that_is_said(tmp_path: Path):
+    command = [sys.executable, "-m", "benchmarks.gpu_check", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == gpu_check.NO_DEVICE
+    assert "nothing was run on a GPU.\n0 passed, 0 failed" in done.stdout
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_plan_leaves_time_to_what_matters_more(tmp_path: Path):
