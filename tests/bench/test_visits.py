@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -83,10 +84,10 @@ def test_a_run_leaves_one_row_of_each(tmp_path: Path):
         "2",
         "3",
     ]
-    done = subprocess.run(
-        [*command, "--rows", str(tmp_path / "rows")], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, done.stdout
+    command += ["--rows", str(tmp_path / "rows")]
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    done = subprocess.run(command, cwd=ROOT, env=alone, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
     found = rows.read([tmp_path / "rows"])
     names = [(row["case"], row["contender"]) for row in found]
     assert len(names) == len(set(names)) == 2 + 4

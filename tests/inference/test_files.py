@@ -117,8 +117,12 @@ def test_ctrl_c_leaves_nothing(clip, tmp_path, out):
             return super().forward(video, mask)
 
     source = clip("in.mp4", frames=12)
-    with pytest.raises(KeyboardInterrupt):
-        run(Interrupted(), source, tmp_path / out)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(Interrupted(), source, tmp_path / out)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert list(tmp_path.iterdir()) == [source]
 
 
