@@ -22,7 +22,7 @@ os.environ["FASTINPAINT_TUNE"] = "0"  # no test measures, or reads what has been
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Torch's own generator starts anew in every process: a rule judged on other numbers each time fails now and then."""
+    """Torch's generator starts anew in every process: a rule judged on other numbers each time fails now and then."""
     torch.manual_seed(0)
 
 

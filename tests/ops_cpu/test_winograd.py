@@ -113,7 +113,7 @@ def test_empty_maps_are_left_to_torch(pixels: tuple[int, int]) -> None:
     ids=["channels", "kernel", "stride", "dtype"],
 )
 def test_what_does_not_fit_is_not_taken(channels: int, kernel: int, stride: int, dtype: torch.dtype) -> None:
-    sources = [Source(torch.randn(1, channels, 8, 8, dtype=dtype))]
+    sources = [Source(torch.randn(4, channels, 24, 24, dtype=dtype))]  # enough values for the worst to say something
     weight = torch.randn(16, channels, kernel, kernel, dtype=dtype)
     geometry = Geometry((stride, stride), (1, 1), (1, 1), (0, 0))
     assert not cpu_winograd.fits(sources, weight, geometry)
