@@ -179,13 +179,14 @@ def _draw_borders(model: nn.Module, report: Report) -> None:
     seen: set[int] = set()
 
     def walk(module: nn.Module, name: str) -> None:
-        if id(module) in seen or type(module) in PLAIN or type(module) is nn.Identity:
+        if id(module) in seen or type(module) in PLAIN:
             return
         seen.add(id(module))
         if id(module) not in holders:
             handles = []
             if not isinstance(module, torch.jit.ScriptModule):  # which takes no such hook
-                handles = [module.register_forward_pre_hook(_plain_inputs, with_kwargs=True, prepend=True)]
+                before = _hooked_inputs if type(module) is nn.Identity else _plain_inputs
+                handles = [module.register_forward_pre_hook(before, with_kwargs=True, prepend=True)]
         else:
             handles = [
                 module.register_forward_pre_hook(_enter, with_kwargs=True, prepend=True),
@@ -204,22 +205,28 @@ def _draw_borders(model: nn.Module, report: Report) -> None:
 
 def _plain_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Before a foreign module."""
-    return plain(args), plain(kwargs)
+    hooked = layers.hooked(module, len(module._fastinpaint_borders))  # type: ignore[arg-type]
+    return plain(args, hooked), plain(kwargs, hooked)
+
+
+def _hooked_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Before an Identity, which hands on what it was given: other hooks see plain tensors."""
+    return _plain_inputs(module, args, kwargs) if layers.hooked(module, 1) else None
 
 
 def _enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Before a container; other hooks see plain tensors."""
     region.enter(module)
-    observed = len(module._forward_pre_hooks) > 1 or module._backward_hooks or module._backward_pre_hooks
-    return (plain(args), plain(kwargs)) if observed or "_fastinpaint_tensors" in vars(module) else None
+    hooked = layers.hooked(module, 2)
+    return (plain(args, hooked), plain(kwargs, hooked)) if hooked or "_fastinpaint_tensors" in vars(module) else None
 
 
 def _leave(module: nn.Module, args: tuple[Any, ...], result: Any) -> Any:
     """After a container, be it by an exception."""
     region.leave(module)
-    observed = len(module._forward_hooks) > 1 or module._backward_hooks or module._backward_pre_hooks
+    hooked = layers.hooked(module, 2)
     outermost = hasattr(module, "fastinpaint_report") or not (torch.compiler.is_compiling() or region.inside())
-    return plain(result) if outermost or observed or module.__dict__.get("_fastinpaint_plain") else None
+    return plain(result, hooked) if outermost or hooked or module.__dict__.get("_fastinpaint_plain") else None
 
 
 def _insists_on_tensors(module: nn.Module) -> str | None:
@@ -229,6 +236,8 @@ def _insists_on_tensors(module: nn.Module) -> str | None:
         return "uses checkpoint"
     if "is_tensor" in names or {"isinstance", "Tensor"} <= names:
         return "asks what is a Tensor"
+    if "apply" in _names_in(getattr(type(module).forward, "__code__", None)):  # elsewhere it may initialise weights
+        return "uses an autograd.Function"
     if any(isinstance(child, torch.jit.ScriptModule) for child in module.children()):
         return "holds a ScriptModule"
     return None
@@ -237,19 +246,19 @@ def _insists_on_tensors(module: nn.Module) -> str | None:
 def _names(kind: type[nn.Module]) -> set[str]:
     """Every name that the methods of a module class use."""
     names: set[str] = set()
-
-    def gather(code: CodeType) -> None:
-        names.update(code.co_names)
-        for constant in code.co_consts:
-            if isinstance(constant, CodeType):
-                gather(constant)
-
     for cls in kind.__mro__:
         if cls.__module__.partition(".")[0] != "torch":
             for function in vars(cls).values():
                 if isinstance(function, FunctionType):
-                    gather(function.__code__)
+                    names |= _names_in(function.__code__)
     return names
+
+
+def _names_in(code: object) -> set[str]:
+    """Every name that a function's code uses, and the functions in it."""
+    if not isinstance(code, CodeType):
+        return set()
+    return {*code.co_names}.union(*map(_names_in, code.co_consts))
 
 
 def _plain_children(module: nn.Module, through_sequential: bool) -> None:

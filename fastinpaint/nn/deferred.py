@@ -33,12 +33,17 @@ class Deferred:
     _mode: Mode
     _plain: Tensor | None = None
     _version = 0
+    _whole = False  # whether everything reads the plain tensor: it is a raw map itself, or was settled in time
     _read = False  # whether something reads the parts, and so no plain tensor
+    # numpy's scalars and arrays leave an operator with this to its reflection, as they do for a tensor.
+    __array_priority__ = Tensor.__array_priority__
 
     def __init__(self, parts: Sequence[Part], backend: str = "auto") -> None:
         _own(self, "_parts", tuple(parts))
         _own(self, "_backend", backend)
         _own(self, "_mode", Mode.now())
+        if self._mode.inference and any(part.fleeting for part in parts):
+            self.settle()
 
     @property
     def shape(self) -> torch.Size:
@@ -81,11 +86,22 @@ class Deferred:
 
     def tensor(self) -> Tensor:
         """The plain tensor, computed on the first call, in the mode that the Deferred was made in."""
+        plain = self._base()
+        if self._read and not self._whole and plain.requires_grad and torch.is_grad_enabled():
+            # its own gradient would lack what goes by way of the parts; that of a view which nobody has read is none
+            return plain.view_as(plain)
+        return plain
+
+    def _base(self) -> Tensor:
+        """The plain tensor that every other one is a view of."""
         if self._plain is None:
             self._refuse_function()
             with self._mode.again():
                 self._plain = self._computed()
             self._version = version(self._plain)
+            self._whole = self._plain is self._parts[0].raw.x
+            if self._whole and self._read and self._mode.inference:
+                self._plain = self._plain.clone()  # nobody would notice if it changed
         return self._plain
 
     def _computed(self) -> Tensor:
@@ -102,7 +118,7 @@ class Deferred:
         _own(self, "_read", True)
 
     def _current(self) -> tuple[Part, ...]:
-        return (Part(Raw(self.tensor())),) if self._superseded() else self._parts
+        return (Part(Raw(self._base())),) if self._superseded() else self._parts
 
     def _superseded(self) -> bool:
         """Whether the plain tensor is to be read in place of the parts."""
@@ -128,7 +144,8 @@ class Deferred:
 
     def settle(self) -> Tensor:
         """Become the plain tensor for good: what happens to it in place happens to this."""
-        plain = self.tensor()
+        plain = self._base()
+        self._whole = self._whole or not self._read
         self._parts = (Part(Raw(plain)),)
         return plain
 
@@ -194,7 +211,8 @@ class Deferred:
             raise AttributeError(name)
         if name in WATCHERS and self._read:
             raise RuntimeError(f"fastinpaint: .{name} must come before other layers read the activation.")
-        return getattr(self.settle() if name.endswith("_") or name in WATCHERS else self.tensor(), name)
+        for_good = name.endswith("_") or name == "data" or name in WATCHERS  # .data changes with no version counted
+        return getattr(self.settle() if for_good else self.tensor(), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name.startswith("_") and not name.startswith("__"):
@@ -268,9 +286,9 @@ def _add(input: Any, other: Any, *, alpha: float = 1, out: Tensor | None = None)
     return input.plus(other) if isinstance(input, Deferred) else other.plus(input)
 
 
-def _cat(tensors: Sequence[Any], dim: int = 0, *, out: Tensor | None = None) -> Any:
+def _cat(tensors: Sequence[Any], dim: int = 0, *, axis: int | None = None, out: Tensor | None = None) -> Any:
     """Concatenation of maps of one dtype over the channels stays deferred."""
-    first = tensors[0]
+    first, dim = tensors[0], dim if axis is None else axis
     alike = all(t.dim() == first.dim() and t.dtype == first.dtype and t.device == first.device for t in tensors)
     spaces = {(*t.shape[:1], *t.shape[2:]) for t in tensors} if alike else set()
     if out is not None or len(spaces) != 1 or first.dim() not in (4, 5) or dim not in (1, 1 - first.dim()):
@@ -308,23 +326,27 @@ def parts_of(value: Tensor | Deferred) -> tuple[Part, ...]:
     return value.parts() if isinstance(value, Deferred) else (Part(Raw(value)),)
 
 
-def plain(value: Any) -> Any:
-    """The value with every Deferred in it, through tuples, lists, dicts and dataclasses, as a plain tensor."""
+def plain(value: Any, for_good: bool = False) -> Any:
+    """The value with every Deferred in it, through tuples, lists, dicts and dataclasses, as a plain tensor.
+
+    for_good: whoever reads the same Deferred afterwards gets that tensor too, whose gradient is then watched whole.
+    """
     if isinstance(value, Deferred):
+        if for_good:
+            value.settle()
         return value.tensor()
     if isinstance(value, Tensor) or value is None or not holds_deferred(value):
         return value
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*map(plain, value))
     if isinstance(value, tuple | list):
-        return type(value)(map(plain, value))
+        items = [plain(item, for_good) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     twin = copy.copy(value)  # of whatever class: its constructor may do anything
     if isinstance(value, dict):
         for key, item in value.items():
-            twin[key] = plain(item)
+            twin[key] = plain(item, for_good)
     else:
         for field in fields(value):
-            object.__setattr__(twin, field.name, plain(getattr(value, field.name)))
+            object.__setattr__(twin, field.name, plain(getattr(value, field.name), for_good))
     return twin
 
 

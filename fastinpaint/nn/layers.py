@@ -46,7 +46,9 @@ class _Layer(nn.Module):
     _fused: Callable[..., Any]  # the layer's result, deferred; NotImplemented where only torch's own layer can give it
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return super().__call__(*plain(args), **plain(kwargs)) if hooked(self) else super().__call__(*args, **kwargs)
+        if hooked(self):
+            args, kwargs = plain(args, True), plain(kwargs, True)
+        return super().__call__(*args, **kwargs)
 
     def forward(self, input: Map, *args: Any, **kwargs: Any) -> Any:
         compiling = torch.compiler.is_compiling()
@@ -69,11 +71,10 @@ def torch_must_run(input: Any) -> bool:
     )
 
 
-def hooked(module: nn.Module) -> bool:
-    """Whether somebody looks at the module's inputs or outputs."""
+def hooked(module: nn.Module, own: int = 0) -> bool:
+    """Whether somebody looks at the module's inputs or outputs, by more hooks than the library's own."""
     return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
+        len(module._forward_hooks) + len(module._forward_pre_hooks) > own
         or module._backward_hooks
         or module._backward_pre_hooks
         or torch_module._global_forward_hooks

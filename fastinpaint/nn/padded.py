@@ -23,8 +23,8 @@ class Padded(Deferred):
     _zeros: Zeros | None  # None once it is the plain tensor for good
 
     def __init__(self, parts: Sequence[Part], zeros: Zeros, backend: str = "auto") -> None:
-        super().__init__(parts, backend)
         self._zeros = zeros
+        super().__init__(parts, backend)
 
     @property
     def shape(self) -> torch.Size:
@@ -52,7 +52,7 @@ class Padded(Deferred):
         return F.pad(activate(self._parts, self._backend), [end for ends in reversed(self._zeros) for end in ends])
 
     def _current(self) -> tuple[Part, ...]:
-        return (Part(Raw(self.tensor())),)
+        return (Part(Raw(self._base())),)
 
 
 def zeros_of(padding: Sequence[int], dims: int) -> Zeros | None:

@@ -92,6 +92,11 @@ class Raw:
     def requires_grad(self) -> bool:
         return self.tensor().requires_grad
 
+    @property
+    def fleeting(self) -> bool:
+        """Whether others may change it unnoticed: torch counts no changes of what inference mode made."""
+        return self.x is not None and self.x.is_inference()
+
     def check_unchanged(self) -> None:
         """Raises RuntimeError where the tensor was modified in place since it was taken."""
         if self.x is not None and version(self.x) != self.version:
@@ -117,6 +122,11 @@ class Part(NamedTuple):
         return self.mean is None and not self.relu and self.addend is None
 
     @property
+    def fleeting(self) -> bool:
+        """Whether others may change what it is made of unnoticed."""
+        return self.raw.fleeting or (self.addend is not None and self.addend.fleeting)
+
+    @property
     def requires_grad(self) -> bool:
         tensors = (self.raw, self.mean, self.scale, self.shift, self.addend)
         return any(t is not None and t.requires_grad for t in tensors)
@@ -127,6 +137,8 @@ class PendingConv(Raw):
 
     It runs as it would have run at once: in the mode and in autocast's dtype of the moment it was made.
     """
+
+    fleeting = False  # who is given its map while others read it is given a copy
 
     def __init__(
         self,
@@ -149,6 +161,8 @@ class PendingConv(Raw):
         self._statistics: tuple[Tensor, Tensor] | None = None
         self._normed: tuple[Tensor, Tensor, Tensor] | None = None
         self.measured = False  # whether the statistics came with y, out of one node of the graph
+        if self.mode.inference and any(part.fleeting for part in self.parts):
+            self._run(stats=False)
 
     def tensor(self) -> Tensor:
         if self.x is None:

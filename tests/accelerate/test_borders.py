@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import fastinpaint
 from fastinpaint.nn import Deferred, region
-from tests.accelerate.nets import AnisotropicUNet, Foreign, assert_same_step, tensors
+from tests.accelerate.nets import AnisotropicUNet, Foreign, assert_same_step, step, tensors
 
 
 def small(*shape: int) -> Tensor:
@@ -36,6 +36,47 @@ def test_hooks_see_plain_tensors() -> None:
     assert_same_step(net, fastinpaint.restore(copy.deepcopy(net)), small(2, 1, 2, 8, 8))
     assert len(seen) == 10
     assert {kind for kinds in seen for kind in kinds} == {Tensor}
+
+
+@pytest.mark.parametrize("hooked", ["0.3", "1"], ids=["identity", "container"])
+@pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward", "full_backward_pre"])
+def test_a_hook_sees_every_tensor_plain(kind: str, hooked: str) -> None:
+    torch.manual_seed(0)
+    block = nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2), nn.ReLU(), nn.Identity())
+    net = nn.Sequential(block, copy.deepcopy(block), nn.Conv2d(2, 2, 1)).double()
+    fast, x, seen = fastinpaint.accelerate(copy.deepcopy(net)), small(2, 2, 3, 3), []
+    for each in (fast, net):
+        module, found = each.get_submodule(hooked), []
+        getattr(module, f"register_{kind}_hook")(lambda _, *values, found=found: found.extend(tensors(values)))
+        step(each, x)
+        seen.append(found)
+    assert {type(t) for t in seen[0]} == {Tensor}
+    for ours, expected in zip(*seen, strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+def test_a_hook_watches_the_whole_gradient_of_what_it_sees() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn, self.pool, self.last = (
+                nn.Conv2d(1, 2, 1),
+                nn.BatchNorm2d(2),
+                nn.MaxPool2d(2),
+                nn.Conv2d(2, 1, 2, 2),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            inner = self.bn(self.conv(x))
+            return self.pool(inner) + self.last(inner)
+
+    torch.manual_seed(0)
+    net, grads = Twice().double(), []
+    fast, x = fastinpaint.accelerate(copy.deepcopy(net)), small(2, 1, 4, 4)
+    for each in (fast, net):
+        each.pool.register_forward_pre_hook(lambda _, args: args if args[0].register_hook(grads.append) else None)
+        step(each, x)
+    torch.testing.assert_close(grads[0], grads[1])
 
 
 def test_parts_called_from_outside_return_plain_tensors() -> None:

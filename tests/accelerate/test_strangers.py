@@ -135,6 +135,19 @@ def test_a_function_that_would_drop_the_gradient_is_refused() -> None:
     assert_same_step(*pair(lambda net, x: net.last(Reversal.apply(fastinpaint.nn.plain(net.conv(x))))), small())
 
 
+class Reversing(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(Reversal.apply(self.bn(self.conv(x))))
+
+
+def test_a_function_in_a_models_forward_gets_tensors() -> None:
+    torch.manual_seed(0)
+    net = Reversing(None).double()  # type: ignore[arg-type]
+    fast = fastinpaint.accelerate(copy.deepcopy(net))
+    assert fast.fastinpaint_report.notes == ["the model uses an autograd.Function: its children hand on plain tensors."]
+    assert_same_step(fast, net, small())
+
+
 class Asking(Net):
     def forward(self, x: Tensor | list[Tensor]) -> Tensor:
         features = [x] if isinstance(x, Tensor) else x

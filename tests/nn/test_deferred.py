@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from fastinpaint import nn as fnn
 from fastinpaint.nn import Deferred, plain
-from fastinpaint.ops.conv_block import operators
+from tests.ops.common import count_convolutions
 
 
 @pytest.fixture
@@ -30,15 +30,7 @@ def x() -> Tensor:
 @pytest.fixture
 def convolutions(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether statistics were wanted, for every convolution that ran."""
-    ran: list[bool] = []
-    right = operators.fwd
-
-    def counted(call, *args):
-        ran.append(call.stats)
-        return right(call, *args)
-
-    monkeypatch.setattr(operators, "fwd", counted)
-    return ran
+    return count_convolutions(monkeypatch)
 
 
 def stock(block: fnn.ConvBNReLU2d, x: Tensor) -> Tensor:
@@ -82,6 +74,7 @@ STAYS = {
     "torch.relu": lambda y, x: torch.relu(y),
     "method relu": lambda y, x: y.relu(),
     "add": lambda y, x: y + x.repeat(1, 2, 1, 1)[:, :4],
+    "cat along an axis": lambda y, x: torch.cat([y, x], axis=1),
     "radd": lambda y, x: x.repeat(1, 2, 1, 1)[:, :4] + y,
     "torch.add": lambda y, x: torch.add(y, x.repeat(1, 2, 1, 1)[:, :4]),
     "add of a deferred": lambda y, x: y + y,
@@ -104,6 +97,7 @@ BECOMES_PLAIN = {
     "linear": lambda y, x: F.linear(y, torch.ones(2, 5, dtype=y.dtype)),
     "relu of a sum": lambda y, x: F.relu((y + y) - 1),
     "numpy": lambda y, x: torch.from_numpy(np.asarray(y.detach())),
+    "numpy's scalar": lambda y, x: np.float64(0.5) * y + np.float32(2) / (y + 1),
     "iterate": lambda y, x: torch.stack([row.sum() for row in y]),
     "tensor op deferred": lambda y, x: torch.ones(4, 6, 5, dtype=y.dtype) * y,
     "out of place on a conv": lambda y, x: F.conv2d(y, torch.ones(2, 4, 3, 3, dtype=y.dtype)),
@@ -140,6 +134,7 @@ IN_PLACE = {
     "iadd": lambda y: y.__iadd__(2 * y),
     "imul": lambda y: y.__imul__(2),
     "torch.relu_": lambda y: torch.relu_(y),
+    "data": lambda y: y.data.mul_(3),
 }
 
 
@@ -173,6 +168,34 @@ def test_a_weight_changed_behind_its_back_is_noticed(block: fnn.ConvBNReLU2d, x:
         block.conv.weight.mul_(2)
     with pytest.raises(RuntimeError, match=r"a weight of shape \(4, 3, 3, 3\) was modified in place"):
         y.tensor()
+
+
+CHANGED = {
+    "read by a convolution": lambda block, last, x: (block.conv(x), x),
+    "read by batch norm": lambda block, last, x: (last(fnn.BatchNorm2d(3).double()(x)), x),
+    "concatenated": lambda block, last, x: (torch.cat([block.conv(x), x], 1), x),
+    "added": lambda block, last, x: (
+        block.bn(block.conv(x[:, :, ::2])) + (addend := x.repeat(1, 2, 1, 1)[:, :4, ::2].clone()),
+        addend,
+    ),
+    "padded": lambda block, last, x: (fnn.ZeroPad2d(1)(x), x),
+    "a convolution's own": lambda block, last, x: (block.bn(y := block.conv(x)), y.tensor()),
+}
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluating", "training"])
+@pytest.mark.parametrize("name", CHANGED)
+def test_in_inference_mode_a_tensor_may_change_after_it_was_read(
+    block: fnn.ConvBNReLU2d, x: Tensor, name: str, training: bool
+) -> None:
+    """There torch counts no changes, so nothing could be noticed."""
+    block.train(training)
+    last = fnn.Conv2d(3, 4, 1).double()
+    with torch.inference_mode():
+        expected = plain(CHANGED[name](block, last, x.clone())[0])
+        result, read = CHANGED[name](block, last, x.clone())
+        read.zero_()
+    torch.testing.assert_close(plain(result), expected)
 
 
 def test_a_plain_tensor_changed_in_place_counts(block: fnn.ConvBNReLU2d, x: Tensor) -> None:
@@ -210,6 +233,16 @@ def test_two_readers_share_one_raw_map(block: fnn.ConvBNReLU2d, x: Tensor, convo
         rtol=1e-9,
         atol=1e-12,
     )
+
+
+@pytest.mark.parametrize("order", ["plain first", "convolution first"])
+def test_no_gradient_is_found_in_part(block: fnn.ConvBNReLU2d, x: Tensor, order: str) -> None:
+    """A tensor beside a layer that reads the parts has a part of the gradient only."""
+    y, follow = block(x), fnn.Conv2d(4, 4, 1).double()
+    losses = [lambda: y.square().sum(), lambda: plain(follow(y)).square().sum()]
+    loss = sum(find() for find in (losses if order == "plain first" else reversed(losses)))
+    with pytest.raises(RuntimeError, match="not have been used in the graph"):
+        torch.autograd.grad(loss, y)
 
 
 def test_saves_copies_and_pickles_as_its_tensor(block: fnn.ConvBNReLU2d, x: Tensor) -> None:
