@@ -1,6 +1,8 @@
 """Random cases of `conv_block`, the same for every backend: geometry, sources, addends, dtypes and memory formats.
 
 python -m fastinpaint.testing.fuzz --seed 7 --cases 200 --backend cpu
+
+With ``--unjudged`` nothing is compared: for a sanitizer, which judges by itself and would watch torch's kernels too.
 """
 
 from __future__ import annotations
@@ -228,8 +230,10 @@ def _gradients(
     return list(torch.autograd.grad(results, wanted, upstream))
 
 
-def run_case(case: Case, backend: str, device: str = "cpu") -> dict[str, float | str]:
+def run_case(case: Case, backend: str, device: str = "cpu", judged: bool = True) -> dict[str, float | str]:
     """By the names of results and gradients: what is wrong, or how many times stock torch's error a backend's is.
+
+    Not judged, nothing of stock torch's is run, and only a shape can be wrong.
 
     Raises:
         NotImplementedError: the backend cannot run the case; says why.
@@ -245,6 +249,8 @@ def run_case(case: Case, backend: str, device: str = "cpu") -> dict[str, float |
     if results[0].shape != inputs.dy.shape:
         return {"y": f"shape {tuple(results[0].shape)}, expected {tuple(inputs.dy.shape)}"}
     ours = results + _gradients(results, wanted, inputs)
+    if not judged:
+        return {}
     stock, exact = _stock(case, inputs), _stock(case, inputs, Tensor.double)
     moved = [_stock(case, inputs, lambda t: jitter(t, inputs.generator)) for _ in range(JITTERS)]
     report: dict[str, float | str] = {}
@@ -263,7 +269,12 @@ def _names(case: Case) -> list[str]:
 
 
 def fuzz(
-    seed: int, count: int, backend: str, dtypes: Sequence[torch.dtype] = DTYPES, device: str = "cpu"
+    seed: int,
+    count: int,
+    backend: str,
+    dtypes: Sequence[torch.dtype] = DTYPES,
+    device: str = "cpu",
+    judged: bool = True,
 ) -> tuple[int, list[str], set[str]]:
     """Run the first `count` cases of a seed: how many ran, what was wrong, and why others were refused.
 
@@ -274,7 +285,7 @@ def fuzz(
     every: dict[tuple[str, torch.dtype], list[float]] = {}
     for case in cases(seed, count, dtypes):
         try:
-            report = run_case(case, backend, device)
+            report = run_case(case, backend, device, judged)
         except NotImplementedError as error:
             refused.add(str(error))
             continue
@@ -299,12 +310,16 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=200)
     parser.add_argument("--backend", choices=backends.BACKENDS, default="reference")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--unjudged", action="store_true", help="compare nothing")
     args = parser.parse_args()
     narrow = args.backend in ("cuda", "triton", "library")  # a float64 case would be refused, and not count
     dtypes = [dtype for dtype in DTYPES if not (narrow and dtype == torch.float64)]
     torch.backends.cudnn.allow_tf32 = False  # float32 is held to the rule as float32
-    ran, wrong, refused = fuzz(args.seed, args.cases, args.backend, dtypes, args.device)
-    print(f"{args.backend}, seed {args.seed}: {ran} of {args.cases} cases ran, {len(wrong)} wrong.")
+    ran, wrong, refused = fuzz(args.seed, args.cases, args.backend, dtypes, args.device, not args.unjudged)
+    if torch.device(args.device).type == "cuda":
+        torch.cuda.synchronize()  # what nobody looked at may not have run yet
+    verdict = "nothing compared" if args.unjudged else f"{len(wrong)} wrong"
+    print(f"{args.backend}, seed {args.seed}: {ran} of {args.cases} cases ran, {verdict}.")
     print("\n".join([*wrong, *(f"refused: {reason}" for reason in sorted(refused))]))
     return 1 if wrong or not ran else 0
 

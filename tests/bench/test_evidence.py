@@ -14,6 +14,7 @@ import torch
 
 from benchmarks import compare, gpu_check, gpu_plan, pictures, report
 from fastinpaint.bench import rows
+from fastinpaint.bench.contenders import CONTENDERS
 
 MACHINE = {"device": "a processor, 2 threads", "versions": {"torch": "2"}, "commit": "abc", "date": "2026-01-01"}
 TIMED = {"p20": 1.0, "p50": 1.0, "p80": 1.0, "runs": 8, "noisy": False, "gflops": 9.0, "gbs": 3.0, "kept_bytes": 2**20}
@@ -113,6 +114,16 @@ def test_steps_end_in_time_and_are_all_in_the_summary(tmp_path: Path):
     assert not (tmp_path / "tests-late.log").exists()
 
 
+def test_a_part_run_alone_leaves_the_others_in_the_summary(tmp_path: Path):
+    for part, name in (("tests", "first"), ("bench", "second"), ("tests", "third")):
+        check = gpu_check.Check(tmp_path, seconds=60, keep=lambda found, part=part: found != part)
+        step = shell("print('fine')", name=name)
+        step.part = part
+        check.run([step], reserve=0)
+    found = [(step["part"], step["name"]) for step in json.loads((tmp_path / "summary.json").read_text())]
+    assert found == [("bench", "second"), ("tests", "third")]
+
+
 def test_what_is_stopped_keeps_what_it_found(tmp_path: Path):
     """SIGTERM while the first step runs: it is ended, and the summary says so."""
     text = """
@@ -168,6 +179,30 @@ def test_the_plan_leaves_time_to_what_matters_more(tmp_path: Path):
     # what matters most has time for all of its limits, the build and every rest included
     assert sum(group[0].limit for group in groups if group[0].rank <= 4) < 560
     assert all(step.limit >= step.least for group in groups for step in group)
+
+
+class Within(dict):
+    """Every word, by whether it is part of a name: what pytest's -k takes for true."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def __missing__(self, word: str) -> bool:
+        return word in self.name
+
+
+def test_every_contender_has_one_step_and_ours_comes_first(tmp_path: Path):
+    steps = [step for group in gpu_plan.plan(tmp_path) for step in group if step.part == "bench"]
+    words = {step.name: step.command[step.command.index("-k") + 1] for step in steps if "--frames" not in step.command}
+    of = {
+        contender: [
+            step for step, given in words.items() if eval(given, {}, Within(f"test_training_step[{contender}]"))
+        ]
+        for contender in CONTENDERS
+    }
+    assert all(len(found) == 1 for found in of.values()), of
+    assert of["fastinpaint"] == of["fastinpaint cuda"] == of["eager channels-last"] == [steps[0].name]
 
 
 def test_what_is_measured_among_others_chooses_no_kernel_that_is_timed(tmp_path: Path):

@@ -4,8 +4,9 @@
 
 The steps are those of `benchmarks.gpu_plan`, one after another, in forks of this process, with their own arguments but
 for sizes: two small frames, few channels, of each test the first case (``--full``: all). CUDA kernels are emulated,
-Triton's interpreted; compilers that are only called are scripts that make the file they are asked for. NVIDIA's
-sanitizers are left out. What is rehearsed is neither an emulated run nor a run on a GPU, and leaves no results.
+Triton's interpreted; compilers that are only called are scripts that make the file they are asked for; what NVIDIA's
+sanitizers would watch is run without them. What is rehearsed is neither an emulated run nor a run on a GPU, and leaves
+no results.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ FEW = {"tests/cuda": ["tests/cuda/test_gpu.py"], "tests/triton": ["tests/triton/
 # These train whole networks, or interpret, for a minute and more each.
 ONLY_FULL = {"system", "step", "compile", "max-autotune", "beyond", "tune"}
 ONLY_FULL |= {"triton", "fuzz triton", "step triton"}
+ONLY_FULL |= {"racecheck", "synccheck", "initcheck"}  # unwatched, they are as memcheck
 
 
 def changed(command: list[str], full: bool) -> list[str]:
@@ -84,6 +86,7 @@ def main() -> int:
 
     def unhurried(step: Step) -> Step:
         step.limit, step.least = 3600, 0  # the plan's are a GPU's
+        step.command = step.command[step.command.index(sys.executable) :]  # without who would watch it
         return step
 
     Forked.change = staticmethod(lambda command: changed(command, full))
@@ -93,7 +96,7 @@ def main() -> int:
         [unhurried(step)]
         for group in plan(out)
         for step in group
-        if step.part != "sanitizers" and (step.name in own.only if own.only else full or step.name not in ONLY_FULL)
+        if (step.name in own.only if own.only else full or step.name not in ONLY_FULL)
     ]
     return gpu_check.main()
 

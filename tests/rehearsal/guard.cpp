@@ -1,5 +1,5 @@
 // What autograd asks before it runs a node on a device: whether there is CUDA, and its current device and stream. A
-// build of torch without CUDA knows neither; the stand-in has one of each.
+// build of torch without CUDA knows neither, one with CUDA finds no driver; the stand-in has one of each.
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
@@ -27,8 +27,9 @@ struct CUDAHooks final : at::CUDAHooksInterface {
 
 }  // namespace
 
-C10_REGISTER_GUARD_IMPL(CUDA, OneDevice)
-
 namespace at {  // where the registry of the hooks is declared
-REGISTER_CUDA_HOOKS(CUDAHooks);
+C10_REGISTER_CLASS_WITH_PRIORITY(CUDAHooksRegistry, CUDAHooks, c10::REGISTRY_PREFERRED, CUDAHooks);
 }  // namespace at
+
+// To be called once torch is loaded: the last guard that is registered counts, and torch's own may have come since.
+extern "C" void register_guard() { c10::impl::DeviceGuardImplRegistrar(c10::DeviceType::CUDA, new OneDevice()); }

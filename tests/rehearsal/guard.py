@@ -1,4 +1,4 @@
-"""Builds and loads guard.cpp, by which torch's own C++ finds a CUDA device: before torch itself is imported."""
+"""Builds and loads guard.cpp, by which torch's own C++ finds a CUDA device: around the import of torch itself."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ SOURCE = Path(__file__).with_name("guard.cpp")
 
 
 def load() -> None:
-    """From here on autograd runs nodes on a CUDA device, in any build of torch."""
-    ctypes.CDLL(str(build()))
+    """From here on autograd runs nodes on a CUDA device, in any build of torch; imports torch."""
+    library = ctypes.CDLL(str(build()))  # first of all: torch asks once whether there is CUDA
+    import torch  # noqa: F401 - a build with CUDA brings a guard of its own
+
+    library.register_guard()
 
 
 def build() -> Path:

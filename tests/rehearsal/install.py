@@ -13,7 +13,7 @@ def install() -> None:
     """The stand-in and its kernels."""
     from tests.rehearsal import guard
 
-    guard.load()  # first of all: torch asks once whether there is CUDA
+    guard.load()  # before anything else imports torch
     import torch
 
     from tests.rehearsal import cuda, kernels

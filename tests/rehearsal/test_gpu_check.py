@@ -56,7 +56,7 @@ def test_every_step_ends_well(tmp_path: Path) -> None:
     logs = "\n".join(path.read_text()[-3000:] for path in tmp_path.glob("*.log"))
     assert done.returncode == 0, done.stdout + done.stderr + logs
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert {step["part"] for step in summary} == set(gpu_plan.PARTS) - {"tune", "sanitizers"}
+    assert {step["part"] for step in summary} == set(gpu_plan.PARTS) - {"tune"}
     found = rows.read([tmp_path / "rows.jsonl"])
     assert {row["device"] for row in found} == {"a rehearsal's stand-in for a GPU"}
     ours = {"fastinpaint", "fastinpaint cuda", "fastinpaint triton", "fastinpaint library"}
@@ -79,9 +79,21 @@ def test_no_result_is_a_rehearsals() -> None:
 
 
 def test_the_sanitizers_are_given_commands_that_run(tmp_path: Path) -> None:
+    """Options that compute-sanitizer 2025.3 (CUDA 13.0) and 2026.4 take with each tool."""
     steps = [step for group in gpu_plan.plan(tmp_path) for step in group if step.part == "sanitizers"]
     assert [step.command[1:3] for step in steps] == [["--tool", step.name] for step in steps]
+    known = {"--tool", "--port", "--error-exitcode", "--report-api-errors", "--target-processes", "--kernel-name"}
     for step in steps:
         at = step.command.index(sys.executable)
-        assert step.command[3:at] == ["--error-exitcode", "9"]
+        assert set(step.command[1:at:2]) <= known
+        assert ("--kernel-name" in step.command) == (step.name != "initcheck")  # which must see all that is written
         assert step.command[at + 1 : at + 5] == ["-m", "fastinpaint.testing.fuzz", "--device", "cuda"]
+        assert step.command[-1] == "--unjudged"
+        assert step.environment["PYTORCH_NO_CUDA_MEMORY_CACHING"] == "1"
+    assert len({step.command[step.command.index("--port") + 1] for step in steps}) == len(steps)
+
+
+def test_every_cuda_kernel_is_in_the_namespace_that_the_sanitizers_watch() -> None:
+    for source in sorted((emulated.ROOT / "csrc").glob("*/*.cu*")):
+        if "__global__" in (text := source.read_text()) and source.parent.name != "cuda_on_cpu":
+            assert text.index("namespace fi {") < text.index("__global__"), source
