@@ -5,7 +5,8 @@
 
 Each part runs alone as well. All of it ends within ``--seconds``: where they run short, what matters least is skipped
 or stopped first, and the report is always made. What a part wrote stays when it, or the whole, is stopped; the summary
-is written anew after every command. Without a CUDA device nothing is run, unless ``--anyway`` asks to see what fails.
+is written anew after every command, and keeps what it held of parts that are not run again. Without a CUDA device
+nothing is run, unless ``--anyway`` asks to see what fails.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -65,10 +66,14 @@ class Running:
 
 
 class Check:
-    """Runs groups of steps within a number of seconds and keeps a summary of them."""
+    """Runs groups of steps within a number of seconds and keeps a summary of them, beside what it held of others."""
 
-    def __init__(self, out: Path, seconds: float) -> None:
+    def __init__(self, out: Path, seconds: float, keep: Callable[[str], bool] = lambda part: False) -> None:
+        """keep: whether a part's steps stay as the summary has them."""
         self.out, self.end, self.done = out, time.monotonic() + seconds, list[Step]()
+        self.summary = out / "summary.json"
+        before = json.loads(self.summary.read_text()) if self.summary.exists() else []
+        self.before = [step for step in before if keep(step["part"])]
         self.running: list[Running] = []
 
     def log(self, step: Step) -> Path:
@@ -117,8 +122,8 @@ class Check:
         step.last = ([line for line in text.splitlines() if line.strip()] or [""])[-1][:160]
         self.done.append(step)
         beside = self.out / ".summary.json"
-        beside.write_text(json.dumps([asdict(step) for step in self.done], indent=1) + "\n")
-        beside.replace(self.out / "summary.json")
+        beside.write_text(json.dumps(self.before + [asdict(step) for step in self.done], indent=1) + "\n")
+        beside.replace(self.summary)
         print(f"{step.part:<11}{step.name:<15}{step.seconds:>7.1f} s  {status:<24}{step.last[:100]}", flush=True)
 
     def stop(self) -> None:
@@ -156,7 +161,7 @@ def main() -> int:
         print("gpu-check: torch finds no CUDA device here; nothing was run on a GPU.\n0 passed, 0 failed")
         return NO_DEVICE
     args.out.mkdir(parents=True, exist_ok=True)
-    check = Check(args.out.resolve(), args.seconds)
+    check = Check(args.out.resolve(), args.seconds, keep=lambda part: part not in args.parts)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, raise_stopped)
     groups = [group for group in plan(check.out) if group[0].part in args.parts]
