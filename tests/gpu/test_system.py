@@ -12,15 +12,17 @@ from tests.gpu.conftest import why_not
 
 pytestmark = pytest.mark.gpu
 BACKENDS = ("cuda", "triton", "library")
+WIDTH, FRAMES, SIZE = 0.125, 4, 32
 
 
 def model_and_batch(backend: str | None, dtype: torch.dtype = torch.float32):
     """A narrow system on the GPU, accelerated unless backend is None, with one batch."""
     torch.manual_seed(0)
-    model = VideoCompletionNet(ModelConfig(width=0.125)).to("cuda", dtype)
-    video = torch.rand(1, 3, 4, 32, 32).to("cuda", dtype)
-    mask = torch.zeros(1, 1, 4, 32, 32, device="cuda", dtype=dtype)
-    mask[..., 8:24, 8:24] = 1
+    model = VideoCompletionNet(ModelConfig(width=WIDTH)).to("cuda", dtype)
+    video = torch.rand(1, 3, FRAMES, SIZE, SIZE).to("cuda", dtype)
+    mask = torch.zeros(1, 1, FRAMES, SIZE, SIZE, device="cuda", dtype=dtype)
+    hole = slice(SIZE // 4, -SIZE // 4)
+    mask[..., hole, hole] = 1
     return (model if backend is None else accelerate(model, backend=backend)), video, mask
 
 
@@ -33,9 +35,10 @@ def gradients(model, video, mask) -> list[torch.Tensor]:
 
 
 @pytest.fixture(autouse=True)
-def exact_float32(monkeypatch):
-    """float32 means float32 here: of tf32 torch's convolutions may take some, and ours all."""
+def exact_and_repeatable(monkeypatch):
+    """float32 means float32 here: of tf32 torch's convolutions may take some, and ours all. cuDNN adds in one order."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
 
 
 @pytest.fixture(params=BACKENDS)
