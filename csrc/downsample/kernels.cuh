@@ -17,41 +17,51 @@ struct Square {
   int h, w;
 };
 
-__device__ inline Square find_square(const Downsample& p, int64_t pixel) {
+// pixel: counted in 32 bits, whose divisions are short.
+__device__ inline Square find_square(const Downsample& p, int pixel) {
   int height = ceil_div(p.height, p.r), width = ceil_div(p.width, p.r);
-  int64_t frame = pixel / width / height;
-  return {frame / p.frames, frame % p.frames, int(pixel / width % height) * p.r, int(pixel % width) * p.r};
+  int frame = pixel / width / height;
+  return {frame / p.frames, frame % p.frames, pixel / width % height * p.r, pixel % width * p.r};
 }
 
-// One thread a small pixel: video (any strides) -> small [N][T][h][w][C], mask -> small_mask [N][T][h][w].
+constexpr int kColors = 3;
+
+// One thread a small pixel: video (any strides) -> small [N][T][h][w][C], mask -> small_mask [N][T][h][w]. Each value
+// of the mask is read once for three channels. Eight blocks an SM are enough: left alone, nvcc spills to fit more.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 8)
     downsample_kernel(const T* video, const T* mask, const float* mean_pixel, const __grid_constant__ Downsample p,
                       T* small, T* small_mask) {
   int64_t total = int64_t(p.samples) * p.frames * ceil_div(p.height, p.r) * ceil_div(p.width, p.r);
   int64_t pixel = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (pixel >= total) return;
-  Square at = find_square(p, pixel);
+  Square at = find_square(p, int(pixel));
   const T* masks = mask + at.n * p.mask_stride[0] + at.t * p.mask_stride[2];
-  auto mask_at = [&](int i) {
-    int y = min(at.h + i / p.r, p.height - 1), x = min(at.w + i % p.r, p.width - 1);
-    return to_float(masks[y * p.mask_stride[3] + x * p.mask_stride[4]]);
-  };
-  float most = mask_at(0);
-  for (int i = 1; i < p.r * p.r; ++i) most = fmaxf(most, mask_at(i));
-  small_mask[pixel] = from_float<T>(most);
-  for (int c = 0; c < p.channels; ++c) {
-    const T* plane = video + at.n * p.stride[0] + c * p.stride[1] + at.t * p.stride[2];
-    float sum = 0;
-    for (int i = 0; i < p.r * p.r; ++i) {
-      int y = min(at.h + i / p.r, p.height - 1), x = min(at.w + i % p.r, p.width - 1);
-      sum += mask_at(i) > 0 ? mean_pixel[c] : to_float(plane[y * p.stride[3] + x * p.stride[4]]);
+  for (int first = 0; first < p.channels; first += kColors) {
+    const T* plane = video + at.n * p.stride[0] + first * p.stride[1] + at.t * p.stride[2];
+    int colors = min(kColors, p.channels - first);
+    float sum[kColors] = {}, fill[kColors] = {}, most = 0;
+#pragma unroll
+    for (int c = 0; c < kColors; ++c)
+      if (c < colors) fill[c] = mean_pixel[first + c];
+    for (int row = 0; row < p.r; ++row) {
+      int y = min(at.h + row, p.height - 1);
+      for (int column = 0; column < p.r; ++column) {
+        int x = min(at.w + column, p.width - 1);
+        float hole = to_float(masks[y * p.mask_stride[3] + x * p.mask_stride[4]]);
+        most = row + column > 0 ? fmaxf(most, hole) : hole;
+        const T* from = plane + y * p.stride[3] + x * p.stride[4];
+#pragma unroll
+        for (int c = 0; c < kColors; ++c)
+          if (c < colors) sum[c] += hole > 0 ? fill[c] : to_float(from[c * p.stride[1]]);
+      }
     }
-    small[pixel * p.channels + c] = from_float<T>(sum / float(p.r * p.r));
+    if (first == 0) small_mask[pixel] = from_float<T>(most);
+#pragma unroll
+    for (int c = 0; c < kColors; ++c)
+      if (c < colors) small[pixel * p.channels + first + c] = from_float<T>(sum[c] / float(p.r * p.r));
   }
 }
-
-constexpr int kColors = 3;
 
 // Where a thread may take eight small pixels and only whole vectors: three colours, planar or interleaved, r = 2.
 inline bool takes_vectors(const Downsample& p, const void* video, const void* mask, void* small, void* small_mask) {
@@ -72,7 +82,7 @@ __global__ void __launch_bounds__(kThreads)
   int64_t total = int64_t(p.samples) * p.frames * (p.height / 2) * (p.width / 2);
   int64_t pixel = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * kVector;
   if (pixel >= total) return;
-  Square at = find_square(p, pixel);
+  Square at = find_square(p, int(pixel));
   float most[kVector] = {}, sum[kColors][kVector] = {}, fill[kColors];
 #pragma unroll
   for (int c = 0; c < kColors; ++c) fill[c] = mean_pixel[c];

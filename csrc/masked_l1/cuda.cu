@@ -6,7 +6,7 @@
 
 namespace fi {
 
-static int slice_count(const Slices& s) { return s.samples * s.frames * (s.per_mask > 1 ? 1 : s.channels); }
+static int frame_count(const Slices& s) { return s.samples * s.frames; }
 
 static int group_total(const Slices& s) { return s.per_frame ? s.samples * s.frames : s.samples; }
 
@@ -19,8 +19,8 @@ template <class T>
 static int sum_groups(const void* output, const void* target, const void* mask, const Slices& s, void* workspace,
                       float2** group, void* stream) {
   float2* partial = static_cast<float2*>(workspace);
-  *group = partial + int64_t(slice_count(s)) * s.splits;
-  FI_LAUNCH(masked_l1_sum_kernel<T>, dim3(slice_count(s), s.splits), kThreads, shared_part(kThreads * 8), stream,
+  *group = partial + int64_t(frame_count(s)) * s.splits;
+  FI_LAUNCH(masked_l1_sum_kernel<T>, dim3(frame_count(s), s.splits), kThreads, shared_part(kThreads * 8), stream,
             static_cast<const T*>(output), static_cast<const T*>(target), static_cast<const T*>(mask), s,
             is_whole(s, output, target, nullptr, mask), partial);
   if (int status = launched()) return status;
@@ -31,7 +31,7 @@ static int sum_groups(const void* output, const void* target, const void* mask, 
 // Sixteen vectors to a thread: few partials, and still enough blocks for one video.
 static Slices with_splits(const Slices& given) {
   Slices s = given;
-  s.splits = ceil_div(s.length, kThreads * kVector * 16);
+  s.splits = ceil_div(s.length * plane_count(s), kThreads * kVector * 16);
   return s;
 }
 
@@ -41,7 +41,7 @@ using namespace fi;
 
 FI_EXPORT int64_t fi_masked_l1_workspace(const Slices* slices) {
   Slices s = with_splits(*slices);
-  return (int64_t(slice_count(s)) * s.splits + group_total(s)) * int64_t(sizeof(float2));
+  return (int64_t(frame_count(s)) * s.splits + group_total(s)) * int64_t(sizeof(float2));
 }
 
 FI_EXPORT int fi_masked_l1_fwd(const void* output, const void* target, const void* mask, const Slices* slices,
@@ -63,7 +63,7 @@ FI_EXPORT int fi_masked_l1_bwd(const float* dloss, const void* output, const voi
     using T = decltype(t);
     float2* group;
     if (int status = sum_groups<T>(nullptr, nullptr, mask, s, workspace, &group, stream)) return status;
-    FI_LAUNCH(masked_l1_bwd_kernel<T>, dim3(slice_count(s), s.splits), kThreads, 0, stream, dloss,
+    FI_LAUNCH(masked_l1_bwd_kernel<T>, dim3(frame_count(s), s.splits), kThreads, 0, stream, dloss,
               static_cast<const T*>(output), static_cast<const T*>(target), static_cast<const T*>(mask), group, s,
               is_whole(s, output, target, doutput, mask), static_cast<T*>(doutput));
     return launched();

@@ -110,6 +110,8 @@ def loss() -> Iterator[Line]:
     yield Line("masked_l1_sum_kernel", where, 4 * 3 * frames * pixels, maps, maps + partials)
     yield Line("masked_l1_group_kernel", "its partials", partials // FLOAT, 2 * FLOAT, partials + 2 * FLOAT)
     yield Line("masked_l1_loss_kernel", "its groups", 2, 3 * FLOAT, 3 * FLOAT)
+    mask = HALF * frames * pixels
+    yield Line("masked_l1_sum_kernel", "its mask again, in backward", 3 * frames * pixels, mask, mask + partials)
     maps += HALF * frames * pixels * 3
     yield Line("masked_l1_bwd_kernel", where, 4 * 3 * frames * pixels, maps, maps)
 

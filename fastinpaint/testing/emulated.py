@@ -37,8 +37,10 @@ SANITIZERS = {
     "plain": ("-O2",),
     "address": ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
     "thread": ("-O1", "-fsanitize=thread"),
+    # none: access_counts.cu, which must be among the sources, counts where thread sanitizer would look
+    "counted": ("-O1", "-fsanitize=thread", "-U__SANITIZE_THREAD__", "-fno-threadsafe-statics"),
 }
-RUNTIMES = {"plain": (), "address": ("libasan.so",), "thread": ("libtsan.so",)}
+RUNTIMES = {"plain": (), "address": ("libasan.so",), "thread": ("libtsan.so",), "counted": ()}
 OPTIONS = {
     "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0:exitcode=66",
     "UBSAN_OPTIONS": "print_stacktrace=1",
@@ -95,7 +97,8 @@ def build(sanitizer: str = "plain", plants: Sequence[Plant] = (), sources: Seque
     objects = {source: folder / f"{_digest(source, files, flags)}.o" for source in chosen}
     library = folder / f"{sanitizer}-{_hash([path.name for path in objects.values()])}.so"
     if not library.exists():
-        _compile(files, objects, flags, library)
+        linked = [flag for flag in flags if flag.startswith("-fsanitize")] if RUNTIMES[sanitizer] else []
+        _compile(files, objects, flags, linked, library)
     return library
 
 
@@ -115,7 +118,9 @@ def _digest(source: str, files: dict[str, str], flags: Sequence[str]) -> str:
     return _hash((sorted(read.items()), flags))
 
 
-def _compile(files: dict[str, str], objects: dict[str, Path], flags: Sequence[str], library: Path) -> None:
+def _compile(
+    files: dict[str, str], objects: dict[str, Path], flags: Sequence[str], linked: Sequence[str], library: Path
+) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         for name, text in files.items():
             path = Path(folder) / name
@@ -131,8 +136,7 @@ def _compile(files: dict[str, str], objects: dict[str, Path], flags: Sequence[st
             raise RuntimeError(f"g++ could not build the emulated kernels:\n{errors}")
         for made in jobs:
             os.replace(f"{folder}/{made.name}", made)
-        sanitize = [flag for flag in flags if flag.startswith("-fsanitize")]
-        subprocess.run(["g++", "-shared", *sanitize, *map(str, objects.values()), "-o", f"{folder}/lib.so"], check=True)
+        subprocess.run(["g++", "-shared", *linked, *map(str, objects.values()), "-o", f"{folder}/lib.so"], check=True)
         os.replace(f"{folder}/lib.so", library)
 
 
