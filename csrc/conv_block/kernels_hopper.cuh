@@ -27,7 +27,8 @@ __global__ void __launch_bounds__(kThreads)
   pack(weight, p, packed, taps, padded(p.k), memory, [&](int tap, int column, int k) {
     int64_t tile = (int64_t(tap) * chunks + k / kHopperChunk) * tiles + column / kHopperColumns;
     int piece = k / kVector ^ column;
-    return (tile * kHopperColumns + column % kHopperColumns) * kHopperChunk + piece % kVector * kVector;
+    // whole vectors times eight, or nvcc stores four bytes at a time
+    return ((tile * kHopperColumns + column % kHopperColumns) * (kHopperChunk / kVector) + piece % kVector) * kVector;
   });
 }
 

@@ -114,22 +114,18 @@ struct TurnedLoader {
 __device__ __forceinline__ void store_turned_partial(const WgradParams& w, const TapBlock& block, const Part& rows,
                                                      const Part& columns, const TurnedSums& acc) {
   int group = threadIdx.x % 32 / 4, t = threadIdx.x % 4, first = threadIdx.x / 128 * kFirstTaps;
+  int row = rows.channel + threadIdx.x / 32 % 4 * 16 + t % 2 * 8 + group;
 #pragma unroll
   for (int i = 0; i < kFirstTaps; ++i) {
     if (first + i >= block.count) continue;
     int tap = w.p.taps.tap[block.first + first + i].index;
+    int64_t at = (int64_t(blockIdx.y) * w.p.taps.taps + tap) * w.p_channels + rows.first + row;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      int row = rows.channel + threadIdx.x / 32 % 4 * 16 + half * 8 + group;
-      if (row >= rows.source->channels) continue;
-      int64_t at = (int64_t(blockIdx.y) * w.p.taps.taps + tap) * w.p_channels + rows.first + row;
-#pragma unroll
-      for (int n = 0; n < kTurnedChannels / 8; ++n) {
-        int q = columns.channel + n * 8 + 2 * t;
-        if (q < columns.source->channels)
-          *reinterpret_cast<float2*>(w.partial + at * w.q_channels + columns.first + q) =
-              make_float2(acc[i][n][2 * half], acc[i][n][2 * half + 1]);
-      }
+    for (int n = 0; n < kTurnedChannels / 8; ++n) {
+      float4 value = join_columns(acc[i][n]);
+      int q = columns.channel + n * 8 + t / 2 * 4;
+      if (row < rows.source->channels && q < columns.source->channels)
+        *reinterpret_cast<float4*>(w.partial + at * w.q_channels + columns.first + q) = value;
     }
   }
 }

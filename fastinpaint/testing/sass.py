@@ -25,13 +25,17 @@ from fastinpaint.errors import UserError
 
 PAGE = Path(__file__).parents[2] / "docs" / "cuda_compiled.md"
 BEGIN, END = "<!-- compiled kernels -->", "<!-- end of compiled kernels -->"
-COUNTED = ("HMMA", "HGMMA", "LDSM", "LDGSTS", "UBLKCP", "WARPGROUP.DEPBAR", "STL", "LDL")
+LOAD, STORE = "LDG.E.128", "STG.E.128"  # 16 bytes of global memory
+COUNTED = ("HMMA", "HGMMA", "LDSM", "LDGSTS", "UBLKCP", "WARPGROUP.DEPBAR", "STL", "LDL", LOAD, STORE)
 LISTED = COUNTED[:5]
 TF32 = "HMMA.1688.F32.TF32"  # counted beside all HMMA
 ARCHITECTURES = ("sm_80", "sm_90a", "sm_100")
 THREADS, BLOCKS_WANTED, REGISTERS = 128, 2, 65536  # of a block; of an SM; of an SM
 # Kernels whose products must be on tensor cores, with what else they need.
 TENSOR = re.compile(r"^(gather|thin|wgrad)_kernel<(bf16|half)")
+# Kernels that never read, or write, 16 bytes at a time: what they take are single values and pairs.
+NARROW_READS = ("batch_norm_", "finish_sums_", "downsample_kernel", "masked_l1_group_", "masked_l1_loss_")
+NARROW_WRITES = (*NARROW_READS, "finish_moments_", "masked_l1_sum_")
 
 
 class Kernel(NamedTuple):
@@ -60,6 +64,8 @@ class Kernel(NamedTuple):
             needed = ("HGMMA", "LDSM", "UBLKCP")
         if self.name.startswith("hopper_wgrad"):
             needed = ("HGMMA", "LDSM")
+        needed = needed if self.name.startswith(NARROW_READS) else (*needed, LOAD)
+        needed = needed if self.name.startswith(NARROW_WRITES) else (*needed, STORE)
         missing = [op for op in needed if not self.counts[op]]
         return f"{where} has no {', '.join(missing)}." if missing else None
 

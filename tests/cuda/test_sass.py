@@ -21,7 +21,7 @@ def test_symbols_are_read() -> None:
 
 
 def test_a_spill_and_a_missing_instruction_are_named() -> None:
-    counts = dict.fromkeys(sass.COUNTED, 0) | {"HMMA": 8, "LDSM": 4}
+    counts = dict.fromkeys(sass.COUNTED, 0) | {"HMMA": 8, "LDSM": 4, sass.LOAD: 6, sass.STORE: 6}
     kernel = sass.Kernel("gather_kernel<bf16, 64>", "sm_80", 200, 0, counts)
     assert kernel.complaint() == "gather_kernel<bf16, 64> for sm_80 has no LDGSTS."
     tf32 = kernel._replace(name="wgrad_kernel<tf32, 64, 0>", counts=counts | {sass.TF32: 0})
@@ -32,8 +32,14 @@ def test_a_spill_and_a_missing_instruction_are_named() -> None:
     assert "264 registers" in str(kernel.complaint())
 
 
+def test_a_store_in_pieces_is_named() -> None:
+    kernel = sass.Kernel("pack_hopper_kernel<bf16>", "sm_90a", 32, 0, dict.fromkeys(sass.COUNTED, 0) | {sass.LOAD: 1})
+    assert kernel.complaint() == "pack_hopper_kernel<bf16> for sm_90a has no STG.E.128."
+    assert kernel._replace(name="masked_l1_sum_kernel<bf16>").complaint() is None
+
+
 def test_serialised_wgmma_are_named() -> None:
-    counts = dict.fromkeys(sass.COUNTED, 0) | {"HGMMA": 8, "LDSM": 8, "UBLKCP": 2, "WARPGROUP.DEPBAR": 8}
+    counts = dict.fromkeys(sass.COUNTED, 1) | {"HGMMA": 8, "STL": 0, "LDL": 0, "WARPGROUP.DEPBAR": 8}
     kernel = sass.Kernel("hopper_gather_kernel<bf16>", "sm_90a", 250, 0, counts)
     assert "waits for every wgmma" in str(kernel.complaint())
     counts["WARPGROUP.DEPBAR"] = 3
