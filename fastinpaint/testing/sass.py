@@ -81,10 +81,11 @@ def cuobjdump() -> str | None:
 
 
 def nvcc() -> str | None:
-    """The compiler, of CUDA_HOME, on PATH or of PyPI's packages, or None."""
+    """The compiler, of CUDA_HOME, on PATH, of PyPI's packages or in the usual place, as setup.py finds it, or None."""
     home = os.environ.get("CUDA_HOME")
-    wheels = (p for entry in sys.path for p in Path(entry).glob("nvidia/*/bin/nvcc"))
-    return shutil.which(f"{home}/bin/nvcc" if home else "nvcc") or next(map(str, wheels), None)
+    wheels = (str(p) for entry in sys.path for p in Path(entry).glob("nvidia/*/bin/nvcc"))
+    places = (f"{home}/bin/nvcc" if home else "nvcc", *wheels, "/usr/local/cuda/bin/nvcc")
+    return next((found for place in places if (found := shutil.which(place))), None)
 
 
 def why_not() -> str | None:
