@@ -39,11 +39,11 @@ def _unseen() -> None:
 
 
 def shrink() -> None:
-    """For what is timed: two frames of 16 x 16, a thirty-second of the channels, small tiles, little to copy."""
+    """For what is timed: two frames of 16 x 16, a sixteenth of the channels, small tiles, little to copy."""
     from fastinpaint.bench import contenders, machine, measure
     from tests.rehearsal import kernels
 
-    contenders.Workload.__init__.__defaults__ = (2, 16, 1, 2, 1 / 32, "float32", "cpu", "auto", 0)  # type: ignore[misc]
+    contenders.Workload.__init__.__defaults__ = (2, 16, 1, 2, 1 / 16, "float32", "cpu", "auto", 0)  # type: ignore[misc]
     machine.SIZES["cuda"] = (1 << 12, 64)
     measure.FLUSHED = 1 << 10
     kernels.few_tiles()

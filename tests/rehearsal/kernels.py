@@ -73,12 +73,14 @@ class Guarded:
                     raise RuntimeError(f"{name}: an illegal memory access: {address:#x} is not the device's.")
             kept = [copied(argument) for argument in given]
 
+            refused = 0
+
             def now() -> None:
-                status = function(*kept, None)
-                assert status == 0, f"{name}: {status}"
+                nonlocal refused
+                refused = function(*kept, None)
 
             do(now)
-            return 0
+            return refused
 
         return launch
 

@@ -115,7 +115,7 @@ def dispatch(func: Any, args: Any, kwargs: Any) -> Any:
     if ours:
         _refuse(func, tensors, there, kwargs, args)
     args, kwargs = tree_map_only(StandIn, lambda t: t.held, (args, kwargs))
-    options = {k: v for k, v in kwargs.items() if k != "pin_memory"} | ({"device": CPU} if device else {})
+    options = {k: v for k, v in kwargs.items() if k != "pin_memory"} | ({"device": CPU} if device and there else {})
     result = _convolve(func, args) if func in CONVOLUTIONS else func(*args, **options)
     if func is aten._local_scalar_dense.default or not there:
         return result
