@@ -33,3 +33,10 @@ def test_dilations(dilation: int, stride: int, device: str) -> None:
 def test_dilations_in_space_of_a_video(dilation: int, device: str) -> None:
     apart = (1, dilation, dilation)
     both(Conv((3, 10, 11), (8,), (False,), 8, (3, 3, 3), (1, 1, 1), apart, apart), device)
+
+
+@pytest.mark.parametrize("transposed", [False, True], ids=["direct", "transposed"])
+@pytest.mark.parametrize("stride", [(1, 2), (2, 1), (3, 2)], ids=str)
+def test_strides_that_differ(stride: tuple[int, int], transposed: bool, device: str) -> None:
+    """Phases are counted along each axis for itself."""
+    both(Conv((7, 9), (8,), (False,), 16, (4, 3), stride, (1, 1), (1, 1), transposed), device)

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from fastinpaint.ops import native_cuda
+from fastinpaint.ops.activation import cuda as activation
 from fastinpaint.ops.conv_block import cuda, launch, reference
-from fastinpaint.ops.types import Source
+from fastinpaint.ops.types import Geometry, Source
 from fastinpaint.testing.compare import error
 from fastinpaint.testing.rule import double
 from tests.cuda import small_cases, tf32
@@ -135,3 +136,19 @@ def test_what_cannot_run_is_refused_in_a_sentence(device: str) -> None:
     assert "stride=(8, 8)" in str(cuda.why_not(sources, weight, geometry._replace(stride=(8, 8))))
     assert "128 taps" in str(cuda.why_not(sources, weight.new_empty(1, 1, 12, 12), geometry))
     assert "float64" in str(cuda.why_not([s._replace(x=s.x.double()) for s in sources], weight, geometry))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_gradient_passes_where_the_activation_is_exactly_zero(dtype: torch.dtype, device: str) -> None:
+    """As torch's relu has it: a channel whose scale and shift are zero, and values on the edge of the others."""
+    x = torch.arange(-4, 4).repeat(2, 8, 5, 2).to(device, dtype)
+    scale = torch.tensor([0.0, 1.0] * 4, device=device)
+    there = Source(x, torch.zeros_like(scale), scale, torch.zeros_like(scale), relu=True)
+    passes, ones = ((x > 0) & (scale.view(-1, 1, 1) > 0)).to(dtype), torch.ones_like(x)
+    weight, geometry = torch.ones(8, 8, 1, 1, device=device, dtype=dtype), Geometry((1, 1), (0, 0), (1, 1), (0, 0))
+    convolved = cuda.bwd(ones, None, None, None, None, [there], weight, geometry, [True], False, False)[0][0]
+    for gradient, factor in ((activation.bwd(ones, [there], [True])[0], 1), (convolved, 8)):
+        assert gradient.x is not None
+        assert gradient.shift is not None
+        assert torch.equal(gradient.x, factor * passes)
+        assert torch.equal(gradient.shift, factor * passes.sum((0, 2, 3)).float())

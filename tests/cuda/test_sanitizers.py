@@ -32,7 +32,7 @@ SMALL_CASES = Program("tests.cuda.small_cases")
 ALL = [(SEEDS, "float32,tf32,bfloat16,float16", SMALL), (SEEDS, "bfloat16,float16", WIDE)]
 KEPT = {  # schedules, dtypes and cases; thread sanitizer, the slowest, sees float16 in one schedule
     "plain": ALL,
-    "address": ALL,
+    "address": [*ALL, ("1", "bfloat16", ["unequal splits"])],
     "thread": [(SEEDS, "float32,tf32,bfloat16", SMALL), (SEEDS, "bfloat16", WIDE), ("1", "float16", [*SMALL, *WIDE])],
 }
 
@@ -126,6 +126,10 @@ DEFECTS = {
     "bias beyond the last channel read": Defect(
         Plant("conv_block/kernels_epilogue.cuh", "valid == kVector && is_aligned(segment", "is_aligned(segment"),
         *(CONV, "odd channels forward", "address", "heap-buffer-overflow"),
+    ),
+    "tiles beyond the last one taken": Defect(
+        Plant(WGRAD_KERNEL, "end = min(w.tiles, (split + 1) * w.tiles_each)", "end = (split + 1) * w.tiles_each"),
+        *(WGRAD, "unequal splits", "address", "heap-buffer-overflow"),
     ),
     "wrong half of a tile traded between lanes": Defect(
         Plant("conv_block/kernels_wgrad.cuh", "odd ? d[0] : d[2], 1)", "odd ? d[2] : d[0], 1)"),
