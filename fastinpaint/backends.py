@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from fastinpaint import _native, measured, remembered
+from fastinpaint.errors import UserError
 
 BACKENDS = ("reference", "cpu", "cuda", "triton", "library")
 OPS = ("activation", "batch_norm", "conv_block", "masked_l1")
@@ -45,11 +46,11 @@ def requested(backend: str | None) -> str:
     """The name that was asked for: the argument, else ``FASTINPAINT_BACKEND``, else ``auto``.
 
     Raises:
-        ValueError: the name is unknown.
+        UserError: the name is unknown.
     """
     name = backend if backend not in (None, "auto") else os.environ.get(VARIABLE) or "auto"
     if name not in (*BACKENDS, "auto"):
-        raise ValueError(f"backend must be one of {', '.join(('auto', *BACKENDS))}, got {name!r}.")
+        raise UserError(f"backend must be one of {', '.join(('auto', *BACKENDS))}, got {name!r}.")
     return name
 
 

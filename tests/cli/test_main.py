@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from fastinpaint import __version__, cli
+from fastinpaint import __version__, backends, cli
 from fastinpaint.cli import COMMANDS, main
 from fastinpaint.inference.output import whole_or_nothing
 
@@ -43,6 +43,16 @@ def test_the_command_runs_as_a_program():
     done = subprocess.run([sys.executable, "-m", "fastinpaint", "paint"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "unknown command 'paint'" in done.stderr
+
+
+@pytest.mark.parametrize("asked", ["argument", "variable"])
+def test_an_unknown_backend_is_one_line(asked, monkeypatch, capsys):
+    monkeypatch.setenv(backends.VARIABLE, "cuba" if asked == "variable" else "")
+    backend = "cuba" if asked == "argument" else "auto"
+    assert main(["bench", "--frames", "1", "--size", "16", "--width", "0.125", "--backend", backend]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("fastinpaint bench: backend must be one of auto, reference, ")
+    assert said.endswith(", got 'cuba'.\n")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["info"]])
