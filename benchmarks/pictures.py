@@ -84,7 +84,7 @@ def draw_frames(found: list[Row], out: Path) -> Captions:
         series = {who: ([float(f) for f in of], list(of.values())) for who, of in points.items() if len(of) > 1}
         if series:
             draw_lines(series, title, "F, frames of a video", unit, out / name)
-            captions[out / name] = "fastinpaint bench --frames 8, and 32"
+            captions[out / name] = "fastinpaint bench --frames 8, and 32; pytest benchmarks --benchmark-only"
     return captions
 
 

@@ -86,7 +86,8 @@ def draw_roofline(panels: dict[str, list[dict[str, Any]]], ceilings: dict[str, f
     intensity = np.logspace(low - 0.2, high + 0.2, 100)
     roof = np.minimum(intensity * ceilings["copy_gbs"], 1e3 * ceilings["matmul_tflops"])
     for axes, (title, panel) in zip(every, panels.items(), strict=True):
-        axes.loglog(intensity, roof, color="black", linewidth=1, label="copy and matrix product, measured")
+        measured = "copy and matrix product, measured (Winograd multiplies less)"
+        axes.loglog(intensity, roof, color="black", linewidth=1, label=measured)
         for name in dict.fromkeys(p["contender"] for p in panel):
             mine = [p for p in panel if p["contender"] == name]
             marker = LOOKS.get(name, ("", "", "o"))[2] if name.startswith("fastinpaint") else "x"
