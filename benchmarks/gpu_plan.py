@@ -118,7 +118,7 @@ def _bench(out: Path) -> list[list[Step]]:
     return [
         bench("step", f"training_step and {first}", 45, 20, 3),
         bench("step others", f"inference or (training_step and {rest})", 45, 20, 3),
-        bench("step triton", "training_step and triton", 40, 20, 4),
+        bench("step triton", "training_step and triton", 50, 20, 4),
         bench("compile", "training_step and compile and not autotune", 80, 30, 4),
         bench("ops", "test_ops", 45, 10, 5, *quick),
         bench("layers", "test_layer and not triton", 75, 20, 6, *quick),

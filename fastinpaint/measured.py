@@ -24,6 +24,7 @@ from torch import Tensor
 
 from fastinpaint import remembered
 from fastinpaint.ops.dispatch import tf32_convolutions
+from fastinpaint.ops.triton_support import failures
 from fastinpaint.ops.types import Geometry, Source
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def measure(
     for name, module in modules.items():
         try:
             times[name] = _seconds(functools.partial(_both_ways, module, sources, weight, geometry), device)
-        except RuntimeError as error:
+        except failures() as error:
             logger.warning("conv_block: %s is left out: %s", name, str(error).partition("\n")[0])
     if not times:
         return None

@@ -39,15 +39,16 @@ class Kernels:
     def __init__(self, name: str, seconds: float, clock: Clock) -> None:
         self.name, self.seconds, self.clock = name, seconds, clock
         self.reason: str | None = None
-        self.runs, self.breaks = 0, False
+        self.runs = 0
+        self.breaks: Exception | None = None
 
     def why_not(self, *arguments: object) -> str | None:
         return self.reason
 
     def fwd(self, *arguments: object) -> tuple[torch.Tensor, ...]:
         assert not torch.is_grad_enabled()
-        if self.breaks:
-            raise RuntimeError("out of memory\nand so on")
+        if self.breaks is not None:
+            raise self.breaks
         self.runs += 1
         self.clock.now += self.seconds / 4
         return torch.zeros(1), torch.zeros(1), torch.zeros(1)
@@ -124,7 +125,7 @@ def test_what_cannot_run_or_fails_is_not_measured(rooms: dict[str, Kernels], cap
     rooms["reference"].reason = "it is Tuesday."
     assert backends.choose("conv_block", None, CPU, *arguments()) is rooms["cpu"]
     assert rooms["reference"].runs == 0
-    rooms["reference"].reason, rooms["reference"].breaks = None, True
+    rooms["reference"].reason, rooms["reference"].breaks = None, RuntimeError("out of memory\nand so on")
     assert backends.choose("conv_block", None, CPU, *arguments(4)) is rooms["cpu"]
     assert "conv_block: reference is left out: out of memory" in caplog.messages
 
@@ -188,3 +189,12 @@ def test_times_in_tf32_and_exact_are_apart_on_a_gpu_only(monkeypatch: pytest.Mon
         keys[tf32] = [measured._key(sources, w, geometry) for w in (weight, on_gpu)]  # type: ignore[arg-type]
     assert keys[False][0] == keys[True][0]
     assert keys[False][1] != keys[True][1]
+
+
+def test_triton_kernels_that_do_not_compile_are_not_measured(
+    rooms: dict[str, Kernels], caplog: pytest.LogCaptureFixture
+) -> None:
+    errors = pytest.importorskip("triton.runtime.errors")
+    rooms["reference"].breaks = errors.OutOfResources(300, 227, "shared memory")
+    assert backends.choose("conv_block", None, CPU, *arguments()) is rooms["cpu"]
+    assert any(text.startswith("conv_block: reference is left out: out of resource") for text in caplog.messages)

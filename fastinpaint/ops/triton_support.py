@@ -39,6 +39,15 @@ def why_not_on(op: str, first: Tensor) -> str | None:
     return None
 
 
+def failures() -> tuple[type[Exception], ...]:
+    """What a launch raises that does not compile, does not fit or does not run here."""
+    if not INSTALLED:
+        return (RuntimeError,)
+    from triton.errors import TritonError
+
+    return (RuntimeError, TritonError)
+
+
 def memory_format(dims: int) -> torch.memory_format:
     return torch.channels_last if dims == 4 else torch.channels_last_3d
 

@@ -102,8 +102,6 @@ def fastest(tiles: list[launch.Tile], right: launch.Tile, run: Run) -> launch.Ti
     ``right`` need not be one of them, and is then only chosen where none agrees with it. A tile that does not compile
     or launch is left out. None where nothing agrees even with itself, as with maps that are not finite.
     """
-    from triton.errors import TritonError
-
     if tiles == [right]:
         return right
     times: dict[launch.Tile, float] = {}
@@ -117,7 +115,7 @@ def fastest(tiles: list[launch.Tile], right: launch.Tile, run: Run) -> launch.Ti
                 times[tile] = seconds(functools.partial(run, tile)) if tile in tiles else math.inf
             else:
                 logger.warning("%s gives another result than %s and is left out", tile, right)
-        except (RuntimeError, TritonError) as error:
+        except support.failures() as error:
             logger.warning("%s is left out: %s", tile, str(error).partition("\n")[0])
     return min(times, key=times.__getitem__) if times else None
 
