@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import textwrap
 from dataclasses import dataclass, field
 from itertools import pairwise
 from types import CodeType, FunctionType
@@ -38,6 +41,7 @@ FUSED: dict[type[nn.Module], type[nn.Module]] = {
 }
 PLAIN = {fused: plain_class for plain_class, fused in FUSED.items()}
 MEMORY = ("default", "low")
+JOINING = frozenset(("cat", "concat", "concatenate", "hstack", "stack"))
 
 
 @dataclass
@@ -68,9 +72,11 @@ def accelerate(model: Model, backend: str = "auto", memory: str = "default") -> 
     get and what hooks see are plain tensors. ``model.fastinpaint_report`` says what was swapped, what was left and why.
 
     Those tensors may be channels-last, as after ``model.to(memory_format=torch.channels_last)``: code that merges the
-    channels with another axis needs ``reshape`` in place of ``view``. The gradient of an inner activation is to be
-    watched by a hook of its module, or by ``retain_grad`` before another layer reads it. ``torch.jit.script`` and
-    ``torch.fx`` take the plain model: script or trace it first, or `restore` it.
+    channels with another axis needs ``reshape`` in place of ``view``. The gradient of an inner activation, be it a result
+    of the model too, is to be watched by a hook of its module, or by ``retain_grad`` before another layer reads it: what
+    comes later has no gradient, never a part of one. A hook that is put before the others (``prepend=True``) after
+    `accelerate` may see a `fastinpaint.nn.Deferred`. ``torch.jit.script`` and ``torch.fx`` take the plain model: script
+    or trace it first, or `restore` it.
 
     Args:
         model: any ``nn.Module``; changed and returned. An accelerated model may be given again with other options.
@@ -88,7 +94,8 @@ def accelerate(model: Model, backend: str = "auto", memory: str = "default") -> 
     if memory not in MEMORY:
         raise ValueError(f"accelerate: memory must be one of {', '.join(MEMORY)}, got {memory!r}.")
     restore(model)
-    options, report, unread = Options(backend, memory), Report(), _unread_zeros(model)
+    kinds = {type(module) for module in model.modules()}
+    options, report, unread = Options(backend, memory, any(map(_joins_tuples, kinds))), Report(), _unread_zeros(model)
     for name, module in list(model.named_modules()):
         fused = FUSED.get(type(module))
         reason = why_not(module) or unread.get(module)
@@ -245,13 +252,9 @@ def _insists_on_tensors(module: nn.Module) -> str | None:
 
 def _names(kind: type[nn.Module]) -> set[str]:
     """Every name that the methods of a module class use."""
-    names: set[str] = set()
-    for cls in kind.__mro__:
-        if cls.__module__.partition(".")[0] != "torch":
-            for function in vars(cls).values():
-                if isinstance(function, FunctionType):
-                    names |= _names_in(function.__code__)
-    return names
+    own = [cls for cls in kind.__mro__ if cls.__module__.partition(".")[0] != "torch"]
+    functions = [each for cls in own for each in vars(cls).values() if isinstance(each, FunctionType)]
+    return {name for function in functions for name in _names_in(function.__code__)}
 
 
 def _names_in(code: object) -> set[str]:
@@ -259,6 +262,26 @@ def _names_in(code: object) -> set[str]:
     if not isinstance(code, CodeType):
         return set()
     return {*code.co_names}.union(*map(_names_in, code.co_consts))
+
+
+def _joins_tuples(kind: type[nn.Module]) -> bool:
+    """Whether the code of a module class gives torch.cat, or the like, a tuple."""
+    if kind.__module__.partition(".")[0] == "torch":
+        return False
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+    except (OSError, SyntaxError, TypeError):  # there is none to be read
+        return False
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _called(node) in JOINING]
+    given = [value for call in calls for value in (*call.args, *(keyword.value for keyword in call.keywords))]
+    return any(
+        isinstance(value, ast.Tuple) or (isinstance(value, ast.Call) and _called(value) == "tuple") for value in given
+    )
+
+
+def _called(call: ast.Call) -> str:
+    """The last name of what is called."""
+    return getattr(call.func, "attr", getattr(call.func, "id", ""))
 
 
 def _plain_children(module: nn.Module, through_sequential: bool) -> None:

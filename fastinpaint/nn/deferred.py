@@ -9,6 +9,7 @@ tensor, which is computed once.
 from __future__ import annotations
 
 import copy
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
@@ -76,7 +77,7 @@ class Deferred:
         return len(self._parts[0].raw.shape)
 
     def numel(self) -> int:
-        return self.shape.numel()
+        return math.prod(self.shape)
 
     def is_floating_point(self) -> bool:
         return True
@@ -290,8 +291,9 @@ def _cat(tensors: Sequence[Any], dim: int = 0, *, axis: int | None = None, out: 
     """Concatenation of maps of one dtype over the channels stays deferred."""
     first, dim = tensors[0], dim if axis is None else axis
     alike = all(t.dim() == first.dim() and t.dtype == first.dtype and t.device == first.device for t in tensors)
-    spaces = {(*t.shape[:1], *t.shape[2:]) for t in tensors} if alike else set()
-    if out is not None or len(spaces) != 1 or first.dim() not in (4, 5) or dim not in (1, 1 - first.dim()):
+    if out is not None or not alike or first.dim() not in (4, 5) or dim not in (1, 1 - first.dim()):
+        return NotImplemented
+    if any((*t.shape[:1], *t.shape[2:]) != (*first.shape[:1], *first.shape[2:]) for t in tensors):
         return NotImplemented
     backend = next(t._backend for t in tensors if isinstance(t, Deferred))
     return Deferred([part for t in tensors for part in parts_of(t)], backend)
@@ -340,6 +342,8 @@ def plain(value: Any, for_good: bool = False) -> Any:
     if isinstance(value, tuple | list):
         items = [plain(item, for_good) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if type(value) is dict:
+        return {key: plain(item, for_good) for key, item in value.items()}
     twin = copy.copy(value)  # of whatever class: its constructor may do anything
     if isinstance(value, dict):
         for key, item in value.items():

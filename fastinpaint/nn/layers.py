@@ -7,6 +7,7 @@ padding mode, an unbatched input) goes through torch's own forward. A layer with
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeGuard
 
@@ -32,7 +33,8 @@ from fastinpaint.ops.dispatch import autocasts
 from fastinpaint.ops.types import Geometry
 
 Map = Tensor | Deferred
-# Those before 2.13 fail on a Deferred in a list, as torch.cat is given: there each layer gives a plain tensor.
+# Those before 2.13 fail on a Deferred in a list, as torch.cat is given: there each layer gives a plain tensor. This one
+# fails on a tuple, see `Options.plain_compiled`.
 COMPILER_TAKES_DEFERRED = torch.__version__ >= "2.13"  # compared as versions, by torch
 
 
@@ -56,7 +58,7 @@ class _Layer(nn.Module):
         result = self._fused(input, *args, **kwargs) if fused else NotImplemented
         if result is NotImplemented:
             return super().forward(plain(input), *args, **kwargs)
-        refused = compiling and not COMPILER_TAKES_DEFERRED
+        refused = compiling and (self._fastinpaint.plain_compiled or not COMPILER_TAKES_DEFERRED)
         outside = not compiling and self._fastinpaint_accelerated and not inside()
         return plain(result) if refused or outside or self._fastinpaint_plain or hooked(self) else result
 
@@ -190,7 +192,7 @@ class _Norm(_Layer, _BatchNorm):
         # each is read once: a parametrization computes it
         weight, bias, running_mean, running_var = self.weight, self.bias, self.running_mean, self.running_var
         shape, device = input.shape, input.device
-        if input.dtype not in DTYPES or len(shape) not in (4, 5) or shape.numel() == 0:
+        if input.dtype not in DTYPES or len(shape) not in (4, 5) or 0 in shape:
             return NotImplemented
         for tensor in (weight, bias, running_mean, running_var):
             if tensor is not None and (tensor.device != device or tensor.dtype not in DTYPES):
@@ -222,14 +224,14 @@ class _Norm(_Layer, _BatchNorm):
 
     def _normed(self, raw: Raw, norm: Norm) -> tuple[Tensor, Tensor, Tensor] | None:
         """mean, scale and shift from the convolution before it, where its backend finishes both at once."""
-        few = raw.shape.numel() == raw.shape[1]  # a value a channel has no statistics
+        few = _values_per_channel(raw) == 1  # a value a channel has no statistics
         if not isinstance(raw, PendingConv) or few or self._process_group() is not None:
             return None
         return raw.normed(norm)
 
     def _batch_statistics(self, raw: Raw) -> tuple[Tensor, Tensor, int | Tensor]:
         """Batch mean, biased variance, and of how many values a channel."""
-        count = raw.shape.numel() // raw.shape[1]
+        count = _values_per_channel(raw)
         mean, var = raw.statistics(self._fastinpaint.backend)
         group = self._process_group()
         if group is not None:
@@ -264,6 +266,11 @@ class _Norm(_Layer, _BatchNorm):
     def _folds(self, raw: Raw) -> TypeGuard[PendingConv]:
         """Without gradients: whether the convolution takes this batch norm into its weight, as it has not run yet."""
         return isinstance(raw, PendingConv) and raw.x is None and not raw.mode.grad and not torch.is_grad_enabled()
+
+
+def _values_per_channel(raw: Raw) -> int:
+    """Of sizes that may be a compiler's symbols."""
+    return raw.shape[0] * math.prod(raw.shape[2:])
 
 
 class BatchNorm2d(_Norm, nn.BatchNorm2d):

@@ -61,10 +61,12 @@ class Options(NamedTuple):
     Attributes:
         backend: a name of `fastinpaint.backends.BACKENDS` or "auto".
         memory: "default" keeps every raw map but thin addends; "low" computes cheap ones again in backward.
+        plain_compiled: whether each layer gives a plain tensor under torch's compiler.
     """
 
     backend: str = "auto"
     memory: str = "default"
+    plain_compiled: bool = False
 
 
 class Raw:

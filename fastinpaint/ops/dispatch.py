@@ -88,6 +88,17 @@ def apart(tensors: Sequence[Tensor | None], given: Tensor) -> list[Tensor | None
     return result
 
 
+def each_once(tensors: list[Tensor | None]) -> list[Tensor | None]:
+    """The tensors; under a compiler, which takes none twice, further places of the same one are given views of it."""
+    if not torch.compiler.is_compiling():
+        return tensors
+    found: list[Tensor | None] = []
+    for tensor in tensors:
+        again = tensor is not None and any(tensor is other for other in found)
+        found.append(tensor.view_as(tensor) if again and tensor is not None else tensor)
+    return found
+
+
 def none_if_empty(tensor: Tensor) -> Tensor | None:
     """The inverse of `empty_if_none`."""
     return None if tensor.dim() == 1 and tensor.shape[0] == 0 else tensor

@@ -179,6 +179,31 @@ def test_compiles_whole_with_backward(make: type[nn.Module]) -> None:
     assert_same_step(fast, net, x)
 
 
+class Joined(nn.Module):
+    """What a compiler of torch takes only with help: a tuple joined, a dict returned, a tensor given twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.ReLU())
+        self.act, self.last = nn.LeakyReLU(inplace=True), nn.Conv2d(4, 1, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"twice": self.last(torch.cat([self.act(y := self.block[0](x)), y], 1))}
+
+
+class JoinedTuple(Joined):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"joined": self.last(torch.cat((self.block(x), self.block[0](x)), dim=1))}
+
+
+@pytest.mark.parametrize("make", [Joined, JoinedTuple])
+def test_compiles_whole_what_torchs_compiler_hardly_takes(make: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    net = make().double()
+    fast = torch.compile(fastinpaint.accelerate(copy.deepcopy(net)), fullgraph=True, backend="aot_eager")
+    assert_same_step(fast, net, small(2, 1, 3, 3))
+
+
 @pytest.mark.slow
 def test_compiles_whole_with_inductor() -> None:
     torch.manual_seed(0)
@@ -196,6 +221,18 @@ def test_exports_in_eval_mode() -> None:
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
     assert any("fastinpaint.conv_block_fwd" in str(node.target) for node in exported.graph.nodes)
+
+
+def test_exports_for_any_batch_and_size() -> None:
+    torch.manual_seed(0)
+    net = JoinedTuple().double().eval()
+    sizes = {axis: torch.export.Dim(name, min=2, max=64) for axis, name in ((0, "n"), (2, "h"), (3, "w"))}
+    with torch.no_grad():
+        exported = torch.export.export(
+            fastinpaint.accelerate(copy.deepcopy(net)), (small(2, 1, 4, 5),), dynamic_shapes=(sizes,)
+        )
+        found, expected = (tensors(each(x)) for x in [small(5, 1, 9, 7)] for each in (exported.module(), net))
+    torch.testing.assert_close(found, expected)
 
 
 def test_deep_copies_and_whole_pickles_work() -> None:

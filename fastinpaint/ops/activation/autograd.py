@@ -12,7 +12,17 @@ from torch.library import Library, register_fake
 from fastinpaint import backends
 from fastinpaint.ops import saved
 from fastinpaint.ops.activation import reference
-from fastinpaint.ops.dispatch import TAGS, apart, dense, empty_if_none, no_autocast, none_if_empty, underneath, unseen
+from fastinpaint.ops.dispatch import (
+    TAGS,
+    apart,
+    dense,
+    each_once,
+    empty_if_none,
+    no_autocast,
+    none_if_empty,
+    underneath,
+    unseen,
+)
 from fastinpaint.ops.saved import Operand
 from fastinpaint.ops.types import Source, flatten, unflatten
 
@@ -159,4 +169,4 @@ def _differentiable(ctx: Any, parts: Sequence[Tensor], flat: list[Tensor | None]
 def apply(sources: Sequence[Source], backend: str | None = None, recipes: Sequence[Operand] | None = None) -> Tensor:
     """The activation of checked sources; see `Activation` for the recipes."""
     relus = tuple(source.relu for source in sources)
-    return Activation.apply(relus, backend or "auto", recipes, *flatten(sources))
+    return Activation.apply(relus, backend or "auto", recipes, *each_once(flatten(sources)))

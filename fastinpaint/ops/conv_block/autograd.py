@@ -15,6 +15,7 @@ from torch import Tensor
 from fastinpaint.ops import saved
 from fastinpaint.ops.conv_block import operators, reference
 from fastinpaint.ops.conv_block.operators import Call
+from fastinpaint.ops.dispatch import each_once
 from fastinpaint.ops.saved import Operand, Recipe
 from fastinpaint.ops.types import Source, flatten, unflatten
 
@@ -114,4 +115,4 @@ def apply(
     own: Recipe | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, mean and var of checked arguments; call is their `operators.call_of`, recipes and own see `ConvBlock`."""
-    return ConvBlock.apply(call, recipes, own, weight, bias, *flatten(sources))
+    return ConvBlock.apply(call, recipes, own, weight, bias, *each_once(flatten(sources)))
