@@ -22,7 +22,7 @@ TINY = ["--frames", "2", "--size", "16", "--width", "0.03125"]
 # What a GPU alone runs of folders whose tests all run emulated or interpreted as well.
 FEW = {"tests/cuda": ["tests/cuda/test_gpu.py"], "tests/triton": ["tests/triton/test_gpu.py"]}
 # These train whole networks, or interpret, for a minute and more each.
-ONLY_FULL = {"system", "step", "compile", "max-autotune", "beyond", "tune"}
+ONLY_FULL = {"system", "step", "step others", "compile", "max-autotune", "beyond", "tune"}
 ONLY_FULL |= {"triton", "fuzz triton", "step triton"}
 ONLY_FULL |= {"racecheck", "synccheck", "initcheck"}  # unwatched, they are as memcheck
 

@@ -88,6 +88,14 @@ class StandIn(Tensor):
     def untyped_storage(self) -> torch.UntypedStorage:
         return self.held.untyped_storage()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> StandIn:
+        """Of a leaf, in memory of its own; a parameter's is a parameter."""
+        copied = StandIn(self.held.clone()).requires_grad_(self.requires_grad)
+        if isinstance(self, torch.nn.Parameter):
+            copied._is_param = True  # type: ignore[attr-defined]
+        memo[id(self)] = copied
+        return copied
+
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
