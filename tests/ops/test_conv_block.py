@@ -219,6 +219,11 @@ def test_same_bits_twice(backend: str) -> None:
 WRONG = {
     "no source": ({"sources": []}, ValueError, "sources must hold at least one map, got none"),
     "dimensions": ({"sources": torch.zeros(2, 3)}, ValueError, r"sources\[0\].x must be \[N, C, H, W\]"),
+    "no tensor": ({"sources": [torch.zeros(1, 3, 4, 4), 3]}, TypeError, r"sources\[1\].x must be a tensor, got int"),
+    "numpy": ({"sources": torch.zeros(1, 3, 4, 4).numpy()}, TypeError, r"sources\[0\].x must be a tensor, got ndarray"),
+    "no weight": ({"weight": None}, TypeError, "weight must be a tensor, got NoneType"),
+    "sparse": ({"weight": torch.zeros(8, 3, 3, 3).to_sparse()}, TypeError, "weight must be a dense tensor, got one of"),
+    "half a stride": ({"stride": 1.5}, TypeError, "stride must be a whole number or several, got 1.5"),
     "dtype": ({"sources": torch.zeros(1, 3, 4, 4, dtype=torch.int32)}, TypeError, "must be float64, float32"),
     "second source": (
         {"sources": [torch.zeros(1, 2, 4, 4), torch.zeros(1, 1, 4, 5)]},
@@ -258,6 +263,7 @@ WRONG = {
         ValueError,
         r"the kernel must fit the padded input, .* output_padding \(0, -6\)",
     ),
+    "groups of a fraction": ({"groups": 1.0}, TypeError, "groups must be a whole number, got 1.0"),
     "kernel": ({"weight": torch.zeros(8, 3, 9, 9)}, ValueError, "the kernel must fit the padded input"),
     "backend": ({"backend": "gpu"}, ValueError, "backend must be one of auto, reference, cpu"),
 }

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from fastinpaint.ops.activation import checks as activation
 from fastinpaint.ops.conv_block import autograd, checks, operators
 from fastinpaint.ops.dispatch import autocast
 from fastinpaint.ops.types import Geometry, Source
@@ -57,17 +58,19 @@ def conv_block(
         ValueError, TypeError: names the argument, what is needed and what came.
         NotImplementedError: the backend was asked for by name and cannot run this.
     """
-    if isinstance(sources, Tensor | Source):
-        sources = [sources]
-    several = [s if isinstance(s, Source) else Source(s) for s in sources]
+    one = isinstance(sources, Source) or not isinstance(sources, Sequence)
+    several = [s if isinstance(s, Source) else Source(s) for s in ([sources] if one else sources)]  # type: ignore[arg-type]
     if not several:
         raise ValueError("conv_block: sources must hold at least one map, got none.")
+    checks.check_tensors(several, weight, bias)
+    if not isinstance(groups, int):
+        raise TypeError(f"conv_block: groups must be a whole number, got {groups!r}.")
     axes = several[0].x.dim() - 2
     geometry = Geometry(
-        _per_axis(stride, axes),
-        _per_axis(padding, axes),
-        _per_axis(dilation, axes),
-        _per_axis(output_padding, axes),
+        _per_axis("stride", stride, axes),
+        _per_axis("padding", padding, axes),
+        _per_axis("dilation", dilation, axes),
+        _per_axis("output_padding", output_padding, axes),
         transposed,
         groups,
     )
@@ -81,8 +84,13 @@ def conv_block(
 
 def batch_stats(x: Tensor, *, backend: str | None = None) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of each channel of ``[N, C, *space]``, float32 (float64 for float64); differentiable."""
+    activation.check([Source(x)], "batch_stats")
     return autograd.BatchStats.apply(backend or "auto", x)
 
 
-def _per_axis(value: Axes, axes: int) -> tuple[int, ...]:
-    return (value,) * axes if isinstance(value, int) else tuple(value)
+def _per_axis(name: str, value: Axes, axes: int) -> tuple[int, ...]:
+    if isinstance(value, int):
+        return (value,) * axes
+    if not isinstance(value, Sequence) or not all(isinstance(entry, int) for entry in value):
+        raise TypeError(f"conv_block: {name} must be a whole number or several, got {value!r}.")
+    return tuple(value)

@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from fastinpaint.ops.activation import checks as activation
@@ -13,6 +14,21 @@ from fastinpaint.ops.dispatch import unseen
 from fastinpaint.ops.types import Geometry, Source
 
 OP = "conv_block"
+
+
+def check_tensors(sources: Sequence[Source], weight: Tensor, bias: Tensor | None) -> None:
+    """What must be a dense tensor is one.
+
+    Raises:
+        TypeError: names the op, the argument and what came.
+    """
+    required = [*((f"sources[{i}].x", source.x) for i, source in enumerate(sources)), ("weight", weight)]
+    optional = [*((f"sources[{i}].addend", source.addend) for i, source in enumerate(sources)), ("bias", bias)]
+    for name, tensor in (*required, *(each for each in optional if each[1] is not None)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{OP}: {name} must be a tensor, got {type(tensor).__name__}.")
+        if tensor.layout != torch.strided:
+            raise TypeError(f"{OP}: {name} must be a dense tensor, got one of layout {tensor.layout}.")
 
 
 def check(sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry) -> None:
