@@ -72,11 +72,11 @@ def accelerate(model: Model, backend: str = "auto", memory: str = "default") -> 
     get and what hooks see are plain tensors. ``model.fastinpaint_report`` says what was swapped, what was left and why.
 
     Those tensors may be channels-last, as after ``model.to(memory_format=torch.channels_last)``: code that merges the
-    channels with another axis needs ``reshape`` in place of ``view``. The gradient of an inner activation, be it a result
-    of the model too, is to be watched by a hook of its module, or by ``retain_grad`` before another layer reads it: what
-    comes later has no gradient, never a part of one. A hook that is put before the others (``prepend=True``) after
-    `accelerate` may see a `fastinpaint.nn.Deferred`. ``torch.jit.script`` and ``torch.fx`` take the plain model: script
-    or trace it first, or `restore` it.
+    channels with another axis needs ``reshape`` in place of ``view``. The gradient of an inner activation, be it a
+    result of the model too, is to be watched by a hook of its module, or by ``retain_grad`` before another layer reads
+    it: what comes later has no gradient, never a part of one. A hook that is put before the others (``prepend=True``)
+    after `accelerate` may see a `fastinpaint.nn.Deferred`. ``torch.jit.script`` and ``torch.fx`` take the plain model:
+    script or trace it first, or `restore` it.
 
     Args:
         model: any ``nn.Module``; changed and returned. An accelerated model may be given again with other options.
