@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from fastinpaint import _native
+from fastinpaint.ops.conv_block import cpu, reference
 
 _cpu = _native.why_not("cpu")
 BACKENDS = [
@@ -18,3 +23,16 @@ BACKENDS = [
 def leaf(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     """A random tensor that wants a gradient."""
     return torch.randn(*shape, dtype=dtype, requires_grad=True)
+
+
+def count_convolutions(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """A list that grows with every convolution that runs forward on the CPU: whether its statistics were wanted."""
+    ran: list[bool] = []
+
+    def counted(right: Callable[..., Any], *arguments: Any) -> Any:
+        ran.append(arguments[-1])
+        return right(*arguments)
+
+    for module in (cpu, reference):
+        monkeypatch.setattr(module, "fwd", functools.partial(counted, module.fwd))
+    return ran

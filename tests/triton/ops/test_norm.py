@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from typing import NamedTuple
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor
 
-import fastinpaint
 from fastinpaint.ops import triton_support
 from fastinpaint.ops.batch_norm import reference as reference_norm
 from fastinpaint.ops.batch_norm import triton as triton_norm
@@ -22,6 +19,7 @@ from fastinpaint.ops.conv_block import triton as ours
 from fastinpaint.ops.types import flatten
 from fastinpaint.testing import interpreter
 from fastinpaint.testing.rule import check_all, check_grads, double
+from tests.ops.norm_nets import KINDS, check_step, nets
 from tests.triton.ops.cases import CASES, DEVICE, inputs
 
 NAMES = ("2d", "2d-concat", "2d-transposed", "2d-thin-first-layer", "3d-strided", "three-sources")
@@ -105,106 +103,10 @@ def test_the_weight_of_a_norm_alone() -> None:
     torch.testing.assert_close(dnorm, dscale * normed.rstd)
 
 
-class Net(nn.Module):
-    """Two convolutions with a batch norm between, and what a step of it must leave alike."""
-
-    def __init__(self, **options) -> None:
-        super().__init__()
-        self.first, self.second = nn.Conv2d(8, 12, 3, padding=1), nn.Conv2d(12, 4, 1)
-        self.norm, self.other = nn.BatchNorm2d(12, **options), nn.BatchNorm2d(12)
-        self.kind = ""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.kind == "convolution without gradients":
-            with torch.no_grad():
-                y = self.first(x)
-            return self.second(torch.relu(self.norm(y)))
-        if self.kind == "norm without gradients":
-            y = self.first(x)
-            with torch.no_grad():
-                z = self.norm(y)
-            return self.second(torch.relu(z))
-        if self.kind == "two norms of one map":
-            y = self.first(x)
-            return self.second(torch.relu(self.norm(y)) + torch.relu(self.other(y)))
-        if self.kind == "read before":
-            y = self.first(x)
-            return self.second(torch.relu(self.norm(y))) + y.square().mean()
-        return self.second(self.block(x))
-
-    def block(self, x: Tensor) -> Tensor:
-        return torch.relu(self.norm(self.first(x)))
-
-
-class Checkpointed(nn.Module):
-    """The net under a checkpoint: backward runs its forward again."""
-
-    def __init__(self, net: Net) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        return checkpoint(self.net, x, use_reentrant=False)
-
-
-class Kind(NamedTuple):
-    """How a `Net` is used; how many batch norms a step takes with their convolution, and how many apart from it."""
-
-    joined: int = 1
-    apart: int = 0
-    options: tuple[tuple[str, object], ...] = ()
-    frozen: tuple[str, ...] = ()
-    memory: str = "default"
-
-
-KINDS = {
-    "default": Kind(),
-    "no affine": Kind(options=(("affine", False),)),
-    "no running statistics": Kind(options=(("track_running_stats", False),)),
-    "cumulative": Kind(joined=0, apart=1, options=(("momentum", None),)),
-    "frozen convolution": Kind(frozen=("first.weight", "first.bias")),
-    "frozen norm": Kind(frozen=("norm.weight", "norm.bias")),
-    "frozen statistics": Kind(joined=0, apart=1),
-    "checkpoint": Kind(joined=2),
-    "convolution without gradients": Kind(joined=0, apart=1),
-    "norm without gradients": Kind(joined=0),
-    "two norms of one map": Kind(apart=1),
-    "read before": Kind(),
-    "low": Kind(memory="low"),
-}
-
-
-def step(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    x = x.clone().requires_grad_()
-    y = net(x)
-    y.square().sum().backward()
-    grads = {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
-    return {"y": y.detach(), **({} if x.grad is None else {"x": x.grad}), **grads, **dict(net.named_buffers())}
-
-
-def nets(name: str) -> tuple[nn.Module, nn.Module, Tensor]:
-    """Plain, ours, and an input."""
-    torch.manual_seed(0)
-    net = Net(**dict(KINDS[name].options)).to(DEVICE)
-    net.kind = name
-    for parameter in KINDS[name].frozen:
-        net.get_parameter(parameter).requires_grad_(False)
-    if name == "frozen statistics":
-        net.norm.eval()
-    wrapped = Checkpointed(net) if name == "checkpoint" else net
-    fast = fastinpaint.accelerate(copy.deepcopy(wrapped), backend="triton", memory=KINDS[name].memory)
-    return wrapped, fast, torch.randn(2, 8, 5, 4).to(DEVICE)
-
-
 @pytest.mark.parametrize("name", KINDS)
 def test_a_step_is_torchs(name: str) -> None:
-    net, fast, x = nets(name)
     with interpreter.launches() as names:
-        got = step(fast, x)
-    expected = step(net, x)
-    assert got.keys() == expected.keys()
-    for key, value in expected.items():
-        torch.testing.assert_close(got[key], value, rtol=1e-4, atol=1e-4, msg=lambda text, key=key: f"{key}: {text}")
+        check_step(*nets(name, "triton", DEVICE))
     if triton_support.INTERPRETING:
         counts = Counter(names)
         assert counts["finish_norm_kernel"] == KINDS[name].joined
@@ -212,7 +114,7 @@ def test_a_step_is_torchs(name: str) -> None:
 
 
 def test_in_training_without_gradients() -> None:
-    net, fast, x = nets("default")
+    net, fast, x = nets("default", "triton", DEVICE)
     with torch.no_grad():
         torch.testing.assert_close(fast(x), net(x), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(dict(fast.named_buffers()), dict(net.named_buffers()))
@@ -221,7 +123,7 @@ def test_in_training_without_gradients() -> None:
 
 
 def test_twice_differentiable() -> None:
-    net, fast, x = nets("default")
+    net, fast, x = nets("default", "triton", DEVICE)
     found = []
     for model in (fast, net):
         y = model(x.requires_grad_())
@@ -232,14 +134,14 @@ def test_twice_differentiable() -> None:
 
 
 def test_low_memory_says_why_it_is_not() -> None:
-    _, fast, x = nets("low")
+    _, fast, x = nets("low", "triton", DEVICE)
     y = fast(x.requires_grad_())
     with pytest.raises(NotImplementedError, match="double backward needs every map kept"):
         torch.autograd.grad(y.sum(), x, create_graph=True)
 
 
 def test_the_changed_statistics_are_seen_by_autograd() -> None:
-    _, fast, x = nets("default")
+    _, fast, x = nets("default", "triton", DEVICE)
     before = fast.norm.running_mean._version
     fast(x)
     assert fast.norm.running_mean._version > before
