@@ -71,12 +71,12 @@ def accelerate(model: Model, backend: str = "auto", memory: str = "default") -> 
     checkpoints go both ways. Inside the model activations are deferred; what the model returns, what its foreign layers
     get and what hooks see are plain tensors. ``model.fastinpaint_report`` says what was swapped, what was left and why.
 
-    Those tensors may be channels-last, as after ``model.to(memory_format=torch.channels_last)``: code that merges the
-    channels with another axis needs ``reshape`` in place of ``view``. The gradient of an inner activation, be it a
-    result of the model too, is to be watched by a hook of its module, or by ``retain_grad`` before another layer reads
-    it: what comes later has no gradient, never a part of one. A hook that is put before the others (``prepend=True``)
-    after `accelerate` may see a `fastinpaint.nn.Deferred`. ``torch.jit.script`` and ``torch.fx`` take the plain model:
-    script or trace it first, or `restore` it.
+    Those tensors may be channels-last, as after ``model.to(memory_format=torch.channels_last)``, but below a module
+    whose own code calls ``view``; outside of the model ``reshape`` merges the channels with another axis. The gradient
+    of an inner activation, be it a result of the model too, is to be watched by a hook of its module, or by
+    ``retain_grad`` before another layer reads it: what comes later has no gradient, never a part of one. A hook that is
+    put before the others (``prepend=True``) after `accelerate` may see a `fastinpaint.nn.Deferred`.
+    ``torch.jit.script`` and ``torch.fx`` take the plain model: script or trace it first, or `restore` it.
 
     Args:
         model: any ``nn.Module``; changed and returned. An accelerated model may be given again with other options.
@@ -96,6 +96,7 @@ def accelerate(model: Model, backend: str = "auto", memory: str = "default") -> 
     restore(model)
     kinds = {type(module) for module in model.modules()}
     options, report, unread = Options(backend, memory, any(map(_joins_tuples, kinds))), Report(), _unread_zeros(model)
+    merging = _below_views(model)
     for name, module in list(model.named_modules()):
         fused = FUSED.get(type(module))
         reason = why_not(module) or unread.get(module)
@@ -103,7 +104,7 @@ def accelerate(model: Model, backend: str = "auto", memory: str = "default") -> 
             report.left[name] = reason
         elif fused is not None:
             module.__class__ = fused
-            module._fastinpaint = options
+            module._fastinpaint = options._replace(contiguous=module in merging)
             module._fastinpaint_accelerated = True
             report.swapped.append(name)
     _draw_borders(model, report)
@@ -248,6 +249,11 @@ def _insists_on_tensors(module: nn.Module) -> str | None:
     if any(isinstance(child, torch.jit.ScriptModule) for child in module.children()):
         return "holds a ScriptModule"
     return None
+
+
+def _below_views(model: nn.Module) -> set[nn.Module]:
+    """The modules in whose results somebody may merge axes by ``Tensor.view``, which a channels-last map refuses."""
+    return {below for above in model.modules() if "view" in _names(type(above)) for below in above.modules()}
 
 
 def _names(kind: type[nn.Module]) -> set[str]:

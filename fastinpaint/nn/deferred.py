@@ -19,18 +19,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastinpaint.nn.raw import Mode, Part, Raw, activate, version
+from fastinpaint.nn.raw import Mode, Options, Part, Raw, activate, version
 
 _own = object.__setattr__  # not by way of `Deferred.__setattr__`, several times a layer
 # What watches the gradient of the tensor it is called on.
 WATCHERS = ("register_hook", "retain_grad")
+OPTIONS = Options()
 
 
 class Deferred:
     """Several `Part`, concatenated over the channels. Not a Tensor to ``isinstance``, but does what one does."""
 
     _parts: tuple[Part, ...]
-    _backend: str
+    _options: Options
     _mode: Mode
     _plain: Tensor | None = None
     _version = 0
@@ -39,9 +40,9 @@ class Deferred:
     # numpy's scalars and arrays leave an operator with this to its reflection, as they do for a tensor.
     __array_priority__ = Tensor.__array_priority__
 
-    def __init__(self, parts: Sequence[Part], backend: str = "auto") -> None:
+    def __init__(self, parts: Sequence[Part], options: Options = OPTIONS) -> None:
         _own(self, "_parts", tuple(parts))
-        _own(self, "_backend", backend)
+        _own(self, "_options", options)
         _own(self, "_mode", Mode.now())
         if self._mode.inference and any(part.fleeting for part in parts):
             self.settle()
@@ -98,7 +99,8 @@ class Deferred:
         if self._plain is None:
             self._refuse_function()
             with self._mode.again():
-                self._plain = self._computed()
+                plain = self._computed()
+                self._plain = plain.contiguous() if self._options.contiguous else plain
             self._version = version(self._plain)
             self._whole = self._plain is self._parts[0].raw.x
             if self._whole and self._read and self._mode.inference:
@@ -106,7 +108,7 @@ class Deferred:
         return self._plain
 
     def _computed(self) -> Tensor:
-        return activate(self._parts, self._backend)
+        return activate(self._parts, self._options.backend)
 
     def parts(self) -> tuple[Part, ...]:
         """What a convolution is to load."""
@@ -156,7 +158,7 @@ class Deferred:
             if part.addend is not None:
                 return F.relu(self.tensor())
         self._reads()
-        return Deferred([Part(raw, mean, scale, shift, True) for raw, mean, scale, shift, _, _ in parts], self._backend)
+        return Deferred([Part(raw, mean, scale, shift, True) for raw, mean, scale, shift, _, _ in parts], self._options)
 
     def relu_(self) -> Deferred:
         return self._in_place(self.relu(), F.relu_)
@@ -165,7 +167,7 @@ class Deferred:
         """The sum; deferred where the other is a map of the same shape."""
         if self._addable(other):
             (part,) = self.parts()
-            return Deferred([part._replace(addend=_addend(other))], self._backend)
+            return Deferred([part._replace(addend=_addend(other))], self._options)
         if isinstance(other, Deferred) and other._addable(self):
             return other.plus(self)
         return self.tensor() + plain(other)
@@ -295,8 +297,8 @@ def _cat(tensors: Sequence[Any], dim: int = 0, *, axis: int | None = None, out: 
         return NotImplemented
     if any((*t.shape[:1], *t.shape[2:]) != (*first.shape[:1], *first.shape[2:]) for t in tensors):
         return NotImplemented
-    backend = next(t._backend for t in tensors if isinstance(t, Deferred))
-    return Deferred([part for t in tensors for part in parts_of(t)], backend)
+    options = next(t._options for t in tensors if isinstance(t, Deferred))
+    return Deferred([part for t in tensors for part in parts_of(t)], options)
 
 
 HANDLERS: dict[Callable[..., Any], Callable[..., Any]] = {

@@ -99,7 +99,7 @@ class _Conv(_Layer, _ConvNd):
             return NotImplemented  # which has an error for that
         result = checks.check_weight(shape, weight, bias, geometry)
         parts, geometry = _without_zeros(input, geometry)
-        return Deferred([Part(PendingConv(parts, weight, bias, geometry, options, result))], options.backend)
+        return Deferred([Part(PendingConv(parts, weight, bias, geometry, options, result))], options)
 
 
 def geometry_of(conv: _ConvNd, input: Map | None = None, output_size: list[int] | None = None) -> Geometry:
@@ -159,7 +159,7 @@ class _Pad(_Layer, _ConstantPadNd):
         around = zeros_of(self.padding, input.dim())
         if around is None or self.value != 0 or input.dtype not in DTYPES or input.dim() not in (4, 5):
             return NotImplemented
-        return Padded(parts_of(input), around, self._fastinpaint.backend)
+        return Padded(parts_of(input), around, self._fastinpaint)
 
 
 def pads_otherwise(pad: _ConstantPadNd) -> str | None:
@@ -207,15 +207,15 @@ class _Norm(_Layer, _BatchNorm):
         if self.training or running_mean is None or running_var is None:
             normed = self._normed(part.raw, norm)
             if normed is not None:
-                return Deferred([Part(part.raw, *normed)], self._fastinpaint.backend)
+                return Deferred([Part(part.raw, *normed)], self._fastinpaint)
             mean, var, count = self._batch_statistics(part.raw)
         else:
             if self._folds(part.raw):
                 folded = part.raw.folded(*self._affine(running_mean, running_var, part.raw.dtype, norm))
-                return Deferred([Part(folded)], self._fastinpaint.backend)
+                return Deferred([Part(folded)], self._fastinpaint)
             mean, var = running_mean.clone(), running_var  # training may change it before it is read
         mean, scale, shift = self._affine(mean, var, part.raw.dtype, norm, count)
-        return Deferred([Part(part.raw, mean, scale, shift)], self._fastinpaint.backend)
+        return Deferred([Part(part.raw, mean, scale, shift)], self._fastinpaint)
 
     def _part(self, input: Map) -> Part:
         """The map to be normalised, as it stands."""

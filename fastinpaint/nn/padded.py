@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastinpaint.nn.deferred import HANDLERS, Deferred, joined_shape
-from fastinpaint.nn.raw import Part, Raw, activate
+from fastinpaint.nn.deferred import HANDLERS, OPTIONS, Deferred, joined_shape
+from fastinpaint.nn.raw import Options, Part, Raw, activate
 from fastinpaint.ops.conv_block.zeros import Zeros
 
 
@@ -22,9 +22,9 @@ class Padded(Deferred):
 
     _zeros: Zeros | None  # None once it is the plain tensor for good
 
-    def __init__(self, parts: Sequence[Part], zeros: Zeros, backend: str = "auto") -> None:
+    def __init__(self, parts: Sequence[Part], zeros: Zeros, options: Options = OPTIONS) -> None:
         self._zeros = zeros
-        super().__init__(parts, backend)
+        super().__init__(parts, options)
 
     @property
     def shape(self) -> torch.Size:
@@ -49,7 +49,8 @@ class Padded(Deferred):
 
     def _computed(self) -> Tensor:
         assert self._zeros is not None
-        return F.pad(activate(self._parts, self._backend), [end for ends in reversed(self._zeros) for end in ends])
+        inner = activate(self._parts, self._options.backend)
+        return F.pad(inner, [end for ends in reversed(self._zeros) for end in ends])
 
     def _current(self) -> tuple[Part, ...]:
         return (Part(Raw(self._base())),)
@@ -68,7 +69,7 @@ def zeros_of(padding: Sequence[int], dims: int) -> Zeros | None:
 
 def _pad(input: Deferred, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
     around = zeros_of(tuple(pad), input.dim()) if mode == "constant" and not value else None
-    return NotImplemented if around is None else Padded(input.parts(), around, input._backend)
+    return NotImplemented if around is None else Padded(input.parts(), around, input._options)
 
 
 HANDLERS[F.pad] = _pad

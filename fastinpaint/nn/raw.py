@@ -62,11 +62,13 @@ class Options(NamedTuple):
         backend: a name of `fastinpaint.backends.BACKENDS` or "auto".
         memory: "default" keeps every raw map but thin addends; "low" computes cheap ones again in backward.
         plain_compiled: whether each layer gives a plain tensor under torch's compiler.
+        contiguous: whether plain tensors are contiguous, not channels-last, for code that merges axes by ``view``.
     """
 
     backend: str = "auto"
     memory: str = "default"
     plain_compiled: bool = False
+    contiguous: bool = False
 
 
 class Raw:

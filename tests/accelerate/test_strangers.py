@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn import functional as F
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
@@ -279,3 +280,41 @@ def test_a_hook_that_fails_before_the_model_begins() -> None:
     handle.remove()
     assert fast(small()) is Deferred
     assert not region.inside()
+
+
+class Viewing(nn.Module):
+    """Code that merges axes by ``view``, as a classifier's after its convolutions."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.features = nn.Sequential(nn.Conv3d(3, 8, 3, padding=1), nn.BatchNorm3d(8), nn.ReLU(), nn.MaxPool3d(2))
+        self.frames = nn.Sequential(nn.Conv2d(8 * 2, 4, 3, padding=1), nn.BatchNorm2d(4))
+        self.last = nn.Linear(8 * 2 * 4 * 4 if kind == "classifier" else 4 * 4 * 4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.features(x)
+        if self.kind == "classifier":
+            return self.last(y.view(y.size(0), -1))
+        y = self.frames(y.view(y.size(0), 16, 4, 4))
+        return self.last(y.view(len(y), -1) if self.kind == "time in channels" else F.relu(y).view(len(y), -1))
+
+
+@pytest.mark.parametrize("kind", ["classifier", "time in channels", "function between"])
+def test_code_that_merges_axes_by_view(kind: str) -> None:
+    plain = Viewing(kind).double()
+    fast, x = fastinpaint.accelerate(copy.deepcopy(plain)), torch.randn(2, 3, 4, 8, 8, dtype=torch.float64)
+    for model in (plain, fast):
+        model(x).square().sum().backward()
+    torch.testing.assert_close(fast(x), plain(x), rtol=1e-10, atol=1e-10)
+    for ours, theirs in zip(fast.parameters(), plain.parameters(), strict=True):
+        assert (ours.grad is None) == (theirs.grad is None)
+        if theirs.grad is not None:
+            torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-9, atol=1e-9)
+    with torch.inference_mode():
+        torch.testing.assert_close(fast.eval()(x), plain.eval()(x), rtol=1e-10, atol=1e-10)
+
+
+def test_where_nobody_calls_view_activations_are_channels_last() -> None:
+    net = fastinpaint.accelerate(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()), backend="reference")
+    assert not any(module._fastinpaint.contiguous for module in net)
