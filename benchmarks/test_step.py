@@ -34,7 +34,7 @@ def test_training_step(name, workload, measure):
     measure(contender.step, "step", name, flops, workload=dataclasses.asdict(workload), disagreement=apart, **memory)
 
 
-@pytest.mark.parametrize("name", ["eager", "eager channels-last", "fastinpaint"])
+@pytest.mark.parametrize("name", ["eager", "eager channels-last", "compile", "compile max-autotune", "fastinpaint"])
 def test_inference(name, workload, measure):
     """A forward pass in eval mode, as when a video is filled."""
     contender = build(name, workload)
@@ -46,7 +46,7 @@ def test_inference(name, workload, measure):
     def forward() -> torch.Tensor:
         mixed = workload.torch_dtype != torch.float32
         with torch.autocast(torch.device(workload.device).type, workload.torch_dtype, enabled=mixed):
-            return contender.model(contender.video, contender.mask)[0]
+            return contender.call(contender.video, contender.mask)[0]
 
     with torch.inference_mode():
         expected = plain.model(plain.video, plain.mask)[0]

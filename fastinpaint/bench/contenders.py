@@ -45,11 +45,15 @@ class Workload:
 
 
 class Contender:
-    """A model with its optimiser and one batch; `step` is one training step, `forward` its loss alone."""
+    """A model with its optimiser and one batch; `step` is one training step, `forward` its loss alone.
+
+    Attributes:
+        call: the model, or what a compiler made of it.
+    """
 
     def __init__(self, model: nn.Module, workload: Workload, call: Callable[..., Any] | None = None) -> None:
         self.model, self.workload = model, workload
-        self._call = model if call is None else call
+        self.call = model if call is None else call
         self._optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
         self.video, self.mask = batch(workload)
 
@@ -58,7 +62,7 @@ class Contender:
         workload, device = self.workload, torch.device(self.workload.device)
         mixed = workload.torch_dtype != torch.float32
         with torch.autocast(device.type, workload.torch_dtype) if mixed else nullcontext():
-            completed, coarse = self._call(self.video, self.mask)
+            completed, coarse = self.call(self.video, self.mask)
         return total_loss(completed, coarse, self.video, self.mask, workload.r).total
 
     def gradients(self) -> float:
