@@ -111,3 +111,14 @@ def check_step(net: nn.Module, fast: nn.Module, x: Tensor, tolerance: float = 1e
         torch.testing.assert_close(
             got[key], value, rtol=tolerance, atol=tolerance, msg=lambda text, key=key: f"{key}: {text}"
         )
+
+
+def check_twice_differentiable(net: nn.Module, fast: nn.Module, x: Tensor, tolerance: float) -> None:
+    """The gradients of an input gradient's square are the same."""
+    found = []
+    for model in (fast, net):
+        y = model(x.requires_grad_())
+        (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        dx.square().sum().backward()
+        found.append({name: p.grad for name, p in model.named_parameters()})
+    torch.testing.assert_close(*found, rtol=tolerance, atol=tolerance)

@@ -19,7 +19,7 @@ from fastinpaint.ops.conv_block import triton as ours
 from fastinpaint.ops.types import flatten
 from fastinpaint.testing import interpreter
 from fastinpaint.testing.rule import check_all, check_grads, double
-from tests.ops.norm_nets import KINDS, check_step, nets
+from tests.ops.norm_nets import KINDS, check_step, check_twice_differentiable, nets
 from tests.triton.ops.cases import CASES, DEVICE, inputs
 
 NAMES = ("2d", "2d-concat", "2d-transposed", "2d-thin-first-layer", "3d-strided", "three-sources")
@@ -123,14 +123,7 @@ def test_in_training_without_gradients() -> None:
 
 
 def test_twice_differentiable() -> None:
-    net, fast, x = nets("default", "triton", DEVICE)
-    found = []
-    for model in (fast, net):
-        y = model(x.requires_grad_())
-        (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
-        dx.square().sum().backward()
-        found.append({name: p.grad for name, p in model.named_parameters()})
-    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
+    check_twice_differentiable(*nets("default", "triton", DEVICE), 1e-3)
 
 
 def test_low_memory_says_why_it_is_not() -> None:
