@@ -24,6 +24,7 @@ from torch import Tensor
 
 from fastinpaint import remembered
 from fastinpaint.ops.dispatch import tf32_convolutions
+from fastinpaint.ops.source_hash import source_hash
 from fastinpaint.ops.triton_support import failures
 from fastinpaint.ops.types import Geometry, Source
 
@@ -109,11 +110,11 @@ def memory_file(device: torch.device) -> Path:
 
 @functools.cache
 def _memory_file(device: str, threads: int) -> Path:
-    package, digest = Path(__file__).parent, hashlib.sha256()
-    for path in sorted([*package.glob("ops/**/*.py"), *package.glob("*.so")]):
-        digest.update(path.read_bytes())
+    package = Path(__file__).parent
+    built = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(package.glob("*.so"))]
+    source = source_hash(package.glob("ops/**/*.py"))
     triton = importlib.metadata.version("triton") if importlib.util.find_spec("triton") else "none"
-    return remembered.file_of("backends", device, str(threads), torch.__version__, triton, digest.hexdigest())
+    return remembered.file_of("backends", device, str(threads), torch.__version__, triton, source, *built)
 
 
 @functools.cache

@@ -17,7 +17,6 @@ import argparse
 import collections
 import contextlib
 import functools
-import hashlib
 import json
 import multiprocessing
 import os
@@ -44,6 +43,7 @@ from fastinpaint.ops.batch_norm import triton as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Running
 from fastinpaint.ops.conv_block import triton as conv_block
 from fastinpaint.ops.masked_l1 import triton as masked_l1
+from fastinpaint.ops.source_hash import source_hash
 from fastinpaint.ops.types import Source
 from fastinpaint.testing.paper_layers import PaperLayer, paper_layers
 from fastinpaint.testing.static_model import replace_block
@@ -351,7 +351,7 @@ def source_digest(rooms: Sequence[str] = ROOMS) -> str:
     files = [f for room in rooms for f in sorted((ROOT / "fastinpaint" / "ops" / room).glob("triton*.py"))]
     files = [f for f in files if f.name != "triton_tune.py"]
     files += [ROOT / "fastinpaint" / "models" / "table.py", Path(__file__).with_name("paper_layers.py")]
-    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:16]
+    return source_hash(files)[:16]
 
 
 @functools.cache

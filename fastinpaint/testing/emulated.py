@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastinpaint.ops import native_cuda
+from fastinpaint.ops.source_hash import cxx_content
 
 ROOT = Path(__file__).parents[2]
 FLAGS = (
@@ -107,12 +108,12 @@ def _hash(value: object) -> str:
 
 
 def _digest(source: str, files: dict[str, str], flags: Sequence[str]) -> str:
-    """Of the source and all that it includes: what its object depends on."""
+    """Of the source and all that it includes, without comments: what its object depends on, but for line numbers."""
     read, to_read = {}, [source]
     while to_read:
         name = to_read.pop()
         if name in files and name not in read:
-            read[name] = files[name]
+            read[name] = cxx_content(files[name])
             for included in re.findall(r'#include "([^"]+)"', files[name]):
                 to_read += [included, os.path.normpath(os.path.join(os.path.dirname(name), included))]
     return _hash((sorted(read.items()), flags))

@@ -11,7 +11,6 @@ two runs give the same bits.
 from __future__ import annotations
 
 import functools
-import hashlib
 import logging
 import math
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from torch import Tensor
 from fastinpaint import remembered
 from fastinpaint.ops import triton_support as support
 from fastinpaint.ops.conv_block import triton_launch as launch
+from fastinpaint.ops.source_hash import source_hash
 
 logger = logging.getLogger(__name__)
 # Candidates agree to rounding; a kernel that was miscompiled does not (reported for flattened loops at 8 warps).
@@ -136,10 +136,8 @@ def memory_file() -> Path:
 def _memory_file(device: str) -> Path:
     import triton
 
-    digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("triton_*.py")):
-        digest.update(source.read_bytes())
-    return remembered.file_of("triton", device, torch.__version__, triton.__version__, digest.hexdigest())
+    source = source_hash(Path(__file__).parent.glob("triton_*.py"))
+    return remembered.file_of("triton", device, torch.__version__, triton.__version__, source)
 
 
 @functools.cache
