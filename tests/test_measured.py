@@ -13,7 +13,9 @@ import pytest
 import torch
 
 import fastinpaint
-from fastinpaint import backends, measured, remembered
+from fastinpaint.ops.dispatch import autotune as measured
+from fastinpaint.ops.dispatch import registry as backends
+from fastinpaint.ops.dispatch import tuning_cache as remembered
 from fastinpaint.ops.types import Geometry, Source
 
 CPU = torch.device("cpu")
@@ -88,7 +90,7 @@ def test_tuning_measures_a_shape_once_and_auto_reads_it(
     assert [room.runs for room in rooms.values()] == [2 * (measured.ROUNDS + 1)] * 2
     monkeypatch.delenv("FASTINPAINT_TUNE")
     forget()
-    with caplog.at_level(logging.DEBUG, "fastinpaint.backends"):
+    with caplog.at_level(logging.DEBUG, "fastinpaint.ops.dispatch.registry"):
         assert backends.choose("conv_block", "auto", CPU, *arguments()) is rooms["reference"]
     assert "conv_block: reference, measured as the fastest here" in caplog.text
     assert backends.choose("conv_block", None, CPU, *arguments(5)) is rooms["cpu"], "another shape: the usual order"

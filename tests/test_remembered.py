@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastinpaint import remembered
+from fastinpaint.ops.dispatch import tuning_cache as remembered
 
 
 def test_a_broken_file_counts_as_none_and_other_writers_stay(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ assert not foreign, f"the CUDA library needs {foreign}"
 """
 PROGRAM = """
 import sys, torch, fastinpaint
-from fastinpaint import _native, backends
+from fastinpaint.ops.dispatch import native as _native, registry as backends
 from fastinpaint.models import ModelConfig, VideoCompletionNet
 
 assert fastinpaint.__file__.startswith(sys.prefix), fastinpaint.__file__

@@ -42,8 +42,8 @@ from fastinpaint.ops.activation import triton as activation
 from fastinpaint.ops.batch_norm import triton as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Running
 from fastinpaint.ops.conv_block import triton as conv_block
+from fastinpaint.ops.dispatch.source_hash import source_hash
 from fastinpaint.ops.masked_l1 import triton as masked_l1
-from fastinpaint.ops.source_hash import source_hash
 from fastinpaint.ops.types import Source
 from fastinpaint.testing.paper_layers import PaperLayer, paper_layers
 from fastinpaint.testing.static_model import replace_block

@@ -25,8 +25,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from fastinpaint.ops import native_cuda
-from fastinpaint.ops.source_hash import cxx_content
+from fastinpaint.ops.dispatch import native_cuda
+from fastinpaint.ops.dispatch.source_hash import cxx_content
 
 ROOT = Path(__file__).parents[2]
 FLAGS = (

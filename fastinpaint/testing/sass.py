@@ -20,8 +20,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from fastinpaint import _native
 from fastinpaint.errors import UserError
+from fastinpaint.ops.dispatch import native as _native
 
 PAGE = Path(__file__).parents[2] / "docs" / "cuda_compiled.md"
 BEGIN, END = "<!-- compiled kernels -->", "<!-- end of compiled kernels -->"
@@ -90,7 +90,7 @@ def nvcc() -> str | None:
 
 def why_not() -> str | None:
     """Why there is nothing to read, in one sentence, or None."""
-    if not (Path(_native.__file__).parent / "libfastinpaint_cuda.so").exists():
+    if not (_native.HERE / "libfastinpaint_cuda.so").exists():
         return "the cuda kernels are not built; install nvcc and run `pip install -e .` again."
     return None if cuobjdump() else "there is no cuobjdump; install the CUDA toolkit or triton."
 
@@ -179,7 +179,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if reason := why_not():
         raise UserError(reason)
-    found = kernels(Path(_native.__file__).parent / "libfastinpaint_cuda.so")
+    found = kernels(_native.HERE / "libfastinpaint_cuda.so")
     complaints = [c for k in found if (c := k.complaint())]
     print(table(found))
     print("\n".join(complaints) or f"{len(found)} kernels, none spills.")

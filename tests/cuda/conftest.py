@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from fastinpaint import _native
-from fastinpaint.ops import native_cuda
+from fastinpaint.ops.dispatch import native as _native
+from fastinpaint.ops.dispatch import native_cuda
 from fastinpaint.testing import emulated
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fastinpaint.ops import native_cuda
 from fastinpaint.ops.conv_block import cuda, reference
+from fastinpaint.ops.dispatch import native_cuda
 from fastinpaint.testing import emulated
 from fastinpaint.testing.rule import check, double
 from tests.cuda.small_cases import DTYPES, Conv, conv_inputs, moved

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastinpaint.ops import native_cuda
 from fastinpaint.ops.activation import cuda as activation
+from fastinpaint.ops.dispatch import native_cuda
 from fastinpaint.ops.downsample import cuda as downsample
 from fastinpaint.ops.masked_l1 import cuda as masked_l1
 from fastinpaint.testing import emulated

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastinpaint.ops import native_cuda
+from fastinpaint.ops.dispatch import native_cuda
 from fastinpaint.testing import counting, counting_rest, emulated, sass
 from fastinpaint.testing.paper_layers import paper_layers
 

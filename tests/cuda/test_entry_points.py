@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from fastinpaint.ops import native_cuda
 from fastinpaint.ops.activation import cuda as activation
 from fastinpaint.ops.batch_norm import cuda as batch_norm
 from fastinpaint.ops.conv_block import cuda as conv_block
+from fastinpaint.ops.dispatch import native_cuda
 from fastinpaint.ops.downsample import cuda as downsample
 from fastinpaint.ops.masked_l1 import cuda as masked_l1
 from fastinpaint.ops.types import Source

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastinpaint import _native
 from fastinpaint.ops.conv_block import cuda
+from fastinpaint.ops.dispatch import native as _native
 from fastinpaint.testing import emulated
 from tests.cuda import small_cases, tf32
 

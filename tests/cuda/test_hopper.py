@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastinpaint.ops import native_cuda
 from fastinpaint.ops.conv_block import cuda
+from fastinpaint.ops.dispatch import native_cuda
 from fastinpaint.testing import emulated, sass
 from fastinpaint.testing.counting import counts
 from fastinpaint.testing.emulated import Plant

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from fastinpaint.ops import native_cuda
+from fastinpaint.ops.dispatch import native_cuda
 from fastinpaint.testing.emulated import Plant
 from tests.cuda.planted import Program
 

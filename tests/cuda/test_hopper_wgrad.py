@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastinpaint.ops import native_cuda
 from fastinpaint.ops.conv_block import launch
+from fastinpaint.ops.dispatch import native_cuda
 from fastinpaint.ops.types import Source
 from fastinpaint.testing import counting, emulated, sass
 from fastinpaint.testing.paper_layers import paper_layers

@@ -8,9 +8,9 @@ import warnings
 import pytest
 import torch
 
-from fastinpaint.ops import native_cuda
 from fastinpaint.ops.activation import cuda as activation
 from fastinpaint.ops.conv_block import cuda, launch, reference
+from fastinpaint.ops.dispatch import native_cuda
 from fastinpaint.ops.types import Geometry, Source
 from fastinpaint.testing.compare import error
 from fastinpaint.testing.rule import double

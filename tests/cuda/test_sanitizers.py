@@ -11,9 +11,9 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from fastinpaint.ops import native_cuda
 from fastinpaint.ops.conv_block.checks import output_shape
 from fastinpaint.ops.conv_block.launch import describe
+from fastinpaint.ops.dispatch import native_cuda
 from fastinpaint.testing import counting, emulated, sass
 from fastinpaint.testing.emulated import Plant
 from tests.cuda import small_cases

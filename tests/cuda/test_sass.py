@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
 
 import pytest
 
-from fastinpaint import _native
+from fastinpaint.ops.dispatch import native as _native
 from fastinpaint.testing import sass
 
 
@@ -50,7 +49,7 @@ def test_serialised_wgmma_are_named() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sass.why_not() is not None, reason=str(sass.why_not()))
 def test_compiled_kernels() -> None:
-    found = sass.kernels(Path(_native.__file__).parent / "libfastinpaint_cuda.so")
+    found = sass.kernels(_native.HERE / "libfastinpaint_cuda.so")
     assert found
     assert not [c for kernel in found if (c := kernel.complaint())]
     page = sass.PAGE.read_text()

@@ -8,8 +8,8 @@ import subprocess
 import pytest
 import torch
 
-from fastinpaint.ops import native_cuda
 from fastinpaint.ops.conv_block import cuda
+from fastinpaint.ops.dispatch import native_cuda
 from fastinpaint.testing import emulated, sass
 from tests.cuda import hopper_probe, hopper_wgrad, small_cases
 from tests.cuda.small_cases import Conv

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fastinpaint import backends
 from fastinpaint.ops.activation import activation
+from fastinpaint.ops.dispatch import registry as backends
 from fastinpaint.ops.types import Source
 
 CPU = torch.device("cpu")
@@ -54,7 +54,7 @@ def test_auto_logs_what_it_took_and_what_it_did_not(
     rooms: dict[str, SimpleNamespace], caplog: pytest.LogCaptureFixture
 ) -> None:
     rooms["cpu"].reason = "it is Tuesday."
-    with caplog.at_level(logging.DEBUG, "fastinpaint.backends"):
+    with caplog.at_level(logging.DEBUG, "fastinpaint.ops.dispatch.registry"):
         backends.choose("conv_block", None, CPU)
     assert "conv_block: reference (plain torch takes every dtype); not cpu: it is Tuesday." in caplog.text
 

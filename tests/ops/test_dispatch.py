@@ -9,7 +9,7 @@ from torch.overrides import BaseTorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastinpaint.ops.conv_block import conv_block
-from fastinpaint.ops.dispatch import unseen
+from fastinpaint.ops.dispatch.fast_path import unseen
 from fastinpaint.ops.types import Source
 from tests.ops.common import BACKENDS, leaf
 

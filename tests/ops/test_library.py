@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from fastinpaint import backends
 from fastinpaint.ops.activation import reference as elementwise
 from fastinpaint.ops.conv_block import library, reference
+from fastinpaint.ops.dispatch import registry as backends
 from fastinpaint.testing import fuzz
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fastinpaint.ops import source_hash
+from fastinpaint.ops.dispatch import source_hash
 
 CODE = '''
 from fastinpaint.ops.types import Source

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fastinpaint.ops import native_cpu
+from fastinpaint.ops.dispatch import native_cpu
 
 SOURCES = Path(__file__).parents[2] / "csrc"
 ENTRY = re.compile(r"FI_EXPORT \w+ (fi_cpu_\w+)\(([^)]*)\)")

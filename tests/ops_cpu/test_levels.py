@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fastinpaint import _native
-from fastinpaint.ops import native_cpu
+from fastinpaint.ops.dispatch import native as _native
+from fastinpaint.ops.dispatch import native_cpu
 
 pytestmark = pytest.mark.skipif(_native.why_not("cpu") is not None, reason=str(_native.why_not("cpu")))
 LEVELS = ("scalar", "avx2", "avx512")
@@ -28,7 +28,7 @@ def run(level: str, *arguments: str) -> str:
 def test_kernels_of_a_lower_level(level: str) -> None:
     if LEVELS.index(native_cpu.isa()) <= LEVELS.index(level):
         return  # the other tests have run on this level already
-    probe = "from fastinpaint.ops import native_cpu; print(native_cpu.isa())"
+    probe = "from fastinpaint.ops.dispatch import native_cpu; print(native_cpu.isa())"
     assert run(level, "-c", probe).strip() == level
     out = run(
         level,

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastinpaint.ops import map_memory
-from fastinpaint.ops.map_memory import LEAST_BYTES, SHARE, MapMemory
+from fastinpaint.ops import buffer_pool as map_memory
+from fastinpaint.ops.buffer_pool import LEAST_BYTES, SHARE, MapMemory
 
 SIZE = LEAST_BYTES
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastinpaint import _native
 from fastinpaint.ops.activation import cpu, reference
 from fastinpaint.ops.conv_block import cpu as conv_cpu
 from fastinpaint.ops.conv_block import reference as conv_reference
+from fastinpaint.ops.dispatch import native as _native
 from fastinpaint.ops.masked_l1 import cpu as l1_cpu
 from fastinpaint.ops.masked_l1 import reference as l1_reference
 from fastinpaint.ops.types import Source

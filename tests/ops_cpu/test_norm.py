@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fastinpaint import _native
+from fastinpaint.ops.dispatch import native as _native
 from tests.ops.norm_nets import KINDS, check_step, check_twice_differentiable, nets
 
 pytestmark = pytest.mark.skipif(_native.why_not("cpu") is not None, reason=str(_native.why_not("cpu")))

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastinpaint import _native
 from fastinpaint.ops.conv_block import cpu, cpu_choice, cpu_thin, cpu_winograd
+from fastinpaint.ops.dispatch import native as _native
 from fastinpaint.ops.types import Source
 from tests.ops_cpu.cases import Case, Inputs
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastinpaint import _native
 from fastinpaint.ops.conv_block import cpu, cpu_choice, cpu_thin, reference
+from fastinpaint.ops.dispatch import native as _native
 from fastinpaint.ops.types import Geometry, Source
 from tests.ops_cpu.cases import Case, Inputs, judge
 

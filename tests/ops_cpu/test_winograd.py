@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastinpaint import _native
-from fastinpaint.ops import native_cpu
 from fastinpaint.ops.conv_block import cpu, cpu_choice, cpu_winograd, reference
+from fastinpaint.ops.dispatch import native as _native
+from fastinpaint.ops.dispatch import native_cpu
 from fastinpaint.ops.types import Geometry, Source
 from tests.ops_cpu.cases import CONVOLUTIONS, Case, Inputs, judge
 

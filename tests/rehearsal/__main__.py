@@ -62,7 +62,8 @@ def _pytest(command: list[str], full: bool) -> list[str]:
 
 def _without_triton() -> None:
     """Interpreted, a step of tiles to choose from takes minutes."""
-    from fastinpaint import backends, measured
+    from fastinpaint.ops.dispatch import autotune as measured
+    from fastinpaint.ops.dispatch import registry as backends
 
     backends.AUTO["cuda"] = tuple(row for row in backends.AUTO["cuda"] if row[0] != "triton")
     measured.ROUNDS = 1

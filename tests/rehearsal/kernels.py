@@ -87,8 +87,8 @@ class Guarded:
 
 def install_cuda() -> None:
     """``libfastinpaint_cuda.so`` is the emulated one, seen as built."""
-    from fastinpaint import _native
-    from fastinpaint.ops import native_cuda
+    from fastinpaint.ops.dispatch import native as _native
+    from fastinpaint.ops.dispatch import native_cuda
     from fastinpaint.testing import emulated
 
     os.environ["FI_SHARED"] = str(native_cuda.SHARED[CAPABILITY])
@@ -104,8 +104,8 @@ def install_triton() -> None:
     import triton
     from triton.runtime.interpreter import GridExecutor
 
-    from fastinpaint import backends
-    from fastinpaint.ops import triton_support
+    from fastinpaint.ops.dispatch import registry as backends
+    from fastinpaint.ops.dispatch import triton_support
     from fastinpaint.testing import interpreter
 
     interpreter.install()

@@ -22,8 +22,8 @@ else:
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch):
     """Interpreted, the widest tiles up to 64 x 64, whatever the model of a GPU prefers: the time is in the steps."""
-    from fastinpaint.ops import triton_support
     from fastinpaint.ops.conv_block import triton_launch as launch
+    from fastinpaint.ops.dispatch import triton_support
 
     def widest(tiles, work):
         return max(launch.candidates(tiles, work), key=lambda t: (min(t.m, 64) * min(t.n, 64), t.k, -t.m * t.n))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastinpaint.ops import triton_support
 from fastinpaint.ops.conv_block import triton as conv_block
+from fastinpaint.ops.dispatch import triton_support
 from tests.triton.ops.cases import CASES, inputs
 
 pytestmark = [

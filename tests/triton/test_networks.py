@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastinpaint
 from fastinpaint.models import CombCN, ModelConfig, ThreeDCN
-from fastinpaint.ops import triton_support
+from fastinpaint.ops.dispatch import triton_support
 from fastinpaint.testing import interpreter
 from fastinpaint.testing.compare import error
 from tests.triton.ops.cases import DEVICE

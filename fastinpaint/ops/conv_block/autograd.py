@@ -15,7 +15,7 @@ from torch import Tensor
 from fastinpaint.ops import saved
 from fastinpaint.ops.conv_block import operators, reference
 from fastinpaint.ops.conv_block.operators import Call
-from fastinpaint.ops.dispatch import each_once
+from fastinpaint.ops.dispatch.fast_path import each_once
 from fastinpaint.ops.saved import Operand, Recipe
 from fastinpaint.ops.types import Source, flatten, unflatten
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastinpaint.ops import native_cpu as native
 from fastinpaint.ops.activation import cpu as activation
 from fastinpaint.ops.conv_block import cpu_choice, reference, zeros
+from fastinpaint.ops.dispatch import native_cpu as native
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 CHANNELS_LAST = True

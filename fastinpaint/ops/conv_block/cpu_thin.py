@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastinpaint.ops import map_memory
-from fastinpaint.ops import native_cpu as native
+from fastinpaint.ops import buffer_pool as map_memory
 from fastinpaint.ops.activation import cpu as activation
 from fastinpaint.ops.conv_block import cpu_winograd as winograd
+from fastinpaint.ops.dispatch import native_cpu as native
 from fastinpaint.ops.types import Geometry, Source, SourceGrad, address
 
 THIN = 4  # most channels of the thin map

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastinpaint.ops import map_memory
-from fastinpaint.ops import native_cpu as native
+from fastinpaint.ops import buffer_pool as map_memory
+from fastinpaint.ops.dispatch import native_cpu as native
 from fastinpaint.ops.types import Geometry, Source, SourceGrad, address
 
 SAME, UP, DOWN = range(3)

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastinpaint.ops import native_cuda as native
 from fastinpaint.ops.activation import cuda as activation
 from fastinpaint.ops.conv_block import checks, reference
 from fastinpaint.ops.conv_block.launch import CConv, describe
+from fastinpaint.ops.dispatch import native_cuda as native
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 CHANNELS_LAST = True

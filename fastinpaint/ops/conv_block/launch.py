@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastinpaint.ops import native_cuda as native
-from fastinpaint.ops.dispatch import tf32_convolutions
+from fastinpaint.ops.dispatch import native_cuda as native
+from fastinpaint.ops.dispatch.fast_path import tf32_convolutions
 from fastinpaint.ops.types import Geometry, Source
 
 Triple = ctypes.c_int * 3

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.library import Library, register_fake
 
-from fastinpaint import backends
 from fastinpaint.ops.conv_block import reference
-from fastinpaint.ops.dispatch import (
+from fastinpaint.ops.dispatch import registry as backends
+from fastinpaint.ops.dispatch.fast_path import (
     TAGS,
     apart,
     dense,

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fastinpaint.ops import triton_support as support
 from fastinpaint.ops.activation import triton as activation
 from fastinpaint.ops.batch_norm import triton as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Normed
@@ -27,6 +26,7 @@ from fastinpaint.ops.conv_block.triton_host import (
     weight_strides,
 )
 from fastinpaint.ops.conv_block.triton_taps import output_shape, problem
+from fastinpaint.ops.dispatch import triton_support as support
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 if support.INSTALLED:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastinpaint.ops import triton_support as support
 from fastinpaint.ops.activation import triton as activation
 from fastinpaint.ops.activation.triton_launch import FINISH_BLOCK, NUM_WARPS, RowTiles, row_tiles
 from fastinpaint.ops.conv_block import triton_launch as launch
@@ -22,6 +21,7 @@ from fastinpaint.ops.conv_block.triton_host import (
     weight_strides,
 )
 from fastinpaint.ops.conv_block.triton_taps import Problem, problem
+from fastinpaint.ops.dispatch import triton_support as support
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 if support.INSTALLED:

@@ -1,7 +1,7 @@
 """Which tile a pass of a shape runs with: a remembered measurement, else a new one, else the model's choice.
 
 A shape that comes for the first time is measured, among the few tiles that the model expects to be fastest, and
-remembered (`fastinpaint.remembered`); with ``FASTINPAINT_TUNE=1``, which ``fastinpaint tune`` sets, among all that fit.
+remembered (`tuning_cache`); with ``FASTINPAINT_TUNE=1``, which ``fastinpaint tune`` sets, among all that fit.
 Nothing is chosen whose result is not that of a tile of 4 warps.
 While a CUDA graph is recorded nothing is measured. With ``FASTINPAINT_TUNE=0``, and with
 ``torch.use_deterministic_algorithms(True)``, it is the model's choice, the same on every machine. Whatever is chosen,
@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastinpaint import remembered
-from fastinpaint.ops import triton_support as support
 from fastinpaint.ops.conv_block import triton_launch as launch
-from fastinpaint.ops.source_hash import source_hash
+from fastinpaint.ops.dispatch import triton_support as support
+from fastinpaint.ops.dispatch import tuning_cache as remembered
+from fastinpaint.ops.dispatch.source_hash import source_hash
 
 logger = logging.getLogger(__name__)
 # Candidates agree to rounding; a kernel that was miscompiled does not (reported for flattened loops at 8 warps).

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastinpaint.ops import triton_support
+from fastinpaint.ops.dispatch import triton_support
 from fastinpaint.ops.types import Geometry, Source
 from fastinpaint.testing import rule
 

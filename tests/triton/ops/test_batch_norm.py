@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 import fastinpaint
-from fastinpaint.ops import triton_support
 from fastinpaint.ops.batch_norm import reference
 from fastinpaint.ops.batch_norm import triton as ours
 from fastinpaint.ops.batch_norm.reference import Running
+from fastinpaint.ops.dispatch import triton_support
 from fastinpaint.testing import interpreter
 from fastinpaint.testing.rule import check, check_all, double
 from tests.triton.ops.cases import DEVICE

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastinpaint.ops import triton_support
 from fastinpaint.ops.batch_norm import reference as reference_norm
 from fastinpaint.ops.batch_norm import triton as triton_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Running
 from fastinpaint.ops.conv_block import norm as conv_norm
 from fastinpaint.ops.conv_block import operators, reference
 from fastinpaint.ops.conv_block import triton as ours
+from fastinpaint.ops.dispatch import triton_support
 from fastinpaint.ops.types import flatten
 from fastinpaint.testing import interpreter
 from fastinpaint.testing.rule import check_all, check_grads, double

@@ -10,9 +10,9 @@ import pytest
 import torch
 from triton.runtime.errors import OutOfResources
 
-from fastinpaint.ops import triton_support
 from fastinpaint.ops.conv_block import triton_launch as launch
 from fastinpaint.ops.conv_block import triton_tune as tune
+from fastinpaint.ops.dispatch import triton_support
 
 WORK = launch.Work(rows=32768, columns=256, depth=2304, operands=(1, 1), itemsize=2)
 
@@ -179,7 +179,7 @@ def test_importing_asks_no_device():
         "for name in ('get_device_name', 'get_device_capability', 'get_device_properties', 'current_device',\n"
         "             'is_available', 'device_count', 'init'):\n"
         "    setattr(torch.cuda, name, refuse)\n"
-        "import fastinpaint, fastinpaint.nn, fastinpaint.backends\n"
+        "import fastinpaint, fastinpaint.nn, fastinpaint.ops.dispatch.registry\n"
         "from fastinpaint.ops.conv_block import triton, triton_tune, library, cuda\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastinpaint import _native
 from fastinpaint.errors import UserError
+from fastinpaint.ops.dispatch import native as _native
 from fastinpaint.ops.types import Source, address
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}

@@ -17,8 +17,10 @@ from typing import Any
 
 import torch
 
-from fastinpaint import _native, measured, remembered
 from fastinpaint.errors import UserError
+from fastinpaint.ops.dispatch import autotune as measured
+from fastinpaint.ops.dispatch import native as _native
+from fastinpaint.ops.dispatch import tuning_cache as remembered
 
 BACKENDS = ("reference", "cpu", "cuda", "triton", "library")
 OPS = ("activation", "batch_norm", "conv_block", "masked_l1")

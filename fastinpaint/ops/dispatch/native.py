@@ -1,4 +1,4 @@
-"""Loads the compiled kernels: plain C ABI, no torch and no Python headers, found beside this file."""
+"""Loads the compiled kernels: plain C ABI, no torch and no Python headers, found in the package's folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ctypes
 import functools
 from pathlib import Path
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[2]  # the package
 TOOLS = {
     "cpu": "a C++ compiler (g++ or clang++)",
     "cuda": "nvcc (of the CUDA toolkit, or by `pip install nvidia-cuda-nvcc nvidia-cuda-runtime nvidia-cuda-cccl`)",

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from fastinpaint.ops.dispatch import tf32_convolutions
+from fastinpaint.ops.dispatch.fast_path import tf32_convolutions
 
 INSTALLED = importlib.util.find_spec("triton") is not None
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"

@@ -1,6 +1,6 @@
 """Which backend a convolution runs fastest with on a device: measured once a shape where asked for, remembered on disk.
 
-``fastinpaint tune`` asks for it; without its measurements `fastinpaint.backends` has an order of its own.
+``fastinpaint tune`` asks for it; without its measurements `fastinpaint.ops.dispatch.registry` has an order of its own.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastinpaint import remembered
-from fastinpaint.ops.dispatch import tf32_convolutions
-from fastinpaint.ops.source_hash import source_hash
-from fastinpaint.ops.triton_support import failures
+from fastinpaint.ops.dispatch import native
+from fastinpaint.ops.dispatch import tuning_cache as remembered
+from fastinpaint.ops.dispatch.fast_path import tf32_convolutions
+from fastinpaint.ops.dispatch.source_hash import source_hash
+from fastinpaint.ops.dispatch.triton_support import failures
 from fastinpaint.ops.types import Geometry, Source
 
 logger = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ def memory_file(device: torch.device) -> Path:
 
 @functools.cache
 def _memory_file(device: str, threads: int) -> Path:
-    package = Path(__file__).parent
+    package = native.HERE
     built = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(package.glob("*.so"))]
     source = source_hash(package.glob("ops/**/*.py"))
     triton = importlib.metadata.version("triton") if importlib.util.find_spec("triton") else "none"

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastinpaint import _native
-from fastinpaint.ops import map_memory
+from fastinpaint.ops import buffer_pool as map_memory
+from fastinpaint.ops.dispatch import native as _native
 from fastinpaint.ops.types import Source
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
