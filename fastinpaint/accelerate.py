@@ -20,7 +20,7 @@ from fastinpaint.nn import layers, region
 from fastinpaint.nn.deferred import plain
 from fastinpaint.nn.padded import zeros_of
 from fastinpaint.nn.raw import Options
-from fastinpaint.ops.conv_block.zeros import absorbed
+from fastinpaint.ops.conv_block.zero_padding import absorbed
 from fastinpaint.ops.dispatch import registry as backends
 
 Model = TypeVar("Model", bound=nn.Module)

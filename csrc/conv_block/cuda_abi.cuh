@@ -1,4 +1,4 @@
-// The convolution as the C ABI hands it over; fastinpaint/ops/conv_block/launch.py has the same structure in ctypes.
+// The convolution as the C ABI hands it over; fastinpaint/ops/conv_block/cuda/abi.py has the same structure in ctypes.
 //
 // Axes are T, H, W; a 2D convolution has T = 1 and its frames in the batch. Maps are [N][T][H][W][C]. The caller owns
 // every buffer; workspaces need fi_conv_*_workspace bytes, 16-byte aligned, and may hold anything.

@@ -348,8 +348,9 @@ def markdown(rows: list[Row]) -> str:
 
 def source_digest(rooms: Sequence[str] = ROOMS) -> str:
     """Of what decides what is compiled: the kernels of those rooms, their launches and tiles, the paper's layers."""
-    files = [f for room in rooms for f in sorted((ROOT / "fastinpaint" / "ops" / room).glob("triton*.py"))]
-    files = [f for f in files if f.name != "triton_tune.py"]
+    folders = [ROOT / "fastinpaint" / "ops" / room for room in rooms]
+    files = [f for folder in folders for kind in ("triton*.py", "triton/*.py") for f in folder.glob(kind)]
+    files = [f for f in files if f.name != "autotune.py"]
     files += [ROOT / "fastinpaint" / "models" / "table.py", Path(__file__).with_name("paper_layers.py")]
     return source_hash(files)[:16]
 

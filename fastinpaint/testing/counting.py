@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 
 from fastinpaint.ops.conv_block.checks import output_shape
-from fastinpaint.ops.conv_block.launch import CConv, describe
+from fastinpaint.ops.conv_block.cuda.abi import CConv, describe
 from fastinpaint.ops.dispatch import native_cuda
 from fastinpaint.testing import emulated
 from fastinpaint.testing.paper_layers import PaperLayer, paper_layers

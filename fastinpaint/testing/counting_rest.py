@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 
 from fastinpaint.ops.conv_block.checks import output_shape
-from fastinpaint.ops.conv_block.launch import CConv, describe
+from fastinpaint.ops.conv_block.cuda.abi import CConv, describe
 from fastinpaint.ops.dispatch import native_cuda
 from fastinpaint.ops.masked_l1.cuda import CSlices
 from fastinpaint.testing.counting import BYTES, counts, show

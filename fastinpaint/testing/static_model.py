@@ -6,7 +6,7 @@
 The launches are those of the library's own host code on "meta" tensors. FLOPs are two for a multiply-add; the live ones
 leave out taps that a tile never takes. Bytes are those that no kernel could avoid: every map in or out once. The floor
 is the larger of live FLOPs at 788 TFLOP/s and bytes at 4.3 TB/s, measured on an H200 in bfloat16. The expected time
-is `triton_launch.expected_seconds`, a model to be held against measurements.
+is `tiles.expected_seconds`, a model to be held against measurements.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import torch
 from triton.runtime.jit import JITFunction
 
 from fastinpaint.ops.conv_block import triton as conv_block
-from fastinpaint.ops.conv_block import triton_launch as launch
-from fastinpaint.ops.conv_block import triton_tune
-from fastinpaint.ops.conv_block.triton_taps import Gather, Problem
-from fastinpaint.ops.conv_block.triton_taps import live_share as live_share_of
+from fastinpaint.ops.conv_block.triton import autotune as triton_tune
+from fastinpaint.ops.conv_block.triton import tiles as launch
+from fastinpaint.ops.conv_block.triton.taps import Gather, Problem
+from fastinpaint.ops.conv_block.triton.taps import live_share as live_share_of
 from fastinpaint.testing.paper_layers import PaperLayer, paper_layers
 
 FLOPS, BANDWIDTH = 788e12, 4.3e12

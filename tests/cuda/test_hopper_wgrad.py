@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastinpaint.ops.conv_block import launch
+from fastinpaint.ops.conv_block.cuda import abi as launch
 from fastinpaint.ops.dispatch import native_cuda
 from fastinpaint.ops.types import Source
 from fastinpaint.testing import counting, emulated, sass

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from fastinpaint.ops.activation import cuda as activation
-from fastinpaint.ops.conv_block import cuda, launch, reference
+from fastinpaint.ops.conv_block import cuda, reference
+from fastinpaint.ops.conv_block.cuda import abi as launch
 from fastinpaint.ops.dispatch import native_cuda
 from fastinpaint.ops.types import Geometry, Source
 from fastinpaint.testing.compare import error

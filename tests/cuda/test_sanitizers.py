@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fastinpaint.ops.conv_block.checks import output_shape
-from fastinpaint.ops.conv_block.launch import describe
+from fastinpaint.ops.conv_block.cuda.abi import describe
 from fastinpaint.ops.dispatch import native_cuda
 from fastinpaint.testing import counting, emulated, sass
 from fastinpaint.testing.emulated import Plant

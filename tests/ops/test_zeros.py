@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastinpaint.ops.conv_block import checks, conv_block, zeros
-from fastinpaint.ops.conv_block.zeros import Zeros, absorbed
+from fastinpaint.ops.conv_block import checks, conv_block
+from fastinpaint.ops.conv_block import zero_padding as zeros
+from fastinpaint.ops.conv_block.zero_padding import Zeros, absorbed
 from fastinpaint.ops.types import Geometry
 from tests.ops.common import BACKENDS
 

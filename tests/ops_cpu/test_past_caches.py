@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastinpaint.ops.conv_block import cpu, cpu_choice, cpu_thin, cpu_winograd
+from fastinpaint.ops.conv_block import cpu
+from fastinpaint.ops.conv_block.cpu import select as cpu_choice
+from fastinpaint.ops.conv_block.cpu import thin as cpu_thin
+from fastinpaint.ops.conv_block.cpu import winograd as cpu_winograd
 from fastinpaint.ops.dispatch import native as _native
 from fastinpaint.ops.types import Source
 from tests.ops_cpu.cases import Case, Inputs

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastinpaint.ops.conv_block import cpu, cpu_choice, cpu_thin, reference
+from fastinpaint.ops.conv_block import cpu, reference
+from fastinpaint.ops.conv_block.cpu import select as cpu_choice
+from fastinpaint.ops.conv_block.cpu import thin as cpu_thin
 from fastinpaint.ops.dispatch import native as _native
 from fastinpaint.ops.types import Geometry, Source
 from tests.ops_cpu.cases import Case, Inputs, judge

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastinpaint.ops.conv_block import cpu, cpu_choice, cpu_winograd, reference
+from fastinpaint.ops.conv_block import cpu, reference
+from fastinpaint.ops.conv_block.cpu import select as cpu_choice
+from fastinpaint.ops.conv_block.cpu import winograd as cpu_winograd
 from fastinpaint.ops.dispatch import native as _native
 from fastinpaint.ops.dispatch import native_cpu
 from fastinpaint.ops.types import Geometry, Source

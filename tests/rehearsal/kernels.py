@@ -141,7 +141,7 @@ def do_bench(fn: Callable[[], object], warmup: int = 25, rep: int = 100, return_
 
 def few_tiles() -> None:
     """A pass of a tiny layer is one tile whatever its size, and the interpreter computes all of it."""
-    from fastinpaint.ops.conv_block import triton_launch as launch
+    from fastinpaint.ops.conv_block.triton import tiles as launch
 
     candidates = launch.candidates
     launch.candidates = lambda tiles, work: sorted(candidates(tiles, work), key=lambda tile: tile.m * tile.n)[:2]

@@ -22,7 +22,7 @@ else:
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch):
     """Interpreted, the widest tiles up to 64 x 64, whatever the model of a GPU prefers: the time is in the steps."""
-    from fastinpaint.ops.conv_block import triton_launch as launch
+    from fastinpaint.ops.conv_block.triton import tiles as launch
     from fastinpaint.ops.dispatch import triton_support
 
     def widest(tiles, work):

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from fastinpaint.ops.activation import checks as activation
-from fastinpaint.ops.conv_block import autograd, checks, operators
+from fastinpaint.ops.conv_block import autograd, checks
+from fastinpaint.ops.conv_block import torch_library as operators
 from fastinpaint.ops.dispatch.fast_path import autocast
 from fastinpaint.ops.types import Geometry, Source
 

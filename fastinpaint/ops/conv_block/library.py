@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastinpaint.ops.activation.reference import channel_dims, wide
-from fastinpaint.ops.conv_block import zeros
+from fastinpaint.ops.conv_block import zero_padding as zeros
 from fastinpaint.ops.dispatch import registry as backends
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 

@@ -11,7 +11,11 @@ import torch
 from triton.runtime.errors import InterpreterError
 from triton.runtime.interpreter import InterpretedFunction
 
-from fastinpaint.ops.conv_block import triton_dgrad, triton_gather, triton_kernels, triton_launch, triton_wgrad
+from fastinpaint.ops.conv_block.triton import dgrad_kernel as triton_dgrad
+from fastinpaint.ops.conv_block.triton import fwd_kernel as triton_kernels
+from fastinpaint.ops.conv_block.triton import gather as triton_gather
+from fastinpaint.ops.conv_block.triton import tiles as triton_launch
+from fastinpaint.ops.conv_block.triton import wgrad_kernel as triton_wgrad
 from tests.triton.ops.cases import Case
 from tests.triton.ops.test_conv_block import run
 

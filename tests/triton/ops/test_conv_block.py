@@ -8,8 +8,8 @@ import torch
 from fastinpaint.ops.activation import triton_launch as activation_launch
 from fastinpaint.ops.conv_block import reference
 from fastinpaint.ops.conv_block import triton as ours
-from fastinpaint.ops.conv_block import triton_launch as launch
-from fastinpaint.ops.conv_block import triton_tune as tune
+from fastinpaint.ops.conv_block.triton import autotune as tune
+from fastinpaint.ops.conv_block.triton import tiles as launch
 from fastinpaint.testing.rule import check_all, check_grads, double
 from tests.triton.ops.cases import CASES, DEVICE, Case, inputs
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from fastinpaint.ops.batch_norm import reference as reference_norm
 from fastinpaint.ops.batch_norm import triton as triton_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Running
-from fastinpaint.ops.conv_block import norm as conv_norm
-from fastinpaint.ops.conv_block import operators, reference
+from fastinpaint.ops.conv_block import fused_bn as conv_norm
+from fastinpaint.ops.conv_block import reference
+from fastinpaint.ops.conv_block import torch_library as operators
 from fastinpaint.ops.conv_block import triton as ours
 from fastinpaint.ops.dispatch import triton_support
 from fastinpaint.ops.types import flatten

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fastinpaint.ops.conv_block import triton as conv_block
-from fastinpaint.ops.conv_block.triton_taps import phased_axis, strided_axis
+from fastinpaint.ops.conv_block.triton.taps import phased_axis, strided_axis
 from fastinpaint.ops.dispatch import triton_support
 from fastinpaint.ops.types import Geometry, Source
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from triton.runtime.errors import OutOfResources
 
-from fastinpaint.ops.conv_block import triton_launch as launch
-from fastinpaint.ops.conv_block import triton_tune as tune
+from fastinpaint.ops.conv_block.triton import autotune as tune
+from fastinpaint.ops.conv_block.triton import tiles as launch
 from fastinpaint.ops.dispatch import triton_support
 
 WORK = launch.Work(rows=32768, columns=256, depth=2304, operands=(1, 1), itemsize=2)
@@ -180,7 +180,8 @@ def test_importing_asks_no_device():
         "             'is_available', 'device_count', 'init'):\n"
         "    setattr(torch.cuda, name, refuse)\n"
         "import fastinpaint, fastinpaint.nn, fastinpaint.ops.dispatch.registry\n"
-        "from fastinpaint.ops.conv_block import triton, triton_tune, library, cuda\n"
+        "from fastinpaint.ops.conv_block import cuda, library, triton\n"
+        "from fastinpaint.ops.conv_block.triton import autotune\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-500:]

@@ -14,10 +14,10 @@ from torch import Tensor
 from fastinpaint.ops.activation import triton as activation
 from fastinpaint.ops.batch_norm import triton as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Normed
-from fastinpaint.ops.conv_block import triton_launch as launch
-from fastinpaint.ops.conv_block import triton_tune as tune
-from fastinpaint.ops.conv_block.triton_backward import Gradient, NormWeight, bwd_two
-from fastinpaint.ops.conv_block.triton_host import (
+from fastinpaint.ops.conv_block.triton import autotune as tune
+from fastinpaint.ops.conv_block.triton import tiles as launch
+from fastinpaint.ops.conv_block.triton.backward import Gradient, NormWeight, bwd_two
+from fastinpaint.ops.conv_block.triton.host import (
     densely,
     gather_arguments,
     gather_parts,
@@ -25,12 +25,12 @@ from fastinpaint.ops.conv_block.triton_host import (
     prologue,
     weight_strides,
 )
-from fastinpaint.ops.conv_block.triton_taps import output_shape, problem
+from fastinpaint.ops.conv_block.triton.taps import output_shape, problem
 from fastinpaint.ops.dispatch import triton_support as support
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 if support.INSTALLED:
-    from fastinpaint.ops.conv_block import triton_kernels as kernels
+    from fastinpaint.ops.conv_block.triton import fwd_kernel as kernels
 
 CHANNELS_LAST = True
 MAX_SOURCES = 2

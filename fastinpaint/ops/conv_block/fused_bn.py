@@ -21,8 +21,9 @@ from torch.library import Library, register_fake
 from fastinpaint.ops import saved
 from fastinpaint.ops.batch_norm import reference as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Normed, Running
-from fastinpaint.ops.conv_block import operators, reference
-from fastinpaint.ops.conv_block.operators import GEOMETRY, Call, Flat, geometry_of, pack
+from fastinpaint.ops.conv_block import reference
+from fastinpaint.ops.conv_block import torch_library as operators
+from fastinpaint.ops.conv_block.torch_library import GEOMETRY, Call, Flat, geometry_of, pack
 from fastinpaint.ops.dispatch.fast_path import TAGS, empty_if_none, no_autocast, none_if_empty, underneath, unseen
 from fastinpaint.ops.saved import Operand, Recipe
 from fastinpaint.ops.types import Geometry, Source, flatten, unflatten

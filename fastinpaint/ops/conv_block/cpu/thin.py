@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastinpaint.ops import buffer_pool as map_memory
 from fastinpaint.ops.activation import cpu as activation
-from fastinpaint.ops.conv_block import cpu_winograd as winograd
+from fastinpaint.ops.conv_block.cpu import winograd
 from fastinpaint.ops.dispatch import native_cpu as native
 from fastinpaint.ops.types import Geometry, Source, SourceGrad, address
 

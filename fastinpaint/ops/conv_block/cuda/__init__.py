@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastinpaint.ops.activation import cuda as activation
 from fastinpaint.ops.conv_block import checks, reference
-from fastinpaint.ops.conv_block.launch import CConv, describe
+from fastinpaint.ops.conv_block.cuda.abi import CConv, describe
 from fastinpaint.ops.dispatch import native_cuda as native
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 

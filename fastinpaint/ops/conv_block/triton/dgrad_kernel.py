@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from fastinpaint.ops.activation.triton_kernels import normalise
-from fastinpaint.ops.conv_block.triton_gather import (
+from fastinpaint.ops.conv_block.triton.gather import (
     SPLIT_FROM,
     begin_tile,
     count_steps,
@@ -88,7 +88,7 @@ def conv_dgrad_kernel(
         G = dy + dmean / M + 2 dvar (y - mean) / M        da = gather(G) @ weight
         dz = da * 1[z > 0]    dx = dz * scale    daddend = da    sums of dz and of dz * (x - mean)
 
-    The gather reads G, of sizes in_size, and writes maps of x's sizes out_size (`triton_taps`, ``backward``).
+    The gather reads G, of sizes in_size, and writes maps of x's sizes out_size (`taps`, ``backward``).
 
     gradient in: dy ``[N, T, H, W, C_out]``; dmean, dvar ``[C_out]`` float32; with HAS_NORM dvar is the gradient of the
     scale, and dvar * curve that of var. saved: y as dy, y_mean, curve ``[C_out]``; of one source or two x ``[N, T, H,

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from fastinpaint.ops.activation import triton as activation
 from fastinpaint.ops.activation.triton_launch import FINISH_BLOCK, NUM_WARPS, RowTiles, row_tiles
-from fastinpaint.ops.conv_block import triton_launch as launch
-from fastinpaint.ops.conv_block import triton_tune as tune
-from fastinpaint.ops.conv_block.triton_host import (
+from fastinpaint.ops.conv_block.triton import autotune as tune
+from fastinpaint.ops.conv_block.triton import tiles as launch
+from fastinpaint.ops.conv_block.triton.host import (
     densely,
     gather_arguments,
     gather_parts,
@@ -20,12 +20,14 @@ from fastinpaint.ops.conv_block.triton_host import (
     prologue,
     weight_strides,
 )
-from fastinpaint.ops.conv_block.triton_taps import Problem, problem
+from fastinpaint.ops.conv_block.triton.taps import Problem, problem
 from fastinpaint.ops.dispatch import triton_support as support
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 if support.INSTALLED:
-    from fastinpaint.ops.conv_block import triton_dgrad, triton_finish, triton_wgrad
+    from fastinpaint.ops.conv_block.triton import dgrad_kernel as triton_dgrad
+    from fastinpaint.ops.conv_block.triton import finish_kernel as triton_finish
+    from fastinpaint.ops.conv_block.triton import wgrad_kernel as triton_wgrad
 
 
 class Gradient(NamedTuple):

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from fastinpaint.ops.activation.triton_kernels import finish_sources, sum_parts
-from fastinpaint.ops.conv_block.triton_gather import gradient_vectors, load_gradient
+from fastinpaint.ops.conv_block.triton.gather import gradient_vectors, load_gradient
 
 
 @triton.jit

@@ -5,8 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastinpaint.ops.conv_block.triton_finish import leave_gradient_sum
-from fastinpaint.ops.conv_block.triton_gather import (
+from fastinpaint.ops.conv_block.triton.finish_kernel import leave_gradient_sum
+from fastinpaint.ops.conv_block.triton.gather import (
     gradient_vectors,
     load_gradient,
     load_source,

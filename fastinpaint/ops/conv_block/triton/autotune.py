@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastinpaint.ops.conv_block import triton_launch as launch
+from fastinpaint.ops.conv_block.triton import tiles as launch
 from fastinpaint.ops.dispatch import triton_support as support
 from fastinpaint.ops.dispatch import tuning_cache as remembered
 from fastinpaint.ops.dispatch.source_hash import source_hash
@@ -136,7 +136,7 @@ def memory_file() -> Path:
 def _memory_file(device: str) -> Path:
     import triton
 
-    source = source_hash(Path(__file__).parent.glob("triton_*.py"))
+    source = source_hash(Path(__file__).parent.glob("*.py"))
     return remembered.file_of("triton", device, torch.__version__, triton.__version__, source)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastinpaint.ops.conv_block import triton_launch as launch
-from fastinpaint.ops.conv_block.triton_taps import Gather, phase_table
+from fastinpaint.ops.conv_block.triton import tiles as launch
+from fastinpaint.ops.conv_block.triton.taps import Gather, phase_table
 from fastinpaint.ops.dispatch import triton_support as support
 from fastinpaint.ops.types import Source
 

@@ -14,8 +14,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from fastinpaint.ops.conv_block import cpu_thin as thin
-from fastinpaint.ops.conv_block import cpu_winograd as winograd
+from fastinpaint.ops.conv_block.cpu import thin, winograd
 from fastinpaint.ops.types import Geometry, Source
 
 VARIABLE = "FASTINPAINT_CPU_CONV"
@@ -34,7 +33,7 @@ MOST_ANSWERS = 4096
 
 
 def own(which: str, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> ModuleType | None:
-    """The own kernels that a pass, one of `PASSES`, runs on: `cpu_thin` or `cpu_winograd`; None for oneDNN's."""
+    """The own kernels that a pass, one of `PASSES`, runs on: `thin` or `winograd`; None for oneDNN's."""
     return own_all(sources, weight, geometry)[PASSES.index(which)]
 
 

@@ -1,6 +1,6 @@
 """`conv_block` on the CPU, channels-last: own kernels, or oneDNN's convolution between own elementwise ones.
 
-Contract: reference.py. Each pass takes the faster of the two, by the rule of `cpu_choice`.
+Contract: reference.py. Each pass takes the faster of the two, by the rule of `select`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from fastinpaint.ops.activation import cpu as activation
-from fastinpaint.ops.conv_block import cpu_choice, reference, zeros
+from fastinpaint.ops.conv_block import reference
+from fastinpaint.ops.conv_block import zero_padding as zeros
+from fastinpaint.ops.conv_block.cpu import select as cpu_choice
 from fastinpaint.ops.dispatch import native_cpu as native
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 

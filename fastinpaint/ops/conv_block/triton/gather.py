@@ -1,6 +1,6 @@
 """Device functions that the forward and the dgrad kernel share: a tile's places, its live taps, and its operands.
 
-A tile is BT x BH x BW places of one phase of the output, row by row; see `triton_taps` for phases and taps. Offsets
+A tile is BT x BH x BW places of one phase of the output, row by row; see `taps` for phases and taps. Offsets
 inside a tile are 32 bits, its origin 64.
 """
 
@@ -132,7 +132,7 @@ def begin_tile(
 
     Args:
         tile: index over phases and, inside a phase, samples and places.
-        table: int32 ``[3, S, 3]``, see `triton_taps.phase_table`; S the largest of OUT_STRIDE.
+        table: int32 ``[3, S, 3]``, see `taps.phase_table`; S the largest of OUT_STRIDE.
         samples_out: N. in_size, out_size: ``T, H, W``. step: offset_step of each axis.
 
     Returns:

@@ -1,6 +1,6 @@
 """Tiles of the `conv_block` kernels: the candidates as data with reasons, what prunes them, and what chooses.
 
-A remembered measurement decides (`triton_tune`); without one the model below does. Its constants describe an H200.
+A remembered measurement decides (`autotune`); without one the model below does. Its constants describe an H200.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from typing import NamedTuple
 
 from fastinpaint.ops.activation.triton_launch import power_of_2
-from fastinpaint.ops.conv_block.triton_taps import Axis, Gather, live_share
+from fastinpaint.ops.conv_block.triton.taps import Axis, Gather, live_share
 
 
 class Tile(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastinpaint.ops.conv_block.triton_gather import (
+from fastinpaint.ops.conv_block.triton.gather import (
     SPLIT_FROM,
     begin_tile,
     count_steps,
@@ -78,7 +78,7 @@ def conv_fwd_kernel(
 
     sources (up to two): x, addend maps ``[N, T, H, W, C_i]``; mean, scale, shift ``[C_i]`` float32. weight: item (tap,
     k, n) at ``tap * w_tap + k * w_k + n * w_n``, k over the concatenated channels. bias ``[C_out]``.
-    table, step: see `triton_gather.begin_tile`. All maps and the weight have one dtype; products are summed in float32.
+    table, step: see `gather.begin_tile`. All maps and the weight have one dtype; products are summed in float32.
     out: y ``[N, T, H, W, C_out]``; with HAS_STATS, of y before it is rounded, each tile's count ``[P]``, mean and M2
     ``[C_out, P]`` float32. Neighbouring programs share a tile of the sources, so that L2 reads it once.
     """
