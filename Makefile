@@ -4,7 +4,7 @@ VENV   ?= .venv
 PYTHON ?= python3
 RUN    := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
-NATIVE := $(wildcard csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh csrc/*/*.h)
+NATIVE := $(shell find csrc -name "*.cpp" -o -name "*.cu" -o -name "*.cuh" -o -name "*.h")
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint types check-cpu check-triton fix wheel bench figures swap report gpu-check wheel-check clean
@@ -40,7 +40,7 @@ check-triton: $(STAMP) ## pytest: the Triton kernels, interpreted under the guar
 fix: $(STAMP) ## apply ruff's fixes and formats, clang-format
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
-	$(VENV)/bin/clang-format -i $(wildcard csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh csrc/*/*.h)
+	$(VENV)/bin/clang-format -i $(NATIVE)
 
 bench: $(STAMP) ## pytest benchmarks: ops, layers, steps beside plain PyTorch; rows in benchmarks/results
 	$(RUN) -m pytest benchmarks --benchmark-only

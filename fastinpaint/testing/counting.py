@@ -29,7 +29,7 @@ FLOPS, BYTES = 788e12, 4.3e12  # a second, measured on one H200: bfloat16 produc
 
 
 class Footprint(ctypes.Structure):
-    """`fi::Footprint` of csrc/conv_block/cuda_plan.cuh."""
+    """`fi::Footprint` of csrc/conv_block/cuda/plan/plan.cuh."""
 
     _fields_ = tuple((name, ctypes.c_int64) for name in ("blocks", "loads", "shared_bytes", "groups"))
 

@@ -7,8 +7,8 @@
 
 A library is built once for the content of its sources and flags, and so is each source's object; both are kept under
 build/emulated. A defect can be planted:
-``build(plants=[Plant("conv_block/kernels_gather.cuh", "cp_async_wait<1>", "cp_async_wait<2>")])`` compiles a copy of
-the sources with that text replaced.
+``build(plants=[Plant("conv_block/cuda/kernels/gather.cuh", "cp_async_wait<1>", "cp_async_wait<2>")])`` compiles a copy
+of the sources with that text replaced.
 """
 
 from __future__ import annotations
@@ -82,15 +82,14 @@ def build(sanitizer: str = "plain", plants: Sequence[Plant] = (), sources: Seque
     """
     files = {
         str(path.relative_to(ROOT / "csrc")): path.read_text()
-        for folder in (ROOT / "csrc").iterdir()
-        for path in folder.glob("*")
+        for path in (ROOT / "csrc").rglob("*")
         if path.suffix in (".cu", ".cuh", ".h")
     }
     for plant in plants:
         if files[plant.file].count(plant.old) != 1:
             raise ValueError(f"plant: {plant.old!r} must occur once in {plant.file}.")
         files[plant.file] = files[plant.file].replace(plant.old, plant.new)
-    real = sorted(name for name in files if Path(name).match("cuda*.cu"))
+    real = sorted(name for name in files if re.fullmatch(r"\w+/cuda(_\w+)?\.cu|\w+/cuda/.*\.cu", name))
     chosen = real if sources is None else list(sources)
     flags = [*FLAGS, *SANITIZERS[sanitizer]]
     folder = ROOT / "build" / "emulated"
@@ -125,7 +124,7 @@ def _compile(
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         for name, text in files.items():
             path = Path(folder) / name
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         jobs = {}
         for source, made in objects.items():

@@ -20,12 +20,7 @@ from tests.cuda import small_cases
 
 # Neither allocates, copies or waits for the device: every launch may be captured in a graph.
 CALLED = {"cudaFuncSetAttribute", "cudaGetLastError"}
-SOURCES = [
-    path
-    for kind in ("cuda*.cu", "cuda*.cuh", "kernels*.cuh")
-    for path in (ROOT / "csrc").glob(f"*/{kind}")
-    if path.parent.name != "cuda_on_cpu"
-]
+SOURCES = [path for path in (ROOT / "csrc").rglob("*.cu*") if path.parent.name != "cuda_on_cpu"]
 
 
 def test_nothing_allocates_or_waits() -> None:

@@ -21,7 +21,7 @@ from tests.cuda import hopper_probe, small_cases, wgmma
 from tests.cuda.schedules import same_bits
 from tests.cuda.small_cases import Conv
 
-SOURCE = "conv_block/cuda_hopper.cu"
+SOURCE = "conv_block/cuda/hopper/fwd_dgrad.cu"
 CASES = (
     *("2d", "stride 2, two sources", "dilation 4, dead taps", "dilation 16", "odd channels", "transposed 2d"),
     *("transposed 3d", "3 channels out", "large mean", "1x1, one pixel"),

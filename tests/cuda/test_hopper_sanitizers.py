@@ -10,12 +10,14 @@ from fastinpaint.ops.dispatch import native_cuda
 from fastinpaint.testing.emulated import Plant
 from tests.cuda.planted import Program
 
-GATHER, WGRAD = "conv_block/kernels_hopper.cuh", "conv_block/kernels_hopper_wgrad.cuh"
+GATHER, WGRAD = "conv_block/cuda/hopper/fwd_dgrad_kernel.cuh", "conv_block/cuda/hopper/wgrad_kernel.cuh"
 PROGRAMS = {
     GATHER: Program(
-        "tests.cuda.small_cases", ("conv_block/cuda.cu", "conv_block/cuda_hopper.cu"), {native_cuda.HOPPER: "all"}
+        "tests.cuda.small_cases",
+        ("conv_block/cuda/fwd_dgrad.cu", "conv_block/cuda/hopper/fwd_dgrad.cu"),
+        {native_cuda.HOPPER: "all"},
     ),
-    WGRAD: Program("tests.cuda.hopper_wgrad", ("conv_block/cuda_wgrad.cu", "conv_block/cuda_hopper_wgrad.cu")),
+    WGRAD: Program("tests.cuda.hopper_wgrad", ("conv_block/cuda/wgrad.cu", "conv_block/cuda/hopper/wgrad.cu")),
 }
 MET = {GATHER: "stride 2, two sources forward", WGRAD: "several tiles"}  # the case that meets the defects
 

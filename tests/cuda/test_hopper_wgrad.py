@@ -20,7 +20,7 @@ from tests.cuda.schedules import same_bits
 from tests.cuda.small_cases import Conv
 
 DTYPES = [torch.bfloat16, torch.float16]
-SOURCE = "conv_block/cuda_hopper_wgrad.cu"
+SOURCE = "conv_block/cuda/hopper/wgrad.cu"
 SHARED_LIMIT = 227 << 10  # of a block on sm_90
 FEWEST = Conv((4, 6), (128,), (False,), 256, (3, 3), (1, 1), (1, 1), (1, 1))  # channels that the switch's 1 takes
 

@@ -19,9 +19,9 @@ from fastinpaint.testing.emulated import Plant
 from tests.cuda import small_cases
 from tests.cuda.planted import Program
 
-CONV = "conv_block/cuda.cu"
-WGRAD_KERNEL = "conv_block/kernels_wgrad_main.cuh"
-WGRAD = f"{CONV} conv_block/cuda_wgrad.cu activation/cuda.cu"
+CONV = "conv_block/cuda/fwd_dgrad.cu"
+WGRAD_KERNEL = "conv_block/cuda/kernels/wgrad_main.cuh"
+WGRAD = f"{CONV} conv_block/cuda/wgrad.cu activation/cuda.cu"
 SMALL = [
     *small_cases.OTHERS, "stride 2, two sources", "odd channels", "transposed 2d", "dilation 4, dead taps",
     "3 channels in", "4 channels in, 5x5",
@@ -76,19 +76,19 @@ class Defect(NamedTuple):
 
 DEFECTS = {
     "barrier removed": Defect(
-        Plant("conv_block/kernels_gather.cuh", "      __syncthreads();  // this step's", "      // this step's"),
+        Plant("conv_block/cuda/kernels/gather.cuh", "      __syncthreads();  // this step's", "      // this step's"),
         *(CONV, "2d forward", "thread", "data race"),
     ),
     "index off by one in global memory": Defect(
-        Plant("conv_block/kernels_epilogue.cuh", "if (h >= tile.rows || w >=", "if (h > tile.rows || w >="),
+        Plant("conv_block/cuda/kernels/epilogue.cuh", "if (h >= tile.rows || w >=", "if (h > tile.rows || w >="),
         *(CONV, "2d forward", "address", "heap-buffer-overflow"),
     ),
     "index off by one in shared memory": Defect(
-        Plant("conv_block/kernels_tile.cuh", "(staged + row * pitch", "(staged + (row + 1) * pitch"),
+        Plant("conv_block/cuda/kernels/tile.cuh", "(staged + row * pitch", "(staged + (row + 1) * pitch"),
         *(CONV, "2d forward", "address", "use-after-poison"),
     ),
     "wrong cp.async wait count": Defect(
-        Plant("conv_block/kernels_gather.cuh", "cp_async_wait<1>();", "cp_async_wait<2>();"),
+        Plant("conv_block/cuda/kernels/gather.cuh", "cp_async_wait<1>();", "cp_async_wait<2>();"),
         *(CONV, "2d forward", "plain", "AssertionError: y"),
     ),
     "misaligned vector load": Defect(
@@ -100,7 +100,7 @@ DEFECTS = {
         *("activation/cuda.cu", "activation", "address", "heap-buffer-overflow"),
     ),
     "tf32 fragment from the wrong row": Defect(
-        Plant("conv_block/kernels_tile.cuh", "b[1] = from[(t + 4) * pitch", "b[1] = from[(t + 3) * pitch"),
+        Plant("conv_block/cuda/kernels/tile.cuh", "b[1] = from[(t + 4) * pitch", "b[1] = from[(t + 3) * pitch"),
         *(CONV, "2d forward", "plain", "AssertionError: y", "tf32"),
     ),
     "barrier of a group of threads removed": Defect(
@@ -112,11 +112,11 @@ DEFECTS = {
         *(WGRAD, "2d", "plain", "AssertionError: dweight"),
     ),
     "panel of weights read before it is there": Defect(
-        Plant("conv_block/kernels_pack.cuh", "  __syncthreads();\n", ""),
+        Plant("conv_block/cuda/kernels/pack.cuh", "  __syncthreads();\n", ""),
         *(CONV, "2d forward", "plain", "AssertionError: y"),
     ),
     "tail of a run of weights read": Defect(
-        Plant("conv_block/kernels_pack.cuh", "side.channels[part] * taps - at;", "kVector;"),
+        Plant("conv_block/cuda/kernels/pack.cuh", "side.channels[part] * taps - at;", "kVector;"),
         *(CONV, "odd channels forward", "address", "heap-buffer-overflow"),
     ),
     "parameters beyond the last channel read": Defect(
@@ -124,7 +124,7 @@ DEFECTS = {
         *("activation/cuda.cu", "activation", "address", "heap-buffer-overflow"),
     ),
     "bias beyond the last channel read": Defect(
-        Plant("conv_block/kernels_epilogue.cuh", "valid == kVector && is_aligned(segment", "is_aligned(segment"),
+        Plant("conv_block/cuda/kernels/epilogue.cuh", "valid == kVector && is_aligned(segment", "is_aligned(segment"),
         *(CONV, "odd channels forward", "address", "heap-buffer-overflow"),
     ),
     "tiles beyond the last one taken": Defect(
@@ -132,11 +132,11 @@ DEFECTS = {
         *(WGRAD, "unequal splits", "address", "heap-buffer-overflow"),
     ),
     "wrong half of a tile traded between lanes": Defect(
-        Plant("conv_block/kernels_wgrad.cuh", "odd ? d[0] : d[2], 1)", "odd ? d[2] : d[0], 1)"),
+        Plant("conv_block/cuda/kernels/wgrad.cuh", "odd ? d[0] : d[2], 1)", "odd ? d[2] : d[0], 1)"),
         *(WGRAD, "2d", "plain", "AssertionError: dweight"),
     ),
     "accumulator not cleared": Defect(
-        Plant("conv_block/kernels_gather.cuh", "Accumulators<BN> acc = {};", "Accumulators<BN> acc;"),
+        Plant("conv_block/cuda/kernels/gather.cuh", "Accumulators<BN> acc = {};", "Accumulators<BN> acc;"),
         *(CONV, "2d forward", "plain", "AssertionError: y"),
     ),
 }  # fmt: skip

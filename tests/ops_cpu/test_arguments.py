@@ -21,7 +21,7 @@ def letter(parameter: str) -> str:
 
 def entries() -> dict[str, str]:
     """The arguments of every entry point, as its definition has them."""
-    text = "".join(path.read_text() for path in sorted(SOURCES.glob("*/cpu*.cpp")))
+    text = "".join(path.read_text() for path in sorted(SOURCES.rglob("*.cpp")))
     return {name: "".join(map(letter, given.split(","))) for name, given in ENTRY.findall(text) if given}
 
 

@@ -84,7 +84,7 @@ def torch_is_slow(x: Tensor, channels: int, weight: Tensor) -> bool:
 
 
 def winograd_work(shape: winograd.ConvShape) -> float:
-    """The work of a pass on the own kernels: see csrc/conv_block/cpu.h for its tiles, blocks and places."""
+    """The work of a pass on the own kernels: see csrc/conv_block/cpu/winograd.h for its tiles, blocks and places."""
     same, up = shape.kind == winograd.SAME, shape.kind == winograd.UP
     steps = (shape.dilation_h, shape.dilation_w) if same else (2, 2) if up else (1, 1)
     rows, columns = (

@@ -1,4 +1,4 @@
-"""The convolutions that the own direct kernels of csrc/conv_block/cpu_thin.h compute: 1 to 4 channels on one side.
+"""The convolutions that the own direct kernels of csrc/conv_block/cpu/thin.h compute: 1 to 4 channels on one side.
 
 Forward and data gradient are two kernels each way: `widen` makes the map of many channels from that of few, `narrow`
 the other way about.
@@ -26,7 +26,7 @@ MOST_STRIDE = 2
 
 
 class ThinShape(ctypes.Structure):
-    """`fi::ThinShape` of csrc/conv_block/cpu_thin.h."""
+    """`fi::ThinShape` of csrc/conv_block/cpu/thin.h."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("batch", "wide_channels", "thin_channels")),

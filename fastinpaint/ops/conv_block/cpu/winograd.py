@@ -23,7 +23,7 @@ REMEMBERED = 4096
 
 
 class ConvShape(ctypes.Structure):
-    """`fi::ConvShape` of csrc/conv_block/cpu.h."""
+    """`fi::ConvShape` of csrc/conv_block/cpu/winograd.h."""
 
     _fields_ = tuple(
         (name, ctypes.c_int64)
@@ -63,7 +63,7 @@ def _axes(weight: torch.Size, geometry: Geometry) -> Axes:
 
 
 def kind_of(weight: Tensor, geometry: Geometry) -> int | None:
-    """SAME, UP or DOWN of csrc/conv_block/cpu.h, or None where the convolution is none of them."""
+    """SAME, UP or DOWN of csrc/conv_block/cpu/winograd.h, or None where the convolution is none of them."""
     return _kind_of(weight.shape, geometry)
 
 

@@ -1,4 +1,4 @@
-"""`fi::Conv` of csrc/conv_block/cuda_abi.cuh, filled from tensors."""
+"""`fi::Conv` of csrc/conv_block/cuda/abi.cuh, filled from tensors."""
 
 from __future__ import annotations
 
