@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastinpaint.testing import sass
+from tools.inspect import sass
 
 PARTS = ("build", "tests", "tune", "bench", "sanitizers", "report")
 

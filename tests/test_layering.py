@@ -27,6 +27,7 @@ LAYERS = (
     ("testing",),
     ("demo", "bench"),
     ("cli",),
+    ("tools",),
     ("benchmarks",),
     ("tests",),
 )

@@ -19,7 +19,7 @@ import venv
 import zipfile
 from pathlib import Path
 
-from fastinpaint.testing import sass
+from tools.inspect import sass
 
 ROOT = Path(__file__).parents[1]
 # In a process without torch: what the library asks the loader for is its own.

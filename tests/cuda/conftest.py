@@ -9,7 +9,7 @@ import torch
 
 from fastinpaint.ops.dispatch import native as _native
 from fastinpaint.ops.dispatch import native_cuda
-from fastinpaint.testing import emulated
+from tools.verify import emulated
 
 
 @pytest.fixture(autouse=True)

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from fastinpaint.ops.conv_block import cuda, reference
 from fastinpaint.ops.dispatch import native_cuda
-from fastinpaint.testing import emulated
 from fastinpaint.testing.rule import check, double
 from tests.cuda.small_cases import DTYPES, Conv, conv_inputs, moved
+from tools.verify import emulated
 
 # The forms of the paper's layers with 256 and 512 channels, on fewer channels: tiles, channels and sources with tails.
 CASES = {

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from fastinpaint.testing import emulated
-from fastinpaint.testing.emulated import Plant
+from tools.verify import emulated
+from tools.verify.emulated import Plant
 
 
 class Program(NamedTuple):

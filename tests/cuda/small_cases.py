@@ -28,9 +28,9 @@ from fastinpaint.ops.downsample import reference as downsample_reference
 from fastinpaint.ops.masked_l1 import cuda as masked_l1
 from fastinpaint.ops.masked_l1 import reference as masked_l1_reference
 from fastinpaint.ops.types import Geometry, Source
-from fastinpaint.testing import emulated
 from fastinpaint.testing.rule import check, check_all, check_grads, double, source
 from tests.cuda import tf32
+from tools.verify import emulated
 
 DTYPES = {
     "float32": torch.float32,

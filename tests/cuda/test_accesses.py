@@ -13,9 +13,9 @@ from fastinpaint.ops.activation import cuda as activation
 from fastinpaint.ops.dispatch import native_cuda
 from fastinpaint.ops.downsample import cuda as downsample
 from fastinpaint.ops.masked_l1 import cuda as masked_l1
-from fastinpaint.testing import emulated
-from fastinpaint.testing.emulated import Plant
 from fastinpaint.testing.rule import source
+from tools.verify import emulated
+from tools.verify.emulated import Plant
 
 SOURCES = [*(f"{op}/cuda.cu" for op in ("activation", "downsample", "masked_l1")), "cuda_on_cpu/access_counts.cu"]
 LAYOUTS = [torch.contiguous_format, torch.channels_last_3d]

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from fastinpaint.ops.dispatch import native_cuda
-from fastinpaint.testing import counting, counting_rest, emulated, sass
-from fastinpaint.testing.paper_layers import paper_layers
+from tools.inspect import counting, counting_rest, sass
+from tools.inspect.paper_layers import paper_layers
+from tools.verify import emulated
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from fastinpaint.ops.dispatch import native_cuda
 from fastinpaint.ops.downsample import cuda as downsample
 from fastinpaint.ops.masked_l1 import cuda as masked_l1
 from fastinpaint.ops.types import Source
-from fastinpaint.testing.emulated import ROOT
 from tests.cuda import small_cases
+from tools.verify.emulated import ROOT
 
 # Neither allocates, copies or waits for the device: every launch may be captured in a graph.
 CALLED = {"cudaFuncSetAttribute", "cudaGetLastError"}

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from fastinpaint.testing import emulated, sass
-from fastinpaint.testing.emulated import Plant
 from tests.cuda import fragments
+from tools.inspect import sass
+from tools.verify import emulated
+from tools.verify.emulated import Plant
 
 pytestmark = pytest.mark.skipif(emulated.why_not() is not None, reason=str(emulated.why_not()))
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastinpaint.testing import emulated, fuzz
+from fastinpaint.testing import fuzz
+from tools.verify import emulated
 
 
 @pytest.mark.slow

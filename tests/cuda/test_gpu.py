@@ -8,8 +8,8 @@ from torch import Tensor
 
 from fastinpaint.ops.conv_block import cuda
 from fastinpaint.ops.dispatch import native as _native
-from fastinpaint.testing import emulated
 from tests.cuda import small_cases, tf32
+from tools.verify import emulated
 
 pytestmark = [
     pytest.mark.gpu,

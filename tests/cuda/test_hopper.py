@@ -13,13 +13,14 @@ from torch import Tensor
 
 from fastinpaint.ops.conv_block import cuda
 from fastinpaint.ops.dispatch import native_cuda
-from fastinpaint.testing import emulated, sass
-from fastinpaint.testing.counting import counts
-from fastinpaint.testing.emulated import Plant
-from fastinpaint.testing.paper_layers import paper_layers
 from tests.cuda import hopper_probe, small_cases, wgmma
 from tests.cuda.schedules import same_bits
 from tests.cuda.small_cases import Conv
+from tools.inspect import sass
+from tools.inspect.counting import counts
+from tools.inspect.paper_layers import paper_layers
+from tools.verify import emulated
+from tools.verify.emulated import Plant
 
 SOURCE = "conv_block/cuda/hopper/fwd_dgrad.cu"
 CASES = (

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import pytest
 
 from fastinpaint.ops.dispatch import native_cuda
-from fastinpaint.testing.emulated import Plant
 from tests.cuda.planted import Program
+from tools.verify.emulated import Plant
 
 GATHER, WGRAD = "conv_block/cuda/hopper/fwd_dgrad_kernel.cuh", "conv_block/cuda/hopper/wgrad_kernel.cuh"
 PROGRAMS = {

@@ -12,12 +12,13 @@ import torch
 from fastinpaint.ops.conv_block.cuda import abi as launch
 from fastinpaint.ops.dispatch import native_cuda
 from fastinpaint.ops.types import Source
-from fastinpaint.testing import counting, emulated, sass
-from fastinpaint.testing.paper_layers import paper_layers
 from tests.cuda import hopper_wgrad, wgmma
 from tests.cuda.hopper_wgrad import CASES
 from tests.cuda.schedules import same_bits
 from tests.cuda.small_cases import Conv
+from tools.inspect import counting, sass
+from tools.inspect.paper_layers import paper_layers
+from tools.verify import emulated
 
 DTYPES = [torch.bfloat16, torch.float16]
 SOURCE = "conv_block/cuda/hopper/wgrad.cu"

@@ -14,10 +14,11 @@ import torch
 from fastinpaint.ops.conv_block.checks import output_shape
 from fastinpaint.ops.conv_block.cuda.abi import describe
 from fastinpaint.ops.dispatch import native_cuda
-from fastinpaint.testing import counting, emulated, sass
-from fastinpaint.testing.emulated import Plant
 from tests.cuda import small_cases
 from tests.cuda.planted import Program
+from tools.inspect import counting, sass
+from tools.verify import emulated
+from tools.verify.emulated import Plant
 
 CONV = "conv_block/cuda/fwd_dgrad.cu"
 WGRAD_KERNEL = "conv_block/cuda/kernels/wgrad_main.cuh"

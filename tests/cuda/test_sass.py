@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from fastinpaint.ops.dispatch import native as _native
-from fastinpaint.testing import sass
+from tools.inspect import sass
 
 
 def test_symbols_are_read() -> None:

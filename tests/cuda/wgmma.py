@@ -6,7 +6,8 @@ import re
 import subprocess
 from pathlib import Path
 
-from fastinpaint.testing import emulated, sass
+from tools.inspect import sass
+from tools.verify import emulated
 
 DTYPES = ("bf16", "half")
 

@@ -10,9 +10,10 @@ import torch
 
 from fastinpaint.ops.conv_block import cuda
 from fastinpaint.ops.dispatch import native_cuda
-from fastinpaint.testing import emulated, sass
 from tests.cuda import hopper_probe, hopper_wgrad, small_cases
 from tests.cuda.small_cases import Conv
+from tools.inspect import sass
+from tools.verify import emulated
 
 pytestmark = [
     pytest.mark.gpu,

@@ -42,8 +42,8 @@ def changed(command: list[str], full: bool) -> list[str]:
 
 
 def _pytest(command: list[str], full: bool) -> list[str]:
-    from fastinpaint.testing import sass
     from tests.rehearsal import kernels, nvcc
+    from tools.inspect import sass
 
     if "-n" in command:
         at = command.index("-n")

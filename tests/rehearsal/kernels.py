@@ -89,7 +89,7 @@ def install_cuda() -> None:
     """``libfastinpaint_cuda.so`` is the emulated one, seen as built."""
     from fastinpaint.ops.dispatch import native as _native
     from fastinpaint.ops.dispatch import native_cuda
-    from fastinpaint.testing import emulated
+    from tools.verify import emulated
 
     os.environ["FI_SHARED"] = str(native_cuda.SHARED[CAPABILITY])
     library = Guarded(ctypes.CDLL(str(emulated.build())))

@@ -12,8 +12,8 @@ import pytest
 
 from benchmarks import gpu_plan
 from fastinpaint.bench import rows
-from fastinpaint.testing import emulated
 from tests.rehearsal.install import NO_RESULTS, RESULTS
+from tools.verify import emulated
 
 MISTAKES = {
     "a map on the CPU": (

@@ -13,8 +13,8 @@ import pytest
 
 triton = pytest.importorskip("triton")
 
-from fastinpaint.testing import aot, static_model  # noqa: E402
-from fastinpaint.testing.paper_layers import paper_layers  # noqa: E402
+from tools.inspect import aot, static_model  # noqa: E402
+from tools.inspect.paper_layers import paper_layers  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 FIELDS = (
@@ -57,13 +57,13 @@ def test_nothing_spills_and_products_are_on_tensor_cores(target):
 
 
 def test_the_table_is_of_these_sources():
-    """Else `python -m fastinpaint.testing.aot --write` makes it anew."""
+    """Else `python -m tools.inspect.aot --write` makes it anew."""
     assert f"sources {aot.source_digest()}." in documented()
 
 
 def test_a_layer_compiles_as_the_table_says():
     """In a process of its own, with the variables that the table was made with; cached in build/."""
-    command = [sys.executable, "-m", "fastinpaint.testing.aot", "--targets", "sm_90", "--layers", "3dcn.1"]
+    command = [sys.executable, "-m", "tools.inspect.aot", "--targets", "sm_90", "--layers", "3dcn.1"]
     environment = {**os.environ, "TRITON_CACHE_DIR": str(ROOT / "build" / "triton")}
     environment.pop("TRITON_INTERPRET", None)
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)

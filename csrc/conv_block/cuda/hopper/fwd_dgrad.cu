@@ -1,5 +1,4 @@
-// Packs weights and launches the wgmma path. Compiled for sm_90a alone; fwd_dgrad.cu finds fi_hopper_launch where it
-// is.
+// Packs weights and launches the wgmma path. Compiled for sm_90a alone; ../fwd_dgrad.cu finds it where it is.
 #include "conv_block/cuda/hopper/fwd_dgrad_kernel.cuh"
 
 namespace fi {

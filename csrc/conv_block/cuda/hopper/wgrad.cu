@@ -1,4 +1,4 @@
-// Launches the weight's gradient on wgmma. Compiled for sm_90a alone; wgrad.cu finds it where it is.
+// Launches the weight's gradient on wgmma. Compiled for sm_90a alone; ../wgrad.cu finds it where it is.
 #include "conv_block/cuda/hopper/wgrad_kernel.cuh"
 
 namespace fi {

@@ -100,7 +100,7 @@ inline int choose_columns(int dtype, int channels, int64_t tiles) {
   return dtype != kTf32 && channels > 64 && tiles * ceil_div(channels, 128) >= kWantedBlocks ? 128 : 64;
 }
 
-// What a plan loads and needs, for tests and for counting bytes; fastinpaint/testing/counting.py has the same.
+// What a plan loads and needs, for tests and for counting bytes; tools/inspect/counting.py has the same.
 struct Footprint {
   int64_t blocks;
   int64_t loads;  // bytes that all blocks read or write in global memory, dead taps included

@@ -1,7 +1,7 @@
 """What the CUDA kernels beside the convolutions' products must move and do move in a training step of the paper.
 
-    python -m fastinpaint.testing.counting_rest            # print the second table of docs/cuda.md
-    python -m fastinpaint.testing.counting_rest --write    # put it there
+    python -m tools.inspect.counting_rest            # print the second table of docs/cuda.md
+    python -m tools.inspect.counting_rest --write    # put it there
 
 Least: every map read or written once. Moved: with the partials, packed weights and splits that the launches ask for, by
 the size of their workspaces; what a kernel writes for the next one counts in both. Reading parameters is left out.
@@ -19,8 +19,8 @@ from fastinpaint.ops.conv_block.checks import output_shape
 from fastinpaint.ops.conv_block.cuda.abi import CConv, describe
 from fastinpaint.ops.dispatch import native_cuda
 from fastinpaint.ops.masked_l1.cuda import CSlices
-from fastinpaint.testing.counting import BYTES, counts, show
-from fastinpaint.testing.paper_layers import PaperLayer, paper_layers
+from tools.inspect.counting import BYTES, counts, show
+from tools.inspect.paper_layers import PaperLayer, paper_layers
 
 BEGIN, END = "<!-- counted kernels -->", "<!-- end of counted kernels -->"
 HALF, FLOAT = 2, 4  # bytes

@@ -1,7 +1,7 @@
 """What the CUDA convolutions must do and do at the paper's size: operations, bytes, shared memory, floors on an H200.
 
-    python -m fastinpaint.testing.counting            # print the table of docs/cuda.md
-    python -m fastinpaint.testing.counting --write    # put it there
+    python -m tools.inspect.counting            # print the table of docs/cuda.md
+    python -m tools.inspect.counting --write    # put it there
 
 The host code that plans a launch is asked, on "meta" tensors: nothing runs and no GPU is needed.
 """
@@ -20,8 +20,8 @@ import torch
 from fastinpaint.ops.conv_block.checks import output_shape
 from fastinpaint.ops.conv_block.cuda.abi import CConv, describe
 from fastinpaint.ops.dispatch import native_cuda
-from fastinpaint.testing import emulated
-from fastinpaint.testing.paper_layers import PaperLayer, paper_layers
+from tools.inspect.paper_layers import PaperLayer, paper_layers
+from tools.verify import emulated
 
 PAGE = Path(__file__).parents[2] / "docs" / "cuda.md"
 BEGIN, END = "<!-- counted passes -->", "<!-- end of counted passes -->"

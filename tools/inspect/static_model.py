@@ -1,7 +1,7 @@
 """What each pass of the paper's layers must do, and how the Triton kernels would lay it out on an H200; nothing runs.
 
-    python -m fastinpaint.testing.static_model            prints the table
-    python -m fastinpaint.testing.static_model --write    puts it into docs/triton.md
+    python -m tools.inspect.static_model            prints the table
+    python -m tools.inspect.static_model --write    puts it into docs/triton.md
 
 The launches are those of the library's own host code on "meta" tensors. FLOPs are two for a multiply-add; the live ones
 leave out taps that a tile never takes. Bytes are those that no kernel could avoid: every map in or out once. The floor
@@ -26,7 +26,7 @@ from fastinpaint.ops.conv_block.triton import autotune as triton_tune
 from fastinpaint.ops.conv_block.triton import tiles as launch
 from fastinpaint.ops.conv_block.triton.taps import Gather, Problem
 from fastinpaint.ops.conv_block.triton.taps import live_share as live_share_of
-from fastinpaint.testing.paper_layers import PaperLayer, paper_layers
+from tools.inspect.paper_layers import PaperLayer, paper_layers
 
 FLOPS, BANDWIDTH = 788e12, 4.3e12
 PAGE = Path(__file__).parents[2] / "docs" / "triton.md"

@@ -1,7 +1,7 @@
 """Reads what nvcc made of the CUDA kernels: registers, spills, tensor-core and copy instructions; no GPU is needed.
 
-    python -m fastinpaint.testing.sass            # check, and print the table of docs/cuda_compiled.md
-    python -m fastinpaint.testing.sass --write    # put it there
+    python -m tools.inspect.sass            # check, and print the table of docs/cuda_compiled.md
+    python -m tools.inspect.sass --write    # put it there
 
 cuobjdump comes from the CUDA toolkit or from the triton wheel. The table has one row a kernel and architecture.
 """
@@ -174,7 +174,7 @@ def table(found: Iterable[Kernel]) -> str:
 
 def main() -> int:
     """The command line; 1 where a kernel is not as it should be."""
-    parser = argparse.ArgumentParser(prog="python -m fastinpaint.testing.sass", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.inspect.sass", description=__doc__)
     parser.add_argument("--write", action="store_true", help="put the table into docs/cuda_compiled.md")
     arguments = parser.parse_args()
     if reason := why_not():

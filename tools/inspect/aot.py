@@ -1,7 +1,7 @@
 """Compiles Triton kernels with no GPU, and reads what a GPU would run: registers, spills, shared memory, instructions.
 
-    python -m fastinpaint.testing.aot [--targets sm_90] [--layers 3dcn.6,combcn.8]    prints the table
-    python -m fastinpaint.testing.aot --write        compiles every layer for every target into docs/triton_compiled.md
+    python -m tools.inspect.aot [--targets sm_90] [--layers 3dcn.6,combcn.8]    prints the table
+    python -m tools.inspect.aot --write        compiles every layer for every target into docs/triton_compiled.md
 
 The latter takes about a quarter of an hour of processor time, at a low priority, and can be interrupted: what was
 compiled is kept in build/triton_compiled.json, and taken from there as long as the sources are the same.
@@ -45,8 +45,8 @@ from fastinpaint.ops.conv_block import triton as conv_block
 from fastinpaint.ops.dispatch.source_hash import source_hash
 from fastinpaint.ops.masked_l1 import triton as masked_l1
 from fastinpaint.ops.types import Source
-from fastinpaint.testing.paper_layers import PaperLayer, paper_layers
-from fastinpaint.testing.static_model import replace_block
+from tools.inspect.paper_layers import PaperLayer, paper_layers
+from tools.inspect.static_model import replace_block
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "triton_compiled.md"
