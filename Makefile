@@ -32,10 +32,10 @@ types: $(STAMP) ## mypy
 	$(RUN) -m mypy
 
 check-cpu: $(STAMP) ## pytest: the package, the CPU kernels, the CUDA kernels emulated and sanitized
-	$(RUN) -m pytest tests --ignore tests/triton -n 2 --dist loadfile --durations 15
+	$(RUN) -m pytest tests -n 2 --dist loadfile --durations 15
 
 check-triton: $(STAMP) ## pytest: the Triton kernels, interpreted under the guard, and compiled without a GPU
-	TRITON_INTERPRET=1 $(RUN) -m pytest tests/triton -n 2 --durations 10
+	TRITON_INTERPRET=1 $(RUN) -m pytest tests -n 2 --durations 10
 
 fix: $(STAMP) ## apply ruff's fixes and formats, clang-format
 	$(RUN) -m ruff check --fix .

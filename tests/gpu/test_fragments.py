@@ -8,7 +8,7 @@ import subprocess
 import pytest
 import torch
 
-from tests.cuda import fragments
+from tests.ops.cuda import fragments
 from tools.inspect import sass
 from tools.verify import emulated
 
