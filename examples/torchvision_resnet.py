@@ -1,6 +1,6 @@
 """A network of torchvision, trained for a few steps by one line, and taken back to plain PyTorch for saving.
 
-    python examples/torchvision_resnet.py
+python examples/torchvision_resnet.py
 """
 
 import torch

@@ -2,7 +2,7 @@
 
     python examples/train_any_net.py
 
-The network, the loss and the optimiser are plain PyTorch. Only the line with `accelerate` is new. The printed losses are
+The network, the loss and the optimiser are plain PyTorch. Only the line with `accelerate` is new. The losses are
 those of plain PyTorch but for rounding.
 """
 

@@ -1,7 +1,9 @@
 """A 3D U-Net of nnU-Net's kind on one volume: kept bytes with and without `accelerate`.
 
-    python examples/unet_3d.py
+python examples/unet_3d.py
 """
+
+import itertools
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +26,7 @@ class UNet3d(nn.Module):
         super().__init__()
         sizes = [width, 2 * width, 4 * width]
         self.down = nn.ModuleList(double(a, b) for a, b in zip([channels_in, *sizes[:-1]], sizes, strict=True))
-        self.up = nn.ModuleList(nn.ConvTranspose3d(b, a, 2, 2) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.up = nn.ModuleList(nn.ConvTranspose3d(b, a, 2, 2) for a, b in itertools.pairwise(sizes))
         self.merge = nn.ModuleList(double(2 * a, a) for a in sizes[:-1])
         self.head = nn.Conv3d(width, classes, 1)
 

@@ -26,14 +26,17 @@ PATTERN = re.compile(rf"\b({'|'.join(BANNED)})\b", re.IGNORECASE)
 
 def prose() -> list[Path]:
     """Every tracked text but this one."""
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
-    return [ROOT / name for name in listed if name.endswith(SUFFIXES) and ROOT / name != Path(__file__)]
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [
+        ROOT / name for name in listed.stdout.splitlines() if name.endswith(SUFFIXES) and ROOT / name != Path(__file__)
+    ]
 
 
 def found_in(text: str) -> list[str]:
     """What is to be replaced, by line."""
     lines = enumerate(text.splitlines(), 1)
-    return [f"{number}: {m[0]!r}; write {BANNED[m[0].lower()]!r}" for number, line in lines for m in PATTERN.finditer(line)]
+    found = [(number, m[0]) for number, line in lines for m in PATTERN.finditer(line)]
+    return [f"{number}: {word!r}; write {BANNED[word.lower()]!r}" for number, word in found]
 
 
 def test_a_banned_word_is_found() -> None:
