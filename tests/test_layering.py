@@ -19,7 +19,10 @@ LAYERS = (
     ("ops.saved",),
     ("ops.activation",),
     ("ops.batch_norm", "ops.downsample", "ops.masked_l1"),
-    ("ops.conv_block",),
+    (
+        "ops.conv_block",
+        "ops.norm_act",
+    ),
     ("nn",),
     ("accelerate",),
     ("models", "data"),
