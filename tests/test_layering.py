@@ -16,6 +16,7 @@ LAYERS = (
     ("errors", "_version", "_native", "remembered"),
     ("backends", "measured", "ops"),
     ("nn",),
+    ("acceleration",),
     ("accelerate",),
     ("models", "data"),
     ("training", "inference", "metrics"),

@@ -188,7 +188,11 @@ class ConstantPad3d(_Pad, nn.ConstantPad3d):
 class _Norm(_Layer, _BatchNorm):
     """Batch norm that asks the convolution before it for its statistics and defers the rest."""
 
+    _fastinpaint_follows = False  # whether it leaves a plain tensor to torch
+
     def _fused(self, input: Map) -> Any:
+        if self._fastinpaint_follows and not isinstance(input, Deferred):
+            return NotImplemented
         # each is read once: a parametrization computes it
         weight, bias, running_mean, running_var = self.weight, self.bias, self.running_mean, self.running_var
         shape, device = input.shape, input.device
