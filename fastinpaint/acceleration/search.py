@@ -208,7 +208,10 @@ def _finals(
         trial.seconds = seconds
     trial, ways = _winner(finalists, len(stocks), goal, least)
     stock = {LAYOUTS[flag]: (layouts[flag].seconds, layouts[flag].kept) for flag in layouts}
-    return Found(trial.plan, trial.seconds, trial.kept, stock, ways)
+    found, limit = Found(trial.plan, trial.seconds, trial.kept, stock, ways), goal.limit(least)
+    if limit is not None and trial.kept > limit * 1.002:
+        found.notes.append(f"no choice keeps {limit / 2**20:.1f} MiB or less: this one keeps the fewest bytes.")
+    return found
 
 
 def _is_close(medians: Sequence[float], stocks: int) -> bool:

@@ -61,7 +61,8 @@ class Runner:
         self.links = Links()
         self._channels_last = False
         self._gradients: dict[tuple[int, ...], Tensor] = {}
-        self._reset = random_states()
+        self._put_back_random_states = random_states()
+        self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
         devices = {t.device for t in [*model.parameters(), *example.tensors()]}
         self.device = next((d for d in devices if d.type == "cuda"), torch.device("cpu"))
 
@@ -116,11 +117,13 @@ class Runner:
         """Apply a plan; count what is kept, warm up, and time its parts: the least of several runs each."""
         self.apply(plan)
         trial, watch = Trial(plan), Watch(self.model, self.links.order, self.device)
-        self._reset()
+        self._put_back()
+        state = self._random_state()
         kept = Kept(self.model.parameters())
         with kept.counting() if self.training else nullcontext(), watch.watching(kept):
             results = self.forward()[0]
-        trial.results = [t.detach().clone() for t in float_tensors(results)]
+        drew = not torch.equal(state, self._random_state())
+        trial.results = self._evaluated() if drew else [t.detach().clone() for t in float_tensors(results)]
         trial.kept, trial.kept_by = kept.total, kept.by
         del results
         with watch.watching():
@@ -132,6 +135,30 @@ class Runner:
         trial.seconds = statistics.median(seconds)
         trial.parts = {name: min(part.get(name, 0.0) for part in parts) for name in {n for part in parts for n in part}}
         return trial
+
+    def _put_back(self) -> None:
+        """Buffers and random states are as before the first step, so that plans can be compared."""
+        self._put_back_random_states()
+        with torch.no_grad():
+            for buffer, value in self._buffers:
+                buffer.copy_(value)
+
+    def _random_state(self) -> Tensor:
+        states = [torch.get_rng_state()]
+        if self.device.type == "cuda":
+            states.append(torch.cuda.get_rng_state(self.device))
+        return torch.cat(states)
+
+    @torch.no_grad()
+    def _evaluated(self) -> list[Tensor]:
+        """The results in evaluation mode: where dropout drops depends on the layout."""
+        self._put_back()
+        modes = [(module, module.training) for module in self.model.modules()]
+        self.model.eval()
+        results = [t.clone() for t in float_tensors(self.forward()[0])]
+        for module, mode in modes:
+            module.training = mode
+        return results
 
     def alternate(self, plans: Sequence[Plan], turns: int, within: int = 1) -> list[list[float]]:
         """Seconds of a step under each plan, in turns; every second turn goes backwards."""
