@@ -77,7 +77,8 @@ def accelerate(
     objective = _objective(objective, memory, name)
     restore(model)
     if objective == "fuse":
-        plan = Plan(everything=True, memory=memory if isinstance(memory, str) and budget is None else "default")
+        tier = memory if isinstance(memory, str) and budget is None else "default"
+        plan = Plan(everything=True, contiguous=not _is_channels_last(model), memory=tier)
         _put_unmeasured(model, plan, backend, Report(objective="fuse", how="fuse"))
         return model
     if (reason := _no_kernels(model)) is not None:
@@ -86,12 +87,10 @@ def accelerate(
         return model
     plan = _by_rules(model)
     _put_unmeasured(model, plan, backend, Report(objective=objective, how="rules", layers=_rule_rows(model, plan)))
-    if remembered.mode() == "0":
-        return model
     tuner = Tuner(Goal(objective, budget), backend, plan)
     vars(model)["_fastinpaint_layouts"] = _layouts(model)
     watch_calls(model, tuner)
-    if example is not None:
+    if example is not None and remembered.mode() != "0":
         _measure_now(model, example, tuner)
     return model
 
@@ -152,7 +151,7 @@ def _by_rules(model: nn.Module) -> Plan:
         for name, module in model.named_modules()
         if type(module) in FUSED and isinstance(module, nn.modules.conv._ConvNd) and pays(module)
     }
-    return Plan(fused=fused, by_rule=True)
+    return Plan(fused=fused, contiguous=not _is_channels_last(model), by_rule=True)
 
 
 def _rule_rows(model: nn.Module, plan: Plan) -> list[Layer]:
@@ -165,8 +164,13 @@ def _rule_rows(model: nn.Module, plan: Plan) -> list[Layer]:
 
 
 def _put_unmeasured(model: nn.Module, plan: Plan, backend: str, report: Report) -> None:
-    report.swapped, report.left, report.notes = swap(model, plan, backend)
+    report.swapped, report.left = swap(model, plan, backend)
     model.fastinpaint_report = report  # type: ignore[assignment]
+
+
+def _is_channels_last(model: nn.Module) -> bool:
+    """Whether a weight is: then torch's own convolutions hand on channels-last maps too."""
+    return any(p.dim() in layout.FORMATS and not p.is_contiguous() for p in model.parameters())
 
 
 def _layouts(model: nn.Module) -> dict[str, bool]:

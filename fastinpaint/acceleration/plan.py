@@ -18,6 +18,7 @@ class Plan:
         everything: whether every layer that can be is fused, whatever `fused` names, with the tier `memory`.
         contiguous: whether what leaves the fused layers is contiguous, for code that merges axes by ``view``.
         memory: the tier where everything is fused.
+        plain: layers that hand on plain tensors, as something reads them that knows no others.
         by_rule: whether every batch norm and ReLU is fused that a fused convolution comes before.
     """
 
@@ -26,6 +27,7 @@ class Plan:
     everything: bool = False
     contiguous: bool = False
     memory: str = DEFAULT
+    plain: tuple[str, ...] = ()
     by_rule: bool = False
 
     @property
@@ -39,9 +41,15 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """For a JSON file."""
-        return {"channels_last": self.channels_last, "fused": dict(self.fused), "contiguous": self.contiguous}
+        return {
+            "channels_last": self.channels_last,
+            "fused": dict(self.fused),
+            "contiguous": self.contiguous,
+            "plain": list(self.plain),
+        }
 
     @classmethod
     def from_dict(cls, known: dict[str, Any]) -> Plan:
         """The inverse of `to_dict`."""
-        return cls(known["channels_last"], dict(known["fused"]), contiguous=known["contiguous"])
+        kept = {name: known[name] for name in ("channels_last", "fused", "contiguous")}
+        return cls(**kept, plain=tuple(known["plain"]))

@@ -9,23 +9,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from fastinpaint.acceleration import select
 from fastinpaint.acceleration.links import Links, record
 from fastinpaint.acceleration.plan import DEFAULT, LOW, STOCK, Plan
+from fastinpaint.acceleration.rehearsal import rehearse
 from fastinpaint.acceleration.trial import Runner, Trial, wait_for
 
 logger = logging.getLogger(__name__)
-RUNS = 2  # timed steps of a plan whose parts are measured
-TURNS, MORE_TURNS = 4, 4  # whole steps of every finalist; more where the result is close
+RUNS, AGAIN = 2, 1  # timed steps of a plan whose parts are measured; of one that mixes those
+TURNS, MORE_TURNS = 3, 4  # whole steps of every finalist; more of the two best where they are close
 CLOSE = 0.03  # of a step's time: what one more round of turns decides
 TIE = 0.01  # of a step's time: nobody is faster, and fewer kept bytes decide
 SLACK = 0.05  # of the fastest's time: what "balanced" may give for fewer bytes
 SHORT = 0.03  # seconds: shorter steps are repeated within a turn
-DIFFERS = {torch.float64: 1e-6, torch.float32: 2e-2}  # of a result's norm: farther from stock's than rounding goes
 FINALISTS = 2  # of ours that are timed beside both stock layouts
-BUDGETED = 3  # tries to meet a budget
+BUDGETED = 2  # tries to meet a budget
+HOPELESS = 1.2  # a stock layout that is so many times slower than the other, by parts, is not timed again
 
 
 @dataclass
@@ -106,41 +106,18 @@ def _fused(runner: Runner, base: bool, tier: str, contiguous: bool, like: Trial)
     """Everything fused, or why that cannot be."""
     if not runner.links.order:
         return None, ""
-    try:
-        trial = runner.measure(select.everything(runner.links, base, contiguous, tier), RUNS)
-    except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
-        if not contiguous and "view" in str(error):
-            return _fused(runner, base, tier, True, like)
-        return None, f"fused layers do not run in this model: {str(error).partition(chr(10))[0]}"
-    distance = apart(trial.results, like.results)
-    if distance is not None:
-        return None, f"fused layers changed the model's results by {distance:.1g} of their norm: they are not used."
-    return trial, ""
-
-
-def apart(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float | None:
-    """How far results are apart, relative to their norm, if that is more than rounding; None if not."""
-    if [t.shape for t in ours] != [t.shape for t in theirs]:
-        return float("inf")
-    for mine, right in zip(ours, theirs, strict=True):
-        if not right.isfinite().all() or not right.numel():
-            continue
-        norm = float(right.double().norm())
-        distance = float((mine.double() - right.double()).norm()) / norm if norm else 0.0
-        if not distance <= DIFFERS.get(right.dtype, 0.2):
-            return distance
-    return None
+    plan = select.plan_of(dict.fromkeys(runner.links.order, tier), runner.links, Plan(base, contiguous=contiguous))
+    return rehearse(runner.model, plan, like, lambda plan: runner.measure(plan, RUNS))
 
 
 def _candidates(runner: Runner, trials: dict[str, Trial], goal: Goal) -> list[tuple[Trial, dict[str, str]]]:
     """Mixed plans worth a whole step's timing, each measured once by parts."""
     links, stock, fused = runner.links, trials[STOCK], next(t for way, t in trials.items() if way != STOCK)
-    base, contiguous = bool(stock.plan.channels_last), fused.plan.contiguous
 
     def measured(ways: dict[str, str]) -> tuple[Trial, dict[str, str]]:
-        plan = select.plan_of(ways, links, base, contiguous)
+        plan = select.plan_of(ways, links, fused.plan)
         known = next((t for t in trials.values() if t.plan == plan), None)
-        return known or runner.measure(plan, RUNS), ways
+        return known or runner.measure(plan, AGAIN), ways
 
     tiers = {STOCK: stock, DEFAULT: trials[DEFAULT]} if DEFAULT in trials else trials
     candidates = [measured(select.fastest(tiers, links, _second_per_byte(runner.device)))]
@@ -188,8 +165,9 @@ def _finals(
     runner: Runner, layouts: dict[bool, Trial], candidates: list[tuple[Trial, dict[str, str]]], goal: Goal
 ) -> Found:
     """Whole steps in turns: both stock layouts and the best candidates; the goal decides."""
-    stocks = list(layouts.values())
-    least = min(trial.kept for trial in stocks)
+    least = min(trial.kept for trial in layouts.values())
+    best = min(trial.seconds for trial in layouts.values())
+    stocks = [trial for trial in layouts.values() if trial.seconds <= HOPELESS * best]
     ours = [c for c in candidates if not c[0].plan.stock]
     if goal.objective == "speed" and goal.budget is None:
         ours = [c for c in ours if c[0].kept <= least * 1.002 or not runner.training]
@@ -197,15 +175,7 @@ def _finals(
     else:
         ours = _distinct(ours)
     finalists = [*((trial, {}) for trial in stocks), *ours]
-    within = 3 if min(trial.seconds for trial, _ in finalists) < SHORT else 1
-    plans = [trial.plan for trial, _ in finalists]
-    taken = runner.alternate(plans, TURNS, within)
-    medians = [statistics.median(t) for t in taken]
-    if ours and _is_close(medians, len(stocks)):
-        taken = [a + b for a, b in zip(taken, runner.alternate(plans, MORE_TURNS, within), strict=True)]
-        medians = [statistics.median(t) for t in taken]
-    for (trial, _), seconds in zip(finalists, medians, strict=True):
-        trial.seconds = seconds
+    _time(runner, finalists, len(stocks))
     trial, ways = _winner(finalists, len(stocks), goal, least)
     stock = {LAYOUTS[flag]: (layouts[flag].seconds, layouts[flag].kept) for flag in layouts}
     found, limit = Found(trial.plan, trial.seconds, trial.kept, stock, ways), goal.limit(least)
@@ -214,9 +184,21 @@ def _finals(
     return found
 
 
-def _is_close(medians: Sequence[float], stocks: int) -> bool:
-    best, ours = min(medians[:stocks]), min(medians[stocks:])
-    return abs(ours / best - 1) < CLOSE
+def _time(runner: Runner, finalists: Sequence[tuple[Trial, dict[str, str]]], stocks: int) -> None:
+    """Give every finalist its seconds a step, the first so many of which are stock."""
+    within = 3 if min(trial.seconds for trial, _ in finalists) < SHORT else 1
+    taken = runner.alternate([trial.plan for trial, _ in finalists], TURNS, within)
+    medians = [statistics.median(t) for t in taken]
+    if len(finalists) > stocks:
+        first = min(range(stocks), key=medians.__getitem__)
+        second = min(range(stocks, len(finalists)), key=medians.__getitem__)
+        if abs(medians[second] / medians[first] - 1) < CLOSE:
+            pair = (first, second)
+            more = runner.alternate([finalists[i][0].plan for i in pair], MORE_TURNS, within)
+            for i, seconds in zip(pair, more, strict=True):
+                medians[i] = statistics.median(taken[i] + seconds)
+    for (trial, _), seconds in zip(finalists, medians, strict=True):
+        trial.seconds = seconds
 
 
 def _distinct(candidates: list[tuple[Trial, dict[str, str]]]) -> list[tuple[Trial, dict[str, str]]]:

@@ -7,9 +7,10 @@ before the next part. Its cost is forward and backward, with its neighbours as t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from fastinpaint.acceleration.links import Links
-from fastinpaint.acceleration.plan import DEFAULT, STOCK, Plan
+from fastinpaint.acceleration.plan import STOCK, Plan
 from fastinpaint.acceleration.trial import Trial
 
 MARGIN = 0.01  # of a part's time: what a fused part must gain at least
@@ -113,12 +114,6 @@ def within(
     return found
 
 
-def plan_of(ways: Mapping[str, str], links: Links, channels_last: bool, contiguous: bool) -> Plan:
-    """The plan in which every part has its way."""
-    fused = {layer: way for name, way in ways.items() if way != STOCK for layer in links.unit(name)}
-    return Plan(channels_last, fused, contiguous=contiguous)
-
-
-def everything(links: Links, channels_last: bool, contiguous: bool, tier: str = DEFAULT) -> Plan:
-    """The plan in which every part is fused, by one tier."""
-    return plan_of(dict.fromkeys(links.order, tier), links, channels_last, contiguous)
+def plan_of(ways: Mapping[str, str], links: Links, like: Plan) -> Plan:
+    """The plan in which every part has its way, and all else is as in another plan."""
+    return replace(like, fused={layer: way for name, way in ways.items() if way != STOCK for layer in links.unit(name)})

@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.padding import _ConstantPadNd
 from torch.nn.utils.parametrize import is_parametrized
 
-from fastinpaint.acceleration.borders import below_views, draw_borders, joins_tuples
+from fastinpaint.acceleration.borders import draw_borders
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.nn import layers
 from fastinpaint.nn.padded import zeros_of
@@ -37,7 +37,7 @@ FUSED: dict[type[nn.Module], type[nn.Module]] = {
 PLAIN = {fused: plain_class for plain_class, fused in FUSED.items()}
 
 
-def swap(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], dict[str, str], list[str]]:
+def swap(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], dict[str, str]]:
     """Make the layers that the plan names fused, and draw the borders around them.
 
     Args:
@@ -45,15 +45,14 @@ def swap(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], dict[st
         backend: a name of `fastinpaint.backends.BACKENDS` or "auto".
 
     Returns:
-        The names of the layers that are fused now; those that can never be, with the reason; notes.
+        The names of the layers that are fused now; those that can never be, with the reason.
     """
     swapped: list[str] = []
     left: dict[str, str] = {}
     unread = _unread_zeros(model)
     if plan.stock:
-        return swapped, reasons(model), []
-    options = Options(backend, plan.memory, any(map(joins_tuples, {type(module) for module in model.modules()})))
-    merging = below_views(model)
+        return swapped, reasons(model)
+    handing_on = _hand_on(model)
     for name, module in list(model.named_modules()):
         fused = FUSED.get(type(module))
         reason = why_not(module) or unread.get(module)
@@ -62,12 +61,24 @@ def swap(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], dict[st
         elif fused is not None and _is_wanted(plan, name, module):
             module.__class__ = fused
             tier = plan.tier(name) or plan.memory
-            module._fastinpaint = options._replace(memory=tier, contiguous=plan.contiguous or module in merging)
+            module._fastinpaint = Options(backend, tier, module not in handing_on, plan.contiguous, name)
             module._fastinpaint_accelerated = True
+            if name in plan.plain:
+                module._fastinpaint_plain = True
             if plan.by_rule and isinstance(module, _BatchNorm):
                 module._fastinpaint_follows = True
             swapped.append(name)
-    return swapped, left, draw_borders(model, frozenset(PLAIN))
+    draw_borders(model, frozenset(PLAIN))
+    return swapped, left
+
+
+def _hand_on(model: nn.Module) -> set[nn.Module]:
+    """The layers whose result an nn.Sequential gives to another one that can be fused, and nobody else.
+
+    Under a compiler these alone are deferred: it cannot trace all that other code may do with such an object.
+    """
+    rows = [m for m in model.modules() if isinstance(m, nn.Sequential) and type(m).forward is nn.Sequential.forward]
+    return {one for row in rows for one, other in pairwise(row) if type(one) in FUSED and type(other) in FUSED}
 
 
 def _is_wanted(plan: Plan, name: str, module: nn.Module) -> bool:
@@ -86,8 +97,7 @@ def unswap(model: Model) -> Model:
             vars(module).pop("_fastinpaint_follows", None)
         for handle in vars(module).pop("_fastinpaint_borders", ()):
             handle.remove()
-        for name in ("_fastinpaint_plain", "_fastinpaint_tensors"):
-            vars(module).pop(name, None)
+        vars(module).pop("_fastinpaint_plain", None)
     return model
 
 

@@ -114,18 +114,9 @@ class Runner:
         return self._gradients[key].to(like.dtype)
 
     def measure(self, plan: Plan, runs: int) -> Trial:
-        """Apply a plan; count what is kept, warm up, and time its parts: the least of several runs each."""
-        self.apply(plan)
-        trial, watch = Trial(plan), Watch(self.model, self.links.order, self.device)
-        self._put_back()
-        state = self._random_state()
-        kept = Kept(self.model.parameters())
-        with kept.counting() if self.training else nullcontext(), watch.watching(kept):
-            results = self.forward()[0]
-        drew = not torch.equal(state, self._random_state())
-        trial.results = self._evaluated() if drew else [t.detach().clone() for t in float_tensors(results)]
-        trial.kept, trial.kept_by = kept.total, kept.by
-        del results
+        """Try a plan out, warm up, and time its parts: the least of several runs each."""
+        watch = Watch(self.model, self.links.order, self.device)
+        trial = self.try_out(plan, watch)
         with watch.watching():
             self.step(watch)
             seconds, parts = [], []
@@ -134,6 +125,19 @@ class Runner:
                 parts.append(watch.parts())
         trial.seconds = statistics.median(seconds)
         trial.parts = {name: min(part.get(name, 0.0) for part in parts) for name in {n for part in parts for n in part}}
+        return trial
+
+    def try_out(self, plan: Plan, watch: Watch | None = None) -> Trial:
+        """Apply a plan and run forward once: the results, and what is kept for backward."""
+        self.apply(plan)
+        self._put_back()
+        state, kept, trial = self._random_state(), Kept(self.model.parameters()), Trial(plan)
+        watch = Watch(self.model, [], self.device) if watch is None else watch
+        with kept.counting() if self.training else nullcontext(), watch.watching(kept):
+            results = self.forward()[0]
+        drew = not torch.equal(state, self._random_state())
+        trial.results = self._evaluated() if drew else [t.detach().clone() for t in float_tensors(results)]
+        trial.kept, trial.kept_by = kept.total, kept.by
         return trial
 
     def _put_back(self) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from fastinpaint.acceleration import layout, sandbox
 from fastinpaint.acceleration.borders import TUNER
 from fastinpaint.acceleration.example import Example
 from fastinpaint.acceleration.plan import Plan
+from fastinpaint.acceleration.rehearsal import rehearse
 from fastinpaint.acceleration.report import Report, layers_of, limit_of
 from fastinpaint.acceleration.search import LAYOUTS, Goal, search
 from fastinpaint.acceleration.swap import FUSED, PLAIN, reasons, swap, unswap
@@ -49,6 +50,7 @@ class Tuner:
     plan: Plan
     plans: dict[Key, tuple[Plan, Report]] = field(default_factory=dict)
     key: Key | None = None
+    rehearsed: bool = False  # whether the plan by rules has been tried
 
 
 def watch_calls(model: nn.Module, tuner: Tuner) -> None:
@@ -74,9 +76,12 @@ def begin(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
     tuner = vars(model)[TUNER]
     key = key_of(model, args, kwargs)
     if key != tuner.key:
-        if key not in tuner.plans and may_measure():
-            near = _near(tuner, key)
-            tuner.plans[key] = near or tune(model, Example(args, kwargs), torch.is_grad_enabled(), tuner)
+        if key not in tuner.plans and may_run_aside():
+            example, grad = Example(args, kwargs), torch.is_grad_enabled()
+            if remembered.mode() != "0":
+                tuner.plans[key] = _near(tuner, key) or tune(model, example, grad, tuner)
+            elif not tuner.rehearsed:
+                _take(model, tuner, *try_rules(model, example, grad, tuner))
         if key in tuner.plans:
             tuner.key = key
             _take(model, tuner, *tuner.plans[key])
@@ -95,7 +100,7 @@ def _take(model: nn.Module, tuner: Tuner, plan: Plan, report: Report) -> None:
     model.fastinpaint_report = report  # type: ignore[assignment]
 
 
-def put_in_force(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], dict[str, str], list[str]]:
+def put_in_force(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], dict[str, str]]:
     """The model becomes what the plan says; returns what `swap` does."""
     unswap(model)
     if plan.channels_last is not None:
@@ -137,7 +142,7 @@ def _values(maps: Any) -> int:
     return sum(shape.numel() for shape, *_ in maps)
 
 
-def may_measure() -> bool:
+def may_run_aside() -> bool:
     """Whether steps may be run now that nobody has asked for.
 
     Not where something looks at the operators that run (a compiler, tracer, checkpoint, functorch, a mode, a graph that
@@ -150,11 +155,10 @@ def may_measure() -> bool:
         or torch._C._get_tracing_state() is not None
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._is_torch_function_mode_enabled()
-        or region._saving() is not None
+        or region.saving() is not None
         or torch._C._current_graph_task_id() != -1
         or (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing())
         or (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
-        or remembered.mode() == "0"
     )
 
 
@@ -195,6 +199,31 @@ def tune(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> tuple[
         put_in_force(model, tuner.plan, tuner.backend)
     remembered.write(file, {key: {"plan": found.plan.to_dict(), "report": report.to_dict()}})
     return found.plan, report
+
+
+def try_rules(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> tuple[Plan, Report]:
+    """The plan by rules, mended until the model computes with it what it computes without; two forward passes."""
+    tuner.rehearsed = True
+    report, plan = model.fastinpaint_report, replace(tuner.plan, contiguous=False)
+    if sandbox.why_not(model) or example.why_not() or type(model) in FUSED or type(model) in PLAIN:
+        return tuner.plan, report  # type: ignore[return-value]
+    training = grad and any(t.requires_grad for t in (*model.parameters(), *example.tensors()))
+    unswap(model)
+    try:
+        with torch.set_grad_enabled(grad), sandbox.sandbox(model):
+            runner = Runner(model, example, training, tuner.backend, int)
+            try:
+                trial, reason = rehearse(model, plan, runner.try_out(Plan()), runner.try_out)
+            finally:
+                unswap(model)
+    except Exception as error:  # which the model's own call will raise
+        logger.debug("accelerate: the rules were not tried: %s", error)
+        return tuner.plan, report  # type: ignore[return-value]
+    finally:
+        put_in_force(model, tuner.plan, tuner.backend)
+    if trial is None:
+        return Plan(), replace(report, swapped=[], layers=[], notes=[reason])
+    return trial.plan, report  # type: ignore[return-value]
 
 
 def _unmeasured(tuner: Tuner, note: str) -> tuple[Plan, Report]:

@@ -2,6 +2,7 @@
 
 from fastinpaint.nn.blocks import ConvBNReLU2d, ConvBNReLU3d, ConvTransposeBNReLU2d, ConvTransposeBNReLU3d, GuidanceAdd
 from fastinpaint.nn.deferred import Deferred, plain
+from fastinpaint.nn.deferred_tensor import DeferredTensor
 from fastinpaint.nn.layers import (
     BatchNorm2d,
     BatchNorm3d,
@@ -31,6 +32,7 @@ __all__ = [
     "ConvTransposeBNReLU2d",
     "ConvTransposeBNReLU3d",
     "Deferred",
+    "DeferredTensor",
     "GuidanceAdd",
     "ReLU",
     "SyncBatchNorm",

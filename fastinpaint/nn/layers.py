@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.padding import _ConstantPadNd
 
-from fastinpaint.nn.deferred import Deferred, parts_of, plain
+from fastinpaint.nn.deferred import Deferred, defer, parts_of, plain
 from fastinpaint.nn.padded import Padded, zeros_of
 from fastinpaint.nn.raw import Options, Part, PendingConv, Raw
 from fastinpaint.nn.region import inside
@@ -65,8 +65,14 @@ class _Layer(nn.Module):
 
 def torch_must_run(input: Any) -> bool:
     """Whether the fused operators cannot: under functorch, in forward-mode differentiation, and for torch's tracers."""
+    if isinstance(input, torch.fx.Proxy):
+        raise RuntimeError(
+            "fastinpaint: torch.fx, and what is built on it (feature extraction, fusion, quantisation), takes the "
+            "plain model: call fastinpaint.restore(model) first, and accelerate what it returns."
+        )
     return (
         not isinstance(input, (Tensor, Deferred))
+        or torch._C._len_torch_dispatch_stack() > 0  # such as one that counts the operations of torch's own
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
         or torch._C._get_tracing_state() is not None
@@ -99,7 +105,7 @@ class _Conv(_Layer, _ConvNd):
             return NotImplemented  # which has an error for that
         result = checks.check_weight(shape, weight, bias, geometry)
         parts, geometry = _without_zeros(input, geometry)
-        return Deferred([Part(PendingConv(parts, weight, bias, geometry, options, result))], options)
+        return defer(Deferred, [Part(PendingConv(parts, weight, bias, geometry, options, result))], options)
 
 
 def geometry_of(conv: _ConvNd, input: Map | None = None, output_size: list[int] | None = None) -> Geometry:
@@ -159,7 +165,7 @@ class _Pad(_Layer, _ConstantPadNd):
         around = zeros_of(self.padding, input.dim())
         if around is None or self.value != 0 or input.dtype not in DTYPES or input.dim() not in (4, 5):
             return NotImplemented
-        return Padded(parts_of(input), around, self._fastinpaint)
+        return defer(Padded, parts_of(input), around, self._fastinpaint)
 
 
 def pads_otherwise(pad: _ConstantPadNd) -> str | None:
@@ -211,15 +217,15 @@ class _Norm(_Layer, _BatchNorm):
         if self.training or running_mean is None or running_var is None:
             normed = self._normed(part.raw, norm)
             if normed is not None:
-                return Deferred([Part(part.raw, *normed)], self._fastinpaint)
+                return defer(Deferred, [Part(part.raw, *normed)], self._fastinpaint)
             mean, var, count = self._batch_statistics(part.raw)
         else:
             if self._folds(part.raw):
                 folded = part.raw.folded(*self._affine(running_mean, running_var, part.raw.dtype, norm))
-                return Deferred([Part(folded)], self._fastinpaint)
+                return defer(Deferred, [Part(folded)], self._fastinpaint)
             mean, var = running_mean.clone(), running_var  # training may change it before it is read
         mean, scale, shift = self._affine(mean, var, part.raw.dtype, norm, count)
-        return Deferred([Part(part.raw, mean, scale, shift)], self._fastinpaint)
+        return defer(Deferred, [Part(part.raw, mean, scale, shift)], self._fastinpaint)
 
     def _part(self, input: Map) -> Part:
         """The map to be normalised, as it stands."""

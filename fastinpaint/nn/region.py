@@ -24,7 +24,7 @@ def enter(module: nn.Module) -> None:
     """A module of an accelerated model begins."""
     if not torch.compiler.is_compiling():
         leave(module)  # a KeyboardInterrupt may have ended it without a word
-        _running.modules.append((module, _saving()))
+        _running.modules.append((module, saving()))
 
 
 def leave(module: nn.Module) -> None:
@@ -39,10 +39,12 @@ def leave(module: nn.Module) -> None:
 def inside() -> bool:
     """Whether one is running. Not to be asked under a compiler, which sees the whole model."""
     modules = _running.modules
-    return bool(modules) and modules[-1][1] is _saving()
+    return bool(modules) and modules[-1][1] is saving()
 
 
-def _saving() -> object:
+def saving() -> object:
     """What packs the tensors that autograd saves now, or None where nothing does."""
+    if torch.compiler.is_compiling():
+        return None
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
     return hooks[0] if hooks else None
