@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -28,26 +29,25 @@ def rehearse(model: nn.Module, plan: Plan, like: Trial, run: Callable[[Plan], Tr
         run: makes the trial of a plan; may raise what the model raises.
     """
     for _ in range(TRIES):
+        GradientDroppedError.latest = ""
         try:
-            trial = run(plan)
-        except GradientDroppedError as error:
-            if not error.maker or error.maker in plan.plain:
-                return None, _first_line(error)
-            plan = replace(plan, plain=tuple({*plan.plain, *alike(model, error.maker)}))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # which says what is mended here
+                trial = run(plan)
         except Exception as error:
-            if plan.contiguous or "view" not in str(error):
-                return None, _first_line(error)
-            plan = replace(plan, contiguous=True)
+            maker = GradientDroppedError.latest  # TorchScript raises an error of its own over it
+            if maker and maker not in plan.plain:
+                plan = replace(plan, plain=tuple({*plan.plain, *alike(model, maker)}))
+            elif "view" in str(error) and not plan.contiguous:
+                plan = replace(plan, contiguous=True)
+            else:
+                return None, f"fused layers do not run in this model: {str(error).partition(chr(10))[0]}"
         else:
             distance = apart(trial.results, like.results)
             if distance is None:
                 return trial, ""
             return None, f"fused layers changed the model's results by {distance:.1g} of their norm: none is used."
     return None, "fused layers are read by too many autograd.Functions in this model."
-
-
-def _first_line(error: Exception) -> str:
-    return f"fused layers do not run in this model: {str(error).partition(chr(10))[0]}"
 
 
 def alike(model: nn.Module, name: str) -> list[str]:

@@ -194,9 +194,12 @@ def tune(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> tuple[
         raise
     except Exception as error:
         logger.warning("accelerate: the model was not measured: %s", error)
-        return _unmeasured(tuner, f"the model was not measured: {str(error).partition(chr(10))[0]}")
+        reason = f"the model was not measured: {str(error).partition(chr(10))[0]}"
     finally:
         put_in_force(model, tuner.plan, tuner.backend)
+    if reason is not None:
+        plan, report = try_rules(model, example, grad, tuner)
+        return plan, replace(report, notes=[*report.notes, reason])
     remembered.write(file, {key: {"plan": found.plan.to_dict(), "report": report.to_dict()}})
     return found.plan, report
 

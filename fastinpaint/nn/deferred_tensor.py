@@ -7,11 +7,13 @@ that it could read.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import enable_reentrant_dispatch
 
 from fastinpaint.nn.deferred import AS_TENSORS, Deferred, joined_shape, plain
 from fastinpaint.nn.dropped import GradientDroppedError
@@ -58,10 +60,27 @@ class DeferredTensor(Deferred, Tensor):
         cls, func: Callable[..., Any], types: object, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        for value in (*args, *kwargs.values()):
-            if isinstance(value, Deferred) and value.requires_grad:
-                raise GradientDroppedError(value._options.maker)  # autograd is behind us
-        return func(*plain(tuple(args)), **plain(kwargs))
+        values = [*args, *kwargs.values()]
+        ours = [value for value in values if isinstance(value, Deferred) and value.requires_grad]
+        if not ours:
+            return _on_plain(func, args, kwargs)
+        if any(
+            isinstance(value, Tensor) and not isinstance(value, Deferred) and value.requires_grad for value in values
+        ):
+            error = GradientDroppedError(ours[0]._options.maker)  # autograd has recorded the others, and none of ours
+            warnings.warn(str(error), RuntimeWarning, stacklevel=2)  # TorchScript loses the error's sentence
+            raise error
+        with enable_reentrant_dispatch():  # autograd, which has let this call pass, sees the plain tensors
+            return _on_plain(func, args, kwargs)
+
+
+def _on_plain(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """An operator's result, of plain tensors; one that changes its first argument returns that."""
+    if args and isinstance(args[0], Deferred) and func._schema.is_mutable:  # type: ignore[attr-defined]
+        args[0].settle()
+        func(*plain(tuple(args)), **plain(kwargs))
+        return args[0]
+    return func(*plain(tuple(args)), **plain(kwargs))
 
 
 class PaddedTensor(Padded, DeferredTensor):

@@ -9,15 +9,18 @@ class GradientDroppedError(RuntimeError):
     """Something knows only tensors with values among its arguments, and was given a deferred activation.
 
     Args:
-        maker: the name of the layer that made the activation, in its model.
+        maker: the name of the layer that made the activation, in its model; may be empty.
     """
+
+    latest = ""  # the maker that the last of these errors named
 
     def __init__(self, maker: str) -> None:
         super().__init__(
-            "fastinpaint: an autograd.Function, or torch.utils.checkpoint with use_reentrant=True, was given a "
-            "deferred activation, whose gradient it would drop; give it fastinpaint.nn.plain(x)."
+            "fastinpaint: an autograd.Function, a scripted function, or torch.utils.checkpoint with "
+            f"use_reentrant=True, was given the deferred activation of layer '{maker}', whose gradient it would drop; "
+            "give it fastinpaint.nn.plain(x)."
         )
-        self.maker = maker
+        GradientDroppedError.latest = maker
 
 
 def forwards(function: type) -> set[CodeType]:
