@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from fastinpaint import _native, backends, remembered
 from fastinpaint.acceleration import layout
 from fastinpaint.acceleration.example import Example, arguments_of
 from fastinpaint.acceleration.plan import Plan
@@ -19,6 +18,7 @@ from fastinpaint.acceleration.rules import pays, rule_of
 from fastinpaint.acceleration.search import Goal
 from fastinpaint.acceleration.swap import FUSED, reasons, swap, unswap
 from fastinpaint.acceleration.tuner import Tuner, _take, forget_calls, key_of, tune, watch_calls
+from fastinpaint.ops.dispatch import native, native_cpu, registry, tuning_cache
 
 Model = TypeVar("Model", bound=nn.Module)
 MEMORY = ("default", "low")
@@ -56,8 +56,8 @@ def accelerate(
 
     Args:
         model: any ``nn.Module``; changed and returned. An accelerated model may be given again with other options.
-        backend: a name of `fastinpaint.backends.BACKENDS` or "auto". A name fuses every layer that can be, with that
-            backend, and measures nothing.
+        backend: a name of `fastinpaint.ops.dispatch.registry.BACKENDS` or "auto". A name fuses every layer
+            that can be, with that backend, and measures nothing.
         memory: "default": backward keeps every raw map of a fused layer and recomputes batch norm, ReLU, additions and
             concatenations. "low": it also computes again what is cheap: maps whose values cost few multiply-adds. A
             number up to 1, or "512MB": a budget of kept bytes, as a share of the stock model's or absolute.
@@ -72,7 +72,7 @@ def accelerate(
     Raises:
         ValueError: backend, memory or objective is unknown.
     """
-    name = backends.requested(backend)
+    name = registry.requested(backend)
     budget = _budget(memory)
     objective = _objective(objective, memory, name)
     restore(model)
@@ -90,7 +90,7 @@ def accelerate(
     tuner = Tuner(Goal(objective, budget), backend, plan)
     vars(model)["_fastinpaint_layouts"] = _layouts(model)
     watch_calls(model, tuner)
-    if example is not None and remembered.mode() != "0":
+    if example is not None and tuning_cache.mode() != "0":
         _measure_now(model, example, tuner)
     return model
 
@@ -136,10 +136,8 @@ def _no_kernels(model: nn.Module) -> str | None:
     """Why only plain torch could run the fused layers here, and what to do, or None."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     if device.type == "cpu":
-        if (reason := _native.why_not("cpu")) is not None:
+        if (reason := native.why_not("cpu")) is not None:
             return f"{reason} Install a C++ compiler and reinstall fastinpaint."
-        from fastinpaint.ops import native_cpu
-
         if native_cpu.isa() == "scalar":
             return "the CPU kernels need AVX2, which this processor or FASTINPAINT_CPU_ISA does not offer."
     return None

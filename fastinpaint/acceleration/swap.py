@@ -16,7 +16,7 @@ from fastinpaint.acceleration.plan import Plan
 from fastinpaint.nn import layers
 from fastinpaint.nn.padded import zeros_of
 from fastinpaint.nn.raw import Options
-from fastinpaint.ops.conv_block.zeros import absorbed
+from fastinpaint.ops.conv_block.zero_padding import absorbed
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -42,7 +42,7 @@ def swap(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], dict[st
 
     Args:
         model: with stock layers only; changed.
-        backend: a name of `fastinpaint.backends.BACKENDS` or "auto".
+        backend: a name of `fastinpaint.ops.dispatch.registry.BACKENDS` or "auto".
 
     Returns:
         The names of the layers that are fused now; those that can never be, with the reason.

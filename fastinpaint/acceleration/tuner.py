@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from tqdm import tqdm
 
-from fastinpaint import _version, measured, remembered
+from fastinpaint import _version
 from fastinpaint.acceleration import layout, sandbox
 from fastinpaint.acceleration.borders import TUNER
 from fastinpaint.acceleration.example import Example
@@ -28,6 +28,8 @@ from fastinpaint.acceleration.search import LAYOUTS, Goal, search
 from fastinpaint.acceleration.swap import FUSED, PLAIN, reasons, swap, unswap
 from fastinpaint.acceleration.trial import Runner
 from fastinpaint.nn import region
+from fastinpaint.ops.dispatch import autotune, native, tuning_cache
+from fastinpaint.ops.dispatch.source_hash import source_hash
 
 logger = logging.getLogger(__name__)
 MOST_SHAPES = 8  # sets of shapes that one model is measured at; further ones take the choice of the nearest
@@ -78,7 +80,7 @@ def begin(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
     if key != tuner.key:
         if key not in tuner.plans and may_run_aside():
             example, grad = Example(args, kwargs), torch.is_grad_enabled()
-            if remembered.mode() != "0":
+            if tuning_cache.mode() != "0":
                 tuner.plans[key] = _near(tuner, key) or tune(model, example, grad, tuner)
             elif not tuner.rehearsed:
                 _take(model, tuner, *try_rules(model, example, grad, tuner))
@@ -175,7 +177,7 @@ def tune(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> tuple[
     if reason is not None:
         return _unmeasured(tuner, f"the model was not measured: {reason}")
     file, key = memory_file(example), problem(model, example, training, tuner)
-    known = remembered.read(file).get(key)
+    known = tuning_cache.read(file).get(key)
     if known is not None:
         plan, report = Plan.from_dict(known["plan"]), Report.from_dict(known["report"])
         report.how = "remembered"
@@ -200,7 +202,7 @@ def tune(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> tuple[
     if reason is not None:
         plan, report = try_rules(model, example, grad, tuner)
         return plan, replace(report, notes=[*report.notes, reason])
-    remembered.write(file, {key: {"plan": found.plan.to_dict(), "report": report.to_dict()}})
+    tuning_cache.write(file, {key: {"plan": found.plan.to_dict(), "report": report.to_dict()}})
     return found.plan, report
 
 
@@ -263,19 +265,16 @@ def progress() -> Any:
 def memory_file(example: Example) -> Path:
     """Where choices are remembered: one file for each device, versions and source."""
     device = next((t.device for t in example.tensors() if t.device.type == "cuda"), torch.device("cpu"))
-    name = measured._graphics(device) if device.type == "cuda" else measured._processor()
-    return remembered.file_of("choices", name, torch.__version__, _version.__version__, _source())
+    name = autotune._graphics(device) if device.type == "cuda" else autotune._processor()
+    return tuning_cache.file_of("choices", name, torch.__version__, _version.__version__, _source())
 
 
 @functools.cache
 def _source() -> str:
     """Of the kernels and of all that decides."""
-    package, digest = Path(__file__).parents[1], hashlib.sha256()
-    for path in sorted(p for room in ("ops", "nn", "acceleration") for p in package.glob(f"{room}/**/*.py")):
-        digest.update(path.read_bytes())
-    for path in sorted(package.glob("*.so")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    python = [path for room in ("ops", "nn", "acceleration") for path in native.HERE.glob(f"{room}/**/*.py")]
+    built = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(native.HERE.glob("*.so"))]
+    return source_hash(python) + "".join(built)
 
 
 def problem(model: nn.Module, example: Example, training: bool, tuner: Tuner) -> str:

@@ -19,7 +19,7 @@ from fastinpaint.nn.deferred import AS_TENSORS, Deferred, joined_shape, plain
 from fastinpaint.nn.dropped import GradientDroppedError
 from fastinpaint.nn.padded import Padded, padded_shape
 from fastinpaint.nn.raw import Options, Part
-from fastinpaint.ops.conv_block.zeros import Zeros
+from fastinpaint.ops.conv_block.zero_padding import Zeros
 
 
 class DeferredTensor(Deferred, Tensor):

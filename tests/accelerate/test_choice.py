@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import fastinpaint
-from fastinpaint import _native
 from fastinpaint.acceleration import search, tuner
 from fastinpaint.acceleration.report import Report
 from fastinpaint.acceleration.sandbox import random_states
 from fastinpaint.nn import layers
+from fastinpaint.ops.dispatch import native
 
 SLOW = 0.01  # seconds, more than all else that a step of these nets does
 
@@ -324,7 +324,7 @@ def test_arguments_by_name_and_of_other_kinds() -> None:
 
 
 def test_without_kernels_the_model_stays_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_native, "why_not", lambda name: f"the {name} library was not built.")
+    monkeypatch.setattr(native, "why_not", lambda name: f"the {name} library was not built.")
     net = network()
     with pytest.warns(UserWarning, match=r"was not built\. Install a C\+\+ compiler and reinstall"):
         fastinpaint.accelerate(net)
