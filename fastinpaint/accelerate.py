@@ -14,7 +14,7 @@ from fastinpaint.acceleration import layout
 from fastinpaint.acceleration.example import Example, arguments_of
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.report import Layer, Report
-from fastinpaint.acceleration.rules import pays, rule_of
+from fastinpaint.acceleration.rules import rule_of
 from fastinpaint.acceleration.search import Goal
 from fastinpaint.acceleration.swap import FUSED, reasons, swap, unswap
 from fastinpaint.acceleration.tuner import Tuner, _take, forget_calls, key_of, tune, watch_calls
@@ -147,7 +147,7 @@ def _by_rules(model: nn.Module) -> Plan:
     fused = {
         name: "default"
         for name, module in model.named_modules()
-        if type(module) in FUSED and isinstance(module, nn.modules.conv._ConvNd) and pays(module)
+        if type(module) in FUSED and isinstance(module, nn.modules.conv._ConvNd) and rule_of(module).pays
     }
     return Plan(fused=fused, contiguous=not _is_channels_last(model), by_rule=True)
 

@@ -17,7 +17,7 @@ LAYERS = (
     ("ops.buffer_pool",),
     ("ops.dispatch",),
     ("ops.saved",),
-    ("ops.activation",),
+    ("ops.activation", "ops.norm_act"),
     ("ops.batch_norm", "ops.downsample", "ops.masked_l1"),
     ("ops.conv_block",),
     ("nn",),

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+
+from fastinpaint.acceleration.swap import FUSED, NORMS
 
 
 @dataclass
@@ -17,8 +18,8 @@ class Links:
     """What one run showed.
 
     Attributes:
-        order: every convolution, and every batch norm that does not read a convolution's result, as first called.
-        follows: batch norms and the convolutions whose results they read.
+        order: every convolution, and every norm that does not read a convolution's result, as first called.
+        follows: norms and the convolutions whose results they read.
         shapes: the input's shape at a layer's first call.
         result_bytes: of a layer's result at its first call.
         calls: how often each layer was called.
@@ -95,17 +96,17 @@ def _note(
     result: Tensor,
 ) -> None:
     """A leaf module has run."""
-    watched = isinstance(module, _ConvNd | _BatchNorm)
+    watched = isinstance(module, (_ConvNd, *NORMS))
     if watched:
         links.calls[name] = links.calls.get(name, 0) + 1
         links.shapes.setdefault(name, tuple(given.shape) if given is not None else ())
         links.result_bytes.setdefault(name, result.numel() * result.element_size())
-    if isinstance(module, _BatchNorm) and maker is not None and maker not in links.follows.values():
+    if isinstance(module, NORMS) and maker is not None and maker not in links.follows.values():
         links.follows.setdefault(name, maker)
         made[id(result)] = (maker, result)
     elif watched:
         if name not in links.order:
             links.order.append(name)
         made[id(result)] = (name, result)
-    elif maker is not None and isinstance(module, nn.ReLU | nn.Identity | nn.Dropout):
+    elif maker is not None and (type(module) is nn.Identity or type(module) in FUSED):
         made[id(result)] = (maker, result)

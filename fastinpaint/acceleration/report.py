@@ -12,10 +12,9 @@ from torch.nn.modules.conv import _ConvNd
 
 from fastinpaint.acceleration.links import Links
 from fastinpaint.acceleration.plan import STOCK
+from fastinpaint.acceleration.swap import FUSED
 
 WIDTH = 100  # columns of a printed report
-TRANSPARENT = {"ReLU", "Identity", "Dropout", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm"}
-READERS = {"Conv2d", "Conv3d", "ConvTranspose2d", "ConvTranspose3d", *TRANSPARENT}
 
 
 @dataclass
@@ -148,18 +147,17 @@ def limit_of(model: nn.Module, ways: Mapping[str, str], stock: Mapping[str, floa
     for name in links.order:
         kind = _kind(modules[name], ways.get(name, STOCK))
         shares[kind] += stock.get(name, 0.0) / total  # type: ignore[assignment]
-        for reader in links.readers.get(name, set()) - READERS:
+        for reader in links.readers.get(name, set()) - {kind.__name__ for kind in FUSED}:
             ends[reader] += 1
     kind, share = max(shares.items(), key=lambda item: item[1])
     advice = ADVICE[kind].format(share=f"{100 * share:.0f} %")
     reader, count = max(ends.items(), key=lambda item: item[1], default=("", 0))
     if count > len(links.order) / 4 and reader in ACTIVATIONS:
-        return f"{advice} After {count} of {len(links.order)} of them comes {reader}, which is not fused; nn.ReLU is."
+        return f"{advice} After {count} of {len(links.order)} comes {reader}, which is not fused; ReLU and SiLU are."
     return advice
 
 
-ACTIVATIONS = {"ReLU6", "SiLU", "LeakyReLU", "PReLU", "GELU", "Hardswish", "ELU", "Mish", "InstanceNorm2d",
-               "InstanceNorm3d", "GroupNorm"}  # fmt: skip
+ACTIVATIONS = {"PReLU", "RReLU", "CELU", "SELU", "LogSigmoid", "Softsign", "LayerNorm", "LayerNorm2d"}
 ADVICE = {
     "fused": "{share} of the stock step is in layers that are fused now: what is left of it is the convolutions' own "
     "arithmetic, which fewer channels or a smaller input shrink.",

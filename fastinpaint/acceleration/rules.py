@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import nn
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.modules.instancenorm import _InstanceNorm
 
 
 @dataclass(frozen=True)
@@ -50,10 +48,3 @@ RULES = (
 def rule_of(conv: _ConvNd) -> Rule:
     """The rule that decides on a convolution."""
     return next(rule for rule in RULES if rule.applies(conv))
-
-
-def pays(module: nn.Module) -> bool:
-    """Whether a layer is fused without a measurement. Batch norms are, where they follow a fused convolution."""
-    if isinstance(module, _ConvNd):
-        return rule_of(module).pays
-    return not isinstance(module, _InstanceNorm)

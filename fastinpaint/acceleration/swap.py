@@ -6,11 +6,12 @@ from itertools import pairwise
 from typing import TypeVar
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.padding import _ConstantPadNd
 from torch.nn.utils.parametrize import is_parametrized
 
+from fastinpaint import nn as fused_nn
 from fastinpaint.acceleration.borders import draw_borders
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.nn import layers
@@ -18,8 +19,13 @@ from fastinpaint.nn.padded import zeros_of
 from fastinpaint.nn.raw import Options
 from fastinpaint.ops.conv_block.zero_padding import absorbed
 
+NORMS = (_NormBase, nn.GroupNorm)
 Model = TypeVar("Model", bound=nn.Module)
 
+OTHERS = (
+    *("ReLU6", "LeakyReLU", "ELU", "SiLU", "Hardswish", "Hardsigmoid", "Sigmoid", "Tanh", "GELU", "Softplus", "Mish"),
+    *("Dropout", "Dropout2d", "Dropout3d", "InstanceNorm2d", "InstanceNorm3d", "GroupNorm"),
+)
 FUSED: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: layers.Conv2d,
     nn.Conv3d: layers.Conv3d,
@@ -33,6 +39,7 @@ FUSED: dict[type[nn.Module], type[nn.Module]] = {
     nn.ZeroPad3d: layers.ZeroPad3d,
     nn.ConstantPad2d: layers.ConstantPad2d,
     nn.ConstantPad3d: layers.ConstantPad3d,
+    **{getattr(nn, name): getattr(fused_nn, name) for name in OTHERS},
 }
 PLAIN = {fused: plain_class for plain_class, fused in FUSED.items()}
 
@@ -65,7 +72,7 @@ def swap(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], dict[st
             module._fastinpaint_accelerated = True
             if name in plan.plain:
                 module._fastinpaint_plain = True
-            if plan.by_rule and isinstance(module, _BatchNorm):
+            if plan.by_rule and isinstance(module, NORMS):
                 module._fastinpaint_follows = True
             swapped.append(name)
     draw_borders(model, frozenset(PLAIN))
@@ -82,8 +89,8 @@ def _hand_on(model: nn.Module) -> set[nn.Module]:
 
 
 def _is_wanted(plan: Plan, name: str, module: nn.Module) -> bool:
-    """Whether the plan has the layer fused; a ReLU and a padding only hand on what they are given deferred."""
-    if isinstance(module, _ConvNd) or (isinstance(module, _BatchNorm) and not plan.by_rule):
+    """Whether the plan has the layer fused; activations and padding only hand on what they are given deferred."""
+    if isinstance(module, _ConvNd) or (isinstance(module, NORMS) and not plan.by_rule):
         return plan.tier(name) is not None
     return True
 
