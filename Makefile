@@ -36,8 +36,7 @@ check-cpu: $(STAMP) ## pytest: the package, the CPU kernels, the CUDA kernels em
 	$(RUN) -m pytest tests -n 2 --dist loadfile --durations 15
 
 strangers: $(STAMP) ## pytest: what accelerate computes on every public network of tests/strangers
-	$(RUN) -m pip install --quiet --no-deps timm segmentation-models-pytorch \
-		dynamic-network-architectures einops huggingface_hub
+	$(RUN) -m pip install --quiet --no-deps segmentation-models-pytorch dynamic-network-architectures einops
 	STRANGERS=all $(RUN) -m pytest tests/strangers -n 2
 
 check-triton: $(STAMP) ## pytest: the Triton kernels, interpreted under the guard, and compiled without a GPU
