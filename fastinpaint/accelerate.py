@@ -85,7 +85,7 @@ def accelerate(
         warnings.warn(f"fastinpaint: the model stays as it is: {reason}", stacklevel=2)
         model.fastinpaint_report = Report(objective=objective, how="rules", notes=[reason], left=reasons(model))  # type: ignore[assignment]
         return model
-    plan = _by_rules(model)
+    plan = _by_rules(model, "low" if memory == "low" else "default")
     _put_unmeasured(model, plan, backend, Report(objective=objective, how="rules", layers=_rule_rows(model, plan)))
     tuner = Tuner(Goal(objective, budget), backend, plan)
     vars(model)["_fastinpaint_layouts"] = _layouts(model)
@@ -143,13 +143,13 @@ def _no_kernels(model: nn.Module) -> str | None:
     return None
 
 
-def _by_rules(model: nn.Module) -> Plan:
+def _by_rules(model: nn.Module, tier: str) -> Plan:
     fused = {
-        name: "default"
+        name: tier
         for name, module in model.named_modules()
         if type(module) in FUSED and isinstance(module, nn.modules.conv._ConvNd) and rule_of(module).pays
     }
-    return Plan(fused=fused, contiguous=not _is_channels_last(model), by_rule=True)
+    return Plan(fused=fused, contiguous=not _is_channels_last(model), memory=tier, by_rule=True)
 
 
 def _rule_rows(model: nn.Module, plan: Plan) -> list[Layer]:
