@@ -18,7 +18,7 @@ LAYERS = (
     ("ops.dispatch",),
     ("ops.saved",),
     ("ops.activation",),
-    ("ops.batch_norm", "ops.downsample", "ops.masked_l1"),
+    ("ops.batch_norm",),
     ("ops.conv_block",),
     ("nn",),
     ("accelerate",),

@@ -34,8 +34,8 @@ THREADS, BLOCKS_WANTED, REGISTERS = 128, 2, 65536  # of a block; of an SM; of an
 # Kernels whose products must be on tensor cores, with what else they need.
 TENSOR = re.compile(r"^(gather|thin|wgrad)_kernel<(bf16|half)")
 # Kernels that never read, or write, 16 bytes at a time: what they take are single values and pairs.
-NARROW_READS = ("batch_norm_", "finish_sums_", "downsample_kernel", "masked_l1_group_", "masked_l1_loss_")
-NARROW_WRITES = (*NARROW_READS, "finish_moments_", "masked_l1_sum_")
+NARROW_READS = ("batch_norm_", "finish_sums_")
+NARROW_WRITES = (*NARROW_READS, "finish_moments_")
 
 
 class Kernel(NamedTuple):

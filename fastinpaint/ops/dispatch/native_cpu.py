@@ -34,8 +34,6 @@ ARGUMENTS = {
     "fi_cpu_widen_dgrad": "pppppippppi",
     "fi_cpu_narrow": "ppippppi",
     "fi_cpu_thin_wgrad": "ppipippi",
-    "fi_cpu_masked_l1_fwd": "pipi",
-    "fi_cpu_masked_l1_bwd": "pidpi",
 }
 KINDS = {"p": ctypes.c_void_p, "l": ctypes.c_int64, "i": ctypes.c_int, "d": ctypes.c_double}
 

@@ -51,7 +51,7 @@ def _built() -> ctypes.CDLL:
     return declare(loaded)
 
 
-SIZES = ("fi_channel_workspace", "fi_conv_workspace", "fi_conv_wgrad_workspace", "fi_masked_l1_workspace")
+SIZES = ("fi_channel_workspace", "fi_conv_workspace", "fi_conv_wgrad_workspace")
 
 
 def declare(library: ctypes.CDLL) -> ctypes.CDLL:

@@ -109,7 +109,7 @@ def test_an_interrupted_run_goes_on_where_it_was(monkeypatch, tmp_path):
     assert ran == ["a", "b"]
     assert rows == [(["a"], compiled("a", 1.0)), (["b"], compiled("b", 1.0))]
     assert list(kept.parent.iterdir()) == [kept]
-    monkeypatch.setattr(aot, "digest_of", lambda name: "other sources")
+    monkeypatch.setattr(aot, "made_from", lambda: "other sources")
     aot.compile_all(["a"], ["sm_90"], kept=kept)
     assert ran == ["a", "b", "a"]
 
