@@ -14,9 +14,10 @@ from torch import Tensor
 from fastinpaint.ops.activation import autograd as activation
 from fastinpaint.ops.batch_norm.reference import Norm
 from fastinpaint.ops.conv_block import autograd as conv_block
-from fastinpaint.ops.conv_block import batch_stats, checks
+from fastinpaint.ops.conv_block import batch_stats
 from fastinpaint.ops.conv_block import fused_bn as conv_norm
 from fastinpaint.ops.conv_block import torch_library as operators
+from fastinpaint.ops.conv_block.geometry import macs_per_value
 from fastinpaint.ops.dispatch.fast_path import autocast_dtype
 from fastinpaint.ops.saved import Operand, Recipe, Slot
 from fastinpaint.ops.types import Geometry, Source
@@ -249,7 +250,7 @@ class PendingConv(Raw):
         limit = CHEAP_MACS if self.options.memory == "low" else THIN_MACS if self.added else 0
         if not limit or torch.compiler.is_compiling() or not self.requires_grad:
             return False
-        return checks.macs_per_value(self.weight, self.geometry) <= limit
+        return macs_per_value(self.weight.shape, self.geometry) <= limit
 
 
 def materialise(parts: Sequence[Part], dtype: torch.dtype | None = None) -> tuple[list[Source], list[Operand]]:

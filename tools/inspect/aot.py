@@ -38,14 +38,15 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from fastinpaint.files import replace_text
 from fastinpaint.ops.activation import triton as activation
 from fastinpaint.ops.batch_norm import triton as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Running
 from fastinpaint.ops.conv_block import triton as conv_block
 from fastinpaint.ops.dispatch.source_hash import source_hash
 from fastinpaint.ops.types import Source
+from tools.inspect.page import replace_table
 from tools.inspect.paper_layers import PaperLayer, paper_layers
-from tools.inspect.static_model import replace_block
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "results" / "triton_compiled.md"
@@ -281,14 +282,7 @@ class Kept:
         self.entries[f"{name} {target}"] = {"of": made_from(), "compiled": compiled}
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(self.path, json.dumps(self.entries))
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write beside, then rename: nobody ever sees half of it."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
-    beside.write_text(text)
-    os.replace(beside, path)
+            replace_text(self.path, json.dumps(self.entries))
 
 
 def compile_all(
@@ -374,7 +368,7 @@ def main(argv: list[str] | None = None) -> int:
         os.nice(NICE)
         with tempfile.TemporaryDirectory() as cache:
             rows = compile_all(every, list(TARGETS), cache, KEPT, args.jobs)
-        replace_file(PAGE, replace_block(PAGE.read_text(), BEGIN, END, page_block(rows)))
+        replace_table(PAGE, BEGIN, END, page_block(rows))
     else:
         rows = compile_all(
             every if args.layers == "all" else args.layers.split(","), args.targets.split(","), processes=args.jobs

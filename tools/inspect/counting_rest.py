@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import torch
 
-from fastinpaint.ops.conv_block.checks import output_shape
 from fastinpaint.ops.conv_block.cuda.abi import CConv, describe
+from fastinpaint.ops.conv_block.geometry import output_shape
 from fastinpaint.ops.dispatch import native_cuda
 from tools.inspect.counting import BYTES, counts, show
 from tools.inspect.paper_layers import PaperLayer, paper_layers
@@ -118,7 +118,7 @@ def _bare(layer: PaperLayer, hopper: int) -> CConv:
     """The layer's call without statistics: its workspace is its packed weights (of wgrad: its splits)."""
     sources, weight, _ = layer.inputs(torch.bfloat16, "meta")
     first = sources[0].x
-    out = output_shape((first.shape[0], layer.channels, *first.shape[2:]), weight, layer.geometry)
+    out = output_shape(first.shape, weight.shape, layer.geometry)
     conv = describe(sources, weight, layer.geometry, out)
     conv.hopper = hopper
     conv.gradient = native_cuda.CSource(channels=out[1], scale_factor=1, shift_factor=1)

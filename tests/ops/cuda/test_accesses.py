@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastinpaint.ops import layout
 from fastinpaint.ops.activation import cuda as activation
 from fastinpaint.ops.dispatch import native_cuda
 from fastinpaint.ops.types import Source
@@ -56,7 +57,7 @@ def test_activation(channels: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("channels", [24, 7])
 def test_statistics_and_sums(channels: int) -> None:
-    x = native_cuda.dense(torch.rand(2, channels, 40, 40).bfloat16())
+    x = layout.dense(torch.rand(2, channels, 40, 40).bfloat16())
     results = [*activation.batch_stats(x)]
     assert accesses(x) == ONCE_READ
     results.append(activation.channel_sum(source(x.shape, torch.bfloat16, torch.Generator())._replace(x=x)))
@@ -67,7 +68,7 @@ def test_statistics_and_sums(channels: int) -> None:
 def test_a_second_read_is_counted() -> None:
     store = "store_vector(a + size_t(row) * stride + lane.channel, value, lane.valid, aligned);"
     again = store.replace("value", "activate<T>(load_vector(x + at, lane.valid, aligned), more, params, source.relu)")
-    x = native_cuda.dense(torch.rand(2, 16, 5, 7).bfloat16())
+    x = layout.dense(torch.rand(2, 16, 5, 7).bfloat16())
     twice = Plant("activation/kernels.cuh", store, f"{store} {again}")
     with emulated.installed(emulated.build("counted", [twice], SOURCES)):
         a = activation.fwd([Source(x)])
