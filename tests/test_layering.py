@@ -32,9 +32,8 @@ LAYERS = (
     ("tests",),
 )
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
-PLAIN = {
-    room: {"errors", "files"} for room in ("models", "data")
-}  # rooms that hold no kernel, and all that they may import
+# Rooms that hold no kernel, and all that they may import.
+PLAIN = {room: {"errors", "files"} for room in ("models", "data")}
 
 
 def room_of(name: str) -> str | None:

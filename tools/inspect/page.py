@@ -8,7 +8,7 @@ from fastinpaint.files import replace_text
 
 
 def replace_table(page: Path, begin: str, end: str, table: str) -> None:
-    """Put the table between the two marks of the page, an empty line above and below it; the page is never half written."""
+    """Put the table between the two marks of the page, with an empty line above and below it."""
     before, rest = page.read_text().split(begin)
     replace_text(page, f"{before}{begin}\n\n{table}\n\n{end}{rest.split(end)[1]}")
 
