@@ -19,7 +19,7 @@ LAYERS = (
     ("ops.saved",),
     ("ops.activation",),
     ("ops.batch_norm",),
-    ("ops.conv_block",),
+    ("ops.conv_block", "ops.norm_act"),
     ("nn",),
     ("accelerate",),
     ("models", "data"),

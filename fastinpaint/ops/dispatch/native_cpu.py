@@ -35,6 +35,9 @@ ARGUMENTS = {
     "fi_cpu_widen_dgrad": "pppppippppi",
     "fi_cpu_narrow": "ppippppi",
     "fi_cpu_thin_wgrad": "ppipippi",
+    "fi_cpu_norm_act_stats": "ppppi",
+    "fi_cpu_norm_act_fwd": "pppppppplli",
+    "fi_cpu_norm_act_bwd": "ppll" + "p" * 11 + "i",
 }
 KINDS = {"p": ctypes.c_void_p, "l": ctypes.c_int64, "i": ctypes.c_int, "d": ctypes.c_double}
 
