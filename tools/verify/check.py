@@ -3,8 +3,8 @@
     python -m tools.verify.check [--base REVISION] [--seconds 110] [--list]
 
 What changed since the base is taken from git, with what is not committed yet; the base is where the branch left
-``origin/main``, or HEAD where there is no such branch. Tests mirror the sources: see `tests_of`. They run without those
-marked slow, the closest first, until the time is over. What did not run is named; `make test` runs everything.
+``origin/main``, or HEAD where there is no such branch. Tests mirror the sources: see `mirror_of`. The closest run first,
+until the time is over, without those marked slow. What did not run is named; `make test` runs everything.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 ALWAYS = "tests/test_layering.py"
 APART = ("triton", "interpreter")  # folders whose tests need Triton's interpreter, in a process of its own
+# Where the tests of a top folder are, below tests.
+FOLDERS: dict[str, list[str]] = {"fastinpaint": [], "csrc": ["ops"], "tools": ["tools"], "benchmarks": ["bench"]}
 NOTHING_COLLECTED = 5  # pytest's status
 LEAST = 5.0  # seconds that are worth starting pytest for
 
@@ -28,14 +30,12 @@ LEAST = 5.0  # seconds that are worth starting pytest for
 def changed(base: str | None) -> list[str]:
     """The files that differ from the base, and those that git does not know yet."""
     if base is None:
-        known = subprocess.run(
-            ["git", "rev-parse", "--verify", "--quiet", "origin/main"], cwd=ROOT, capture_output=True
-        )
-        base = _git("merge-base", "HEAD", "origin/main")[0] if known.returncode == 0 else "HEAD"
+        main = _git("branch", "--remotes", "--list", "origin/main")
+        base = _git("merge-base", "HEAD", "origin/main")[0] if main else "HEAD"
     return sorted({*_git("diff", "--name-only", base), *_git("ls-files", "--others", "--exclude-standard")})
 
 
-def tests_of(path: str, root: Path = ROOT) -> str | None:
+def mirror_of(path: str) -> str | None:
     """The test file, or else the folder of tests, that mirrors a file of the repository; None where there is none.
 
     ``fastinpaint/ops/conv_block/cpu/thin.py`` has ``tests/ops/conv_block/cpu/test_thin.py``, and so has
@@ -45,30 +45,26 @@ def tests_of(path: str, root: Path = ROOT) -> str | None:
     top, *parts = Path(path).with_suffix("").parts
     if top == "tests":
         at = Path(path) if Path(path).name.startswith("test_") else Path(path).parent
-        return at.as_posix() if (root / at).exists() and at.as_posix() != "tests" else None
-    places = {
-        "fastinpaint": parts,
-        "csrc": ["ops", *parts],
-        "tools": ["tools", *parts],
-        "benchmarks": ["bench", *parts],
-    }
-    parts = places.get(top, [])
+        return at.as_posix() if (ROOT / at).exists() and at.as_posix() != "tests" else None
+    if top not in FOLDERS:
+        return None
+    parts = [*FOLDERS[top], *parts]
     while parts:
         mirror = Path("tests", *parts)
         test = mirror.with_name(f"test_{mirror.name}.py")
-        if (root / test).is_file():
+        if (ROOT / test).is_file():
             return test.as_posix()
-        if (root / mirror).is_dir() and mirror.as_posix() != "tests/ops":
+        if (ROOT / mirror).is_dir() and mirror.as_posix() != "tests/ops":
             return mirror.as_posix()
         parts = parts[:-1]
     return None
 
 
-def selected(paths: Iterable[str], root: Path = ROOT) -> list[str]:
+def selected(paths: Iterable[str]) -> list[str]:
     """The tests of these files, single files first and large folders last; none stands inside another."""
-    found = {test for path in paths if (test := tests_of(path, root)) is not None}
+    found = {test for path in paths if (test := mirror_of(path)) is not None}
     found = {test for test in found if not any(Path(other) in Path(test).parents for other in found)}
-    return [ALWAYS, *sorted(found - {ALWAYS}, key=lambda test: (len(_files(root / test)), test))]
+    return [ALWAYS, *sorted(found - {ALWAYS}, key=lambda test: (len(_files(ROOT / test)), test))]
 
 
 def _files(test: Path) -> list[Path]:
@@ -93,7 +89,8 @@ def _pytest(files: Sequence[str], interpreted: bool, until: float) -> str | None
     if left < LEAST:
         print(f"no time was left for {len(files)} files of tests: {' '.join(files)}")
         return None
-    environment = {**os.environ, "TRITON_INTERPRET": "1" if interpreted else "0"}
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"TRITON_INTERPRET": "1"} if interpreted else {}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow and not gpu", *files]
     process = subprocess.Popen(command, cwd=ROOT, env=environment)
     try:

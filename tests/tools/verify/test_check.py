@@ -32,7 +32,7 @@ from tools.verify import check
     ],
 )
 def test_tests_mirror_sources(path: str, tests: str | None) -> None:
-    assert check.tests_of(path) == tests
+    assert check.mirror_of(path) == tests
 
 
 def test_a_file_inside_a_selected_folder_is_not_selected_twice() -> None:
