@@ -105,7 +105,10 @@ struct Footprint {
   int64_t blocks;
   int64_t loads;  // bytes that all blocks read or write in global memory, dead taps included
   int64_t shared_bytes;
-  int64_t groups;  // of kThreads in a block
+  int64_t groups;   // of kThreads in a block
+  int64_t columns;  // of a block's tile
+  int64_t steps;    // of the main loop for a patch (wgrad: a tile)
+  int64_t slices;   // in which a patch (wgrad: P's and Q's of a tile) is loaded
 };
 
 struct GatherPlan {

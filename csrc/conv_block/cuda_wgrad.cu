@@ -251,7 +251,12 @@ FI_EXPORT int fi_conv_wgrad_footprint(const Conv* conv, Footprint* out) {
   WgradPlan plan;
   if (int status = plan_wgrad(*conv, plan)) return status;
   int64_t blocks = int64_t(plan.row_blocks) * plan.column_tiles * plan.params.splits;
-  *out = {blocks, bytes_asked(*conv, plan), 0, plan.groups};
+  const WgradParams& w = plan.params;
+  int threads = plan.hopper ? kTurnedThreads : kThreads, each = kSliceVectors * threads;
+  int positions = w.p.patch.rows * w.p.patch.columns;
+  int64_t slices = ceil_div(positions * (plan.channels / kVector), each) +
+                   ceil_div(kTileRows * (plan.columns / kVector), each);
+  *out = {blocks, bytes_asked(*conv, plan), 0, plan.groups, plan.columns, kTileRows / 16, slices};
   out->shared_bytes = plan.hopper ? turned_bytes(plan.params.p.patch) : block_bytes(*conv, plan);
   return kOk;
 }

@@ -1,0 +1,1 @@
+"""What verifies, inspects and measures the package; not in the wheel."""
