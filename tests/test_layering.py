@@ -16,7 +16,7 @@ LAYERS = (
     ("errors", "_version", "_native", "remembered"),
     ("backends", "measured", "ops"),
     ("nn",),
-    ("accelerate",),
+    ("accelerate", "graph"),
     ("models", "data"),
     ("training", "inference", "metrics"),
     ("testing",),

@@ -1,12 +1,12 @@
-"""What the main loops of the paper's convolutions can reach, layer by layer, from their machine code; and a step's time.
+"""What the main loops of the paper's convolutions can reach, from their machine code, and what time a step then takes.
 
     python -m tools.inspect.layer_bounds               read every row again and hold it to the table; 1 where one fell
     python -m tools.inspect.layer_bounds --write       put the rows into docs/results/gpu_bounds.{json,md}
     python -m tools.inspect.layer_bounds --estimate    a step's time from the committed rows; compiles nothing
 
 Rows are layers of 64 channels or more on both sides, forward, dgrad and wgrad, in bfloat16: of the CUDA kernels for
-sm_90a (with mma.sync, and with wgmma), sm_80 and sm_89, of the Triton kernels for sm_90. Where the plans load depends on
-the layer; they come from the emulated library. Nothing runs on a GPU; `sass_bound` says what a bound is. A row that
+sm_90a (with mma.sync, and with wgmma), sm_80 and sm_89, of the Triton kernels for sm_90. The plans of a layer, which
+say how often an iteration loads, come from the emulated library. Nothing runs on a GPU; `sass_bound` says what a bound is. A row that
 falls by more than `TOLERANCE` is not written unless --accept says that it may.
 """
 
@@ -138,7 +138,7 @@ _cuda_code = functools.cache(lambda source, arch, part: code_of(cuda_cubin(sourc
 def cuda_rows(arch: str, hopper: int = 0) -> Iterator[Row]:
     """The rows of one architecture; with `hopper`, those that wgmma takes alone."""
     chip = rates.CHIPS[arch]
-    limited = mock.patch.object(native_cuda, "shared_limit", lambda like: SHARED[arch])
+    limited = mock.patch.object(native_cuda, "shared_limit", return_value=SHARED[arch])
     for layer in wide_layers():
         with limited:
             counts = list(counting.counts(layer, hopper))
@@ -159,7 +159,9 @@ def cuda_row(layer: PaperLayer, count: counting.Count, arch: str, chip: rates.Ch
         source = 4 if addends else 2
         p, q = (gradient, source) if layer.geometry.transposed else (source, gradient)
         ways: tuple[Way, ...] = (Way(p, count.slices / count.steps - of_q), Way(q, of_q))
-        part, source_file = ("hopper_wgrad_kernel", "cuda_hopper_wgrad.cu") if hopper else ("12wgrad_kernel", "cuda_wgrad.cu")
+        part, source_file = (
+            ("hopper_wgrad_kernel", "cuda_hopper_wgrad.cu") if hopper else ("12wgrad_kernel", "cuda_wgrad.cu")
+        )
         part += "I13__nv_bfloat16" + ("" if hopper else f"Li{count.columns}ELb0")
         warps = 8 if hopper else warps
     else:
@@ -249,7 +251,20 @@ def fallen(rows: list[Row], before: dict[str, Row]) -> list[str]:
 def markdown(rows: list[Row]) -> str:
     """The table of docs/results/gpu_bounds.md."""
     units = ("issue", "integer", "float", "multiply", "special", "tensor", "shared", "L2")
-    head = ("layer", "pass", "path", "chip", "kernel", "bound", "by", *units, "registers", "spills", "blocks", "at once")
+    head = (
+        "layer",
+        "pass",
+        "path",
+        "chip",
+        "kernel",
+        "bound",
+        "by",
+        *units,
+        "registers",
+        "spills",
+        "blocks",
+        "at once",
+    )
     lines = [f"| {' | '.join((*head, 'µs'))} |", f"|{' --- |' * 5}{' ---: |' * (len(head) - 4)}"]
     for row in rows:
         busy = (f"{row.busy[unit] / row.tensor:.2f}" for unit in units)
@@ -276,8 +291,8 @@ def estimate(rows: list[Row]) -> str:
         heavy = sum(row.microseconds for row in chosen.values()) * 1e-6
         total = 1e3 * (heavy + thin + other + launches * LAUNCH)
         lines.append(
-            f"  {title:12} at least {total:5.1f} ms: convolutions of {WIDE} channels and more {1e3 * heavy:.1f}, narrower "
-            f"ones {1e3 * thin:.1f}, other kernels {1e3 * other:.1f}, {launches} launches {1e3 * launches * LAUNCH:.1f}"
+            f"  {title:12} at least {total:5.1f} ms: convolutions of {WIDE} channels and more {1e3 * heavy:.1f}, "
+            f"narrower ones {1e3 * thin:.1f}, other kernels {1e3 * other:.1f}, {launches} launches {1e3 * launches * LAUNCH:.1f}"
         )
     lines.append(f"  rows at 0.80 or more on sm_90: {sum(row.bound >= 0.8 for row in of_chip)} of {len(of_chip)}")
     return "\n".join(lines)
@@ -285,7 +300,9 @@ def estimate(rows: list[Row]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; 1 where a row fell."""
-    parser = argparse.ArgumentParser(prog="python -m tools.inspect.layer_bounds", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.inspect.layer_bounds", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--write", action="store_true", help="put the rows into docs/results")
     parser.add_argument("--accept", action="store_true", help="write rows that fell as well")
     parser.add_argument("--estimate", action="store_true", help="print a step's time from the committed rows")

@@ -51,6 +51,9 @@ class Paths(NamedTuple):
     steps: float | None = None
 
 
+PLAIN = Paths()
+
+
 class Copied(NamedTuple):
     """What copy engines bring into shared memory: so many bytes for so many multiply-adds."""
 
@@ -116,14 +119,16 @@ def walk(main: MainLoop, loop: Loop, copies: int | None, loads: int | None, hole
 
     Args:
         main, loop: the loop to walk, of the kernel's loops. Loops inside are taken once.
-        copies, loads: at most so many LDGSTS, and LDG of 16 bytes; narrower LDG are never taken where loads are bounded.
+        copies, loads: at most so many LDGSTS, and LDG of 16 bytes; with a bound narrower LDG are never taken.
         hole: a loop inside that is passed without being counted.
     """
     graph, inside = main.graph, loop.blocks
     order = _order(graph, loop)
     inner_headers = {x.header: x.blocks for x in main.loops if x.blocks < inside}
     # state: (copies, loads) -> (value, way)
-    best: dict[int, dict[tuple[int, int], tuple[tuple[float, ...], list[int]]]] = {loop.header: {(0, 0): ((0,) * 4, [])}}
+    best: dict[int, dict[tuple[int, int], tuple[tuple[float, ...], list[int]]]] = {
+        loop.header: {(0, 0): ((0,) * 4, [])}
+    }
     ends: list[tuple[tuple[float, ...], list[int]]] = []
     for at in order:
         for (used_copies, used_loads), (value, way) in best.get(at, {}).items():
@@ -207,8 +212,8 @@ def _a_in_registers(operands: str) -> bool:
     return len(parts) > 1 and parts[1].startswith("R")
 
 
-def loop_cost(main: MainLoop, warps: int, chip: rates.Chip, paths: Paths = Paths(), copied: Copied = NOTHING) -> Cost:
-    """An iteration of the main loop, with its part of the loop around it where `paths.steps` tells how many there are."""
+def loop_cost(main: MainLoop, warps: int, chip: rates.Chip, paths: Paths = PLAIN, copied: Copied = NOTHING) -> Cost:
+    """An iteration of the main loop, with its part of the loop around it where `paths.steps` is given."""
     listed: list[tuple[Instruction, float]] = []
 
     def add(way: list[int], times: float) -> None:
@@ -246,7 +251,9 @@ def find_kernel(text: str, part: str) -> tuple[str, list[Block]]:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m tools.inspect.sass_bound", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.inspect.sass_bound", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("cubin", type=Path)
     parser.add_argument("--arch", choices=rates.CHIPS, default="sm_90")
     parser.add_argument("--warps", type=int, required=True, help="of the block that run the main loop")
