@@ -4,10 +4,10 @@ VENV   ?= .venv
 PYTHON ?= python3
 RUN    := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
-NATIVE := $(wildcard csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh csrc/*/*.h)
+NATIVE := $(shell find csrc -name "*.cpp" -o -name "*.cu" -o -name "*.cuh" -o -name "*.h")
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types check-cpu check-triton fix wheel bench figures swap report gpu-check wheel-check clean
+.PHONY: help install demo test lint types check-cpu check-triton fix wheel bench figures swap report gpu-bounds gpu-estimate gpu-check wheel-check clean
 
 help: ## print these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,15 +32,15 @@ types: $(STAMP) ## mypy
 	$(RUN) -m mypy
 
 check-cpu: $(STAMP) ## pytest: the package, the CPU kernels, the CUDA kernels emulated and sanitized
-	$(RUN) -m pytest tests --ignore tests/triton -n 2 --dist loadfile --durations 15
+	$(RUN) -m pytest tests -n 2 --dist loadfile --durations 15
 
 check-triton: $(STAMP) ## pytest: the Triton kernels, interpreted under the guard, and compiled without a GPU
-	TRITON_INTERPRET=1 $(RUN) -m pytest tests/triton -n 2 --durations 10
+	TRITON_INTERPRET=1 $(RUN) -m pytest tests -n 2 --durations 10
 
 fix: $(STAMP) ## apply ruff's fixes and formats, clang-format
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
-	$(VENV)/bin/clang-format -i $(wildcard csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh csrc/*/*.h)
+	$(VENV)/bin/clang-format -i $(NATIVE)
 
 bench: $(STAMP) ## pytest benchmarks: ops, layers, steps beside plain PyTorch; rows in benchmarks/results
 	$(RUN) -m pytest benchmarks --benchmark-only
@@ -53,6 +53,12 @@ swap: $(STAMP) ## a U-Net that is not ours, before and after one line: seconds a
 
 report: $(STAMP) ## rows to pictures and one page, in build/report
 	$(RUN) -m benchmarks.report
+
+gpu-bounds: $(STAMP) ## what every convolution's machine code can reach, held to docs/results; no GPU (WRITE=--write)
+	$(RUN) -m tools.inspect.layer_bounds $(WRITE)
+
+gpu-estimate: $(STAMP) ## a training step's time on an H200, estimated from machine code; no GPU
+	$(RUN) -m tools.inspect.layer_bounds --estimate
 
 gpu-check: ## all that only a GPU can show, into build/gpu-check or OUT (RUN=python3: an interpreter that has torch)
 	$(RUN) -m benchmarks.gpu_check $(if $(OUT),--out $(OUT)) $(if $(PARTS),--parts $(PARTS)) $(if $(WITHIN),--seconds $(WITHIN))

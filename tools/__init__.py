@@ -1,1 +1,1 @@
-"""What verifies, inspects and measures the package; not in the wheel."""
+"""Tools for those who work on the project; no part of the installed package."""

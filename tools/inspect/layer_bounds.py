@@ -6,8 +6,8 @@
 
 Rows are layers of 64 channels or more on both sides, forward, dgrad and wgrad, in bfloat16: of the CUDA kernels for
 sm_90a (with mma.sync, and with wgmma), sm_80 and sm_89, of the Triton kernels for sm_90. The plans of a layer, which
-say how often an iteration loads, come from the emulated library. Nothing runs on a GPU; `sass_bound` says what a bound is. A row that
-falls by more than `TOLERANCE` is not written unless --accept says that it may.
+say how often an iteration loads, come from the emulated library. Nothing runs on a GPU; `sass_bound` says what a bound
+is. A row that falls by more than `TOLERANCE` is not written unless --accept says that it may.
 """
 
 from __future__ import annotations
@@ -26,10 +26,9 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 from fastinpaint.errors import UserError
-from fastinpaint.ops import native_cuda
-from fastinpaint.testing import counting, counting_rest, emulated, sass
-from fastinpaint.testing.paper_layers import PaperLayer, paper_layers
-from tools.inspect import rates, sass_text
+from fastinpaint.ops.dispatch import native_cuda
+from tools.inspect import counting, counting_rest, rates, sass, sass_text
+from tools.inspect.paper_layers import PaperLayer, paper_layers
 from tools.inspect.sass_bound import (
     NOTHING,
     Copied,
@@ -42,6 +41,7 @@ from tools.inspect.sass_bound import (
     main_loop,
     occupancy,
 )
+from tools.verify import emulated
 
 ROOT = Path(__file__).parents[2]
 ROWS, PAGE = ROOT / "docs/results/gpu_bounds.json", ROOT / "docs/results/gpu_bounds.md"
@@ -50,8 +50,8 @@ TOLERANCE = 0.01
 WIDE = 64  # channels of the narrower side
 FLAGS = ("-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "--expt-relaxed-constexpr")
 SHARED = {"sm_90": 227 << 10, "sm_80": 163 << 10, "sm_89": 99 << 10}  # that a block may have
-THREADS, CHUNK, VECTOR = 128, 32, 8  # of the kernels: csrc/conv_block/kernels_tile.cuh
-STAGE = Copied(64 * 128 * 2, 128 * 128 * 64)  # of wgmma's weights: csrc/conv_block/cuda_hopper.cuh
+THREADS, CHUNK, VECTOR = 128, 32, 8  # of the kernels: csrc/conv_block/cuda/kernels/tile.cuh
+STAGE = Copied(64 * 128 * 2, 128 * 128 * 64)  # of wgmma's weights: csrc/conv_block/cuda/hopper/fwd_dgrad_plan.cuh
 LAUNCH = 2e-6  # seconds between two kernels of a graph, an assumption
 
 
@@ -91,19 +91,19 @@ def wide_layers() -> list[PaperLayer]:
 
 @functools.cache
 def cuda_cubin(source: str, arch: str) -> bytes:
-    """A source of csrc/conv_block as nvcc compiles it for the package, kept by the text of what it includes."""
+    """A source of csrc/conv_block/cuda as nvcc compiles it for the package, kept by the text of what it includes."""
     compiler = sass.nvcc()
     if compiler is None:
         raise UserError("there is no nvcc; the bounds of the CUDA kernels are read from what it makes.")
     name = "sm_90a" if arch == "sm_90" else arch
-    files = {str(p.relative_to(ROOT / "csrc")): p.read_text() for p in (ROOT / "csrc").glob("*/*.cu*")}
+    files = {str(p.relative_to(ROOT / "csrc")): p.read_text() for p in (ROOT / "csrc").rglob("*.cu*")}
     folder = ROOT / "build" / "bounds"
     folder.mkdir(parents=True, exist_ok=True)
-    kept = folder / f"{emulated._digest(f'conv_block/{source}', files, [*FLAGS, name])}.{name}.cubin"
+    kept = folder / f"{emulated._digest(f'conv_block/cuda/{source}', files, [*FLAGS, name])}.{name}.cubin"
     if not kept.exists():
         with tempfile.TemporaryDirectory(dir=folder) as made:
             code = f"-gencode=arch=compute_{name[3:]},code={name}"
-            command = [compiler, *FLAGS, code, f"-I{ROOT / 'csrc'}", "-cubin", f"{ROOT}/csrc/conv_block/{source}"]
+            command = [compiler, *FLAGS, code, f"-I{ROOT / 'csrc'}", "-cubin", f"{ROOT}/csrc/conv_block/cuda/{source}"]
             subprocess.run([*command, "-o", f"{made}/code"], check=True)
             os.replace(f"{made}/code", kept)
     return kept.read_bytes()
@@ -159,15 +159,15 @@ def cuda_row(layer: PaperLayer, count: counting.Count, arch: str, chip: rates.Ch
         source = 4 if addends else 2
         p, q = (gradient, source) if layer.geometry.transposed else (source, gradient)
         ways: tuple[Way, ...] = (Way(p, count.slices / count.steps - of_q), Way(q, of_q))
-        part, source_file = (
-            ("hopper_wgrad_kernel", "cuda_hopper_wgrad.cu") if hopper else ("12wgrad_kernel", "cuda_wgrad.cu")
-        )
+        part, source_file = ("hopper_wgrad_kernel", "hopper/wgrad.cu") if hopper else ("12wgrad_kernel", "wgrad.cu")
         part += "I13__nv_bfloat16" + ("" if hopper else f"Li{count.columns}ELb0")
         warps = 8 if hopper else warps
     else:
         loads = gradient if count.name == "dgrad" else 4 if addends else 2
         ways = (Way(loads, count.slices / count.steps),)
-        part, source_file = ("hopper_gather_kernel", "cuda_hopper.cu") if hopper else ("13gather_kernel", "cuda.cu")
+        part, source_file = (
+            ("hopper_gather_kernel", "hopper/fwd_dgrad.cu") if hopper else ("13gather_kernel", "fwd_dgrad.cu")
+        )
         part += "I13__nv_bfloat16" + ("" if hopper else f"Li{count.columns}E")
         copies = None if hopper else CHUNK * count.columns // VECTOR // THREADS
         copied = STAGE if hopper else NOTHING
@@ -199,7 +199,7 @@ def _seconds(found: Cost, operations: float, least: float, blocks: int, chip: ra
 
 def triton_rows(arch: str = "sm_90") -> Iterator[Row]:
     """The Triton kernels with the tiles that the launch model takes where nothing was measured."""
-    from fastinpaint.testing import aot, static_model
+    from tools.inspect import aot, static_model
 
     chip, kinds = rates.CHIPS[arch], {"fwd": "forward"}
     for layer in wide_layers():
@@ -292,7 +292,8 @@ def estimate(rows: list[Row]) -> str:
         total = 1e3 * (heavy + thin + other + launches * LAUNCH)
         lines.append(
             f"  {title:12} at least {total:5.1f} ms: convolutions of {WIDE} channels and more {1e3 * heavy:.1f}, "
-            f"narrower ones {1e3 * thin:.1f}, other kernels {1e3 * other:.1f}, {launches} launches {1e3 * launches * LAUNCH:.1f}"
+            f"narrower ones {1e3 * thin:.1f}, other kernels {1e3 * other:.1f}, "
+            f"{launches} launches {1e3 * launches * LAUNCH:.1f}"
         )
     lines.append(f"  rows at 0.80 or more on sm_90: {sum(row.bound >= 0.8 for row in of_chip)} of {len(of_chip)}")
     return "\n".join(lines)
