@@ -66,7 +66,8 @@ def bwd(
         g = _elementwise(y).fwd([Source(y, mean, 2 * dvar / count, dmean / count, False, g)])
     mask = [any(needs), needs_weight, False]
     da, dweight = zeros.convolution_backward(g, _activation(sources), _dense(weight), geometry, mask)
-    dbias = wide(g).sum(channel_dims(g)).to(weight.dtype) if needs_bias else None
+    # the sum widens as it reads: no wide copy of the map
+    dbias = g.sum(channel_dims(g), dtype=wide(g[:0]).dtype).to(weight.dtype) if needs_bias else None
     grads = [SourceGrad() for _ in sources] if da is None else _elementwise(g).bwd(_dense(da), sources, needs)
     return grads, None if dweight is None else dweight.contiguous(), dbias
 
