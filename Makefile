@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 NATIVE := $(shell find csrc -name "*.cpp" -o -name "*.cu" -o -name "*.cuh" -o -name "*.h")
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types check-cpu check-triton fix wheel bench figures swap report gpu-bounds gpu-estimate gpu-check wheel-check clean
+.PHONY: help install demo test lint types check-cpu check-triton fix docs wheel bench figures swap report gpu-bounds gpu-estimate gpu-check wheel-check clean
 
 help: ## print these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,7 +16,7 @@ install: $(STAMP) ## make .venv and install the package with what its tests need
 
 $(STAMP): pyproject.toml setup.py constraints.txt $(NATIVE)
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[dev,strangers]'
 	touch $(STAMP)
 
 demo: $(STAMP) ## train, evaluate and inpaint on rendered clips; results in ./demo
@@ -24,9 +24,10 @@ demo: $(STAMP) ## train, evaluate and inpaint on rendered clips; results in ./de
 
 test: lint types check-cpu check-triton ## everything that continuous integration runs
 
-lint: $(STAMP) ## ruff: rules and format
+lint: $(STAMP) ## ruff: rules and format; codespell
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m codespell_lib $(shell git ls-files '*.py' '*.md' '*.cpp' '*.h' '*.cu' '*.cuh' '*.toml' '*.yml')
 
 types: $(STAMP) ## mypy
 	$(RUN) -m mypy
@@ -41,6 +42,9 @@ fix: $(STAMP) ## apply ruff's fixes and formats, clang-format
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 	$(VENV)/bin/clang-format -i $(NATIVE)
+
+docs: $(STAMP) ## the pages and the API reference, in build/site
+	$(RUN) -m mkdocs build --strict
 
 bench: $(STAMP) ## pytest benchmarks: ops, layers, steps beside plain PyTorch; rows in benchmarks/results
 	$(RUN) -m pytest benchmarks --benchmark-only

@@ -1,7 +1,7 @@
 """Compiles Triton kernels with no GPU, and reads what a GPU would run: registers, spills, shared memory, instructions.
 
     python -m tools.inspect.aot [--targets sm_90] [--layers 3dcn.6,combcn.8]    prints the table
-    python -m tools.inspect.aot --write        compiles every layer for every target into docs/triton_compiled.md
+    python -m tools.inspect.aot --write        compiles every layer for every target, into PAGE
 
 The latter takes about a quarter of an hour of processor time, at a low priority, and can be interrupted: what was
 compiled is kept in build/triton_compiled.json, and taken from there as long as the sources are the same.
@@ -49,7 +49,7 @@ from tools.inspect.paper_layers import PaperLayer, paper_layers
 from tools.inspect.static_model import replace_block
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "triton_compiled.md"
+PAGE = ROOT / "docs" / "results" / "triton_compiled.md"
 KEPT = ROOT / "build" / "triton_compiled.json"
 LAYER_ROOMS = ("activation", "batch_norm", "conv_block")  # whose kernels a layer runs
 ROOMS = (*LAYER_ROOMS, "masked_l1")
@@ -330,7 +330,7 @@ def compile_all(
 
 
 def markdown(rows: list[Row]) -> str:
-    """The table of docs/triton_compiled.md."""
+    """The table of docs/results/triton_compiled.md."""
     lines = [
         "| layers | kernel | target | block | warps, stages | registers | spilled | shared | matrix instructions | "
         "left operand | s |",
@@ -368,7 +368,7 @@ def page_block(rows: list[Row]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Compile the paper's layers; print the table or write it into docs/triton_compiled.md; 1 if something is wrong."""
+    """Compile the paper's layers; print the table or write it into PAGE; 1 if something is wrong."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--targets", default=",".join(TARGETS), help="of these, by default all: %(default)s")
     parser.add_argument("--layers", default="all", help="names of layers, elementwise, or all (default)")

@@ -1,6 +1,6 @@
 """What the CUDA convolutions must do and do at the paper's size: operations, bytes, shared memory, floors on an H200.
 
-    python -m tools.inspect.counting            # print the table of docs/cuda.md
+    python -m tools.inspect.counting            # print the table of docs/results/cuda_counted.md
     python -m tools.inspect.counting --write    # put it there
 
 The host code that plans a launch is asked, on "meta" tensors: nothing runs and no GPU is needed.
@@ -23,7 +23,7 @@ from fastinpaint.ops.dispatch import native_cuda
 from tools.inspect.paper_layers import PaperLayer, paper_layers
 from tools.verify import emulated
 
-PAGE = Path(__file__).parents[2] / "docs" / "cuda.md"
+PAGE = Path(__file__).parents[2] / "docs" / "results" / "cuda_counted.md"
 BEGIN, END = "<!-- counted passes -->", "<!-- end of counted passes -->"
 FLOPS, BYTES = 788e12, 4.3e12  # a second, measured on one H200: bfloat16 products, and memory
 
@@ -136,9 +136,9 @@ def _row(count: Count) -> str:
 
 
 def show(description: str | None, make: Callable[[], str], begin: str, end: str) -> None:
-    """The command line of a table of docs/cuda.md, which stands between two marks."""
+    """The command line of a table of docs/results/cuda_counted.md, which stands between two marks."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the table into docs/cuda.md")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/results/cuda_counted.md")
     arguments = parser.parse_args()
     with emulated.installed():
         text = make()

@@ -1,6 +1,6 @@
 """What the CUDA kernels beside the convolutions' products must move and do move in a training step of the paper.
 
-    python -m tools.inspect.counting_rest            # print the second table of docs/cuda.md
+    python -m tools.inspect.counting_rest            # print the second table of docs/results/cuda_counted.md
     python -m tools.inspect.counting_rest --write    # put it there
 
 Least: every map read or written once. Moved: with the partials, packed weights and splits that the launches ask for, by

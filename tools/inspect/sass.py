@@ -1,6 +1,6 @@
 """Reads what nvcc made of the CUDA kernels: registers, spills, tensor-core and copy instructions; no GPU is needed.
 
-    python -m tools.inspect.sass            # check, and print the table of docs/cuda_compiled.md
+    python -m tools.inspect.sass            # check, and print the table of docs/results/cuda_compiled.md
     python -m tools.inspect.sass --write    # put it there
 
 cuobjdump comes from the CUDA toolkit or from the triton wheel. The table has one row a kernel and architecture.
@@ -23,7 +23,7 @@ from typing import NamedTuple
 from fastinpaint.errors import UserError
 from fastinpaint.ops.dispatch import native as _native
 
-PAGE = Path(__file__).parents[2] / "docs" / "cuda_compiled.md"
+PAGE = Path(__file__).parents[2] / "docs" / "results" / "cuda_compiled.md"
 BEGIN, END = "<!-- compiled kernels -->", "<!-- end of compiled kernels -->"
 LOAD, STORE = "LDG.E.128", "STG.E.128"  # 16 bytes of global memory
 COUNTED = ("HMMA", "HGMMA", "LDSM", "LDGSTS", "UBLKCP", "WARPGROUP.DEPBAR", "STL", "LDL", LOAD, STORE)
@@ -175,7 +175,7 @@ def table(found: Iterable[Kernel]) -> str:
 def main() -> int:
     """The command line; 1 where a kernel is not as it should be."""
     parser = argparse.ArgumentParser(prog="python -m tools.inspect.sass", description=__doc__)
-    parser.add_argument("--write", action="store_true", help="put the table into docs/cuda_compiled.md")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/results/cuda_compiled.md")
     arguments = parser.parse_args()
     if reason := why_not():
         raise UserError(reason)

@@ -1,7 +1,7 @@
 """What each pass of the paper's layers must do, and how the Triton kernels would lay it out on an H200; nothing runs.
 
     python -m tools.inspect.static_model            prints the table
-    python -m tools.inspect.static_model --write    puts it into docs/triton.md
+    python -m tools.inspect.static_model --write    puts it into docs/results/triton_model.md
 
 The launches are those of the library's own host code on "meta" tensors. FLOPs are two for a multiply-add; the live ones
 leave out taps that a tile never takes. Bytes are those that no kernel could avoid: every map in or out once. The floor
@@ -29,7 +29,7 @@ from fastinpaint.ops.conv_block.triton.taps import live_share as live_share_of
 from tools.inspect.paper_layers import PaperLayer, paper_layers
 
 FLOPS, BANDWIDTH = 788e12, 4.3e12
-PAGE = Path(__file__).parents[2] / "docs" / "triton.md"
+PAGE = Path(__file__).parents[2] / "docs" / "results" / "triton_model.md"
 BEGIN, END = "<!-- static model: begin -->", "<!-- static model: end -->"
 
 
@@ -150,7 +150,7 @@ def replace_block(page: str, begin: str, end: str, text: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Print the table, or write it into docs/triton.md."""
+    """Print the table, or write it into docs/results/triton_model.md."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--write", action="store_true")
     if not parser.parse_args(argv).write:

@@ -115,7 +115,9 @@ def why_not_driver(built: ctypes.CDLL) -> str | None:
     if driver.value // 1000 >= runtime.value // 1000:
         return None
     known, needed = (f"{v.value // 1000}.{v.value % 1000 // 10}" for v in (driver, runtime))
-    return f"the cuda kernels are built with CUDA {needed}, and the driver here runs at most {known}; update the driver."
+    return (
+        f"the cuda kernels are built with CUDA {needed}, and the driver here runs at most {known}; update the driver."
+    )
 
 
 def error_words(built: ctypes.CDLL, status: int) -> str:

@@ -1,4 +1,4 @@
-"""The Triton kernels compile with no GPU as docs/triton_compiled.md says: no spills, tensor cores, shared memory."""
+"""The Triton kernels compile with no GPU as their page says: no spills, tensor cores, shared memory."""
 
 from __future__ import annotations
 
