@@ -15,6 +15,8 @@ from fastinpaint.ops.dispatch.fast_path import tf32_convolutions
 
 INSTALLED = importlib.util.find_spec("triton") is not None
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
+# Of every launch. A multiply and an add become one instruction: said here, since Triton 3.10 changes its default.
+OPTIONS = {"enable_fp_fusion": True}
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 

@@ -28,7 +28,9 @@ def fwd(output: Tensor, target: Tensor, mask: Tensor, per_frame: bool) -> Tensor
     with support.on_device_of(output):
         partial = _partial(output, target, mask, per_frame, errors=True)
         _, groups, parts = partial.shape
-        kernels.masked_l1_finish_kernel[(1,)](partial, loss, groups, parts, output.shape[1], BLOCK=FINISH_BLOCK)
+        kernels.masked_l1_finish_kernel[(1,)](
+            partial, loss, groups, parts, output.shape[1], BLOCK=FINISH_BLOCK, **support.OPTIONS
+        )
     return loss
 
 
@@ -43,7 +45,7 @@ def bwd(dloss: Tensor, output: Tensor, target: Tensor, mask: Tensor, per_frame: 
         kernels.masked_l1_bwd_kernel[(parts, groups)](
             dloss.float(), output, target, _countable(mask), partial, doutput, *_sizes(output, per_frame), parts,
             *output.stride(), *target.stride(), *_mask_strides(mask), *doutput.stride(),
-            BLOCK=BLOCK, BLOCK_P=FINISH_BLOCK,
+            BLOCK=BLOCK, BLOCK_P=FINISH_BLOCK, **support.OPTIONS,
         )  # fmt: skip
     return doutput
 
@@ -55,7 +57,7 @@ def _partial(output: Tensor, target: Tensor, mask: Tensor, per_frame: bool, erro
     partial = support.float_empty(output, 2, groups, parts)
     kernels.masked_l1_partial_kernel[(parts, groups)](
         output, target, _countable(mask), partial, frames, per_sample, channels, height, width,
-        *output.stride(), *target.stride(), *_mask_strides(mask), ERRORS=errors, BLOCK=BLOCK,
+        *output.stride(), *target.stride(), *_mask_strides(mask), ERRORS=errors, BLOCK=BLOCK, **support.OPTIONS,
     )  # fmt: skip
     return partial
 

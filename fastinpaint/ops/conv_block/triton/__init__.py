@@ -119,15 +119,22 @@ def _launch(
             channels0=channels[0], channels1=channels[-1], out_channels=out_channels, w_tap=w_tap, w_k=w_k, w_n=w_n,
             **activation.flags(sources), HAS_BIAS=bias is not None, HAS_STATS=stats,
             PACK0=pack0, PACK1=pack1, EVEN_K0=even0, EVEN_K1=even1,
-            **gather_arguments(gather, it.samples, y.device, tile),
+            **gather_arguments(gather, it.samples, tile),
         )  # fmt: skip
         return (count, mean, m2) if count is not None and mean is not None and m2 is not None else None
 
-    def result(tile: launch.Tile) -> Tensor:
-        run(tile)
-        return y
+    def result(tile: launch.Tile) -> list[Tensor]:
+        parts = run(tile)
+        return [y, *(() if parts is None else launch_moments(*parts))]
 
     return run(tune.choose("fwd", launch.GATHER_TILES, work, (it, channels, stats, y.dtype), result))
+
+
+def launch_moments(count: Tensor, mean: Tensor, m2: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of all tiles' parts, by torch: what two tiles' statistics are compared by."""
+    total = count.sum()
+    merged = (mean * count).sum(1) / total
+    return merged, (m2 + count * (mean - merged[:, None]) ** 2).sum(1) / total
 
 
 def bwd(
