@@ -7,6 +7,7 @@ sources are written out first by `activation`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -44,7 +45,22 @@ def why_not(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> st
         return f"conv_block: the Triton kernels take groups=1, got {geometry.groups}."
     if weight.dtype != sources[0].x.dtype:
         return f"conv_block: the Triton kernels take a weight of the sources' {sources[0].x.dtype}, got {weight.dtype}."
+    if (reason := _why_not_sizes(sources, weight, geometry)) is not None:
+        return reason
     return support.why_not("conv_block", [s.x for s in sources])
+
+
+def _why_not_sizes(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> str | None:
+    x, channels = sources[0].x.shape, sum(int(s.x.shape[1]) for s in sources)
+    if len(x) not in (4, 5) or 0 in x:
+        return None
+    return _why_not_shapes((*map(int, x),), channels, (*map(int, weight.shape),), geometry)
+
+
+@functools.lru_cache(maxsize=1024)
+def _why_not_shapes(x: tuple[int, ...], channels: int, weight: tuple[int, ...], geometry: Geometry) -> str | None:
+    y = output_shape(x, weight, geometry)
+    return None if 0 in y or min(y) < 0 else launch.why_not_offsets(problem(x, y, weight[2:], geometry), channels, y[1])
 
 
 def fwd(

@@ -169,7 +169,7 @@ def _wgrad(
     bias_programs = rows.programs * rows.channel_blocks if needs_bias else 0
 
     def run(tile: launch.Tile) -> tuple[Tensor, Tensor | None]:
-        splits = launch.splits(tile, work)
+        splits = min(launch.splits(tile, work), (launch.OFFSETS - 1) // (taps * sum(channels) * out_channels))
         partial = support.float_empty(weight, splits, taps, sum(channels), out_channels)
         bias_sums = support.float_empty(weight, out_channels, rows.programs) if needs_bias else None
         bt, bh, bw = launch.block_shape(tile.k, it.small)
