@@ -68,8 +68,21 @@ def bwd(
     da, dweight = zeros.convolution_backward(g, _activation(sources), _dense(weight), geometry, mask)
     # the sum widens as it reads: no wide copy of the map
     dbias = g.sum(channel_dims(g), dtype=wide(g[:0]).dtype).to(weight.dtype) if needs_bias else None
-    grads = [SourceGrad() for _ in sources] if da is None else _elementwise(g).bwd(_dense(da), sources, needs)
-    return grads, None if dweight is None else dweight.contiguous(), dbias
+    return _gradients(da, sources, needs), None if dweight is None else dweight.contiguous(), dbias
+
+
+def _gradients(da: Tensor | None, sources: Sequence[Source], needs: Sequence[bool]) -> list[SourceGrad]:
+    """The sources' gradients, without a pass over a map that is its own activation."""
+    if da is None:
+        return [SourceGrad() for _ in sources]
+    if _is_plain(sources):
+        return [SourceGrad(_dense(da))]
+    return _elementwise(da).bwd(_dense(da), sources, needs)
+
+
+def _is_plain(sources: Sequence[Source]) -> bool:
+    first = sources[0]
+    return len(sources) == 1 and first.mean is None and not first.relu and first.addend is None
 
 
 def _elementwise(x: Tensor) -> ModuleType:
@@ -78,9 +91,7 @@ def _elementwise(x: Tensor) -> ModuleType:
 
 def _activation(sources: Sequence[Source]) -> Tensor:
     first = sources[0]
-    if len(sources) == 1 and first.mean is None and not first.relu and first.addend is None:
-        return _dense(first.x)
-    return _elementwise(first.x).fwd(sources)
+    return _dense(first.x) if _is_plain(sources) else _elementwise(first.x).fwd(sources)
 
 
 def _dense(x: Tensor) -> Tensor:
