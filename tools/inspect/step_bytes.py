@@ -6,7 +6,7 @@
 A pass reads or writes whole maps; vectors and weights are not counted. Numbers are those of the paper's step: 32 frames
 of 128 x 128, r = 2, bfloat16. "eager" is torch's convolution, batch norm, ReLU, addition and concatenation, in
 channels-last under autocast, each as a kernel of its own; "library" is cuDNN's convolutions with the fused elementwise
-kernels around them; "cuda" and "triton" are the own convolutions, which read raw maps: the bytes that none of them can avoid.
+kernels around them; "cuda" and "triton" are the own convolutions, which read raw maps: bytes that neither can avoid.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastinpaint.ops.conv_block.triton import ahead
 from fastinpaint.ops.conv_block.triton import tiles as launch
 from fastinpaint.ops.dispatch import triton_support as support
 from fastinpaint.ops.dispatch import tuning_cache as remembered
@@ -51,6 +52,8 @@ def choose(
         run: launches the pass and returns its results.
     """
     mode = "0" if support.INTERPRETING else remembered.mode()
+    if ahead.is_collecting():
+        return _collect(kind, tiles, work, run, thorough=mode == "1")
     on_gpu = not support.INTERPRETING and torch.cuda.is_initialized()
     device = torch.cuda.current_device() if on_gpu else -1
     key = (mode, device, kind, work, shape)
@@ -87,6 +90,14 @@ def _measured(
     remembered.write(path, _memory(path))
     logger.info("%s: %s", key, tile)
     return tile
+
+
+def _collect(kind: str, tiles: tuple[launch.Tile, ...], work: launch.Work, run: Run, thorough: bool) -> launch.Tile:
+    """Let every tile that would be measured be listed for compilation; the model's choice."""
+    every = launch.candidates(tiles + launch.MEASURED_ONLY.get(kind, ()), work)
+    for tile in {*(every if thorough else near(tiles, work)), of_4_warps(tiles, work)}:
+        run(tile)
+    return launch.best(tiles, work)
 
 
 def near(tiles: tuple[launch.Tile, ...], work: launch.Work) -> list[launch.Tile]:
