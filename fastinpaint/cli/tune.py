@@ -78,7 +78,7 @@ def _compile_ahead(args: argparse.Namespace, device: torch.device, dtype: torch.
 def _step(args: argparse.Namespace, device: torch.device, dtype: torch.dtype, backend: str = "auto") -> None:
     """Forward and backward of the whole system."""
     model = VideoCompletionNet(ModelConfig(width=args.width, r=args.r)).to(device)
-    fastinpaint.accelerate(model, backend)
+    fastinpaint.accelerate(model, backend, objective="fuse")
     shape = (args.batch, 3, args.frames, args.size, args.size)
     video, mask = torch.rand(shape, device=device), torch.rand(shape, device=device)[:, :1].round()
     with tqdm(total=2, desc="tune", unit="pass", disable=None) as progress:

@@ -34,6 +34,9 @@ ARGUMENTS = {
     "fi_cpu_widen_dgrad": "pppppippppi",
     "fi_cpu_narrow": "ppippppi",
     "fi_cpu_thin_wgrad": "ppipippi",
+    "fi_cpu_norm_act_stats": "ppppi",
+    "fi_cpu_norm_act_fwd": "pppppppplli",
+    "fi_cpu_norm_act_bwd": "ppll" + "p" * 11 + "i",
     "fi_cpu_masked_l1_fwd": "pipi",
     "fi_cpu_masked_l1_bwd": "pidpi",
 }
