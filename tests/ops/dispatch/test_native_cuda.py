@@ -36,7 +36,7 @@ def test_a_driver_runs_runtimes_of_its_major_version_and_older(driver: int, runt
 def test_an_older_driver_is_named_before_the_first_launch() -> None:
     reason = native_cuda.why_not_driver(Library(12040, 13000))
     assert reason == (
-        "the cuda kernels are built with CUDA 13.0, the driver here runs at most 12.4; update the driver."
+        "the cuda kernels are built with CUDA 13.0, and the driver here runs at most 12.4; update the driver."
     )
     reason = native_cuda.why_not_driver(Library(0, 13000, status=35))
     assert str(reason).startswith("the CUDA driver does not answer: CUDA error 35, CUDA driver version is insufficient")
