@@ -7,6 +7,7 @@ sources are written out first by `activation`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -46,7 +47,22 @@ def why_not(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> st
         return f"conv_block: the Triton kernels take groups=1, got {geometry.groups}."
     if weight.dtype != sources[0].x.dtype:
         return f"conv_block: the Triton kernels take a weight of the sources' {sources[0].x.dtype}, got {weight.dtype}."
+    if (reason := _why_not_sizes(sources, weight, geometry)) is not None:
+        return reason
     return support.why_not("conv_block", [s.x for s in sources])
+
+
+def _why_not_sizes(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> str | None:
+    x, channels = sources[0].x.shape, sum(int(s.x.shape[1]) for s in sources)
+    if len(x) not in (4, 5) or 0 in x:
+        return None
+    return _why_not_shapes((*map(int, x),), channels, (*map(int, weight.shape),), geometry)
+
+
+@functools.lru_cache(maxsize=1024)
+def _why_not_shapes(x: tuple[int, ...], channels: int, weight: tuple[int, ...], geometry: Geometry) -> str | None:
+    y = output_shape(x, weight, geometry)
+    return None if 0 in y or min(y) < 0 else launch.why_not_offsets(problem(x, y, weight[2:], geometry), channels, y[1])
 
 
 def fwd(
@@ -121,15 +137,22 @@ def _launch(
             channels0=channels[0], channels1=channels[-1], out_channels=out_channels, w_tap=w_tap, w_k=w_k, w_n=w_n,
             **activation.flags(sources), HAS_BIAS=bias is not None, HAS_STATS=stats,
             PACK0=pack0, PACK1=pack1, EVEN_K0=even0, EVEN_K1=even1,
-            **gather_arguments(gather, it.samples, y.device, tile),
+            **gather_arguments(gather, it.samples, tile),
         )  # fmt: skip
         return (count, mean, m2) if count is not None and mean is not None and m2 is not None else None
 
-    def result(tile: launch.Tile) -> Tensor:
-        run(tile)
-        return y
+    def result(tile: launch.Tile) -> list[Tensor]:
+        parts = run(tile)
+        return [y, *(() if parts is None else launch_moments(*parts))]
 
     return run(tune.choose("fwd", launch.GATHER_TILES, work, (it, channels, stats, y.dtype), result))
+
+
+def launch_moments(count: Tensor, mean: Tensor, m2: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of all tiles' parts, by torch: what two tiles' statistics are compared by."""
+    total = count.sum()
+    merged = (mean * count).sum(1) / total
+    return merged, (m2 + count * (mean - merged[:, None]) ** 2).sum(1) / total
 
 
 def bwd(

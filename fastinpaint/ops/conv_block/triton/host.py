@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fastinpaint.ops import layout
@@ -38,11 +37,11 @@ def prologue(sources: Sequence[Source]) -> int:
     return max((s.mean is not None or s.relu) * launch.AFFINE + (s.addend is not None) * launch.ADDEND for s in sources)
 
 
-def gather_arguments(gather: Gather, samples: int, device: torch.device, tile: launch.Tile) -> dict[str, Any]:
+def gather_arguments(gather: Gather, samples: int, tile: launch.Tile) -> dict[str, Any]:
     """The arguments that place a gather's tiles, of fwd and of dgrad."""
     bt, bh, bw = launch.gather_block(tile.m, gather)
     return {
-        "table": phase_table(gather.axes, device),
+        "table": phase_table(gather.axes),
         "samples": samples,
         "in_size": gather.in_size,
         "out_size": gather.out_size,
@@ -60,6 +59,7 @@ def gather_arguments(gather: Gather, samples: int, device: torch.device, tile: l
         "PRECISION": "ieee" if support.exact_float32() else "tf32",
         "num_warps": tile.num_warps,
         "num_stages": tile.num_stages,
+        **support.OPTIONS,
     }
 
 
