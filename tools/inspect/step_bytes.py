@@ -20,7 +20,7 @@ import torch
 
 from fastinpaint.ops.conv_block.checks import output_shape
 from tools.inspect.paper_layers import PaperLayer, paper_layers
-from tools.inspect.static_model import replace_block
+from tools.inspect.page import replace_table
 
 PAGE = Path(__file__).parents[2] / "docs/results/gpu_step_bytes.md"
 BEGIN, END = "<!-- step bytes: begin -->", "<!-- step bytes: end -->"
@@ -156,7 +156,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--write", action="store_true", help="put the tables into docs/results/gpu_step_bytes.md")
     text = f"{passes()}\n\n{step()}"
     if parser.parse_args(argv).write:
-        PAGE.write_text(replace_block(PAGE.read_text(), BEGIN, END, text))
+        replace_table(PAGE, BEGIN, END, text)
     else:
         print(text)
 
