@@ -17,7 +17,7 @@ from fastinpaint.acceleration.rehearsal import rehearse
 from fastinpaint.acceleration.trial import Runner, Trial, wait_for
 
 logger = logging.getLogger(__name__)
-RUNS, AGAIN = 2, 1  # timed steps of a plan whose parts are measured; of one that mixes those
+RUNS, AGAIN = 2, 2  # timed steps of a plan whose parts are measured; of one that mixes those
 TURNS, MORE_TURNS = 3, 4  # whole steps of every finalist; more of the two best where they are close
 CLOSE = 0.03  # of a step's time: what one more round of turns decides
 TIE = 0.01  # of a step's time: nobody is faster, and fewer kept bytes decide

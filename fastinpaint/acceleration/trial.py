@@ -114,7 +114,7 @@ class Runner:
         return self._gradients[key].to(like.dtype)
 
     def measure(self, plan: Plan, runs: int) -> Trial:
-        """Try a plan out, warm up, and time its parts: the least of several runs, the median of layers that are alike."""
+        """Try a plan out, warm up, and time its parts: the least of several runs, the median of alike layers."""
         watch = Watch(self.model, self.links.order, self.device)
         trial = self.try_out(plan, watch)
         with watch.watching():

@@ -91,12 +91,13 @@ def test_the_model_stays_stock_where_that_is_faster(objective: str) -> None:
 
 
 def test_one_slow_layer_is_left_stock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "RUNS", 3)
     slowed(monkeypatch, nn.Conv2d, "_conv_forward")
     right = layers._Conv._fused
 
     def slow(self, *args, **kwargs):
         if self.kernel_size == (1, 1):
-            time.sleep(3 * SLOW)
+            time.sleep(5 * SLOW)
         return right(self, *args, **kwargs)
 
     monkeypatch.setattr(layers._Conv, "_fused", slow)
