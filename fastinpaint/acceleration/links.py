@@ -57,7 +57,7 @@ def wrapped(modules: dict[str, nn.Module], around: Around) -> Iterator[None]:
     """
     before = {name: vars(module).get("forward") for name, module in modules.items()}
     for name, module in modules.items():
-        module.forward = around(name, module, module.forward)  # type: ignore[method-assign]
+        module.forward = around(name, module, module.forward)
     try:
         yield
     finally:
@@ -65,7 +65,7 @@ def wrapped(modules: dict[str, nn.Module], around: Around) -> Iterator[None]:
             if before[name] is None:
                 vars(module).pop("forward", None)
             else:
-                module.forward = before[name]  # type: ignore[method-assign, assignment]
+                module.forward = before[name]
 
 
 def record(model: nn.Module, run: Callable[[], Any]) -> Links:
