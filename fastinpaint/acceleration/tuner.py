@@ -268,7 +268,7 @@ def progress() -> Any:
 def memory_file(example: Example) -> Path:
     """Where choices are remembered: one file for each device, versions and source."""
     device = next((t.device for t in example.tensors() if t.device.type == "cuda"), torch.device("cpu"))
-    name = autotune._graphics(device) if device.type == "cuda" else autotune._processor()
+    name = autotune.graphics_name(device) if device.type == "cuda" else autotune.processor_name()
     return tuning_cache.file_of("choices", name, torch.__version__, _version.__version__, _source())
 
 
