@@ -79,6 +79,7 @@ def torch_must_run(input: Any) -> bool:
         )
     return (
         not isinstance(input, Tensor)
+        or (torch._C._len_torch_dispatch_stack() > 0 and flops_are_counted())
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
         or torch._C._get_tracing_state() is not None
@@ -109,8 +110,6 @@ class _Conv(_Layer, _ConvNd):
     def _fused(self, input: Map, output_size: list[int] | None = None) -> Any:
         # each is read once: a parametrization computes it
         shape, weight, bias, options = input.shape, self.weight, self.bias, self._fastinpaint
-        if torch._C._len_torch_dispatch_stack() > 0 and not torch.compiler.is_compiling() and flops_are_counted():
-            return NotImplemented
         if self.padding_mode != "zeros" or len(shape) != weight.dim() or not _same_kind(input, weight):
             return NotImplemented
         geometry = geometry_of(self, input, output_size)
