@@ -110,8 +110,8 @@ class Activated(Raw):
         self.raw = self.norm = self.addend = None  # what it read may go, unless backward keeps it
 
 
-def pending(part: Part, act: Act, addend: Raw | None, options: Options) -> Part | None:
-    """``act(part + addend)`` as a part; None where only torch can compute it."""
+def pending(part: Part, act: Act, addend: Raw | None, options: Options) -> Activated | None:
+    """``act(part + addend)``; None where only torch can compute it."""
     raw, norm = part.raw, part.norm
     if part.relu or part.addend is not None or (part.mean is not None and norm is None):
         return None
@@ -119,7 +119,7 @@ def pending(part: Part, act: Act, addend: Raw | None, options: Options) -> Part 
         return None
     if isinstance(raw, Activated) and raw.open and (addend is None or raw.addend is None):
         raw, norm, addend = raw.raw, raw.norm, raw.addend if addend is None else addend
-    return Part(Activated(raw, norm, act, addend, options))
+    return Activated(raw, norm, act, addend, options)
 
 
 def made(part: Part, options: Options) -> Raw | None:
@@ -129,10 +129,9 @@ def made(part: Part, options: Options) -> Raw | None:
     act = RELU if part.relu else NONE
     found = part.norm.made.get(act)
     if found is None or found.mode != Mode.now():
-        one = pending(part._replace(relu=False), act, None, options)
-        if one is None:
+        found = pending(part._replace(relu=False), act, None, options)
+        if found is None:
             return None
-        found = one.raw
         if not found.mode.inference:  # a change of the plain tensor, which torch does not count there, must not be seen
             part.norm.made[act] = found
     return found

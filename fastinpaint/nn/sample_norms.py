@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fastinpaint.nn.activated import Activated, Normed
 from fastinpaint.nn.deferred import Deferred, parts_of, plain
@@ -21,8 +21,8 @@ from fastinpaint.ops.norm_act import autograd as norm_act
 class _SampleNorm(_Layer):
     """A norm that takes the statistics of its input and defers the rest."""
 
-    weight: Tensor | None
-    bias: Tensor | None
+    weight: Any
+    bias: Any
     eps: float
 
     def _groups(self, shape: torch.Size) -> int | None:
@@ -49,7 +49,7 @@ class _SampleNorm(_Layer):
 
 class _InstanceNorm(_SampleNorm):
     num_features: int
-    running_mean: Tensor | None
+    running_mean: Any
     axes: int
 
     def _groups(self, shape: torch.Size) -> int | None:

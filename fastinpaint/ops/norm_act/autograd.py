@@ -209,10 +209,10 @@ def _differentiable(
 
 def recompute(form: Form, backend: str, operands: list[Tensor | None]) -> Tensor:
     """a from ``[x, mean, var, weight, bias, addend]``: what a recipe runs. Differentiable where autograd records."""
-    x, mean, var, *rest = operands
+    x, mean, var, weight, bias, addend = operands
     assert x is not None
     if not torch.is_grad_enabled():
         return fwd(operands, form, backend)
     if form.of_batch and mean is not None:
         mean, var = reference.stats(x, mean.dim() == 2, form.groups)
-    return reference.fwd(x, mean, var, *rest, form)
+    return reference.fwd(x, mean, var, weight, bias, addend, form)
