@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from fastinpaint.nn.deferred import HANDLERS, OPTIONS, Deferred, joined_shape
 from fastinpaint.nn.pending_conv import activate
 from fastinpaint.nn.raw import Options, Part, Raw
-from fastinpaint.ops.conv_block.zeros import Zeros
+from fastinpaint.ops.conv_block.zero_padding import Zeros
 
 
 class Padded(Deferred):

@@ -15,9 +15,10 @@ from fastinpaint.nn.raw import Mode, Options, Part, Raw, version
 from fastinpaint.ops.activation import autograd as activation
 from fastinpaint.ops.batch_norm.reference import Norm
 from fastinpaint.ops.conv_block import autograd as conv_block
-from fastinpaint.ops.conv_block import batch_stats, checks, operators
-from fastinpaint.ops.conv_block import norm as conv_norm
-from fastinpaint.ops.dispatch import autocast_dtype
+from fastinpaint.ops.conv_block import batch_stats, checks
+from fastinpaint.ops.conv_block import fused_bn as conv_norm
+from fastinpaint.ops.conv_block import torch_library as operators
+from fastinpaint.ops.dispatch.fast_path import autocast_dtype
 from fastinpaint.ops.saved import Operand, Recipe, Slot
 from fastinpaint.ops.types import Geometry, Source
 

@@ -47,7 +47,7 @@ class Options(NamedTuple):
     """How the convolutions of an accelerated model run.
 
     Attributes:
-        backend: a name of `fastinpaint.backends.BACKENDS` or "auto".
+        backend: a name of `fastinpaint.ops.dispatch.registry.BACKENDS` or "auto".
         memory: "default" keeps every raw map but thin addends; "low" computes cheap ones again in backward.
         plain_compiled: whether each layer gives a plain tensor under torch's compiler.
         contiguous: whether plain tensors are contiguous, not channels-last, for code that merges axes by ``view``.

@@ -13,7 +13,7 @@ from fastinpaint.nn.deferred import Deferred, parts_of, plain
 from fastinpaint.nn.layers import Map, _Layer
 from fastinpaint.nn.raw import Part, Raw
 from fastinpaint.ops.activation.checks import DTYPES
-from fastinpaint.ops.dispatch import autocasts
+from fastinpaint.ops.dispatch.fast_path import autocasts
 from fastinpaint.ops.norm_act import NONE
 from fastinpaint.ops.norm_act import autograd as norm_act
 

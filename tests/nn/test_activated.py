@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fastinpaint
-from fastinpaint import _native
 from fastinpaint.nn import Deferred
 from fastinpaint.ops.conv_block import cpu
+from fastinpaint.ops.dispatch import native as _native
 
 cpu_only = pytest.mark.skipif(_native.why_not("cpu") is not None, reason=str(_native.why_not("cpu")))
 ACTS: dict[str, Callable[[], nn.Module]] = {

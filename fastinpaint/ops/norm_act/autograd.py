@@ -10,9 +10,17 @@ import torch
 from torch import Tensor
 from torch.library import Library, register_fake
 
-from fastinpaint import backends
 from fastinpaint.ops import saved
-from fastinpaint.ops.dispatch import TAGS, dense, empty_if_none, no_autocast, none_if_empty, underneath, unseen
+from fastinpaint.ops.dispatch import registry as backends
+from fastinpaint.ops.dispatch.fast_path import (
+    TAGS,
+    dense,
+    empty_if_none,
+    no_autocast,
+    none_if_empty,
+    underneath,
+    unseen,
+)
 from fastinpaint.ops.norm_act import reference
 from fastinpaint.ops.norm_act.types import Act, Form
 from fastinpaint.ops.saved import Operand, Recipe

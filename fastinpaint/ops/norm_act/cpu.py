@@ -8,7 +8,7 @@ import functools
 import torch
 from torch import Tensor
 
-from fastinpaint.ops import native_cpu as native
+from fastinpaint.ops.dispatch import native_cpu as native
 from fastinpaint.ops.norm_act.types import ACTS, Form
 from fastinpaint.ops.types import address
 
