@@ -177,7 +177,7 @@ class Deferred:
     def activated(self, act: Act) -> Deferred | None:
         """act of it; None where only torch can compute it."""
         parts = self._current()
-        if act == RELU and not any(part.addend is not None or _open(part.raw) for part in parts):
+        if act == RELU and not [part for part in parts if part.addend is not None or _open(part.raw)]:
             found = [part._replace(relu=True) for part in parts]
         else:
             maps = [pending(part, act, None, self._options) for part in parts]

@@ -47,7 +47,7 @@ def inside() -> bool:
 
 def saving() -> object:
     """What packs the tensors that autograd saves now, or None where nothing does."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         return None
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
     return hooks[0] if hooks else None

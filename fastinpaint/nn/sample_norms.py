@@ -43,7 +43,7 @@ class _SampleNorm(_Layer):
         parts = parts_of(input)
         raw = parts[0].raw if len(parts) == 1 and parts[0].bare else Raw(plain(input))
         mean, var = norm_act.stats(raw.tensor(), True, groups, options.backend)
-        norm = Normed(mean, var, weight, bias, self.eps, groups, True, {})
+        norm = Normed(mean, var, weight, bias, self.eps, groups)
         return defer(Deferred, [Part(Activated(raw, norm, NONE, None, options))], options)
 
 
