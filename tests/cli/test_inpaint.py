@@ -71,10 +71,10 @@ def test_every_option_together(clip, tmp_path, capsys, weights):
     source, mask = clip("in.mp4", frames=6), np.full((24, 32), 255, np.uint8)
     mask[4:12, 4:14] = 0
     cv2.imwrite(str(tmp_path / "mask.png"), mask)
-    options = "--mask-invert --mask-resize --grow 0 --feather 2 --full-frame --frames 3 --overlap 1 --lossless --overwrite --quiet"
+    options = "--mask-invert --mask-resize --grow 0 --feather 2 --full-frame --frames 3 --overlap 1 --lossless"
     arguments = [str(source), "-m", str(tmp_path / "mask.png"), "-o", str(tmp_path / "out.mkv"), "-w", weights]
     for device in ("auto", "cpu"):
-        assert main(["inpaint", *arguments, *options.split(), "--device", device]) == 0
+        assert main(["inpaint", *arguments, *options.split(), "--overwrite", "--quiet", "--device", device]) == 0
     assert capsys.readouterr() == ("", "")
     changed = (frames(tmp_path / "out.mkv") != frames(source)).any(3)
     assert changed[:, 12:20, 14:22].all()
