@@ -13,7 +13,9 @@ ROOT = Path(fastinpaint.__file__).parent
 # From the bottom up; a room imports what stands before it, and rooms of one line do not import each other but for those
 # that together choose what runs an op.
 LAYERS = (
-    ("errors", "_version", "_native", "remembered"),
+    ("errors", "_version", "_native"),
+    ("environment", "files", "memory", "ranges"),
+    ("remembered", "strict_yaml"),
     ("backends", "measured", "ops"),
     ("nn",),
     ("accelerate",),
@@ -25,7 +27,8 @@ LAYERS = (
 )
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 CHOICE = {"backends", "measured", "ops"}
-PLAIN = {"models": {"errors"}, "data": {"errors"}}  # rooms that hold no kernel, and all that they may import
+BASE = {"errors", "files", "memory", "ranges"}
+PLAIN = {"models": BASE, "data": BASE}  # rooms that hold no kernel, and all that they may import
 
 
 def imported(path: Path) -> set[str]:

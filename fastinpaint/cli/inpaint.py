@@ -7,26 +7,30 @@ import time
 
 import torch
 
+from fastinpaint.cli.options import box, path
 from fastinpaint.errors import UserError
 from fastinpaint.inference import Settings, inpaint
-from fastinpaint.inference.settings import DTYPES
+from fastinpaint.inference.settings import DTYPES, RANGES
 from fastinpaint.models.weights import load_weights, weights_info
+from fastinpaint.ranges import whole
 from fastinpaint.training.backend import BACKENDS, accelerate_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("video", metavar="VIDEO", help="a video, a GIF or a folder of frames")
+    parser.add_argument("video", metavar="VIDEO", type=path, help="a video, a GIF or a folder of frames")
     parser.add_argument(
-        "-o", "--output", required=True, metavar="OUT", help=".mp4, .mov, .mkv or, for PNG frames, a folder"
+        "-o", "--output", required=True, type=path, metavar="OUT", help=".mp4, .mov, .mkv or, for PNG frames, a folder"
     )
-    parser.add_argument("-w", "--weights", required=True, metavar="W", help="a .safetensors file that training left")
+    parser.add_argument(
+        "-w", "--weights", required=True, type=path, metavar="W", help="a .safetensors file that training left"
+    )
     hole = parser.add_argument_group("where the hole is")
     hole.add_argument(
-        "-m", "--mask", help="one image, a folder of images or a video; white (any channel >= 128) = hole"
+        "-m", "--mask", type=path, help="one image, a folder of images or a video; white (any channel >= 128) = hole"
     )
     hole.add_argument(
         "--box",
-        type=_box,
+        type=box,
         action="append",
         default=[],
         metavar="X,Y,W,H",
@@ -34,14 +38,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     hole.add_argument("--mask-invert", action="store_true", help="black = hole")
     hole.add_argument("--mask-resize", action="store_true", help="scale masks to the video's size")
-    hole.add_argument("--feather", type=int, default=0, metavar="PX", help="fade over this many pixels inside the mask")
+    hole.add_argument(
+        "--feather", type=RANGES["feather"], default=0, metavar="PX", help="fade over this many pixels inside the mask"
+    )
     look = parser.add_argument_group("what the network sees")
-    look.add_argument("--size", type=int, help="pixels it sees a hole and its surroundings at (default: as trained)")
+    look.add_argument(
+        "--size", type=RANGES["size"], help="pixels it sees a hole and its surroundings at (default: as trained)"
+    )
     look.add_argument("--full-frame", action="store_true", help="show it whole frames, unscaled, instead of windows")
-    look.add_argument("--frames", type=int, help="frames at once (default: as trained)")
-    look.add_argument("--overlap", type=int, help="frames that windows share and blend (default: a quarter)")
+    look.add_argument("--frames", type=RANGES["frames"], help="frames at once (default: as trained)")
+    look.add_argument(
+        "--overlap", type=RANGES["overlap"], help="frames that windows share and blend (default: a quarter)"
+    )
     file = parser.add_argument_group("the output file")
-    file.add_argument("--crf", type=int, default=16, help="H.264 quality, 0 (best) to 51 (default: 16)")
+    file.add_argument("--crf", type=whole(0, 51), default=16, help="H.264 quality, 0 (best) to 51 (default: 16)")
     file.add_argument("--lossless", action="store_true", help="RGB H.264 (.mp4, .mov) or FFV1 (.mkv), bit for bit")
     file.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     run = parser.add_argument_group("how to run")
@@ -94,11 +104,3 @@ def run(args: argparse.Namespace) -> None:
         print(
             f"{done.path}: {done.frames} frames of {done.width}x{done.height} in {seconds:.1f} s, {rate:.1f} frames/s."
         )
-
-
-def _box(text: str) -> tuple[int, int, int, int]:
-    try:
-        x, y, width, height = map(int, text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be x,y,width,height in pixels, got {text!r}") from None
-    return x, y, width, height

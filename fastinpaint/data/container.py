@@ -13,6 +13,7 @@ from av.error import FFmpegError
 from av.sidedata.sidedata import Type
 from av.video.reformatter import Interpolation
 
+from fastinpaint.data.bounds import MOST_PIXELS, check_frame_size
 from fastinpaint.data.reader import FOLDER_RATE, DamagedVideo, Frame, VideoReader
 from fastinpaint.errors import UserError
 
@@ -31,11 +32,13 @@ class ContainerReader(VideoReader):
     def __init__(self, name: str) -> None:
         self.name = name
         try:
-            self._container = av.open(name)
+            self._container = av.open(name, metadata_errors="replace")  # titles may be of any bytes
         except (FFmpegError, OSError) as error:
             raise UserError(f"{name}: not a video that can be read: {_reason(error)}.") from None
         try:
             self._stream = _video_stream(name, self._container)
+            check_frame_size(name, self._stream.width, self._stream.height)
+            self._stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
             self._read = 0
             self._last_pts: int | None = None
             self._frames = self._decode()
@@ -132,6 +135,8 @@ def _video_stream(name: str, container: av.container.InputContainer) -> av.Video
     cover = av.stream.Disposition.attached_pic
     for stream in container.streams.video:
         if not stream.disposition & cover:
+            if stream.codec_context is None:
+                raise UserError(f"{name}: a video stream that can be decoded is needed; its codec is unknown.")
             stream.thread_type = "AUTO"
             return stream
     kinds = ", ".join(stream.type for stream in container.streams) or "nothing"

@@ -21,7 +21,7 @@ from fastinpaint.inference.complete import complete_stream
 from fastinpaint.inference.masks import Masks, count_frames, no_hole
 from fastinpaint.inference.movie import MovieWriter
 from fastinpaint.inference.output import PngWriter, Writer, check_output, is_movie, whole_or_nothing
-from fastinpaint.inference.settings import Settings
+from fastinpaint.inference.settings import Settings, require_window
 
 
 class Written(NamedTuple):
@@ -70,10 +70,12 @@ def inpaint(
     check_output(target, [Path(path) for path in (video, mask) if path is not None], overwrite)
     with open_video(video) as reader, Masks(reader, mask, boxes, invert=invert, resize=resize) as masks:
         _check_lengths(reader, masks)
+        settings = settings or Settings()
+        require_window(model, settings, reader)
         first = next(reader)
         times: deque[tuple[int, Fraction]] = deque()
         pairs = _pairs(chain([first], reader), masks, reader.name, invert, times)
-        done = complete_stream(model, pairs, settings or Settings())
+        done = complete_stream(model, pairs, settings)
         count = 0
         with whole_or_nothing(target) as beside, ExitStack() as stack:
             writer = _writer(beside, reader, first.time_base, crf, lossless)

@@ -10,8 +10,9 @@ import yaml
 
 from fastinpaint.errors import UserError
 from fastinpaint.models import ModelConfig
+from fastinpaint.strict_yaml import read_yaml
 from fastinpaint.training import TrainConfig
-from fastinpaint.training.config import read_yaml, resumed
+from fastinpaint.training.config import resumed
 
 
 def test_values_go_over_the_base_and_stay_through_yaml(tmp_path: Path) -> None:
