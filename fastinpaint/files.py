@@ -23,11 +23,11 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
     """
     try:
         if path.exists() and not path.is_file():
-            raise UserError(f"{path}: must be a regular file.")
+            raise UserError(f"{path}: a regular file is needed, this is none.")
         with path.open("rb") as file:
             data = file.read(most + 1)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
+        raise UserError(f"{path}: {error.strerror}.") from None
     except ValueError as error:  # a NUL in the name
         raise UserError(f"{shown(str(path))}: cannot be read: {error}.") from None
     if len(data) > most:

@@ -47,7 +47,7 @@ class VideoSamples(Sequence[np.ndarray]):
             lengths = [COUNT.checked("samples", clip["samples"]) for clip in index["clips"]]
             ranges = [_range(entry, lengths) for entry in index[split]]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__} {shown(str(error))}."
+            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__} {error}."
             raise UserError(f"{self.root / 'index.json'}: damaged: {reason}") from None
         for clip in sorted({clip for clip, _, _ in ranges}):
             self._check(clip, lengths[clip])

@@ -28,7 +28,6 @@ from fastinpaint.models.weights import save_weights
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 NAME = re.compile(r"step-(\d{8,9})")
-NEEDED: dict[str, type] = {"step": int, "best": dict, "scaler": dict, "data": dict}
 
 
 def save_checkpoint(
@@ -72,8 +71,13 @@ def save_checkpoint(
     return path
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def load_checkpoint(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, mappings: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """Put the checkpoint's weights and moments into ``model`` and ``optimizer``; returns its state.
+
+    Args:
+        mappings: what of the state must be there and be a mapping.
 
     Raises:
         UserError: a part is missing, damaged or of another run.
@@ -83,11 +87,11 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
         model.load_state_dict(weights)
         _restore_optimizer(moments, model, optimizer)
         state = parse_json(read_text(path / STATE))
-        for name, kind in NEEDED.items():
-            if not isinstance(state, dict) or type(state.get(name)) is not kind:
+        if not isinstance(state, dict) or state.get("step") != step_of(path):
+            raise ValueError(f"{STATE} does not state the step of its folder")
+        for name in mappings:
+            if not isinstance(state.get(name), dict):
                 raise ValueError(f"{STATE} has no good {name!r}")
-        if state["step"] != step_of(path):
-            raise ValueError(f"{STATE} is of step {state['step']}")
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")
         raise UserError(f"{path}: not a checkpoint of this run: {reason}.") from None

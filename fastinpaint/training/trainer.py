@@ -239,7 +239,10 @@ class Trainer:
         plot_curves({self.folder.path.name: self.folder.log}, self.folder.curves)
 
     def _restore(self, checkpoint: Path) -> None:
-        state = load_checkpoint(checkpoint, self.model, self.optimizer)
+        state = load_checkpoint(checkpoint, self.model, self.optimizer, ("best", "scaler", "data"))
+        best = state["best"]
+        if best and not (isinstance(best.get("phase"), str) and isinstance(best.get("loss"), (int, float))):
+            raise UserError(f"{checkpoint}: not a checkpoint of this run: its best validation is damaged.")
         if state["data"] != self._data_facts():
             raise UserError(f"{self.data}: not the data set that the run was begun with.")
         try:
