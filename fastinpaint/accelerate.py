@@ -16,15 +16,20 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.padding import _ConstantPadNd
 from torch.nn.utils.parametrize import is_parametrized
 
-from fastinpaint import backends
+from fastinpaint import nn as fused_nn
 from fastinpaint.nn import layers, region
 from fastinpaint.nn.deferred import plain
 from fastinpaint.nn.padded import zeros_of
 from fastinpaint.nn.raw import Options
-from fastinpaint.ops.conv_block.zeros import absorbed
+from fastinpaint.ops.conv_block.zero_padding import absorbed
+from fastinpaint.ops.dispatch import registry as backends
 
 Model = TypeVar("Model", bound=nn.Module)
 
+OTHERS = (
+    *("ReLU6", "LeakyReLU", "ELU", "SiLU", "Hardswish", "Hardsigmoid", "Sigmoid", "Tanh", "GELU", "Softplus", "Mish"),
+    *("Dropout", "Dropout2d", "Dropout3d", "InstanceNorm2d", "InstanceNorm3d", "GroupNorm"),
+)
 FUSED: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: layers.Conv2d,
     nn.Conv3d: layers.Conv3d,
@@ -38,6 +43,7 @@ FUSED: dict[type[nn.Module], type[nn.Module]] = {
     nn.ZeroPad3d: layers.ZeroPad3d,
     nn.ConstantPad2d: layers.ConstantPad2d,
     nn.ConstantPad3d: layers.ConstantPad3d,
+    **{getattr(nn, name): getattr(fused_nn, name) for name in OTHERS},
 }
 PLAIN = {fused: plain_class for plain_class, fused in FUSED.items()}
 MEMORY = ("default", "low")
@@ -80,7 +86,7 @@ def accelerate(model: Model, backend: str = "auto", memory: str = "default") -> 
 
     Args:
         model: any ``nn.Module``; changed and returned. An accelerated model may be given again with other options.
-        backend: a name of `fastinpaint.backends.BACKENDS` or "auto".
+        backend: a name of `fastinpaint.ops.dispatch.registry.BACKENDS` or "auto".
         memory: "default": backward keeps every raw map and recomputes batch norm, ReLU, additions and concatenations.
             "low": it also computes again what is cheap: maps whose values cost few multiply-adds.
 

@@ -51,13 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run what was asked and print a table."""
-    from fastinpaint.backends import requested
     from fastinpaint.bench import rows
     from fastinpaint.bench.contenders import CONTENDERS, Workload
     from fastinpaint.bench.machine import describe
     from fastinpaint.inference import Settings
     from fastinpaint.models import ModelConfig
     from fastinpaint.models.sizes import require_step
+    from fastinpaint.ops.dispatch.registry import requested
 
     device = Settings(device=args.device).torch_device()
     requested(args.backend)

@@ -9,11 +9,11 @@ import torch
 from tqdm import tqdm
 
 import fastinpaint
-from fastinpaint import measured, remembered
 from fastinpaint.errors import UserError
 from fastinpaint.models import ModelConfig, VideoCompletionNet
 from fastinpaint.models.config import RANGES
 from fastinpaint.models.sizes import require_step
+from fastinpaint.ops.dispatch import autotune, tuning_cache
 from fastinpaint.ranges import BATCH, FRAMES, SIDE, WIDTH
 
 R = RANGES["r"]
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     kind = "cuda" if args.device == "auto" and torch.cuda.is_available() else args.device.replace("auto", "cpu")
     device, dtype = torch.device("cuda:0" if kind == "cuda" else "cpu"), args.dtype or USUAL[kind]
     require_step("tune", ModelConfig(width=args.width, r=args.r), (args.batch, args.frames, args.size), device)
-    remembered.check_writable(measured.memory_file(device))
+    tuning_cache.check_writable(autotune.memory_file(device))
     before = os.environ.get("FASTINPAINT_TUNE")
     os.environ["FASTINPAINT_TUNE"] = "1"
     try:
@@ -55,9 +55,9 @@ def run(args: argparse.Namespace) -> None:
         os.environ.pop("FASTINPAINT_TUNE")
         if before is not None:
             os.environ["FASTINPAINT_TUNE"] = before
-    counts = measured.counts(device)
+    counts = autotune.counts(device)
     told = ", ".join(f"{name} for {count}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
-    print(f"remembered for {sum(counts.values())} convolutions: {told}\n{measured.memory_file(device)}")
+    print(f"remembered for {sum(counts.values())} convolutions: {told}\n{autotune.memory_file(device)}")
 
 
 def _step(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> None:

@@ -19,7 +19,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastinpaint.nn.raw import Mode, Options, Part, Raw, activate, version
+from fastinpaint.nn.activated import Activated, made, pending
+from fastinpaint.nn.pending_conv import activate
+from fastinpaint.nn.raw import Mode, Options, Part, Raw, version
+from fastinpaint.ops.norm_act import NONE, RELU, Act
 
 _own = object.__setattr__  # not by way of `Deferred.__setattr__`, several times a layer
 # What watches the gradient of the tensor it is called on.
@@ -108,7 +111,7 @@ class Deferred:
         return self._plain
 
     def _computed(self) -> Tensor:
-        return activate(self._parts, self._options.backend)
+        return activate(self._parts, self._options)
 
     def parts(self) -> tuple[Part, ...]:
         """What a convolution is to load."""
@@ -152,13 +155,22 @@ class Deferred:
         self._parts = (Part(Raw(plain)),)
         return plain
 
-    def relu(self) -> Deferred | Tensor:
+    def activated(self, act: Act) -> Deferred | None:
+        """act of it; None where only torch can compute it."""
         parts = self._current()
-        for part in parts:
-            if part.addend is not None:
-                return F.relu(self.tensor())
+        if act == RELU and not any(part.addend is not None or _open(part.raw) for part in parts):
+            found: list[Part | None] = [part._replace(relu=True) for part in parts]
+        else:
+            found = [pending(part, act, None, self._options) for part in parts]
+        given = [part for part in found if part is not None]
+        if len(given) < len(found):
+            return None
         self._reads()
-        return Deferred([Part(raw, mean, scale, shift, True) for raw, mean, scale, shift, _, _ in parts], self._options)
+        return Deferred(given, self._options)
+
+    def relu(self) -> Deferred | Tensor:
+        found = self.activated(RELU)
+        return F.relu(self.tensor()) if found is None else found
 
     def relu_(self) -> Deferred:
         return self._in_place(self.relu(), F.relu_)
@@ -167,7 +179,9 @@ class Deferred:
         """The sum; deferred where the other is a map of the same shape."""
         if self._addable(other):
             (part,) = self.parts()
-            return Deferred([part._replace(addend=_addend(other))], self._options)
+            addend = _addend(other)
+            total = None if part.relu else pending(part, NONE, addend, self._options)
+            return Deferred([part._replace(addend=addend) if total is None else total], self._options)
         if isinstance(other, Deferred) and other._addable(self):
             return other.plus(self)
         return self.tensor() + plain(other)
@@ -180,7 +194,7 @@ class Deferred:
     def _addable(self, other: Any) -> bool:
         """Whether ``self + other`` can be one part with an addend. A bare map is better added to at once."""
         parts = self._current()
-        if len(parts) != 1 or parts[0].addend is not None or parts[0].bare:
+        if len(parts) != 1 or parts[0].addend is not None or (parts[0].bare and not _open(parts[0].raw)):
             return False
         if not isinstance(other, Tensor | Deferred):
             return False
@@ -241,9 +255,16 @@ def joined_shape(parts: Sequence[Part]) -> torch.Size:
     return torch.Size((first[0], sum(part.raw.shape[1] for part in parts), *first[2:]))
 
 
+def _open(raw: Raw) -> bool:
+    """Whether it is a map to which an activation or an addend may yet come."""
+    return isinstance(raw, Activated) and raw.open and raw.addend is None
+
+
 def _addend(value: Tensor | Deferred) -> Raw:
-    """A map that is to be added: a bare convolution's result keeps its recipe."""
+    """A map that is to be added: a bare convolution's result keeps its recipe, as does a normalised map."""
     parts = parts_of(value)
+    if len(parts) == 1 and isinstance(value, Deferred) and (raw := made(parts[0], value._options)) is not None:
+        return raw
     if len(parts) != 1 or not parts[0].bare:
         return Raw(plain(value))
     parts[0].raw.added = True

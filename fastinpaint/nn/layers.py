@@ -19,17 +19,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.padding import _ConstantPadNd
 
+from fastinpaint.nn.activated import Normed
 from fastinpaint.nn.deferred import Deferred, parts_of, plain
 from fastinpaint.nn.padded import Padded, zeros_of
-from fastinpaint.nn.raw import Options, Part, PendingConv, Raw
+from fastinpaint.nn.pending_conv import PendingConv
+from fastinpaint.nn.raw import Options, Part, Raw
 from fastinpaint.nn.region import inside
 from fastinpaint.nn.sync import all_reduce_statistics
 from fastinpaint.ops.activation.checks import DTYPES
 from fastinpaint.ops.batch_norm import autograd as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Running
 from fastinpaint.ops.conv_block import checks
-from fastinpaint.ops.conv_block.zeros import absorbed
-from fastinpaint.ops.dispatch import autocasts
+from fastinpaint.ops.conv_block.zero_padding import absorbed
+from fastinpaint.ops.dispatch.fast_path import autocasts
 from fastinpaint.ops.types import Geometry
 
 Map = Tensor | Deferred
@@ -211,11 +213,19 @@ class _Norm(_Layer, _BatchNorm):
             mean, var, count = self._batch_statistics(part.raw)
         else:
             if self._folds(part.raw):
-                folded = part.raw.folded(*self._affine(running_mean, running_var, part.raw.dtype, norm))
+                mean, _, scale, shift = self._affine(running_mean, running_var, part.raw.dtype, norm)
+                folded = part.raw.folded(mean, scale, shift)
                 return Deferred([Part(folded)], self._fastinpaint)
-            mean, var = running_mean.clone(), running_var  # training may change it before it is read
-        mean, scale, shift = self._affine(mean, var, part.raw.dtype, norm, count)
-        return Deferred([Part(part.raw, mean, scale, shift)], self._fastinpaint)
+            mean, var = running_mean.clone(), running_var.clone()  # training may change them before they are read
+        mean, var, scale, shift = self._affine(mean, var, part.raw.dtype, norm, count)
+        made = self._normed_by(mean, var, norm, count)
+        return Deferred([Part(part.raw, mean, scale, shift, norm=made)], self._fastinpaint)
+
+    def _normed_by(self, mean: Tensor, var: Tensor, norm: Norm, count: int | Tensor) -> Normed | None:
+        """What a pass of its own needs to normalise, and to go through the statistics of this process's batch."""
+        if isinstance(count, Tensor) or torch.compiler.is_compiling():
+            return None
+        return Normed(mean.detach(), var.detach(), norm.weight, norm.bias, norm.eps, 0, count > 0, {})
 
     def _part(self, input: Map) -> Part:
         """The map to be normalised, as it stands."""
@@ -253,15 +263,15 @@ class _Norm(_Layer, _BatchNorm):
 
     def _affine(
         self, mean: Tensor, var: Tensor, dtype: torch.dtype, norm: Norm, count: int | Tensor = 0
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """mean, scale = weight / sqrt(var + eps) and shift = bias, in the dtype that sums are taken in.
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """mean, var, scale = weight / sqrt(var + eps) and shift = bias, in the dtype that sums are taken in.
 
         Running statistics follow mean and var, which were taken of `count` values, as torch's do.
         """
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         mean, var = mean if mean.dtype == wide else mean.to(wide), var if var.dtype == wide else var.to(wide)
         weight, bias, running, eps = norm
-        return mean, *batch_norm.apply(mean, var, weight, bias, running, count, eps, self._fastinpaint.backend)
+        return mean, var, *batch_norm.apply(mean, var, weight, bias, running, count, eps, self._fastinpaint.backend)
 
     def _folds(self, raw: Raw) -> TypeGuard[PendingConv]:
         """Without gradients: whether the convolution takes this batch norm into its weight, as it has not run yet."""

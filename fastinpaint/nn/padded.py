@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastinpaint.nn.deferred import HANDLERS, OPTIONS, Deferred, joined_shape
-from fastinpaint.nn.raw import Options, Part, Raw, activate
-from fastinpaint.ops.conv_block.zeros import Zeros
+from fastinpaint.nn.pending_conv import activate
+from fastinpaint.nn.raw import Options, Part, Raw
+from fastinpaint.ops.conv_block.zero_padding import Zeros
 
 
 class Padded(Deferred):
@@ -49,7 +50,7 @@ class Padded(Deferred):
 
     def _computed(self) -> Tensor:
         assert self._zeros is not None
-        inner = activate(self._parts, self._options.backend)
+        inner = activate(self._parts, self._options)
         return F.pad(inner, [end for ends in reversed(self._zeros) for end in ends])
 
     def _current(self) -> tuple[Part, ...]:

@@ -120,12 +120,12 @@ def _cache(content: bytes | str) -> Setup:
     def setup(folder: Path) -> None:
         import torch
 
-        from fastinpaint import measured
+        from fastinpaint.ops.dispatch import autotune
 
         os.environ["FASTINPAINT_CACHE"] = "cache"
-        measured._memory_file.cache_clear()
-        name = measured.memory_file(torch.device("cpu")).name
-        measured._memory_file.cache_clear()
+        autotune._memory_file.cache_clear()
+        name = autotune.memory_file(torch.device("cpu")).name
+        autotune._memory_file.cache_clear()
         del os.environ["FASTINPAINT_CACHE"]
         (folder / "cache").mkdir()
         os.mkfifo(folder / "cache/pipe")
