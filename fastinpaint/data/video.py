@@ -93,7 +93,7 @@ def read_image(path: Path) -> np.ndarray:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
-    check_image(str(path), memoryview(data))
+    check_image(str(path), data.data)
     bgr = _decoded(data)
     if bgr is None:
         raise UserError(f"{path}: not an image that can be decoded; it may be empty or damaged.")

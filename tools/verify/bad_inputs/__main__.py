@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from tools.verify.bad_inputs import grammar, judge, material, server
 
@@ -52,7 +53,7 @@ def make(calls: list[grammar.Call], place: Path, results: Path | None) -> int:
         for fault in found:
             print(f"{number}: {call}\n    {fault}", flush=True)
         if results is not None:
-            row = {"kind": call.kind, "command": call.command, "call": str(call), "faults": found}
+            row: dict[str, Any] = {"kind": call.kind, "command": call.command, "call": str(call), "faults": found}
             row |= {"code": outcome.code, "seconds": round(outcome.seconds, 2), "peak_mib": outcome.peak_bytes >> 20}
             with results.open("a") as file:
                 file.write(json.dumps(row) + "\n")

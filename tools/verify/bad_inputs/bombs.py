@@ -42,7 +42,8 @@ def bmp(width: int, height: int) -> bytes:
 
 def tiff(width: int, height: int) -> bytes:
     """One strip of RGB that is not there."""
-    tags = [(256, 4, width), (257, 4, height), (258, 3, 8), (259, 3, 1), (262, 3, 2), (273, 4, 8), (277, 3, 3), (278, 4, height), (279, 4, 100)]  # fmt: skip
+    shape = [(256, 4, width), (257, 4, height), (258, 3, 8), (259, 3, 1), (262, 3, 2)]
+    tags = [*shape, (273, 4, 8), (277, 3, 3), (278, 4, height), (279, 4, 100)]
     body = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
     return b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(tags)) + body + bytes(400)
 
@@ -84,7 +85,7 @@ def calls(bases: Bases) -> Iterator[Call]:
         "header.ppm": lambda: b"P6 30000 30000 255\n" + bytes(1000),
         "digits.ppm": lambda: b"P6 " + b"9" * 5000 + b" 1 255\n",
         "zero.png": lambda: png(0, 0, pixels=False),
-        "canvas.webp": lambda: b"RIFF" + struct.pack("<I", 22) + b"WEBPVP8X" + struct.pack("<I", 10) + b"\0\0\0\0" + b"\xff" * 6,
+        "canvas.webp": lambda: b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0" + bytes(4) + b"\xff" * 6,
     }  # fmt: skip
     for name, make in pictures.items():
         yield from _of_picture(bases, name, _kept(make))
@@ -161,7 +162,8 @@ def _weights(bases: Bases) -> Iterator[Call]:
         {"config": {"deconv_time": 10**12}}, {"config": {"deconv_time": 4000}}, {"config": {"r": 1e400}},
         {"config": "[" * 100_000}, {"config": "not JSON"}, {"config": {"width": 0.0625, "depth": 3}},
         {"config": {"width": 10**400}}, {"kind": "painting"}, {"kind": "twodcn"}, {"kind": None},
-        {"config": config, "extra": [1, 2]}, {"config": config, "extra": "5"}, {"config": config, "extra": "[" * 100_000},
+        {"config": config, "extra": [1, 2]}, {"config": config, "extra": "5"},
+        {"config": config, "extra": "[" * 100_000},
         {"config": config, "extra": {"frames": "many"}}, {"config": config, "extra": {"frames": -4}},
         {"config": config, "extra": {"frames": 10**30}}, {"config": config, "extra": {"size": 1e300}},
         {"config": config, "extra": {"size": None}}, {"config": config, "extra": {"frames": True}},

@@ -13,7 +13,7 @@ SURVIVES = "survives"
 """Refused as above, or done, with nothing half-written: a damaged file may still be readable."""
 
 STOPS = "stops"
-"""Ends with exit code 2 or 0; what it has finished by then stays, for another call to go on with; nothing half-written."""
+"""Ends with exit code 2 or 0; what it has finished stays, for another call to go on with; nothing half-written."""
 
 DONE = "done"
 """Exit code 0: a good call, which shows that the harness itself does not cause the refusals."""

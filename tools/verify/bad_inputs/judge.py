@@ -27,7 +27,7 @@ def faults(call: Call, outcome: Outcome) -> list[str]:
     left = [path for path in outcome.changed if HALF_WRITTEN.search(path) and not path.startswith("gone")]
     if left:
         found.append(f"half-written: {', '.join(left[:3])}")
-    elif outcome.changed and (call.expects == REFUSED or outcome.code != 0 and call.expects != STOPS):
+    elif outcome.changed and (call.expects == REFUSED or (outcome.code != 0 and call.expects != STOPS)):
         found.append(f"changed: {', '.join(outcome.changed[:3])}")
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,7 +60,7 @@ def _write_other(folder: Path, video: np.ndarray) -> None:
 
     for name, codec, form in ((GIF, "gif", "rgb8"), (MATROSKA, "ffv1", "bgr0")):
         with av.open(str(folder / name), "w") as out:
-            stream = out.add_stream(codec, rate=10)
+            stream: Any = out.add_stream(codec, rate=10)
             stream.height, stream.width = video.shape[1:3]
             stream.pix_fmt = form
             for rgb in video:

@@ -11,6 +11,8 @@ from tools.verify.bad_inputs import values
 from tools.verify.bad_inputs.bases import Bases
 from tools.verify.bad_inputs.calls import REFUSED, Call
 
+LARGE = ("--size", "4000")
+
 
 def calls(bases: Bases) -> Iterator[Call]:
     """All of them."""
@@ -91,12 +93,17 @@ def _of_the_line(bases: Bases, command: str) -> Iterator[Call]:
 
 def too_large(bases: Bases) -> Iterator[Call]:
     """Numbers that are each allowed and together need more memory than any machine has."""
-    sizes = {
-        "bench": (("--frames", "4000", "--size", "4000"), ("--batch", "500", "--size", "4000"), ("--width", "60", "--size", "4000")),
-        "tune": (("--frames", "4000", "--size", "4000"), ("--batch", "500", "--size", "4000"), ("--width", "60", "--size", "4000")),
-        "train": (("--batch", "400000"), ("--width", "60", "--strategy", "t2"), ("--batch", "400000", "--strategy", "t2")),
+    step = (("--frames", "4000", "--size", "4000"), ("--batch", "500", "--size", "4000"), ("--width", "60", *LARGE))
+    sizes: dict[str, tuple[tuple[str, ...], ...]] = {
+        "bench": step,
+        "tune": step,
+        "train": (
+            ("--batch", "400000"),
+            ("--width", "60", "--strategy", "t2"),
+            ("--batch", "65536", "--strategy", "t2"),
+        ),
         "prepare": (("--size", "8000", "--frames", "2000", "--min-side", "1"),),
-    }  # fmt: skip
+    }
     for command, all_sizes in sizes.items():
         for size in all_sizes:
             yield Call("memory: sizes that cannot fit", command, bases.argv(command) + size)

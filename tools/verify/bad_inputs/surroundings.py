@@ -152,13 +152,18 @@ def _runs(bases: Bases) -> Iterator[Call]:
     """Runs to go on with that are damaged, newer, held by another process or half-removed."""
     more = bases.resume("--steps", "3")
     logs = {
-        "torn": b'{"event": "train", "step": 1, "ph', "torn in the middle": b'{"event": "tr\n{"event": "train", "step": 1}\n',
-        "binary": bytes(range(256)) * 100, "not UTF-8": b'{"event": "caf\xe9"}\n', "list": b"[1]\n", "word": b'"step"\n',
+        "torn": b'{"event": "train", "step": 1, "ph',
+        "torn in the middle": b'{"event": "tr\n{"event": "train", "step": 1}\n',
+        "binary": bytes(range(256)) * 100,
+        "not UTF-8": b'{"event": "caf\xe9"}\n', "list": b"[1]\n",
+        "word": b'"step"\n',
         "no step": b'{"event": "train"}\n', "step of text": b'{"event": "train", "step": "x", "phase": "2dcn"}\n',
-        "deep": b"[" * 100_000 + b"\n", "huge number": b'{"event": "train", "step": ' + b"9" * 6000 + b"}\n",
+        "deep": b"[" * 100_000 + b"\n",
+        "huge number": b'{"event": "train", "step": ' + b"9" * 6000 + b"}\n",
         "loss of text": b'{"event": "train", "step": 1, "phase": "2dcn", "2dcn": "low"}\n',
         "loss not finite": b'{"event": "train", "step": 1, "phase": "2dcn", "2dcn": NaN}\n',
-        "step of null": b'{"event": "train", "step": null, "phase": "2dcn"}\n', "one line without end": b"{" * 10_000_000,
+        "step of null": b'{"event": "train", "step": null, "phase": "2dcn"}\n',
+        "one line without end": b"{" * 10_000_000,
     }  # fmt: skip
     for name, content in logs.items():
         expects = SURVIVES if name in ("torn", "loss not finite", "one line without end") else REFUSED
@@ -168,7 +173,8 @@ def _runs(bases: Bases) -> Iterator[Call]:
             link = name if target == "log.jsonl" else target
             yield Call("run: a device for a file", "train", more, REFUSED, _run(bases, _link(name, link)))
     configs = {
-        "empty": b"", "cut": b"model:\n  width: 0.0625\n", "comment": b"# nothing\n", "null": b"null\n", "mapping": b"{}\n",
+        "empty": b"", "cut": b"model:\n  width: 0.0625\n", "comment": b"# nothing\n", "null": b"null\n",
+        "mapping": b"{}\n",
         "newer": b"version: 99\n", "newer version of text": b"version: two\n", "other": b"strategy: t2\n",
     }  # fmt: skip
     for name, content in configs.items():
@@ -190,11 +196,18 @@ def _runs(bases: Bases) -> Iterator[Call]:
 
 
 def _replaced(name: str, content: bytes) -> Setup:
-    return lambda run: (run / name).write_bytes(content) and None
+    def setup(run: Path) -> None:
+        (run / name).write_bytes(content)
+
+    return setup
 
 
 def _appended(name: str, content: bytes) -> Setup:
-    return lambda run: (run / name).write_bytes((run / name).read_bytes() + content) and None
+    def setup(run: Path) -> None:
+        with (run / name).open("ab") as file:
+            file.write(content)
+
+    return setup
 
 
 def _folder(name: str) -> Setup:

@@ -66,7 +66,7 @@ def of_number(name: str, whole: bool) -> Iterator[tuple[str, str]]:
     if not whole:
         kinds["beyond 64 bits"] = REALS["beyond 64 bits"]
     for kind, values in kinds.items():
-        if kind == "zero" and name in ZERO_IS_FINE or kind == "too large" and name in LARGE_IS_FINE:
+        if (kind == "zero" and name in ZERO_IS_FINE) or (kind == "too large" and name in LARGE_IS_FINE):
             continue
         yield from ((kind, value) for value in values)
 
