@@ -11,7 +11,7 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "FASTINPAINT_TUNE": ("0", "1"),
     "FASTINPAINT_CPU_CONV": ("own", "onednn"),
     "FASTINPAINT_CPU_ISA": ("scalar", "avx2", "avx512"),
-    "FASTINPAINT_HOPPER": ("0", "1", "2"),
+    "FASTINPAINT_HOPPER": ("0", "1", "all"),
 }
 """Those with a fixed set of values. FASTINPAINT_CACHE names a folder."""
 
