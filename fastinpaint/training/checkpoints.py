@@ -27,7 +27,7 @@ from fastinpaint.models import TwoDCN, VideoCompletionNet
 from fastinpaint.models.weights import save_weights
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
-NAME = re.compile(r"step-(\d{8,9})")
+NAME = re.compile(r"step-(\d{8,10})")
 
 
 def save_checkpoint(
