@@ -7,8 +7,8 @@ import re
 from tools.verify.bad_inputs.calls import DONE, REFUSED, STOPS, Call, Outcome
 
 PROGRESS = re.compile(r"\d+%\|.*\||\b\d+(frame|clip|step|sample|file|it) \[")
-NOTES = ("skipped: ", "no sample: ")
-"""How a line begins that `prepare` says of one source among several, before it goes on."""
+NOTES = ("skipped: ", "no sample: ", "fastinpaint inpaint: note: ")
+"""How lines begin that `prepare` says of one source among several, and `inpaint` of what comes out otherwise."""
 
 HALF_WRITTEN = re.compile(r"\.(part|partial|tmp|old|removed)(\.\w+)?$")
 GONE_CODE = 141
