@@ -101,9 +101,9 @@ class ContainerReader(VideoReader):
         self.width, self.height = picture.width, picture.height
         self.rotation = picture.rotation
         self.codec = stream.codec.canonical_name
-        sides: Any = picture.side_data  # its type information lacks the display matrix
-        if any(side.type is Type.DISPLAYMATRIX for side in sides):
-            self.display_matrix = struct.unpack("=9i", bytes(sides[Type.DISPLAYMATRIX])[:36])
+        matrix = side_data(picture).get(Type.DISPLAYMATRIX)
+        if matrix is not None:
+            self.display_matrix = struct.unpack("=9i", matrix[:36])
         self.rate = stream.average_rate or stream.guessed_rate or FOLDER_RATE
         seconds = self._container.duration / av.time_base if self._container.duration else None
         self.length_hint = stream.frames or (round(seconds * self.rate) if seconds else None)
@@ -134,6 +134,15 @@ class ContainerReader(VideoReader):
         if "gif" in formats and not Path(self.name).read_bytes().rstrip(b"\0").endswith(b";"):
             return "a GIF whose last byte is missing"
         return None
+
+
+def side_data(picture: av.VideoFrame) -> dict[Type, bytes]:
+    """What comes with a picture besides its samples, by kind; nothing where any of it is of a kind that PyAV lacks."""
+    try:
+        sides: Any = picture.side_data  # its type information lacks the display matrix
+    except ValueError:  # such as the EXIF data of a TIFF
+        return {}
+    return {side.type: bytes(side) for side in sides}
 
 
 def main_video(name: str, container: av.container.InputContainer) -> av.VideoStream:

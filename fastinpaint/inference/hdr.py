@@ -7,6 +7,8 @@ from typing import Any
 
 from av.sidedata.sidedata import Type
 
+from fastinpaint.data.container import side_data
+
 
 def added_to(options: dict[str, str], encoder: str, first: Any) -> dict[str, str]:
     """An encoder's options with the mastering display and the content light level of the first picture.
@@ -14,7 +16,7 @@ def added_to(options: dict[str, str], encoder: str, first: Any) -> dict[str, str
     Their units are H.265's (SEI messages 137 and 144): 0.00002 of chromaticity, 0.0001 cd/m2; AV1's encoder takes plain
     numbers. Encoders other than x264, x265 and SVT-AV1 have no place for them.
     """
-    sides = {side.type: bytes(side) for side in first.side_data}
+    sides = side_data(first)
     said = []
     if Type.MASTERING_DISPLAY_METADATA in sides:
         said.append(_mastering(sides[Type.MASTERING_DISPLAY_METADATA], encoder))
