@@ -11,9 +11,10 @@ from fastinpaint.errors import UserError
 
 GIB = 2**30
 CGROUPS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
 )
+CACHE = ("inactive_file", "active_file")  # of a group's memory, what Linux takes back when it is needed
 
 
 def available_bytes(device: torch.device | None = None) -> int | None:
@@ -23,7 +24,7 @@ def available_bytes(device: torch.device | None = None) -> int | None:
     """
     if device is not None and device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    found = [_meminfo(), *(_cgroup(Path(most), Path(used)) for most, used in CGROUPS), _address_space()]
+    found = [_meminfo(), *(_cgroup(*names) for names in CGROUPS), _address_space()]
     return min((value for value in found if value is not None), default=None)
 
 
@@ -54,18 +55,26 @@ def _number(path: Path) -> int | None:
         return None
 
 
-def _meminfo() -> int | None:
+def _table(path: Path) -> dict[str, int]:
+    """Lines of a name and a number, as Linux lists them."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines) if rest.split()}
+        lines = [line.replace(":", " ").split() for line in path.read_text().splitlines()]
+        return {words[0]: int(words[1]) for words in lines if len(words) > 1}
+    except (OSError, ValueError):
+        return {}
+
+
+def _meminfo() -> int | None:
+    kib = _table(Path("/proc/meminfo"))
     return 1024 * (kib["MemAvailable"] + kib.get("SwapFree", 0)) if "MemAvailable" in kib else None
 
 
-def _cgroup(most: Path, used: Path) -> int | None:
-    limit, current = _number(most), _number(used)
-    return None if limit is None or current is None else max(0, limit - current)
+def _cgroup(folder: Path, most: str, used: str) -> int | None:
+    limit, current = _number(folder / most), _number(folder / used)
+    if limit is None or current is None:
+        return None
+    stat = _table(folder / "memory.stat")
+    return max(0, limit - current + sum(stat.get(name, 0) for name in CACHE))
 
 
 def _address_space() -> int | None:

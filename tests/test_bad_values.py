@@ -126,6 +126,15 @@ def test_a_step_that_cannot_fit_says_what_it_needs(monkeypatch: pytest.MonkeyPat
         require_step("train", ModelConfig(), (1000, 32, 128), torch.device("cpu"))
 
 
+def test_a_control_groups_file_cache_counts_as_free(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("900\n")
+    (tmp_path / "memory.stat").write_text("anon 300\ninactive_file 400\nactive_file 100\n")
+    assert memory._cgroup(tmp_path, "memory.max", "memory.current") == 600
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory._cgroup(tmp_path, "memory.max", "memory.current") is None
+
+
 def test_there_is_some_memory() -> None:
     there = memory.available_bytes()
     assert there is None or there > 2**20

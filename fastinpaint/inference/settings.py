@@ -72,6 +72,8 @@ class Settings:
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
             device = torch.device(self.device)
+            if device.type == "cpu" and device.index:
+                raise ValueError("there is one CPU, cpu")
             torch.zeros((), device=device).item()  # which the meta device has none of
         except (RuntimeError, AssertionError, NotImplementedError, ImportError, ValueError, TypeError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
