@@ -21,7 +21,7 @@ class VideoSamples(Sequence[np.ndarray]):
     """The samples of one split: ``samples[i]`` is uint8 RGB ``[T, size, size, 3]``, a copy.
 
     Nothing is read before it is asked for, and only maps are held, so the data may be larger than memory. It can be
-    pickled for the workers of a DataLoader; each opens the files anew.
+    pickled for the workers of a DataLoader; each opens the files again.
 
     Args:
         root: the folder given to ``fastinpaint prepare --out``.

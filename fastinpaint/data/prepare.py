@@ -106,7 +106,7 @@ class Summary:
 def prepare(config: PrepareConfig, sources: Sequence[str | Path], out: str | Path) -> Summary:
     """Cut the sources into samples under the folder `out`, for `fastinpaint.data.dataset.VideoSamples`.
 
-    Clips that an earlier, interrupted call has finished are kept; those whose source has changed are made anew. A file
+    Clips that an earlier, interrupted call has finished are kept; those whose source has changed are cut again. A file
     that cannot be read is named, skipped and counted, and so is one that gives no sample.
 
     Args:
