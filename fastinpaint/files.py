@@ -1,18 +1,53 @@
-"""Files that are read as a whole, and folders that one process at a time may change."""
+"""Files that are read within bounds and replaced as a whole, and folders that one process at a time may change."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fastinpaint.errors import UserError, shown
 
+PART = ".part"
 MOST_BYTES = 64 * 2**20
 """A text file larger than this is none of ours: logs of a million steps have 200 bytes a line, but are thinned."""
+
+
+@contextmanager
+def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
+    """A path beside ``path`` to write to, which takes its place at the end of the block and goes away on any error.
+
+    Readers see the old file or the new one, never a part. What a killed process leaves is hidden and ends in `PART`.
+
+    Args:
+        durable: wait until the content is on the disk, so that a power cut cannot leave a renamed but empty file.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}{PART}")
+    try:
+        yield beside
+        if durable:
+            flush(beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write the text in UTF-8, whole or not at all."""
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def flush(path: Path) -> None:
+    """Wait until the file's content, or the folder's list of names, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def read_text(path: Path, most: int = MOST_BYTES) -> str:
@@ -50,13 +85,7 @@ def parse_json(text: str) -> Any:
         raise ValueError("it is nested too deep") from None
 
 
-def plain(value: Any) -> bool:
-    """Whether a path may name an input: a folder, or a file that ends; not a device, a pipe or a socket."""
-    path = Path(value)
-    return path.is_dir() or path.is_file()
-
-
-@contextlib.contextmanager
+@contextmanager
 def locked(folder: Path, what: str) -> Iterator[None]:
     """Inside, no other process that asks for it holds the folder. The lock leaves no file and ends with the process.
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import av
 from av.error import FFmpegError
-from av.sidedata.sidedata import Type
 from av.video.reformatter import Interpolation
 
 from fastinpaint.data.bounds import MOST_PIXELS, check_frame_size
@@ -101,7 +100,7 @@ class ContainerReader(VideoReader):
         self.width, self.height = picture.width, picture.height
         self.rotation = picture.rotation
         self.codec = stream.codec.canonical_name
-        matrix = side_data(picture).get(Type.DISPLAYMATRIX)
+        matrix = side_data(picture).get("DISPLAYMATRIX")
         if matrix is not None:
             self.display_matrix = struct.unpack("=9i", matrix[:36])
         self.rate = stream.average_rate or stream.guessed_rate or FOLDER_RATE
@@ -136,13 +135,12 @@ class ContainerReader(VideoReader):
         return None
 
 
-def side_data(picture: av.VideoFrame) -> dict[Type, bytes]:
-    """What comes with a picture besides its samples, by kind; nothing where any of it is of a kind that PyAV lacks."""
+def side_data(picture: Any) -> dict[str, bytes]:
+    """What a picture carries beside its samples, by FFmpeg's names; nothing where PyAV does not know all of it."""
     try:
-        sides: Any = picture.side_data  # its type information lacks the display matrix
-    except ValueError:  # such as the EXIF data of a TIFF
+        return {side.type.name: bytes(side) for side in picture.side_data}
+    except ValueError:
         return {}
-    return {side.type: bytes(side) for side in sides}
 
 
 def main_video(name: str, container: av.container.InputContainer) -> av.VideoStream:

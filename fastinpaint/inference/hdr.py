@@ -5,8 +5,6 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from av.sidedata.sidedata import Type
-
 from fastinpaint.data.container import side_data
 
 
@@ -18,10 +16,10 @@ def added_to(options: dict[str, str], encoder: str, first: Any) -> dict[str, str
     """
     sides = side_data(first)
     said = []
-    if Type.MASTERING_DISPLAY_METADATA in sides:
-        said.append(_mastering(sides[Type.MASTERING_DISPLAY_METADATA], encoder))
-    if Type.CONTENT_LIGHT_LEVEL in sides:
-        most, average = struct.unpack("=2I", sides[Type.CONTENT_LIGHT_LEVEL][:8])
+    if "MASTERING_DISPLAY_METADATA" in sides:
+        said.append(_mastering(sides["MASTERING_DISPLAY_METADATA"], encoder))
+    if "CONTENT_LIGHT_LEVEL" in sides:
+        most, average = struct.unpack("=2I", sides["CONTENT_LIGHT_LEVEL"][:8])
         key = {"libx264": "cll", "libx265": "max-cll", "libsvtav1": "content-light"}.get(encoder)
         said.append(f"{key}={most},{average}" if key else "")
     said = [part for part in said if part]

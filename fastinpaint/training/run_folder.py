@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from fastinpaint.errors import UserError, shown
-from fastinpaint.files import locked
+from fastinpaint.files import PART, locked
 from fastinpaint.strict_yaml import read_yaml
 from fastinpaint.training.checkpoints import (
     checkpoints,
@@ -25,6 +25,8 @@ from fastinpaint.training.logs import read_log
 
 VERSION = 1
 """Of what lies in a run's folder; one that says nothing is of version 1."""
+
+OLD_PART = ".partial"  # how unfinished files ended in earlier releases
 
 
 class RunFolder:
@@ -82,7 +84,7 @@ class RunFolder:
         self.check(config)
         self._held.enter_context(locked(self.path, "the run"))
         clear_partial(self.checkpoints)
-        for leftover in [*self.path.glob(".*.partial"), *self.path.glob("*.part")]:
+        for leftover in [path for path in self.path.iterdir() if path.name.endswith((PART, OLD_PART))]:
             remove(leftover)
         self.checkpoints.mkdir(exist_ok=True)
         self._store(config)

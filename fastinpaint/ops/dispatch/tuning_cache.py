@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from fastinpaint.errors import UserError
-from fastinpaint.files import parse_json, read_text
+from fastinpaint.files import parse_json, read_text, replace_text
 
 logger = logging.getLogger(__name__)
 NEEDED_BYTES = 16_384  # what the measurements of one model take
@@ -80,17 +80,11 @@ def write(path: Path, known: dict[str, Any]) -> None:
 
     A folder that cannot be written to is no reason to stop: it is said once, and the process remembers for itself.
     """
-    beside = ""
     if path in _refused:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
-            beside = file.name
-            json.dump({**read(path), **known}, file, indent=0, sort_keys=True)
-        os.replace(beside, path)
+        replace_text(path, json.dumps({**read(path), **known}, indent=0, sort_keys=True))
     except OSError as error:
         _refused.add(path)
         logger.warning("%s: measurements are not remembered: %s", path, error.strerror)
-        with contextlib.suppress(OSError):
-            os.unlink(beside)
