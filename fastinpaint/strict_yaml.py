@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def _check(path: Path, text: str) -> None:
     """Walk over the parser's events, which take no memory, before anything is built."""
     depth = 0
-    for event in yaml.parse(text, yaml.SafeLoader):
+    events: Iterator[Any] = yaml.parse(text, yaml.SafeLoader)
+    for event in events:
         where = f"{path}: line {event.start_mark.line + 1}"
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise UserError(f"{where}: anchors (&) and aliases (*) are not taken in files of options.")

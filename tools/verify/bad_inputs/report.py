@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tools.inspect.static_model import replace_block
+from tools.inspect.page import replace_table
 
 ROOT = Path(__file__).parents[3]
 PAGE, BEFORE = ROOT / "docs/reliability.md", Path(__file__).with_name("before.json")
@@ -58,7 +58,7 @@ def main(results: Path) -> None:
     seconds, mebibytes = max(row["seconds"] for row in rows), max(row["peak_mib"] for row in rows)
     extremes = f"The slowest of the calls now took {seconds:.1f} s, the largest process {mebibytes} MiB."
     text = f"{table(json.loads(BEFORE.read_text()), counted(rows))}\n\n{extremes}"
-    PAGE.write_text(replace_block(PAGE.read_text(), BEGIN, END, text))
+    replace_table(PAGE, BEGIN, END, text)
 
 
 if __name__ == "__main__":
