@@ -13,7 +13,7 @@ from fastinpaint.errors import UserError, shown
 
 PART = ".part"
 MOST_BYTES = 64 * 2**20
-"""A text file larger than this is none of ours: logs of a million steps have 200 bytes a line, but are thinned."""
+"""No text file of ours is larger, but for logs."""
 
 
 @contextmanager

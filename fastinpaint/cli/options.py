@@ -9,7 +9,6 @@ from fastinpaint.errors import shown
 from fastinpaint.ranges import whole
 
 COORDINATE = whole(-(2**31), 2**31)
-LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes that file systems take
 
 
 def path(text: str) -> Path:

@@ -61,11 +61,11 @@ class ModelConfig:
             if type(value) is not type(values[0]) or value not in values:
                 names = ", ".join(map(str, values))
                 raise UserError(f"model config: {name} must be one of {names}, got {shown(value)}.")
-        RANGES["width"].checked("model config: width", self.width)
-        RANGES["deconv_time"].checked("model config: deconv_time", self.deconv_time)
-        for name, kind in (("width", (int, float)), ("deconv_time", int)):
-            if not isinstance(getattr(self, name), kind):
-                raise UserError(f"model config: {name} must be {RANGES[name]}, got {shown(getattr(self, name))}.")
+        for name in ("width", "deconv_time"):
+            value = getattr(self, name)
+            if isinstance(value, str):  # text is converted before, where it comes from
+                raise UserError(f"model config: {name} must be {RANGES[name]}, got {shown(value)}.")
+            RANGES[name].checked(f"model config: {name}", value)
         if self.preset == "chang2019" and self.guidance != "after":
             raise UserError("model config: preset chang2019 concatenates its guidance, so guidance must be 'after'.")
 

@@ -17,6 +17,7 @@ from fastinpaint.errors import UserError, shown
 from fastinpaint.files import parse_json, read_text
 from fastinpaint.training.checkpoints import replace_file, saying_what_failed
 
+MOST_BYTES = 2**30  # five million lines of about 200 bytes
 BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}{postfix}]"
 
 
@@ -81,7 +82,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists() and not path.is_symlink():
         return []
-    lines = read_text(path).splitlines(keepends=True)
+    lines = read_text(path, MOST_BYTES).splitlines(keepends=True)
     return [_record(path, number, line) for number, line in enumerate(lines, 1) if line.endswith("\n")]
 
 
