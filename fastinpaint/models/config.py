@@ -61,9 +61,9 @@ class ModelConfig:
             if type(value) is not type(values[0]) or value not in values:
                 names = ", ".join(map(str, values))
                 raise UserError(f"model config: {name} must be one of {names}, got {shown(value)}.")
-        for name in ("width", "deconv_time"):
+        for name, kinds in (("width", (int, float)), ("deconv_time", (int,))):
             value = getattr(self, name)
-            if isinstance(value, str):  # text is converted before, where it comes from
+            if type(value) not in kinds:  # text is converted before, where it comes from
                 raise UserError(f"model config: {name} must be {RANGES[name]}, got {shown(value)}.")
             RANGES[name].checked(f"model config: {name}", value)
         if self.preset == "chang2019" and self.guidance != "after":
