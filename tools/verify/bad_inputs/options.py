@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 from tools.verify.bad_inputs import values
 from tools.verify.bad_inputs.bases import Bases
-from tools.verify.bad_inputs.calls import REFUSED, Call
+from tools.verify.bad_inputs.calls import REFUSED, SURVIVES, Call
 
 LARGE = ("--size", "4000")
 
@@ -30,7 +30,9 @@ def _of_option(bases: Bases, command: str, action: argparse.Action) -> Iterator[
     flag = action.option_strings[-1]
     for kind, value in _values(command, action):
         given = (flag, value) if action.nargs in ("+", "*") else (f"{flag}={value}",)
-        yield Call(f"option: {kind}", command, bases.argv(command) + given, REFUSED)
+        clipped = "box" in action.dest and kind == "beyond 64 bits"  # a box over the edge may be clipped
+        expects = SURVIVES if clipped else REFUSED
+        yield Call(f"option: {kind}", command, bases.argv(command) + given, expects)
     if action.nargs is None:
         yield Call("option: value missing", command, (*bases.argv(command), flag))
 
@@ -42,10 +44,10 @@ def _values(command: str, action: argparse.Action) -> Iterator[tuple[str, str]]:
         yield from values.of(values.WORDS)
     elif "box" in action.dest:
         yield from values.of(values.BOXES)
-    elif values.is_number(action):
-        yield from values.of_number(action.dest, values.is_whole(action))
+    elif values.is_number(action) or action.dest in values.COUNT_OR_WORD:
+        yield from values.of_number(f"{command} {action.dest}", action.dest, values.is_whole(action))
     elif command == "train" and (kind := _train_kinds().get(action.dest)) in (int, float):
-        yield from values.of_number(action.dest, kind is int)
+        yield from values.of_number(f"{command} {action.dest}", action.dest, kind is int)
     else:
         yield from values.of(values.WORDS)
 

@@ -25,7 +25,9 @@ REALS = {"too large": ("1e30", "1e300"), "beyond 64 bits": ("9" * 40, "9" * 400)
 ZERO_IS_FINE = {
     "seed", "steps", "pretrain_steps", "lr", "weight_decay", "clip", "alpha", "validate_every", "validation_samples",
     "save_every", "workers", "feather", "overlap", "crf", "grow", "label", "mask_channel", "mask_start",
+    "evaluate size",
 }  # fmt: skip
+COUNT_OR_WORD = {"mask_hold"}
 LARGE_IS_FINE = {"seed"}
 
 WORDS = {
@@ -60,13 +62,14 @@ DEVICES = (
 )
 
 
-def of_number(name: str, whole: bool) -> Iterator[tuple[str, str]]:
-    """Kinds and bad values of a number."""
+def of_number(option: str, name: str, whole: bool) -> Iterator[tuple[str, str]]:
+    """Kinds and bad values of a number; ``option`` is the command and the name."""
+    zero_is_fine = bool({option, name} & ZERO_IS_FINE)
     kinds = {**NUMBERS, **(FRACTION if whole else REALS)}
     if not whole:
         kinds["beyond 64 bits"] = REALS["beyond 64 bits"]
     for kind, values in kinds.items():
-        if (kind == "zero" and name in ZERO_IS_FINE) or (kind == "too large" and name in LARGE_IS_FINE):
+        if (kind == "zero" and zero_is_fine) or (kind == "too large" and name in LARGE_IS_FINE):
             continue
         yield from ((kind, value) for value in values)
 
@@ -80,7 +83,7 @@ def of(table: dict[str, tuple[str, ...]]) -> Iterator[tuple[str, str]]:
 def is_whole(action: argparse.Action) -> bool:
     """Whether an option takes a whole number, by its type or by the class of its default."""
     kind = getattr(action.type, "kind", action.type)
-    return kind is int
+    return kind is int or action.dest in COUNT_OR_WORD
 
 
 def is_number(action: argparse.Action) -> bool:
