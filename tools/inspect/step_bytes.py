@@ -19,8 +19,8 @@ from typing import NamedTuple
 import torch
 
 from fastinpaint.ops.conv_block.checks import output_shape
-from tools.inspect.paper_layers import PaperLayer, paper_layers
 from tools.inspect.page import replace_table
+from tools.inspect.paper_layers import PaperLayer, paper_layers
 
 PAGE = Path(__file__).parents[2] / "docs/results/gpu_step_bytes.md"
 BEGIN, END = "<!-- step bytes: begin -->", "<!-- step bytes: end -->"
