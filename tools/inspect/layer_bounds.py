@@ -223,12 +223,14 @@ def triton_rows(arch: str = "sm_90") -> Iterator[Row]:
             )  # fmt: skip
 
 
-def every_row() -> Iterator[Row]:
-    """All rows; compiles what was not compiled before."""
-    with emulated.installed():
-        for arch in rates.CHIPS:
-            yield from cuda_rows(arch)
-        yield from cuda_rows("sm_90", hopper=1)
+def every_row(only: str | None = None) -> Iterator[Row]:
+    """All rows, or those of "cuda" or "triton" only; compiles what was not compiled before."""
+    if only != "triton":
+        with emulated.installed():
+            for arch in rates.CHIPS:
+                yield from cuda_rows(arch)
+            yield from cuda_rows("sm_90", hopper=1)
+    if only != "cuda":
         yield from triton_rows()
 
 
@@ -306,13 +308,18 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--write", action="store_true", help="put the rows into docs/results")
     parser.add_argument("--accept", action="store_true", help="write rows that fell as well")
+    parser.add_argument("--only", choices=("cuda", "triton"), help="read and write the rows of these kernels alone")
     parser.add_argument("--estimate", action="store_true", help="print a step's time from the committed rows")
     arguments = parser.parse_args(argv)
     if arguments.estimate:
         print(estimate(list(committed().values())))
         return 0
-    rows = list(every_row())
-    complaints = fallen(rows, committed())
+    before = committed()
+    others = [row for row in before.values() if arguments.only and not row.path.startswith(arguments.only)]
+    rows = sorted(
+        [*every_row(arguments.only), *others], key=lambda row: (row.path.startswith("triton"), row.path, row.arch)
+    )
+    complaints = fallen(rows, before)
     print("\n".join(complaints) or f"{len(rows)} rows, none fell.")
     if arguments.write and (arguments.accept or not complaints):
         ROWS.parent.mkdir(exist_ok=True)
