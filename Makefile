@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 NATIVE := $(shell find csrc -name "*.cpp" -o -name "*.cu" -o -name "*.cuh" -o -name "*.h")
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types check-cpu check-triton strangers fix docs wheel bench figures swap report gpu-bounds gpu-estimate gpu-check wheel-check clean
+.PHONY: help install demo check test lint types check-cpu check-triton strangers fix docs wheel bench figures swap report gpu-bounds gpu-estimate gpu-check wheel-check clean
 
 help: ## print these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ $(STAMP): pyproject.toml setup.py constraints.txt $(NATIVE)
 
 demo: $(STAMP) ## train, evaluate and inpaint on rendered clips; results in ./demo
 	$(RUN) -m fastinpaint demo --out demo
+
+check: $(STAMP) ## lint, types and the tests of what changed since origin/main (BASE=revision), under two minutes
+	$(RUN) -m tools.verify.check $(if $(BASE),--base $(BASE))
 
 test: lint types check-cpu check-triton ## everything that continuous integration runs
 

@@ -15,10 +15,12 @@ from fastinpaint.nn.raw import Mode, Options, Part, Raw, version
 from fastinpaint.ops.activation import autograd as activation
 from fastinpaint.ops.batch_norm.reference import Norm
 from fastinpaint.ops.conv_block import autograd as conv_block
-from fastinpaint.ops.conv_block import batch_stats, checks
+from fastinpaint.ops.conv_block import batch_stats
 from fastinpaint.ops.conv_block import fused_bn as conv_norm
 from fastinpaint.ops.conv_block import torch_library as operators
+from fastinpaint.ops.conv_block.geometry import macs_per_value
 from fastinpaint.ops.dispatch.fast_path import autocast_dtype
+from fastinpaint.ops.layout import memory_format
 from fastinpaint.ops.saved import Operand, Recipe, Slot
 from fastinpaint.ops.types import Geometry, Source
 
@@ -137,15 +139,14 @@ class PendingConv(Raw):
         """The weight in this convolution's dtype, for a GPU with its channels innermost: one launch for both passes."""
         if self.options.backend != "triton" and self.device.type != "cuda":
             return self.weight.to(self.dtype)
-        form = torch.channels_last if self.weight.dim() == 4 else torch.channels_last_3d
-        return self.weight.to(self.dtype, memory_format=form)
+        return self.weight.to(self.dtype, memory_format=memory_format(self.weight.dim()))
 
     def _to_be_forgotten(self) -> bool:
         """Whether backward computes y again. Only its own node can free it again, so there must be one."""
         limit = CHEAP_MACS if self.options.memory == "low" else THIN_MACS if self.added else 0
         if not limit or torch.compiler.is_compiling() or not self.requires_grad:
             return False
-        return checks.macs_per_value(self.weight, self.geometry) <= limit
+        return macs_per_value(self.weight.shape, self.geometry) <= limit
 
 
 def materialise(parts: Sequence[Part], dtype: torch.dtype | None = None) -> tuple[list[Source], list[Operand]]:

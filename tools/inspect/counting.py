@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 import torch
 
-from fastinpaint.ops.conv_block.checks import output_shape
 from fastinpaint.ops.conv_block.cuda.abi import CConv, describe
+from fastinpaint.ops.conv_block.geometry import live_taps, output_shape
 from fastinpaint.ops.dispatch import native_cuda
+from tools.inspect.page import replace_table
 from tools.inspect.paper_layers import PaperLayer, paper_layers
 from tools.verify import emulated
 
@@ -70,8 +71,7 @@ def live_operations(layer: PaperLayer, out: tuple[int, ...]) -> int:
     for axis, size in enumerate(layer.size):
         stride, padding, dilation = geometry.stride[axis], geometry.padding[axis], geometry.dilation[axis]
         near, far = (size, out[2 + axis]) if geometry.transposed else (out[2 + axis], size)
-        reads = (i * stride - padding + k * dilation for i in range(near) for k in range(layer.kernel[axis]))
-        taps *= sum(0 <= position < far for position in reads)
+        taps *= live_taps(near, far, layer.kernel[axis], stride, padding, dilation)
     return 2 * taps * layer.samples * layer.channels * layer.out_channels
 
 
@@ -79,7 +79,7 @@ def counts(layer: PaperLayer, hopper: int = 0) -> Iterator[Count]:
     """Forward, dgrad (where anyone asks for it) and wgrad; `hopper` as `native_cuda.hopper` gives it."""
     sources, weight, _ = layer.inputs(torch.bfloat16, "meta")
     first = sources[0].x
-    out = output_shape((first.shape[0], layer.channels, *first.shape[2:]), weight, layer.geometry)
+    out = output_shape(first.shape, weight.shape, layer.geometry)
     conv = describe(sources, weight, layer.geometry, out)
     conv.hopper = hopper
     y = torch.empty(out, dtype=torch.bfloat16, device="meta")
@@ -144,8 +144,7 @@ def show(description: str | None, make: Callable[[], str], begin: str, end: str)
         text = make()
     print(text)
     if arguments.write:
-        before, rest = PAGE.read_text().split(begin)
-        PAGE.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
+        replace_table(PAGE, begin, end, text)
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def memory_file(device: torch.device) -> Path:
     """One file for each device, versions and built kernels; on the CPU also for each number of threads."""
     if device.type == "cuda":
         return _memory_file(_graphics(device), 0)
-    return _memory_file(_processor(), torch.get_num_threads())
+    return _memory_file(processor_name(), torch.get_num_threads())
 
 
 @functools.cache
@@ -150,7 +150,7 @@ def _graphics(device: torch.device) -> str:
 
 
 @functools.cache
-def _processor() -> str:
+def processor_name() -> str:
     """The processor's name where Linux tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from fastinpaint.errors import UserError
+from fastinpaint.ops import layout
 from fastinpaint.ops.dispatch import native as _native
+from fastinpaint.ops.layout import dense
 from fastinpaint.ops.types import Source, address
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -51,7 +53,7 @@ def _built() -> ctypes.CDLL:
     return declare(loaded)
 
 
-SIZES = ("fi_channel_workspace", "fi_conv_workspace", "fi_conv_wgrad_workspace", "fi_masked_l1_workspace")
+SIZES = ("fi_channel_workspace", "fi_conv_workspace", "fi_conv_wgrad_workspace")
 
 
 def declare(library: ctypes.CDLL) -> ctypes.CDLL:
@@ -185,24 +187,9 @@ def call(op: str, function: str, like: Tensor, *arguments: object) -> None:
         raise RuntimeError(f"{op}: {function} was refused: {error_words(library(), status)}.")
 
 
-def memory_format(x: Tensor) -> torch.memory_format:
-    """Channels-last for maps of x's number of axes."""
-    return torch.channels_last_3d if x.dim() == 5 else torch.channels_last
-
-
-def dense(x: Tensor) -> Tensor:
-    """x with its channels innermost and no gaps; a copy only where it is not so already."""
-    return x.contiguous(memory_format=memory_format(x))
-
-
 def empty(like: Tensor, channels: int) -> Tensor:
     """An uninitialised channels-last map of like's batch, space, dtype and device."""
-    return torch.empty(
-        (like.shape[0], channels, *like.shape[2:]),
-        dtype=like.dtype,
-        device=like.device,
-        memory_format=memory_format(like),
-    )
+    return layout.empty((like.shape[0], channels, *like.shape[2:]), like)
 
 
 def vector(like: Tensor, channels: int) -> Tensor:

@@ -23,7 +23,7 @@ from fastinpaint.ops.dispatch import native as _native
 from fastinpaint.ops.dispatch import tuning_cache as remembered
 
 BACKENDS = ("reference", "cpu", "cuda", "triton", "library")
-OPS = ("activation", "batch_norm", "conv_block", "masked_l1")
+OPS = ("activation", "batch_norm", "conv_block")
 VARIABLE = "FASTINPAINT_BACKEND"
 
 # In order of preference, with the reason.

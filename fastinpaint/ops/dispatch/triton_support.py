@@ -66,20 +66,6 @@ def failures() -> tuple[type[Exception], ...]:
     return (RuntimeError, TritonError)
 
 
-def memory_format(dims: int) -> torch.memory_format:
-    return torch.channels_last if dims == 4 else torch.channels_last_3d
-
-
-def channels_last(x: Tensor) -> Tensor:
-    """x with its channels innermost and dense: itself, or a copy where it is not so already."""
-    return x.contiguous(memory_format=memory_format(x.dim()))
-
-
-def empty_channels_last(shape: Sequence[int], like: Tensor) -> Tensor:
-    """An empty map of that shape, channels innermost."""
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format(len(shape)))
-
-
 def float_empty(like: Tensor, *shape: int) -> Tensor:
     """An empty float32 tensor beside another."""
     return torch.empty(shape, dtype=torch.float32, device=like.device)

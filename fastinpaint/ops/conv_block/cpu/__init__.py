@@ -14,6 +14,7 @@ from fastinpaint.ops.activation import cpu as activation
 from fastinpaint.ops.conv_block import reference
 from fastinpaint.ops.conv_block import zero_padding as zeros
 from fastinpaint.ops.conv_block.cpu import select as cpu_choice
+from fastinpaint.ops.conv_block.geometry import live_places
 from fastinpaint.ops.dispatch import native_cpu as native
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
@@ -184,10 +185,9 @@ def has_dead_tap(g: Tensor, a: Tensor, weight: Tensor, geometry: Geometry) -> bo
     wide, narrow = (g, a) if geometry.transposed else (a, g)
     for i, taps in enumerate(weight.shape[2:]):
         stride, padding, dilation = (v[i] for v in geometry[:3])
-        places = [o * stride - padding for o in range(narrow.shape[2 + i])]
-        for k in range(taps):
-            if not any(0 <= place + k * dilation < wide.shape[2 + i] for place in places):
-                return True
+        small, large = narrow.shape[2 + i], wide.shape[2 + i]
+        if not all(live_places(small, large, k * dilation - padding, stride) for k in range(taps)):
+            return True
     return False
 
 

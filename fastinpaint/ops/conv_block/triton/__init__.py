@@ -12,9 +12,11 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from fastinpaint.ops import layout
 from fastinpaint.ops.activation import triton as activation
 from fastinpaint.ops.batch_norm import triton as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Normed
+from fastinpaint.ops.conv_block.geometry import output_shape
 from fastinpaint.ops.conv_block.triton import autotune as tune
 from fastinpaint.ops.conv_block.triton import tiles as launch
 from fastinpaint.ops.conv_block.triton.backward import Gradient, NormWeight, bwd_two
@@ -26,7 +28,7 @@ from fastinpaint.ops.conv_block.triton.host import (
     prologue,
     weight_strides,
 )
-from fastinpaint.ops.conv_block.triton.taps import output_shape, problem
+from fastinpaint.ops.conv_block.triton.taps import problem
 from fastinpaint.ops.dispatch import triton_support as support
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
@@ -69,7 +71,7 @@ def fwd(
     """y ``[N, C_out, *space]``, dense channels-last; batch mean and biased variance ``[C_out]`` where asked for."""
     dense = _at_most_two(sources)
     first = dense[0].x
-    y = support.empty_channels_last(output_shape(tuple(first.shape), tuple(weight.shape), geometry), first)
+    y = layout.empty(output_shape(first.shape, weight.shape, geometry), first)
     if not y.numel():
         return y, *(activation.batch_stats(y) if stats else (None, None))
     with support.on_device_of(first):
@@ -88,7 +90,7 @@ def fwd_norm(
     """y as `fwd`'s, of maps that are not empty, and what the batch norm that follows makes of its statistics."""
     dense = _at_most_two(sources)
     first = dense[0].x
-    y = support.empty_channels_last(output_shape(tuple(first.shape), tuple(weight.shape), geometry), first)
+    y = layout.empty(output_shape(first.shape, weight.shape, geometry), first)
     with support.on_device_of(first):
         parts = _launch(dense, weight, bias, geometry, y, True)
         assert parts is not None
@@ -167,9 +169,9 @@ def bwd(
     needs_bias: bool,
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None]:
     """The gradients of every source, of the weight and of the bias; y and mean are what `fwd` returned."""
-    grad = Gradient(support.channels_last(dy))
+    grad = Gradient(layout.dense(dy))
     if y is not None and mean is not None and dmean is not None and dvar is not None:
-        grad = Gradient(grad.dy, support.channels_last(y), mean, dmean, dvar)
+        grad = Gradient(grad.dy, layout.dense(y), mean, dmean, dvar)
     return _bwd(grad, None, sources, weight, geometry, needs, needs_weight, needs_bias)[:3]
 
 
@@ -188,7 +190,7 @@ def bwd_norm(
     needs_bias: bool,
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None, Tensor | None]:
     """As `bwd`, given the gradient of the scale in place of dvar; also the gradient of norm_weight, None if that is."""
-    grad = Gradient(support.channels_last(dy), support.channels_last(y), normed.mean, dmean, dscale, normed.curve)
+    grad = Gradient(layout.dense(dy), layout.dense(y), normed.mean, dmean, dscale, normed.curve)
     norm = None if norm_weight is None else NormWeight(dscale, normed.rstd, norm_weight)
     return _bwd(grad, norm, sources, weight, geometry, needs, needs_weight, needs_bias)
 

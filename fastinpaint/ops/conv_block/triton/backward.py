@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastinpaint.ops import layout
 from fastinpaint.ops.activation import triton as activation
 from fastinpaint.ops.activation.triton_launch import FINISH_BLOCK, NUM_WARPS, RowTiles, row_tiles
 from fastinpaint.ops.conv_block.triton import autotune as tune
@@ -117,8 +118,8 @@ def _dgrad(
     )
     grads = [
         SourceGrad(
-            support.empty_channels_last(s.x.shape, s.x),
-            addend=None if s.addend is None else support.empty_channels_last(s.x.shape, s.x),
+            layout.empty(s.x.shape, s.x),
+            addend=None if s.addend is None else layout.empty(s.x.shape, s.x),
         )
         for s in sources
     ]

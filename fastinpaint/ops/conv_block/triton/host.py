@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fastinpaint.ops import layout
 from fastinpaint.ops.conv_block.triton import tiles as launch
 from fastinpaint.ops.conv_block.triton.taps import Gather, phase_table
 from fastinpaint.ops.dispatch import triton_support as support
@@ -15,8 +16,8 @@ from fastinpaint.ops.types import Source
 
 def densely(source: Source) -> Source:
     """The source with its maps dense channels-last."""
-    addend = None if source.addend is None else support.channels_last(source.addend)
-    return source._replace(x=support.channels_last(source.x), addend=addend)
+    addend = None if source.addend is None else layout.dense(source.addend)
+    return source._replace(x=layout.dense(source.x), addend=addend)
 
 
 def weight_strides(weight: Tensor, transposed: bool) -> tuple[Tensor, int, int, int]:
@@ -25,7 +26,7 @@ def weight_strides(weight: Tensor, transposed: bool) -> tuple[Tensor, int, int, 
     Both passes read the same copy: a row of it is contiguous in the input's channels (a convolution's) or in the
     output's (a transposed one's).
     """
-    packed = support.channels_last(weight)
+    packed = layout.dense(weight)
     inner, taps = weight.shape[1], weight[0, 0].numel()
     outer = taps * inner
     return (packed, inner, outer, 1) if transposed else (packed, inner, 1, outer)
