@@ -27,7 +27,8 @@ from unittest import mock
 
 from fastinpaint.errors import UserError
 from fastinpaint.ops.dispatch import native_cuda
-from tools.inspect import counting, counting_rest, rates, sass, sass_text
+from tools.inspect import counting, counting_rest, rates, sass_text
+from tools.inspect.page import replace_table
 from tools.inspect.paper_layers import PaperLayer, paper_layers
 from tools.inspect.sass_bound import (
     NOTHING,
@@ -41,6 +42,7 @@ from tools.inspect.sass_bound import (
     main_loop,
     occupancy,
 )
+from tools.nvcc import find_nvcc
 from tools.verify import emulated
 
 ROOT = Path(__file__).parents[2]
@@ -92,7 +94,7 @@ def wide_layers() -> list[PaperLayer]:
 @functools.cache
 def cuda_cubin(source: str, arch: str) -> bytes:
     """A source of csrc/conv_block/cuda as nvcc compiles it for the package, kept by the text of what it includes."""
-    compiler = sass.nvcc()
+    compiler = find_nvcc()
     if compiler is None:
         raise UserError("there is no nvcc; the bounds of the CUDA kernels are read from what it makes.")
     name = "sm_90a" if arch == "sm_90" else arch
@@ -324,8 +326,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.write and (arguments.accept or not complaints):
         ROWS.parent.mkdir(exist_ok=True)
         ROWS.write_text("[\n" + ",\n".join(json.dumps(row._asdict()) for row in rows) + "\n]\n")
-        before, after = PAGE.read_text().split(BEGIN)[0], PAGE.read_text().split(END)[1]
-        PAGE.write_text(f"{before}{BEGIN}\n\n{markdown(rows)}\n\n{END}{after}")
+        replace_table(PAGE, BEGIN, END, markdown(rows))
     return 1 if complaints and not arguments.accept else 0
 
 
