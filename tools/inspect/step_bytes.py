@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import torch
 
-from fastinpaint.ops.conv_block.checks import output_shape
+from fastinpaint.ops.conv_block.geometry import output_shape
 from tools.inspect.page import replace_table
 from tools.inspect.paper_layers import PaperLayer, paper_layers
 
@@ -94,7 +94,7 @@ def moved(layer: PaperLayer, backend: str) -> tuple[int, int]:
     """Bytes of the layer's elementwise passes, and of its convolutions."""
     sources, weight, _ = layer.inputs(torch.bfloat16, "meta")
     first, pattern = sources[0].x, pattern_of(layer)
-    shape = output_shape((first.shape[0], layer.channels, *first.shape[2:]), weight, layer.geometry)
+    shape = output_shape((first.shape[0], layer.channels, *first.shape[2:]), weight.shape, layer.geometry)
     read = HALF * sum(s.x.numel() for s in sources)
     written = HALF * first.shape[0] * shape[1] * first[0, 0].numel() * _volume(shape, first.shape)
     parts = elementwise(backend, pattern), convolutions(backend, pattern)
