@@ -1,0 +1,118 @@
+"""Filling a video by what its other frames show, in windows of constant memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+
+from fastinpaint.data.scenes import STILL, SAME_SCENE, similarity, thumbnail
+from fastinpaint.propagation.blend import blend
+from fastinpaint.propagation.carry import Mosaic
+from fastinpaint.propagation.rounds import Clip
+
+PIXELS = 32_000_000
+"""Pixels that a window holds at most, about 500 MB with all that is made of them."""
+SHORTEST, LONGEST = 12, 120
+"""Frames of a window."""
+
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+class Filled(NamedTuple):
+    """A filled frame, or a filled video.
+
+    Attributes:
+        video: uint8 ``[H, W, 3]`` or ``[T, H, W, 3]``, equal to the source where it is known.
+        confidence: float32 ``[H, W]`` or ``[T, H, W]``: 1 known, lower the less is known of the pixel, 0 never seen.
+    """
+
+    video: np.ndarray
+    confidence: np.ndarray
+
+
+def propagate(video: np.ndarray, mask: np.ndarray) -> Filled:
+    """Fill the holes of a video with what other frames show, else from their surroundings.
+
+    Args:
+        video: uint8 ``[T, H, W, 3]``; what it holds inside holes has no influence.
+        mask: bool ``[T, H, W]``, true = hole.
+
+    Raises:
+        TypeError, ValueError: dtypes or shapes other than these.
+    """
+    if video.dtype != np.uint8 or mask.dtype != np.bool_:
+        raise TypeError(f"propagate: video must be uint8 and mask bool, got {video.dtype} and {mask.dtype}.")
+    if video.ndim != 4 or video.shape[3] != 3 or mask.shape != video.shape[:3]:
+        raise ValueError(f"propagate: video must be [T, H, W, 3] and mask [T, H, W], got {video.shape}, {mask.shape}.")
+    frames, confidences = np.empty_like(video), np.empty(mask.shape, np.float32)
+    for t, done in enumerate(propagate_stream(zip(video, mask, strict=True))):
+        frames[t], confidences[t] = done
+    return Filled(frames, confidences)
+
+
+def propagate_stream(pairs: Iterable[Pair], frames: int | None = None) -> Iterator[Filled]:
+    """`propagate` for a video of any length: takes (frame, mask) pairs and yields filled frames, in order.
+
+    A frame sees at least a quarter of a window before it and after it.
+
+    Args:
+        frames: of a window; None chooses by the size of the frames.
+    """
+    source = iter(pairs)
+    first = list(islice(source, 1))
+    if not first:
+        return
+    height, width = first[0][1].shape
+    length = frames or min(LONGEST, max(SHORTEST, PIXELS // (height * width)))
+    context = length // 4
+    window = first + list(islice(source, length - 1))
+    done = 0
+    while True:
+        fresh = list(islice(source, length - 2 * context))
+        end = len(window) if not fresh else len(window) - context
+        yield from _fill_window(window, done, end)
+        if not fresh:
+            return
+        window = window[max(0, end - context) :]
+        done = min(end, context)
+        window += fresh
+
+
+def _fill_window(window: list[Pair], start: int, end: int) -> Iterator[Filled]:
+    """Fill frames start..end of a window; the others are looked at only."""
+    hole = np.stack([mask for _, mask in window])
+    if not hole[start:end].any():
+        yield from (Filled(frame, np.ones(frame.shape[:2], np.float32)) for frame, _ in window[start:end])
+        return
+    video = np.stack([frame for frame, _ in window])
+    video[hole] = 0
+    clip = Clip(video, hole, _scene_starts(video, ~hole))
+    sources, filled = clip.sources()
+    mosaic = Mosaic(filled)
+    confidence = (~hole[start:end]).astype(np.float32)
+    for t in range(start, end):
+        if hole[t].any():
+            mixed = blend(clip.candidates(t, sources, mosaic))
+            filled[t][clip.places[t]] = np.rint(mixed.value).clip(0, 255).astype(np.uint8)
+            confidence[t - start][clip.places[t]] = mixed.confidence
+    for t in range(start, end):
+        yield Filled(filled[t], confidence[t - start])
+
+
+def _scene_starts(video: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """bool ``[T]``: frames whose known part shows another scene than that of the frame before."""
+    starts = np.zeros(len(video), bool)
+    starts[0] = True
+    thumbs = [thumbnail(frame) for frame in video]
+    for t in range(1, len(video)):
+        both = thumbnail(np.repeat((known[t] & known[t - 1])[..., None] * np.uint8(255), 3, 2)) > 250
+        share = float(both.mean())
+        if share < 0.1:
+            continue
+        before, after = (np.where(both, thumbs[i], 128).astype(np.float32) for i in (t - 1, t))
+        if np.abs(before - after).mean() / share >= STILL:
+            starts[t] = (similarity(before, after) - (1 - share)) / share <= SAME_SCENE
+    return starts
