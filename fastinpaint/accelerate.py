@@ -16,12 +16,12 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.padding import _ConstantPadNd
 from torch.nn.utils.parametrize import is_parametrized
 
-from fastinpaint import backends
 from fastinpaint.nn import layers, region
 from fastinpaint.nn.deferred import plain
 from fastinpaint.nn.padded import zeros_of
 from fastinpaint.nn.raw import Options
-from fastinpaint.ops.conv_block.zeros import absorbed
+from fastinpaint.ops.conv_block.zero_padding import absorbed
+from fastinpaint.ops.dispatch import registry as backends
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -80,7 +80,7 @@ def accelerate(model: Model, backend: str = "auto", memory: str = "default") -> 
 
     Args:
         model: any ``nn.Module``; changed and returned. An accelerated model may be given again with other options.
-        backend: a name of `fastinpaint.backends.BACKENDS` or "auto".
+        backend: a name of `fastinpaint.ops.dispatch.registry.BACKENDS` or "auto".
         memory: "default": backward keeps every raw map and recomputes batch norm, ReLU, additions and concatenations.
             "low": it also computes again what is cheap: maps whose values cost few multiply-adds.
 

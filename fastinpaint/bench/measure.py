@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from fastinpaint.bench.machine import synchronise
-from fastinpaint.ops import map_memory
+from fastinpaint.ops import buffer_pool as map_memory
 
 REPEATS_WITHIN = 0.05  # medians that are farther apart than this make a row noisy
 FLUSHED = 1 << 28  # bytes, more than any GPU's L2 holds

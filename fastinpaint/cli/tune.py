@@ -9,9 +9,9 @@ import torch
 from tqdm import tqdm
 
 import fastinpaint
-from fastinpaint import measured
 from fastinpaint.errors import UserError
 from fastinpaint.models import ModelConfig, VideoCompletionNet
+from fastinpaint.ops.dispatch import autotune as measured
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 USUAL = {"cuda": "bf16", "cpu": "fp32"}

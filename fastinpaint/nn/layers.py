@@ -28,8 +28,8 @@ from fastinpaint.ops.activation.checks import DTYPES
 from fastinpaint.ops.batch_norm import autograd as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Running
 from fastinpaint.ops.conv_block import checks
-from fastinpaint.ops.conv_block.zeros import absorbed
-from fastinpaint.ops.dispatch import autocasts
+from fastinpaint.ops.conv_block.zero_padding import absorbed
+from fastinpaint.ops.dispatch.fast_path import autocasts
 from fastinpaint.ops.types import Geometry
 
 Map = Tensor | Deferred

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from fastinpaint.nn.deferred import HANDLERS, OPTIONS, Deferred, joined_shape
 from fastinpaint.nn.raw import Options, Part, Raw, activate
-from fastinpaint.ops.conv_block.zeros import Zeros
+from fastinpaint.ops.conv_block.zero_padding import Zeros
 
 
 class Padded(Deferred):

@@ -14,9 +14,10 @@ from torch import Tensor
 from fastinpaint.ops.activation import autograd as activation
 from fastinpaint.ops.batch_norm.reference import Norm
 from fastinpaint.ops.conv_block import autograd as conv_block
-from fastinpaint.ops.conv_block import batch_stats, checks, operators
-from fastinpaint.ops.conv_block import norm as conv_norm
-from fastinpaint.ops.dispatch import autocast_dtype
+from fastinpaint.ops.conv_block import batch_stats, checks
+from fastinpaint.ops.conv_block import fused_bn as conv_norm
+from fastinpaint.ops.conv_block import torch_library as operators
+from fastinpaint.ops.dispatch.fast_path import autocast_dtype
 from fastinpaint.ops.saved import Operand, Recipe, Slot
 from fastinpaint.ops.types import Geometry, Source
 
@@ -59,7 +60,7 @@ class Options(NamedTuple):
     """How the convolutions of an accelerated model run.
 
     Attributes:
-        backend: a name of `fastinpaint.backends.BACKENDS` or "auto".
+        backend: a name of `fastinpaint.ops.dispatch.registry.BACKENDS` or "auto".
         memory: "default" keeps every raw map but thin addends; "low" computes cheap ones again in backward.
         plain_compiled: whether each layer gives a plain tensor under torch's compiler.
         contiguous: whether plain tensors are contiguous, not channels-last, for code that merges axes by ``view``.

@@ -90,7 +90,7 @@ def gradients(net: nn.Module) -> Tensor:
 
 
 def test_evaluation_folds_batch_norm_into_the_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastinpaint.ops.conv_block import operators
+    from fastinpaint.ops.conv_block import torch_library as operators
 
     seen: list[bool] = []
     right = operators.fwd

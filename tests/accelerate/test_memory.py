@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import fastinpaint
 from fastinpaint.models import ModelConfig, VideoCompletionNet
 from fastinpaint.nn.raw import PendingConv
-from fastinpaint.ops import map_memory
+from fastinpaint.ops import buffer_pool as map_memory
 from tests.ops.common import count_convolutions
 
 

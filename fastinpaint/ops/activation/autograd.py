@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.library import Library, register_fake
 
-from fastinpaint import backends
 from fastinpaint.ops import saved
 from fastinpaint.ops.activation import reference
-from fastinpaint.ops.dispatch import (
+from fastinpaint.ops.dispatch import registry as backends
+from fastinpaint.ops.dispatch.fast_path import (
     TAGS,
     apart,
     dense,

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from fastinpaint.ops import saved
-from fastinpaint.ops.conv_block import operators, reference
-from fastinpaint.ops.conv_block.operators import Call
-from fastinpaint.ops.dispatch import each_once
+from fastinpaint.ops.conv_block import reference
+from fastinpaint.ops.conv_block import torch_library as operators
+from fastinpaint.ops.conv_block.torch_library import Call
+from fastinpaint.ops.dispatch.fast_path import each_once
 from fastinpaint.ops.saved import Operand, Recipe
 from fastinpaint.ops.types import Source, flatten, unflatten
 
