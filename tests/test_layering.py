@@ -23,6 +23,7 @@ LAYERS = (
     ("nn",),
     ("accelerate",),
     ("models", "data"),
+    ("propagation",),
     ("training", "inference", "metrics"),
     ("testing",),
     ("demo", "bench"),
@@ -32,7 +33,7 @@ LAYERS = (
     ("tests",),
 )
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
-PLAIN = {"models": {"errors"}, "data": {"errors"}}  # rooms that hold no kernel, and all that they may import
+PLAIN = {"models": {"errors"}, "data": {"errors"}, "propagation": {"errors", "data"}}  # rooms that hold no kernel, and all that they may import
 
 
 def room_of(name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""fastinpaint inpaint VIDEO --mask MASK -o OUT --weights W"""
+"""fastinpaint inpaint VIDEO --mask MASK -o OUT [--weights W]"""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", required=True, metavar="OUT", help=".mp4, .mov, .mkv or, for PNG frames, a folder"
     )
-    parser.add_argument("-w", "--weights", required=True, metavar="W", help="a .safetensors file that training left")
+    parser.add_argument(
+        "-w",
+        "--weights",
+        metavar="W",
+        help="a .safetensors file that training left (default: none; other frames and the surroundings fill the hole)",
+    )
     hole = parser.add_argument_group("where the hole is")
     hole.add_argument(
         "-m", "--mask", help="one image, a folder of images or a video; white (any channel >= 128) = hole"
@@ -35,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     hole.add_argument("--mask-invert", action="store_true", help="black = hole")
     hole.add_argument("--mask-resize", action="store_true", help="scale masks to the video's size")
     hole.add_argument("--feather", type=int, default=0, metavar="PX", help="fade over this many pixels inside the mask")
-    look = parser.add_argument_group("what the network sees")
+    look = parser.add_argument_group("what the network sees, if there is one")
     look.add_argument("--size", type=int, help="pixels it sees a hole and its surroundings at (default: as trained)")
     look.add_argument("--full-frame", action="store_true", help="show it whole frames, unscaled, instead of windows")
     look.add_argument("--frames", type=int, help="frames at once (default: as trained)")
@@ -57,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    trained = weights_info(args.weights).extra
+    trained = weights_info(args.weights).extra if args.weights else {}
     settings = Settings(
         frames=args.frames if args.frames is not None else trained.get("frames", Settings.frames),
         overlap=args.overlap,
@@ -67,7 +72,9 @@ def run(args: argparse.Namespace) -> None:
         device=args.device,
         dtype=args.dtype,
     )
-    model = accelerate_model(load_weights(args.weights).to(settings.torch_device()), args.backend)
+    model = None
+    if args.weights:
+        model = accelerate_model(load_weights(args.weights).to(settings.torch_device()), args.backend)
     start = time.perf_counter()
     try:
         done = inpaint(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 
-from fastinpaint.data.scenes import STILL, SAME_SCENE, similarity, thumbnail
+from fastinpaint.data.scenes import SAME_SCENE, STILL, similarity, thumbnail
 from fastinpaint.propagation.blend import blend
 from fastinpaint.propagation.carry import Mosaic
 from fastinpaint.propagation.rounds import Clip
+from fastinpaint.propagation.steady import steady
 
 PIXELS = 32_000_000
 """Pixels that a window holds at most, about 500 MB with all that is made of them."""
@@ -62,44 +64,53 @@ def propagate_stream(pairs: Iterable[Pair], frames: int | None = None) -> Iterat
         frames: of a window; None chooses by the size of the frames.
     """
     source = iter(pairs)
-    first = list(islice(source, 1))
-    if not first:
+    window = list(islice(source, 1))
+    if not window:
         return
-    height, width = first[0][1].shape
+    height, width = window[0][1].shape
     length = frames or min(LONGEST, max(SHORTEST, PIXELS // (height * width)))
     context = length // 4
-    window = first + list(islice(source, length - 1))
-    done = 0
-    while True:
+    window += islice(source, length - 1)
+    before: list[Filled] = []
+    while window:
         fresh = list(islice(source, length - 2 * context))
-        end = len(window) if not fresh else len(window) - context
-        yield from _fill_window(window, done, end)
+        end = len(window) - context if fresh else len(window)
+        done = _fill_window(window, before, end)
+        yield from done
         if not fresh:
             return
-        window = window[max(0, end - context) :]
-        done = min(end, context)
-        window += fresh
+        before = [*before, *done][-context:] if context else []
+        window = window[end - len(before) :] + fresh
 
 
-def _fill_window(window: list[Pair], start: int, end: int) -> Iterator[Filled]:
-    """Fill frames start..end of a window; the others are looked at only."""
+def _fill_window(window: list[Pair], before: list[Filled], end: int) -> list[Filled]:
+    """Fill the frames of a window up to `end`; the first ones are filled already, those from `end` on only looked at."""
+    start = len(before)
     hole = np.stack([mask for _, mask in window])
     if not hole[start:end].any():
-        yield from (Filled(frame, np.ones(frame.shape[:2], np.float32)) for frame, _ in window[start:end])
-        return
+        return [Filled(frame, np.ones(frame.shape[:2], np.float32)) for frame, _ in window[start:end]]
     video = np.stack([frame for frame, _ in window])
     video[hole] = 0
     clip = Clip(video, hole, _scene_starts(video, ~hole))
-    sources, filled = clip.sources()
+    sources, motion, filled = clip.sources()
     mosaic = Mosaic(filled)
-    confidence = (~hole[start:end]).astype(np.float32)
-    for t in range(start, end):
-        if hole[t].any():
-            mixed = blend(clip.candidates(t, sources, mosaic))
+    doubts = [np.ones(len(rows), np.float32) for rows, _ in clip.places]
+    for t in range(start):
+        filled[t], doubts[t] = before[t].video, 1 - before[t].confidence[clip.places[t]]
+    todo = [t for t in range(start, end) if len(clip.places[t][0])]
+    with ThreadPoolExecutor() as pool:
+        for t, mixed in zip(todo, pool.map(lambda t: blend(clip.candidates(t, sources, mosaic)), todo), strict=True):
             filled[t][clip.places[t]] = np.rint(mixed.value).clip(0, 255).astype(np.uint8)
-            confidence[t - start][clip.places[t]] = mixed.confidence
+            doubts[t] = 1 - mixed.confidence
+    upto = slice(end)
+    calm = steady(filled[upto], doubts[upto], motion, clip.places[upto], clip.starts)
+    done = []
     for t in range(start, end):
-        yield Filled(filled[t], confidence[t - start])
+        frame, confidence = filled[t].copy(), np.ones(hole.shape[1:], np.float32)
+        frame[clip.places[t]] = np.rint(calm[t]).clip(0, 255).astype(np.uint8)
+        confidence[clip.places[t]] = 1 - doubts[t]
+        done.append(Filled(frame, confidence))
+    return done
 
 
 def _scene_starts(video: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import cv2
@@ -27,8 +28,8 @@ class Motion(NamedTuple):
     """Where each hole pixel of a frame is found in its neighbours.
 
     Attributes:
-        past: for frame t, ``[N, 2]`` (x, y, in pixels) to frame t-1; None for the first frame of a scene.
-        future: for frame t, the same to frame t+1; None for the last frame of a scene.
+        past: for frame t, ``[N, 2]`` (x, y, in pixels) to frame t-1; None for the first frame.
+        future: for frame t, the same to frame t+1; None for the last frame.
     """
 
     past: list[np.ndarray | None]
@@ -38,7 +39,7 @@ class Motion(NamedTuple):
 def by_flow(video: np.ndarray, known: np.ndarray, places: Sequence[Place], starts: np.ndarray, inside: float) -> Motion:
     """DIS flow (Kroeger et al. 2016) of pre-filled frames; what a hole hides is taken from its surroundings.
 
-    A vector counts by its agreement with the opposite flow. Vectors inside holes, which rest on filled pixels, count
+    Across a cut, and where neither frame has a hole, the flow is zero. A vector counts by its agreement with the opposite flow. Vectors inside holes, which rest on filled pixels, count
     `inside` times as much as others. Where little counts, the flow is a smooth extension of what counts around it.
 
     Args:
@@ -48,24 +49,28 @@ def by_flow(video: np.ndarray, known: np.ndarray, places: Sequence[Place], start
         starts: bool ``[T]``, whether a frame is the first of a scene.
         inside: weight of measured flow inside holes, in [0, 1]; 0 for a rough fill, near 1 for a good one.
     """
-    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    dis.setFinestScale(0 if min(video.shape[1:3]) <= FINE_SIDE else 1)
-    motion = Motion([None] * len(video), [None] * len(video))
-    for t in range(1, len(video)):
+    finest = 0 if min(video.shape[1:3]) <= FINE_SIDE else 1
+
+    def pair(t: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of frame t-1 to t, and back."""
         box = around(~known[t - 1 : t + 1], MARGIN)
         if starts[t] or box is None:
-            motion.past[t], motion.future[t - 1] = (np.zeros((len(places[i][0]), 2), np.float32) for i in (t, t - 1))
-            continue
+            return np.zeros((len(places[t - 1][0]), 2), np.float32), np.zeros((len(places[t][0]), 2), np.float32)
         grey = [cv2.cvtColor(np.ascontiguousarray(video[i][box.slices]), cv2.COLOR_RGB2GRAY) for i in (t - 1, t)]
         trust = [np.where(known[i][box.slices], np.float32(1), np.float32(inside)) for i in (t - 1, t)]
+        dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        dis.setFinestScale(finest)
         ahead, back = dis.calc(grey[0], grey[1], None), dis.calc(grey[1], grey[0], None)
-        for i, field in ((t - 1, _completed(ahead, back, *trust)), (t, _completed(back, ahead, *trust[::-1]))):
-            rows, columns = places[i]
-            chosen = field[rows - box.top, columns - box.left]
-            if i == t:
-                motion.past[t] = chosen
-            else:
-                motion.future[i] = chosen
+        fields = _completed(ahead, back, *trust), _completed(back, ahead, *trust[::-1])
+        first, second = (
+            field[places[i][0] - box.top, places[i][1] - box.left] for i, field in zip((t - 1, t), fields, strict=True)
+        )
+        return first, second
+
+    motion = Motion([None] * len(video), [None] * len(video))
+    with ThreadPoolExecutor() as pool:
+        for t, (ahead, back) in enumerate(pool.map(pair, range(1, len(video))), start=1):
+            motion.future[t - 1], motion.past[t] = ahead, back
     return motion
 
 

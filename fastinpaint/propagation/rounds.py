@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import cv2
 import numpy as np
 
@@ -24,7 +26,8 @@ class Clip:
         self.video, self.hole, self.starts, self.known = video, hole, starts, ~hole
         self.boxes = [around(frame, MARGIN) for frame in hole]
         self.places = [np.nonzero(frame) for frame in hole]
-        self.telea = [self._opencv(t, cv2.INPAINT_TELEA) for t in range(len(video))]
+        with ThreadPoolExecutor() as pool:
+            self.telea = list(pool.map(lambda t: self._opencv(t, cv2.INPAINT_TELEA), range(len(video))))
 
     def _opencv(self, t: int, method: int) -> np.ndarray:
         """``[N, 3]``."""
@@ -39,19 +42,19 @@ class Clip:
         past, future = (None, None) if motion is None else motion
         return [carry(self.hole, self.places, way, step, self.starts) for way, step in ((past, 1), (future, -1))]
 
-    def sources(self) -> tuple[list[list[Source]], np.ndarray]:
-        """Of every temporal candidate for all frames, and the video filled along the flow, which they sample.
+    def sources(self) -> tuple[list[list[Source]], Motion, np.ndarray]:
+        """Of every temporal candidate for all frames; the flow; and the video filled along it, which they sample.
 
         The flow is measured twice: on holes filled from the same place, then on what the first flow brought there.
         """
         still = self.along(None)
         filled = self.nearest(*still, self.video)
-        moving = still
         for inside in INSIDE:
-            moving = self.along(by_flow(filled, self.known, self.places, self.starts, inside))
+            motion = by_flow(filled, self.known, self.places, self.starts, inside)
+            moving = self.along(motion)
             filled = self.nearest(*moving, filled)
         camera = self.along(by_camera(filled, self.known, self.places, self.starts))
-        return [*still, *moving, *camera], filled
+        return [*still, *moving, *camera], motion, filled
 
     def nearest(self, past: list[Source], future: list[Source], video: np.ndarray) -> np.ndarray:
         """Holes filled from the nearest frames of both sides, weighted by 1 / distance; by Telea where none shows."""

@@ -9,9 +9,9 @@ from fastinpaint.propagation.pyramid import extend
 
 RADIUS = 3  # pixels, as in OpenCV's examples
 DIRECTIONS = 8
-REACH = 96
-"""Steps at most along a direction to the hole's edge, in pixels of the plane that directions are searched in."""
-PLANE = 96
+NOTHING = 1e4
+"""Cost of a direction along which the frame ends before the hole does."""
+PLANE = 160
 """Side in pixels that a hole's surroundings are shrunk to at most before directions are searched."""
 TOLERANCE = 8.0
 """Grey levels of difference between a line's two ends at which its weight falls to 1/e."""
@@ -44,20 +44,14 @@ def directional(frame: np.ndarray, hole: np.ndarray) -> np.ndarray:
         large = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
         return np.where(hole[..., None], large, frame)
     known = (~hole).astype(np.float32)
-    sums = cv2.GaussianBlur(np.dstack([frame * known[..., None], known]).astype(np.float32), (0, 0), 1.2)
+    sums = cv2.GaussianBlur(cv2.merge([frame * known[..., None], known]), (0, 0), 1.2)
     colours = sums[..., :3] / np.maximum(sums[..., 3:], 1e-6)
     rows, columns = np.nonzero(hole)
     values, costs = [], []
     for direction in range(DIRECTIONS):
-        angle = np.pi * direction / DIRECTIONS
-        a, length_a = _end(hole, colours, rows, columns, np.cos(angle), np.sin(angle))
-        b, length_b = _end(hole, colours, rows, columns, -np.cos(angle), -np.sin(angle))
-        both = np.isfinite(length_a) & np.isfinite(length_b)
-        nearer = np.minimum(length_a, length_b)
-        share = np.where(both, np.where(both, length_a, 0) / np.maximum(np.where(both, length_a + length_b, 1), 1), np.isinf(length_a))[:, None]
-        values.append((1 - share) * a + share * b)
-        cost = np.where(both, np.abs(a - b).mean(1) + STEEP * nearer, 25 + 2 * STEEP * nearer)
-        costs.append(_smooth(np.minimum(cost, 1e4), hole, rows, columns))
+        value, cost = _along(hole, colours, 180.0 * direction / DIRECTIONS, rows, columns)
+        values.append(value)
+        costs.append(_smooth(cost, hole, rows, columns))
     cost = np.stack(costs)
     weight = np.exp((cost.min(0) - cost) / TOLERANCE)
     filled = frame.copy()
@@ -66,26 +60,41 @@ def directional(frame: np.ndarray, hole: np.ndarray) -> np.ndarray:
     return filled
 
 
-def _end(
-    hole: np.ndarray, colours: np.ndarray, rows: np.ndarray, columns: np.ndarray, step_x: float, step_y: float
+def _along(
+    hole: np.ndarray, colours: np.ndarray, angle: float, rows: np.ndarray, columns: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Colour ``[N, 3]`` and distance ``[N]`` (inf: the frame ends first) of the first known pixel in a direction."""
+    """Colours ``[N, 3]`` of the hole pixels by lines at an angle (degrees), and their costs ``[N]``.
+
+    The frame is turned so that the lines become rows; running extrema then find the known pixel on either side.
+    """
     height, width = hole.shape
-    colour = np.zeros((len(rows), 3), np.float32)
-    length = np.full(len(rows), np.inf, np.float32)
-    alive = np.arange(len(rows))
-    for distance in range(1, REACH * 2):
-        y = np.rint(rows[alive] + distance * step_y).astype(np.int32)
-        x = np.rint(columns[alive] + distance * step_x).astype(np.int32)
-        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-        alive, x, y = alive[inside], x[inside], y[inside]
-        ended = ~hole[y, x]
-        colour[alive[ended]] = colours[y[ended], x[ended]]
-        length[alive[ended]] = distance
-        alive = alive[~ended]
-        if not len(alive):
-            break
-    return colour, length
+    side = int(np.ceil(np.hypot(height, width))) + 2
+    turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)
+    turn[:, 2] += (side - width) / 2, (side - height) / 2
+    state = cv2.warpAffine(
+        np.where(hole, np.uint8(1), np.uint8(2)), turn, (side, side), flags=cv2.INTER_NEAREST, borderValue=0
+    )  # 1 hole, 2 known, 0 outside
+    turned = cv2.warpAffine(colours, turn, (side, side), borderMode=cv2.BORDER_REPLICATE)
+    place = np.broadcast_to(np.arange(side, dtype=np.int32), state.shape)
+    left = np.maximum.accumulate(np.where(state == 2, place, -1), 1)
+    right = np.minimum.accumulate(np.where(state == 2, place, side)[:, ::-1], 1)[:, ::-1]
+    y, x = np.nonzero(state == 1)
+    left, right = left[y, x], right[y, x]
+    a, b = turned[y, left.clip(0)], turned[y, right.clip(0, side - 1)]
+    has_a, has_b = left >= 0, right < side
+    length_a, length_b = (x - left).astype(np.float32), (right - x).astype(np.float32)
+    both = has_a & has_b
+    share = np.where(both, length_a / (length_a + length_b), ~has_a & has_b)[:, None]
+    nearer = np.where(both, np.minimum(length_a, length_b), np.where(has_a, length_a, length_b))
+    cost = np.where(both, np.abs(a - b).mean(1) + STEEP * nearer, 25 + 2 * STEEP * nearer)
+    cost = np.where(has_a | has_b, cost, NOTHING)
+    plane = np.zeros((side, side, 4), np.float32)
+    plane[..., 3] = NOTHING
+    plane[y, x, :3], plane[y, x, 3] = (1 - share) * a + share * b, np.minimum(cost, NOTHING)
+    at = np.stack([columns, rows], 1) @ turn[:, :2].T + turn[:, 2]
+    back = np.rint(at).astype(np.int32)
+    found = plane[back[:, 1].clip(0, side - 1), back[:, 0].clip(0, side - 1)]
+    return found[:, :3], found[:, 3]
 
 
 def _smooth(values: np.ndarray, hole: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
