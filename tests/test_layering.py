@@ -33,7 +33,11 @@ LAYERS = (
     ("tests",),
 )
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
-PLAIN = {"models": {"errors"}, "data": {"errors"}, "propagation": {"errors", "data"}}  # rooms that hold no kernel, and all that they may import
+PLAIN = {  # rooms that hold no kernel, and all that they may import
+    "models": {"errors"},
+    "data": {"errors"},
+    "propagation": {"errors", "data"},
+}
 
 
 def room_of(name: str) -> str | None:

@@ -64,7 +64,8 @@ $table
 for $joint_steps more; 2DCN for $joint_steps. So short a training shows that the parts work together, not how good they
 get.</p>
 <footer>fastinpaint $version, torch $torch, Python $python. Beside this page: <a href="filled.mp4">filled.mp4</a>,
-<a href="completed.mp4">completed.mp4</a> (the network), <a href="compare.mp4">compare.mp4</a>, <a href="input.mp4">input.mp4</a>, <a href="mask.mp4">mask.mp4</a>, <a href="table.txt">table.txt</a>,
+<a href="completed.mp4">completed.mp4</a> (the network), <a href="compare.mp4">compare.mp4</a>,
+<a href="input.mp4">input.mp4</a>, <a href="mask.mp4">mask.mp4</a>, <a href="table.txt">table.txt</a>,
 <a href="evaluation.json">evaluation.json</a>, the weights in <a href="completion/">completion</a> and
 <a href="2dcn/">2dcn</a>, the <a href="clips/">clips</a> and the samples in <a href="data/">data</a>.</footer>
 </html>

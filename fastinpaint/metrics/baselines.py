@@ -38,7 +38,7 @@ def temporal_median(video: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def nearest_in_time(video: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Each hole pixel from the nearest frames before and after that show its place; Telea where none does.
 
-        v = (v_before / d_before + v_after / d_after) / (1 / d_before + 1 / d_after),   d in frames
+    v = (v_before / d_before + v_after / d_after) / (1 / d_before + 1 / d_after),   d in frames
     """
     holes = mask > 0
     total, weight = np.zeros(video.shape, np.float32), np.zeros((*holes.shape, 1), np.float32)

@@ -47,8 +47,8 @@ def warping_error(result: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> fl
 
         mean of |result[t](p) - result[t+1](p + flow_t(p))|
 
-    over hole pixels p of frame t that are seen in frame t+1: where the truth's DIS flow to frame t+1 and back ends within
-    a pixel of p.
+    over hole pixels p of frame t that are seen in frame t+1: where the truth's DIS flow to frame t+1 and back ends
+    within a pixel of p.
 
     Raises:
         ValueError: for shapes that do not fit, less than two frames, or no hole.
@@ -59,7 +59,9 @@ def warping_error(result: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> fl
     holes = _holes("warping_error", mask)
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     grey = [cv2.cvtColor(np.rint(frame).astype(np.uint8), cv2.COLOR_RGB2GRAY) for frame in truth]
-    columns, rows = np.meshgrid(np.arange(truth.shape[2], dtype=np.float32), np.arange(truth.shape[1], dtype=np.float32))
+    columns, rows = np.meshgrid(
+        np.arange(truth.shape[2], dtype=np.float32), np.arange(truth.shape[1], dtype=np.float32)
+    )
     total, count = 0.0, 0
     for t in range(len(truth) - 1):
         flow, back = dis.calc(grey[t], grey[t + 1], None), dis.calc(grey[t + 1], grey[t], None)

@@ -11,7 +11,7 @@ import numpy as np
 from fastinpaint.propagation import spatial
 from fastinpaint.propagation.boxes import Box
 from fastinpaint.propagation.carry import Mosaic, Source
-from fastinpaint.propagation.evidence import Ring, measure
+from fastinpaint.propagation.evidence import Evidence, Ring, measure
 
 SPATIAL = ("telea", "navier-stokes", "directional")
 MOTIONS = ("still", "flow", "camera")
@@ -21,6 +21,8 @@ PAIRS = ((0, 1), (2, 3), (4, 5), (0, 2), (1, 3), (0, 4), (1, 5), (2, 4), (3, 5))
 """Temporal candidates that are compared with each other."""
 NEVER = 5.0
 """log(1 + distance in frames) that stands for never seen."""
+LIKE = 0.45
+"""Share of the ring's error that a mean difference must explain before carried colours are corrected by it."""
 FAR = 255.0
 """Grey levels of difference that stand for a candidate that is absent."""
 
@@ -72,9 +74,9 @@ def collect(
     differences = [(spatials[0], spatials[1]), (spatials[0], spatials[2])]
     for source in sources:
         seen = source.frame >= 0
-        values.append(mosaic.sample(source.frame, source.x, source.y))
-        present.append(seen)
         evidence = measure(part, number, ring, source, mosaic, known)
+        values.append(relit(mosaic.sample(source.frame, source.x, source.y), evidence))
+        present.append(seen)
         features += [
             np.where(seen, np.log1p(np.abs(source.frame - number)), NEVER),
             np.log1p(evidence.error),
@@ -90,6 +92,18 @@ def collect(
     gaps = [np.where(there, gap, FAR) for gap, there in zip(smooth(gaps), exists, strict=True)]
     features += [np.log1p(gap) for gap in gaps]
     return Candidates(np.stack(values), np.stack(present), np.stack(features, 1).astype(np.float32))
+
+
+def relit(value: np.ndarray, evidence: Evidence) -> np.ndarray:
+    """Carried colours made brighter or darker where the ring shows that the light has changed, so that no seam shows.
+
+        value + s offset,   s = clip((|offset| / (error + 1) - LIKE) / LIKE, 0, 1)
+
+    The error on the ring is hardly larger than the mean difference where only the light is another; where the ring's
+    pattern differs, the source is another thing, and stays as it is.
+    """
+    share = ((np.abs(evidence.offset) / (evidence.error + 1) - LIKE) / LIKE).clip(0, 1)
+    return np.rint(value + (share * evidence.offset)[:, None]).clip(0, 255).astype(np.uint8)
 
 
 class _Smoother:

@@ -24,8 +24,9 @@ class Source(NamedTuple):
     y: np.ndarray
 
 
-def carry(hole: np.ndarray, places: Sequence[Place], motion: Sequence[np.ndarray | None] | None, step: int,
-          starts: np.ndarray) -> list[Source]:
+def carry(
+    hole: np.ndarray, places: Sequence[Place], motion: Sequence[np.ndarray | None] | None, step: int, starts: np.ndarray
+) -> list[Source]:
     """Follow hole pixels, frame by frame, to the nearest frame that shows them.
 
     A hole pixel of frame t at p is found in frame t-step at p + motion(p). If that is known, it is the source; if it is
@@ -42,8 +43,10 @@ def carry(hole: np.ndarray, places: Sequence[Place], motion: Sequence[np.ndarray
     count, height, width = hole.shape
     shown = np.full((height, width), -1, np.int32)
     at_x, at_y = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
-    found = [Source(np.full(len(rows), -1, np.int32), columns.astype(np.float32), rows.astype(np.float32))
-             for rows, columns in places]
+    found = [
+        Source(np.full(len(rows), -1, np.int32), columns.astype(np.float32), rows.astype(np.float32))
+        for rows, columns in places
+    ]
     for t in range(count) if step > 0 else range(count - 1, -1, -1):
         rows, columns = places[t]
         before = t - step

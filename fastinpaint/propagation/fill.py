@@ -15,8 +15,8 @@ from fastinpaint.propagation.carry import Mosaic
 from fastinpaint.propagation.rounds import Clip
 from fastinpaint.propagation.steady import steady
 
-PIXELS = 32_000_000
-"""Pixels that a window holds at most, about 500 MB with all that is made of them."""
+PIXELS = 64_000_000
+"""Pixels that a window holds at most."""
 SHORTEST, LONGEST = 12, 120
 """Frames of a window."""
 
@@ -84,7 +84,7 @@ def propagate_stream(pairs: Iterable[Pair], frames: int | None = None) -> Iterat
 
 
 def _fill_window(window: list[Pair], before: list[Filled], end: int) -> list[Filled]:
-    """Fill the frames of a window up to `end`; the first ones are filled already, those from `end` on only looked at."""
+    """Fill the frames of a window up to `end`; the first are filled already, those from `end` only looked at."""
     start = len(before)
     hole = np.stack([mask for _, mask in window])
     if not hole[start:end].any():

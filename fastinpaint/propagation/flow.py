@@ -18,6 +18,8 @@ MARGIN = 32
 """Pixels around the holes that the flow sees."""
 FINE_SIDE = 200
 """Frames whose shorter side is at most this many pixels get flow at full resolution, larger ones at half."""
+SMALLEST = 16
+"""Pixels of the shorter side that DIS needs; smaller frames are held to be still."""
 CAMERA_SIDE = 192
 """The longer side, in pixels, that frames are shrunk to for the camera's motion."""
 
@@ -39,8 +41,9 @@ class Motion(NamedTuple):
 def by_flow(video: np.ndarray, known: np.ndarray, places: Sequence[Place], starts: np.ndarray, inside: float) -> Motion:
     """DIS flow (Kroeger et al. 2016) of pre-filled frames; what a hole hides is taken from its surroundings.
 
-    Across a cut, and where neither frame has a hole, the flow is zero. A vector counts by its agreement with the opposite flow. Vectors inside holes, which rest on filled pixels, count
-    `inside` times as much as others. Where little counts, the flow is a smooth extension of what counts around it.
+    Across a cut, and where neither frame has a hole, the flow is zero. A vector counts by its agreement with the
+    opposite flow. Vectors inside holes, which rest on filled pixels, count `inside` times as much as others. Where
+    little counts, the flow is a smooth extension of what counts around it.
 
     Args:
         video: uint8 ``[T, H, W, 3]``, holes filled.
@@ -54,7 +57,7 @@ def by_flow(video: np.ndarray, known: np.ndarray, places: Sequence[Place], start
     def pair(t: int) -> tuple[np.ndarray, np.ndarray]:
         """Of frame t-1 to t, and back."""
         box = around(~known[t - 1 : t + 1], MARGIN)
-        if starts[t] or box is None:
+        if starts[t] or box is None or min(box.bottom - box.top, box.right - box.left) < SMALLEST:
             return np.zeros((len(places[t - 1][0]), 2), np.float32), np.zeros((len(places[t][0]), 2), np.float32)
         grey = [cv2.cvtColor(np.ascontiguousarray(video[i][box.slices]), cv2.COLOR_RGB2GRAY) for i in (t - 1, t)]
         trust = [np.where(known[i][box.slices], np.float32(1), np.float32(inside)) for i in (t - 1, t)]
@@ -114,7 +117,9 @@ def _affine(flow: np.ndarray, known: np.ndarray) -> np.ndarray:
     start = np.stack([columns, rows], 1).astype(np.float32) * 4
     if len(start) < 12:
         return np.eye(3)
-    matrix, _ = cv2.estimateAffine2D(start, start + flow[rows * 4, columns * 4], ransacReprojThreshold=0.4, maxIters=300)
+    matrix, _ = cv2.estimateAffine2D(
+        start, start + flow[rows * 4, columns * 4], ransacReprojThreshold=0.4, maxIters=300
+    )
     return np.eye(3) if matrix is None or np.linalg.det(matrix[:, :2]) < 0.1 else np.vstack([matrix, [0, 0, 1]])
 
 

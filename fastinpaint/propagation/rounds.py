@@ -77,4 +77,6 @@ class Clip:
         rows, columns = self.places[t]
         lines = spatial.directional(part, hole)[rows - box.top, columns - box.left]
         spatials = np.stack([self.telea[t], self._opencv(t, cv2.INPAINT_NS), lines])
-        return collect(t, part, hole, box, self.places[t], spatials, [found[t] for found in sources], mosaic, self.known)
+        return collect(
+            t, part, hole, box, self.places[t], spatials, [found[t] for found in sources], mosaic, self.known
+        )

@@ -28,7 +28,8 @@ def opencv(frame: np.ndarray, hole: np.ndarray, method: int) -> np.ndarray:
 def directional(frame: np.ndarray, hole: np.ndarray) -> np.ndarray:
     """Lines through each hole pixel whose two ends at the hole's edge look alike are drawn through.
 
-        v = sum_d w_d ((1 - t_d) a_d + t_d b_d) / sum_d w_d,   w_d = exp(-(|a_d - b_d| + STEEP min(l_a, l_b)) / TOLERANCE)
+        v = sum_d w_d ((1 - t_d) a_d + t_d b_d) / sum_d w_d
+        w_d = exp(-(|a_d - b_d| + STEEP min(l_a, l_b)) / TOLERANCE)
 
     a and b are the colours at the ends of direction d, l_a and l_b the distances to them, t = l_a / (l_a + l_b).
 
@@ -107,7 +108,7 @@ def _smooth(values: np.ndarray, hole: np.ndarray, rows: np.ndarray, columns: np.
 def contrast(frame: np.ndarray, hole: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """How much known pixels nearby differ from the mean around them, at two scales: float32 ``[N, 2]``, grey levels.
 
-        c_s = extend(|I - G_s * I|),  s = 2 and 6 pixels; G_s is a Gaussian over known pixels
+    c_s = extend(|I - G_s * I|),  s = 2 and 6 pixels; G_s is a Gaussian over known pixels
     """
     known = (~hole).astype(np.float32)
     grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32)
@@ -115,4 +116,7 @@ def contrast(frame: np.ndarray, hole: np.ndarray, rows: np.ndarray, columns: np.
     for sigma in (2.0, 6.0):
         sums = cv2.GaussianBlur(np.dstack([grey * known, known]), (0, 0), sigma)
         planes.append(np.abs(grey - sums[..., 0] / np.maximum(sums[..., 1], 1e-6)))
-    return extend(cv2.blur(np.dstack(planes) * known[..., None], (5, 5)) / np.maximum(cv2.blur(known, (5, 5)), 1e-3)[..., None], known)[rows, columns]
+    return extend(
+        cv2.blur(np.dstack(planes) * known[..., None], (5, 5)) / np.maximum(cv2.blur(known, (5, 5)), 1e-3)[..., None],
+        known,
+    )[rows, columns]

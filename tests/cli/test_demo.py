@@ -34,7 +34,16 @@ def test_everything_the_page_shows_is_there(folder):
     page = (folder / "index.html").read_text()
     shown = re.findall(r'(?:src|href)="([^"]+)"', page)
     assert "Mean error inside the hole, 0 to 255, the best first: " in page
-    assert {"completed.mp4", "filled.mp4", "compare.mp4", "input.mp4", "sheet.png", "frames.png", "curves.png", "evaluation.json"} <= set(shown)
+    assert {
+        "completed.mp4",
+        "filled.mp4",
+        "compare.mp4",
+        "input.mp4",
+        "sheet.png",
+        "frames.png",
+        "curves.png",
+        "evaluation.json",
+    } <= set(shown)
     assert all((folder / name).exists() and not name.startswith(("/", "http")) for name in shown)
     assert "$" not in page
 

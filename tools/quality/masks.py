@@ -66,7 +66,9 @@ def by_tracking(box: tuple[int, int, int, int], reach: int, grow: int) -> Callab
             new = np.array([left + best[0], top + best[1]], float)
             speed, at = new - at, new
             mask = np.zeros(frame.shape[:2], np.uint8)
-            cv2.ellipse(mask, (int(at[0] + w / 2), int(at[1] + h / 2)), (w // 2 + grow, h // 2 + grow), 0, 0, 360, 1, -1)
+            cv2.ellipse(
+                mask, (int(at[0] + w / 2), int(at[1] + h / 2)), (w // 2 + grow, h // 2 + grow), 0, 0, 360, 1, -1
+            )
             found.append(mask > 0)
         return np.stack(found)
 

@@ -1,6 +1,6 @@
 """Removes objects from clips at 640x360 and writes what docs/quality.md shows.
 
-    python -m tools.quality.removal CLIPS OUT [NAME ...]
+python -m tools.quality.removal CLIPS OUT [NAME ...]
 """
 
 from __future__ import annotations
