@@ -37,7 +37,6 @@ TRAINED_ON = (
     "people/intel_asl_again.mkv",
     "people/intel_asl_book.mkv",
     "people/intel_prev_head-pose-face-detection-male.gif",
-    "people/intel_asl_learn.mkv",
     "scenes/intel_bottle.mp4",
     "scenes/intel_person.mp4",
     "scenes/intel_prev_store-aisle-detection.gif",
