@@ -13,15 +13,17 @@ ROOT = Path(fastinpaint.__file__).parents[1]
 # From the bottom up; a room imports what stands in lines before its own, and rooms of one line do not import each
 # other. The rooms of `ops` are named apart; tests, tools and benchmarks stand above the package.
 LAYERS = (
-    ("errors", "_version", "ops.types"),
+    ("errors", "files", "_version", "ops.types", "ops.layout"),
     ("ops.buffer_pool",),
     ("ops.dispatch",),
     ("ops.saved",),
     ("ops.activation",),
-    ("ops.batch_norm", "ops.downsample", "ops.masked_l1"),
+    ("ops.norm_act",),
+    ("ops.batch_norm",),
     ("ops.conv_block",),
     ("nn",),
-    ("accelerate",),
+    ("acceleration",),
+    ("accelerate", "graph"),
     ("models", "data"),
     ("propagation",),
     ("training", "inference", "metrics"),
@@ -33,9 +35,10 @@ LAYERS = (
     ("tests",),
 )
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
-PLAIN = {  # rooms that hold no kernel, and all that they may import
-    "models": {"errors"},
-    "data": {"errors"},
+# Rooms that hold no kernel, and all that they may import.
+PLAIN = {
+    "models": {"errors", "files"},
+    "data": {"errors", "files"},
     "propagation": {"errors", "data"},
 }
 

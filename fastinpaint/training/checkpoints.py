@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from fastinpaint.errors import UserError
+from fastinpaint.files import flush, replacing
 from fastinpaint.models import TwoDCN, VideoCompletionNet
 from fastinpaint.models.weights import save_weights
 
@@ -57,12 +58,12 @@ def save_checkpoint(
             (partial / OPTIMIZER).write_bytes(save(_optimizer_tensors(model, optimizer)))
             (partial / STATE).write_text(json.dumps({"step": step, **state}, indent=1))
             for file in partial.iterdir():
-                _flush(file)
+                flush(file)
             os.rename(partial, path)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        _flush(folder)
+        flush(folder)
     for old in checkpoints(folder)[:-keep]:
         _remove(old)
     return path
@@ -91,15 +92,8 @@ def clear_partial(folder: Path) -> None:
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a file beside ``path``, then rename it over ``path``."""
-    beside = path.with_name(f".{path.name}.partial")
-    with saying_what_failed(path):
-        try:
-            write(beside)
-            _flush(beside)
-            os.replace(beside, path)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
+    with saying_what_failed(path), replacing(path, durable=True) as beside:
+        write(beside)
 
 
 @contextmanager
@@ -135,12 +129,3 @@ def _remove(path: Path) -> None:
     doomed = path.with_name(f".{path.name}.removed")
     os.rename(path, doomed)
     shutil.rmtree(doomed)
-
-
-def _flush(path: Path) -> None:
-    """Wait until ``path`` is on the disk: without it a power cut can leave a renamed but empty file."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from fastinpaint.errors import UserError
+from fastinpaint.files import PART
 from fastinpaint.training.checkpoints import checkpoints, clear_partial, replace_file, saying_what_failed
 from fastinpaint.training.config import TrainConfig, read_yaml, resumed
 
@@ -49,7 +50,7 @@ class RunFolder:
         newest = self.newest()
         resumed(self.stored_config(), config, int(newest.name.removeprefix("step-")) if newest else 0)
         clear_partial(self.checkpoints)
-        for leftover in [*self.path.glob(".*.partial"), *self.path.glob("*.part")]:
+        for leftover in self.path.glob(f"*{PART}"):
             leftover.unlink()
         self._store(config)
 

@@ -186,10 +186,6 @@ class ConvNorm(torch.autograd.Function):
         normed, y, flat = rest[:5], rest[5], rest[6:]
         assert weight is not None
         if torch.is_grad_enabled():
-            if saved.recomputes(ctx):
-                raise NotImplementedError(
-                    "conv_block: double backward needs every map kept; accelerate the model with memory='default'."
-                )
             forward = partial(_forward, ctx.call, ctx.eps)
             return (None, *saved.differentiate(forward, [weight, bias, norm_weight, norm_bias, *flat], upstream))
         dy, dmean, dscale = (

@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 import torch
 from torch import Tensor
 
+from fastinpaint.ops.layout import memory_format
+
 TAGS = (torch.Tag.pt2_compliant_tag,)
 ORDINARY = frozenset((Tensor, torch.nn.Parameter, type(None)))
 _AS_IT_IS = nullcontext()
@@ -65,8 +67,7 @@ def tf32_convolutions() -> bool:
 
 def dense(like: Tensor) -> Tensor:
     """An empty tensor of that shape and dtype, dense in channels-last."""
-    memory_format = torch.channels_last if like.dim() == 4 else torch.channels_last_3d
-    return torch.empty_like(like, memory_format=memory_format)
+    return torch.empty_like(like, memory_format=memory_format(like.dim()))
 
 
 def empty_if_none(tensor: Tensor | None, like: Tensor) -> Tensor:

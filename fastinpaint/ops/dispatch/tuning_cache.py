@@ -9,16 +9,16 @@ With ``torch.use_deterministic_algorithms(True)`` it is as with 0.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from fastinpaint.files import replace_text
 
 logger = logging.getLogger(__name__)
 
@@ -53,14 +53,8 @@ def write(path: Path, known: dict[str, Any]) -> None:
 
     A folder that cannot be written to is no reason to stop: it is said, and the process remembers for itself.
     """
-    beside = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
-            beside = file.name
-            json.dump({**read(path), **known}, file, indent=0, sort_keys=True)
-        os.replace(beside, path)
+        replace_text(path, json.dumps({**read(path), **known}, indent=0, sort_keys=True))
     except OSError as error:
         logger.warning("%s: measurements are not remembered: %s", path, error.strerror)
-        with contextlib.suppress(OSError):
-            os.unlink(beside)
