@@ -83,11 +83,6 @@ def run(args: argparse.Namespace) -> None:
         device=args.device,
         dtype=args.dtype,
     )
-<<<<<<< HEAD
-    model = None
-    if args.weights:
-        model = accelerate_model(load_weights(args.weights).to(settings.torch_device()), args.backend)
-=======
     encoding = Encoding(
         crf=args.crf,
         lossless=args.lossless,
@@ -95,8 +90,9 @@ def run(args: argparse.Namespace) -> None:
         drop_unsupported=args.drop_unsupported,
         image_format=args.image_format,
     )
-    model = accelerate_model(load_weights(args.weights).to(settings.torch_device()), args.backend)
->>>>>>> main
+    model = None
+    if args.weights:
+        model = accelerate_model(load_weights(args.weights).to(settings.torch_device()), args.backend)
     start = time.perf_counter()
     try:
         done = inpaint(
