@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 NATIVE := $(shell find csrc -name "*.cpp" -o -name "*.cu" -o -name "*.cuh" -o -name "*.h")
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test lint types check-cpu check-triton fix docs wheel bench figures swap report gpu-check wheel-check clean
+.PHONY: help install demo check test lint types check-cpu check-triton strangers fix docs wheel bench figures swap report gpu-check wheel-check clean
 
 help: ## print these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,10 @@ types: $(STAMP) ## mypy
 
 check-cpu: $(STAMP) ## pytest: the package, the CPU kernels, the CUDA kernels emulated and sanitized
 	$(RUN) -m pytest tests -n 2 --dist loadfile --durations 15
+
+strangers: $(STAMP) ## pytest: what accelerate computes on every public network of tests/strangers
+	$(RUN) -m pip install --quiet --no-deps segmentation-models-pytorch dynamic-network-architectures einops
+	STRANGERS=all $(RUN) -m pytest tests/strangers -n 2
 
 check-triton: $(STAMP) ## pytest: the Triton kernels, interpreted under the guard, and compiled without a GPU
 	TRITON_INTERPRET=1 $(RUN) -m pytest tests -n 2 --durations 10

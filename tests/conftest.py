@@ -22,6 +22,7 @@ import torch
 torch.set_num_threads(1)
 cv2.setNumThreads(1)
 os.environ["FASTINPAINT_TUNE"] = "0"  # no test measures, or reads what has been measured here, unless it says so
+os.environ["FASTINPAINT_OBJECTIVE"] = "fuse"  # tests of exactness want every layer fused, unless they say otherwise
 
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

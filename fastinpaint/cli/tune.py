@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
 def _step(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> None:
     """Forward and backward of the whole system, by auto."""
     model = VideoCompletionNet(ModelConfig(width=args.width, r=args.r)).to(device)
-    fastinpaint.accelerate(model)
+    fastinpaint.accelerate(model, objective="fuse")
     shape = (args.batch, 3, args.frames, args.size, args.size)
     video, mask = torch.rand(shape, device=device), torch.rand(shape, device=device)[:, :1].round()
     with tqdm(total=2, desc="tune", unit="pass", disable=None) as progress:

@@ -1,5 +1,6 @@
 """Layers and blocks that hand on deferred activations; drop-in for torch's. See `deferred` for what that means."""
 
+from fastinpaint.nn import operators  # noqa: F401 - gives Deferred the operators of Python
 from fastinpaint.nn.activations import (
     ELU,
     GELU,
@@ -18,6 +19,7 @@ from fastinpaint.nn.activations import (
 )
 from fastinpaint.nn.blocks import ConvBNReLU2d, ConvBNReLU3d, ConvTransposeBNReLU2d, ConvTransposeBNReLU3d, GuidanceAdd
 from fastinpaint.nn.deferred import Deferred, plain
+from fastinpaint.nn.deferred_tensor import DeferredTensor
 from fastinpaint.nn.layers import (
     BatchNorm2d,
     BatchNorm3d,
@@ -50,6 +52,7 @@ __all__ = [
     "ConvTransposeBNReLU2d",
     "ConvTransposeBNReLU3d",
     "Deferred",
+    "DeferredTensor",
     "Dropout",
     "Dropout2d",
     "Dropout3d",

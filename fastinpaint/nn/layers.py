@@ -20,7 +20,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.padding import _ConstantPadNd
 
 from fastinpaint.nn.activated import Normed
-from fastinpaint.nn.deferred import Deferred, parts_of, plain
+from fastinpaint.nn.deferred import Deferred, defer, parts_of, plain
 from fastinpaint.nn.padded import Padded, zeros_of
 from fastinpaint.nn.pending_conv import PendingConv
 from fastinpaint.nn.raw import Options, Part, Raw
@@ -46,6 +46,7 @@ class _Layer(nn.Module):
     _fastinpaint = Options()
     _fastinpaint_accelerated = False  # by `accelerate`: outside its model it gives plain tensors
     _fastinpaint_plain = False  # whether it always does
+    _fastinpaint_follows = False  # whether it leaves plain tensors to torch
 
     _fused: Callable[..., Any]  # the layer's result, deferred; NotImplemented where only torch's own layer can give it
 
@@ -57,6 +58,8 @@ class _Layer(nn.Module):
     def forward(self, input: Map, *args: Any, **kwargs: Any) -> Any:
         compiling = torch.compiler.is_compiling()
         fused = compiling or not torch_must_run(input)
+        if self._fastinpaint_follows and not isinstance(input, Deferred):
+            fused = False
         result = self._fused(input, *args, **kwargs) if fused else NotImplemented
         if result is NotImplemented:
             return super().forward(plain(input), *args, **kwargs)
@@ -67,8 +70,14 @@ class _Layer(nn.Module):
 
 def torch_must_run(input: Any) -> bool:
     """Whether the fused operators cannot: under functorch, in forward-mode differentiation, and for torch's tracers."""
+    if isinstance(input, torch.fx.Proxy):
+        raise RuntimeError(
+            "fastinpaint: torch.fx, and what is built on it (feature extraction, fusion, quantisation), takes the "
+            "plain model: call fastinpaint.restore(model) first, and accelerate what it returns."
+        )
     return (
         not isinstance(input, (Tensor, Deferred))
+        or torch._C._len_torch_dispatch_stack() > 0  # such as one that counts the operations of torch's own
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
         or torch._C._get_tracing_state() is not None
@@ -101,7 +110,7 @@ class _Conv(_Layer, _ConvNd):
             return NotImplemented  # which has an error for that
         result = checks.check_weight(shape, weight, bias, geometry)
         parts, geometry = _without_zeros(input, geometry)
-        return Deferred([Part(PendingConv(parts, weight, bias, geometry, options, result))], options)
+        return defer(Deferred, [Part(PendingConv(parts, weight, bias, geometry, options, result))], options)
 
 
 def geometry_of(conv: _ConvNd, input: Map | None = None, output_size: list[int] | None = None) -> Geometry:
@@ -161,7 +170,7 @@ class _Pad(_Layer, _ConstantPadNd):
         around = zeros_of(self.padding, input.dim())
         if around is None or self.value != 0 or input.dtype not in DTYPES or input.dim() not in (4, 5):
             return NotImplemented
-        return Padded(parts_of(input), around, self._fastinpaint)
+        return defer(Padded, parts_of(input), around, self._fastinpaint)
 
 
 def pads_otherwise(pad: _ConstantPadNd) -> str | None:
@@ -209,17 +218,17 @@ class _Norm(_Layer, _BatchNorm):
         if self.training or running_mean is None or running_var is None:
             normed = self._normed(part.raw, norm)
             if normed is not None:
-                return Deferred([Part(part.raw, *normed)], self._fastinpaint)
+                return defer(Deferred, [Part(part.raw, *normed)], self._fastinpaint)
             mean, var, count = self._batch_statistics(part.raw)
         else:
             if self._folds(part.raw):
                 mean, _, scale, shift = self._affine(running_mean, running_var, part.raw.dtype, norm)
                 folded = part.raw.folded(mean, scale, shift)
-                return Deferred([Part(folded)], self._fastinpaint)
+                return defer(Deferred, [Part(folded)], self._fastinpaint)
             mean, var = running_mean.clone(), running_var.clone()  # training may change them before they are read
         mean, var, scale, shift = self._affine(mean, var, part.raw.dtype, norm, count)
         made = self._normed_by(mean, var, norm, count)
-        return Deferred([Part(part.raw, mean, scale, shift, norm=made)], self._fastinpaint)
+        return defer(Deferred, [Part(part.raw, mean, scale, shift, norm=made)], self._fastinpaint)
 
     def _normed_by(self, mean: Tensor, var: Tensor, norm: Norm, count: int | Tensor) -> Normed | None:
         """What a pass of its own needs to normalise, and to go through the statistics of this process's batch."""

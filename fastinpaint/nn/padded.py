@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastinpaint.nn.deferred import HANDLERS, OPTIONS, Deferred, joined_shape
+from fastinpaint.nn.deferred import HANDLERS, OPTIONS, Deferred, defer, joined_shape
 from fastinpaint.nn.pending_conv import activate
 from fastinpaint.nn.raw import Options, Part, Raw
 from fastinpaint.ops.conv_block.zero_padding import Zeros
@@ -30,10 +30,7 @@ class Padded(Deferred):
     @property
     def shape(self) -> torch.Size:
         inner = joined_shape(self._parts)
-        if self._zeros is None:
-            return inner
-        sizes = (size + before + behind for size, (before, behind) in zip(inner[2:], self._zeros, strict=True))
-        return torch.Size((*inner[:2], *sizes))
+        return inner if self._zeros is None else padded_shape(inner, self._zeros)
 
     def apart(self) -> tuple[tuple[Part, ...], Zeros] | None:
         """What a convolution is to load, and the zeros around it; None where the plain tensor is to be read."""
@@ -57,6 +54,12 @@ class Padded(Deferred):
         return (Part(Raw(self._base())),)
 
 
+def padded_shape(inner: torch.Size, zeros: Zeros) -> torch.Size:
+    """The shape of a map with zeros around it."""
+    sizes = (size + before + behind for size, (before, behind) in zip(inner[2:], zeros, strict=True))
+    return torch.Size((*inner[:2], *sizes))
+
+
 def zeros_of(padding: Sequence[int], dims: int) -> Zeros | None:
     """torch's padding of a map of so many dimensions, before and behind each spatial axis; None where it is no such.
 
@@ -70,7 +73,7 @@ def zeros_of(padding: Sequence[int], dims: int) -> Zeros | None:
 
 def _pad(input: Deferred, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
     around = zeros_of(tuple(pad), input.dim()) if mode == "constant" and not value else None
-    return NotImplemented if around is None else Padded(input.parts(), around, input._options)
+    return NotImplemented if around is None else defer(Padded, input.parts(), around, input._options)
 
 
 HANDLERS[F.pad] = _pad

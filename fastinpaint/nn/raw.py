@@ -49,14 +49,16 @@ class Options(NamedTuple):
     Attributes:
         backend: a name of `fastinpaint.ops.dispatch.registry.BACKENDS` or "auto".
         memory: "default" keeps every raw map but thin addends; "low" computes cheap ones again in backward.
-        plain_compiled: whether each layer gives a plain tensor under torch's compiler.
+        plain_compiled: whether the layer gives a plain tensor under torch's compiler.
         contiguous: whether plain tensors are contiguous, not channels-last, for code that merges axes by ``view``.
+        maker: the layer's name in its model.
     """
 
     backend: str = "auto"
     memory: str = "default"
     plain_compiled: bool = False
     contiguous: bool = False
+    maker: str = ""
 
 
 class Raw:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastinpaint.nn.activated import Activated, Normed
-from fastinpaint.nn.deferred import Deferred, parts_of, plain
+from fastinpaint.nn.deferred import Deferred, defer, parts_of, plain
 from fastinpaint.nn.layers import Map, _Layer
 from fastinpaint.nn.raw import Part, Raw
 from fastinpaint.ops.activation.checks import DTYPES
@@ -44,7 +44,7 @@ class _SampleNorm(_Layer):
         raw = parts[0].raw if len(parts) == 1 and parts[0].bare else Raw(plain(input))
         mean, var = norm_act.stats(raw.tensor(), True, groups, options.backend)
         norm = Normed(mean, var, weight, bias, self.eps, groups, True, {})
-        return Deferred([Part(Activated(raw, norm, NONE, None, options))], options)
+        return defer(Deferred, [Part(Activated(raw, norm, NONE, None, options))], options)
 
 
 class _InstanceNorm(_SampleNorm):
