@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 
 from benchmarks.gpu_plan import PARTS, Step, plan
-from fastinpaint.files import replace_text
+from fastinpaint.atomic import replace_text
 
 ROOT = Path(__file__).parents[1]
 NO_DEVICE = 3

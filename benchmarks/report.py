@@ -21,7 +21,7 @@ from fastinpaint.bench import rows
 from fastinpaint.bench.contenders import is_ours
 from fastinpaint.bench.plots import label
 from fastinpaint.errors import UserError
-from fastinpaint.files import replace_text
+from fastinpaint.atomic import replace_text
 
 RESULTS = Path(__file__).parent / "results"
 STYLE = """

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from fastinpaint.errors import UserError
-from fastinpaint.files import flush, replacing
+from fastinpaint.atomic import flush, replacing
 from fastinpaint.models import TwoDCN, VideoCompletionNet
 from fastinpaint.models.weights import save_weights
 

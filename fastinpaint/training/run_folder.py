@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from fastinpaint.errors import UserError
-from fastinpaint.files import PART
+from fastinpaint.atomic import PART
 from fastinpaint.training.checkpoints import checkpoints, clear_partial, replace_file, saying_what_failed
 from fastinpaint.training.config import TrainConfig, read_yaml, resumed
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from fastinpaint.files import replace_text
+from fastinpaint.atomic import replace_text
 
 logger = logging.getLogger(__name__)
 
