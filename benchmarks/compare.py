@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 
 from benchmarks.pictures import Row, sizes
+from fastinpaint.atomic import replace_text
 from fastinpaint.bench import rows
 from fastinpaint.bench.measure import REPEATS_WITHIN
 from fastinpaint.errors import UserError
-from fastinpaint.atomic import replace_text
 
 Key = tuple[str, str, tuple[int, int, int]]
 

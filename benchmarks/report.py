@@ -17,11 +17,11 @@ import sys
 from pathlib import Path
 
 from benchmarks.pictures import Captions, Row, draw_all, newest, sizes
+from fastinpaint.atomic import replace_text
 from fastinpaint.bench import rows
 from fastinpaint.bench.contenders import is_ours
 from fastinpaint.bench.plots import label
 from fastinpaint.errors import UserError
-from fastinpaint.atomic import replace_text
 
 RESULTS = Path(__file__).parent / "results"
 STYLE = """

@@ -11,7 +11,7 @@ from tqdm import tqdm
 import fastinpaint
 from fastinpaint.errors import UserError
 from fastinpaint.models import ModelConfig, VideoCompletionNet
-from fastinpaint.ops.dispatch import autotune as measured
+from fastinpaint.ops.dispatch import autotune
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 USUAL = {"cuda": "bf16", "cpu": "fp32"}
@@ -52,9 +52,9 @@ def run(args: argparse.Namespace) -> None:
         os.environ.pop("FASTINPAINT_TUNE")
         if before is not None:
             os.environ["FASTINPAINT_TUNE"] = before
-    counts = measured.counts(device)
+    counts = autotune.counts(device)
     told = ", ".join(f"{name} for {count}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
-    print(f"remembered for {sum(counts.values())} convolutions: {told}\n{measured.memory_file(device)}")
+    print(f"remembered for {sum(counts.values())} convolutions: {told}\n{autotune.memory_file(device)}")
 
 
 def _step(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> None:

@@ -36,11 +36,11 @@ class DeferredTensor(Deferred, Tensor):
     @property
     def data(self) -> Tensor:
         """The plain tensor's, for good: what is done to it counts as no change."""
-        return self.settle().data
+        return self.materialize_().data
 
     @data.setter
     def data(self, value: Tensor) -> None:
-        self.settle().data = value
+        self.materialize_().data = value
 
     def register_hook(self, hook: Callable[[Tensor], Any]) -> Any:
         """Watch the gradient of the plain tensor."""
@@ -53,7 +53,7 @@ class DeferredTensor(Deferred, Tensor):
     def _watched(self, name: str) -> Tensor:
         if self._read:
             raise RuntimeError(f"fastinpaint: .{name} must come before other layers read the activation.")
-        return self.settle()
+        return self.materialize_()
 
     @classmethod
     def __torch_dispatch__(
@@ -77,7 +77,7 @@ class DeferredTensor(Deferred, Tensor):
 def _on_plain(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """An operator's result, of plain tensors; one that changes its first argument returns that."""
     if args and isinstance(args[0], Deferred) and func._schema.is_mutable:  # type: ignore[attr-defined]
-        args[0].settle()
+        args[0].materialize_()
         func(*plain(tuple(args)), **plain(kwargs))
         return args[0]
     return func(*plain(tuple(args)), **plain(kwargs))

@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from fastinpaint.errors import UserError
 from fastinpaint.atomic import flush, replacing
+from fastinpaint.errors import UserError
 from fastinpaint.models import TwoDCN, VideoCompletionNet
 from fastinpaint.models.weights import save_weights
 

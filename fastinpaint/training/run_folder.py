@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from fastinpaint.errors import UserError
 from fastinpaint.atomic import PART
+from fastinpaint.errors import UserError
 from fastinpaint.training.checkpoints import checkpoints, clear_partial, replace_file, saying_what_failed
 from fastinpaint.training.config import TrainConfig, read_yaml, resumed
 

@@ -63,8 +63,8 @@ inline void choose_sources(const Conv& conv, const Roles& roles, WgradPlan& plan
   w.p_channels = roles.gradient_is_p ? conv.out_channels : in_channels(conv);
   w.q_channels = roles.gradient_is_p ? in_channels(conv) : conv.out_channels;
   plan.thin = p.sources == 1 && w.p_channels <= kThinChannels;
-  plan.channels = plan.hopper ? kTurnedChannels : kChunk;
-  plan.columns = plan.hopper ? kTurnedChannels : choose_wgrad_columns(conv.dtype, w.q_channels, plan.thin);
+  plan.channels = plan.hopper ? kWgmmaWgradChannels : kChunk;
+  plan.columns = plan.hopper ? kWgmmaWgradChannels : choose_wgrad_columns(conv.dtype, w.q_channels, plan.thin);
   plan.column_tiles = p.chunks[1] = w.q_tiles[1] = 0;
   for (int i = 0; i < p.sources; ++i) {
     p.source[i] = roles.gradient_is_p ? conv.gradient : conv.source[i];
@@ -166,7 +166,7 @@ inline bool plan_blocks(const Conv& conv, const Roles& roles, int most, WgradPla
   plan.groups = kMostGroups;
   bool grouped = !plan.hopper && block_bytes(conv, plan) <= conv.shared_limit;
   Splits splits = choose_splits(plan.row_blocks * plan.column_tiles, w.tiles, operations, partial_bytes,
-                                plan.hopper ? kTurnedBlocks : kWantedBlocks, grouped ? kMostGroups : 1);
+                                plan.hopper ? kWgmmaWgradBlocks : kWantedBlocks, grouped ? kMostGroups : 1);
   plan.groups = splits.groups;
   w.tiles_each = ceil_div(w.tiles, splits.partials * plan.groups);
   w.splits = ceil_div(w.tiles, w.tiles_each * plan.groups);

@@ -11,15 +11,15 @@ from torch import Tensor
 from torch.library import Library, register_fake
 
 from fastinpaint.ops import saved
-from fastinpaint.ops.dispatch import registry as backends
+from fastinpaint.ops.dispatch import registry
 from fastinpaint.ops.dispatch.fast_path import (
     TAGS,
+    below_autograd,
+    can_bypass_dispatcher,
     dense,
     empty_if_none,
     no_autocast,
     none_if_empty,
-    underneath,
-    unseen,
 )
 from fastinpaint.ops.norm_act import reference
 from fastinpaint.ops.norm_act.types import Act, Form
@@ -40,10 +40,10 @@ FWD_TENSORS, BWD_TENSORS = 6, 8
 
 def runs(backend: str, device: torch.device) -> bool:
     """Whether some backend that may be chosen there has own kernels, or was asked for by name."""
-    name = backends.requested(backend)
+    name = registry.requested(backend)
     if name == "auto":
         return device.type == "cpu"
-    return not isinstance(backends.find(OP, name), str)
+    return not isinstance(registry.find(OP, name), str)
 
 
 def _form(act: str, parameter: float, eps: float, groups: int, of_batch: bool) -> Form:
@@ -58,7 +58,7 @@ def _fwd(fake: bool, *arguments: Any) -> Tensor:
     tensors, (*of_form, backend) = arguments[:FWD_TENSORS], arguments[FWD_TENSORS:]
     x, form = tensors[0], _form(*of_form)
     with no_autocast(x.device):
-        module = backends.choose(OP, backend, x.device, x, form)
+        module = registry.choose(OP, backend, x.device, x, form)
         a = (reference if fake else module).fwd(*tensors, form)
     if fake:
         return dense(a) if module.CHANNELS_LAST else a
@@ -69,7 +69,7 @@ def _bwd(fake: bool, *arguments: Any) -> list[Tensor]:
     tensors, (*of_form, backend, needs) = arguments[:BWD_TENSORS], arguments[BWD_TENSORS:]
     da, x, form = tensors[0], tensors[1], _form(*of_form)
     with no_autocast(x.device):
-        module = backends.choose(OP, backend, x.device, x, form)
+        module = registry.choose(OP, backend, x.device, x, form)
         found = (reference if fake else module).bwd(*tensors, form, tuple(needs))
     if fake and module.CHANNELS_LAST:
         found = tuple(None if t is None else dense(t) if t.dim() > 1 else t for t in found)
@@ -82,7 +82,7 @@ def _bwd(fake: bool, *arguments: Any) -> list[Tensor]:
 
 def _stats(fake: bool, x: Tensor, per_sample: bool, groups: int, backend: str) -> tuple[Tensor, Tensor]:
     with no_autocast(x.device):
-        module = reference if fake else backends.choose(OP, backend, x.device, x, Form())
+        module = reference if fake else registry.choose(OP, backend, x.device, x, Form())
         return module.stats(x, per_sample, groups)
 
 
@@ -93,8 +93,8 @@ for _name, _function in (("norm_act_fwd", _fwd), ("norm_act_bwd", _bwd), ("norm_
 
 def fwd(tensors: Sequence[Tensor | None], form: Form, backend: str) -> Tensor:
     """a from ``x, mean, var, weight, bias, addend``."""
-    if unseen(*tensors):
-        with underneath(tensors[0].device):  # type: ignore[union-attr]
+    if can_bypass_dispatcher(*tensors):
+        with below_autograd(tensors[0].device):  # type: ignore[union-attr]
             return _fwd(False, *tensors, *_flat(form), backend)
     return torch.ops.fastinpaint.norm_act_fwd.default(*tensors, *_flat(form), backend)
 
@@ -102,8 +102,8 @@ def fwd(tensors: Sequence[Tensor | None], form: Form, backend: str) -> Tensor:
 def bwd(tensors: Sequence[Tensor | None], form: Form, backend: str, needs: Sequence[bool]) -> list[Tensor | None]:
     """dx, dweight, dbias and daddend from ``da, x, mean, var, weight, bias, addend, out``."""
     arguments = (*tensors, *_flat(form), backend, list(needs))
-    if unseen(*tensors):
-        with underneath(tensors[0].device):  # type: ignore[union-attr]
+    if can_bypass_dispatcher(*tensors):
+        with below_autograd(tensors[0].device):  # type: ignore[union-attr]
             found = _bwd(False, *arguments)
     else:
         found = torch.ops.fastinpaint.norm_act_bwd.default(*arguments)

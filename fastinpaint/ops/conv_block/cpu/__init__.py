@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from fastinpaint.ops.activation import cpu as activation
-from fastinpaint.ops.conv_block import reference
-from fastinpaint.ops.conv_block import zero_padding as zeros
-from fastinpaint.ops.conv_block.cpu import select as cpu_choice
+from fastinpaint.ops.conv_block import reference, zero_padding
+from fastinpaint.ops.conv_block.cpu import select
 from fastinpaint.ops.conv_block.geometry import live_places
 from fastinpaint.ops.dispatch import native_cpu as native
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
@@ -35,7 +34,7 @@ def plain_sources(sources: Sequence[Source], weight: Tensor, geometry: Geometry)
     """
     if sources[0].x.numel() < LEAST_PLAIN or not any(s.mean is not None for s in sources):
         return False
-    return cpu_choice.own_all(sources, weight, geometry) == (None, None, None)
+    return select.select_kernels(sources, weight, geometry) == (None, None, None)
 
 
 def fwd(
@@ -44,7 +43,7 @@ def fwd(
     """y ``[N, C_out, *space]`` in the sources' dtype; batch mean and biased variance ``[C_out]`` where asked for."""
     mean = var = None
     sources = [native.dense_source(s) for s in sources]
-    kernels, _, _ = cpu_choice.own_all(sources, weight, geometry)
+    kernels, _, _ = select.select_kernels(sources, weight, geometry)
     if kernels is not None:
         y, mean, var = kernels.fwd(sources, weight, bias, geometry, stats)
     else:
@@ -97,7 +96,7 @@ def bwd(
     sources = [native.dense_source(s) for s in sources]
     grads, dweight = [SourceGrad() for _ in sources], None
     needs_input = any(needs)
-    _, own_dgrad, own_wgrad = cpu_choice.own_all(sources, weight, geometry)
+    _, own_dgrad, own_wgrad = select.select_kernels(sources, weight, geometry)
     if needs_input and own_dgrad is not None:
         grads = own_dgrad.dgrad(g, sources, weight, geometry, needs)
     if needs_weight and own_wgrad is not None:
@@ -140,13 +139,13 @@ def video(x: Tensor, batch: int, length: int) -> Tensor:
     return x.view(batch, length, *x.shape[1:]).permute(0, 2, 1, 3, 4)
 
 
-def lonely(a: Tensor, weight: Tensor) -> bool:
+def needs_batch_padding(a: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN would take two videos of this size, but torch keeps one from it."""
     one = len(a) == 1 and a.dtype == torch.float32 and torch.get_num_threads() > 1
-    return one and cpu_choice.torch_is_slow(a, a.shape[1], weight)
+    return one and select.torch_is_slow(a, a.shape[1], weight)
 
 
-def with_company(x: Tensor) -> Tensor:
+def pad_batch(x: Tensor) -> Tensor:
     """The one video of x, with an empty one behind it."""
     two = torch.empty((2, *x.shape[1:]), dtype=x.dtype, memory_format=torch.channels_last_3d)
     two[0], two[1] = x[0], 0
@@ -158,9 +157,9 @@ def convolution(a: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geomet
     if flat(geometry, weight):
         plane = in_plane(geometry)
         return video(convolution(frames(a), weight[:, :, 0], bias, plane), a.shape[0], a.shape[2])
-    if lonely(a, weight):
-        return native.dense(convolution(with_company(a), weight, bias, geometry)[:1])
-    return native.dense(zeros.convolution(a, native.dense(weight), bias, geometry))
+    if needs_batch_padding(a, weight):
+        return native.dense(convolution(pad_batch(a), weight, bias, geometry)[:1])
+    return native.dense(zero_padding.convolution(a, native.dense(weight), bias, geometry))
 
 
 def convolution_bwd(
@@ -203,7 +202,7 @@ def _convolution_bwd(
     if mask[1] and reference.unwritten(g) and (g.dim() == 5 or has_dead_tap(g, a, weight, geometry)):
         da, dweight = _convolution_bwd(g.float(), a.float(), weight.float(), geometry, mask)
         return None if da is None else da.to(g.dtype), None if dweight is None else dweight.to(weight.dtype)
-    if lonely(a, weight):
-        da, dweight = _convolution_bwd(with_company(g), with_company(a), weight, geometry, mask)
+    if needs_batch_padding(a, weight):
+        da, dweight = _convolution_bwd(pad_batch(g), pad_batch(a), weight, geometry, mask)
         return None if da is None else native.dense(da[:1]), dweight
-    return zeros.convolution_backward(g, a, native.dense(weight), geometry, mask)
+    return zero_padding.convolution_backward(g, a, native.dense(weight), geometry, mask)

@@ -12,9 +12,7 @@ from torch import Tensor
 from fastinpaint.ops.batch_norm import reference as reference_norm
 from fastinpaint.ops.batch_norm import triton as triton_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Running
-from fastinpaint.ops.conv_block import fused_bn as conv_norm
-from fastinpaint.ops.conv_block import reference
-from fastinpaint.ops.conv_block import torch_library as operators
+from fastinpaint.ops.conv_block import fused_bn, reference, torch_library
 from fastinpaint.ops.conv_block import triton as ours
 from fastinpaint.ops.dispatch import triton_support
 from fastinpaint.ops.types import flatten
@@ -154,8 +152,8 @@ def test_registered_as_torch_wants_it() -> None:
         torch.randn_like(y), normed[0], normed[1], y, normed, norm.weight, flatten(given.sources), relus, given.weight,
         [True, False], True, False, *axes,
     )  # fmt: skip
-    call = operators.call_of(given.sources, given.weight, given.geometry, True, "triton")
-    assert conv_norm.can(call, given.sources, norm)
+    call = torch_library.call_of(given.sources, given.weight, given.geometry, True, "triton")
+    assert fused_bn.can(call, given.sources, norm)
     for operator, arguments in (("conv_norm_fwd", forward), ("conv_norm_bwd", backward)):
         checked = getattr(torch.ops.fastinpaint, operator).default
         tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
