@@ -6,6 +6,7 @@ import functools
 import hashlib
 import logging
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -183,6 +184,7 @@ def tune(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> tuple[
         report.how = "remembered"
         return plan, report
     unswap(model)
+    began = time.perf_counter()
     try:
         with torch.set_grad_enabled(grad), sandbox.sandbox(model), progress() as bar:
             runner = Runner(model, example, training, tuner.backend, bar.update)
@@ -190,6 +192,7 @@ def tune(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> tuple[
                 found = search(runner, tuner.goal)
                 runner.apply(found.plan)
                 report = _report(model, found, tuner)
+                report.cost = {"steps": runner.steps, "seconds": time.perf_counter() - began}
             finally:
                 unswap(model)
     except torch.OutOfMemoryError:
@@ -247,13 +250,13 @@ def _report(model: nn.Module, found: Any, tuner: Tuner) -> Report:
         swapped,
         left,
         found.notes,
-        tuner.goal.objective,
-        "measured",
-        layers_of(model, found.ways, found.parts, left, found.links),
-        stock,
-        {"layout": before, "ms": 1e3 * seconds, "kept_bytes": kept},
-        {"layout": layout_name, "ms": 1e3 * found.seconds, "kept_bytes": found.kept},
-        limit_of(model, found.ways, found.parts["stock"], found.links),
+        objective=tuner.goal.objective,
+        how="measured",
+        layers=layers_of(model, found.ways, found.parts, left, found.links),
+        stock=stock,
+        before={"layout": before, "ms": 1e3 * seconds, "kept_bytes": kept},
+        after={"layout": layout_name, "ms": 1e3 * found.seconds, "kept_bytes": found.kept},
+        limit=limit_of(model, found.ways, found.parts["stock"], found.links),
     )
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import av
 from av.error import FFmpegError
-from av.sidedata.sidedata import Type
 from av.video.reformatter import Interpolation
 
 from fastinpaint.data.reader import FOLDER_RATE, DamagedVideo, Frame, VideoReader
@@ -98,9 +97,9 @@ class ContainerReader(VideoReader):
         self.width, self.height = picture.width, picture.height
         self.rotation = picture.rotation
         self.codec = stream.codec.canonical_name
-        sides: Any = picture.side_data  # its type information lacks the display matrix
-        if any(side.type is Type.DISPLAYMATRIX for side in sides):
-            self.display_matrix = struct.unpack("=9i", bytes(sides[Type.DISPLAYMATRIX])[:36])
+        matrix = side_data(picture).get("DISPLAYMATRIX")
+        if matrix is not None:
+            self.display_matrix = struct.unpack("=9i", matrix[:36])
         self.rate = stream.average_rate or stream.guessed_rate or FOLDER_RATE
         seconds = self._container.duration / av.time_base if self._container.duration else None
         self.length_hint = stream.frames or (round(seconds * self.rate) if seconds else None)
@@ -131,6 +130,14 @@ class ContainerReader(VideoReader):
         if "gif" in formats and not Path(self.name).read_bytes().rstrip(b"\0").endswith(b";"):
             return "a GIF whose last byte is missing"
         return None
+
+
+def side_data(picture: Any) -> dict[str, bytes]:
+    """What a picture carries beside its samples, by FFmpeg's names; nothing where PyAV does not know all of it."""
+    try:
+        return {side.type.name: bytes(side) for side in picture.side_data}
+    except ValueError:
+        return {}
 
 
 def main_video(name: str, container: av.container.InputContainer) -> av.VideoStream:

@@ -21,7 +21,7 @@ from fastinpaint.inference.complete import complete_stream
 from fastinpaint.inference.encoder import Encoding
 from fastinpaint.inference.masks import Masks, count_frames, no_hole
 from fastinpaint.inference.movie import MovieWriter
-from fastinpaint.inference.output import FolderWriter, Writer, check_output, is_movie, whole_or_nothing
+from fastinpaint.inference.output import FolderWriter, TiffWriter, Writer, check_output, is_movie, whole_or_nothing
 from fastinpaint.inference.settings import Settings
 
 
@@ -96,6 +96,8 @@ def _with_fill(held: tuple[Frame, np.ndarray], rgb: np.ndarray) -> tuple[Frame, 
 def _writer(path: Path, reader: VideoReader, first: Frame, encoding: Encoding, notify: Callable[[str], None]) -> Writer:
     if not is_movie(path):
         return FolderWriter(path, encoding.image_format)
+    if path.suffix.lower() in (".tif", ".tiff"):
+        return TiffWriter(path, reader.name)
     writer = MovieWriter(path, reader, first, encoding)
     for note in writer.notes:
         notify(note)

@@ -24,13 +24,14 @@ from fastinpaint.nn.activated import Activated, made, pending
 from fastinpaint.nn.dropped import GradientDroppedError, forwards
 from fastinpaint.nn.pending_conv import activate
 from fastinpaint.nn.raw import Mode, Options, Part, Raw, version
-from fastinpaint.nn.region import saving
+from fastinpaint.nn.region import saving, top_hooks
 from fastinpaint.ops.norm_act import NONE, RELU, Act
 
 _own = object.__setattr__  # not by way of `Deferred.__setattr__`, several times a layer
 # What watches the gradient of the tensor it is called on.
 WATCHERS = ("register_hook", "retain_grad")
 OPTIONS = Options()
+UNSEEN = object()  # by a compiler
 
 
 def _itself(value: Any) -> Any:
@@ -46,7 +47,7 @@ class Deferred:
     _parts: tuple[Part, ...]
     _options: Options
     _mode: Mode
-    _saving: object  # whose hooks on saved tensors were in force when it was made
+    _saving: object = UNSEEN  # who packed the tensors that autograd saves when it was made: a checkpoint does
     _plain: Tensor | None = None
     _version = 0
     _whole = False  # whether everything reads the plain tensor: it is a raw map itself, or was settled in time
@@ -58,7 +59,6 @@ class Deferred:
         _own(self, "_parts", tuple(parts))
         _own(self, "_options", options)
         _own(self, "_mode", Mode.now())
-        _own(self, "_saving", saving())
         if self._mode.inference and any(part.untracked for part in parts):
             self.materialize_()
 
@@ -124,7 +124,7 @@ class Deferred:
 
     def _as_when_made(self) -> AbstractContextManager[object]:
         """Gradients as when it was made; outside of a checkpoint that began since, which would run it again."""
-        if saving() is self._saving:
+        if self._saving is UNSEEN or saving() is self._saving:
             return self._mode.again()
         both = ExitStack()
         both.enter_context(torch.autograd.graph.saved_tensors_hooks(_itself, _itself))
@@ -150,8 +150,12 @@ class Deferred:
     def _superseded(self) -> bool:
         """Whether the plain tensor is to be read in place of the parts."""
         grad = torch.is_grad_enabled()
-        if (grad and not self._mode.grad) or saving() is not self._saving:
+        if grad and not self._mode.grad:
             return True
+        if self._saving is not UNSEEN:  # written out: it is asked several times a layer
+            hooks = top_hooks(True)
+            if (hooks[0] if hooks else None) is not self._saving:
+                return True
         if self._plain is None:
             return False
         return not grad or version(self._plain) != self._version  # without grad nothing is kept: take what is there

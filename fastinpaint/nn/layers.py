@@ -70,14 +70,13 @@ class _Layer(nn.Module):
 
 def torch_must_run(input: Any) -> bool:
     """Whether the fused operators cannot: under functorch, in forward-mode differentiation, and for torch's tracers."""
-    if isinstance(input, torch.fx.Proxy):
+    if not isinstance(input, Tensor) and isinstance(input, torch.fx.Proxy):
         raise RuntimeError(
             "fastinpaint: torch.fx, and what is built on it (feature extraction, fusion, quantisation), takes the "
             "plain model: call fastinpaint.restore(model) first, and accelerate what it returns."
         )
     return (
-        not isinstance(input, (Tensor, Deferred))
-        or torch._C._len_torch_dispatch_stack() > 0  # such as one that counts the operations of torch's own
+        not isinstance(input, Tensor)
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
         or torch._C._get_tracing_state() is not None
@@ -103,6 +102,8 @@ class _Conv(_Layer, _ConvNd):
     def _fused(self, input: Map, output_size: list[int] | None = None) -> Any:
         # each is read once: a parametrization computes it
         shape, weight, bias, options = input.shape, self.weight, self.bias, self._fastinpaint
+        if torch._C._len_torch_dispatch_stack() > 0 and not torch.compiler.is_compiling():
+            return NotImplemented  # something looks at operators, such as a counter of torch's own convolutions
         if self.padding_mode != "zeros" or len(shape) != weight.dim() or not _same_kind(input, weight):
             return NotImplemented
         geometry = geometry_of(self, input, output_size)
