@@ -29,7 +29,7 @@ from fastinpaint.bench.contenders import Workload
 from fastinpaint.bench.layers import LayerCase, layer_cases
 from fastinpaint.bench.measure import paired
 from fastinpaint.ops.conv_block import cpu
-from fastinpaint.ops.conv_block.cpu import select
+from fastinpaint.ops.conv_block.cpu import onednn, select
 from fastinpaint.ops.types import Geometry, Source
 
 TOLERANCE = 1e-4  # of the relative error in norm between two float32 results
@@ -76,7 +76,7 @@ def passes_of(case: LayerCase) -> tuple[Passes, Passes, Passes, list[str]]:
         "dgrad": lambda: ours_bwd(True, False),
         "wgrad": lambda: ours_bwd(False, True),
     }
-    rearranged = cpu.flat(geometry, weight) or cpu.needs_batch_padding(a, weight)
+    rearranged = onednn.flat(geometry, weight) or onednn.needs_batch_padding(a, weight)
     own = select.select_kernels(sources, weight, geometry)
     marks = ["*" if mine is not None else "" if rearranged else "=" for mine in own]
     return torchs(torch.contiguous_format), torchs(last), ours, marks
