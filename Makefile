@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 NATIVE := $(shell find csrc -name "*.cpp" -o -name "*.cu" -o -name "*.cuh" -o -name "*.h")
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test lint types check-cpu check-triton strangers fix docs wheel bench figures swap report gpu-check wheel-check clean
+.PHONY: help install demo check test lint types check-cpu check-triton strangers fix docs wheel bench figures swap report gpu-bounds gpu-estimate gpu-check wheel-check clean
 
 help: ## print these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,12 @@ swap: $(STAMP) ## a U-Net that is not ours, before and after one line: seconds a
 
 report: $(STAMP) ## rows to pictures and one page, in build/report
 	$(RUN) -m benchmarks.report
+
+gpu-bounds: $(STAMP) ## what every convolution's machine code can reach, held to docs/results; no GPU (WRITE=--write)
+	$(RUN) -m tools.inspect.layer_bounds $(WRITE)
+
+gpu-estimate: $(STAMP) ## a training step's time on an H200, estimated from machine code; no GPU
+	$(RUN) -m tools.inspect.layer_bounds --estimate
 
 gpu-check: ## all that only a GPU can show, into build/gpu-check or OUT (RUN=python3: an interpreter that has torch)
 	$(RUN) -m benchmarks.gpu_check $(if $(OUT),--out $(OUT)) $(if $(PARTS),--parts $(PARTS)) $(if $(WITHIN),--seconds $(WITHIN))

@@ -73,6 +73,7 @@ def cuda_flags(nvcc: str) -> tuple[list[str], list[str]]:
     """Compile and link flags of the CUDA library."""
     runtime = Path(nvcc).resolve().parent.parent / "lib"
     compile_flags = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "--expt-relaxed-constexpr"]
+    compile_flags.append("-lineinfo")  # compute-sanitizer and profilers name lines
     compile_flags.append("--threads=2")  # two architectures at a time: the longest unit is left alone in the end
     return compile_flags, ["-shared", "-cudart=static", f"-L{runtime}", *cuda_code(cuda_architectures())]
 

@@ -23,7 +23,7 @@ LAYERS = (
     ("ops.conv_block",),
     ("nn",),
     ("acceleration",),
-    ("accelerate",),
+    ("accelerate", "graph"),
     ("models", "data"),
     ("training", "inference", "metrics"),
     ("testing",),

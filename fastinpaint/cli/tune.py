@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 
 import torch
@@ -11,7 +12,9 @@ from tqdm import tqdm
 import fastinpaint
 from fastinpaint.errors import UserError
 from fastinpaint.models import ModelConfig, VideoCompletionNet
-from fastinpaint.ops.dispatch import autotune
+from fastinpaint.ops.dispatch import autotune, triton_support
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 USUAL = {"cuda": "bf16", "cpu": "fp32"}
@@ -47,6 +50,8 @@ def run(args: argparse.Namespace) -> None:
     before = os.environ.get("FASTINPAINT_TUNE")
     os.environ["FASTINPAINT_TUNE"] = "1"
     try:
+        if kind == "cuda":
+            _compile_ahead(args, device, DTYPES[dtype])
         _step(args, device, DTYPES[dtype])
     finally:
         os.environ.pop("FASTINPAINT_TUNE")
@@ -57,10 +62,22 @@ def run(args: argparse.Namespace) -> None:
     print(f"remembered for {sum(counts.values())} convolutions: {told}\n{autotune.memory_file(device)}")
 
 
-def _step(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> None:
-    """Forward and backward of the whole system, by auto."""
+def _compile_ahead(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> None:
+    """Compile all that Triton's tiles need in several processes; one after the other it takes minutes."""
+    if triton_support.why_not_on("tune", torch.empty(0, device=device)) is not None:
+        return
+    from fastinpaint.ops.conv_block.triton import ahead
+
+    with ahead.collecting() as launches:  # the numbers of this step mean nothing: none of Triton's kernels runs
+        _step(args, device, dtype, "triton")
+    if failed := ahead.compile_all(launches):
+        logger.warning("tune: %d of %d kernels do not compile here and are left out.", failed, len(launches))
+
+
+def _step(args: argparse.Namespace, device: torch.device, dtype: torch.dtype, backend: str = "auto") -> None:
+    """Forward and backward of the whole system."""
     model = VideoCompletionNet(ModelConfig(width=args.width, r=args.r)).to(device)
-    fastinpaint.accelerate(model, objective="fuse")
+    fastinpaint.accelerate(model, backend, objective="fuse")
     shape = (args.batch, 3, args.frames, args.size, args.size)
     video, mask = torch.rand(shape, device=device), torch.rand(shape, device=device)[:, :1].round()
     with tqdm(total=2, desc="tune", unit="pass", disable=None) as progress:

@@ -17,10 +17,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from fastinpaint import graph
 from fastinpaint.data.dataset import VideoSamples
 from fastinpaint.errors import UserError
 from fastinpaint.models.weights import save_weights
-from fastinpaint.training import graph
 from fastinpaint.training.backend import accelerate_model
 from fastinpaint.training.batches import TrainBatches, load_steps, to_float, validation_batches
 from fastinpaint.training.checkpoints import WEIGHTS, load_checkpoint, replace_file, save_checkpoint

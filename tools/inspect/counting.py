@@ -29,10 +29,13 @@ BEGIN, END = "<!-- counted passes -->", "<!-- end of counted passes -->"
 FLOPS, BYTES = 788e12, 4.3e12  # a second, measured on one H200: bfloat16 products, and memory
 
 
+FOOTPRINT = ("blocks", "loads", "shared_bytes", "groups", "columns", "steps", "slices")
+
+
 class Footprint(ctypes.Structure):
     """`fi::Footprint` of csrc/conv_block/cuda/plan/plan.cuh."""
 
-    _fields_ = tuple((name, ctypes.c_int64) for name in ("blocks", "loads", "shared_bytes", "groups"))
+    _fields_ = tuple((name, ctypes.c_int64) for name in FOOTPRINT)
 
 
 class Count(NamedTuple):
@@ -41,7 +44,8 @@ class Count(NamedTuple):
     Attributes:
         operations: of live taps, a multiply-add being two. least: bytes with every map read or written once.
         loads: bytes that the blocks ask of global memory (caches included), dead taps not subtracted.
-        blocks: of the grid. shared: bytes a block. groups: of 128 threads in a block.
+        blocks: of the grid. shared: bytes a block. groups: of 128 threads in a block. columns: of its tile.
+        steps: of the main loop for a patch. slices: in which the patch is loaded.
     """
 
     layer: str
@@ -52,6 +56,9 @@ class Count(NamedTuple):
     blocks: int
     shared: int
     groups: int
+    columns: int
+    steps: int
+    slices: int
 
     def floor(self) -> float:
         """Seconds that an H200 needs at least."""
@@ -100,8 +107,9 @@ def _count(layer: PaperLayer, name: str, conv: CConv, operations: int, least: in
         )
     if status:
         raise RuntimeError(f"{layer.name} {name}: {native_cuda.STATUS[status]}.")
+    f = footprint
     return Count(
-        layer.name, name, operations, least, footprint.loads, footprint.blocks, footprint.shared_bytes, footprint.groups
+        layer.name, name, operations, least, f.loads, f.blocks, f.shared_bytes, f.groups, f.columns, f.steps, f.slices
     )
 
 

@@ -76,7 +76,7 @@ def _write(sources: Sequence[Source], out: Tensor, first: int) -> None:
     columns = torch.as_strided(out, (rows, sum(channels)), (total, 1), first)
     kernels.activation_fwd_kernel[(-(-rows // tiles.block_r), channel_blocks(channels, tiles))](
         *operands[0], *operands[-1], columns, rows, channels[0], channels[-1], total,
-        **flags(sources), BLOCK_R=tiles.block_r, BLOCK_C=tiles.block_c, num_warps=NUM_WARPS,
+        **flags(sources), BLOCK_R=tiles.block_r, BLOCK_C=tiles.block_c, num_warps=NUM_WARPS, **support.OPTIONS,
     )  # fmt: skip
 
 
@@ -114,7 +114,7 @@ def _bwd_two(da: Tensor, sources: Sequence[Source], firsts: Sequence[int]) -> li
         operands = [(c, *s[:4], g.x, g.addend) for c, s, g in zip(columns, sources, grads, strict=True)]
         kernels.activation_bwd_kernel[(tiles.programs, channel_blocks(channels, tiles))](
             *operands[0], *operands[-1], partial, rows, channels[0], channels[-1], da.shape[1], tiles.rows_per_program,
-            **flags(sources), BLOCK_R=tiles.block_r, BLOCK_C=tiles.block_c, num_warps=NUM_WARPS,
+            **flags(sources), BLOCK_R=tiles.block_r, BLOCK_C=tiles.block_c, num_warps=NUM_WARPS, **support.OPTIONS,
         )  # fmt: skip
     return grads if partial is None else finish_sums(partial, sources, grads)
 
@@ -126,7 +126,7 @@ def finish_sums(partial: Tensor, sources: Sequence[Source], grads: Sequence[Sour
     if all_channels:
         kernels.finish_sums_kernel[(all_channels,)](
             partial, *vectors(sources, grads), sources[0].x.shape[1], all_channels, parts,
-            **sums_flags(sources), BLOCK=FINISH_BLOCK,
+            **sums_flags(sources), BLOCK=FINISH_BLOCK, **support.OPTIONS,
         )  # fmt: skip
     return grads
 
@@ -162,7 +162,7 @@ def batch_stats(y: Tensor) -> tuple[Tensor, Tensor]:
     with support.on_device_of(y):
         kernels.batch_stats_kernel[(tiles.programs, tiles.channel_blocks)](
             y, count, mean, m2, rows, channels, tiles.rows_per_program,
-            BLOCK_R=tiles.block_r, BLOCK_C=tiles.block_c, num_warps=NUM_WARPS,
+            BLOCK_R=tiles.block_r, BLOCK_C=tiles.block_c, num_warps=NUM_WARPS, **support.OPTIONS,
         )  # fmt: skip
         return finish_stats(count, mean, m2)
 
@@ -172,7 +172,9 @@ def finish_stats(count: Tensor, part_mean: Tensor, part_m2: Tensor) -> tuple[Ten
     channels, parts = part_mean.shape
     mean, var = (support.float_empty(part_mean, channels) for _ in range(2))
     if channels:
-        kernels.finish_stats_kernel[(channels,)](count, part_mean, part_m2, mean, var, parts, BLOCK=FINISH_BLOCK)
+        kernels.finish_stats_kernel[(channels,)](
+            count, part_mean, part_m2, mean, var, parts, BLOCK=FINISH_BLOCK, **support.OPTIONS
+        )
     return mean, var
 
 

@@ -67,9 +67,23 @@ def bwd(
         g = _elementwise(y).fwd([Source(y, mean, 2 * dvar / count, dmean / count, False, g)])
     mask = [any(needs), needs_weight, False]
     da, dweight = zero_padding.convolution_backward(g, _activation(sources), dense(weight), geometry, mask)
-    dbias = wide(g).sum(channel_dims(g)).to(weight.dtype) if needs_bias else None
-    grads = [SourceGrad() for _ in sources] if da is None else _elementwise(g).bwd(dense(da), sources, needs)
-    return grads, None if dweight is None else dweight.contiguous(), dbias
+    # the sum widens as it reads: no wide copy of the map
+    dbias = g.sum(channel_dims(g), dtype=wide(g[:0]).dtype).to(weight.dtype) if needs_bias else None
+    return _gradients(da, sources, needs), None if dweight is None else dweight.contiguous(), dbias
+
+
+def _gradients(da: Tensor | None, sources: Sequence[Source], needs: Sequence[bool]) -> list[SourceGrad]:
+    """The sources' gradients, without a pass over a map that is its own activation."""
+    if da is None:
+        return [SourceGrad() for _ in sources]
+    if _is_plain(sources):
+        return [SourceGrad(dense(da))]
+    return _elementwise(da).bwd(dense(da), sources, needs)
+
+
+def _is_plain(sources: Sequence[Source]) -> bool:
+    first = sources[0]
+    return len(sources) == 1 and first.mean is None and not first.relu and first.addend is None
 
 
 def _elementwise(x: Tensor) -> ModuleType:
@@ -78,6 +92,4 @@ def _elementwise(x: Tensor) -> ModuleType:
 
 def _activation(sources: Sequence[Source]) -> Tensor:
     first = sources[0]
-    if len(sources) == 1 and first.mean is None and not first.relu and first.addend is None:
-        return dense(first.x)
-    return _elementwise(first.x).fwd(sources)
+    return dense(first.x) if _is_plain(sources) else _elementwise(first.x).fwd(sources)

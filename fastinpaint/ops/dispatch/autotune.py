@@ -30,6 +30,7 @@ from fastinpaint.ops.types import Geometry, Source
 
 logger = logging.getLogger(__name__)
 ROUNDS = 5
+REPEATS = 20  # runs between two events: their clock counts half microseconds
 
 
 def fastest(device: torch.device, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> str | None:
@@ -84,21 +85,45 @@ def _both_ways(module: ModuleType, sources: Sequence[Source], weight: Tensor, ge
 
 
 def _seconds(run: Callable[[], None], device: torch.device) -> float:
-    """The median time of a run that has been done once before."""
-    times = []
-    for _ in range(ROUNDS + 1):
-        _wait_for(device)
-        start = time.perf_counter()
-        with torch.no_grad():
+    """The median time of a run that has been done once before; on a GPU the device's own, without the host's."""
+    with torch.no_grad():
+        run()
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                return statistics.median(_device_times(_recorded(run)))
+        times = []
+        for _ in range(ROUNDS):
+            start = time.perf_counter()
             run()
-        _wait_for(device)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+            times.append(time.perf_counter() - start)
+    return statistics.median(times)
 
 
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _device_times(run: Callable[[], None]) -> list[float]:
+    """Seconds of a run between events of the current stream, several times over."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    times = []
+    for _ in range(ROUNDS):
+        start.record()
+        for _ in range(REPEATS):
+            run()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) / 1e3 / REPEATS)
+    return times
+
+
+def _recorded(run: Callable[[], None]) -> Callable[[], None]:
+    """The run as a CUDA graph, which launches without Python; the run itself where it cannot be recorded."""
+    graph = torch.cuda.CUDAGraph()
+    try:
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph):
+            run()
+    except RuntimeError as error:
+        logger.debug("timed launch by launch: %s", str(error).partition("\n")[0])
+        return run
+    return graph.replay
 
 
 def memory_file(device: torch.device) -> Path:

@@ -61,6 +61,8 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
     for name in SIZES:
         if hasattr(library, name):
             getattr(library, name).restype = ctypes.c_int64
+    if hasattr(library, "fi_cuda_error"):
+        library.fi_cuda_error.restype = ctypes.c_char_p
     return library
 
 
@@ -90,6 +92,8 @@ def why_not_on(*tensors: Tensor | None) -> str | None:
             return reason
         if not torch.cuda.is_available():
             return "the cuda backend needs a CUDA device, and torch finds none."
+        if (reason := why_not_driver(library())) is not None:
+            return reason
     needed = "cuda" if emulated is None else "cpu"
     for tensor in tensors:
         if tensor is not None and tensor.device.type != needed:
@@ -99,6 +103,28 @@ def why_not_on(*tensors: Tensor | None) -> str | None:
         if major < 8:
             return f"the cuda backend needs compute capability 8.0 or higher, got {major}.{minor}."
     return None
+
+
+@functools.cache
+def why_not_driver(built: ctypes.CDLL) -> str | None:
+    """Why the driver cannot run what the library's CUDA runtime launches, in one sentence, or None where it can.
+
+    A driver runs every runtime of its own major version and of older ones.
+    """
+    driver, runtime = ctypes.c_int(), ctypes.c_int()
+    if status := built.fi_cuda_versions(ctypes.byref(driver), ctypes.byref(runtime)):
+        return f"the CUDA driver does not answer: {error_words(built, status)}."
+    if driver.value // 1000 >= runtime.value // 1000:
+        return None
+    known, needed = (f"{v.value // 1000}.{v.value % 1000 // 10}" for v in (driver, runtime))
+    return (
+        f"the cuda kernels are built with CUDA {needed}, and the driver here runs at most {known}; update the driver."
+    )
+
+
+def error_words(built: ctypes.CDLL, status: int) -> str:
+    """A refusal in words: the kernels' own, or the CUDA runtime's."""
+    return STATUS.get(status) or f"CUDA error {status}, {built.fi_cuda_error(status).decode()}"
 
 
 # Bytes of shared memory that a block may have, by compute capability; of those not named, what all have.
@@ -158,7 +184,7 @@ def call(op: str, function: str, like: Tensor, *arguments: object) -> None:
     else:
         status = getattr(library(), function)(*arguments, None)
     if status:
-        raise RuntimeError(f"{op}: {function} was refused: {STATUS.get(status, f'CUDA error {status}')}.")
+        raise RuntimeError(f"{op}: {function} was refused: {error_words(library(), status)}.")
 
 
 def empty(like: Tensor, channels: int) -> Tensor:

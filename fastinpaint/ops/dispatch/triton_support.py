@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import os
 from collections.abc import Sequence
@@ -11,10 +12,13 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
+from fastinpaint.ops.dispatch import native_cuda
 from fastinpaint.ops.dispatch.fast_path import tf32_convolutions
 
 INSTALLED = importlib.util.find_spec("triton") is not None
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
+# Of every launch. A multiply and an add become one instruction: said here, since Triton 3.10 changes its default.
+OPTIONS = {"enable_fp_fusion": True}
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -37,6 +41,20 @@ def why_not_on(op: str, first: Tensor) -> str | None:
     if not INTERPRETING and torch.version.hip is None and torch.cuda.get_device_capability(first.device) < (8, 0):
         return f"{op}: the Triton kernels need compute capability 8.0 or newer, {first.device} is older."
     return None
+
+
+def shared_of_block() -> int:
+    """Bytes of shared memory that a program may have on the current device; an H200's where there is none."""
+    if INTERPRETING or not torch.cuda.is_initialized():
+        return native_cuda.SHARED[9, 0]
+    return _shared_of(torch.cuda.current_device())
+
+
+@functools.cache
+def _shared_of(device: int) -> int:
+    if torch.version.hip is not None:
+        return 64 << 10  # gfx9's; newer ones have more
+    return native_cuda.SHARED.get(torch.cuda.get_device_capability(device), native_cuda.SHARED_LEAST)
 
 
 def failures() -> tuple[type[Exception], ...]:

@@ -16,8 +16,6 @@ import functools
 import math
 from typing import NamedTuple
 
-import torch
-
 from fastinpaint.ops.types import Geometry
 
 PHASE_FIELDS = 3
@@ -152,8 +150,11 @@ def problem(x: tuple[int, ...], y: tuple[int, ...], taps: tuple[int, ...], geome
 
 
 @functools.lru_cache(maxsize=1024)
-def phase_table(axes: tuple[Axis, Axis, Axis], device: torch.device) -> torch.Tensor:
-    """int32 ``[3, largest out_stride, 3]``: count, first tap and first offset of each axis and phase, on the device."""
+def phase_table(axes: tuple[Axis, Axis, Axis]) -> tuple[int, ...]:
+    """Count, first tap and first offset of each axis and phase, as many phases an axis as the largest out_stride.
+
+    Plain numbers, which a launch hands over: a tensor made here would lie in the pool of whatever graph is recorded.
+    """
     most = max(a.out_stride for a in axes)
-    rows = [[*a.phases, *[(0, 0, 0)] * (most - a.out_stride)] for a in axes]
-    return torch.tensor(rows, dtype=torch.int32).to(device)
+    rows = ([*a.phases, *[(0, 0, 0)] * (most - a.out_stride)] for a in axes)
+    return tuple(number for phases in rows for phase in phases for number in phase)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastinpaint.ops.conv_block.triton.finish_kernel import leave_gradient_sum
+from fastinpaint.ops.conv_block.triton.finish_kernel import store_gradient_sum
 from fastinpaint.ops.conv_block.triton.gather import (
     gradient_vectors,
     load_gradient,
@@ -45,7 +45,7 @@ def row_blocks(channels, TAPS: tl.constexpr, BLOCK_M: tl.constexpr, PACK: tl.con
 
 @triton.jit
 def sum_of_source(
-    x, mean, scale, shift, addend, dy, y, y_mean, dmean, dvar, curve, partial, i_n, i_m, i_s,
+    x, mean, scale, shift, addend, dy, y, y_mean, dmean, dvar, dvar_per_dscale, partial, i_n, i_m, i_s,
     samples, small, large, padding, dilation, inverse_count, first, channels, all_channels, out_channels, splits,
     HAS_AFFINE: tl.constexpr, RELU: tl.constexpr, HAS_ADDEND: tl.constexpr,
     HAS_STATS: tl.constexpr, HAS_NORM: tl.constexpr, TRANSPOSED: tl.constexpr, STRIDE: tl.constexpr, TAPS: tl.constexpr,
@@ -86,17 +86,19 @@ def sum_of_source(
     if PACK > 0:
         lanes = ((d_t * large[1] + d_h) * large[2] + d_w) * channels + o_c
     of_source = source_vectors(mean, scale, shift, o_c, m_c, HAS_AFFINE)
-    of_gradient = gradient_vectors(y_mean, dmean, dvar, curve, inverse_count, o_n, m_n, HAS_STATS, HAS_NORM)
+    of_gradient = gradient_vectors(y_mean, dmean, dvar, dvar_per_dscale, inverse_count, o_n, m_n, HAS_STATS, HAS_NORM)
 
     blocks_t, blocks_h, blocks_w = tl.cdiv(live_t, BT), tl.cdiv(live_h, BH), tl.cdiv(live_w, BW)
     steps = samples * blocks_t * blocks_h * blocks_w
     share = tl.cdiv(steps, splits)
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    for i in range(i_s * share, tl.minimum((i_s + 1) * share, steps)):
-        line = i // blocks_w
-        frame = line // blocks_h
-        n = frame // blocks_t
-        q_t, q_h, q_w = (frame - n * blocks_t) * BT, line % blocks_h * BH, i % blocks_w * BW
+    first_step = i_s * share
+    some_t, some_h, some_w = tl.maximum(blocks_t, 1), tl.maximum(blocks_h, 1), tl.maximum(blocks_w, 1)
+    b_w, line = first_step % some_w, first_step // some_w
+    b_h, frame = line % some_h, line // some_h
+    b_t, n = frame % some_t, frame // some_t
+    for _ in range(first_step, tl.minimum(first_step + share, steps)):
+        q_t, q_h, q_w = b_t * BT, b_h * BH, b_w * BW
         inside = (q_t + o_t < live_t) & (q_h + o_h < live_h) & (q_w + o_w < live_w)
         q_t, q_h, q_w = q_t + low_t, q_h + low_h, q_w + low_w
         at_t, at_h, at_w = q_t * STRIDE[0], q_h * STRIDE[1], q_w * STRIDE[2]
@@ -123,6 +125,17 @@ def sum_of_source(
         g = load_gradient(dy + at_g * out_channels, p_y, of_gradient, o_g, m_g, HAS_STATS)
         a = load_source(p_x, p_addend, of_source, o_x, m_a, HAS_AFFINE, RELU, HAS_ADDEND)
         acc = tl.dot(tl.trans(a), g, acc, input_precision=PRECISION)
+        # the block that follows, w fastest; no division
+        b_w += 1
+        over = b_w == blocks_w
+        b_w = tl.where(over, 0, b_w)
+        b_h += over.to(tl.int32)
+        over = b_h == blocks_h
+        b_h = tl.where(over, 0, b_h)
+        b_t += over.to(tl.int32)
+        over = b_t == blocks_t
+        b_t = tl.where(over, 0, b_t)
+        n += over.to(tl.int32)
     row = (i_s * all_taps + tap) * all_channels + first + o_c
     if BLOCK_M * BLOCK_N >= QUARTERED:
         columns = quarters(acc)
@@ -136,8 +149,9 @@ def sum_of_source(
 
 @triton.jit
 def sum_of_product(
-    x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, dy, y, y_mean, dmean, dvar, curve, partial,
-    i_p, samples, small, large, padding, dilation, inverse_count, channels0, channels1, out_channels, splits,
+    x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, dy, y, y_mean, dmean, dvar,
+    dvar_per_dscale, partial, i_p, samples, small, large, padding, dilation,
+    inverse_count, channels0, channels1, out_channels, splits,
     first_of_1, m_blocks, n_blocks,
     HAS_AFFINE0: tl.constexpr, RELU0: tl.constexpr, HAS_ADDEND0: tl.constexpr,
     HAS_AFFINE1: tl.constexpr, RELU1: tl.constexpr, HAS_ADDEND1: tl.constexpr,
@@ -158,7 +172,7 @@ def sum_of_product(
             mean, scale = tl.where(in_1, mean1, mean0), tl.where(in_1, scale1, scale0)
             shift = tl.where(in_1, shift1, shift0)
         sum_of_source(
-            tl.where(in_1, x1, x0), mean, scale, shift, addend0, dy, y, y_mean, dmean, dvar, curve, partial,
+            tl.where(in_1, x1, x0), mean, scale, shift, addend0, dy, y, y_mean, dmean, dvar, dvar_per_dscale, partial,
             i_n, tl.where(in_1, i_m - first_of_1, i_m), i_s, samples, small, large, padding, dilation, inverse_count,
             tl.where(in_1, channels0, 0), tl.where(in_1, channels1, channels0), channels0 + channels1, out_channels,
             splits, HAS_AFFINE0, RELU0, HAS_ADDEND0, HAS_STATS, HAS_NORM, TRANSPOSED, STRIDE, TAPS,
@@ -167,7 +181,7 @@ def sum_of_product(
     elif HAS_SOURCE1:
         if i_m < first_of_1:
             sum_of_source(
-                x0, mean0, scale0, shift0, addend0, dy, y, y_mean, dmean, dvar, curve, partial, i_n, i_m, i_s,
+                x0, mean0, scale0, shift0, addend0, dy, y, y_mean, dmean, dvar, dvar_per_dscale, partial, i_n, i_m, i_s,
                 samples, small, large, padding, dilation, inverse_count,
                 0, channels0, channels0 + channels1, out_channels, splits,
                 HAS_AFFINE0, RELU0, HAS_ADDEND0, HAS_STATS, HAS_NORM, TRANSPOSED, STRIDE, TAPS,
@@ -175,15 +189,15 @@ def sum_of_product(
             )  # fmt: skip
         else:
             sum_of_source(
-                x1, mean1, scale1, shift1, addend1, dy, y, y_mean, dmean, dvar, curve, partial, i_n, i_m - first_of_1,
-                i_s, samples, small, large, padding, dilation, inverse_count,
+                x1, mean1, scale1, shift1, addend1, dy, y, y_mean, dmean, dvar, dvar_per_dscale, partial,
+                i_n, i_m - first_of_1, i_s, samples, small, large, padding, dilation, inverse_count,
                 channels0, channels1, channels0 + channels1, out_channels, splits,
                 HAS_AFFINE1, RELU1, HAS_ADDEND1, HAS_STATS, HAS_NORM, TRANSPOSED, STRIDE, TAPS,
                 BT, BH, BW, BLOCK_M, BLOCK_N, PACK1, PRECISION,
             )  # fmt: skip
     else:
         sum_of_source(
-            x0, mean0, scale0, shift0, addend0, dy, y, y_mean, dmean, dvar, curve, partial, i_n, i_m, i_s,
+            x0, mean0, scale0, shift0, addend0, dy, y, y_mean, dmean, dvar, dvar_per_dscale, partial, i_n, i_m, i_s,
             samples, small, large, padding, dilation, inverse_count,
             0, channels0, channels0, out_channels, splits,
             HAS_AFFINE0, RELU0, HAS_ADDEND0, HAS_STATS, HAS_NORM, TRANSPOSED, STRIDE, TAPS,
@@ -193,7 +207,7 @@ def sum_of_product(
 
 @triton.jit
 def conv_wgrad_kernel(
-    x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, dy, y, y_mean, dmean, dvar, curve,
+    x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, dy, y, y_mean, dmean, dvar, dvar_per_dscale,
     partial, bias_partial, samples, small, large, padding, dilation, inverse_count, channels0, channels1, out_channels,
     splits, bias_parts, rows, rows_per_program,
     HAS_AFFINE0: tl.constexpr, RELU0: tl.constexpr, HAS_ADDEND0: tl.constexpr,
@@ -226,21 +240,21 @@ def conv_wgrad_kernel(
         if i_p < of_product:
             sum_of_product(
                 x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, dy, y, y_mean, dmean, dvar,
-                curve, partial, i_p, samples, small, large, padding, dilation, inverse_count,
+                dvar_per_dscale, partial, i_p, samples, small, large, padding, dilation, inverse_count,
                 channels0, channels1, out_channels, splits, first_of_1, m_blocks, n_blocks,
                 HAS_AFFINE0, RELU0, HAS_ADDEND0, HAS_AFFINE1, RELU1, HAS_ADDEND1, HAS_SOURCE1, HAS_STATS, HAS_NORM,
                 TRANSPOSED, STRIDE, TAPS, BT, BH, BW, BLOCK_M, BLOCK_N, PACK0, PACK1, PRECISION,
             )  # fmt: skip
         else:
             o = i_p - of_product
-            leave_gradient_sum(
-                dy, y, y_mean, dmean, dvar, curve, bias_partial, o % bias_parts, o // bias_parts, bias_parts,
+            store_gradient_sum(
+                dy, y, y_mean, dmean, dvar, dvar_per_dscale, bias_partial, o % bias_parts, o // bias_parts, bias_parts,
                 inverse_count, rows, out_channels, rows_per_program, HAS_STATS, HAS_NORM, BIAS_R, BIAS_C,
             )  # fmt: skip
     else:
         sum_of_product(
-            x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, dy, y, y_mean, dmean, dvar, curve,
-            partial, i_p, samples, small, large, padding, dilation, inverse_count,
+            x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, dy, y, y_mean, dmean, dvar,
+            dvar_per_dscale, partial, i_p, samples, small, large, padding, dilation, inverse_count,
             channels0, channels1, out_channels, splits, first_of_1, m_blocks, n_blocks,
             HAS_AFFINE0, RELU0, HAS_ADDEND0, HAS_AFFINE1, RELU1, HAS_ADDEND1, HAS_SOURCE1, HAS_STATS, HAS_NORM,
             TRANSPOSED, STRIDE, TAPS, BT, BH, BW, BLOCK_M, BLOCK_N, PACK0, PACK1, PRECISION,

@@ -51,7 +51,9 @@ def test_forward_has_the_bits_of_two_launches(name: str, dtype: torch.dtype) -> 
     for one, two in zip(norm.running or (), apart.running or (), strict=True):
         assert torch.equal(one, two) if isinstance(one, Tensor) else one == two
     torch.testing.assert_close(normed.rstd, (var + EPS).rsqrt())
-    torch.testing.assert_close(normed.curve, reference_norm.bwd(torch.ones_like(var), var, norm.weight, EPS, False)[0])
+    torch.testing.assert_close(
+        normed.dvar_per_dscale, reference_norm.bwd(torch.ones_like(var), var, norm.weight, EPS, False)[0]
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

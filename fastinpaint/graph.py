@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 # of which a recording forbids, and makes Adam's moments; the others run as the recorded one will.
 WARM_UP = 3
 
-Step = Callable[[Tensor, Tensor], Tensor]
+Step = Callable[..., Tensor]
 
 
 def why_not(device: torch.device, processes: int) -> str | None:
@@ -81,26 +81,58 @@ class CudaRecorder:
 
 
 class GraphedStep:
-    """Like the step it is given: launched one by one for ``WARM_UP`` batches, then recorded, and replayed from there.
+    """Like the step it is given: launched kernel by kernel for ``WARM_UP`` batches, then recorded, then replayed.
+
+    The step does everything from zeroed gradients to the optimizer's step, and returns a new tensor, as the loss:
+
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, capturable=True)
+
+        def step(x, target):
+            optimizer.zero_grad(set_to_none=True)
+            loss = torch.nn.functional.mse_loss(model(x), target)
+            loss.backward()
+            optimizer.step()
+            return loss.detach()
+
+        graphed = fastinpaint.GraphedStep(step, torch.device("cuda"))
+        for x, target in batches:
+            loss = graphed(x, target)
+
+    It must not ask for a value on the way (``.item()``, ``bool(tensor)``), and what changes from step to step must be a
+    tensor on the device that is changed in place: a learning rate that is a Python number is frozen. A step that cannot
+    be recorded, and a batch of other shapes than the first, run kernel by kernel; a warning says so
+    once for the former.
 
     Args:
-        step: takes a batch's videos and masks on the device, does everything up to zeroed gradients, and returns a new
-            tensor; on its own it is the eager step.
+        step: takes a batch's tensors on the device.
         device: where the batch goes.
-        recorder: records and replays.
-        reset: puts right what a step leaves behind in Python where it stops halfway; no kernel of it has run.
+        recorder: records and replays; by default a CUDA graph of that device.
+        reset: puts right what a step leaves behind in Python where its recording stops halfway, as gradients; no kernel
+            of it has run.
+
+    Raises:
+        ValueError: the device is no CUDA device and no recorder is given.
     """
 
-    def __init__(self, step: Step, device: torch.device, recorder: Recorder, reset: Callable[[], None]) -> None:
-        self.step, self.device, self.recorder, self.reset = step, device, recorder, reset
+    def __init__(
+        self,
+        step: Step,
+        device: torch.device,
+        recorder: Recorder | None = None,
+        reset: Callable[[], None] | None = None,
+    ) -> None:
+        if recorder is None:
+            if (reason := why_not(device, 1)) is not None:
+                raise ValueError(f"GraphedStep: {reason}")
+            recorder = CudaRecorder(device)
+        self.step, self.device, self.recorder, self.reset = step, device, recorder, reset or (lambda: None)
         self.buffers: tuple[Tensor, ...] = ()
         self.warmed = 0
         self.result: Tensor | None = None  # what the recorded step writes
         self.refusal: str | None = None
 
-    def __call__(self, videos: Tensor, masks: Tensor) -> Tensor:
-        """The step's result for a batch of host tensors (pinned, or the copy waits), a tensor of its own."""
-        batch = (videos, masks)
+    def __call__(self, *batch: Tensor) -> Tensor:
+        """The step's result for a batch, a tensor of its own; copies of pinned host tensors do not wait."""
         if not self.buffers:
             self.buffers = tuple(torch.empty_like(t, device=self.device) for t in batch)
         kinds = [[(t.shape, t.dtype) for t in tensors] for tensors in (batch, self.buffers)]
