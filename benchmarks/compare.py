@@ -13,8 +13,9 @@ import json
 import sys
 from pathlib import Path
 
+from fastinpaint.files import replace_text
+
 from benchmarks.pictures import Row, sizes
-from fastinpaint.atomic import replace_text
 from fastinpaint.bench import rows
 from fastinpaint.bench.measure import REPEATS_WITHIN
 from fastinpaint.errors import UserError

@@ -16,8 +16,9 @@ import json
 import sys
 from pathlib import Path
 
+from fastinpaint.files import replace_text
+
 from benchmarks.pictures import Captions, Row, draw_all, newest, sizes
-from fastinpaint.atomic import replace_text
 from fastinpaint.bench import rows
 from fastinpaint.bench.contenders import is_ours
 from fastinpaint.bench.plots import label

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from fastinpaint.atomic import replacing
+from fastinpaint.files import replacing
 from fastinpaint.metrics.baselines import BASELINES
 from fastinpaint.metrics.evaluation import Example
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastinpaint.atomic import replace_text
+from fastinpaint.files import replace_text
 
 
 def replace_table(page: Path, begin: str, end: str, table: str) -> None:

@@ -36,7 +36,7 @@ def test_tests_mirror_sources(path: str, tests: str | None) -> None:
 
 
 def test_a_file_inside_a_selected_folder_is_not_selected_twice() -> None:
-    found = check.selected(["tests/ops/cuda/small_cases.py", "tests/ops/cuda/test_gpu.py", "fastinpaint/atomic.py"])
+    found = check.selected(["tests/ops/cuda/small_cases.py", "tests/ops/cuda/test_gpu.py", "fastinpaint/files.py"])
     assert found == [check.ALWAYS, "tests/ops/cuda"]
 
 
