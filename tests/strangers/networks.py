@@ -141,7 +141,7 @@ MORE: dict[str, tuple[Build, tuple[int, ...]]] = {
 
 
 def quiet(net: nn.Module) -> nn.Module:
-    """The network in float64, with nothing in it that is drawn anew in each layout."""
+    """The network in float64, with nothing in it that is drawn again in each layout."""
     for module in net.modules():
         for name in ("p", "drop_prob"):
             if isinstance(getattr(module, name, None), float):
