@@ -9,32 +9,43 @@ import time
 import torch
 from tqdm import tqdm
 
-from fastinpaint.errors import UserError
+from fastinpaint.cli.options import path
+from fastinpaint.errors import UserError, one_line
 from fastinpaint.inference import Encoding, HoleBox, MaskSettings, Settings, inpaint, parse_box
 from fastinpaint.inference.mask_pictures import CHANNELS
-from fastinpaint.inference.settings import DTYPES
+from fastinpaint.inference.settings import DTYPES, RANGES
 from fastinpaint.models.weights import load_weights, weights_info
+from fastinpaint.ranges import whole
 from fastinpaint.training.backend import BACKENDS, accelerate_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("video", metavar="VIDEO", help="a video, a GIF or a folder of frames")
+    parser.add_argument("video", metavar="VIDEO", type=path, help="a video, a GIF or a folder of frames")
     parser.add_argument(
         "-o",
         "--output",
         required=True,
+        type=path,
         metavar="OUT",
         help="a video or image file, or a folder of frames",
     )
-    parser.add_argument("-w", "--weights", required=True, metavar="W", help="a .safetensors file that training left")
+    parser.add_argument(
+        "-w", "--weights", required=True, type=path, metavar="W", help="a .safetensors file that training left"
+    )
     _add_hole(parser.add_argument_group("where the hole is; masks and boxes together are a union"))
     look = parser.add_argument_group("what the network sees")
-    look.add_argument("--size", type=int, help="pixels it sees a hole and its surroundings at (default: as trained)")
+    look.add_argument(
+        "--size", type=RANGES["size"], help="pixels it sees a hole and its surroundings at (default: as trained)"
+    )
     look.add_argument("--full-frame", action="store_true", help="show it whole frames, unscaled, instead of windows")
-    look.add_argument("--frames", type=int, help="frames at once (default: as trained)")
-    look.add_argument("--overlap", type=int, help="frames that windows share and blend (default: a quarter)")
+    look.add_argument("--frames", type=RANGES["frames"], help="frames at once (default: as trained)")
+    look.add_argument(
+        "--overlap", type=RANGES["overlap"], help="frames that windows share and blend (default: a quarter)"
+    )
     file = parser.add_argument_group("the output file")
-    file.add_argument("--crf", type=int, default=Encoding.crf, help="quality, 0 (best) to 51 (default: %(default)s)")
+    file.add_argument(
+        "--crf", type=whole(0, 51), default=Encoding.crf, help="quality, 0 (best) to 51 (default: %(default)s)"
+    )
     file.add_argument("--lossless", action="store_true", help="every sample bit for bit, in the source's pixel format")
     file.add_argument("--pix-fmt", metavar="NAME", help="store this pixel format, such as yuv420p")
     file.add_argument(
@@ -56,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_hole(hole: argparse._ArgumentGroup) -> None:
     hole.add_argument(
-        "-m", "--mask", help="one image, a folder of images or a video; white (any channel >= 128) = hole"
+        "-m", "--mask", type=path, help="one image, a folder of images or a video; white (any channel >= 128) = hole"
     )
     hole.add_argument(
         "--box",
@@ -67,15 +78,21 @@ def _add_hole(hole: argparse._ArgumentGroup) -> None:
         help="a rectangle, in pixels or with %% of the frame; with @SECONDS a key frame of one that moves; repeatable",
     )
     hole.add_argument(
-        "--grow", type=int, default=MaskSettings.grow, metavar="PX", help="widen it (default: %(default)s)"
+        "--grow", type=whole(0, 1000), default=MaskSettings.grow, metavar="PX", help="widen it (default: %(default)s)"
     )
-    hole.add_argument("--feather", type=int, default=0, metavar="PX", help="fade over this many pixels inside the mask")
+    hole.add_argument(
+        "--feather", type=RANGES["feather"], default=0, metavar="PX", help="fade over this many pixels inside the mask"
+    )
     hole.add_argument("--mask-invert", action="store_true", help="black = hole")
     hole.add_argument("--mask-resize", action="store_true", help="scale masks to the video's size")
     hole.add_argument("--mask-channel", choices=CHANNELS, default="auto", help="what of the mask's pictures to take")
-    hole.add_argument("--label", type=int, metavar="N", help="hole = this palette index or grey value of the mask")
-    hole.add_argument("--mask-start", type=int, metavar="N", help="the first mask's frame; others may lack one")
-    hole.add_argument("--mask-step", type=int, default=1, metavar="N", help="use every Nth mask")
+    hole.add_argument(
+        "--label", type=whole(0, 65535), metavar="N", help="hole = this palette index or grey value of the mask"
+    )
+    hole.add_argument(
+        "--mask-start", type=whole(0, 10**9), metavar="N", help="the first mask's frame; others may lack one"
+    )
+    hole.add_argument("--mask-step", type=whole(1, 10**9), default=1, metavar="N", help="use every Nth mask")
     hole.add_argument(
         "--mask-hold", type=_hold, metavar="N", help="frames that each mask is for, or auto: by its number"
     )
@@ -138,7 +155,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _say(note: str) -> None:
-    tqdm.write(f"fastinpaint inpaint: {note}", file=sys.stderr)
+    tqdm.write(one_line(f"fastinpaint inpaint: {note}"), file=sys.stderr)
 
 
 def _box(text: str) -> HoleBox:

@@ -23,7 +23,7 @@ from fastinpaint.inference.encoder import Encoding
 from fastinpaint.inference.masks import Masks, MaskSettings, count_frames, no_hole, wrong_count
 from fastinpaint.inference.movie import MovieWriter
 from fastinpaint.inference.output import FolderWriter, TiffWriter, Writer, check_output, is_movie, whole_or_nothing
-from fastinpaint.inference.settings import Settings
+from fastinpaint.inference.settings import Settings, require_window
 
 
 class Written(NamedTuple):
@@ -74,10 +74,12 @@ def inpaint(
         Masks(reader, mask, boxes, masks, notify) as holes,
     ):
         _check_lengths(reader, holes)
+        settings = settings or Settings()
+        require_window(model, settings, reader)
         first = next(reader)
         held: deque[tuple[Frame, np.ndarray]] = deque()
         pairs = _pairs(chain([first], reader), holes, reader, held, (masks or MaskSettings()).invert)
-        done = complete_stream(model, pairs, settings or Settings())
+        done = complete_stream(model, pairs, settings)
         count = 0
         with whole_or_nothing(target) as beside, ExitStack() as stack:
             writer = _writer(beside, reader, first, encoding, notify)

@@ -27,7 +27,8 @@ from unittest import mock
 
 from fastinpaint.errors import UserError
 from fastinpaint.ops.dispatch import native_cuda
-from tools.inspect import counting, counting_rest, rates, sass, sass_text
+from tools.inspect import counting, counting_rest, rates, sass_text
+from tools.inspect.page import replace_table
 from tools.inspect.paper_layers import PaperLayer, paper_layers
 from tools.inspect.sass_bound import (
     NOTHING,
@@ -41,6 +42,7 @@ from tools.inspect.sass_bound import (
     main_loop,
     occupancy,
 )
+from tools.nvcc import find_nvcc
 from tools.verify import emulated
 
 ROOT = Path(__file__).parents[2]
@@ -92,7 +94,7 @@ def wide_layers() -> list[PaperLayer]:
 @functools.cache
 def cuda_cubin(source: str, arch: str) -> bytes:
     """A source of csrc/conv_block/cuda as nvcc compiles it for the package, kept by the text of what it includes."""
-    compiler = sass.nvcc()
+    compiler = find_nvcc()
     if compiler is None:
         raise UserError("there is no nvcc; the bounds of the CUDA kernels are read from what it makes.")
     name = "sm_90a" if arch == "sm_90" else arch
@@ -223,12 +225,14 @@ def triton_rows(arch: str = "sm_90") -> Iterator[Row]:
             )  # fmt: skip
 
 
-def every_row() -> Iterator[Row]:
-    """All rows; compiles what was not compiled before."""
-    with emulated.installed():
-        for arch in rates.CHIPS:
-            yield from cuda_rows(arch)
-        yield from cuda_rows("sm_90", hopper=1)
+def every_row(only: str | None = None) -> Iterator[Row]:
+    """All rows, or those of "cuda" or "triton" only; compiles what was not compiled before."""
+    if only != "triton":
+        with emulated.installed():
+            for arch in rates.CHIPS:
+                yield from cuda_rows(arch)
+            yield from cuda_rows("sm_90", hopper=1)
+    if only != "cuda":
         yield from triton_rows()
 
 
@@ -306,19 +310,23 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--write", action="store_true", help="put the rows into docs/results")
     parser.add_argument("--accept", action="store_true", help="write rows that fell as well")
+    parser.add_argument("--only", choices=("cuda", "triton"), help="read and write the rows of these kernels alone")
     parser.add_argument("--estimate", action="store_true", help="print a step's time from the committed rows")
     arguments = parser.parse_args(argv)
     if arguments.estimate:
         print(estimate(list(committed().values())))
         return 0
-    rows = list(every_row())
-    complaints = fallen(rows, committed())
+    before = committed()
+    others = [row for row in before.values() if arguments.only and not row.path.startswith(arguments.only)]
+    rows = sorted(
+        [*every_row(arguments.only), *others], key=lambda row: (row.path.startswith("triton"), row.path, row.arch)
+    )
+    complaints = fallen(rows, before)
     print("\n".join(complaints) or f"{len(rows)} rows, none fell.")
     if arguments.write and (arguments.accept or not complaints):
         ROWS.parent.mkdir(exist_ok=True)
         ROWS.write_text("[\n" + ",\n".join(json.dumps(row._asdict()) for row in rows) + "\n]\n")
-        before, after = PAGE.read_text().split(BEGIN)[0], PAGE.read_text().split(END)[1]
-        PAGE.write_text(f"{before}{BEGIN}\n\n{markdown(rows)}\n\n{END}{after}")
+        replace_table(PAGE, BEGIN, END, markdown(rows))
     return 1 if complaints and not arguments.accept else 0
 
 

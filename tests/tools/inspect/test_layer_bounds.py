@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tools.inspect import layer_bounds, rates, sass, sass_text
+from tools.inspect import layer_bounds, rates, sass_text
 from tools.inspect.layer_bounds import Row
+from tools.nvcc import find_nvcc
 from tools.verify import emulated
 
-NEEDED = emulated.why_not() or (None if sass.nvcc() and sass_text.tool("nvdisasm") else "there is no nvcc or nvdisasm.")
+NEEDED = emulated.why_not() or (None if find_nvcc() and sass_text.tool("nvdisasm") else "there is no nvcc or nvdisasm.")
 
 
 def row(bound: float, layer: str = "combcn.5") -> Row:

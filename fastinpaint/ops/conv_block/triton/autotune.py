@@ -58,18 +58,15 @@ def choose(
     device = torch.cuda.current_device() if on_gpu else -1
     key = (mode, device, kind, work, shape)
     if key not in _chosen:
-        if mode == "0":
-            tile = launch.best(tiles, work)
-            if device >= 0 and tile.num_warps > 4:
-                if torch.cuda.is_current_stream_capturing():  # nothing can be compared now
-                    return of_4_warps(tiles, work)
-                tile = (held([tile], of_4_warps(tiles, work), run) or [tile])[0]
-            _chosen[key] = tile
-        else:
-            tile = _measured(kind, tiles, work, shape, run, thorough=mode == "1")
-            if tile is None:
-                return launch.best(tiles, work)
-            _chosen[key] = tile
+        measured = _measured(kind, tiles, work, shape, run, thorough=mode == "1") if mode != "0" else None
+        tile = measured or launch.best(tiles, work)
+        if mode == "0" and device >= 0 and tile.num_warps > 4:
+            if torch.cuda.is_current_stream_capturing():  # nothing can be compared now
+                return of_4_warps(tiles, work)
+            tile = (held([tile], of_4_warps(tiles, work), run) or [tile])[0]
+        if measured is None and mode != "0":
+            return tile
+        _chosen[key] = tile
     return _chosen[key]
 
 

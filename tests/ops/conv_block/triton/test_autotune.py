@@ -168,7 +168,7 @@ def test_a_lone_tile_is_judged_too(memory, kernel, monkeypatch, warps):
 
 
 def test_maps_that_are_not_finite_leave_the_models_choice(memory, kernel):
-    kernel.run = lambda tile: torch.full((4,), torch.nan)
+    kernel.run = lambda tile: [torch.full((4,), torch.nan)]
     assert kernel.choose() == launch.best(launch.GATHER_TILES, WORK)
 
 
@@ -208,6 +208,8 @@ def test_the_models_choice_of_8_warps_is_held_against_4_once(memory, kernel, mon
         monkeypatch.setenv("FASTINPAINT_TUNE", "0")
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    triton_support._shared_of.cache_clear()
     model, judge = launch.best(launch.GATHER_TILES, WORK), tune.of_4_warps(launch.GATHER_TILES, WORK)
     assert kernel.choose() == kernel.choose() == model
     assert kernel.ran == [judge, model]
