@@ -57,8 +57,8 @@ class MovieWriter:
         size = source.width, source.height
         self.plan: Plan = plan(codec, self._source_format, size, self._suffix, encoding)
         self._opaque = is_opaque(first.picture)
-        unneeded = encoding.pix_fmt is None and (source.codec == "gif" or "transparency" in self.plan.lost)
-        if self._opaque and unneeded and self._suffix not in PICTURES:
+        always = source.codec in ("gif", "webp") and self._suffix not in (".gif", ".apng", ".webp")  # used or not
+        if self._opaque and encoding.pix_fmt is None and (always or "transparency" in self.plan.lost):
             self.plan = plan(codec, without_alpha(self._source_format), size, self._suffix, encoding)
         self.notes = list(self.plan.notes)
         self._refuse_losses()
