@@ -161,7 +161,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _say(note: str) -> None:
-    tqdm.write(one_line(f"fastinpaint inpaint: {note}"), file=sys.stderr)
+    tqdm.write(one_line(f"fastinpaint inpaint: note: {note}"), file=sys.stderr)
 
 
 def _box(text: str) -> HoleBox:
