@@ -181,15 +181,15 @@ class Deferred:
     def activated(self, act: Act) -> Deferred | None:
         """act of it; None where only torch can compute it."""
         parts = self._current()
-        if act == RELU and not any(part.addend is not None or _open(part.raw) for part in parts):
-            found: list[Part | None] = [part._replace(relu=True) for part in parts]
+        if act == RELU and not [part for part in parts if part.addend is not None or _open(part.raw)]:
+            found = [part._replace(relu=True) for part in parts]
         else:
-            found = [pending(part, act, None, self._options) for part in parts]
-        given = [part for part in found if part is not None]
-        if len(given) < len(found):
+            maps = [pending(part, act, None, self._options) for part in parts]
+            found = [Part(raw) for raw in maps if raw is not None]
+        if len(found) < len(parts):
             return None
         self._reads()
-        return defer(Deferred, given, self._options)
+        return defer(Deferred, found, self._options)
 
     def relu(self) -> Deferred | Tensor:
         found = self.activated(RELU)
@@ -204,7 +204,7 @@ class Deferred:
             (part,) = self.parts()
             addend = _addend(other)
             total = None if part.relu else pending(part, NONE, addend, self._options)
-            return defer(Deferred, [part._replace(addend=addend) if total is None else total], self._options)
+            return defer(Deferred, [part._replace(addend=addend) if total is None else Part(total)], self._options)
         if isinstance(other, Deferred) and other._addable(self):
             return other.plus(self)
         return self.tensor() + plain(other)

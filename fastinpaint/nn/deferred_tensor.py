@@ -23,9 +23,10 @@ from fastinpaint.ops.conv_block.zero_padding import Zeros
 
 _own = object.__setattr__
 _make = Tensor._make_wrapper_subclass  # type: ignore[attr-defined]
+_Tensor: Any = Tensor  # whose attributes may be written, to a checker of types
 
 
-class DeferredTensor(Deferred, Tensor):
+class DeferredTensor(Deferred, _Tensor):
     """A `Deferred` that is a Tensor without storage."""
 
     def __new__(cls, parts: Sequence[Part], options: Options | None = None) -> DeferredTensor:
@@ -89,9 +90,9 @@ class DeferredTensor(Deferred, Tensor):
             return _on_plain(func, args, kwargs)
 
 
-def _on_plain(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+def _on_plain(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """An operator's result, of plain tensors; one that changes its first argument returns that."""
-    if args and isinstance(args[0], Deferred) and func._schema.is_mutable:  # type: ignore[attr-defined]
+    if args and isinstance(args[0], Deferred) and func._schema.is_mutable:
         args[0].settle()
         func(*plain(tuple(args)), **plain(kwargs))
         return args[0]

@@ -15,7 +15,7 @@ from fastinpaint.nn.raw import Mode, Options, Part, Raw, version
 from fastinpaint.ops.activation import autograd as activation
 from fastinpaint.ops.batch_norm.reference import Norm
 from fastinpaint.ops.conv_block import autograd as conv_block
-from fastinpaint.ops.conv_block import batch_stats
+from fastinpaint.ops.conv_block import batch_stats, cpu
 from fastinpaint.ops.conv_block import fused_bn as conv_norm
 from fastinpaint.ops.conv_block import torch_library as operators
 from fastinpaint.ops.conv_block.geometry import macs_per_value
@@ -118,12 +118,13 @@ class PendingConv(Raw):
 
     def _run_now(self, stats: bool, norm: Norm | None) -> None:
         weight, bias = self._own_weight(), None if self.bias is None else self.bias.to(self.dtype)
-        sources, recipes = materialise(self.parts, self.dtype)
+        parts = self.parts
+        if parts[0].norm is not None and parts[0].raw.shape.numel() >= cpu.LEAST_PLAIN and self.device.type == "cpu":
+            maps = [Source(part.raw.tensor()) for part in parts]
+            if not cpu.normalises(maps, weight, self.geometry):
+                parts = _made(parts, self.options)
+        sources, recipes = materialise(parts, self.dtype)
         call = operators.call_of(sources, weight, self.geometry, stats, self.options.backend)
-        plain_sources = getattr(call.module, "plain_sources", None)  # of a backend that may read plain maps faster
-        if plain_sources is not None and plain_sources(sources, weight, self.geometry):
-            sources, recipes = materialise(_made(self.parts, self.options), self.dtype)
-            call = operators.call_of(sources, weight, self.geometry, stats, self.options.backend)
         if self._to_be_forgotten():
             self.recipe = Recipe(partial(conv_block.recompute, call), (weight, bias, *recipes), Slot())
         given = recipes if any_recipe(recipes) else None
@@ -160,8 +161,9 @@ def materialise(parts: Sequence[Part], dtype: torch.dtype | None = None) -> tupl
         if part.addend is not None:
             part.addend.check_unchanged()
             addend, addend_recipe = _cast(part.addend, dtype)
-        sources.append(Source(x, part.mean, part.scale, part.shift, part.relu, addend))
-        recipes += [x_recipe, part.mean, part.scale, part.shift, addend_recipe]
+        vectors = part[1:4] if part.norm is None else part.norm.vectors()
+        sources.append(Source(x, *vectors, part.relu, addend))
+        recipes += [x_recipe, *vectors, addend_recipe]
     return sources, recipes
 
 

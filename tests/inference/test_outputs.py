@@ -10,12 +10,13 @@ import pytest
 
 from fastinpaint.data.container import ROUNDED
 from fastinpaint.errors import UserError
-from fastinpaint.inference import Encoding, Settings, inpaint
+from fastinpaint.inference import Encoding, MaskSettings, Settings, inpaint
 from fastinpaint.inference.pixels import samples
 from tests.inference.movies import pixels, smooth_video
 from tests.inference.stubs import Paint
 
 SETTINGS = Settings(frames=4, size=16, device="cpu")
+EXACT = MaskSettings(grow=0)
 BOX = (8, 8, 20, 16)
 IMAGES = {
     "gray.png": (np.uint8, 0),
@@ -34,7 +35,7 @@ IMAGES = {
 def run(source: Path, name: str, **options) -> Path:
     out = source.with_name(name)
     options.setdefault("notify", lambda _: None)
-    inpaint(Paint(), source, out, boxes=[BOX], settings=SETTINGS, **options)
+    inpaint(Paint(), source, out, boxes=[BOX], settings=SETTINGS, masks=EXACT, **options)
     return out
 
 

@@ -130,7 +130,7 @@ def _recorded(run: Callable[[], None]) -> Callable[[], None]:
 def memory_file(device: torch.device) -> Path:
     """One file for each device, versions and built kernels; on the CPU also for each number of threads."""
     if device.type == "cuda":
-        return _memory_file(_graphics(device), 0)
+        return _memory_file(graphics_name(device), 0)
     return _memory_file(processor_name(), torch.get_num_threads())
 
 
@@ -144,7 +144,7 @@ def _memory_file(device: str, threads: int) -> Path:
 
 
 @functools.cache
-def _graphics(device: torch.device) -> str:
+def graphics_name(device: torch.device) -> str:
     """The GPU's name."""
     return torch.cuda.get_device_name(device)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,6 +44,13 @@ def unseen(*tensors: Tensor | None) -> bool:
         and not torch.autograd._profiler_enabled()
         and ORDINARY.issuperset(map(type, tensors))
     )
+
+
+def apply_node(node: type[torch.autograd.Function], *arguments: Any) -> Any:
+    """``node.apply(*arguments)`` without what it does for functorch alone, argument by argument, in Python."""
+    if torch.compiler.is_dynamo_compiling() or torch._C._are_functorch_transforms_active():
+        return node.apply(*arguments)
+    return super(torch.autograd.Function, node).apply(*arguments)  # type: ignore[misc]
 
 
 def underneath(device: torch.device) -> AbstractContextManager:
@@ -91,7 +99,7 @@ def apart(tensors: Sequence[Tensor | None], given: Tensor) -> list[Tensor | None
 
 def each_once(tensors: list[Tensor | None]) -> list[Tensor | None]:
     """The tensors; under a compiler, which takes none twice, further places of the same one are given views of it."""
-    if not torch.compiler.is_compiling():
+    if not torch.compiler.is_dynamo_compiling():
         return tensors
     found: list[Tensor | None] = []
     for tensor in tensors:

@@ -19,7 +19,7 @@ from fastinpaint.ops.dispatch import native_cpu as native
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 CHANNELS_LAST = True
-LEAST_PLAIN = 1 << 17
+LEAST_PLAIN = 1 << 17  # values: a pass of its own, which saves moving a map, takes as long in Python as these in memory
 KEEPS_WEIGHT_LAYOUT = True  # dweight comes in the weight's
 
 
@@ -28,14 +28,9 @@ def why_not(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> st
     return native.why_not(weight, *[t for s in sources for t in (s.x, s.addend)])
 
 
-def plain_sources(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> bool:
-    """Whether normalised sources are better read as plain maps: where no pass has a kernel that normalises itself.
-
-    That moves a map less, and takes as long in Python as `LEAST_PLAIN` values take in memory.
-    """
-    if sources[0].x.numel() < LEAST_PLAIN or not any(s.mean is not None for s in sources):
-        return False
-    return cpu_choice.own_all(sources, weight, geometry) == (None, None, None)
+def normalises(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> bool:
+    """Whether some pass has a kernel that normalises what it loads. Else a plain map is better given to all of them."""
+    return cpu_choice.own_all(sources, weight, geometry) != (None, None, None)
 
 
 def fwd(

@@ -40,7 +40,8 @@ def statistics(x: Tensor, norm: str) -> tuple[Tensor | None, Tensor | None]:
 def apply(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, addend: Tensor | None, act: Act, norm: str, backend: str
 ) -> Tensor:
-    call = Call(form_of(act, norm), backend, *statistics(x, norm), x, addend, None)
+    form = form_of(act, norm)
+    call = Call(form, backend, autograd.module_of(x, form, backend), *statistics(x, norm), x, addend, None)
     return NormAct.apply(call, x, weight, bias, addend)
 
 
