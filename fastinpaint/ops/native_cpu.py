@@ -34,6 +34,9 @@ ARGUMENTS = {
     "fi_cpu_widen_dgrad": "pppppippppi",
     "fi_cpu_narrow": "ppippppi",
     "fi_cpu_thin_wgrad": "ppipippi",
+    "fi_cpu_depthwise_fwd": "ppippppppi",
+    "fi_cpu_depthwise_dgrad": "pppppippppi",
+    "fi_cpu_depthwise_wgrad": "ppipppi",
     "fi_cpu_masked_l1_fwd": "pipi",
     "fi_cpu_masked_l1_bwd": "pidpi",
 }

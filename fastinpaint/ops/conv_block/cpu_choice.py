@@ -14,6 +14,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from fastinpaint.ops.conv_block import cpu_depthwise as depthwise
 from fastinpaint.ops.conv_block import cpu_thin as thin
 from fastinpaint.ops.conv_block import cpu_winograd as winograd
 from fastinpaint.ops.types import Geometry, Source
@@ -59,6 +60,8 @@ def _own(
         return None
     if thin.fits(sources, weight, geometry):
         return thin
+    if depthwise.fits(sources, weight, geometry):
+        return depthwise
     fits = winograd.fits(sources, weight, geometry)
     return winograd if fits and (asked == "own" or winograd_is_faster(which, sources, weight, geometry)) else None
 
