@@ -37,6 +37,9 @@ ARGUMENTS = {
     "fi_cpu_depthwise_fwd": "ppippppppi",
     "fi_cpu_depthwise_dgrad": "pppppippppi",
     "fi_cpu_depthwise_wgrad": "ppipppi",
+    "fi_cpu_matmul_fwd": "ppippppppi",
+    "fi_cpu_matmul_dgrad": "pppppippppi",
+    "fi_cpu_matmul_wgrad": "ppipppi",
     "fi_cpu_masked_l1_fwd": "pipi",
     "fi_cpu_masked_l1_bwd": "pidpi",
 }

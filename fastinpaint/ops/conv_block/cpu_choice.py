@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fastinpaint.ops.conv_block import cpu_depthwise as depthwise
+from fastinpaint.ops.conv_block import cpu_matmul as matmul
 from fastinpaint.ops.conv_block import cpu_thin as thin
 from fastinpaint.ops.conv_block import cpu_winograd as winograd
 from fastinpaint.ops.types import Geometry, Source
@@ -63,7 +64,9 @@ def _own(
     if depthwise.fits(sources, weight, geometry):
         return depthwise
     fits = winograd.fits(sources, weight, geometry)
-    return winograd if fits and (asked == "own" or winograd_is_faster(which, sources, weight, geometry)) else None
+    if fits and (asked == "own" or winograd_is_faster(which, sources, weight, geometry)):
+        return winograd
+    return matmul if asked == "own" and matmul.fits(sources, weight, geometry) else None
 
 
 def winograd_is_faster(which: str, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> bool:
