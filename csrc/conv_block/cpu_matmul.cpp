@@ -11,10 +11,9 @@
 namespace fi {
 namespace {
 
-constexpr int64_t kTileFloats = 112 << 10;  // activations of a tile: they stay in the second cache
+constexpr int64_t kTileFloats = 160 << 10;  // activations of a tile: they stay in the second cache
 constexpr int64_t kTileStep = 14;           // pixels of a register block
 constexpr int64_t kLeastPixels = 28;
-constexpr int64_t kSplitFloats = 4 << 20;  // most of all splits of a weight gradient
 constexpr int64_t kSplits = 32;
 
 // A problem and the memory it points at.
@@ -41,7 +40,9 @@ struct Planned {
     m.phases = phases.data();
     m.phase_count = static_cast<int>(phases.size());
     const int64_t room = kTileFloats / std::max<int64_t>(1, m.slices * kRow);
-    m.tile_pixels = std::clamp(room / kTileStep * kTileStep, kLeastPixels, kMostPixels);
+    const int64_t most = std::clamp(room / kTileStep * kTileStep, kLeastPixels, kMostPixels);
+    const int64_t pixels = phases[0].pixels, tiles = (pixels + most - 1) / most;  // of nearly equal size
+    m.tile_pixels = ((pixels + tiles - 1) / tiles + kTileStep - 1) / kTileStep * kTileStep;
     for (MatmulPhase& p : phases) {
       p.first_tile = m.tiles;
       m.tiles += (p.pixels + m.tile_pixels - 1) / m.tile_pixels;
@@ -58,8 +59,8 @@ struct Planned {
         for (int k = 0; k < x.taps; ++k) {
           int64_t first = 0;
           for (int s = 0; s < source_count; first += m.sources[s++].channels) {
-            for (int64_t c = 0; c < m.sources[s].channels; c += kPart3) {
-              const int64_t width = std::min(kPart3, m.sources[s].channels - c);
+            for (int64_t c = 0; c < m.sources[s].channels; c += kDepth) {
+              const int64_t width = std::min<int64_t>(kDepth, m.sources[s].channels - c);
               if (depth.empty() || depth.back() + width > kDepth) depth.push_back(0);
               list.push_back({s, c, first + c, width, {t.tap[i], y.tap[j], x.tap[k]}, {t.at[i], y.at[j], x.at[k]},
                               static_cast<int64_t>(depth.size()) - 1, depth.back()});
@@ -161,29 +162,31 @@ FI_EXPORT int fi_cpu_matmul_wgrad(const DirectShape* shape, const Source* source
                                   float* dweight, const int64_t* strides, int threads) {
   const Planned planned(shape, false, sources, count);
   const MatmulPhase& p = planned.phases[0];
-  MatmulWeightGrad args{&planned.m, *upstream, nullptr, 1, 0, 0};
-  args.row = (shape->channels_out + 15) / 16 * 16;
+  MatmulWeightGrad args{&planned.m, *upstream, nullptr, 1, 0};
   args.column_blocks = (shape->channels_out + kColumns - 1) / kColumns;
-  const int64_t pieces = p.slices * args.column_blocks, most = std::max<int64_t>(1, kSplitFloats / args.split_size());
-  args.splits = std::clamp<int64_t>(std::min({kSplits / pieces, p.pixels / 256, most}), 1, kSplits);
-  args.product = scratch(Scratch::weights, args.splits * args.split_size());
+  args.splits = std::clamp<int64_t>(std::min(kSplits / args.pieces(), p.pixels / 256), 1, kSplits);
+  args.product = scratch(Scratch::weights, args.splits * args.pieces() * kDepth * kColumnRow);
   auto body = [&](int64_t item, int) { FI_DISPATCH(matmul_weight_grad(args, item)) };
-  parallel_for(args.splits * pieces, threads, body);
+  parallel_for(args.splits * args.pieces(), threads, body);
   const Taps to = taps_of(dweight, strides);
   auto merge = [&](int64_t number, int) {
     const DepthPart& part = p.parts[number];
-    int64_t before = part.at;
-    for (int64_t s = 0; s < part.slice; ++s) before += p.slice_depth[s];
     float* out = to.data + part.first * to.in + part.tap[0] * to.t + part.tap[1] * to.y + part.tap[2] * to.x;
-    for (int64_t k = 0; k < part.width; ++k) {
-      const float* from = args.product + (before + k) * args.row;
-      for (int64_t n = 0; n < shape->channels_out; ++n) {
-        float sum = from[n];
-        for (int64_t split = 1; split < args.splits; ++split) sum += from[split * args.split_size() + n];
-        out[k * to.in + n * to.out] = sum;
-      }
+    auto write = [&](int64_t k, int64_t n) {
+      const int64_t item = part.slice * args.column_blocks + n / kColumns;
+      const float* from = args.product + (item * kDepth + part.at + k) * kColumnRow + n % kColumns;
+      float sum = from[0];
+      for (int64_t split = 1; split < args.splits; ++split) sum += from[split * args.pieces() * kDepth * kColumnRow];
+      out[k * to.in + n * to.out] = sum;
+    };
+    if (to.out <= to.in) {  // as the weight's gradient lies: its strides can be powers of two
+      for (int64_t k = 0; k < part.width; ++k)
+        for (int64_t n = 0; n < shape->channels_out; ++n) write(k, n);
+    } else {
+      for (int64_t n = 0; n < shape->channels_out; ++n)
+        for (int64_t k = 0; k < part.width; ++k) write(k, n);
     }
   };
-  parallel_for(p.part_count, worth(args.splits * args.split_size(), threads), merge);
+  parallel_for(p.part_count, worth(args.splits * p.depth * shape->channels_out, threads), merge);
   return 0;
 }

@@ -12,10 +12,10 @@
 
 namespace fi {
 
-constexpr int64_t kPart3 = 64;      // most channels of a part of the depth
 constexpr int kPhaseProduct = 8;    // phases of three axes
 constexpr int64_t kMostPixels = 112;  // of a tile
-constexpr int64_t kColumns = 256;   // output channels of an item of the weight gradient
+constexpr int64_t kColumns = 256;     // output channels of an item of the weight gradient
+constexpr int64_t kColumnRow = kColumns + 16;  // floats between its rows; off a power of two, for the caches
 
 // Channels [channel, channel + width) of a source for one tap: values [at, at + width) of a slice.
 struct DepthPart {
@@ -55,15 +55,15 @@ struct Matmul {
   int64_t items() const { return tiles * parts(); }
 };
 
-// product [splits, depth, row]; an item sums one split of the output's pixels for one slice of the depth and kColumns
-// channels.
+// product [items, kDepth, kColumnRow]; an item sums one split of the output's pixels for one slice of the depth and
+// kColumns channels.
 struct MatmulWeightGrad {
   const Matmul* forward;
   Source upstream;
   float* product;
-  int64_t splits, row, column_blocks;
+  int64_t splits, column_blocks;
 
-  int64_t split_size() const { return forward->phases[0].depth * row; }
+  int64_t pieces() const { return forward->slices * column_blocks; }  // items of a split
 };
 
 FI_DECLARE_EACH_ISA(void matmul_chunk(int64_t* channels))

@@ -9,6 +9,7 @@
 namespace {
 
 constexpr int kWideVectors = 4;   // read side by side: one at a time would read the map a line here and a line there
+constexpr int64_t kStripFloats = 1024;  // of one source, read before the next channels are
 constexpr int64_t kSegment = 32;  // most pixels whose sums are taken in float before they join those in double
 
 // The activations: a = act(z), and dz = da * act'(z). The codes are those of `Source::relu`.
@@ -58,23 +59,31 @@ void read_vectors(const fi::Source& s, int64_t c, int64_t n, int64_t count, Pixe
 }
 
 // to[i * stride + k] = the source's activation of channel c + k at pixel(i), k < width and i < count. Whole vectors are
-// written: what follows the last channel is arbitrary.
+// written: what follows the last channel is arbitrary. The map is read some pixels at a time, nearly in its order, which
+// the caches foresee.
 template <class Pixel>
 void read_rows(const fi::Source& s, int64_t c, int64_t width, int64_t count, Pixel pixel, float* to, int64_t stride) {
+  const int64_t strip = width < kStripFloats / 4 ? kStripFloats / width : 4;
   auto by = [&](auto affine, auto code, auto addend) {
     constexpr bool kAffine = decltype(affine)::value, kAddend = decltype(addend)::value;
     constexpr int kAct = decltype(code)::value;
-    int64_t k = 0;
-    for (; k + kWideVectors * kLanes <= width; k += kWideVectors * kLanes) {
-      read_vectors<kWideVectors, kAffine, kAct, kAddend>(s, c + k, kLanes, count, pixel, to + k, stride);
-    }
-    for (; k < width; k += kLanes) {
-      read_vectors<1, kAffine, kAct, kAddend>(s, c + k, width - k, count, pixel, to + k, stride);
+    for (int64_t first = 0; first < count; first += strip, to += strip * stride) {
+      const int64_t pixels = count - first < strip ? count - first : strip;
+      auto at = [&](int64_t i) { return pixel(first + i); };
+      int64_t k = 0;
+      for (; k + kWideVectors * kLanes <= width; k += kWideVectors * kLanes) {
+        read_vectors<kWideVectors, kAffine, kAct, kAddend>(s, c + k, kLanes, pixels, at, to + k, stride);
+      }
+      for (; k < width; k += kLanes) {
+        read_vectors<1, kAffine, kAct, kAddend>(s, c + k, width - k, pixels, at, to + k, stride);
+      }
     }
   };
   with_act(s.relu, [&](auto code) {
-    if (s.mean) return s.addend ? by(std::true_type{}, code, std::true_type{}) : by(std::true_type{}, code, std::false_type{});
-    s.addend ? by(std::false_type{}, code, std::true_type{}) : by(std::false_type{}, code, std::false_type{});
+    constexpr std::true_type yes;
+    constexpr std::false_type no;
+    if (s.mean) return s.addend ? by(yes, code, yes) : by(yes, code, no);
+    s.addend ? by(no, code, yes) : by(no, code, no);
   });
 }
 
@@ -116,6 +125,9 @@ struct StoreRows {
       add(sum, s);
       add(squares, q);
     }
+  }
+  FI_INLINE void expect(int64_t pixel) const {
+    if (!past_caches) __builtin_prefetch(out + pixel * channels, 1);
   }
   static constexpr int count = 3;
   void finish(double* sums) const {
@@ -180,6 +192,10 @@ struct ActivationGradRows {
       affine ? rows<kAct, true>(results, row, count, pixel) : rows<kAct, false>(results, row, count, pixel);
     });
   }
+  FI_INLINE void expect(int64_t pixel) const {
+    if (!past_caches) __builtin_prefetch(out + pixel * channels, 1);
+    if (affine || source.relu) __builtin_prefetch(x + pixel * channels);
+  }
   static constexpr int count = 2;
   void finish(double* sums) const {
     store_sums(sums, sum_dz, n);
@@ -187,15 +203,16 @@ struct ActivationGradRows {
   }
 };
 
-// Calls f with the epilogue of a target, for n channels from c on.
+// Calls f with the epilogues of a target for `width` channels from c on, two vectors at most.
 template <class F>
-void with_epilogue(const fi::Target& t, int64_t c, int64_t n, F f) {
+void with_epilogues(const fi::Target& t, int64_t c, int64_t width, F f) {
+  const int64_t n = width < kLanes ? width : kLanes, rest = width - n;
   if (t.source) {
-    ActivationGradRows epilogue(t, c, n);
-    return f(epilogue);
+    ActivationGradRows epilogues[2] = {{t, c, n}, {t, rest ? c + n : c, rest ? rest : n}};
+    return f(epilogues);
   }
-  StoreRows epilogue(t, c, n);
-  f(epilogue);
+  StoreRows epilogues[2] = {{t, c, n}, {t, rest ? c + n : c, rest ? rest : n}};
+  f(epilogues);
 }
 
 }  // namespace

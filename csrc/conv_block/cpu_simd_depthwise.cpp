@@ -54,7 +54,8 @@ void depthwise(const Depthwise& d, int64_t item) {
   const int64_t frame = (piece.sample * d.map.grid[0] + piece.frame) * d.map.grid[1];
   for (int64_t c = 0; c < group.width; c += kLanes) {
     const int64_t n = group.width - c < kLanes ? group.width - c : kLanes;
-    with_epilogue(target, group.of_target + c, n, [&](auto& epilogue) {
+    with_epilogues(target, group.of_target + c, n, [&](auto& epilogues) {
+      auto& epilogue = epilogues[0];
       for (int64_t row = 0; row < piece.y.size; ++row) {
         const Phase& py = d.map.phase[1][row % phases_y];
         const float* from = values + row / phases_y * py.scale * band.columns * stride + c;

@@ -7,6 +7,8 @@
 namespace fi::FI_ISA {
 namespace {
 
+constexpr int64_t kStep = 28;  // pixels between product and epilogue: results stay in the first cache
+
 // Calls f(target, first channel, width, chunk number) for the chunks [begin, end) of output channels.
 template <class F>
 void for_chunks(const Matmul& m, int64_t begin, int64_t end, F f) {
@@ -35,6 +37,10 @@ void pack_matmul(const Matmul& m, const Taps& w, int64_t item, float* packed) {
                           part->tap[1] * w.y + part->tap[2] * w.x;
       if (w.out <= w.in) {
         for (int64_t k = 0; k < part->width; ++k, to += kChunk) {
+          if (w.out == 1 && width == kChunk) {
+            std::memcpy(to, from + k * w.in, kChunk * sizeof(float));
+            continue;
+          }
           for (int64_t n = 0; n < kChunk; ++n) to[n] = n < width ? from[k * w.in + n * w.out] : 0.0f;
         }
         continue;
@@ -57,26 +63,36 @@ void matmul(const Matmul& m, int64_t item) {
   const int64_t rows = p->pixels - start < m.tile_pixels ? p->pixels - start : m.tile_pixels;
   const TilePixels pixels(m, *p, start, rows);
   const int64_t slab = m.tile_pixels * kRow;
-  float* results = scratch(Scratch::tiles, m.tile_pixels * kChunk + m.slices * slab + kLanes);
-  float* values = results + m.tile_pixels * kChunk;
+  float* results = scratch(Scratch::tiles, kStep * kChunk + m.slices * slab + kLanes);
+  float* values = results + kStep * kChunk;
   fill_tile(m, *p, pixels, 0, p->slices, slab, kRow, values);
   for_chunks(m, begin, end, [&](const Target& t, int64_t c, int64_t width, int64_t chunk) {
     const float* packed = m.packed + (p->first_depth * m.chunks + chunk * p->depth) * kChunk;
-    if (p->slices == 0) std::memset(results, 0, rows * kChunk * sizeof(float));
-    for (int64_t slice = 0; slice < p->slices; ++slice) {
-      const int64_t depth = p->slice_depth[slice];
-      product<kRow, 1, kChunk>(values + slice * slab, packed, depth, results, kChunk, slice > 0, rows, width > kLanes);
-      packed += depth * kChunk;
-    }
     Target target = t;
     target.past_caches &= t.channels % 16 == 0;
-    for (int64_t lane = 0; lane < width; lane += kLanes) {
-      const int64_t n = width - lane < kLanes ? width - lane : kLanes;
-      with_epilogue(target, c + lane, n, [&](auto& epilogue) {
-        epilogue(results + lane, kChunk, rows, [&](int64_t i) { return pixels.pixel[i]; });
-        if (target.sums) epilogue.finish(target.sums + tile * epilogue.count * target.channels + c + lane);
-      });
-    }
+    with_epilogues(target, c, width, [&](auto& epilogues) {
+      const int vectors = width > kLanes ? 2 : 1;
+      for (int64_t row = 0; row < rows; row += kStep) {
+        const int64_t count = rows - row < kStep ? rows - row : kStep;
+        for (int64_t i = row; i < row + count; ++i) {
+          for (int v = 0; v < vectors; ++v) epilogues[v].expect(pixels.pixel[i]);
+        }
+        if (p->slices == 0) std::memset(results, 0, count * kChunk * sizeof(float));
+        const float* weights = packed;
+        for (int64_t slice = 0; slice < p->slices; ++slice) {
+          const int64_t depth = p->slice_depth[slice];
+          product<kRow, 1, kChunk>(values + slice * slab + row * kRow, weights, depth, results, kChunk, slice > 0,
+                                   count, vectors == 2);
+          weights += depth * kChunk;
+        }
+        for (int v = 0; v < vectors; ++v) {
+          epilogues[v](results + v * kLanes, kChunk, count, [&](int64_t i) { return pixels.pixel[row + i]; });
+        }
+      }
+      for (int v = 0; target.sums && v < vectors; ++v) {
+        epilogues[v].finish(target.sums + tile * epilogues[v].count * target.channels + c + v * kLanes);
+      }
+    });
   });
   end_stream();
 }

@@ -7,8 +7,7 @@
 namespace fi::FI_ISA {
 namespace {
 
-constexpr int64_t kBatch = kChain;          // pixels of one product
-constexpr int64_t kRowOut = kColumns + 16;  // off a power of two, for the caches
+constexpr int64_t kBatch = kChain;  // pixels of one product
 
 }  // namespace
 
@@ -19,20 +18,18 @@ void matmul_weight_grad(const MatmulWeightGrad& args, int64_t item) {
   const int64_t column = item % args.column_blocks * kColumns, slice = item / args.column_blocks % p.slices;
   const int64_t split = item / args.column_blocks / p.slices, channels = m.shape->channels_out;
   const int64_t width = channels - column < kColumns ? channels - column : kColumns;
-  float* values = scratch(Scratch::tiles, kBatch * (kRow + kRowOut) + kLanes);
+  float* values = scratch(Scratch::tiles, kBatch * (kRow + kColumnRow) + kLanes);
   float* upstream = values + kBatch * kRow;
-  int64_t before = 0;
-  for (int64_t s = 0; s < slice; ++s) before += p.slice_depth[s];
-  float* product_of = args.product + split * args.split_size() + before * args.row + column;
+  float* product_of = args.product + item * kDepth * kColumnRow;
   const int64_t depth = p.slice_depth[slice];
   const int64_t begin = p.pixels * split / args.splits, end = p.pixels * (split + 1) / args.splits;
   for (int64_t first = begin; first < end; first += kBatch) {
     const int64_t count = end - first < kBatch ? end - first : kBatch;
     const TilePixels pixels(m, p, first, count);
     fill_tile(m, p, pixels, slice, slice + 1, 0, kRow, values);
-    read_rows(args.upstream, column, width, count, [=](int64_t i) { return first + i; }, upstream, kRowOut);
+    read_rows(args.upstream, column, width, count, [=](int64_t i) { return first + i; }, upstream, kColumnRow);
     for (int64_t n = 0; n < width; n += kChunk) {
-      product<1, kRow, kRowOut>(values, upstream + n, count, product_of + n, args.row, first > begin, depth,
+      product<1, kRow, kColumnRow>(values, upstream + n, count, product_of + n, kColumnRow, first > begin, depth,
                                 width - n > kLanes);
     }
   }
