@@ -4,10 +4,10 @@ VENV   ?= .venv
 PYTHON ?= python3
 RUN    := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
-NATIVE := $(wildcard csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh csrc/*/*.h)
+NATIVE := $(shell find csrc -name "*.cpp" -o -name "*.cu" -o -name "*.cuh" -o -name "*.h")
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types check-cpu check-triton fix wheel bench figures swap report gpu-check wheel-check clean
+.PHONY: help install demo test lint types check-cpu check-triton strangers fix docs wheel bench figures swap report gpu-check wheel-check clean
 
 help: ## print these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,7 +16,7 @@ install: $(STAMP) ## make .venv and install the package with what its tests need
 
 $(STAMP): pyproject.toml setup.py constraints.txt $(NATIVE)
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[dev,strangers]'
 	touch $(STAMP)
 
 demo: $(STAMP) ## train, evaluate and inpaint on rendered clips; results in ./demo
@@ -24,23 +24,31 @@ demo: $(STAMP) ## train, evaluate and inpaint on rendered clips; results in ./de
 
 test: lint types check-cpu check-triton ## everything that continuous integration runs
 
-lint: $(STAMP) ## ruff: rules and format
+lint: $(STAMP) ## ruff: rules and format; codespell
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m codespell_lib $(shell git ls-files '*.py' '*.md' '*.cpp' '*.h' '*.cu' '*.cuh' '*.toml' '*.yml')
 
 types: $(STAMP) ## mypy
 	$(RUN) -m mypy
 
 check-cpu: $(STAMP) ## pytest: the package, the CPU kernels, the CUDA kernels emulated and sanitized
-	$(RUN) -m pytest tests --ignore tests/triton -n 2 --dist loadfile --durations 15
+	$(RUN) -m pytest tests -n 2 --dist loadfile --durations 15
+
+strangers: $(STAMP) ## pytest: what accelerate computes on every public network of tests/strangers
+	$(RUN) -m pip install --quiet --no-deps segmentation-models-pytorch dynamic-network-architectures einops
+	STRANGERS=all $(RUN) -m pytest tests/strangers -n 2
 
 check-triton: $(STAMP) ## pytest: the Triton kernels, interpreted under the guard, and compiled without a GPU
-	TRITON_INTERPRET=1 $(RUN) -m pytest tests/triton -n 2 --durations 10
+	TRITON_INTERPRET=1 $(RUN) -m pytest tests -n 2 --durations 10
 
 fix: $(STAMP) ## apply ruff's fixes and formats, clang-format
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
-	$(VENV)/bin/clang-format -i $(wildcard csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh csrc/*/*.h)
+	$(VENV)/bin/clang-format -i $(NATIVE)
+
+docs: $(STAMP) ## the pages and the API reference, in build/site
+	$(RUN) -m mkdocs build --strict
 
 bench: $(STAMP) ## pytest benchmarks: ops, layers, steps beside plain PyTorch; rows in benchmarks/results
 	$(RUN) -m pytest benchmarks --benchmark-only

@@ -1,8 +1,9 @@
 """Builds the kernels of csrc into two plain C libraries beside the Python package, with ninja.
 
-``csrc/*/cpu*.cpp`` become ``libfastinpaint_cpu.so`` where a C++ compiler is found (``cpu_simd*.cpp`` once for each
-instruction set, of which one is chosen at run time), ``csrc/*/cuda*.cu`` become ``libfastinpaint_cuda.so`` where nvcc
-is (``cuda_hopper*.cu`` for sm_90a alone). Neither needs torch. What cannot be built is named and left out.
+An op's sources are files named cpu*.cpp and cuda*.cu, or folders named cpu and cuda. The C++ becomes
+``libfastinpaint_cpu.so`` where a C++ compiler is found (files named ``*simd*`` once for each instruction set, of which
+one is chosen at run time), the CUDA becomes ``libfastinpaint_cuda.so`` where nvcc is (folders named hopper for sm_90a
+alone). Neither needs torch. What cannot be built is named and left out.
 
     CXX=...                       the C++ compiler
     FASTINPAINT_CUDA=0|1          never, or by all means, build the CUDA kernels
@@ -88,7 +89,7 @@ def cuda_flags(nvcc: str) -> tuple[list[str], list[str]]:
 def cpu_variants(source: Path) -> list[tuple[str, list[str]]]:
     """How one C++ source is compiled: (suffix of the object, extra flags) of each instruction set."""
     known = ["-DFI_HAS_AVX"] if len(ISAS) > 1 else []
-    if not source.stem.startswith("cpu_simd"):
+    if "simd" not in source.stem:
         return [("", known)]
     return [(f"_{n}", [*known, f"-DFI_ISA={n}", f"-DFI_BYTES={width}", *flags]) for n, (width, flags) in ISAS.items()]
 
@@ -96,7 +97,7 @@ def cpu_variants(source: Path) -> list[tuple[str, list[str]]]:
 def cuda_variants(source: Path) -> list[tuple[str, list[str]]]:
     """As `cpu_variants`; the wgmma kernels exist for sm_90a alone, and the library does without them elsewhere."""
     architectures = cuda_architectures()
-    if not source.stem.startswith("cuda_hopper"):
+    if source.parent.name != "hopper":
         return [("", cuda_code(architectures))]
     return [("", ["-gencode=arch=compute_90a,code=sm_90a"])] if "90a" in architectures else []
 
@@ -106,11 +107,12 @@ def ninja_rules(out: Path, build: Path) -> list[str]:
     lines, cxx, nvcc = ["ninja_required_version = 1.5"], find_cxx(), wanted_nvcc()
     cpu_flags = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread"]
     toolchains = {  # CUDA's units take longest: they come first
-        "cuda": (nvcc, "cuda*.cu", *(cuda_flags(nvcc) if nvcc else ([], []))),
-        "cpu": (cxx, "cpu*.cpp", cpu_flags, ["-shared", "-pthread"]),
+        "cuda": (nvcc, "cu", *(cuda_flags(nvcc) if nvcc else ([], []))),
+        "cpu": (cxx, "cpp", cpu_flags, ["-shared", "-pthread"]),
     }
-    for name, (compiler, pattern, compile_flags, link_flags) in toolchains.items():
-        sources = sorted((ROOT / "csrc").glob(f"*/{pattern}"))
+    for name, (compiler, suffix, compile_flags, link_flags) in toolchains.items():
+        patterns = (f"*/{name}*.{suffix}", f"*/{name}/**/*.{suffix}")
+        sources = sorted(path for pattern in patterns for path in (ROOT / "csrc").glob(pattern))
         if compiler is None or not sources:
             print(f"fastinpaint: no compiler for the {name} kernels: installed without them", file=sys.stderr)
             continue
@@ -125,8 +127,9 @@ def ninja_rules(out: Path, build: Path) -> list[str]:
         ]
         objects = []
         for source in sources:
-            for suffix, extra in cpu_variants(source) if name == "cpu" else cuda_variants(source):
-                objects.append(f"{build}/{name}/{source.parent.name}_{source.stem}{suffix}.o")
+            stem = "_".join(source.relative_to(ROOT / "csrc").with_suffix("").parts)
+            for variant, extra in cpu_variants(source) if name == "cpu" else cuda_variants(source):
+                objects.append(f"{build}/{name}/{stem}{variant}.o")
                 lines += [f"build {objects[-1]}: compile_{name} {source}", f"  extra = {' '.join(extra)}"]
         library = out / f"libfastinpaint_{name}.so"
         lines += [f"build {library}: link_{name} {' '.join(objects)}", f"default {library}"]

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastinpaint.testing import sass
+from tools.inspect import sass
 
 PARTS = ("build", "tests", "tune", "bench", "sanitizers", "report")
 
@@ -57,6 +57,13 @@ def _pytest(*arguments: str, workers: int = 0) -> list[str]:
     return [sys.executable, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider", *shared, *arguments]
 
 
+def _folders(backend: str) -> list[str]:
+    """The folders of a backend's tests, that of all ops' first."""
+    root = Path(__file__).parents[1]
+    found = [path.relative_to(root).as_posix() for path in (root / "tests" / "ops").glob(f"**/{backend}")]
+    return sorted(found, key=lambda name: (name.count("/"), name))
+
+
 def _fastinpaint(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "fastinpaint", *arguments]
 
@@ -89,12 +96,12 @@ def _tests(out: Path) -> list[Step]:
 
     With them every Triton kernel of the layers is compiled, which would take minutes of the timed steps.
     """
-    cuda = _pytest("tests/cuda", "-k", "not emulated and not sanitiz", workers=4)
+    cuda = _pytest(*_folders("cuda"), "-k", "not emulated and not sanitiz", workers=4)
     layers = ("benchmarks", "--device", "cuda", "--benchmark-disable", "--rounds-seconds", "0", "-k")
     compiled = _pytest(*layers, "test_layer and triton", "--rows", str(out / "compiled.jsonl"), workers=5)
     return [
         Step("tests", "cuda", cuda, 110, 20, 2),
-        Step("tests", "triton", _pytest("tests/triton", workers=4), 110, 20, 2),
+        Step("tests", "triton", _pytest(*_folders("triton"), workers=4), 110, 20, 2),
         Step("tests", "system", _pytest("tests/gpu", workers=3), 110, 20, 2),
         *(Step("tests", f"fuzz {name}", _fuzz(name, 40), 90, 20, 2) for name in ("cuda", "triton", "library")),
         Step("tests", "compile triton", compiled, 110, 20, 2),

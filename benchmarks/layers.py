@@ -28,7 +28,8 @@ from benchmarks.turns import CLOCKS, against_best, heading, keep_freed_memory, s
 from fastinpaint.bench.contenders import Workload
 from fastinpaint.bench.layers import LayerCase, layer_cases
 from fastinpaint.bench.measure import paired
-from fastinpaint.ops.conv_block import cpu, cpu_choice
+from fastinpaint.ops.conv_block import cpu
+from fastinpaint.ops.conv_block.cpu import select as cpu_choice
 from fastinpaint.ops.types import Geometry, Source
 
 TOLERANCE = 1e-4  # of the relative error in norm between two float32 results

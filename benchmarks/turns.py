@@ -12,7 +12,7 @@ from statistics import median
 import torch
 
 from fastinpaint.bench.measure import Timing
-from fastinpaint.ops import map_memory
+from fastinpaint.ops import buffer_pool as map_memory
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 IN_USE = 2 << 30  # bytes at one time in a step

@@ -1,299 +1,186 @@
-"""`accelerate`: the layers of any model, in place, as fused ones; `restore` takes it back."""
+"""`accelerate`: any model as fast as its layers can run here, by measurement; `restore` takes it back."""
 
 from __future__ import annotations
 
-import ast
-import inspect
-import textwrap
-from dataclasses import dataclass, field
-from itertools import pairwise
-from types import CodeType, FunctionType
+import os
+import re
+import warnings
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
-from torch.nn.modules.padding import _ConstantPadNd
-from torch.nn.utils.parametrize import is_parametrized
 
-from fastinpaint import backends
-from fastinpaint.nn import layers, region
-from fastinpaint.nn.deferred import plain
-from fastinpaint.nn.padded import zeros_of
-from fastinpaint.nn.raw import Options
-from fastinpaint.ops.conv_block.zeros import absorbed
+from fastinpaint.acceleration import layout
+from fastinpaint.acceleration.example import Example, arguments_of
+from fastinpaint.acceleration.plan import Plan
+from fastinpaint.acceleration.report import Layer, Report
+from fastinpaint.acceleration.rules import rule_of
+from fastinpaint.acceleration.search import Goal
+from fastinpaint.acceleration.swap import FUSED, reasons, swap, unswap
+from fastinpaint.acceleration.tuner import Tuner, _take, forget_calls, key_of, tune, watch_calls
+from fastinpaint.ops.dispatch import native, native_cpu, registry, tuning_cache
 
 Model = TypeVar("Model", bound=nn.Module)
-
-FUSED: dict[type[nn.Module], type[nn.Module]] = {
-    nn.Conv2d: layers.Conv2d,
-    nn.Conv3d: layers.Conv3d,
-    nn.ConvTranspose2d: layers.ConvTranspose2d,
-    nn.ConvTranspose3d: layers.ConvTranspose3d,
-    nn.BatchNorm2d: layers.BatchNorm2d,
-    nn.BatchNorm3d: layers.BatchNorm3d,
-    nn.SyncBatchNorm: layers.SyncBatchNorm,
-    nn.ReLU: layers.ReLU,
-    nn.ZeroPad2d: layers.ZeroPad2d,
-    nn.ZeroPad3d: layers.ZeroPad3d,
-    nn.ConstantPad2d: layers.ConstantPad2d,
-    nn.ConstantPad3d: layers.ConstantPad3d,
-}
-PLAIN = {fused: plain_class for plain_class, fused in FUSED.items()}
 MEMORY = ("default", "low")
-JOINING = frozenset(("cat", "concat", "concatenate", "hstack", "stack"))
+OBJECTIVES = ("speed", "balanced", "memory", "fuse")
+VARIABLE = "FASTINPAINT_OBJECTIVE"
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
-@dataclass
-class Report:
-    """What `accelerate` did, by the modules' names.
+def accelerate(
+    model: Model,
+    backend: str = "auto",
+    memory: str | float = "default",
+    example: Any = None,
+    objective: str | None = None,
+) -> Model:
+    """Make a model's training step, or its inference, as fast as this library and stock torch can, in place.
 
-    Attributes:
-        swapped: the layers that are fused now.
-        left: the layers of a kind that could have been, and why they were not.
-        notes: what else there is to know.
-    """
-
-    swapped: list[str] = field(default_factory=list)
-    left: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        lines = [f"{len(self.swapped)} layers swapped, {len(self.left)} left."]
-        lines += [f"  left {name}: {reason}" for name, reason in self.left.items()]
-        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
-
-
-def accelerate(model: Model, backend: str = "auto", memory: str = "default") -> Model:
-    """Make a model's convolutions, batch norms, ReLUs and padding by zeros fused, in place.
+    Layers are fused where that was measured to pay, here, at the shapes of the example or of the model's first call:
+    each convolution with its batch norm and ReLU, then the whole step in turns with the untouched model in both memory
+    layouts. The result is never slower than the better of those two, and keeps no more for backward.
 
     Modules keep their identity: names, parameters, buffers, ``state_dict`` and optimiser state stay as they are, and
     checkpoints go both ways. Inside the model activations are deferred; what the model returns, what its foreign layers
-    get and what hooks see are plain tensors. ``model.fastinpaint_report`` says what was swapped, what was left and why.
+    get and what hooks see are plain tensors. ``print(model.fastinpaint_report)`` says what was chosen, why, and what it
+    gained.
 
-    Those tensors may be channels-last, as after ``model.to(memory_format=torch.channels_last)``, but below a module
-    whose own code calls ``view``; outside of the model ``reshape`` merges the channels with another axis. The gradient
-    of an inner activation, be it a result of the model too, is to be watched by a hook of its module, or by
-    ``retain_grad`` before another layer reads it: what comes later has no gradient, never a part of one. A hook that is
-    put before the others (``prepend=True``) after `accelerate` may see a `fastinpaint.nn.Deferred`.
-    ``torch.jit.script`` and ``torch.fx`` take the plain model: script or trace it first, or `restore` it.
+    Measuring costs about 30 steps once for each set of shapes and mode (with gradients or without). It is remembered on
+    disk, leaves parameters, buffers, gradients and random states as they were, and does not happen under compilers,
+    tracers, checkpoints, functorch or in one of several processes. There, and with ``FASTINPAINT_TUNE=0``, the rules of
+    `fastinpaint.acceleration.rules` choose.
+
+    Weights and activations may become channels-last, as after ``model.to(memory_format=torch.channels_last)``. The
+    gradient of an inner activation is to be watched by a hook of its module, or by ``retain_grad`` before another layer
+    reads it. ``torch.jit.script`` and ``torch.fx`` take the plain model: script or trace it first, or `restore` it.
 
     Args:
         model: any ``nn.Module``; changed and returned. An accelerated model may be given again with other options.
-        backend: a name of `fastinpaint.backends.BACKENDS` or "auto".
-        memory: "default": backward keeps every raw map and recomputes batch norm, ReLU, additions and concatenations.
-            "low": it also computes again what is cheap: maps whose values cost few multiply-adds.
+        backend: a name of `fastinpaint.ops.dispatch.registry.BACKENDS` or "auto". A name fuses every layer
+            that can be, with that backend, and measures nothing.
+        memory: "default": backward keeps every raw map of a fused layer and recomputes batch norm, ReLU, additions and
+            concatenations. "low": it also computes again what is cheap: maps whose values cost few multiply-adds. A
+            number up to 1, or "512MB": a budget of kept bytes, as a share of the stock model's or absolute.
+        example: a batch: one tensor, a tuple of arguments, or a dict of keyword arguments. It is measured at once.
+        objective: "speed": the fastest. "balanced": the fewest kept bytes within 5 % of the fastest's time. "memory":
+            the fewest kept bytes. "fuse": every layer that can be fused, without measuring. Default: the environment's
+            ``FASTINPAINT_OBJECTIVE``, else "memory" with memory="low", else "speed".
 
     Returns:
         The model.
 
     Raises:
-        ValueError: backend or memory is unknown.
+        ValueError: backend, memory or objective is unknown.
     """
-    backends.requested(backend)
-    if memory not in MEMORY:
-        raise ValueError(f"accelerate: memory must be one of {', '.join(MEMORY)}, got {memory!r}.")
+    name = registry.requested(backend)
+    budget = _budget(memory)
+    objective = _objective(objective, memory, name)
     restore(model)
-    kinds = {type(module) for module in model.modules()}
-    options, report, unread = Options(backend, memory, any(map(_joins_tuples, kinds))), Report(), _unread_zeros(model)
-    merging = _below_views(model)
-    for name, module in list(model.named_modules()):
-        fused = FUSED.get(type(module))
-        reason = why_not(module) or unread.get(module)
-        if reason is not None:
-            report.left[name] = reason
-        elif fused is not None:
-            module.__class__ = fused
-            module._fastinpaint = options._replace(contiguous=module in merging)
-            module._fastinpaint_accelerated = True
-            report.swapped.append(name)
-    _draw_borders(model, report)
-    model.fastinpaint_report = report  # type: ignore[assignment]
+    if objective == "fuse":
+        tier = memory if isinstance(memory, str) and budget is None else "default"
+        plan = Plan(everything=True, contiguous=not _is_channels_last(model), memory=tier)
+        _put_unmeasured(model, plan, backend, Report(objective="fuse", how="fuse"))
+        return model
+    if (reason := _no_kernels(model)) is not None:
+        warnings.warn(f"fastinpaint: the model stays as it is: {reason}", stacklevel=2)
+        model.fastinpaint_report = Report(objective=objective, how="rules", notes=[reason], left=reasons(model))  # type: ignore[assignment]
+        return model
+    plan = _by_rules(model, "low" if memory == "low" else "default")
+    _put_unmeasured(model, plan, backend, Report(objective=objective, how="rules", layers=_rule_rows(model, plan)))
+    tuner = Tuner(Goal(objective, budget), backend, plan)
+    vars(model)["_fastinpaint_layouts"] = _layouts(model)
+    watch_calls(model, tuner)
+    if example is not None and tuning_cache.mode() != "0":
+        _measure_now(model, example, tuner)
     return model
 
 
 def restore(model: Model) -> Model:
-    """Take `accelerate` back: every module has its own class again. Returns the model."""
+    """Take `accelerate` back: every module has its own class again, weights their layout. Returns the model."""
+    forget_calls(model)
+    unswap(model)
     for module in model.modules():
-        if "_fastinpaint" in vars(module) and (plain_class := _plain_class(module)) is not None:
-            module.__class__ = plain_class
-            del module._fastinpaint, module._fastinpaint_accelerated
-        for handle in vars(module).pop("_fastinpaint_borders", ()):
-            handle.remove()
-        for name in ("_fastinpaint_plain", "_fastinpaint_tensors", "fastinpaint_report"):
-            vars(module).pop(name, None)
+        vars(module).pop("fastinpaint_report", None)
+        before = vars(module).pop("_fastinpaint_layouts", {})
+        for name, parameter in module.named_parameters():
+            if name in before and parameter.dim() in layout.FORMATS:
+                layout.set_layout(parameter, before[name])
     return model
 
 
-def _plain_class(module: nn.Module) -> type[nn.Module] | None:
-    """The class that a fused layer had; None for another module.
-
-    `torch.nn.utils.parametrize` gave the layer a class of its own, derived from the fused one: that is made anew.
-    """
-    kind, parent = type(module), type(module).__bases__[0]
-    if is_parametrized(module) and parent in PLAIN:
-        own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
-        return type(kind.__name__, (PLAIN[parent],), own)
-    return PLAIN.get(kind)
+def _objective(objective: str | None, memory: str | float, backend: str) -> str:
+    """What is wanted; a backend by name means that everything is fused."""
+    if objective is None:
+        objective = os.environ.get(VARIABLE) or ("memory" if memory == "low" else "speed")
+    if objective not in OBJECTIVES:
+        raise ValueError(f"accelerate: objective must be one of {', '.join(OBJECTIVES)}, got {objective!r}.")
+    return objective if backend == "auto" else "fuse"
 
 
-def why_not(module: nn.Module) -> str | None:
-    """Why a layer that could be fused by its kind is not, in one sentence, or None."""
-    if type(module) not in FUSED:
-        kind = next((k for k in FUSED if isinstance(module, k) and type(module) not in PLAIN), None)
-        if kind is None:
+def _budget(memory: str | float) -> float | None:
+    """The kept bytes, or up to 1 their share, that memory asks for; None where it is a tier."""
+    if isinstance(memory, str):
+        if memory in MEMORY:
             return None
-        return f"{type(module).__name__} is a subclass of {kind.__name__}, and may compute something else."
-    if isinstance(module, _ConvNd):
-        if module.padding_mode != "zeros":
-            return f"padding_mode is {module.padding_mode!r}; only 'zeros' is fused."
-        ends = module._reversed_padding_repeated_twice
-        if module.padding == "same" and ends[::2] != ends[1::2]:
-            return "padding='same' pads the two ends of an axis differently here."
-    return layers.pads_otherwise(module) if isinstance(module, _ConstantPadNd) else None
-
-
-def _unread_zeros(model: nn.Module) -> dict[nn.Module, str]:
-    """The padding modules that an nn.Sequential gives to something that must be given a plain tensor, and why."""
-    reasons: dict[nn.Module, list[str | None]] = {}
-    for row in model.modules():
-        if not isinstance(row, nn.Sequential) or type(row).forward is not nn.Sequential.forward:
-            continue
-        children = [child for child in row if type(child) is not nn.Identity]
-        for pad, reader in pairwise(children):
-            if type(pad) in FUSED and isinstance(pad, _ConstantPadNd):
-                reasons.setdefault(pad, []).append(_why_unread(pad, reader))
-    return {pad: found[0] for pad, found in reasons.items() if found[0] is not None and None not in found}
-
-
-def _why_unread(pad: _ConstantPadNd, reader: nn.Module) -> str | None:
-    """Why a module cannot take the zeros around its input for padding of its own, or None if it may."""
-    if type(reader) not in FUSED and any(type(module) in FUSED for module in reader.modules()):
-        return None  # a container: which of them reads it is not known
-    if not isinstance(reader, _ConvNd) or type(reader) not in FUSED:
-        return f"only a convolution takes zeros for padding of its own, and {type(reader).__name__} follows."
-    if (reason := why_not(reader)) is not None:
-        return f"the convolution that follows is left: {reason}"
-    around = zeros_of(pad.padding, 2 + len(reader.kernel_size))
-    if around is None:
-        return f"its padding {pad.padding} is none of the spatial axes of the convolution that follows."
-    found = absorbed(layers.geometry_of(reader), around)
-    return found if isinstance(found, str) else None
-
-
-def _draw_borders(model: nn.Module, report: Report) -> None:
-    """Hooks where activations leave the fused layers: at foreign modules, and at containers called from outside."""
-    holders = {id(module) for module in model.modules() if any(type(m) in PLAIN for m in module.modules())}
-    seen: set[int] = set()
-
-    def walk(module: nn.Module, name: str) -> None:
-        if id(module) in seen or type(module) in PLAIN:
-            return
-        seen.add(id(module))
-        if id(module) not in holders:
-            handles = []
-            if not isinstance(module, torch.jit.ScriptModule):  # which takes no such hook
-                before = _hooked_inputs if type(module) is nn.Identity else _plain_inputs
-                handles = [module.register_forward_pre_hook(before, with_kwargs=True, prepend=True)]
-        else:
-            handles = [
-                module.register_forward_pre_hook(_enter, with_kwargs=True, prepend=True),
-                module.register_forward_hook(_leave, prepend=True, always_call=True),
-            ]
-            if insisting := _insists_on_tensors(module):
-                module._fastinpaint_tensors = True  # type: ignore[assignment]
-                _plain_children(module, "checkpoint_sequential" in _names(type(module)))
-                report.notes.append(f"{name or 'the model'} {insisting}: its children hand on plain tensors.")
-            for child_name, child in module.named_children():
-                walk(child, f"{name}.{child_name}" if name else child_name)
-        module._fastinpaint_borders = tuple(handles)  # type: ignore[assignment]
-
-    walk(model, "")
-
-
-def _plain_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Before a foreign module."""
-    hooked = layers.hooked(module, len(module._fastinpaint_borders))  # type: ignore[arg-type]
-    return plain(args, hooked), plain(kwargs, hooked)
-
-
-def _hooked_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Before an Identity, which hands on what it was given: other hooks see plain tensors."""
-    return _plain_inputs(module, args, kwargs) if layers.hooked(module, 1) else None
-
-
-def _enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Before a container; other hooks see plain tensors."""
-    region.enter(module)
-    hooked = layers.hooked(module, 2)
-    return (plain(args, hooked), plain(kwargs, hooked)) if hooked or "_fastinpaint_tensors" in vars(module) else None
-
-
-def _leave(module: nn.Module, args: tuple[Any, ...], result: Any) -> Any:
-    """After a container, be it by an exception."""
-    region.leave(module)
-    hooked = layers.hooked(module, 2)
-    outermost = hasattr(module, "fastinpaint_report") or not (torch.compiler.is_compiling() or region.inside())
-    return plain(result, hooked) if outermost or hooked or module.__dict__.get("_fastinpaint_plain") else None
-
-
-def _insists_on_tensors(module: nn.Module) -> str | None:
-    """Why a container must be given plain tensors by its children, or None."""
-    names = _names(type(module))
-    if names & {"checkpoint", "checkpoint_sequential"}:
-        return "uses checkpoint"
-    if "is_tensor" in names or {"isinstance", "Tensor"} <= names:
-        return "asks what is a Tensor"
-    if "apply" in _names_in(getattr(type(module).forward, "__code__", None)):  # elsewhere it may initialise weights
-        return "uses an autograd.Function"
-    if any(isinstance(child, torch.jit.ScriptModule) for child in module.children()):
-        return "holds a ScriptModule"
-    return None
-
-
-def _below_views(model: nn.Module) -> set[nn.Module]:
-    """The modules in whose results somebody may merge axes by ``Tensor.view``, which a channels-last map refuses."""
-    return {below for above in model.modules() if "view" in _names(type(above)) for below in above.modules()}
-
-
-def _names(kind: type[nn.Module]) -> set[str]:
-    """Every name that the methods of a module class use."""
-    own = [cls for cls in kind.__mro__ if cls.__module__.partition(".")[0] != "torch"]
-    functions = [each for cls in own for each in vars(cls).values() if isinstance(each, FunctionType)]
-    return {name for function in functions for name in _names_in(function.__code__)}
-
-
-def _names_in(code: object) -> set[str]:
-    """Every name that a function's code uses, and the functions in it."""
-    if not isinstance(code, CodeType):
-        return set()
-    return {*code.co_names}.union(*map(_names_in, code.co_consts))
-
-
-def _joins_tuples(kind: type[nn.Module]) -> bool:
-    """Whether the code of a module class gives torch.cat, or the like, a tuple."""
-    if kind.__module__.partition(".")[0] == "torch":
-        return False
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
-    except (OSError, SyntaxError, TypeError):  # there is none to be read
-        return False
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _called(node) in JOINING]
-    given = [value for call in calls for value in (*call.args, *(keyword.value for keyword in call.keywords))]
-    return any(
-        isinstance(value, ast.Tuple) or (isinstance(value, ast.Call) and _called(value) == "tuple") for value in given
+        match = re.fullmatch(r"([\d.]+)\s*([A-Za-z]+)", memory)
+        if match is not None and match[2].upper() in UNITS:
+            return float(match[1]) * UNITS[match[2].upper()]
+    elif not isinstance(memory, bool) and memory > 0:
+        return float(memory)
+    raise ValueError(
+        f"accelerate: memory must be one of {', '.join(MEMORY)}, a share above 0 or bytes as '512MB', got {memory!r}."
     )
 
 
-def _called(call: ast.Call) -> str:
-    """The last name of what is called."""
-    return getattr(call.func, "attr", getattr(call.func, "id", ""))
+def _no_kernels(model: nn.Module) -> str | None:
+    """Why only plain torch could run the fused layers here, and what to do, or None."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    if device.type == "cpu":
+        if (reason := native.why_not("cpu")) is not None:
+            return f"{reason} Install a C++ compiler and reinstall fastinpaint."
+        if native_cpu.isa() == "scalar":
+            return "the CPU kernels need AVX2, which this processor or FASTINPAINT_CPU_ISA does not offer."
+    return None
 
 
-def _plain_children(module: nn.Module, through_sequential: bool) -> None:
-    """Mark what a module calls directly: `torch.utils.checkpoint` sees tensors only, and must be given them."""
-    groups = (nn.ModuleList, nn.ModuleDict, *((nn.Sequential,) if through_sequential else ()))
-    for child in module.children():
-        child._fastinpaint_plain = True  # type: ignore[assignment]
-        if isinstance(child, groups):
-            _plain_children(child, through_sequential)
+def _by_rules(model: nn.Module, tier: str) -> Plan:
+    fused = {
+        name: tier
+        for name, module in model.named_modules()
+        if type(module) in FUSED and isinstance(module, nn.modules.conv._ConvNd) and rule_of(module).pays
+    }
+    return Plan(fused=fused, contiguous=not _is_channels_last(model), memory=tier, by_rule=True)
+
+
+def _rule_rows(model: nn.Module, plan: Plan) -> list[Layer]:
+    """Each convolution's rule."""
+    rows = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.conv._ConvNd) and type(module) in FUSED:
+            rows.append(Layer(name, type(module).__name__, plan.tier(name) or "stock", rule_of(module).because))
+    return rows
+
+
+def _put_unmeasured(model: nn.Module, plan: Plan, backend: str, report: Report) -> None:
+    report.swapped, report.left = swap(model, plan, backend)
+    model.fastinpaint_report = report  # type: ignore[assignment]
+
+
+def _is_channels_last(model: nn.Module) -> bool:
+    """Whether a weight is: then torch's own convolutions hand on channels-last maps too."""
+    return any(p.dim() in layout.FORMATS and not p.is_contiguous() for p in model.parameters())
+
+
+def _layouts(model: nn.Module) -> dict[str, bool]:
+    """By name: whether a weight is channels-last, for `restore`."""
+    return {name: not p.is_contiguous() for name, p in model.named_parameters() if p.dim() in layout.FORMATS}
+
+
+def _measure_now(model: nn.Module, example: Any, tuner: Tuner) -> None:
+    """Choose by an example: with gradients in training mode, without them in evaluation."""
+    args, kwargs = arguments_of(example)
+    with torch.set_grad_enabled(model.training):
+        key = key_of(model, args, kwargs)
+        tuner.plans[key] = tune(model, Example(args, kwargs), model.training, tuner)
+        tuner.key = key
+        _take(model, tuner, *tuner.plans[key])

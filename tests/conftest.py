@@ -1,6 +1,10 @@
 """What every test shares: one torch thread, one seed, and small video files made on the spot.
 
 PyAV is imported by those who write a file: the tests of kernels run without it, on a machine that only lends its GPU.
+
+Tests of Triton kernels stand in folders named triton. ``TRITON_INTERPRET=1 pytest tests`` interprets them under the
+guard, and collects nothing else: Triton decides at import. Without the variable they launch on the GPU, and are left
+out where there is none.
 """
 
 from __future__ import annotations
@@ -18,6 +22,39 @@ import torch
 torch.set_num_threads(1)
 cv2.setNumThreads(1)
 os.environ["FASTINPAINT_TUNE"] = "0"  # no test measures, or reads what has been measured here, unless it says so
+os.environ["FASTINPAINT_OBJECTIVE"] = "fuse"  # tests of exactness want every layer fused, unless they say otherwise
+
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+if INTERPRETED:
+    from fastinpaint.testing import interpreter
+
+    interpreter.install()
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Whether a file is not for this process; None leaves the question to pytest."""
+    if not collection_path.name.startswith("test_"):
+        return None
+    folders = collection_path.relative_to(Path(__file__).parent).parts[:-1]
+    if "interpreter" in folders:
+        runs = INTERPRETED
+    elif "triton" in folders:
+        runs = INTERPRETED or torch.cuda.is_available()
+    else:
+        runs = not INTERPRETED
+    return None if runs else True
+
+
+@pytest.fixture(autouse=INTERPRETED)
+def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interpreted, the widest tiles up to 64 x 64, whatever the model of a GPU prefers: the time is in the steps."""
+    from fastinpaint.ops.conv_block.triton import tiles
+
+    def widest(every: tuple[tiles.Tile, ...], work: tiles.Work) -> tiles.Tile:
+        return max(tiles.candidates(every, work), key=lambda t: (min(t.m, 64) * min(t.n, 64), t.k, -t.m * t.n))
+
+    monkeypatch.setattr(tiles, "best", widest)
 
 
 @pytest.hookimpl(tryfirst=True)

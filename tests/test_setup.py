@@ -49,8 +49,8 @@ def codes(rules: list[str], unit: str) -> list[str]:
 def test_both_libraries_are_built_for_every_architecture(script: ModuleType) -> None:
     rules = script.ninja_rules(Path("out"), Path("build"))
     assert libraries(rules) == ["libfastinpaint_cuda.so", "libfastinpaint_cpu.so"]
-    assert codes(rules, "conv_block/cuda.cu") == ["sm_80", "sm_90a", "sm_100", "compute_80"]
-    assert codes(rules, "conv_block/cuda_hopper.cu") == ["sm_90a"]
+    assert codes(rules, "conv_block/cuda/fwd_dgrad.cu") == ["sm_80", "sm_90a", "sm_100", "compute_80"]
+    assert codes(rules, "conv_block/cuda/hopper/fwd_dgrad.cu") == ["sm_90a"]
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,8 @@ def test_the_architectures_can_be_chosen(
 ) -> None:
     monkeypatch.setenv("FASTINPAINT_CUDA_ARCH", asked)
     rules = script.ninja_rules(Path("out"), Path("build"))
-    assert codes(rules, "conv_block/cuda.cu") == code
-    assert any("cuda_hopper" in line for line in rules) == hopper
+    assert codes(rules, "conv_block/cuda/fwd_dgrad.cu") == code
+    assert any("/hopper/" in line for line in rules) == hopper
     link = rules[rules.index("rule link_cuda") + 1]
     assert re.findall(r",code=(\w+)", link) == code
 

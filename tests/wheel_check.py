@@ -19,7 +19,7 @@ import venv
 import zipfile
 from pathlib import Path
 
-from fastinpaint.testing import sass
+from tools.inspect import sass
 
 ROOT = Path(__file__).parents[1]
 # In a process without torch: what the library asks the loader for is its own.
@@ -35,7 +35,7 @@ assert not foreign, f"the CUDA library needs {foreign}"
 """
 PROGRAM = """
 import sys, torch, fastinpaint
-from fastinpaint import _native, backends
+from fastinpaint.ops.dispatch import native as _native, registry as backends
 from fastinpaint.models import ModelConfig, VideoCompletionNet
 
 assert fastinpaint.__file__.startswith(sys.prefix), fastinpaint.__file__

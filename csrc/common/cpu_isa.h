@@ -1,6 +1,6 @@
 // The instruction sets the CPU kernels are compiled for, and the one that runs here.
 //
-// A source named cpu_simd*.cpp is compiled once for each level, with FI_ISA naming the namespace its kernels live in
+// A source with simd in its name is compiled once for each level, with FI_ISA naming the namespace its kernels live in
 // and FI_BYTES the width of its vectors. Everything else is compiled once for the baseline.
 #pragma once
 

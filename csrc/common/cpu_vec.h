@@ -1,4 +1,4 @@
-// Vectors of FI_BYTES bytes for the cpu_simd*.cpp sources, and loads and stores of each storage type.
+// Vectors of FI_BYTES bytes for the sources with simd in their names, and loads and stores of each storage type.
 //
 // Storage is float, double or Bf16; arithmetic is in float (double for double). Everything is in an unnamed namespace:
 // the same header is compiled for several instruction sets, and no copy may be taken for another by the linker.

@@ -131,7 +131,7 @@ def _compiled(workload: Workload, mode: str) -> Contender:
 def _accelerated(workload: Workload, memory: str) -> Contender:
     from fastinpaint import accelerate
 
-    return Contender(accelerate(plain(workload), backend=workload.backend, memory=memory), workload)
+    return Contender(accelerate(plain(workload), backend=workload.backend, memory=memory, objective="fuse"), workload)
 
 
 def _by_backend(backend: str, workload: Workload) -> Contender:

@@ -49,7 +49,7 @@ def train(
     torch.manual_seed(seed)
     model = VideoCompletionNet(ModelConfig(width=width))
     if backend is not None:
-        accelerate(model, backend=backend)
+        accelerate(model, backend=backend, objective="fuse")
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
     clips = [torch.from_numpy(synthetic_clip(1000 * seed + i, frames, size)) for i in range(32)]
     order, losses = np.random.default_rng(seed), []

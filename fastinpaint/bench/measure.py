@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from fastinpaint.acceleration.kept import kept_bytes  # noqa: F401 - one of the three measures of this room
 from fastinpaint.bench.machine import synchronise
-from fastinpaint.ops import map_memory
+from fastinpaint.ops import buffer_pool as map_memory
 
 REPEATS_WITHIN = 0.05  # medians that are farther apart than this make a row noisy
 FLUSHED = 1 << 28  # bytes, more than any GPU's L2 holds
@@ -144,25 +144,3 @@ def allocated_bytes(work: Callable[[], Any], device: torch.device) -> int:
     events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
     changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
     return int(max(np.cumsum(changes), default=0))
-
-
-def kept_bytes(forward: Callable[[], Tensor], parameters: Iterable[Tensor]) -> int:
-    """Bytes that autograd keeps between forward and backward: distinct storages, parameters excluded.
-
-    ``forward`` must return the loss, which stays alive while the storages are counted.
-    """
-    own = {p.untyped_storage().data_ptr() for p in parameters}
-    kept: dict[int, int] = {}
-    alive: list[torch.UntypedStorage] = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-            alive.append(storage)  # so that no address is used twice while we count
-        return tensor.detach()  # a node that kept its own result, and so itself, would never be freed
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = forward()
-    del loss
-    return sum(kept.values())

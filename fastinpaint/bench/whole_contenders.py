@@ -126,7 +126,7 @@ class Fused:
         if inputs.image is not None:
             self.leaves["image"] = inputs.image.detach().clone().requires_grad_()
         self.leaves |= parameters(layers, guide)
-        self._net = accelerate(_Between(layers, guide), backend)
+        self._net = accelerate(_Between(layers, guide), backend, objective="fuse")
         self._out = self.forward()
         self._upstream = [laid(inputs.dy, True)]
         if self._norm is not None:

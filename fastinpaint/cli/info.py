@@ -10,9 +10,10 @@ from collections.abc import Iterator
 
 import torch
 
-from fastinpaint import _native, backends
 from fastinpaint._version import __version__
-from fastinpaint.ops import native_cuda
+from fastinpaint.ops.dispatch import native as _native
+from fastinpaint.ops.dispatch import native_cuda
+from fastinpaint.ops.dispatch import registry as backends
 from fastinpaint.ops.types import Geometry, Source
 
 CUDNN_TRAP = range(90800, 91500)
@@ -99,7 +100,7 @@ def _installed(package: str) -> str | None:
 
 
 def _cpu_isa() -> str:
-    from fastinpaint.ops import native_cpu
+    from fastinpaint.ops.dispatch import native_cpu
 
     return native_cpu.isa()
 

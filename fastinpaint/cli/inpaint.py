@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 
 import torch
+from tqdm import tqdm
 
 from fastinpaint.errors import UserError
-from fastinpaint.inference import Settings, inpaint
+from fastinpaint.inference import Encoding, Settings, inpaint
 from fastinpaint.inference.settings import DTYPES
 from fastinpaint.models.weights import load_weights, weights_info
 from fastinpaint.training.backend import BACKENDS, accelerate_model
@@ -17,7 +19,11 @@ from fastinpaint.training.backend import BACKENDS, accelerate_model
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("video", metavar="VIDEO", help="a video, a GIF or a folder of frames")
     parser.add_argument(
-        "-o", "--output", required=True, metavar="OUT", help=".mp4, .mov, .mkv or, for PNG frames, a folder"
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT",
+        help="a video or image file, or a folder of frames",
     )
     parser.add_argument("-w", "--weights", required=True, metavar="W", help="a .safetensors file that training left")
     hole = parser.add_argument_group("where the hole is")
@@ -41,8 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     look.add_argument("--frames", type=int, help="frames at once (default: as trained)")
     look.add_argument("--overlap", type=int, help="frames that windows share and blend (default: a quarter)")
     file = parser.add_argument_group("the output file")
-    file.add_argument("--crf", type=int, default=16, help="H.264 quality, 0 (best) to 51 (default: 16)")
-    file.add_argument("--lossless", action="store_true", help="RGB H.264 (.mp4, .mov) or FFV1 (.mkv), bit for bit")
+    file.add_argument("--crf", type=int, default=Encoding.crf, help="quality, 0 (best) to 51 (default: %(default)s)")
+    file.add_argument("--lossless", action="store_true", help="every sample bit for bit, in the source's pixel format")
+    file.add_argument("--pix-fmt", metavar="NAME", help="store this pixel format, such as yuv420p")
+    file.add_argument(
+        "--drop-unsupported", action="store_true", help="go on without what OUT's format cannot hold of the source"
+    )
+    file.add_argument("--image-format", choices=("png", "tiff"), default="png", help="of a folder of frames")
     file.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     run = parser.add_argument_group("how to run")
     run.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
@@ -67,6 +78,13 @@ def run(args: argparse.Namespace) -> None:
         device=args.device,
         dtype=args.dtype,
     )
+    encoding = Encoding(
+        crf=args.crf,
+        lossless=args.lossless,
+        pix_fmt=args.pix_fmt,
+        drop_unsupported=args.drop_unsupported,
+        image_format=args.image_format,
+    )
     model = accelerate_model(load_weights(args.weights).to(settings.torch_device()), args.backend)
     start = time.perf_counter()
     try:
@@ -79,10 +97,10 @@ def run(args: argparse.Namespace) -> None:
             invert=args.mask_invert,
             resize=args.mask_resize,
             settings=settings,
-            crf=args.crf,
-            lossless=args.lossless,
+            encoding=encoding,
             overwrite=args.overwrite,
             progress=not args.quiet,
+            notify=_say,
         )
     except torch.OutOfMemoryError:
         raise UserError(
@@ -94,6 +112,10 @@ def run(args: argparse.Namespace) -> None:
         print(
             f"{done.path}: {done.frames} frames of {done.width}x{done.height} in {seconds:.1f} s, {rate:.1f} frames/s."
         )
+
+
+def _say(note: str) -> None:
+    tqdm.write(f"fastinpaint inpaint: {note}", file=sys.stderr)
 
 
 def _box(text: str) -> tuple[int, int, int, int]:

@@ -9,9 +9,9 @@ import torch
 from tqdm import tqdm
 
 import fastinpaint
-from fastinpaint import measured
 from fastinpaint.errors import UserError
 from fastinpaint.models import ModelConfig, VideoCompletionNet
+from fastinpaint.ops.dispatch import autotune as measured
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 USUAL = {"cuda": "bf16", "cpu": "fp32"}
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
 def _step(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> None:
     """Forward and backward of the whole system, by auto."""
     model = VideoCompletionNet(ModelConfig(width=args.width, r=args.r)).to(device)
-    fastinpaint.accelerate(model)
+    fastinpaint.accelerate(model, objective="fuse")
     shape = (args.batch, 3, args.frames, args.size, args.size)
     video, mask = torch.rand(shape, device=device), torch.rand(shape, device=device)[:, :1].round()
     with tqdm(total=2, desc="tune", unit="pass", disable=None) as progress:

@@ -14,6 +14,7 @@ from av.sidedata.sidedata import Type
 from av.video.reformatter import Interpolation
 
 from fastinpaint.data.reader import FOLDER_RATE, DamagedVideo, Frame, VideoReader
+from fastinpaint.data.timeline import Timeline
 from fastinpaint.errors import UserError
 
 # Colours rounded to nearest. Without flags swscale's RGB is up to a level too dark, of a coloured picture about one on
@@ -25,17 +26,20 @@ DURATION_SLACK = 0.25  # seconds by which the length a Matroska header states ma
 class ContainerReader(VideoReader):
     """The frames of a file's first video stream.
 
-    A missing timestamp is put one frame after the last, a repeated one a tick after it.
+    A missing timestamp is put one frame after the last, a repeated one a tick after it. Timestamps of transport streams
+    that wrap or jump go on where they were (see `Timeline`).
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, keep_pictures: bool = False) -> None:
         self.name = name
+        self._keep_pictures = keep_pictures
         try:
             self._container = av.open(name)
         except (FFmpegError, OSError) as error:
             raise UserError(f"{name}: not a video that can be read: {_reason(error)}.") from None
         try:
-            self._stream = _video_stream(name, self._container)
+            self._stream = main_video(name, self._container)
+            self._decoder = _decoder(self._stream)
             self._read = 0
             self._last_pts: int | None = None
             self._frames = self._decode()
@@ -68,18 +72,19 @@ class ContainerReader(VideoReader):
         end = 0.0
         decoded = 0
         try:
-            for packet in self._container.demux():
+            for packet in Timeline(self._container).packets():
                 if packet.pts is not None:
                     end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
                 if packet.stream is not self._stream:
                     continue
                 packets += packet.size > 0
-                for picture in self._stream.decode(packet):
+                for picture in self._decoder.decode(packet):
                     if decoded == 0:
                         self._describe(picture)
                     decoded += 1
                     rgb = picture.to_ndarray(format="rgb24", interpolation=ROUNDED)
-                    yield Frame(rgb, self._pts(picture), self._time_base(picture))
+                    kept = picture if self._keep_pictures else None
+                    yield Frame(rgb, self._pts(picture), self._time_base(picture), kept)
         except FFmpegError as error:
             message = f"{self.name}: damaged: {decoded} frames could be read, then {_reason(error)}."
             raise DamagedVideo(message, decoded) from None
@@ -92,6 +97,7 @@ class ContainerReader(VideoReader):
         stream = self._stream
         self.width, self.height = picture.width, picture.height
         self.rotation = picture.rotation
+        self.codec = stream.codec.canonical_name
         sides: Any = picture.side_data  # its type information lacks the display matrix
         if any(side.type is Type.DISPLAYMATRIX for side in sides):
             self.display_matrix = struct.unpack("=9i", bytes(sides[Type.DISPLAYMATRIX])[:36])
@@ -127,7 +133,7 @@ class ContainerReader(VideoReader):
         return None
 
 
-def _video_stream(name: str, container: av.container.InputContainer) -> av.VideoStream:
+def main_video(name: str, container: av.container.InputContainer) -> av.VideoStream:
     """The first stream that is a video and not a cover picture."""
     cover = av.stream.Disposition.attached_pic
     for stream in container.streams.video:
@@ -136,6 +142,14 @@ def _video_stream(name: str, container: av.container.InputContainer) -> av.Video
             return stream
     kinds = ", ".join(stream.type for stream in container.streams) or "nothing"
     raise UserError(f"{name}: a video stream is needed; this file holds {kinds}.")
+
+
+def _decoder(stream: av.VideoStream) -> Any:
+    """What decodes a stream: FFmpeg's own decoders of VP8 and VP9 leave transparency aside, libvpx does not."""
+    libvpx = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec.canonical_name)
+    if libvpx is None or stream.metadata.get("alpha_mode") != "1":
+        return stream
+    return av.CodecContext.create(libvpx, "r")
 
 
 def _reason(error: Exception) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastinpaint.data.orientation import Orientation
 from fastinpaint.errors import UserError
 
 FOLDER_RATE = Fraction(25)
@@ -23,11 +24,16 @@ class DamagedVideo(UserError):
 
 
 class Frame(NamedTuple):
-    """One frame as stored: `rgb` uint8 [H, W, 3], shown at `pts * time_base` seconds."""
+    """One frame as stored: `rgb` uint8 [H, W, 3], shown at `pts * time_base` seconds.
+
+    `picture` is what the decoder gave, an `av.VideoFrame` with the source's own samples, where the reader was asked
+    to keep it, else None.
+    """
 
     rgb: np.ndarray
     pts: int
     time_base: Fraction
+    picture: Any = None
 
 
 class VideoReader:
@@ -40,6 +46,7 @@ class VideoReader:
             as stored, so that a video written with the same rotation looks like its source.
         display_matrix: the nine integers that `rotation` comes from, as FFmpeg keeps them, or None.
         rate: frames a second, an average where the rate varies; the times that count are the `pts`.
+        codec: FFmpeg's name of what the frames are stored with, such as "h264"; empty where it is not known.
         length_hint: the number of frames as the file states it, or an estimate, or None where it says nothing.
     """
 
@@ -49,7 +56,13 @@ class VideoReader:
     rotation: int = 0
     display_matrix: tuple[int, ...] | None = None
     rate: Fraction = FOLDER_RATE
+    codec: str = ""
     length_hint: int | None = None
+
+    @property
+    def orientation(self) -> Orientation:
+        """How a player turns the stored frames, mirroring included."""
+        return Orientation.of(self.display_matrix)
 
     def __iter__(self) -> Iterator[Frame]:
         return self

@@ -9,46 +9,53 @@ import re
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
+from av.error import FFmpegError
 
-from fastinpaint.data.container import ContainerReader
+from fastinpaint.data.container import ROUNDED, ContainerReader
 from fastinpaint.data.reader import FOLDER_RATE, Frame, VideoReader
 from fastinpaint.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
+IMAGE_CODECS = {".jpg": "mjpeg", ".jpeg": "mjpeg", ".tif": "tiff", ".webp": "webp", ".bmp": "bmp", ".ppm": "ppm"}
+
 
 class FolderReader(VideoReader):
     """Images as frames, shown one after another at `rate` a second."""
 
-    def __init__(self, name: str, images: list[Path], rate: Fraction) -> None:
+    def __init__(self, name: str, images: list[Path], rate: Fraction, keep_pictures: bool = False) -> None:
         self.name, self.rate, self.length_hint = name, rate, len(images)
         self._images = images
         self._next = 0
-        self._last = images[0], read_image(images[0])
+        self._read = read_picture if keep_pictures else lambda path: (read_image(path), None)
+        self._last = images[0], *self._read(images[0])
         self.height, self.width = self._last[1].shape[:2]
+        if keep_pictures:
+            self.codec = IMAGE_CODECS.get(images[0].suffix.lower(), "png")
 
     def __next__(self) -> Frame:
         if self._next == len(self._images):
             raise StopIteration
         path = self._images[self._next]
         if self._last[0] != path:
-            self._last = path, read_image(path)
-        rgb = self._last[1]
+            self._last = path, *self._read(path)
+        _, rgb, picture = self._last
         if rgb.shape[:2] != (self.height, self.width):
             raise UserError(
                 f"{path}: every frame must be {self.width}x{self.height} like the first one, "
                 f"{self._images[0].name}; this one is {rgb.shape[1]}x{rgb.shape[0]}."
             )
         self._next += 1
-        return Frame(rgb, self._next - 1, 1 / self.rate)
+        return Frame(rgb, self._next - 1, 1 / self.rate, picture)
 
     def close(self) -> None:
         self._next = len(self._images)
 
 
-def open_video(path: str | Path, rate: Fraction = FOLDER_RATE) -> VideoReader:
+def open_video(path: str | Path, rate: Fraction = FOLDER_RATE, keep_pictures: bool = False) -> VideoReader:
     """Open a video file (all that FFmpeg reads), a GIF, one image, or a folder of images in natural order.
 
     The first video stream is read, cover pictures left aside, wherever it stands among the streams. The first frame is
@@ -57,6 +64,7 @@ def open_video(path: str | Path, rate: Fraction = FOLDER_RATE) -> VideoReader:
     Args:
         path: a local file or folder.
         rate: frames a second for images, which carry none.
+        keep_pictures: hand out the decoder's own pictures too (see `Frame`).
 
     Raises:
         UserError: no such path; not a video; no video stream; no frame; no images; images of different sizes.
@@ -68,12 +76,12 @@ def open_video(path: str | Path, rate: Fraction = FOLDER_RATE) -> VideoReader:
         if not images:
             known = " ".join(sorted(IMAGE_SUFFIXES))
             raise UserError(f"{path}: a folder of frames must hold images ({known}); this one holds none.")
-        return FolderReader(str(path), images, rate)
+        return FolderReader(str(path), images, rate, keep_pictures)
     if not source.exists():
         raise UserError(f"{path}: no such file or folder.")
     if is_image(source):
-        return FolderReader(str(path), [source], rate)
-    return ContainerReader(str(path))
+        return FolderReader(str(path), [source], rate, keep_pictures)
+    return ContainerReader(str(path), keep_pictures)
 
 
 def upright(rgb: np.ndarray, rotation: int) -> np.ndarray:
@@ -91,6 +99,19 @@ def read_image(path: Path) -> np.ndarray:
     if bgr is None:
         raise UserError(f"{path}: not an image that can be decoded; it may be empty or damaged.")
     return np.ascontiguousarray(bgr[:, :, ::-1])
+
+
+def read_picture(path: Path) -> tuple[np.ndarray, av.VideoFrame]:
+    """An image as `read_image` gives it, and with its own samples: depth, transparency, palette, YUV of a JPEG."""
+    rgb = read_image(path)
+    try:
+        with av.open(str(path)) as file:
+            picture = next(file.decode(video=0))
+    except (FFmpegError, OSError, StopIteration, ValueError):
+        picture = None
+    if picture is None or (picture.height, picture.width) != rgb.shape[:2]:  # as where EXIF turns the image
+        picture = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+    return picture.to_ndarray(format="rgb24", interpolation=ROUNDED), picture
 
 
 def is_image(path: Path) -> bool:

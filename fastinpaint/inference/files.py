@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -18,9 +18,10 @@ from fastinpaint.data.reader import Frame, VideoReader
 from fastinpaint.data.video import open_video
 from fastinpaint.errors import UserError
 from fastinpaint.inference.complete import complete_stream
+from fastinpaint.inference.encoder import Encoding
 from fastinpaint.inference.masks import Masks, count_frames, no_hole
 from fastinpaint.inference.movie import MovieWriter
-from fastinpaint.inference.output import PngWriter, Writer, check_output, is_movie, whole_or_nothing
+from fastinpaint.inference.output import FolderWriter, Writer, check_output, is_movie, whole_or_nothing
 from fastinpaint.inference.settings import Settings
 
 
@@ -43,65 +44,80 @@ def inpaint(
     invert: bool = False,
     resize: bool = False,
     settings: Settings | None = None,
-    crf: int = 16,
-    lossless: bool = False,
+    encoding: Encoding | None = None,
     overwrite: bool = False,
     progress: bool = False,
+    notify: Callable[[str], None] = warnings.warn,
 ) -> Written:
     """Fill the holes of a video file; memory does not grow with its length, and on any error nothing is written.
 
     Args:
         model: a `VideoCompletionNet` or a `TwoDCN`.
         video: a video file, a GIF or a folder of frames.
-        output: a .mp4, .mov or .mkv file (see `MovieWriter`), or a folder for PNG frames, which equal the source's
+        output: a video or image file (see `MovieWriter`), or a folder for PNG or TIFF frames, which equal the source's
             decoded frames bit for bit outside the mask.
         mask, boxes, invert, resize: see `Masks`. More masks than frames are no error; fewer are.
         settings: see `Settings`.
-        crf, lossless: see `MovieWriter`.
+        encoding: see `Encoding`.
         overwrite: whether an output that exists is replaced.
         progress: whether a bar is drawn on stderr, if that is a terminal.
+        notify: is given each sentence that a person should read, such as what the output cannot hold.
 
     Raises:
         UserError: an input that cannot be read or does not fit, or an output that cannot be written.
     """
-    target = Path(output)
-    if not 0 <= crf <= 51:
-        raise UserError(f"crf must be from 0 to 51, got {crf}.")
+    target, encoding = Path(output), encoding or Encoding()
     check_output(target, [Path(path) for path in (video, mask) if path is not None], overwrite)
-    with open_video(video) as reader, Masks(reader, mask, boxes, invert=invert, resize=resize) as masks:
+    with (
+        open_video(video, keep_pictures=True) as reader,
+        Masks(reader, mask, boxes, invert=invert, resize=resize) as masks,
+    ):
         _check_lengths(reader, masks)
         first = next(reader)
-        times: deque[tuple[int, Fraction]] = deque()
-        pairs = _pairs(chain([first], reader), masks, reader.name, invert, times)
+        held: deque[tuple[Frame, np.ndarray]] = deque()
+        pairs = _pairs(chain([first], reader), masks, reader.name, invert, held)
         done = complete_stream(model, pairs, settings or Settings())
         count = 0
         with whole_or_nothing(target) as beside, ExitStack() as stack:
-            writer = _writer(beside, reader, first.time_base, crf, lossless)
+            writer = _writer(beside, reader, first, encoding, notify)
             stack.callback(writer.release)
-            for frame in tqdm(done, total=reader.length_hint, unit="frame", disable=None if progress else True):
-                writer.write(frame, *times.popleft())
+            for rgb in tqdm(done, total=reader.length_hint, unit="frame", disable=None if progress else True):
+                writer.write(*_with_fill(held.popleft(), rgb))
                 count += 1
             writer.close()
     return Written(target, count, reader.width, reader.height)
 
 
-def _writer(path: Path, reader: VideoReader, time_base: Fraction, crf: int, lossless: bool) -> Writer:
-    if is_movie(path):
-        return MovieWriter(path, reader, time_base, crf, lossless)
-    return PngWriter(path)
+def _with_fill(held: tuple[Frame, np.ndarray], rgb: np.ndarray) -> tuple[Frame, np.ndarray, np.ndarray]:
+    frame, mask = held
+    return frame, rgb, mask
+
+
+def _writer(path: Path, reader: VideoReader, first: Frame, encoding: Encoding, notify: Callable[[str], None]) -> Writer:
+    if not is_movie(path):
+        return FolderWriter(path, encoding.image_format)
+    writer = MovieWriter(path, reader, first, encoding)
+    for note in writer.notes:
+        notify(note)
+    return writer
 
 
 def _pairs(
-    frames: Iterator[Frame], masks: Masks, name: str, invert: bool, times: deque[tuple[int, Fraction]]
+    frames: Iterator[Frame], masks: Masks, name: str, invert: bool, held: deque[tuple[Frame, np.ndarray]]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(frame, mask) pairs, with each frame's time put into `times`."""
+    """(frame, mask) pairs, with each frame and mask put into `held` for the writer."""
     holes = False
     for index, frame in enumerate(frames):
+        if frame.picture.interlaced_frame:
+            raise UserError(
+                f"{name}: frame {index} is interlaced, two moments in one picture, which would be filled as one; "
+                "deinterlace the video first."
+            )
         mask = next(masks, None)
         if mask is None:
             raise UserError(_too_few(masks.name, index, name, index + 1 + sum(1 for _ in frames)))
         holes = holes or bool(mask.any())
-        times.append((frame.pts, frame.time_base))
+        held.append((frame, mask))
         yield frame.rgb, mask
     if not holes:
         raise UserError(no_hole(masks.name, invert))

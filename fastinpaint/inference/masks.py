@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from fastinpaint.data.reader import VideoReader
-from fastinpaint.data.video import is_image, open_video, upright
+from fastinpaint.data.video import is_image, open_video
 from fastinpaint.errors import UserError
 
 THRESHOLD = 128
@@ -50,9 +50,9 @@ class Masks:
     ) -> None:
         if (path is None) == (not boxes):
             raise UserError(f"a mask or a box is needed, and not both; got {'neither' if path is None else 'both'}.")
-        self._turn = round(video.rotation / 90) % 4
+        self._orientation = video.orientation
         self._stored = (video.height, video.width)
-        self._shown = self._stored[::-1] if self._turn % 2 else self._stored
+        self._shown = self._stored[::-1] if self._orientation.swapped else self._stored
         self._invert, self._resize = invert, resize
         self._reader: VideoReader | None = None
         self.length_hint: int | None = None
@@ -66,7 +66,7 @@ class Masks:
         if is_image(Path(path)) and Path(path).is_file():
             self._masks = self._same_for_all(self._read(next(self._reader).rgb))
         else:
-            self._masks = (self._read(upright(frame.rgb, self._reader.rotation)) for frame in self._reader)
+            self._masks = (self._read(self._reader.orientation.shown(frame.rgb)) for frame in self._reader)
             self.length_hint = self._reader.length_hint
 
     def __iter__(self) -> Masks:
@@ -117,7 +117,7 @@ class Masks:
 
     def _turned(self, mask: np.ndarray) -> np.ndarray:
         """From the orientation shown to the one stored."""
-        return np.ascontiguousarray(np.rot90(mask, -self._turn))
+        return np.ascontiguousarray(self._orientation.stored(mask))
 
 
 def no_hole(name: str, invert: bool) -> str:

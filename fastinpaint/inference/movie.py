@@ -1,79 +1,91 @@
-"""Video files that keep what their source had besides its pixels: every time stamp, the rotation, the sound."""
+"""Video files that keep what their source had besides the holes: samples, times, tags, rotation, sound and the rest."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import os
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import av
 import numpy as np
 from av.error import FFmpegError
 
-from fastinpaint.data.container import ROUNDED, ContainerReader
-from fastinpaint.data.reader import VideoReader
+from fastinpaint.data.container import ContainerReader
+from fastinpaint.data.reader import Frame, VideoReader
 from fastinpaint.errors import UserError
+from fastinpaint.inference import hdr
+from fastinpaint.inference.encoder import MUXERS, PICTURES, STILLS, Encoding, Plan, plan
+from fastinpaint.inference.palette import with_palette
+from fastinpaint.inference.pixels import what_it_holds, without_alpha, working_format
+from fastinpaint.inference.planes import convert, is_opaque, paste
+from fastinpaint.inference.streams import OtherStreams
 
-MATRICES = {1, 4, 7, 9}  # of H.273, numbered alike by swscale; the others are BT.601's or taken for it
-BT601, RGB = 5, 0
 INT32_MAX = 2**31 - 1
+CONSTANT_RATE = frozenset({"mpeg2video", "mpeg4"})
+"""Encoders that count frames of a constant rate, not ticks."""
 
 
 class MovieWriter:
-    """H.264 (lossless: RGB H.264 in .mp4 and .mov, FFV1 in .mkv), with the source's audio streams copied as they are.
+    """One video file, or one still image, whose pictures are the source's own where there is no hole.
 
-    .mp4 and .mov keep the time base, so every frame keeps its exact time; .mkv counts milliseconds. Colours are stored
-    as in the source (matrix and range) with 8 bits, in 4:2:0, or in 4:4:4 where a side is odd.
+    .mp4, .mov and .ts keep the time base, so every frame keeps its exact time; .mkv and .webm count milliseconds, .gif
+    hundredths of a second, .avi frames. What is kept and what cannot be is in docs/video.md.
 
     Args:
-        path: where to; its suffix decides.
+        path: where to; its suffix decides (see `encoder.MUXERS`).
         source: the reader of the source, open.
-        time_base: the unit of the frames' time stamps, in seconds.
-        crf: constant rate factor of H.264, 0 to 51; smaller is better and larger.
-        lossless: pixels come back bit for bit.
+        first: its first frame, with its picture.
+        encoding: see `Encoding`.
+
+    Attributes:
+        notes: what a person should know, one sentence each.
 
     Raises:
-        UserError: the format cannot hold the source's audio.
+        UserError: the format cannot hold what the source has.
         OSError, FFmpegError: (here or later) the file cannot be written.
     """
 
-    def __init__(
-        self, path: Path, source: VideoReader, time_base: Fraction, crf: int = 16, lossless: bool = False
-    ) -> None:
-        self._original = _Original(source.name) if isinstance(source, ContainerReader) else None
-        self._time_base = time_base
-        suffix = path.suffix.lower()
-        if suffix == ".mkv":  # not to be shifted as a whole where the sound begins a little before 0, as AAC does
-            self._container = av.open(str(path), "w", "matroska", container_options={"avoid_negative_ts": "disabled"})
-        else:
-            units = (stream.time_base for stream in self._original.sound) if self._original else ()
-            ticks = math.lcm(time_base.denominator, *(unit.denominator for unit in units if unit))
-            scales = {"video_track_timescale": time_base.denominator, "movie_timescale": min(ticks, INT32_MAX)}
-            options = {name: str(scale) for name, scale in scales.items()}
-            self._container = av.open(str(path), "w", suffix[1:], container_options=options)
-        codec, self._format, settings = _codec(suffix, source, crf, lossless)
-        stream = self._container.add_stream(codec, source.rate, options=settings, time_base=time_base)
-        self._stream = cast(av.VideoStream, stream)
-        self._stream.width, self._stream.height, self._stream.pix_fmt = source.width, source.height, self._format
+    def __init__(self, path: Path, source: VideoReader, first: Frame, encoding: Encoding) -> None:
+        self._suffix = path.suffix.lower()
+        self._original = OtherStreams(source.name) if isinstance(source, ContainerReader) else None
+        self._drop = encoding.drop_unsupported
+        self._source_format = first.picture.format.name
+        self._opaque = is_opaque(first.picture)
+        wanted = without_alpha(self._source_format) if self._opaque else self._source_format
+        codec = source.codec if self._original is not None or self._suffix in STILLS else ""
+        self.plan: Plan = plan(codec, wanted, (source.width, source.height), self._suffix, encoding)
+        self.notes = list(self.plan.notes)
+        self._refuse_losses()
+        self._palette = self._suffix == ".gif"
+        self._constant = self._suffix == ".avi" or self.plan.encoder in CONSTANT_RATE
+        self._time_base = 1 / source.rate if self._constant else first.time_base
+        self._start = first.pts * first.time_base if self._suffix in (".avi", ".gif", ".apng") else Fraction(0)
+        self._last: int | None = None
+        self._name = source.name
+        self._container = self._open(path)
+        self._stream: Any = self._container.add_stream(
+            self.plan.encoder, source.rate, options=self._options(first.picture), time_base=self._time_base
+        )
+        self._stream.width, self._stream.height = source.width, source.height
+        self._stream.pix_fmt = self.plan.pix_fmt
         if source.display_matrix is not None:
             self._stream.set_display_matrix(source.display_matrix)
-        self._colours: dict[str, int] = {}
-        if not lossless:
-            self._colours = {"dst_colorspace": BT601}
+        self._describe_like(first.picture)
         if self._original is not None:
-            self._describe_like(self._original.pictures, lossless)
-            self._original.join(self._container, suffix)
+            self.notes += self._original.join(self._container, self._suffix, self._drop, self._start)
 
-    def write(self, rgb: np.ndarray, pts: int, time_base: Fraction) -> None:
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
-        picture = picture.reformat(format=self._format, interpolation=ROUNDED, **self._colours)
-        picture.pts, picture.time_base = round(pts * time_base / self._time_base), self._time_base
+    def write(self, frame: Frame, rgb: np.ndarray, mask: np.ndarray) -> None:
+        """Encode a frame of the source with the masked pixels of `rgb`, uint8 [H, W, 3], in it."""
+        picture = self._filled(frame.picture, rgb, mask)
+        picture.pict_type = 0  # the encoder's choice, not the source's
+        time = frame.pts * frame.time_base
+        picture.pts, picture.time_base = self._tick(time - self._start), self._time_base
         if self._original is not None:
-            self._original.copy(self._container, pts * time_base)
-        self._container.mux(self._stream.encode(picture))
+            self._original.copy(self._container, time)
+        self._container.mux(self._stream.encode(with_palette(picture) if self._palette else picture))
 
     def close(self) -> None:
         self._container.mux(self._stream.encode(None))
@@ -87,68 +99,81 @@ class MovieWriter:
                 with suppress(FFmpegError, OSError):
                     held.close()
 
-    def _describe_like(self, pictures: av.VideoStream, lossless: bool) -> None:
-        """The shape of a pixel, and what the numbers of the colours mean, unless they are RGB in source or output."""
-        source, target = pictures.codec_context, self._stream.codec_context
+    def _filled(self, picture: Any, rgb: np.ndarray, mask: np.ndarray) -> Any:
+        """The source's picture with the hole's samples replaced, in the format that the encoder takes."""
+        if self._opaque and not is_opaque(picture) and not what_it_holds(self.plan.pix_fmt).alpha and not self._drop:
+            raise UserError(
+                f"{self._suffix} files cannot hold the source's transparency, which begins after its first frame; "
+                "write a .mkv file, or go on without by --drop-unsupported."
+            )
+        picture = convert(picture, working_format(picture.format.name))
+        if mask.any():
+            picture.make_writable()
+            paste(picture, rgb, mask)
+        return picture if self._palette else convert(picture, self.plan.pix_fmt)
+
+    def _tick(self, time: Fraction) -> int:
+        """A time in the encoder's units."""
+        tick = round(time / self._time_base)
+        if self._constant and self._last is not None and tick <= self._last:
+            raise UserError(
+                f"{self._name}: {self._suffix} files with this codec hold one frame rate, {1 / self._time_base}, and "
+                f"frames come faster at {float(time):.3f} s; write a .mkv file."
+            )
+        self._last = tick
+        return tick
+
+    def _refuse_losses(self) -> None:
+        if not self.plan.lost:
+            return
+        lost = " and ".join(self.plan.lost)
+        if not self._drop:
+            raise UserError(
+                f"{self._suffix} files cannot hold the source's pictures ({self._source_format}) without losing "
+                f"{lost}; write a .mkv file, or go on without by --drop-unsupported."
+            )
+        self.notes.append(f"left out, since {self._suffix} files cannot hold it: {lost}.")
+
+    def _open(self, path: Path) -> av.container.OutputContainer:
+        muxer, options = MUXERS[self._suffix], {}
+        if muxer in ("matroska", "webm"):  # not to be shifted as a whole where the sound begins a little before 0
+            options = {"avoid_negative_ts": "disabled"}
+        elif muxer == "mpegts":
+            options = {"mpegts_copyts": "1", "avoid_negative_ts": "disabled"}
+        elif muxer == "image2":
+            options = {"update": "1"}
+        elif muxer in ("mp4", "mov"):
+            units = self._original.time_bases() if self._original else []
+            ticks = math.lcm(self._time_base.denominator, *(unit.denominator for unit in units))
+            options = {"video_track_timescale": str(self._time_base.denominator)}
+            options["movie_timescale"] = str(min(ticks, INT32_MAX))
+            if self._original is not None and self._original.needs_any_tags():
+                options["movflags"] = "use_metadata_tags"
+        return av.open(str(path), "w", muxer, container_options=options)
+
+    def _options(self, first: Any) -> dict[str, str]:
+        if self.plan.encoder == "libsvtav1":
+            os.environ.setdefault("SVT_LOG", "1")  # errors alone; it writes to stderr itself
+        return hdr.added_to(self.plan.options, self.plan.encoder, first)
+
+    def _describe_like(self, first: Any) -> None:
+        """The shape of a pixel, what the numbers of the colours mean, and the stream's own tags."""
+        target = self._stream.codec_context
+        if self.plan.encoder == "libx265" and MUXERS[self._suffix] in ("mp4", "mov"):
+            target.codec_tag = "hvc1"  # the one that Apple's players know
+        shown = first if self._palette else convert(first, self.plan.pix_fmt)
+        for name in ("colorspace", "color_range", "color_primaries", "color_trc"):
+            setattr(target, name, int(getattr(shown, name)))
+        if self._original is None:
+            return
+        pictures = self._original.pictures
         if pictures.sample_aspect_ratio:
             target.sample_aspect_ratio = pictures.sample_aspect_ratio
-        if lossless or source.colorspace == RGB:
-            return
-        matrix = source.colorspace if source.colorspace in MATRICES else BT601
-        self._colours = {"dst_colorspace": matrix, "dst_color_range": source.color_range}
-        for name in ("colorspace", "color_range", "color_primaries", "color_trc"):
-            setattr(target, name, getattr(source, name))
+        if self._suffix not in PICTURES:
+            unwanted = ("encoder", "alpha_mode", "rotate")
+            self._stream.metadata.update({k: v for k, v in pictures.metadata.items() if _is_kept(k, unwanted)})
+            self._stream.disposition = pictures.disposition
 
 
-def _codec(suffix: str, source: VideoReader, crf: int, lossless: bool) -> tuple[str, str, dict[str, str]]:
-    """Encoder, pixel format, options."""
-    if lossless:
-        return ("ffv1", "bgr0", {}) if suffix == ".mkv" else ("libx264rgb", "rgb24", {"qp": "0"})
-    odd = source.width % 2 or source.height % 2
-    return "libx264", "yuv444p" if odd else "yuv420p", {"crf": str(crf)}
-
-
-class _Original:
-    """The source a second time: its description, and the packets of its audio streams.
-
-    Packets are passed on in step with the pictures, so that neither have to wait in memory for the others.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._input = av.open(name)
-        cover = av.stream.Disposition.attached_pic
-        self.pictures = next(stream for stream in self._input.streams.video if not stream.disposition & cover)
-        self.sound = self._input.streams.audio
-        self._packets = self._demux()
-        self._next = next(self._packets, None)
-        self._targets: dict[int, av.AudioStream] = {}
-
-    def join(self, output: av.container.OutputContainer, suffix: str) -> None:
-        """Add the audio streams to an output."""
-        any_codec = suffix == ".mkv"  # it holds more than it lists
-        for stream in self.sound:
-            codec = stream.codec_context.name
-            if not any_codec and codec not in output.supported_codecs:
-                raise UserError(f"{suffix} files cannot hold the source's audio ({codec}) as it is; write a .mkv file.")
-            self._targets[stream.index] = output.add_stream_from_template(stream)
-
-    def copy(self, output: av.container.OutputContainer, until: Fraction | None) -> None:
-        """Pass on the packets up to a time in seconds, or all that are left."""
-        while self._next is not None:
-            packet, time = self._next
-            if until is not None and time > until:
-                return
-            packet.stream = self._targets[packet.stream.index]
-            output.mux(packet)
-            self._next = next(self._packets, None)
-
-    def close(self) -> None:
-        self._input.close()
-
-    def _demux(self) -> Iterator[tuple[av.Packet, Fraction]]:
-        """Audio packets with the time, in seconds, at which they are needed."""
-        for packet in self._input.demux(self.sound) if self.sound else ():
-            if packet.dts is None:
-                packet.dts = packet.pts
-            if packet.dts is not None and packet.time_base is not None:
-                yield packet, packet.dts * packet.time_base
+def _is_kept(key: str, unwanted: tuple[str, ...]) -> bool:
+    return key.lower() not in unwanted and not key.startswith(("_", "BPS", "DURATION", "NUMBER_OF_"))

@@ -7,7 +7,6 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
 
@@ -15,17 +14,20 @@ import cv2
 import numpy as np
 from av.error import FFmpegError
 
+from fastinpaint.data.reader import Frame
 from fastinpaint.errors import UserError
+from fastinpaint.inference.encoder import MUXERS
+from fastinpaint.inference.pixels import what_it_holds
+from fastinpaint.inference.planes import convert, is_opaque
 
-MOVIE_SUFFIXES = (".mp4", ".mov", ".mkv")
-PNG_NAME = re.compile(r"\d{6,}\.png")
+FRAME_NAME = re.compile(r"\d{6,}\.(png|tiff)")
 
 
 class Writer(Protocol):
     """Takes frames in order. The output is complete after `close`; `release` lets go of it in any state."""
 
-    def write(self, rgb: np.ndarray, pts: int, time_base: Fraction) -> None:
-        """Add uint8 [H, W, 3], shown at `pts * time_base` seconds."""
+    def write(self, frame: Frame, rgb: np.ndarray, mask: np.ndarray) -> None:
+        """Add a frame of the source with the masked pixels of `rgb`, uint8 [H, W, 3], in it."""
 
     def close(self) -> None:
         """Write what is left, and the end of the file."""
@@ -34,17 +36,29 @@ class Writer(Protocol):
         """Close files."""
 
 
-class PngWriter:
-    """A folder of losslessly stored frames, 000000.png and so on."""
+class FolderWriter:
+    """A folder of losslessly stored frames, 000000.png and so on.
 
-    def __init__(self, path: Path) -> None:
+    PNG has 16 bits where the source has more than 8, TIFF always; both have transparency where the frame uses it.
+    """
+
+    def __init__(self, path: Path, image_format: str) -> None:
         path.mkdir()
         self._path = path
+        self._suffix = "." + image_format
         self._next = 0
 
-    def write(self, rgb: np.ndarray, pts: int, time_base: Fraction) -> None:
-        _, data = cv2.imencode(".png", rgb[:, :, ::-1])
-        (self._path / f"{self._next:06d}.png").write_bytes(data.tobytes())
+    def write(self, frame: Frame, rgb: np.ndarray, mask: np.ndarray) -> None:
+        held = what_it_holds(frame.picture.format.name)
+        deep = held.depth > 8 or self._suffix == ".tiff"
+        image = rgb
+        if deep or (held.alpha and not is_opaque(frame.picture)):
+            kind = f"rgb{'a' if held.alpha else ''}{'64le' if held.alpha and deep else '48le' if deep else ''}"
+            image = convert(frame.picture, kind).to_ndarray()
+            image[mask, :3] = rgb[mask].astype(image.dtype) * (257 if deep else 1)
+        order = [2, 1, 0, 3][: image.shape[2]]
+        _, data = cv2.imencode(self._suffix, np.ascontiguousarray(image[..., order]))
+        (self._path / f"{self._next:06d}{self._suffix}").write_bytes(data.tobytes())
         self._next += 1
 
     def close(self) -> None:
@@ -55,14 +69,14 @@ class PngWriter:
 
 
 def is_movie(target: Path) -> bool:
-    """Whether the name asks for a video file; else it is a folder's."""
-    return target.suffix.lower() in MOVIE_SUFFIXES
+    """Whether the name asks for a file, a video or a still image; else it is a folder's."""
+    return target.suffix.lower() in MUXERS
 
 
 def check_output(target: Path, inputs: list[Path], overwrite: bool) -> None:
     """Raise UserError unless `target` is a place to write to that is none of the inputs."""
     if target.suffix and not is_movie(target) and not target.is_dir():
-        known = ", ".join(MOVIE_SUFFIXES)
+        known = ", ".join(MUXERS)
         raise UserError(f"{target}: the output must be a {known} file or a folder, whose name has no suffix.")
     if not target.absolute().parent.is_dir():
         raise UserError(f"{target}: there is no folder {target.absolute().parent} to write to.")
@@ -74,7 +88,7 @@ def check_output(target: Path, inputs: list[Path], overwrite: bool) -> None:
     if not overwrite:
         raise UserError(f"{target}: exists already; --overwrite replaces it.")
     if target.is_dir():
-        foreign = [p.name for p in target.iterdir() if not PNG_NAME.fullmatch(p.name)]
+        foreign = [p.name for p in target.iterdir() if not FRAME_NAME.fullmatch(p.name)]
         if foreign:
             raise UserError(f"{target}: only a folder of frames (000000.png ...) is replaced; it holds {foreign[0]}.")
 

@@ -1,7 +1,25 @@
 """Layers and blocks that hand on deferred activations; drop-in for torch's. See `deferred` for what that means."""
 
+from fastinpaint.nn import operators  # noqa: F401 - gives Deferred the operators of Python
+from fastinpaint.nn.activations import (
+    ELU,
+    GELU,
+    Dropout,
+    Dropout2d,
+    Dropout3d,
+    Hardsigmoid,
+    Hardswish,
+    LeakyReLU,
+    Mish,
+    ReLU6,
+    Sigmoid,
+    SiLU,
+    Softplus,
+    Tanh,
+)
 from fastinpaint.nn.blocks import ConvBNReLU2d, ConvBNReLU3d, ConvTransposeBNReLU2d, ConvTransposeBNReLU3d, GuidanceAdd
 from fastinpaint.nn.deferred import Deferred, plain
+from fastinpaint.nn.deferred_tensor import DeferredTensor
 from fastinpaint.nn.layers import (
     BatchNorm2d,
     BatchNorm3d,
@@ -16,8 +34,11 @@ from fastinpaint.nn.layers import (
     ZeroPad2d,
     ZeroPad3d,
 )
+from fastinpaint.nn.sample_norms import GroupNorm, InstanceNorm2d, InstanceNorm3d
 
 __all__ = [
+    "ELU",
+    "GELU",
     "BatchNorm2d",
     "BatchNorm3d",
     "ConstantPad2d",
@@ -31,9 +52,25 @@ __all__ = [
     "ConvTransposeBNReLU2d",
     "ConvTransposeBNReLU3d",
     "Deferred",
+    "DeferredTensor",
+    "Dropout",
+    "Dropout2d",
+    "Dropout3d",
+    "GroupNorm",
     "GuidanceAdd",
+    "Hardsigmoid",
+    "Hardswish",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
+    "LeakyReLU",
+    "Mish",
     "ReLU",
+    "ReLU6",
+    "SiLU",
+    "Sigmoid",
+    "Softplus",
     "SyncBatchNorm",
+    "Tanh",
     "ZeroPad2d",
     "ZeroPad3d",
     "plain",

@@ -12,6 +12,7 @@ import copy
 import math
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -19,7 +20,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastinpaint.nn.raw import Mode, Options, Part, Raw, activate, version
+from fastinpaint.nn.activated import Activated, made, pending
+from fastinpaint.nn.dropped import GradientDroppedError, forwards
+from fastinpaint.nn.pending_conv import activate
+from fastinpaint.nn.raw import Mode, Options, Part, Raw, version
+from fastinpaint.nn.region import saving
+from fastinpaint.ops.norm_act import NONE, RELU, Act
 
 _own = object.__setattr__  # not by way of `Deferred.__setattr__`, several times a layer
 # What watches the gradient of the tensor it is called on.
@@ -27,12 +33,20 @@ WATCHERS = ("register_hook", "retain_grad")
 OPTIONS = Options()
 
 
+def _itself(value: Any) -> Any:
+    return value
+
+
 class Deferred:
-    """Several `Part`, concatenated over the channels. Not a Tensor to ``isinstance``, but does what one does."""
+    """Several `Part`, concatenated over the channels, which do what one Tensor does.
+
+    Made by `defer`: a ``torch.Tensor`` too, to ``isinstance`` and to functions in C++, but under torch's compiler.
+    """
 
     _parts: tuple[Part, ...]
     _options: Options
     _mode: Mode
+    _saving: object  # whose hooks on saved tensors were in force when it was made
     _plain: Tensor | None = None
     _version = 0
     _whole = False  # whether everything reads the plain tensor: it is a raw map itself, or was settled in time
@@ -44,6 +58,7 @@ class Deferred:
         _own(self, "_parts", tuple(parts))
         _own(self, "_options", options)
         _own(self, "_mode", Mode.now())
+        _own(self, "_saving", saving())
         if self._mode.inference and any(part.fleeting for part in parts):
             self.settle()
 
@@ -98,7 +113,7 @@ class Deferred:
         """The plain tensor that every other one is a view of."""
         if self._plain is None:
             self._refuse_function()
-            with self._mode.again():
+            with self._as_when_made():
                 plain = self._computed()
                 self._plain = plain.contiguous() if self._options.contiguous else plain
             self._version = version(self._plain)
@@ -107,8 +122,17 @@ class Deferred:
                 self._plain = self._plain.clone()  # nobody would notice if it changed
         return self._plain
 
+    def _as_when_made(self) -> AbstractContextManager[object]:
+        """Gradients as when it was made; outside of a checkpoint that began since, which would run it again."""
+        if saving() is self._saving:
+            return self._mode.again()
+        both = ExitStack()
+        both.enter_context(torch.autograd.graph.saved_tensors_hooks(_itself, _itself))
+        both.enter_context(self._mode.again())
+        return both
+
     def _computed(self) -> Tensor:
-        return activate(self._parts, self._options.backend)
+        return activate(self._parts, self._options)
 
     def parts(self) -> tuple[Part, ...]:
         """What a convolution is to load."""
@@ -126,7 +150,7 @@ class Deferred:
     def _superseded(self) -> bool:
         """Whether the plain tensor is to be read in place of the parts."""
         grad = torch.is_grad_enabled()
-        if grad and not self._mode.grad:
+        if (grad and not self._mode.grad) or saving() is not self._saving:
             return True
         if self._plain is None:
             return False
@@ -136,13 +160,11 @@ class Deferred:
         """An autograd.Function knows only tensors among its arguments: it would drop this one's gradient unsaid."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or not self.requires_grad:
             return
+        codes = forwards(torch.autograd.Function)
         frame = sys._getframe(1)
         while frame is not None:
-            if frame.f_code is torch.autograd.Function.apply.__code__:
-                raise RuntimeError(
-                    "fastinpaint: an autograd.Function, or torch.utils.checkpoint with use_reentrant=True, was given a "
-                    "deferred activation, whose gradient it would drop; give it fastinpaint.nn.plain(x)."
-                )
+            if frame.f_code in codes:
+                raise GradientDroppedError(self._options.maker)
             frame = frame.f_back  # type: ignore[assignment]
 
     def settle(self) -> Tensor:
@@ -152,13 +174,22 @@ class Deferred:
         self._parts = (Part(Raw(plain)),)
         return plain
 
-    def relu(self) -> Deferred | Tensor:
+    def activated(self, act: Act) -> Deferred | None:
+        """act of it; None where only torch can compute it."""
         parts = self._current()
-        for part in parts:
-            if part.addend is not None:
-                return F.relu(self.tensor())
+        if act == RELU and not any(part.addend is not None or _open(part.raw) for part in parts):
+            found: list[Part | None] = [part._replace(relu=True) for part in parts]
+        else:
+            found = [pending(part, act, None, self._options) for part in parts]
+        given = [part for part in found if part is not None]
+        if len(given) < len(found):
+            return None
         self._reads()
-        return Deferred([Part(raw, mean, scale, shift, True) for raw, mean, scale, shift, _, _ in parts], self._options)
+        return defer(Deferred, given, self._options)
+
+    def relu(self) -> Deferred | Tensor:
+        found = self.activated(RELU)
+        return F.relu(self.tensor()) if found is None else found
 
     def relu_(self) -> Deferred:
         return self._in_place(self.relu(), F.relu_)
@@ -167,7 +198,9 @@ class Deferred:
         """The sum; deferred where the other is a map of the same shape."""
         if self._addable(other):
             (part,) = self.parts()
-            return Deferred([part._replace(addend=_addend(other))], self._options)
+            addend = _addend(other)
+            total = None if part.relu else pending(part, NONE, addend, self._options)
+            return defer(Deferred, [part._replace(addend=addend) if total is None else total], self._options)
         if isinstance(other, Deferred) and other._addable(self):
             return other.plus(self)
         return self.tensor() + plain(other)
@@ -180,7 +213,7 @@ class Deferred:
     def _addable(self, other: Any) -> bool:
         """Whether ``self + other`` can be one part with an addend. A bare map is better added to at once."""
         parts = self._current()
-        if len(parts) != 1 or parts[0].addend is not None or parts[0].bare:
+        if len(parts) != 1 or parts[0].addend is not None or (parts[0].bare and not _open(parts[0].raw)):
             return False
         if not isinstance(other, Tensor | Deferred):
             return False
@@ -233,6 +266,17 @@ class Deferred:
         return self.tensor().__reduce_ex__(protocol)
 
 
+# By class: the one that is a torch.Tensor too, see `fastinpaint.nn.deferred_tensor`.
+AS_TENSORS: dict[type[Deferred], type[Deferred]] = {}
+
+
+def defer(kind: type[Deferred], *arguments: Any) -> Any:
+    """A deferred activation of a class; a ``torch.Tensor`` too, but under torch's compiler, which makes none."""
+    if torch.compiler.is_compiling():
+        return kind(*arguments)
+    return AS_TENSORS.get(kind, kind)(*arguments)
+
+
 def joined_shape(parts: Sequence[Part]) -> torch.Size:
     """The shape of several parts, concatenated over the channels."""
     first = parts[0].raw.shape
@@ -241,42 +285,20 @@ def joined_shape(parts: Sequence[Part]) -> torch.Size:
     return torch.Size((first[0], sum(part.raw.shape[1] for part in parts), *first[2:]))
 
 
+def _open(raw: Raw) -> bool:
+    """Whether it is a map to which an activation or an addend may yet come."""
+    return isinstance(raw, Activated) and raw.open and raw.addend is None
+
+
 def _addend(value: Tensor | Deferred) -> Raw:
-    """A map that is to be added: a bare convolution's result keeps its recipe."""
+    """A map that is to be added: a bare convolution's result keeps its recipe, as does a normalised map."""
     parts = parts_of(value)
+    if len(parts) == 1 and isinstance(value, Deferred) and (raw := made(parts[0], value._options)) is not None:
+        return raw
     if len(parts) != 1 or not parts[0].bare:
         return Raw(plain(value))
     parts[0].raw.added = True
     return parts[0].raw
-
-
-def _through(name: str) -> Callable[..., Any]:
-    def operate(self: Deferred, *args: Any) -> Any:
-        return getattr(self.tensor(), name)(*plain(args))
-
-    operate.__name__ = name
-    return operate
-
-
-def _in_place_through(name: str) -> Callable[..., Any]:
-    def operate(self: Deferred, *args: Any) -> Any:
-        getattr(self.settle(), name)(*plain(args))
-        return self
-
-    operate.__name__ = name
-    return operate
-
-
-PLAIN_OPERATORS = """
-    sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod pow rpow matmul rmatmul neg pos abs invert and or xor
-    eq ne lt le gt ge getitem iter bool float int contains array
-""".split()  # noqa: SIM905 - a list of 34 strings reads worse
-IN_PLACE_OPERATORS = ("isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor")
-for _name in PLAIN_OPERATORS:
-    setattr(Deferred, f"__{_name}__", _through(f"__{_name}__"))
-for _name in IN_PLACE_OPERATORS:
-    setattr(Deferred, f"__{_name}__", _in_place_through(f"__{_name}__"))
-Deferred.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 
 def _relu(input: Deferred, inplace: bool = False) -> Any:
@@ -298,7 +320,7 @@ def _cat(tensors: Sequence[Any], dim: int = 0, *, axis: int | None = None, out: 
     if any((*t.shape[:1], *t.shape[2:]) != (*first.shape[:1], *first.shape[2:]) for t in tensors):
         return NotImplemented
     options = next(t._options for t in tensors if isinstance(t, Deferred))
-    return Deferred([part for t in tensors for part in parts_of(t)], options)
+    return defer(Deferred, [part for t in tensors for part in parts_of(t)], options)
 
 
 HANDLERS: dict[Callable[..., Any], Callable[..., Any]] = {

@@ -19,17 +19,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.padding import _ConstantPadNd
 
-from fastinpaint.nn.deferred import Deferred, parts_of, plain
+from fastinpaint.nn.activated import Normed
+from fastinpaint.nn.deferred import Deferred, defer, parts_of, plain
 from fastinpaint.nn.padded import Padded, zeros_of
-from fastinpaint.nn.raw import Options, Part, PendingConv, Raw
+from fastinpaint.nn.pending_conv import PendingConv
+from fastinpaint.nn.raw import Options, Part, Raw
 from fastinpaint.nn.region import inside
 from fastinpaint.nn.sync import all_reduce_statistics
 from fastinpaint.ops.activation.checks import DTYPES
 from fastinpaint.ops.batch_norm import autograd as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Running
 from fastinpaint.ops.conv_block import checks
-from fastinpaint.ops.conv_block.zeros import absorbed
-from fastinpaint.ops.dispatch import autocasts
+from fastinpaint.ops.conv_block.zero_padding import absorbed
+from fastinpaint.ops.dispatch.fast_path import autocasts
 from fastinpaint.ops.types import Geometry
 
 Map = Tensor | Deferred
@@ -44,6 +46,7 @@ class _Layer(nn.Module):
     _fastinpaint = Options()
     _fastinpaint_accelerated = False  # by `accelerate`: outside its model it gives plain tensors
     _fastinpaint_plain = False  # whether it always does
+    _fastinpaint_follows = False  # whether it leaves plain tensors to torch
 
     _fused: Callable[..., Any]  # the layer's result, deferred; NotImplemented where only torch's own layer can give it
 
@@ -55,6 +58,8 @@ class _Layer(nn.Module):
     def forward(self, input: Map, *args: Any, **kwargs: Any) -> Any:
         compiling = torch.compiler.is_compiling()
         fused = compiling or not torch_must_run(input)
+        if self._fastinpaint_follows and not isinstance(input, Deferred):
+            fused = False
         result = self._fused(input, *args, **kwargs) if fused else NotImplemented
         if result is NotImplemented:
             return super().forward(plain(input), *args, **kwargs)
@@ -65,8 +70,14 @@ class _Layer(nn.Module):
 
 def torch_must_run(input: Any) -> bool:
     """Whether the fused operators cannot: under functorch, in forward-mode differentiation, and for torch's tracers."""
+    if isinstance(input, torch.fx.Proxy):
+        raise RuntimeError(
+            "fastinpaint: torch.fx, and what is built on it (feature extraction, fusion, quantisation), takes the "
+            "plain model: call fastinpaint.restore(model) first, and accelerate what it returns."
+        )
     return (
         not isinstance(input, (Tensor, Deferred))
+        or torch._C._len_torch_dispatch_stack() > 0  # such as one that counts the operations of torch's own
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
         or torch._C._get_tracing_state() is not None
@@ -99,7 +110,7 @@ class _Conv(_Layer, _ConvNd):
             return NotImplemented  # which has an error for that
         result = checks.check_weight(shape, weight, bias, geometry)
         parts, geometry = _without_zeros(input, geometry)
-        return Deferred([Part(PendingConv(parts, weight, bias, geometry, options, result))], options)
+        return defer(Deferred, [Part(PendingConv(parts, weight, bias, geometry, options, result))], options)
 
 
 def geometry_of(conv: _ConvNd, input: Map | None = None, output_size: list[int] | None = None) -> Geometry:
@@ -159,7 +170,7 @@ class _Pad(_Layer, _ConstantPadNd):
         around = zeros_of(self.padding, input.dim())
         if around is None or self.value != 0 or input.dtype not in DTYPES or input.dim() not in (4, 5):
             return NotImplemented
-        return Padded(parts_of(input), around, self._fastinpaint)
+        return defer(Padded, parts_of(input), around, self._fastinpaint)
 
 
 def pads_otherwise(pad: _ConstantPadNd) -> str | None:
@@ -207,15 +218,23 @@ class _Norm(_Layer, _BatchNorm):
         if self.training or running_mean is None or running_var is None:
             normed = self._normed(part.raw, norm)
             if normed is not None:
-                return Deferred([Part(part.raw, *normed)], self._fastinpaint)
+                return defer(Deferred, [Part(part.raw, *normed)], self._fastinpaint)
             mean, var, count = self._batch_statistics(part.raw)
         else:
             if self._folds(part.raw):
-                folded = part.raw.folded(*self._affine(running_mean, running_var, part.raw.dtype, norm))
-                return Deferred([Part(folded)], self._fastinpaint)
-            mean, var = running_mean.clone(), running_var  # training may change it before it is read
-        mean, scale, shift = self._affine(mean, var, part.raw.dtype, norm, count)
-        return Deferred([Part(part.raw, mean, scale, shift)], self._fastinpaint)
+                mean, _, scale, shift = self._affine(running_mean, running_var, part.raw.dtype, norm)
+                folded = part.raw.folded(mean, scale, shift)
+                return defer(Deferred, [Part(folded)], self._fastinpaint)
+            mean, var = running_mean.clone(), running_var.clone()  # training may change them before they are read
+        mean, var, scale, shift = self._affine(mean, var, part.raw.dtype, norm, count)
+        made = self._normed_by(mean, var, norm, count)
+        return defer(Deferred, [Part(part.raw, mean, scale, shift, norm=made)], self._fastinpaint)
+
+    def _normed_by(self, mean: Tensor, var: Tensor, norm: Norm, count: int | Tensor) -> Normed | None:
+        """What a pass of its own needs to normalise, and to go through the statistics of this process's batch."""
+        if isinstance(count, Tensor) or torch.compiler.is_compiling():
+            return None
+        return Normed(mean.detach(), var.detach(), norm.weight, norm.bias, norm.eps, 0, count > 0, {})
 
     def _part(self, input: Map) -> Part:
         """The map to be normalised, as it stands."""
@@ -253,15 +272,15 @@ class _Norm(_Layer, _BatchNorm):
 
     def _affine(
         self, mean: Tensor, var: Tensor, dtype: torch.dtype, norm: Norm, count: int | Tensor = 0
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """mean, scale = weight / sqrt(var + eps) and shift = bias, in the dtype that sums are taken in.
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """mean, var, scale = weight / sqrt(var + eps) and shift = bias, in the dtype that sums are taken in.
 
         Running statistics follow mean and var, which were taken of `count` values, as torch's do.
         """
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         mean, var = mean if mean.dtype == wide else mean.to(wide), var if var.dtype == wide else var.to(wide)
         weight, bias, running, eps = norm
-        return mean, *batch_norm.apply(mean, var, weight, bias, running, count, eps, self._fastinpaint.backend)
+        return mean, var, *batch_norm.apply(mean, var, weight, bias, running, count, eps, self._fastinpaint.backend)
 
     def _folds(self, raw: Raw) -> TypeGuard[PendingConv]:
         """Without gradients: whether the convolution takes this batch norm into its weight, as it has not run yet."""

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastinpaint.nn.deferred import HANDLERS, OPTIONS, Deferred, joined_shape
-from fastinpaint.nn.raw import Options, Part, Raw, activate
-from fastinpaint.ops.conv_block.zeros import Zeros
+from fastinpaint.nn.deferred import HANDLERS, OPTIONS, Deferred, defer, joined_shape
+from fastinpaint.nn.pending_conv import activate
+from fastinpaint.nn.raw import Options, Part, Raw
+from fastinpaint.ops.conv_block.zero_padding import Zeros
 
 
 class Padded(Deferred):
@@ -29,10 +30,7 @@ class Padded(Deferred):
     @property
     def shape(self) -> torch.Size:
         inner = joined_shape(self._parts)
-        if self._zeros is None:
-            return inner
-        sizes = (size + before + behind for size, (before, behind) in zip(inner[2:], self._zeros, strict=True))
-        return torch.Size((*inner[:2], *sizes))
+        return inner if self._zeros is None else padded_shape(inner, self._zeros)
 
     def apart(self) -> tuple[tuple[Part, ...], Zeros] | None:
         """What a convolution is to load, and the zeros around it; None where the plain tensor is to be read."""
@@ -49,11 +47,17 @@ class Padded(Deferred):
 
     def _computed(self) -> Tensor:
         assert self._zeros is not None
-        inner = activate(self._parts, self._options.backend)
+        inner = activate(self._parts, self._options)
         return F.pad(inner, [end for ends in reversed(self._zeros) for end in ends])
 
     def _current(self) -> tuple[Part, ...]:
         return (Part(Raw(self._base())),)
+
+
+def padded_shape(inner: torch.Size, zeros: Zeros) -> torch.Size:
+    """The shape of a map with zeros around it."""
+    sizes = (size + before + behind for size, (before, behind) in zip(inner[2:], zeros, strict=True))
+    return torch.Size((*inner[:2], *sizes))
 
 
 def zeros_of(padding: Sequence[int], dims: int) -> Zeros | None:
@@ -69,7 +73,7 @@ def zeros_of(padding: Sequence[int], dims: int) -> Zeros | None:
 
 def _pad(input: Deferred, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
     around = zeros_of(tuple(pad), input.dim()) if mode == "constant" and not value else None
-    return NotImplemented if around is None else Padded(input.parts(), around, input._options)
+    return NotImplemented if around is None else defer(Padded, input.parts(), around, input._options)
 
 
 HANDLERS[F.pad] = _pad

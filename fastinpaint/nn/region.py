@@ -1,7 +1,8 @@
 """Which modules of an accelerated model are running in this thread: outside all, its layers give plain tensors.
 
 What runs under a checkpoint is outside of what called the checkpoint: backward runs it again on its own, and must find
-the same tensors. torch shows a checkpoint as the hooks on saved tensors that are in force.
+the same tensors. torch shows a checkpoint as the hooks on saved tensors that are in force. So is what runs without
+gradients in a model that runs with them, such as the inside of an autograd.Function, which hands on tensors only.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import nn
 
 class _Running(threading.local):
     def __init__(self) -> None:
-        self.modules: list[tuple[nn.Module, object]] = []
+        self.modules: list[tuple[nn.Module, object, bool]] = []
 
 
 _running = _Running()
@@ -24,7 +25,7 @@ def enter(module: nn.Module) -> None:
     """A module of an accelerated model begins."""
     if not torch.compiler.is_compiling():
         leave(module)  # a KeyboardInterrupt may have ended it without a word
-        _running.modules.append((module, _saving()))
+        _running.modules.append((module, saving(), torch.is_grad_enabled()))
 
 
 def leave(module: nn.Module) -> None:
@@ -38,11 +39,15 @@ def leave(module: nn.Module) -> None:
 
 def inside() -> bool:
     """Whether one is running. Not to be asked under a compiler, which sees the whole model."""
-    modules = _running.modules
-    return bool(modules) and modules[-1][1] is _saving()
+    if not _running.modules:
+        return False
+    _, hooks, grad = _running.modules[-1]
+    return hooks is saving() and grad == torch.is_grad_enabled()
 
 
-def _saving() -> object:
+def saving() -> object:
     """What packs the tensors that autograd saves now, or None where nothing does."""
+    if torch.compiler.is_compiling():
+        return None
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
     return hooks[0] if hooks else None

@@ -25,7 +25,8 @@ class Recipe(NamedTuple):
     """``run(operands)`` is the map, bit for bit as forward had it.
 
     Attributes:
-        run: takes the operands as a list; must hold no tensor itself.
+        run: takes the operands as a list; must hold no tensor itself. Where autograd records its result must be
+            differentiable, by plain torch.
         operands: tensors, None, or recipes of maps that are not kept either.
         slot: shared by everyone who has this recipe.
     """
@@ -78,8 +79,21 @@ def _places(operands: Sequence[Operand], tensors: list[Tensor]) -> tuple[_Place,
 
 
 def recall(ctx: Any) -> list[Tensor | None]:
-    """The operands, in order; what was not kept is computed again."""
+    """The operands, in order; what was not kept is computed again, differentiably where autograd records."""
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return _differentiable_values(ctx.places, ctx.saved_tensors)
     return _values(ctx.places, ctx.saved_tensors)
+
+
+def _differentiable_values(places: Sequence[_Place], saved: Sequence[Tensor]) -> list[Tensor | None]:
+    """For ``create_graph=True``: each reader has a part of the graph of its own, and no slot is filled."""
+    found: list[Tensor | None] = []
+    for place in places:
+        if isinstance(place, _Step):
+            found.append(place.run(_differentiable_values(place.operands, saved)))
+        else:
+            found.append(None if place is None else saved[place])
+    return found
 
 
 def _values(places: Sequence[_Place], saved: Sequence[Tensor]) -> list[Tensor | None]:
@@ -95,11 +109,6 @@ def _values(places: Sequence[_Place], saved: Sequence[Tensor]) -> list[Tensor | 
                     place.slot.value = place.run(_values(place.operands, saved))
             found.append(place.slot.value)
     return found
-
-
-def recomputes(ctx: Any) -> bool:
-    """Whether anything that this node needs is not kept."""
-    return any(isinstance(place, _Step) for place in ctx.places)
 
 
 def differentiate(

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastinpaint import backends
 from fastinpaint.ops.activation.reference import channel_dims, wide
 from fastinpaint.ops.conv_block import conv_block
 from fastinpaint.ops.conv_block.checks import output_shape
+from fastinpaint.ops.dispatch import registry as backends
 from fastinpaint.ops.types import Geometry, Source
 from fastinpaint.testing.compare import FACTOR, excess, jitter, mismatch
 

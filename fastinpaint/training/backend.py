@@ -20,6 +20,8 @@ Model = TypeVar("Model", bound=VideoCompletionNet | TwoDCN)
 def accelerate_model(model: Model, backend: str, memory: str = "default", shared: bool = False) -> Model:
     """``model`` as it is for ``reference``, else with its layers swapped for fused ones; names of weights stay.
 
+    Every layer is fused, which pays on these networks: a resumed run chooses as the first did, and nothing is measured.
+
     Args:
         shared: whether several processes train together; batch norm then takes its statistics over all of them.
 
@@ -39,7 +41,7 @@ def accelerate_model(model: Model, backend: str, memory: str = "default", shared
         return model
     from fastinpaint.accelerate import accelerate  # kept out of the reference trainer's imports
 
-    _try(accelerate(model, backend=backend, memory=memory), backend)
+    _try(accelerate(model, backend=backend, memory=memory, objective="fuse"), backend)
     return model
 
 

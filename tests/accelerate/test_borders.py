@@ -131,8 +131,8 @@ class Checkpointed(nn.Module):
 def test_checkpointing(way: str, reentrant: bool, memory: str) -> None:
     torch.manual_seed(0)
     net = Checkpointed(way, reentrant).double()
-    fast = fastinpaint.accelerate(copy.deepcopy(net), memory=memory)
-    assert "the model uses checkpoint" in fast.fastinpaint_report.notes[0]
+    # everything fused is refused where the checkpoint is an autograd.Function; a trial finds out
+    fast = fastinpaint.accelerate(copy.deepcopy(net), memory=memory, objective="speed" if reentrant else "fuse")
     assert_same_step(fast, net, small(2, 1, 6, 6).requires_grad_())
 
 
@@ -163,10 +163,7 @@ class Hidden(nn.Module):
 
 def test_a_hidden_reentrant_checkpoint_is_refused() -> None:
     net = fastinpaint.accelerate(Hidden())
-    with (
-        pytest.warns(UserWarning, match="None of the inputs have requires_grad"),
-        pytest.raises(RuntimeError, match="use_reentrant=True, was given a deferred activation"),
-    ):
+    with pytest.raises(RuntimeError, match="use_reentrant=True, was given the deferred activation of layer 'bn'"):
         net(torch.randn(1, 1, 4, 4))
 
 

@@ -18,7 +18,7 @@ from fastinpaint.bench.layers import layer_cases, taps_on_map
 from fastinpaint.bench.machine import rates
 from fastinpaint.bench.measure import Timing, allocated_bytes, kept_bytes, order, paired, time_in_turn
 from fastinpaint.errors import UserError
-from fastinpaint.ops import map_memory
+from fastinpaint.ops import buffer_pool as map_memory
 
 
 def test_percentiles_and_noise():

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastinpaint import _native
 from fastinpaint.cli import info, main
-from fastinpaint.ops import native_cuda
+from fastinpaint.ops.dispatch import native as _native
+from fastinpaint.ops.dispatch import native_cuda
 
 
 def test_says_what_runs_and_why_the_rest_does_not(capsys: pytest.CaptureFixture[str]) -> None:

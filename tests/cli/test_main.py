@@ -7,9 +7,10 @@ import time
 
 import pytest
 
-from fastinpaint import __version__, backends, cli
+from fastinpaint import __version__, cli
 from fastinpaint.cli import COMMANDS, main
 from fastinpaint.inference.output import whole_or_nothing
+from fastinpaint.ops.dispatch import registry as backends
 
 
 @pytest.mark.parametrize(("arguments", "code"), [([], 2), (["--help"], 0), (["-h"], 0)])

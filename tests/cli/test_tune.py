@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastinpaint import measured
 from fastinpaint.cli import main
+from fastinpaint.ops.dispatch import autotune as measured
 
 TINY = ["tune", "--frames", "2", "--size", "16", "--width", "0.0625"]
 

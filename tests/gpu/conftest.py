@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fastinpaint import backends
+from fastinpaint.ops.dispatch import registry as backends
 from fastinpaint.ops.types import Geometry, Source
 
 if not torch.cuda.is_available():

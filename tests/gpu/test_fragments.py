@@ -8,8 +8,9 @@ import subprocess
 import pytest
 import torch
 
-from fastinpaint.testing import emulated, sass
-from tests.cuda import fragments
+from tests.ops.cuda import fragments
+from tools.inspect import sass
+from tools.verify import emulated
 
 pytestmark = pytest.mark.gpu
 

@@ -8,11 +8,13 @@ import subprocess
 import pytest
 import torch
 
-from fastinpaint.ops import native_cuda
 from fastinpaint.ops.conv_block import cuda
-from fastinpaint.testing import emulated, sass
-from tests.cuda import hopper_probe, hopper_wgrad, small_cases
-from tests.cuda.small_cases import Conv
+from fastinpaint.ops.dispatch import native_cuda
+from tests.ops.conv_block.cuda import hopper_probe, hopper_wgrad
+from tests.ops.cuda import small_cases
+from tests.ops.cuda.small_cases import Conv
+from tools.inspect import sass
+from tools.verify import emulated
 
 pytestmark = [
     pytest.mark.gpu,
@@ -64,7 +66,7 @@ def test_wgmma_barriers_and_copies_do_what_the_emulation_says(
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_register_is_the_manuals(probe: ctypes.CDLL, dtype: torch.dtype, values: str, turned: bool) -> None:
     found, exact = hopper_probe.run(probe, dtype, "cuda", values, turned)
-    assert torch.equal(found.double(), exact)  # as the emulation's are, in tests/cuda/test_hopper.py
+    assert torch.equal(found.double(), exact)  # as the emulation's are, in tests/ops/conv_block/cuda/test_hopper.py
 
 
 def test_bulk_copies_bring_every_byte_once_their_phase_is_waited_for(probe: ctypes.CDLL) -> None:

@@ -4,13 +4,15 @@ import cv2
 import numpy as np
 import pytest
 
+from fastinpaint.data.orientation import Orientation
 from fastinpaint.errors import UserError
 from fastinpaint.inference.masks import Masks
 
 
 def video(width: int = 64, height: int = 48, rotation: int = 0) -> SimpleNamespace:
     """As much of a reader as masks need."""
-    return SimpleNamespace(width=width, height=height, rotation=rotation)
+    orientation = {0: (), 90: (True, False, True), 180: (False, True, True), -90: (True, True, False)}[rotation]
+    return SimpleNamespace(width=width, height=height, orientation=Orientation(*orientation))
 
 
 def drawn(height: int = 48, width: int = 64, box: tuple[int, int, int, int] = (5, 20, 10, 30)) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import fastinpaint
-from fastinpaint import _native
+from fastinpaint.ops.dispatch import native as _native
 
 CHANNELS = 16
 MOST_CALLS = {"onednn": 350, "own": 320}

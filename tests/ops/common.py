@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastinpaint import _native
 from fastinpaint.ops.conv_block import cpu, reference
+from fastinpaint.ops.dispatch import native as _native
 
 _cpu = _native.why_not("cpu")
 BACKENDS = [

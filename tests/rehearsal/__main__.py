@@ -19,8 +19,6 @@ from tests.rehearsal.forked import Forked
 from tests.rehearsal.install import install, shrink
 
 TINY = ["--frames", "2", "--size", "16", "--width", "0.03125"]
-# What a GPU alone runs of folders whose tests all run emulated or interpreted as well.
-FEW = {"tests/cuda": ["tests/cuda/test_gpu.py"], "tests/triton": ["tests/triton/test_gpu.py"]}
 # These train whole networks, or interpret, for a minute and more each.
 ONLY_FULL = {"system", "step", "step others", "compile", "max-autotune", "beyond", "tune"}
 ONLY_FULL |= {"triton", "fuzz triton", "step triton"}
@@ -42,8 +40,8 @@ def changed(command: list[str], full: bool) -> list[str]:
 
 
 def _pytest(command: list[str], full: bool) -> list[str]:
-    from fastinpaint.testing import sass
     from tests.rehearsal import kernels, nvcc
+    from tools.inspect import sass
 
     if "-n" in command:
         at = command.index("-n")
@@ -57,12 +55,20 @@ def _pytest(command: list[str], full: bool) -> list[str]:
         command = [*command, "--rounds-seconds", "0", "--frames", "2"]
     if full:
         return command
-    return [part for given in command for part in FEW.get(given, [given])] + ["-p", "tests.rehearsal.few"]
+    return [part for given in command for part in _for_a_gpu_alone(given)] + ["-p", "tests.rehearsal.few"]
+
+
+def _for_a_gpu_alone(given: str) -> list[str]:
+    """What only a GPU runs of a folder of kernels' tests, which all run emulated or interpreted as well."""
+    if not given.startswith("tests/ops/"):
+        return [given]
+    return [f"{given}/test_gpu.py"] if given.count("/") == 2 else []
 
 
 def _without_triton() -> None:
     """Interpreted, a step of tiles to choose from takes minutes."""
-    from fastinpaint import backends, measured
+    from fastinpaint.ops.dispatch import autotune as measured
+    from fastinpaint.ops.dispatch import registry as backends
 
     backends.AUTO["cuda"] = tuple(row for row in backends.AUTO["cuda"] if row[0] != "triton")
     measured.ROUNDS = 1

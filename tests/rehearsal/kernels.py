@@ -87,9 +87,9 @@ class Guarded:
 
 def install_cuda() -> None:
     """``libfastinpaint_cuda.so`` is the emulated one, seen as built."""
-    from fastinpaint import _native
-    from fastinpaint.ops import native_cuda
-    from fastinpaint.testing import emulated
+    from fastinpaint.ops.dispatch import native as _native
+    from fastinpaint.ops.dispatch import native_cuda
+    from tools.verify import emulated
 
     os.environ["FI_SHARED"] = str(native_cuda.SHARED[CAPABILITY])
     library = Guarded(ctypes.CDLL(str(emulated.build())))
@@ -104,8 +104,8 @@ def install_triton() -> None:
     import triton
     from triton.runtime.interpreter import GridExecutor
 
-    from fastinpaint import backends
-    from fastinpaint.ops import triton_support
+    from fastinpaint.ops.dispatch import registry as backends
+    from fastinpaint.ops.dispatch import triton_support
     from fastinpaint.testing import interpreter
 
     interpreter.install()
@@ -141,7 +141,7 @@ def do_bench(fn: Callable[[], object], warmup: int = 25, rep: int = 100, return_
 
 def few_tiles() -> None:
     """A pass of a tiny layer is one tile whatever its size, and the interpreter computes all of it."""
-    from fastinpaint.ops.conv_block import triton_launch as launch
+    from fastinpaint.ops.conv_block.triton import tiles as launch
 
     candidates = launch.candidates
     launch.candidates = lambda tiles, work: sorted(candidates(tiles, work), key=lambda tile: tile.m * tile.n)[:2]

@@ -9,7 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from fastinpaint.testing import emulated
+from tools.verify import emulated
 
 
 def script() -> Path:

@@ -12,8 +12,8 @@ import pytest
 
 from benchmarks import gpu_plan
 from fastinpaint.bench import rows
-from fastinpaint.testing import emulated
 from tests.rehearsal.install import NO_RESULTS, RESULTS
+from tools.verify import emulated
 
 MISTAKES = {
     "a map on the CPU": (
@@ -94,6 +94,6 @@ def test_the_sanitizers_are_given_commands_that_run(tmp_path: Path) -> None:
 
 
 def test_every_cuda_kernel_is_in_the_namespace_that_the_sanitizers_watch() -> None:
-    for source in sorted((emulated.ROOT / "csrc").glob("*/*.cu*")):
+    for source in sorted((emulated.ROOT / "csrc").rglob("*.cu*")):
         if "__global__" in (text := source.read_text()) and source.parent.name != "cuda_on_cpu":
             assert text.index("namespace fi {") < text.index("__global__"), source

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastinpaint import backends
 from fastinpaint.errors import UserError
 from fastinpaint.models import ModelConfig, TwoDCN, VideoCompletionNet
 from fastinpaint.models.weights import load_weights
+from fastinpaint.ops.dispatch import registry as backends
 from fastinpaint.training import TrainConfig, train
 from fastinpaint.training.backend import BACKENDS, accelerate_model
 from fastinpaint.training.logs import read_log

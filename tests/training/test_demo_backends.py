@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastinpaint import backends
 from fastinpaint.demo.run import DemoSize, train_config
 from fastinpaint.models import TwoDCN, VideoCompletionNet
+from fastinpaint.ops.dispatch import registry as backends
 from fastinpaint.training import TrainConfig, train, trainer
 from fastinpaint.training.logs import read_log
 from fastinpaint.training.phases import build_model

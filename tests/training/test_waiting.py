@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from fastinpaint.models import ModelConfig
-from fastinpaint.ops import native_cuda, triton_support
 from fastinpaint.ops.conv_block import library
+from fastinpaint.ops.dispatch import native_cuda, triton_support
 from fastinpaint.training import TrainConfig, graph, losses, train, trainer
 from tests.training.tape import Recording
 

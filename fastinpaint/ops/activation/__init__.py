@@ -21,7 +21,7 @@ def activation(sources: Source | Sequence[Source], *, backend: str | None = None
 
     Args:
         sources: one `Source` or several of the same N, T, H and W.
-        backend: a name of `fastinpaint.backends.BACKENDS`; None for ``FASTINPAINT_BACKEND`` or auto.
+        backend: a name of `fastinpaint.ops.dispatch.registry.BACKENDS`; None for ``FASTINPAINT_BACKEND`` or auto.
 
     Returns:
         ``[N, sum C_i, *space]`` in the dtype of the sources.

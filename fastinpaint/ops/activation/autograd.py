@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.library import Library, register_fake
 
-from fastinpaint import backends
 from fastinpaint.ops import saved
 from fastinpaint.ops.activation import reference
-from fastinpaint.ops.dispatch import (
+from fastinpaint.ops.dispatch import registry as backends
+from fastinpaint.ops.dispatch.fast_path import (
     TAGS,
     apart,
     dense,
@@ -146,10 +146,6 @@ class Activation(torch.autograd.Function):
 
 def _differentiable(ctx: Any, parts: Sequence[Tensor], flat: list[Tensor | None]) -> list[Tensor | None]:
     """Backward for ``create_graph=True``, by plain torch."""
-    if saved.recomputes(ctx):
-        raise NotImplementedError(
-            "activation: double backward needs every map kept; accelerate the model with memory='default'."
-        )
     grads: list[Tensor | None] = []
     for i, (part, relu) in enumerate(zip(parts, ctx.relus, strict=True)):
         x, mean, scale, shift, _ = flat[5 * i : 5 * i + 5]

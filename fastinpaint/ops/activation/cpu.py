@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastinpaint.ops import native_cpu as native
+from fastinpaint.ops.dispatch import native_cpu as native
 from fastinpaint.ops.types import Source, SourceGrad, address
 
 CHANNELS_LAST = True

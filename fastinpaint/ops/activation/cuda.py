@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastinpaint.ops import native_cuda as native
+from fastinpaint.ops.dispatch import native_cuda as native
 from fastinpaint.ops.types import Source, SourceGrad
 
 CHANNELS_LAST = True

@@ -8,8 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from fastinpaint.ops import triton_support as support
 from fastinpaint.ops.activation.triton_launch import FINISH_BLOCK, NUM_WARPS, RowTiles, row_tiles
+from fastinpaint.ops.dispatch import triton_support as support
 from fastinpaint.ops.types import Source, SourceGrad
 
 if support.INSTALLED:

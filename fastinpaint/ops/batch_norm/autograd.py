@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.library import Library, register_fake
 
-from fastinpaint import backends
 from fastinpaint.ops import saved
 from fastinpaint.ops.batch_norm import reference
 from fastinpaint.ops.batch_norm.reference import Running
-from fastinpaint.ops.dispatch import TAGS, empty_if_none, no_autocast, none_if_empty, underneath, unseen
+from fastinpaint.ops.dispatch import registry as backends
+from fastinpaint.ops.dispatch.fast_path import TAGS, empty_if_none, no_autocast, none_if_empty, underneath, unseen
 
 OP = "batch_norm"
 _library = Library("fastinpaint", "FRAGMENT")

@@ -7,8 +7,8 @@ import ctypes
 import torch
 from torch import Tensor
 
-from fastinpaint.ops import native_cuda as native
 from fastinpaint.ops.batch_norm.reference import Running
+from fastinpaint.ops.dispatch import native_cuda as native
 
 IN_TORCH = False
 DTYPES = {**native.DTYPES, torch.float64: 4}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastinpaint.ops import triton_support as support
 from fastinpaint.ops.activation.triton_launch import FINISH_BLOCK
 from fastinpaint.ops.batch_norm.reference import Norm, Normed, Running
+from fastinpaint.ops.dispatch import triton_support as support
 
 if support.INSTALLED:
     from fastinpaint.ops.batch_norm import triton_kernels as kernels

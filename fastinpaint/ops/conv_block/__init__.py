@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from fastinpaint.ops.activation import checks as activation
-from fastinpaint.ops.conv_block import autograd, checks, operators
-from fastinpaint.ops.dispatch import autocast
+from fastinpaint.ops.conv_block import autograd, checks
+from fastinpaint.ops.conv_block import torch_library as operators
+from fastinpaint.ops.dispatch.fast_path import autocast
 from fastinpaint.ops.types import Geometry, Source
 
 __all__ = ["batch_stats", "conv_block"]
@@ -48,7 +49,7 @@ def conv_block(
         transposed: the transposed convolution.
         groups: as in ``torch.nn.ConvNd``.
         stats: also return the batch statistics of y.
-        backend: a name of `fastinpaint.backends.BACKENDS`; None for ``FASTINPAINT_BACKEND`` or auto.
+        backend: a name of `fastinpaint.ops.dispatch.registry.BACKENDS`; None for ``FASTINPAINT_BACKEND`` or auto.
 
     Returns:
         y ``[N, C_out, *space]``, in the dtype of the sources; with stats also mean and biased variance ``[C_out]``,

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from fastinpaint.ops import saved
-from fastinpaint.ops.conv_block import operators, reference
-from fastinpaint.ops.conv_block.operators import Call
-from fastinpaint.ops.dispatch import each_once
+from fastinpaint.ops.conv_block import reference
+from fastinpaint.ops.conv_block import torch_library as operators
+from fastinpaint.ops.conv_block.torch_library import Call
+from fastinpaint.ops.dispatch.fast_path import each_once
 from fastinpaint.ops.saved import Operand, Recipe
 from fastinpaint.ops.types import Source, flatten, unflatten
 
@@ -54,10 +55,6 @@ class ConvBlock(torch.autograd.Function):
         weight, bias, y, mean, *flat = saved.recall(ctx)
         assert weight is not None
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            if saved.recomputes(ctx):
-                raise NotImplementedError(
-                    "conv_block: double backward needs every map kept; accelerate the model with memory='default'."
-                )
             return (None, None, None, *_differentiable(call, (dy, dmean, dvar), weight, bias, flat))
         needs = [any(ctx.needs_input_grad[5 + 5 * i : 10 + 5 * i]) for i in range(len(call.relus))]
         grads, dweight, dbias = operators.bwd(
@@ -100,9 +97,11 @@ class BatchStats(torch.autograd.Function):
 
 
 def recompute(call: Call, operands: list[Tensor | None]) -> Tensor:
-    """y from ``[weight, bias, *flatten(sources)]``: what a recipe runs."""
+    """y from ``[weight, bias, *flatten(sources)]``: what a recipe runs. Differentiable where autograd records."""
     weight, bias, *flat = operands
     assert weight is not None
+    if torch.is_grad_enabled():
+        return reference.fwd(unflatten(flat, call.relus), weight, bias, call.geometry, False)[0]
     return operators.fwd(call._replace(stats=False), flat, weight, bias)[0]
 
 

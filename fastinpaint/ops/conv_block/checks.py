@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastinpaint.ops.activation import checks as activation
-from fastinpaint.ops.dispatch import unseen
+from fastinpaint.ops.dispatch.fast_path import unseen
 from fastinpaint.ops.types import Geometry, Source
 
 OP = "conv_block"

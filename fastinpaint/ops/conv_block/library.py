@@ -12,9 +12,9 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from fastinpaint import backends
 from fastinpaint.ops.activation.reference import channel_dims, wide
-from fastinpaint.ops.conv_block import zeros
+from fastinpaint.ops.conv_block import zero_padding as zeros
+from fastinpaint.ops.dispatch import registry as backends
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 CHANNELS_LAST = True

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fastinpaint.ops.activation import reference as activation
 from fastinpaint.ops.activation.reference import channel_dims, per_channel, wide
-from fastinpaint.ops.conv_block import zeros
+from fastinpaint.ops.conv_block import zero_padding as zeros
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 CHANNELS_LAST = False

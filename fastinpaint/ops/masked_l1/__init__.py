@@ -25,7 +25,7 @@ def masked_l1(
         target: as output.
         mask: ``[N, 1, T, H, W]``, 1 = hole; any real dtype or bool.
         per_frame: whether every frame counts alike, whatever the size of its hole.
-        backend: a name of `fastinpaint.backends.BACKENDS`; None for ``FASTINPAINT_BACKEND`` or auto.
+        backend: a name of `fastinpaint.ops.dispatch.registry.BACKENDS`; None for ``FASTINPAINT_BACKEND`` or auto.
 
     Returns:
         The loss, a scalar, float32 (float64 for float64 output).

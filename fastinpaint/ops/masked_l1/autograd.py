@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.library import Library, register_fake
 
-from fastinpaint import backends
 from fastinpaint.ops import saved
-from fastinpaint.ops.dispatch import TAGS, no_autocast
+from fastinpaint.ops.dispatch import registry as backends
+from fastinpaint.ops.dispatch.fast_path import TAGS, no_autocast
 from fastinpaint.ops.masked_l1 import reference
 
 OP = "masked_l1"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastinpaint.ops import native_cpu as native
+from fastinpaint.ops.dispatch import native_cpu as native
 
 
 class CMaskedL1(ctypes.Structure):

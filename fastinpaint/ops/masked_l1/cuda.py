@@ -7,7 +7,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from fastinpaint.ops import native_cuda as native
+from fastinpaint.ops.dispatch import native_cuda as native
 
 
 class CSlices(ctypes.Structure):

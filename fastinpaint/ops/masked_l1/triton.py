@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastinpaint.ops import triton_support as support
+from fastinpaint.ops.dispatch import triton_support as support
 
 if support.INSTALLED:
     from fastinpaint.ops.masked_l1 import triton_kernels as kernels

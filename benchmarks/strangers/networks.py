@@ -1,0 +1,107 @@
+"""The timing set: public networks, built without weights, each with the batch of a training step.
+
+torchvision, timm, segmentation_models_pytorch, dynamic_network_architectures and ultralytics are imported where they
+are needed: ``pip install --no-deps`` puts them beside any torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Case(NamedTuple):
+    """One network and its input's shape."""
+
+    build: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+
+
+def torchvision() -> Any:
+    """The package. Beside a torch for CPUs its wheel lacks two operators, which are declared here."""
+    if not hasattr(torch.ops.torchvision, "nms"):
+        library = torch.library.Library("torchvision", "DEF")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        DECLARED.append(library)
+    return importlib.import_module("torchvision")
+
+
+DECLARED: list[torch.library.Library] = []
+
+
+def _vision(name: str, module: str = "models") -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        models = importlib.import_module(f"{torchvision().__name__}.{module}")
+        kwargs = {"weights_backbone": None} if "segmentation" in module else {}
+        return getattr(models, name)(weights=None, **kwargs)
+
+    return build
+
+
+def _unet() -> nn.Module:
+    torchvision()
+    return importlib.import_module("segmentation_models_pytorch").Unet("resnet34", encoder_weights=None, classes=2)
+
+
+def _nnunet(norm: type[nn.Module], act: type[nn.Module], flat: bool = False) -> Callable[[], nn.Module]:
+    """nnU-Net's plain net: five stages; an anisotropic one has kernels (1, 3, 3) at first, as thick slices want."""
+
+    def build() -> nn.Module:
+        unet = importlib.import_module("dynamic_network_architectures.architectures.unet")
+        kernels = [[1, 3, 3], [1, 3, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3]] if flat else [[3, 3, 3]] * 5
+        strides = [[1, 1, 1], [1, 2, 2], [1, 2, 2] if flat else [2, 2, 2], [2, 2, 2], [2, 2, 2]]
+        if not flat:
+            strides[1] = [2, 2, 2]
+        return unet.PlainConvUNet(
+            input_channels=1,
+            n_stages=5,
+            features_per_stage=[32, 64, 128, 256, 320],
+            conv_op=nn.Conv3d,
+            kernel_sizes=kernels,
+            strides=strides,
+            n_conv_per_stage=[2] * 5,
+            num_classes=3,
+            n_conv_per_stage_decoder=[2] * 4,
+            conv_bias=True,
+            norm_op=norm,
+            norm_op_kwargs={"eps": 1e-5, "affine": True},
+            nonlin=act,
+            nonlin_kwargs={"inplace": True},
+        )
+
+    return build
+
+
+def _yolo() -> nn.Module:
+    os.environ.setdefault("YOLO_VERBOSE", "false")
+    torchvision()
+    return importlib.import_module("ultralytics.nn.tasks").DetectionModel("yolo11n.yaml", verbose=False)
+
+
+CASES: dict[str, Case] = {
+    "resnet18": Case(_vision("resnet18"), (8, 3, 224, 224)),
+    "resnet50": Case(_vision("resnet50"), (4, 3, 224, 224)),
+    "mobilenet_v2": Case(_vision("mobilenet_v2"), (8, 3, 224, 224)),
+    "densenet121": Case(_vision("densenet121"), (2, 3, 224, 224)),
+    "vgg16_bn": Case(_vision("vgg16_bn"), (2, 3, 224, 224)),
+    "efficientnet_b0": Case(_vision("efficientnet_b0"), (4, 3, 224, 224)),
+    "r3d_18": Case(_vision("r3d_18", "models.video"), (1, 3, 16, 112, 112)),
+    "r2plus1d_18": Case(_vision("r2plus1d_18", "models.video"), (1, 3, 8, 112, 112)),
+    "deeplabv3_resnet50": Case(_vision("deeplabv3_resnet50", "models.segmentation"), (2, 3, 128, 128)),
+    "unet_resnet34": Case(_unet, (2, 3, 256, 256)),
+    "nnunet_bn_relu": Case(_nnunet(nn.BatchNorm3d, nn.ReLU), (1, 1, 64, 64, 64)),
+    "nnunet_in_lrelu": Case(_nnunet(nn.InstanceNorm3d, nn.LeakyReLU), (1, 1, 64, 64, 64)),
+    "nnunet_anisotropic": Case(_nnunet(nn.InstanceNorm3d, nn.LeakyReLU, flat=True), (1, 1, 16, 96, 96)),
+    "yolo11n": Case(_yolo, (2, 3, 320, 320)),
+}
+
+
+def batch(shape: tuple[int, ...]) -> Tensor:
+    """Random values, the same for everybody."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))

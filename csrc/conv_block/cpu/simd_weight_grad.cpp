@@ -1,0 +1,192 @@
+// The weight gradient of winograd.h: dw = G^T [ sum over tiles of (B^T d B) . (A dy A^T) ] G.
+//
+// One work item walks its tiles in order, for a chunk of input and a chunk of output channels.
+#include "conv_block/cpu/product.h"
+#include "conv_block/cpu/tiles.h"
+
+namespace fi::FI_ISA {
+namespace {
+
+constexpr int kBatch = 56;                                                 // tiles of one product
+constexpr int kRowIn = kChunkIn + 16, kRowOut = kChunkOut + 16;            // off a power of two, for the caches
+constexpr int64_t kSlabIn = kBatch * kRowIn, kSlabOut = kBatch * kRowOut;  // one place's values
+
+// values[place * kSlabOut + c] = (A dy A^T)[place] for `width` channels from c0 on.
+template <class T, class R>
+void transform_upstream(const Source& source, int64_t c0, int64_t width, const Patch& p, float* values) {
+  for (int64_t c = 0; c < width; c += kLanes) {
+    const R read(source, c0 + c);
+    auto column = [&](int j) {
+      return T::upstream({read.template at<false>(p.pixel[0][j]), read.template at<false>(p.pixel[1][j]),
+                          T::m == 3 ? read.template at<false>(p.pixel[2][j]) : vfloat{}, vfloat{}});
+    };
+    const Quad d0 = column(0), d1 = column(1), d2 = T::m == 3 ? column(2) : Quad{};
+    float* out = values + c;
+    for (int i = 0; i < T::side; ++i, out += 4 * kSlabOut) {
+      store_row<T::side>(out, kSlabOut, T::upstream(row(d0, d1, d2, Quad{}, i)));
+    }
+  }
+}
+
+struct Work {
+  int block;
+  int64_t begin, end;  // tiles
+  const Source* source;
+  int64_t channel, k0, depth;  // channels [channel, channel + depth) of the source, k0 of all sources
+  int64_t n0, width;           // output channels
+  float* product;              // of the split and block
+};
+
+Work work_of(const WeightGrad& args, int64_t item) {
+  Work w{};
+  const int64_t piece_out = item % args.pieces_out;
+  item /= args.pieces_out;
+  int64_t piece = item % args.pieces_in;
+  item /= args.pieces_in;
+  w.block = static_cast<int>(item % args.form->blocks);
+  const int64_t split = item / args.form->blocks, tiles = args.form->tiles();
+  w.begin = tiles * split / args.splits;
+  w.end = tiles * (split + 1) / args.splits;
+  for (int s = 0; s < args.source_count; ++s) {
+    const int64_t channels = args.sources[s].channels, pieces = (channels + args.chunk_in - 1) / args.chunk_in;
+    if (piece < pieces) {
+      w.source = &args.sources[s];
+      w.channel = piece * args.chunk_in;
+      w.k0 += w.channel;
+      w.depth = channels - w.channel < args.chunk_in ? channels - w.channel : args.chunk_in;
+      break;
+    }
+    piece -= pieces;
+    w.k0 += channels;
+  }
+  w.n0 = piece_out * args.chunk_out;
+  const int64_t rest = args.form->shape.channels_out - w.n0;
+  w.width = rest < args.chunk_out ? rest : args.chunk_out;
+  const ConvShape& shape = args.form->shape;
+  w.product = args.product + split * args.split_size() + w.block * 16 * shape.channels_in * shape.channels_out;
+  return w;
+}
+
+// Transforms one tile's input patch.
+template <class T>
+void transform_inputs(const Work& w, const Patch& in, float* to) {
+  with_reader(*w.source, [&](auto* reader) {
+    using R = std::remove_pointer_t<decltype(reader)>;
+    in.inside ? transform_input<T, kSlabIn, R, true>(*w.source, w.channel, w.depth, in, to)
+              : transform_input<T, kSlabIn, R, false>(*w.source, w.channel, w.depth, in, to);
+  });
+}
+
+// Transforms one tile's patch of G, which is plain or affine in y with dy as its addend.
+template <class T>
+void transform_upstreams(const Work& w, const Source& upstream, const Patch& out, float* to) {
+  auto by = [&](auto* reader) {
+    using R = std::remove_pointer_t<decltype(reader)>;
+    transform_upstream<T, R>(upstream, w.n0, w.width, out, to);
+  };
+  upstream.mean ? by(static_cast<Reader<1, 0, 1>*>(nullptr)) : by(static_cast<Reader<0, 0, 0>*>(nullptr));
+}
+
+FI_INLINE void prefetch_patches(const Work& w, const Source& upstream, int m, const Patch& in, const Patch& out) {
+  prefetch<4>(*w.source, w.channel, w.depth, in);
+  m == 2 ? prefetch<2>(upstream, w.n0, w.width, out) : prefetch<3>(upstream, w.n0, w.width, out);
+}
+
+// product[place, k0 + k, n0 + n] (+)= sum over the batch of values[place][tile][k] * upstream[place][tile][n].
+void multiply(const Work& w, const Form& form, const float* values, const float* upstream, int64_t batch, bool add) {
+  const ConvShape& shape = form.shape;
+  for (int place = 0; place < 16; ++place) {
+    if (!form.block[w.block].lives(place)) continue;
+    float* out = w.product + (place * shape.channels_in + w.k0) * shape.channels_out + w.n0;
+    for (int64_t n = 0; n < w.width; n += kChunk) {
+      product<1, kRowIn, kRowOut>(values + place * kSlabIn, upstream + place * kSlabOut + n, batch, out + n,
+                                  shape.channels_out, add, w.depth, w.width - n > kLanes);
+    }
+  }
+}
+
+void clear(const Work& w, const ConvShape& shape) {
+  for (int place = 0; place < 16; ++place) {
+    for (int64_t k = 0; k < w.depth; ++k) {
+      float* out = w.product + (place * shape.channels_in + w.k0 + k) * shape.channels_out + w.n0;
+      for (int64_t n = 0; n < w.width; ++n) out[n] = 0;
+    }
+  }
+}
+
+// Writes the taps of one block for the output channels [n0, n0 + kLanes), summed over the splits.
+void unpack_vector(const WeightGrad& args, const Taps& dw, int number, int64_t n0) {
+  const Form& form = *args.form;
+  const int64_t channels_in = form.shape.channels_in, channels_out = form.shape.channels_out;
+  const Block& block = form.block[number];
+  const int64_t place = channels_in * channels_out;
+  const float* base = args.product + number * 16 * place + n0;
+  for (int64_t k = 0; k < channels_in; ++k, base += channels_out) {
+    auto total = [&](int at) {
+      if (!block.lives(at)) return vfloat{};
+      vfloat sum = load(base + at * place);
+      for (int64_t split = 1; split < args.splits; ++split) {
+        sum += load(base + at * place + split * args.split_size());
+      }
+      return sum;
+    };
+    alignas(64) float taps[3][3][kLanes];
+    with_tiling(form, [&](auto tiling) {
+      using T = decltype(tiling);
+      auto column = [&](int j) { return T::weight_grad({total(j), total(4 + j), total(8 + j), total(12 + j)}); };
+      const Quad c0 = column(0), c1 = column(1), c2 = column(2), c3 = column(3);
+      for (int i = 0; i < T::r; ++i) store_row<3>(taps[i][0], kLanes, T::weight_grad(row(c0, c1, c2, c3, i)));
+    });
+    for (int n = 0; n < kLanes; ++n) {
+      float* to = dw.data + k * dw.in + (n0 + n) * dw.out + block.kt * dw.t;
+      for (int i = 0; i < form.r; ++i)
+        for (int j = 0; j < form.r; ++j)
+          if (block.ky[i] >= 0 && block.kx[j] >= 0) to[block.ky[i] * dw.y + block.kx[j] * dw.x] = taps[i][j][n];
+    }
+  }
+}
+
+}  // namespace
+
+void weight_grad(const WeightGrad& args, int64_t item) {
+  const Form& form = *args.form;
+  const Work w = work_of(args, item);
+  float* values = scratch(Scratch::tiles, 16 * (kSlabIn + kSlabOut));
+  float* upstream = values + 16 * kSlabIn;
+  bool started = false;
+  for (int g = 0; g < form.groups; ++g) {
+    for (int u = 0; u < form.group[g].uses; ++u) {
+      const Use& use = form.group[g].use[u];
+      if (use.block != w.block) continue;
+      for (int64_t next = w.begin; next < w.end;) {
+        Patch in[kBatch], out[kBatch];
+        int64_t batch = 0;
+        for (; next < w.end && batch < kBatch; ++next) {
+          const Tile tile = tile_at(form, next);
+          if (input_patch(form, use, tile, in[batch])) out[batch++] = output_patch(form, form.group[g], tile);
+        }
+        for (int64_t i = 0; i < batch; ++i) {
+          if (i + 1 < batch) prefetch_patches(w, args.upstream, form.m, in[i + 1], out[i + 1]);
+          float* to = upstream + i * kRowOut;
+          with_tiling(form, [&](auto tiling) {
+            transform_inputs<decltype(tiling)>(w, in[i], values + i * kRowIn);
+            transform_upstreams<decltype(tiling)>(w, args.upstream, out[i], to);
+          });
+        }
+        if (batch) multiply(w, form, values, upstream, batch, started);
+        started |= batch > 0;
+      }
+    }
+  }
+  if (!started) clear(w, form.shape);
+}
+
+// item = block * (channels_out / 16) + group of 16 output channels: writes dw's taps of that block.
+void unpack_weight_grad(const WeightGrad& args, const Taps& dw, int64_t item) {
+  const int64_t groups = args.form->shape.channels_out / 16;
+  for (int64_t n0 = item % groups * 16, end = n0 + 16; n0 < end; n0 += kLanes) {
+    unpack_vector(args, dw, static_cast<int>(item / groups), n0);
+  }
+}
+
+}  // namespace fi::FI_ISA

@@ -1,0 +1,160 @@
+// Entry points of the Winograd convolutions on the CPU: float32, channels-last, every channel count a multiple of 16.
+// Each returns 0. Maps, vectors and weights are the caller's; nothing is kept but scratch memory per thread.
+#include "conv_block/cpu/winograd.h"
+
+#if __has_include(<sys/mman.h>)
+#include <sys/mman.h>
+#endif
+
+#include <algorithm>
+#include <cstdlib>
+#include <vector>
+
+#include "activation/cpu_merge.h"
+#include "common/cpu_parallel.h"
+
+namespace fi {
+
+constexpr size_t kLargePage =
+    2 << 20;  // packed weights are streamed over and over: small pages cost a fifth of the time
+constexpr int64_t kLargeMap = 8 << 20;  // bytes
+constexpr int64_t kWidestVector = 64;   // bytes
+
+float* scratch(Scratch which, int64_t floats) {
+  struct Buffer {
+    float* data = nullptr;
+    int64_t size = 0;
+    ~Buffer() { std::free(data); }
+  };
+  static thread_local Buffer buffers[3];
+  Buffer& buffer = buffers[static_cast<int>(which)];
+  if (buffer.size < floats) {
+    std::free(buffer.data);
+    const size_t page = floats * 4 < kLargePage ? 4096 : kLargePage, bytes = (floats * 4 + page - 1) / page * page;
+    buffer.data = static_cast<float*>(std::aligned_alloc(page, bytes));
+    if (!buffer.data) std::abort();
+#if defined(MADV_HUGEPAGE)
+    if (page == kLargePage) madvise(buffer.data, bytes, MADV_HUGEPAGE);
+#endif
+    buffer.size = floats;
+  }
+  return buffer.data;
+}
+
+bool leaves_caches(const float* map, int64_t values) {
+  return values * int64_t{sizeof(float)} > kLargeMap && reinterpret_cast<uintptr_t>(map) % kWidestVector == 0;
+}
+
+namespace {
+
+int64_t pixels_out(const ConvShape& s) { return s.batch * s.frames_out * s.height_out * s.width_out; }
+
+Taps taps_of(const void* weight, const int64_t* strides) {
+  return {static_cast<float*>(const_cast<void*>(weight)), strides[0], strides[1], strides[2], strides[3], strides[4]};
+}
+
+// Packs the weight and runs every item; targets' sums and counts are the caller's to merge.
+void run(Correlation& args, const Taps& weight, int threads) {
+  const Form& form = *args.form;
+  int64_t chunk = 0;
+  FI_DISPATCH(chunk_channels(&chunk))
+  for (int i = 0; i < args.target_count; ++i) args.chunks += (args.targets[i].channels + chunk - 1) / chunk;
+  float* packed = scratch(Scratch::weights, form.blocks * args.chunks * 16 * form.shape.channels_in * chunk);
+  auto pack = [&](int64_t item, int) { FI_DISPATCH(pack_weights(args, weight, item, packed)) };
+  parallel_for(form.blocks * args.chunks, threads, pack);
+  args.packed = packed;
+  // the last item of a thread leaves the others idle: few items are halved, though each half transforms all inputs
+  if (args.items() < 16 * threads) args.part = kPart / 2;
+  auto body = [&](int64_t item, int) { FI_DISPATCH(correlate(args, item)) };
+  parallel_for(args.items(), threads, body);
+}
+
+// Cuts the work into pieces of channels, halved until every thread has work. Few channels make few pieces: then the
+// tiles are split too, by sizes alone, so the sum does not depend on the number of threads.
+void divide(WeightGrad& args, int threads) {
+  const ConvShape& shape = args.form->shape;
+  auto count_pieces = [&] {
+    args.pieces_in = 0;
+    for (int i = 0; i < args.source_count; ++i) {
+      args.pieces_in += (args.sources[i].channels + args.chunk_in - 1) / args.chunk_in;
+    }
+    args.pieces_out = (shape.channels_out + args.chunk_out - 1) / args.chunk_out;
+  };
+  count_pieces();
+  args.splits = std::clamp<int64_t>(std::min(8 / args.items(), args.form->tiles() / 256), 1, 8);
+  while (args.items() < 2 * threads && args.chunk_in > 32) {
+    args.chunk_in /= 2;
+    args.chunk_out = std::max<int64_t>(32, args.chunk_out / 2);
+    count_pieces();
+  }
+}
+
+}  // namespace
+}  // namespace fi
+
+using namespace fi;
+
+// y = correlation of the sources' activations + bias; mean and var [channels_out] of y where not null.
+// strides: of the weight's in, out, t, y, x axes, in values.
+FI_EXPORT int fi_cpu_winograd_fwd(const ConvShape* shape, const Source* sources, int count, const void* weight,
+                                  const int64_t* strides, const float* bias, float* y, float* mean, float* var,
+                                  int threads) {
+  const Form form = make_form(*shape);
+  const bool past_caches = leaves_caches(y, pixels_out(*shape) * shape->channels_out);
+  Target target{y, shape->channels_out, 0, bias, nullptr, nullptr, nullptr, past_caches};
+  Correlation args{&form, sources, count, &target, 1, nullptr, nullptr, 0, kPart};
+  std::vector<double> sums(mean ? args.tile_blocks() * 3 * shape->channels_out : 0);
+  std::vector<double> counts(mean ? args.tile_blocks() : 0);
+  if (mean) {
+    target.sums = sums.data();
+    args.counts = counts.data();
+  }
+  run(args, taps_of(weight, strides), threads);
+  if (mean) {
+    auto pixels = [&](int64_t block) { return counts[block]; };
+    merge_stats(sums, pixels, shape->channels_out, mean, var);
+  }
+  return 0;
+}
+
+// The gradients of the sources from G, the upstream source; `shape` is that of the data gradient, from G to a.
+// out, daddend [count]: dx and daddend maps; a source whose out is null is left out, daddend may be null.
+// dshift, dscale [count]: sum dz and sum dz * (x - mean), for sources with a mean.
+FI_EXPORT int fi_cpu_winograd_dgrad(const ConvShape* shape, const Source* upstream, const void* weight,
+                                    const int64_t* strides, const Source* sources, int count, float* const* out,
+                                    float* const* daddend, float* const* dshift, float* const* dscale, int threads) {
+  const Form form = make_form(*shape);
+  std::vector<Target> targets;
+  std::vector<std::vector<double>> sums(count);
+  Correlation args{&form, upstream, 1, nullptr, 0, nullptr, nullptr, 0, kPart};
+  int64_t first = 0;
+  for (int i = 0; i < count; first += sources[i++].channels) {
+    if (!out[i]) continue;
+    const int64_t values = pixels_out(*shape) * sources[i].channels;
+    if (sources[i].mean) sums[i].resize(args.tile_blocks() * 2 * sources[i].channels);
+    targets.push_back({out[i], sources[i].channels, first, nullptr, sources[i].mean ? sums[i].data() : nullptr,
+                       &sources[i], daddend[i], leaves_caches(out[i], values) && leaves_caches(daddend[i], values)});
+  }
+  args.targets = targets.data();
+  args.target_count = static_cast<int>(targets.size());
+  run(args, taps_of(weight, strides), threads);
+  for (int i = 0; i < count; ++i) {
+    if (out[i] && sources[i].mean) merge_sums(sums[i], sources[i].channels, dshift[i], dscale[i]);
+  }
+  return 0;
+}
+
+// dweight, by the strides of its in, out, t, y, x axes, from the sources' activations and G.
+FI_EXPORT int fi_cpu_winograd_wgrad(const ConvShape* shape, const Source* sources, int count, const Source* upstream,
+                                    void* dweight, const int64_t* strides, int threads) {
+  const Form form = make_form(*shape);
+  WeightGrad args{&form, sources, count, *upstream, nullptr, 1, kChunkIn, kChunkOut, 0, 0};
+  divide(args, threads);
+  args.product = scratch(Scratch::weights, args.splits * args.split_size());
+  auto body = [&](int64_t item, int) { FI_DISPATCH(weight_grad(args, item)) };
+  parallel_for(args.items(), threads, body);
+  const Taps taps = taps_of(dweight, strides);
+  auto unpack = [&](int64_t item, int) { FI_DISPATCH(unpack_weight_grad(args, taps, item)) };
+  parallel_for(form.blocks * (shape->channels_out / 16), threads, unpack);
+  return 0;
+}

@@ -1,0 +1,80 @@
+// Restates a convolution as correlations between sub-images: see winograd.h.
+#include "conv_block/cpu/winograd.h"
+
+namespace fi {
+namespace {
+
+int ceil_div(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
+
+void add_use(Form& form, Group& group, int block, int kt, int first_y, int first_x, int origin_y, int origin_x) {
+  const int frame = static_cast<int>(form.shape.time_origin + kt * form.shape.time_step);
+  group.use[group.uses++] = {block, first_y, first_x, origin_y, origin_x, frame};
+}
+
+// Phase p of `up`: y[2b] = a[b-1] w[3] + a[b] w[1], y[2b+1] = a[b] w[2] + a[b+1] w[0].
+void up(Form& form, int kt) {
+  const int last = form.shape.kernel == 4 ? 3 : -1;
+  for (int p = 0; p < 4; ++p) {
+    const int py = p / 2, px = p % 2, block = kt * 4 + p;
+    form.block[block] = {kt, {py ? 2 : last, py ? 0 : 1, -1}, {px ? 2 : last, px ? 0 : 1, -1}, 0};
+    form.group[p].first_y = py;
+    form.group[p].first_x = px;
+    add_use(form, form.group[p], block, kt, 0, 0, py - 1, px - 1);
+  }
+}
+
+// Phase p of `down`: y[b] = a[2b-1] w[0] + a[2b+1] w[2] of the odd phase, + a[2b] w[1] + a[2b+2] w[3] of the even one.
+void down(Form& form, int kt) {
+  const int last = form.shape.kernel == 4 ? 3 : -1;
+  for (int p = 0; p < 4; ++p) {
+    const int py = p / 2, px = p % 2, block = kt * 4 + p;
+    form.block[block] = {kt, {py ? 0 : 1, py ? 2 : last, -1}, {px ? 0 : 1, px ? 2 : last, -1}, 0};
+    add_use(form, form.group[0], block, kt, py, px, -py, -px);
+  }
+}
+
+void same(Form& form, int kt) {
+  const int first = form.shape.flip ? 2 : 0, last = 2 - first;
+  form.block[kt] = {kt, {first, 1, last}, {first, 1, last}, 0};
+  add_use(form, form.group[0], kt, kt, 0, 0, -1, -1);
+}
+
+// Whether the transformed tile has a place i along an axis with these taps: the first and the last of four are those of
+// the first and the last tap alone.
+bool has_place(const Form& form, const int* taps, int i) {
+  if (form.tiling == Tiling::alone) return i < 3;
+  return !(i == 0 && taps[0] < 0) && !(i == 3 && taps[form.r - 1] < 0);
+}
+
+}  // namespace
+
+Form make_form(const ConvShape& shape) {
+  Form form{};
+  form.shape = shape;
+  const Kind kind = static_cast<Kind>(shape.kind);
+  form.r = kind == Kind::same ? 3 : 2;
+  form.m = 5 - form.r;
+  form.residues_y = kind == Kind::same ? static_cast<int>(shape.dilation_h) : 1;
+  form.residues_x = kind == Kind::same ? static_cast<int>(shape.dilation_w) : 1;
+  form.step_in_y = kind == Kind::down ? 2 : form.residues_y;
+  form.step_in_x = kind == Kind::down ? 2 : form.residues_x;
+  form.step_out_y = kind == Kind::up ? 2 : form.residues_y;
+  form.step_out_x = kind == Kind::up ? 2 : form.residues_x;
+  form.tiles_y = ceil_div(ceil_div(shape.height_out, form.step_out_y), form.m);
+  form.tiles_x = ceil_div(ceil_div(shape.width_out, form.step_out_x), form.m);
+  const bool alone = form.r == 3 && form.tiles_y == 1 && form.tiles_x == 1;
+  form.tiling = alone ? Tiling::alone : form.r == 3 ? Tiling::three_taps : Tiling::two_taps;
+  form.groups = kind == Kind::up ? 4 : 1;
+  form.blocks = static_cast<int>(shape.kernel_t) * (kind == Kind::same ? 1 : 4);
+  for (int kt = 0; kt < shape.kernel_t; ++kt) {
+    if (kind == Kind::same) same(form, kt);
+    if (kind == Kind::up) up(form, kt);
+    if (kind == Kind::down) down(form, kt);
+  }
+  for (Block* block = form.block; block < form.block + form.blocks; ++block)
+    for (int place = 0; place < 16; ++place)
+      if (has_place(form, block->ky, place / 4) && has_place(form, block->kx, place % 4)) block->live |= 1u << place;
+  return form;
+}
+
+}  // namespace fi

@@ -1,0 +1,41 @@
+// The convolution as the C ABI hands it over; fastinpaint/ops/conv_block/cuda/abi.py has the same structure in ctypes.
+//
+// Axes are T, H, W; a 2D convolution has T = 1 and its frames in the batch. Maps are [N][T][H][W][C]. The caller owns
+// every buffer; workspaces need fi_conv_*_workspace bytes, 16-byte aligned, and may hold anything.
+#pragma once
+#include "common/cuda_source.cuh"
+
+namespace fi {
+
+struct SourceGradient {  // all null where the source wants none
+  void* dx;
+  void* daddend;
+  float* dmean;  // with dscale and dshift, or null
+  float* dscale;
+  float* dshift;
+};
+
+struct Conv {
+  int dtype, transposed, batch, sources;
+  int in[3], out[3];  // sizes of the sources and of y
+  int kernel[3], stride[3], padding[3], dilation[3];
+  int out_channels;
+  int shared_limit;                   // bytes of shared memory that a block may have
+  int hopper;                         // 0: never the wgmma path; 1: where it may pay; 2: wherever it can
+  Source source[2];                   // concatenated over channels
+  Source gradient;                    // G, with out_channels channels (backward)
+  const void* weight;                 // in the maps' dtype
+  int64_t weight_stride[5];           // of C_out, C_in, kT, kH, kW, in elements
+  const void* bias;                   // [C_out] or null (forward)
+  void* y;                            // forward
+  float *mean, *var;                  // [C_out] or null (forward)
+  SourceGradient source_gradient[2];  // dgrad
+  void* dweight;                      // wgrad; contiguous
+  void* workspace;
+};
+
+inline int in_channels(const Conv& conv) {
+  return conv.source[0].channels + (conv.sources > 1 ? conv.source[1].channels : 0);
+}
+
+}  // namespace fi

@@ -1,0 +1,22 @@
+// Launches the weight's gradient on wgmma. Compiled for sm_90a alone; ../wgrad.cu finds it where it is.
+#include "conv_block/cuda/hopper/wgrad_kernel.cuh"
+
+namespace fi {
+
+template <class T>
+static int launch_turned(const WgradParams& params, int grid_x, void* stream) {
+  int bytes = turned_bytes(params.p.patch);
+  if (int status = allow_shared(hopper_wgrad_kernel<T>, bytes)) return status;
+  dim3 grid(grid_x, params.splits);
+  FI_LAUNCH(hopper_wgrad_kernel<T>, grid, kTurnedThreads, bytes, stream, params, bytes);
+  return launched();
+}
+
+}  // namespace fi
+
+using namespace fi;
+
+FI_EXPORT int fi_hopper_wgrad_launch(int dtype, const WgradParams* params, int grid_x, void* stream) {
+  return dtype == kBFloat16 ? launch_turned<__nv_bfloat16>(*params, grid_x, stream)
+                            : launch_turned<__half>(*params, grid_x, stream);
+}

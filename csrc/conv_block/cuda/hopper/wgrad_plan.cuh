@@ -1,0 +1,48 @@
+// When the weight's gradient runs on wgmma, and what its kernel is told. The kernel is in hopper/wgrad.cu, which
+// is compiled for sm_90a alone and may be missing from a library.
+#pragma once
+#include "conv_block/cuda/kernels/wgrad.cuh"
+#include "conv_block/cuda/plan/plan.cuh"
+
+namespace fi {
+
+constexpr int kTurnedThreads = 256;  // two warpgroups: 288 sums of a row of D do not fit one's registers
+constexpr int kTurnedChannels = 64;  // of P and of Q in a block: a row of Q is one 128-byte row of the swizzle
+constexpr int kTurnedTaps = 9;       // of a block: five in the first warpgroup, four in the second
+constexpr int kTurnedFewest = 8;     // fewer leave tensor cores idle
+constexpr int kTurnedTile = kTileRows * kTurnedChannels;  // Q of a tile, in elements
+constexpr int kTurnedLimit = 227 << 10;                   // bytes of shared memory: one block an SM
+constexpr int kTurnedBlocks = 132;                        // SMs of an H200
+constexpr int kTurnedWider = 256, kTurnedNarrower = 128;  // the fewest channels of the layer's two sides
+
+__host__ __device__ inline int turned_patch_elements(const PatchShape& patch) {
+  return patch.rows * patch.columns * kTurnedChannels;
+}
+
+inline int turned_bytes(const PatchShape& patch) {
+  return 1024 + shared_part(2 * kTurnedTile * 2) + 2 * shared_part(turned_patch_elements(patch) * 2) +
+         shared_part(kTurnedTaps * int(sizeof(int)));
+}
+
+}  // namespace fi
+
+// Writes the partials; grid_x: row blocks times column tiles. Null where the library has no code for sm_90a.
+FI_EXPORT __attribute__((weak)) int fi_hopper_wgrad_launch(int dtype, const fi::WgradParams* params, int grid_x,
+                                                           void* stream);
+
+namespace fi {
+
+// Whether the layer may take the path: whole, aligned vectors, and where it pays. The plan must fit besides.
+inline bool turned_takes(const Conv& conv) {
+  if (!conv.hopper || !fi_hopper_wgrad_launch || size_of(conv.dtype) != 2) return false;
+  bool whole = vectors_aligned(conv.gradient);
+  for (int i = 0; i < conv.sources; ++i) whole = whole && vectors_aligned(conv.source[i]);
+  int in = in_channels(conv), out = conv.out_channels;
+  return whole && (conv.hopper == 2 || (std::max(in, out) >= kTurnedWider && std::min(in, out) >= kTurnedNarrower));
+}
+
+inline bool turned_fits(const Conv& conv, const WgradParams& w) {
+  return turned_bytes(w.p.patch) <= kTurnedLimit && (conv.hopper == 2 || w.p.taps.taps >= kTurnedFewest * w.blocks);
+}
+
+}  // namespace fi

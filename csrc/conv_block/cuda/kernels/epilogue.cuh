@@ -1,0 +1,120 @@
+// What happens to a finished tile: bias, store and statistics in the forward pass; the way back through the source's
+// activation, its two stores and its two channel sums in dgrad.
+#pragma once
+#include "conv_block/cuda/kernels/params.cuh"
+
+namespace fi {
+
+constexpr int epilogue_bytes(int columns) { return staging_bytes(columns) + fold_bytes(); }
+
+// The part of a segment that this block's columns are.
+struct SegmentTile {
+  const Segment* segment;
+  int channel;  // first
+};
+
+template <int BN>
+__device__ __forceinline__ SegmentTile find_segment(const GatherParams& p) {
+  int index = p.segments > 1 && int(blockIdx.y) >= p.segment[1].first_tile;
+  const Segment& segment = p.segment[index];
+  return {&segment, (int(blockIdx.y) - segment.first_tile) * BN};
+}
+
+// Offset of a tile's row in the output, in positions, or -1 outside.
+__device__ __forceinline__ int64_t output_position(const GatherParams& p, const Tile& tile, int row) {
+  int h = row >> p.tile_bits, w = row & ((1 << p.tile_bits) - 1);
+  if (h >= tile.rows || w >= tile.columns) return -1;
+  const Phase& phase = p.taps.phase[tile.phase];
+  int t = tile.t * p.taps.out_step[0] + phase.origin[0];
+  h = (tile.h + h) * p.taps.out_step[1] + phase.origin[1];
+  w = (tile.w + w) * p.taps.out_step[2] + phase.origin[2];
+  return ((int64_t(tile.n) * p.out_size[0] + t) * p.out_size[1] + h) * p.out_size[2] + w;
+}
+
+// The bias of eight channels in the place of `shift`; zero where there is none.
+template <class T>
+__device__ ChannelParams load_bias(const Segment& segment, int channel, int valid) {
+  if (!segment.bias) valid = 0;
+  Vector<T> bias =
+      load_vector(static_cast<const T*>(segment.bias) + channel, valid, valid == kVector && is_aligned(segment.bias));
+  ChannelParams result;
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) result.shift[i] = to_float(bias.v[i]);
+  return result;
+}
+
+// y = acc + bias, and the moments of y as it is stored.
+template <class T>
+__device__ void store_forward(const Segment& segment, int64_t at, int valid, float (&value)[kVector],
+                              const ChannelParams& bias, Fold& fold, float& count) {
+  bool aligned = segment.channels % kVector == 0 && is_aligned(segment.y);
+  Vector<T> y;
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) y.v[i] = from_float<T>(value[i] + bias.shift[i]);
+  store_vector(static_cast<T*>(segment.y) + at, y, valid, aligned);
+  count += 1;
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) value[i] = to_float(y.v[i]);
+  fold.add_moments(value, count);
+}
+
+// dz = da * 1[z > 0], dx = dz * scale, daddend = da, and sums of dz and dz * (x - mean).
+template <class T>
+__device__ void store_backward(const Segment& segment, int64_t at, int valid, const float (&da)[kVector],
+                               const ChannelParams& params, Fold& fold) {
+  const Source& source = segment.source;
+  bool aligned = vectors_aligned(source) && is_aligned(segment.out.dx) && is_aligned(segment.out.daddend);
+  Vector<T> x = load_vector(static_cast<const T*>(source.x) + at, valid, aligned), dx, daddend;
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) {
+    float centred = to_float(x.v[i]) - params.mean[i];
+    float z = centred * params.scale[i] + params.shift[i];
+    float dz = source.relu && z <= 0.0f ? 0.0f : da[i];
+    fold.first[i] += dz;
+    fold.second[i] += dz * centred;
+    dx.v[i] = from_float<T>(dz * params.scale[i]);
+    daddend.v[i] = from_float<T>(da[i]);
+  }
+  store_vector(static_cast<T*>(segment.out.dx) + at, dx, valid, aligned);
+  if (segment.out.daddend) store_vector(static_cast<T*>(segment.out.daddend) + at, daddend, valid, aligned);
+}
+
+// stage(float* staged) writes the accumulators, rows pitch<float>(BN) apart.
+template <class T, int BN, class Stage>
+__device__ void epilogue(const GatherParams& p, const Tile& tile, char* memory, int total_bytes, Stage stage) {
+  __syncthreads();  // the main loop's last reads of this memory
+  SharedArena arena(memory, total_bytes);
+  float* staged = arena.take<float>(kTileRows * pitch<float>(BN));
+  stage(staged);
+  __syncthreads();
+  constexpr int kGroups = BN / kVector;
+  SegmentTile place = find_segment<BN>(p);
+  const Segment& segment = *place.segment;
+  int group = threadIdx.x % kGroups, channel = place.channel + group * kVector;
+  int valid = max(0, min(kVector, segment.channels - channel));
+  ChannelParams params = p.backward ? load_params(segment.source, channel) : load_bias<T>(segment, channel, valid);
+  Fold fold;
+  float count = 0;
+  for (int row = threadIdx.x / kGroups; row < kTileRows; row += kThreads / kGroups) {
+    int64_t position = output_position(p, tile, row);
+    if (position < 0 || valid == 0) continue;
+    float value[kVector];
+#pragma unroll
+    for (int i = 0; i < kVector; i += 2) {
+      float2 v = *reinterpret_cast<const float2*>(staged + row * pitch<float>(BN) + group * kVector + i);
+      value[i] = v.x, value[i + 1] = v.y;
+    }
+    int64_t at = position * segment.channels + channel;
+    if (p.backward)
+      store_backward<T>(segment, at, valid, value, params, fold);
+    else
+      store_forward<T>(segment, at, valid, value, params, fold, count);
+  }
+  if (!segment.partials.value) return;
+  if (p.backward)
+    fold_block<false>(arena, fold, 0, kGroups, place.channel, blockIdx.x, segment.partials);
+  else
+    fold_block<true>(arena, fold, count, kGroups, place.channel, blockIdx.x, segment.partials);
+}
+
+}  // namespace fi

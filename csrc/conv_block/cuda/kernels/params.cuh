@@ -1,0 +1,92 @@
+// What the gathering kernels (forward, dgrad) are told: the host fills it in plan/plan.cuh, the kernels only read.
+#pragma once
+#include "conv_block/cuda/kernels/load.cuh"
+#include "conv_block/cuda/plan/taps.cuh"
+
+namespace fi {
+
+// Where the patch (the box of input positions that the taps of one group read for one tile) begins.
+struct PatchOrigin {
+  int16_t t, h, w, unused;  // offset of a group's first position
+};
+
+// A run of output channels: y in the forward pass, one source each in dgrad.
+struct Segment {
+  int channels, first_column;  // first_column: of the packed weights
+  int first_tile;              // of blockIdx.y
+  Source source;               // dgrad: what the gradient goes through
+  SourceGradient out;          // dgrad
+  void* y;                     // forward
+  const void* bias;            // forward, or null
+  Partials partials;           // value is null where no sums are wanted
+};
+
+struct GatherParams {
+  TapTable taps;
+  PatchOrigin origin[kMaxTaps];  // of each group
+  PatchShape patch;
+  int tile_bits;  // a tile is 128 >> tile_bits rows of 1 << tile_bits positions
+  int batch, in_size[3], out_size[3];
+  int tiles[3];  // of the largest phase, over T, H, W
+  int backward;
+  int sources, chunks[2];  // chunks of kChunk channels of each source
+  Source source[2];
+  int planes, pairs;        // thin: distinct t of the taps; entries of eight k columns
+  int pair_step, kernel_w;  // thin: from a tap's position to the next one's along W; taps along W
+  const void* weight;       // packed: [tap][k_padded][n_padded], thin: [k_padded][n_padded]
+  int k_padded, n_padded;
+  int segments;
+  Segment segment[2];
+};
+
+// One tile of one phase.
+struct Tile {
+  int phase, n, t, h, w;  // t, h, w: first position, in steps of the phase
+  int rows, columns;      // that exist from there on
+};
+
+__device__ inline Tile find_tile(const GatherParams& p) {
+  Tile tile;
+  int block = blockIdx.x;
+  tile.w = block % p.tiles[2] << p.tile_bits;
+  block /= p.tiles[2];
+  tile.h = block % p.tiles[1] * (kTileRows >> p.tile_bits);
+  block /= p.tiles[1];
+  tile.t = block % p.tiles[0];
+  block /= p.tiles[0];
+  tile.n = block % p.batch;
+  tile.phase = block / p.batch;
+  const Phase& phase = p.taps.phase[tile.phase];
+  auto size = [&](int d) { return ceil_div(p.out_size[d] - phase.origin[d], p.taps.out_step[d]); };
+  tile.rows = min(size(1) - tile.h, kTileRows >> p.tile_bits);
+  tile.columns = min(size(2) - tile.w, 1 << p.tile_bits);
+  if (tile.t >= size(0)) tile.rows = 0;
+  return tile;
+}
+
+// Whether a tap reads any position inside the input for any position of the tile.
+__device__ inline bool is_live(const GatherParams& p, const Tile& tile, const Tap& tap) {
+  int t = tile.t * p.taps.step[0] + tap.t;
+  int h = tile.h * p.taps.step[1] + tap.h, last_h = h + (tile.rows - 1) * p.taps.step[1];
+  int w = tile.w * p.taps.step[2] + tap.w, last_w = w + (tile.columns - 1) * p.taps.step[2];
+  return tile.rows > 0 && tile.columns > 0 && t >= 0 && t < p.in_size[0] && last_h >= 0 && h < p.in_size[1] &&
+         last_w >= 0 && w < p.in_size[2];
+}
+
+// Appends `value` to `list` for the threads where keep is true, in thread order; returns how many there are.
+__device__ inline int compact(bool keep, int2 value, int2* list, int* counts) {
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  unsigned bits = __ballot_sync(~0u, keep);
+  if (lane == 0) counts[warp] = __popc(bits);
+  __syncthreads();
+  int before = 0, total = 0;
+  for (int i = 0; i < kThreads / 32; ++i) {
+    if (i < warp) before += counts[i];
+    total += counts[i];
+  }
+  if (keep) list[before + __popc(bits & ((1u << lane) - 1))] = value;
+  __syncthreads();
+  return total;
+}
+
+}  // namespace fi

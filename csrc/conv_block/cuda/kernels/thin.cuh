@@ -1,0 +1,114 @@
+// Forward and dgrad where one source of three or four channels is convolved (first layers, guidance, and the gradient
+// of a three-channel output): the whole halo of the tile, every plane of it, is activated once into shared memory.
+//
+// A k column is (tap, channel of four), so that 5x5 taps fill 32-channel steps. Eight of them are an "entry": a tap and
+// its neighbour along W. For ldmatrix an entry must be 16 neighbouring bytes, so each position of the halo holds its
+// own four channels and those of the position that the neighbouring tap reads:
+//
+//   halo[plane][row][column][0..3] = a(position), [4..7] = a(position + pair_step along W)
+//
+// Grid, weights ring and epilogue are kernels/gather.cuh's; dead taps are not skipped (the halo is small).
+#pragma once
+#include "conv_block/cuda/kernels/gather.cuh"
+
+namespace fi {
+
+constexpr int kThinChannels = 4;
+
+template <class T>
+constexpr int halo_elements(const GatherParams& p) {
+  return p.planes * p.patch.rows * p.patch.columns * kVector;
+}
+
+template <class T, int BN>
+int thin_bytes(const GatherParams& p) {
+  int loop = shared_part(halo_elements<T>(p) * int(sizeof(T))) +
+             shared_part(kRing * kChunk * turned_pitch<T>(BN) * int(sizeof(T))) +
+             shared_part(p.k_padded / kVector * int(sizeof(int)));
+  return std::max(loop, epilogue_bytes(BN));
+}
+
+// The four channels of an activation at one position, from `to` on; zero outside and beyond the source's channels.
+template <class T>
+__device__ inline void activate_four(const GatherParams& p, const ChannelParams& params, int64_t plane, int h, int w,
+                                     T* to) {
+  const Source& source = p.source[0];
+  bool inside = plane >= 0 && unsigned(h) < unsigned(p.in_size[1]) && unsigned(w) < unsigned(p.in_size[2]);
+  int64_t at = inside ? ((plane * p.in_size[1] + h) * p.in_size[2] + w) * source.channels : 0;
+#pragma unroll
+  for (int i = 0; i < kThinChannels; ++i) {
+    float value = 0;
+    if (inside && i < source.channels) {
+      float addend = source.addend ? to_float(static_cast<const Map<T>*>(source.addend)[at + i]) : 0.0f;
+      value = activate(to_float(static_cast<const Map<T>*>(source.x)[at + i]), addend, params, i, source.relu);
+    }
+    to[i] = from_float<T>(value);
+  }
+}
+
+template <class T>
+__device__ void load_halo(const GatherParams& p, const Tile& tile, T* halo) {
+  ChannelParams params = load_params(p.source[0], 0);
+  int box = p.patch.rows * p.patch.columns;
+  for (int i = threadIdx.x; i < p.planes * box; i += kThreads) {
+    int index = i / box, row = i % box / p.patch.columns, column = i % p.patch.columns;
+    const PatchOrigin& origin = p.origin[index];
+    int t = tile.t * p.taps.step[0] + origin.t;
+    int h = tile.h * p.taps.step[1] + origin.h + row * p.patch.step_h;
+    int w = tile.w * p.taps.step[2] + origin.w + column * p.patch.step_w;
+    int64_t plane = t >= 0 && t < p.in_size[0] ? int64_t(tile.n) * p.in_size[0] + t : -1;
+    Vector<T> both;
+    activate_four<T>(p, params, plane, h, w, both.v);
+    activate_four<T>(p, params, plane, h, w + p.pair_step, both.v + kThinChannels);
+    store_vector(halo + i * kVector, both, kVector, true);
+  }
+}
+
+// Where each entry of k reads, in positions of the halo; entries of padding read the first (their weights are zero).
+__device__ inline void list_entries(const GatherParams& p, int* entries) {
+  int along_w = ceil_div(p.kernel_w, 2);
+  for (int i = threadIdx.x; i < p.k_padded / kVector; i += kThreads) {
+    int offset = 0;
+    if (i < p.pairs) {
+      const Tap& tap = p.taps.tap[i / along_w * p.kernel_w + i % along_w * 2];
+      const PatchOrigin& origin = p.origin[tap.group];
+      offset = (tap.group * p.patch.rows + tap.h - origin.h) * p.patch.columns + tap.w - origin.w;
+    }
+    entries[i] = offset;
+  }
+}
+
+template <class T, int BN>
+__global__ void __launch_bounds__(kThreads, 2) thin_kernel(const __grid_constant__ GatherParams p, int shared_bytes) {
+  FI_DYNAMIC_SHARED(memory);
+  SharedArena arena(memory, shared_bytes);
+  T* halo = arena.take<T>(halo_elements<T>(p));
+  T* ring = arena.take<T>(kRing * kChunk * turned_pitch<T>(BN));
+  int* entries = arena.take<int>(p.k_padded / kVector);
+  Tile tile = find_tile(p);
+  SegmentTile place = find_segment<BN>(p);
+  int first_column = place.segment->first_column + place.channel, steps = p.k_padded / kChunk;
+
+  auto fetch = [&](int step) {
+    if (step < steps)
+      fetch_weights<T, BN>(p, step * kChunk, first_column, ring + step % kRing * kChunk * turned_pitch<T>(BN));
+    cp_async_commit();
+  };
+  auto row_of = [&](int m) { return box_position(p.patch, p.tile_bits, m) * kVector; };
+  fetch(0);
+  fetch(1);
+  list_entries(p, entries);
+  load_halo(p, tile, halo);
+  Accumulators<BN> acc = {};
+  for (int step = 0; step < steps; ++step) {
+    cp_async_wait<1>();
+    __syncthreads();  // this step's weights (and the halo) are there; the last step's are free
+    fetch(step + 2);
+    multiply_tile<T, BN>(acc, halo, ring + step % kRing * kChunk * turned_pitch<T>(BN), row_of,
+                         [&](int k8) { return entries[step * (kChunk / kVector) + k8] * kVector; });
+  }
+  cp_async_wait<0>();
+  epilogue<Map<T>, BN>(p, tile, memory, shared_bytes, [&](float* staged) { stage_accumulators<BN>(acc, staged); });
+}
+
+}  // namespace fi

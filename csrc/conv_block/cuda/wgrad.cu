@@ -1,0 +1,278 @@
+// Entry points of wgrad. See abi.cuh for the arguments and fwd_dgrad.cu for what they return.
+#include "conv_block/cuda/hopper/wgrad_plan.cuh"
+#include "conv_block/cuda/kernels/reduce.cuh"
+#include "conv_block/cuda/kernels/wgrad_main.cuh"
+#include "conv_block/cuda/plan/plan.cuh"
+
+namespace fi {
+
+struct WgradPlan {
+  WgradParams params;
+  ReduceParams reduce;
+  int channels, columns, row_blocks, column_tiles;  // channels of P in a row block
+  int groups;  // of kThreads in a block of wgrad_kernel: they sum tiles of their own, and store one partial
+  bool thin, hopper;
+  int64_t workspace;
+};
+
+// P is the side that taps move: the activation, or G of a transposed convolution. Where the stride is 1 it may be G of
+// any (inverse: the taps' offsets change sign).
+struct Roles {
+  bool gradient_is_p, inverse;
+};
+
+// Cuts the taps into blocks of one plane and at most `most` (thin: entries), whole kernel rows where they fit so that a
+// block's patch stays small.
+inline void cut_taps(const Conv& conv, int most, WgradPlan& plan) {
+  GatherParams& p = plan.params.p;
+  int rows = conv.kernel[0] * conv.kernel[1], in_row = plan.thin ? ceil_div(conv.kernel[2], 2) : conv.kernel[2];
+  int span_h = 0, span_w = 0;
+  plan.params.blocks = 0;
+  auto tap_of = [&](int i) -> const Tap& {
+    return p.taps.tap[plan.thin ? i / in_row * p.kernel_w + i % in_row * 2 : i];
+  };
+  for (int first = 0; first < rows * in_row;) {
+    int left_in_row = in_row - first % in_row,
+        left_in_plane = conv.kernel[1] * in_row - first % (conv.kernel[1] * in_row);
+    int count = std::min(most, left_in_row);
+    if (most >= in_row && first % in_row == 0) count = std::min(left_in_plane, most / in_row * in_row);
+    Tap low = tap_of(first), high = low;
+    for (int i = first; i < first + count; ++i) {
+      Tap tap = tap_of(i);
+      low.h = std::min(low.h, tap.h), low.w = std::min(low.w, tap.w);
+      high.h = std::max(high.h, tap.h), high.w = std::max(high.w, tap.w);
+    }
+    span_h = std::max(span_h, high.h - low.h), span_w = std::max(span_w, high.w - low.w);
+    plan.params.block[plan.params.blocks++] = {low.t, low.h, low.w, int16_t(first), int16_t(count)};
+    first += count;
+  }
+  p.patch = make_box(kTileRows >> p.tile_bits, 1 << p.tile_bits, span_h, span_w, p.taps.step);
+}
+
+// 32 columns for narrow Q, else 64. float32 and tf32 stop at 32: the one holds every sum twice, the other has more
+// taps' sums than registers (thin blocks have fewer).
+inline int choose_wgrad_columns(int dtype, int channels, bool thin) {
+  return channels <= 32 || dtype == kFloat32 || (dtype == kTf32 && !thin) ? 32 : 64;
+}
+
+inline void choose_sources(const Conv& conv, const Roles& roles, WgradPlan& plan) {
+  GatherParams& p = plan.params.p;
+  WgradParams& w = plan.params;
+  p.sources = roles.gradient_is_p ? 1 : conv.sources;
+  w.q_sources = roles.gradient_is_p ? conv.sources : 1;
+  w.p_channels = roles.gradient_is_p ? conv.out_channels : in_channels(conv);
+  w.q_channels = roles.gradient_is_p ? in_channels(conv) : conv.out_channels;
+  plan.thin = p.sources == 1 && w.p_channels <= kThinChannels;
+  plan.channels = plan.hopper ? kTurnedChannels : kChunk;
+  plan.columns = plan.hopper ? kTurnedChannels : choose_wgrad_columns(conv.dtype, w.q_channels, plan.thin);
+  plan.column_tiles = p.chunks[1] = w.q_tiles[1] = 0;
+  for (int i = 0; i < p.sources; ++i) {
+    p.source[i] = roles.gradient_is_p ? conv.gradient : conv.source[i];
+    p.chunks[i] = ceil_div(p.source[i].channels, plan.channels);
+  }
+  for (int i = 0; i < w.q_sources; ++i) {
+    w.q[i] = roles.gradient_is_p ? conv.source[i] : conv.gradient;
+    plan.column_tiles += w.q_tiles[i] = ceil_div(w.q[i].channels, plan.columns);
+  }
+  for (int d = 0; d < 3; ++d) {
+    p.in_size[d] = roles.gradient_is_p ? conv.out[d] : conv.in[d];
+    p.out_size[d] = roles.gradient_is_p ? conv.in[d] : conv.out[d];
+  }
+}
+
+constexpr int kOperationsPerByte = 183;  // an H200's 788 TFLOP/s over its 4.3 TB/s
+
+struct Splits {
+  int partials, groups;  // that share a partial
+};
+
+// The fewest splits of those that take least time: rounds of as many groups as an H200 holds, all as long as the tiles
+// of a split, and the partials, written and read. operations: of a group and a tile. held: groups that an H200 holds at
+// a time.
+inline Splits choose_splits(int blocks, int tiles, int64_t operations, int64_t partial_bytes, int held,
+                            int most_groups) {
+  Splits best{1, 1};
+  int64_t least = -1;
+  for (int groups = 1; groups <= most_groups; ++groups)
+    for (int i = 1; i * groups <= std::min(tiles, ceil_div(4 * held, blocks)); ++i) {
+      int64_t rounds = ceil_div(blocks * i, held / groups), each = ceil_div(tiles, i * groups);
+      int64_t cost = rounds * held * each * operations + 2 * i * partial_bytes * kOperationsPerByte;
+      if (least < 0 || cost < least) least = cost, best = {i, groups};
+    }
+  return best;
+}
+
+// Shared memory of a block.
+template <class T, int BN, bool thin>
+int block_bytes(const WgradPlan& plan) {
+  int each = wgrad_bytes<T, BN, thin>(plan.params.p);
+  return plan.groups > 1 ? std::max(plan.groups * each, merge_bytes<block_taps<T, thin>(), BN>()) : each;
+}
+
+inline int block_bytes(const Conv& conv, const WgradPlan& plan) {
+  return with_factors(conv.dtype, [&](auto t) {
+    using T = decltype(t);
+    if (plan.thin) return plan.columns == 64 ? block_bytes<T, 64, true>(plan) : block_bytes<T, 32, true>(plan);
+    return plan.columns == 64 ? block_bytes<T, 64, false>(plan) : block_bytes<T, 32, false>(plan);
+  });
+}
+
+// How the partials of that many splits are summed: a thread sums four splits before there are two for a vector.
+inline ReduceParams plan_reduce(const WgradParams& w, bool p_inner) {
+  ReduceParams reduce{w.p.taps.taps, w.p_channels, w.q_channels, w.splits, p_inner, kVector, 0, 1};
+  while (reduce.parts < kVector && reduce.parts * 4 < w.splits) reduce.parts *= 2;
+  reduce.vectors = p_inner ? kThreads / kVector / reduce.parts : 2;
+  if (!p_inner) reduce.rows = reduce.taps;
+  return reduce;
+}
+
+// Bytes that the blocks read and write in global memory, dead taps included.
+inline int64_t bytes_asked(const Conv& conv, const WgradPlan& plan) {
+  const WgradParams& w = plan.params;
+  auto maps = [](const Source& source) { return source.addend ? 2 : 1; };
+  int64_t position = (plan.thin ? 2 * w.p_channels : plan.channels) * size_of(conv.dtype), patches = 0, q = 0;
+  for (int i = 0; i < w.p.sources; ++i) patches += int64_t(w.blocks) * w.p.chunks[i] * maps(w.p.source[i]);
+  for (int i = 0; i < w.q_sources; ++i) q += int64_t(w.q_tiles[i]) * maps(w.q[i]);
+  patches *= position * w.p.patch.rows * w.p.patch.columns;
+  q *= int64_t(kTileRows) * plan.columns * size_of(conv.dtype);
+  return w.tiles * (patches * plan.column_tiles + q * plan.row_blocks) + 2 * plan.workspace;
+}
+
+// The plan with these roles and at most that many taps a block. False where a patch is larger than kPatchLimit, which
+// that of a single tap never is, or where there are more tiles than an int counts.
+inline bool plan_blocks(const Conv& conv, const Roles& roles, int most, WgradPlan& plan) {
+  GatherParams& p = plan.params.p;
+  WgradParams& w = plan.params;
+  make_taps(conv, roles.inverse, p.taps);
+  p.batch = conv.batch;
+  p.kernel_w = conv.kernel[2];
+  p.pair_step = p.kernel_w > 1 ? p.taps.tap[1].w - p.taps.tap[0].w : 0;
+  choose_sources(conv, roles, plan);
+  p.tile_bits = choose_tile_bits(p.taps, p.out_size);
+  cut_taps(conv, most, plan);
+  int unit[3] = {1, 1, 1};
+  w.q_box = make_box(kTileRows >> p.tile_bits, 1 << p.tile_bits, 0, 0, unit);
+  plan.row_blocks = (p.chunks[0] + p.chunks[1]) * w.blocks;
+  p.tiles[0] = p.out_size[0];
+  p.tiles[1] = ceil_div(p.out_size[1], kTileRows >> p.tile_bits);
+  p.tiles[2] = ceil_div(p.out_size[2], 1 << p.tile_bits);
+  int64_t tiles = int64_t(p.batch) * p.tiles[0] * p.tiles[1] * p.tiles[2];
+  if (tiles >= 1ll << 31) return false;
+  w.tiles = int(tiles);
+  int64_t partial_bytes = int64_t(p.taps.taps) * w.p_channels * w.q_channels * int64_t(sizeof(float));
+  int64_t rows = plan.thin ? kThinEntries * kVector : (p.taps.taps / w.blocks) * plan.channels;
+  int64_t operations = 2 * rows * kTileRows * plan.columns;
+  if (!plan.hopper) operations += operations / 2;  // mma.sync does not reach the rate of wgmma
+  plan.groups = kMostGroups;
+  bool grouped = !plan.hopper && block_bytes(conv, plan) <= conv.shared_limit;
+  Splits splits = choose_splits(plan.row_blocks * plan.column_tiles, w.tiles, operations, partial_bytes,
+                                plan.hopper ? kTurnedBlocks : kWantedBlocks, grouped ? kMostGroups : 1);
+  plan.groups = splits.groups;
+  w.tiles_each = ceil_div(w.tiles, splits.partials * plan.groups);
+  w.splits = ceil_div(w.tiles, w.tiles_each * plan.groups);
+  Workspace workspace{static_cast<char*>(conv.workspace)};
+  w.partial = static_cast<float*>(workspace.take(w.splits * partial_bytes));
+  plan.workspace = workspace.used;
+  plan.reduce = plan_reduce(w, roles.gradient_is_p == bool(conv.transposed));
+  if (plan.hopper) return turned_fits(conv, w);
+  int position_bytes = with_factors(conv.dtype, [&](auto t) {
+    using T = decltype(t);
+    return int(sizeof(T)) * (plan.thin ? patch_pitch<T, true>() : patch_pitch<T, false>());
+  });
+  return p.patch.rows * p.patch.columns * position_bytes <= kPatchLimit;
+}
+
+// Of the roles, and of a plane's taps, a kernel row's or a single one in a block, what asks for the fewest bytes. A
+// side of at most kThinChannels is always P: as Q it would leave most columns empty.
+inline bool choose_blocks(const Conv& conv, bool hopper, WgradPlan& best) {
+  int64_t least = -1;
+  bool unit = conv.stride[0] * conv.stride[1] * conv.stride[2] == 1, transposed = conv.transposed;
+  bool thin_in = conv.sources == 1 && in_channels(conv) <= kThinChannels;
+  bool thin_out = conv.out_channels <= kThinChannels;
+  for (bool gradient_is_p : {transposed, !transposed}) {
+    bool swapped = gradient_is_p != transposed;
+    if (swapped && (transposed || !unit || thin_in)) continue;
+    if (!swapped && !transposed && unit && thin_out && !thin_in) continue;
+    bool thin = gradient_is_p ? thin_out : thin_in;
+    int whole =
+        thin ? kThinEntries : (conv.dtype == kFloat32 ? block_taps<float, false>() : block_taps<__half, false>());
+    for (int most : {whole, std::min(whole, conv.kernel[2]), 1}) {
+      WgradPlan plan;
+      plan.hopper = hopper;
+      if (hopper && (thin || most < whole)) continue;
+      if (!plan_blocks(conv, {gradient_is_p, swapped}, most, plan)) continue;
+      int64_t bytes = bytes_asked(conv, plan);
+      if (least < 0 || bytes < least) least = bytes, best = plan;
+    }
+  }
+  return least >= 0;
+}
+
+inline int plan_wgrad(const Conv& conv, WgradPlan& plan) {
+  if (conv.kernel[0] * conv.kernel[1] * conv.kernel[2] > kMaxTaps) return kBadGeometry;
+  if (turned_takes(conv) && choose_blocks(conv, true, plan)) return kOk;
+  return choose_blocks(conv, false, plan) ? kOk : kTooLarge;
+}
+
+template <class T, int BN, bool thin>
+static int launch_wgrad(const WgradPlan& plan, void* stream) {
+  int bytes = block_bytes<T, BN, thin>(plan);
+  int status = allow_shared(wgrad_kernel<T, BN, thin>, bytes);
+  if (status) return status;
+  dim3 grid(plan.row_blocks * plan.column_tiles, plan.params.splits);
+  FI_LAUNCH((wgrad_kernel<T, BN, thin>), grid, dim3(kThreads, plan.groups), bytes, stream, plan.params,
+            wgrad_bytes<T, BN, thin>(plan.params.p));
+  return launched();
+}
+
+template <class T, bool thin>
+static int launch_columns(const WgradPlan& plan, void* stream) {
+  if constexpr (sizeof(T) == 2 || (thin && std::is_same<T, Tf32>::value)) {
+    if (plan.columns == 64) return launch_wgrad<T, 64, thin>(plan, stream);
+  }
+  return launch_wgrad<T, 32, thin>(plan, stream);
+}
+
+}  // namespace fi
+
+using namespace fi;
+
+// Bytes of workspace, or a negative Status; conv.workspace is not read.
+FI_EXPORT int64_t fi_conv_wgrad_workspace(const Conv* conv) {
+  Conv copy = *conv;
+  copy.workspace = nullptr;
+  WgradPlan plan;
+  int status = plan_wgrad(copy, plan);
+  return status ? status : plan.workspace;
+}
+
+// Blocks, bytes and shared memory of wgrad, with its partials.
+FI_EXPORT int fi_conv_wgrad_footprint(const Conv* conv, Footprint* out) {
+  WgradPlan plan;
+  if (int status = plan_wgrad(*conv, plan)) return status;
+  int64_t blocks = int64_t(plan.row_blocks) * plan.column_tiles * plan.params.splits;
+  *out = {blocks, bytes_asked(*conv, plan), 0, plan.groups};
+  out->shared_bytes = plan.hopper ? turned_bytes(plan.params.p.patch) : block_bytes(*conv, plan);
+  return kOk;
+}
+
+// dweight from the sources and the gradient.
+FI_EXPORT int fi_conv_wgrad(const Conv* conv, void* stream) {
+  WgradPlan plan;
+  if (int status = plan_wgrad(*conv, plan)) return status;
+  return with_factors(conv->dtype, [&](auto t) -> int {
+    using T = decltype(t);
+    int status = plan.hopper
+                     ? fi_hopper_wgrad_launch(conv->dtype, &plan.params, plan.row_blocks * plan.column_tiles, stream)
+                 : plan.thin ? launch_columns<T, true>(plan, stream)
+                             : launch_columns<T, false>(plan, stream);
+    if (status) return status;
+    const ReduceParams& reduce = plan.reduce;
+    int64_t panels = int64_t(ceil_div(reduce.taps * reduce.p_channels, reduce.rows)) *
+                     ceil_div(reduce.q_channels, 4 * reduce.vectors);
+    if (panels >= 1ll << 31) return kTooLarge;
+    FI_LAUNCH(reduce_kernel<Map<T>>, int(panels), kThreads, reduce_bytes(reduce), stream, plan.params.partial, reduce,
+              static_cast<Map<T>*>(conv->dweight));
+    return launched();
+  });
+}

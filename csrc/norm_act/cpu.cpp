@@ -1,0 +1,258 @@
+// Entry points of `norm_act` on the CPU: splits each sample's pixels into blocks and merges their sums in a fixed
+// order, so a result does not depend on the number of threads. Every function returns 0.
+//
+// Statistics are taken over each sample and group of channels; for batch norm all the batch is one sample, and each
+// channel a group. Vectors named mean and var are [samples, channels], those named weight and bias [channels], all in
+// the wide dtype: double for maps of doubles, else float.
+#include "norm_act/cpu.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "activation/cpu_merge.h"
+#include "common/cpu_parallel.h"
+
+namespace fi {
+
+struct NormActProblem {
+  int64_t samples, pixels, channels, groups;  // pixels of a sample
+  int64_t act, dtype;
+  int64_t of_batch;  // whether mean and var are x's own statistics: then backward goes through them too
+  double parameter, eps;
+};
+
+namespace {
+
+constexpr int64_t kBlockValues = 8192;  // 32 KiB: stays in the first cache while its channels are walked
+
+int64_t block_pixels(const NormActProblem& p) {
+  return std::max<int64_t>(16, kBlockValues / std::max<int64_t>(1, p.channels));
+}
+int64_t blocks(const NormActProblem& p) { return (p.pixels + block_pixels(p) - 1) / block_pixels(p); }
+int64_t bytes(const NormActProblem& p) {
+  return p.dtype == static_cast<int64_t>(Dtype::float64) ? 8 : p.dtype == static_cast<int64_t>(Dtype::bfloat16) ? 2 : 4;
+}
+
+// body(sample, block, begin, end) for every block of every sample; begin and end are pixels of the sample.
+template <class F>
+void for_blocks(const NormActProblem& p, int threads, F body) {
+  const int64_t size = block_pixels(p), count = blocks(p);
+  auto item = [&](int64_t i, int) {
+    const int64_t block = i % count;
+    body(i / count, block, block * size, std::min(p.pixels, (block + 1) * size));
+  };
+  parallel_for(p.samples * count, worth(p.samples * p.pixels * p.channels, threads), item);
+}
+
+const void* moved(const void* map, int64_t values, int64_t size) {
+  return map ? static_cast<const char*>(map) + values * size : nullptr;
+}
+void* moved(void* map, int64_t values, int64_t size) { return map ? static_cast<char*>(map) + values * size : nullptr; }
+
+// z's vectors [samples, channels] from statistics and parameters; z = x + addend where mean is null.
+template <class A>
+struct Affine {
+  std::vector<A> mean, scale, shift, rstd;
+
+  Affine(const NormActProblem& p, const void* given_mean, const void* var, const void* weight, const void* bias) {
+    const int64_t count = p.samples * p.channels;
+    mean.assign(count, A(0));
+    scale.assign(count, A(1));
+    shift.assign(count, A(0));
+    rstd.assign(count, A(1));
+    if (!given_mean) return;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t c = i % p.channels;
+      mean[i] = static_cast<const A*>(given_mean)[i];
+      rstd[i] = A(1) / std::sqrt(static_cast<const A*>(var)[i] + A(p.eps));
+      scale[i] = weight ? static_cast<const A*>(weight)[c] * rstd[i] : rstd[i];
+      if (bias) shift[i] = static_cast<const A*>(bias)[c];
+    }
+  }
+  NormAct form(const NormActProblem& p, const void* x, const void* addend, int64_t sample) const {
+    const int64_t first = sample * p.pixels * p.channels, c = sample * p.channels;
+    return {moved(x, first, bytes(p)),
+            moved(addend, first, bytes(p)),
+            &mean[c],
+            &scale[c],
+            &shift[c],
+            p.channels,
+            static_cast<Act>(p.act),
+            p.parameter};
+  }
+};
+
+// What backward reads and writes.
+struct Maps {
+  const void *da, *x, *addend, *out;
+  int64_t stride, offset;
+  void *dx, *daddend;
+};
+
+NormActBwd of_sample(const NormActProblem& p, const NormAct& form, const Maps& maps, int64_t sample) {
+  const int64_t first = sample * p.pixels * p.channels;
+  NormActBwd args{form,
+                  moved(maps.da, sample * p.pixels * maps.stride, bytes(p)),
+                  moved(maps.out, first, bytes(p)),
+                  maps.stride,
+                  maps.offset,
+                  moved(maps.daddend, first, bytes(p)),
+                  moved(maps.dx, first, bytes(p)),
+                  nullptr,
+                  nullptr,
+                  nullptr,
+                  nullptr};
+  return args;
+}
+
+// dx = by_dz * dz + by_x * (x - mean) + constant, of each sample and channel.
+template <class A>
+struct Coefficients {
+  std::vector<A> by_dz, by_x, constant;
+};
+
+// With M values a group, w the weight, S and T a channel's sums of dz and of dz * (x - mean):
+//   dx = rstd * (w dz - (sum w S) / M - (x - mean) rstd^2 (sum w T) / M),   dweight = sum T rstd,   dbias = sum S
+template <class A>
+Coefficients<A> through_statistics(const NormActProblem& p, const Affine<A>& affine, const std::vector<double>& sums) {
+  const int64_t per_group = p.channels / p.groups;
+  const double count = static_cast<double>(p.pixels * per_group);
+  Coefficients<A> result{affine.scale, std::vector<A>(affine.scale.size()), std::vector<A>(affine.scale.size())};
+  for (int64_t s = 0; s < p.samples; ++s) {
+    for (int64_t g = 0; g < p.groups; ++g) {
+      double of_dz = 0, of_dz_x = 0;
+      for (int64_t c = g * per_group; c < (g + 1) * per_group; ++c) {
+        const double scale = affine.scale[s * p.channels + c];  // w * rstd, and a group has one rstd
+        of_dz += scale * sums[2 * s * p.channels + c];
+        of_dz_x += scale * sums[(2 * s + 1) * p.channels + c];
+      }
+      for (int64_t c = g * per_group; c < (g + 1) * per_group; ++c) {
+        const double rstd = affine.rstd[s * p.channels + c];
+        result.by_x[s * p.channels + c] = static_cast<A>(-rstd * rstd * of_dz_x / count);
+        result.constant[s * p.channels + c] = static_cast<A>(-of_dz / count);
+      }
+    }
+  }
+  return result;
+}
+
+template <class A>
+void fwd(const NormActProblem& p, const void* x, const void* addend, const Affine<A>& affine, void* a, int64_t stride,
+         int64_t offset, int threads) {
+  for_blocks(p, threads, [&](int64_t sample, int64_t, int64_t begin, int64_t end) {
+    const NormActFwd args{affine.form(p, x, addend, sample), moved(a, sample * p.pixels * stride, bytes(p)), stride,
+                          offset};
+    FI_DISPATCH(norm_act_fwd(args, static_cast<Dtype>(p.dtype), begin, end))
+  });
+}
+
+template <class A>
+void bwd(const NormActProblem& p, const Maps& maps, const Affine<A>& affine, bool normed, A* dweight, A* dbias,
+         int threads) {
+  const int64_t channels = p.channels;
+  Coefficients<A> by{affine.scale, std::vector<A>(affine.scale.size()), std::vector<A>(affine.scale.size())};
+  if (normed) {
+    std::vector<double> partial(p.samples * blocks(p) * 2 * channels), sums(p.samples * 2 * channels);
+    for_blocks(p, threads, [&](int64_t sample, int64_t block, int64_t begin, int64_t end) {
+      NormActBwd args = of_sample(p, affine.form(p, maps.x, maps.addend, sample), maps, sample);
+      args.sums = &partial[(sample * blocks(p) + block) * 2 * channels];
+      FI_DISPATCH(norm_act_sums(args, static_cast<Dtype>(p.dtype), begin, end))
+    });
+    for (size_t i = 0; i < partial.size(); ++i) {
+      sums[i / (blocks(p) * 2 * channels) * 2 * channels + i % (2 * channels)] += partial[i];
+    }
+    for (int64_t c = 0; c < channels; ++c) {
+      double of_bias = 0, of_weight = 0;
+      for (int64_t s = 0; s < p.samples; ++s) {
+        of_bias += sums[2 * s * channels + c];
+        of_weight += sums[(2 * s + 1) * channels + c] * affine.rstd[s * channels + c];
+      }
+      if (dbias) dbias[c] = static_cast<A>(of_bias);
+      if (dweight) dweight[c] = static_cast<A>(of_weight);
+    }
+    if (p.of_batch) by = through_statistics(p, affine, sums);
+  }
+  if (!maps.dx && !maps.daddend) return;
+  for_blocks(p, threads, [&](int64_t sample, int64_t, int64_t begin, int64_t end) {
+    NormActBwd args = of_sample(p, affine.form(p, maps.x, maps.addend, sample), maps, sample);
+    args.by_dz = &by.by_dz[sample * channels];
+    args.by_x = &by.by_x[sample * channels];
+    args.constant = &by.constant[sample * channels];
+    FI_DISPATCH(norm_act_apply(args, static_cast<Dtype>(p.dtype), begin, end))
+  });
+}
+
+template <class A>
+void stats(const NormActProblem& p, const void* x, A* mean, A* var, int threads) {
+  const int64_t channels = p.channels, size = block_pixels(p), part = blocks(p) * 3 * channels;
+  std::vector<double> partial(p.samples * part);
+  for_blocks(p, threads, [&](int64_t sample, int64_t block, int64_t begin, int64_t end) {
+    const BatchStats args{moved(x, sample * p.pixels * channels, bytes(p)), channels, &partial[sample * part]};
+    FI_DISPATCH(batch_stats(args, static_cast<Dtype>(p.dtype), block, begin, end))
+  });
+  const int64_t per_group = channels / p.groups;
+  auto count = [&](int64_t block) { return std::min(size, p.pixels - block * size); };
+  for (int64_t s = 0; s < p.samples; ++s, mean += channels, var += channels) {
+    std::vector<double> own(&partial[s * part], &partial[s * part] + part), m(channels), v(channels);
+    merge_stats(own, count, channels, m.data(), v.data());
+    for (int64_t g = 0; g < channels; g += per_group) {
+      double group_mean = 0, group_var = 0;
+      for (int64_t c = g; c < g + per_group; ++c) group_mean += m[c] / per_group;
+      for (int64_t c = g; c < g + per_group; ++c) {
+        group_var += (v[c] + (m[c] - group_mean) * (m[c] - group_mean)) / per_group;
+      }
+      for (int64_t c = g; c < g + per_group; ++c) {
+        mean[c] = static_cast<A>(group_mean);
+        var[c] = static_cast<A>(group_var);
+      }
+    }
+  }
+}
+
+bool in_double(const NormActProblem& p) { return p.dtype == static_cast<int64_t>(Dtype::float64); }
+
+}  // namespace
+}  // namespace fi
+
+using namespace fi;
+
+// mean and biased var of x [samples, pixels, channels]; a group's are those of each of its channels.
+FI_EXPORT int fi_cpu_norm_act_stats(const NormActProblem* p, const void* x, void* mean, void* var, int threads) {
+  if (in_double(*p)) {
+    stats(*p, x, static_cast<double*>(mean), static_cast<double*>(var), threads);
+  } else {
+    stats(*p, x, static_cast<float*>(mean), static_cast<float*>(var), threads);
+  }
+  return 0;
+}
+
+// a = act((x - mean) / sqrt(var + eps) * weight + bias + addend), into the channels of a from `offset` on, whose rows
+// have `stride`. mean and var, weight, bias and addend may be null.
+FI_EXPORT int fi_cpu_norm_act_fwd(const NormActProblem* p, const void* x, const void* addend, const void* mean,
+                                  const void* var, const void* weight, const void* bias, void* a, int64_t stride,
+                                  int64_t offset, int threads) {
+  if (in_double(*p)) {
+    fwd(*p, x, addend, Affine<double>(*p, mean, var, weight, bias), a, stride, offset, threads);
+  } else {
+    fwd(*p, x, addend, Affine<float>(*p, mean, var, weight, bias), a, stride, offset, threads);
+  }
+  return 0;
+}
+
+// dx, daddend (either may be null), dweight and dbias [channels] in the wide dtype (may be null), from da, whose rows
+// have `stride`, this map's channels from `offset` on. out: null, or a, from which act' is then taken.
+FI_EXPORT int fi_cpu_norm_act_bwd(const NormActProblem* p, const void* da, int64_t stride, int64_t offset,
+                                  const void* x, const void* addend, const void* out, const void* mean, const void* var,
+                                  const void* weight, const void* bias, void* dx, void* daddend, void* dweight,
+                                  void* dbias, int threads) {
+  const Maps maps{da, x, addend, out, stride, offset, dx, daddend};
+  if (in_double(*p)) {
+    bwd(*p, maps, Affine<double>(*p, mean, var, weight, bias), mean, static_cast<double*>(dweight),
+        static_cast<double*>(dbias), threads);
+  } else {
+    bwd(*p, maps, Affine<float>(*p, mean, var, weight, bias), mean, static_cast<float*>(dweight),
+        static_cast<float*>(dbias), threads);
+  }
+  return 0;
+}

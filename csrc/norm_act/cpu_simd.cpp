@@ -1,0 +1,153 @@
+// `norm_act` on the CPU: one block of pixels at a time, vectors along the channels. Contracts in cpu.h.
+#include "norm_act/cpu_acts.h"
+
+namespace fi::FI_ISA {
+namespace {
+
+// A map's values and a channel's vectors, for `n` lanes from channel c on.
+template <class D>
+struct Channels {
+  using V = typename Simd<D>::vec;
+  using A = typename Simd<D>::scalar;
+  const D *x, *addend, *out;
+  V mean, scale, shift;
+
+  Channels() = default;
+  Channels(const NormAct& form, const void* given_out, int64_t first, int64_t c, int64_t n) {
+    x = at(form.x, first + c);
+    addend = at(form.addend, first + c);
+    out = at(given_out, first + c);
+    mean = vector(form.mean, c, n);
+    scale = vector(form.scale, c, n);
+    shift = vector(form.shift, c, n);
+  }
+  static const D* at(const void* map, int64_t offset) { return map ? static_cast<const D*>(map) + offset : nullptr; }
+  static V vector(const void* values, int64_t c, int64_t n) { return load_n(static_cast<const A*>(values) + c, n); }
+
+  V z(V xv, int64_t pixel, int64_t n) const {
+    V value = (xv - mean) * scale + shift;
+    return addend ? value + load_n(addend + pixel, n) : value;
+  }
+};
+
+template <int N>
+struct Vectors {
+  static constexpr int count = N;
+};
+
+// f(how many vectors, first channel): N vectors side by side are taken down the pixels at once, for whole lines of
+// memory at a time, then each that is left. Doubles, which serve tests, one by one.
+template <class D, int N, class F>
+void for_groups(int64_t channels, F f) {
+  constexpr int lanes = Simd<D>::lanes;
+  int64_t c = 0;
+  if constexpr (sizeof(D) < 8) {
+    for (; c + N * lanes <= channels; c += N * lanes) f(Vectors<N>{}, c);
+  }
+  for (; c < channels; c += lanes) f(Vectors<1>{}, c);
+}
+
+template <class D, class ACT, int COUNT>
+void fwd(const NormActFwd& args, int64_t begin, int64_t end, int64_t c) {
+  constexpr int lanes = Simd<D>::lanes;
+  const int64_t channels = args.form.channels, n = COUNT > 1 ? lanes : channels - c;
+  const typename Simd<D>::scalar parameter = args.form.parameter;
+  Channels<D> from[COUNT];
+  for (int i = 0; i < COUNT; ++i) from[i] = Channels<D>(args.form, nullptr, begin * channels, c + i * lanes, n);
+  D* a = static_cast<D*>(args.a) + begin * args.stride + args.offset + c;
+  for (int64_t p = 0; p < (end - begin) * channels; p += channels, a += args.stride) {
+    for (int i = 0; i < COUNT; ++i) {
+      store_n(a + i * lanes, ACT::fwd(from[i].z(load_n(from[i].x + p, n), p, n), parameter), n);
+    }
+  }
+}
+
+template <class D, class ACT, int COUNT>
+void sums(const NormActBwd& args, int64_t begin, int64_t end, int64_t c) {
+  using V = typename Simd<D>::vec;
+  constexpr int lanes = Simd<D>::lanes;
+  const int64_t channels = args.form.channels, n = COUNT > 1 ? lanes : channels - c;
+  const typename Simd<D>::scalar parameter = args.form.parameter;
+  Channels<D> from[COUNT];
+  typename Simd<D>::sums sum_dz[COUNT]{}, sum_dz_x[COUNT]{};
+  for (int i = 0; i < COUNT; ++i) from[i] = Channels<D>(args.form, args.out, begin * channels, c + i * lanes, n);
+  const D* da = static_cast<const D*>(args.da) + begin * args.stride + args.offset + c;
+  for (int64_t p = 0; p < (end - begin) * channels; p += channels, da += args.stride) {
+    for (int i = 0; i < COUNT; ++i) {
+      const V xv = load_n(from[i].x + p, n);
+      const V z = from[i].out ? load_n(from[i].out + p, n) : from[i].z(xv, p, n);
+      const V dz = ACT::bwd(z, parameter, load_n(da + i * lanes, n));
+      add(sum_dz[i], dz);
+      add_product(sum_dz_x[i], dz, xv - from[i].mean);
+    }
+  }
+  for (int i = 0; i < COUNT; ++i) {
+    store_sums(args.sums + c + i * lanes, sum_dz[i], n);
+    store_sums(args.sums + channels + c + i * lanes, sum_dz_x[i], n);
+  }
+}
+
+template <class D, class ACT, int COUNT>
+void apply(const NormActBwd& args, int64_t begin, int64_t end, int64_t c) {
+  using V = typename Simd<D>::vec;
+  constexpr int lanes = Simd<D>::lanes;
+  const int64_t channels = args.form.channels, n = COUNT > 1 ? lanes : channels - c;
+  const typename Simd<D>::scalar parameter = args.form.parameter;
+  Channels<D> from[COUNT];
+  V by_dz[COUNT], by_x[COUNT], constant[COUNT];
+  for (int i = 0; i < COUNT; ++i) {
+    from[i] = Channels<D>(args.form, args.out, begin * channels, c + i * lanes, n);
+    by_dz[i] = Channels<D>::vector(args.by_dz, c + i * lanes, n);
+    by_x[i] = Channels<D>::vector(args.by_x, c + i * lanes, n);
+    constant[i] = Channels<D>::vector(args.constant, c + i * lanes, n);
+  }
+  const D* da = static_cast<const D*>(args.da) + begin * args.stride + args.offset + c;
+  D* dx = args.dx ? static_cast<D*>(args.dx) + begin * channels + c : nullptr;
+  D* daddend = args.daddend ? static_cast<D*>(args.daddend) + begin * channels + c : nullptr;
+  for (int64_t p = 0; p < (end - begin) * channels; p += channels, da += args.stride) {
+    for (int i = 0; i < COUNT; ++i) {
+      const V xv = load_n(from[i].x + p, n);
+      const V z = from[i].out ? load_n(from[i].out + p, n) : from[i].z(xv, p, n);
+      const V dz = ACT::bwd(z, parameter, load_n(da + i * lanes, n));
+      if (daddend) store_n(daddend + p + i * lanes, dz, n);
+      if (dx) store_n(dx + p + i * lanes, by_dz[i] * dz + (by_x[i] * (xv - from[i].mean) + constant[i]), n);
+    }
+  }
+}
+
+// f(D{}, ACT{}).
+template <class F>
+void with_types(Dtype dtype, Act act, F f) {
+  auto typed = [&](auto d) { with_act<decltype(d)>(act, [&](auto chosen) { f(d, chosen); }); };
+  if (dtype == Dtype::float32) typed(float{});
+  if (dtype == Dtype::float64) typed(double{});
+  if (dtype == Dtype::bfloat16) typed(Bf16{});
+}
+
+}  // namespace
+
+void norm_act_fwd(const NormActFwd& args, Dtype dtype, int64_t begin, int64_t end) {
+  with_types(dtype, args.form.act, [&](auto d, auto act) {
+    for_groups<decltype(d), 4>(args.form.channels, [&](auto vectors, int64_t c) {
+      fwd<decltype(d), decltype(act), vectors.count>(args, begin, end, c);
+    });
+  });
+}
+
+void norm_act_sums(const NormActBwd& args, Dtype dtype, int64_t begin, int64_t end) {
+  with_types(dtype, args.form.act, [&](auto d, auto act) {
+    for_groups<decltype(d), 2>(args.form.channels, [&](auto vectors, int64_t c) {
+      sums<decltype(d), decltype(act), vectors.count>(args, begin, end, c);
+    });
+  });
+}
+
+void norm_act_apply(const NormActBwd& args, Dtype dtype, int64_t begin, int64_t end) {
+  with_types(dtype, args.form.act, [&](auto d, auto act) {
+    for_groups<decltype(d), 2>(args.form.channels, [&](auto vectors, int64_t c) {
+      apply<decltype(d), decltype(act), vectors.count>(args, begin, end, c);
+    });
+  });
+}
+
+}  // namespace fi::FI_ISA

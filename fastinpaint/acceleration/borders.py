@@ -1,0 +1,75 @@
+"""Hooks where activations leave the fused layers: there every map is a plain tensor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastinpaint.nn import layers, region
+from fastinpaint.nn.deferred import plain
+
+TUNER = "_fastinpaint_tuner"  # the attribute of a model that measures its first calls, by one hook
+
+
+def draw_borders(model: nn.Module, fused: frozenset[type[nn.Module]]) -> None:
+    """Hooks at foreign modules, and at containers called from outside.
+
+    fused: the classes of fused layers.
+    """
+    holders = {id(module) for module in model.modules() if any(type(m) in fused for m in module.modules())}
+    seen: set[int] = set()
+
+    def walk(module: nn.Module) -> None:
+        if id(module) in seen or type(module) in fused:
+            return
+        seen.add(id(module))
+        if id(module) not in holders:
+            handles = []
+            if not isinstance(module, torch.jit.ScriptModule):  # which takes no such hook
+                before = _hooked_inputs if type(module) is nn.Identity else _plain_inputs
+                handles = [module.register_forward_pre_hook(before, with_kwargs=True, prepend=True)]
+        else:
+            handles = [
+                module.register_forward_pre_hook(_enter, with_kwargs=True, prepend=True),
+                module.register_forward_hook(_leave, prepend=True, always_call=True),
+            ]
+            for child in module.children():
+                walk(child)
+        module._fastinpaint_borders = tuple(handles)  # type: ignore[assignment]
+
+    walk(model)
+
+
+def _plain_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Before a foreign module."""
+    hooked = layers.hooked(module, _own_hooks(module))
+    return plain(args, hooked), plain(kwargs, hooked)
+
+
+def _hooked_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Before an Identity, which hands on what it was given: other hooks see plain tensors."""
+    return _plain_inputs(module, args, kwargs) if layers.hooked(module, _own_hooks(module)) else None
+
+
+def _own_hooks(module: nn.Module) -> int:
+    """How many hooks of the module are the library's own."""
+    return len(vars(module).get("_fastinpaint_borders", ())) + (TUNER in vars(module))
+
+
+def _enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+    """Before a container; other hooks see plain tensors."""
+    if kwargs is None:  # this hook was removed by one before it, in this very call
+        return None
+    region.enter(module)
+    hooked = layers.hooked(module, _own_hooks(module))
+    return (plain(args, hooked), plain(kwargs, hooked)) if hooked else None
+
+
+def _leave(module: nn.Module, args: tuple[Any, ...], result: Any) -> Any:
+    """After a container, be it by an exception."""
+    region.leave(module)
+    hooked = layers.hooked(module, _own_hooks(module))
+    outermost = hasattr(module, "fastinpaint_report") or not (torch.compiler.is_compiling() or region.inside())
+    return plain(result, hooked) if outermost or hooked else None

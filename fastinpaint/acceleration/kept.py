@@ -1,0 +1,53 @@
+"""How many bytes autograd keeps between forward and backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+class Kept:
+    """Distinct storages that autograd saved, and by whom."""
+
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        self.own = {p.untyped_storage().data_ptr() for p in parameters}
+        self.sizes: dict[int, int] = {}
+        self.by: dict[str, int] = {}
+        self.now = ""  # who saves at present
+        self._alive: list[torch.UntypedStorage] = []
+
+    @property
+    def total(self) -> int:
+        """All bytes."""
+        return sum(self.sizes.values())
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count what is saved inside; everything saved stays alive, so that no address is used twice."""
+        with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
+            yield
+        self._alive.clear()
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        address = storage.data_ptr()
+        if address not in self.own and address not in self.sizes:
+            self.sizes[address] = storage.nbytes()
+            self.by[self.now] = self.by.get(self.now, 0) + storage.nbytes()
+            self._alive.append(storage)
+        return tensor.detach()  # a node that kept its own result, and so itself, would never be freed
+
+
+def kept_bytes(forward: Callable[[], Tensor], parameters: Iterable[Tensor]) -> int:
+    """Bytes that autograd keeps between forward and backward: distinct storages, parameters excluded.
+
+    ``forward`` must return the loss, which stays alive while the storages are counted.
+    """
+    kept = Kept(parameters)
+    with kept.counting():
+        loss = forward()
+    del loss
+    return kept.total

@@ -1,0 +1,74 @@
+"""Whether a model runs with fused layers, and computes the same: tried before anybody relies on it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from fastinpaint.acceleration.plan import Plan
+from fastinpaint.acceleration.trial import Trial
+from fastinpaint.nn.dropped import GradientDroppedError
+
+TRIES = 8
+DIFFERS = {torch.float64: 1e-6, torch.float32: 2e-2}  # of a result's norm: farther from stock's than rounding goes
+
+
+def rehearse(model: nn.Module, plan: Plan, like: Trial, run: Callable[[Plan], Trial]) -> tuple[Trial | None, str]:
+    """The trial of a plan, mended until the model runs with it; None, and why, where that cannot be.
+
+    A layer whose result something reads that knows plain tensors only, as an autograd.Function does, hands on such;
+    so do all that stand at the same place in modules of the same class. Where something merges axes by ``view``, what
+    leaves the fused layers is contiguous.
+
+    Args:
+        like: the stock model's trial, whose results must be computed.
+        run: makes the trial of a plan; may raise what the model raises.
+    """
+    for _ in range(TRIES):
+        GradientDroppedError.latest = ""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # which says what is mended here
+                trial = run(plan)
+        except Exception as error:
+            maker = GradientDroppedError.latest  # TorchScript raises an error of its own over it
+            if maker and maker not in plan.plain:
+                plan = replace(plan, plain=tuple({*plan.plain, *alike(model, maker)}))
+            elif "view" in str(error) and not plan.contiguous:
+                plan = replace(plan, contiguous=True)
+            else:
+                return None, f"fused layers do not run in this model: {str(error).partition(chr(10))[0]}"
+        else:
+            distance = apart(trial.results, like.results)
+            if distance is None:
+                return trial, ""
+            return None, f"fused layers changed the model's results by {distance:.1g} of their norm: none is used."
+    return None, "fused layers are read by too many autograd.Functions in this model."
+
+
+def alike(model: nn.Module, name: str) -> list[str]:
+    """The layers of the same place in modules of the same class, this one included."""
+    parent, _, own = name.rpartition(".")
+    kind = type(model.get_submodule(parent))
+    if kind in (nn.Sequential, nn.ModuleList, nn.ModuleDict):
+        return [name]
+    modules = [(other, module) for other, module in model.named_modules() if type(module) is kind]
+    return [f"{other}.{own}" if other else own for other, module in modules if hasattr(module, own)]
+
+
+def apart(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float | None:
+    """How far results are apart, relative to their norm, if that is more than rounding; None if not."""
+    if [t.shape for t in ours] != [t.shape for t in theirs]:
+        return float("inf")
+    for mine, right in zip(ours, theirs, strict=True):
+        if not right.isfinite().all() or not right.numel():
+            continue
+        norm = float(right.double().norm())
+        distance = float((mine.double() - right.double()).norm()) / norm if norm else 0.0
+        if not distance <= DIFFERS.get(right.dtype, 0.2):
+            return distance
+    return None

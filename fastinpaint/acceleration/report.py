@@ -1,0 +1,182 @@
+"""`Report`: what `fastinpaint.accelerate` chose for a model, what that gained, and what keeps it from more."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from fastinpaint.acceleration.links import Links
+from fastinpaint.acceleration.plan import STOCK
+from fastinpaint.acceleration.swap import FUSED
+
+WIDTH = 100  # columns of a printed report
+
+
+@dataclass
+class Layer:
+    """One convolution or batch norm: what was chosen and why; milliseconds where they were measured."""
+
+    name: str
+    kind: str
+    choice: str
+    why: str
+    stock_ms: float | None = None
+    fused_ms: float | None = None
+
+
+@dataclass
+class Report:
+    """What `accelerate` did.
+
+    Attributes:
+        swapped: the layers that are fused now.
+        left: the layers of a kind that could have been fused, but never can be here, and why.
+        notes: what else there is to know.
+        objective: what was asked for.
+        how: "measured", "remembered", "rules" or "fuse".
+        layers: each layer's choice.
+        stock: by layout: "ms" of a step and "kept_bytes" of the untouched model.
+        before, after: the same of the better stock layout, which is named, and of the model as it is now.
+        limit: what keeps the network from more, in one sentence.
+    """
+
+    swapped: list[str] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    objective: str = ""
+    how: str = ""
+    layers: list[Layer] = field(default_factory=list)
+    stock: dict[str, dict[str, float]] = field(default_factory=dict)
+    before: dict[str, Any] = field(default_factory=dict)
+    after: dict[str, Any] = field(default_factory=dict)
+    limit: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, for a program."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, known: Mapping[str, Any]) -> Report:
+        """The inverse of `to_dict`."""
+        return cls(**{**known, "layers": [Layer(**layer) for layer in known["layers"]]})
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.swapped)} layers swapped, {len(self.left)} left."]
+        lines += [f"  left {name}: {reason}" for name, reason in self.left.items()]
+        lines += [f"  {note}" for note in self.notes]
+        if self.after:
+            lines += ["", *self._gain(), "", *self._table()]
+        if self.limit:
+            lines += ["", self.limit]
+        return "\n".join(line if len(line) <= WIDTH else f"{line[: WIDTH - 3]}..." for line in _folded(lines))
+
+    def _gain(self) -> list[str]:
+        rows = [("", "ms a step", "kept MiB")]
+        for name, row in self.stock.items():
+            rows.append((f"stock, {name}", f"{row['ms']:.1f}", f"{row['kept_bytes'] / 2**20:.1f}"))
+        now = self.after
+        rows.append((f"now, {now['layout']}", f"{now['ms']:.1f}", f"{now['kept_bytes'] / 2**20:.1f}"))
+        return [f"{name:<32}{ms:>12}{kept:>12}" for name, ms, kept in rows]
+
+    def _table(self) -> list[str]:
+        rows = [f"{'layer':<36} {'kind':<16} {'choice':<8} {'stock ms':>8} {'fused ms':>8}  why"]
+        for layer in self.layers:
+            stock, fused = (f"{ms:.2f}" if ms is not None else "" for ms in (layer.stock_ms, layer.fused_ms))
+            name = layer.name if len(layer.name) <= 36 else f"...{layer.name[-33:]}"
+            rows.append(f"{name:<36} {layer.kind[:16]:<16} {layer.choice:<8} {stock:>8} {fused:>8}  {layer.why}")
+        return rows
+
+
+def _folded(lines: list[str]) -> list[str]:
+    """Sentences that are too long for the width, on several lines; rows of the table are cut."""
+    folded: list[str] = []
+    for line in lines:
+        words = line.split(" ")
+        if len(line) <= WIDTH or "" in words[1:]:
+            folded.append(line)
+            continue
+        row = words[0]
+        for word in words[1:]:
+            if len(row) + 1 + len(word) > WIDTH:
+                folded.append(row)
+                row = f"  {word}"
+            else:
+                row += f" {word}"
+        folded.append(row)
+    return folded
+
+
+def layers_of(
+    model: nn.Module,
+    ways: Mapping[str, str],
+    parts: Mapping[str, Mapping[str, float]],
+    left: Mapping[str, str],
+    links: Links,
+) -> list[Layer]:
+    """Every part's choice and why."""
+    found, modules = [], dict(model.named_modules())
+    fused = next((times for way, times in parts.items() if way != STOCK), {})
+    for name in links.order:
+        way = ways.get(name, STOCK)
+        own = parts.get(way, {}) if way != STOCK else fused
+        stock_ms, fused_ms = (1e3 * t[name] if name in t else None for t in (parts.get(STOCK, {}), own))
+        if name in left:
+            why = left[name]
+        elif stock_ms is None or fused_ms is None:
+            why = "not measured apart"
+        elif way == STOCK:
+            why = "slower fused" if fused_ms > stock_ms else "gains too little"
+        else:
+            why = "faster fused" if fused_ms < stock_ms else "keeps less, or its neighbours gain"
+        found.append(Layer(name, type(modules[name]).__name__, way, why, stock_ms, fused_ms))
+    return found
+
+
+def limit_of(model: nn.Module, ways: Mapping[str, str], stock: Mapping[str, float], links: Links) -> str:
+    """What keeps the network from more, in one sentence that its user can act on."""
+    total = sum(stock.values())
+    if not total or not links.order:
+        return "The model has no convolution or batch norm that could be fused."
+    shares, ends = Counter[str](), Counter[str]()
+    modules = dict(model.named_modules())
+    for name in links.order:
+        kind = _kind(modules[name], ways.get(name, STOCK))
+        shares[kind] += stock.get(name, 0.0) / total  # type: ignore[assignment]
+        for reader in links.readers.get(name, set()) - {kind.__name__ for kind in FUSED}:
+            ends[reader] += 1
+    kind, share = max(shares.items(), key=lambda item: item[1])
+    advice = ADVICE[kind].format(share=f"{100 * share:.0f} %")
+    reader, count = max(ends.items(), key=lambda item: item[1], default=("", 0))
+    if count > len(links.order) / 4 and reader in ACTIVATIONS:
+        return f"{advice} After {count} of {len(links.order)} comes {reader}, which is not fused; ReLU and SiLU are."
+    return advice
+
+
+ACTIVATIONS = {"PReLU", "RReLU", "CELU", "SELU", "LogSigmoid", "Softsign", "LayerNorm", "LayerNorm2d"}
+ADVICE = {
+    "fused": "{share} of the stock step is in layers that are fused now: what is left of it is the convolutions' own "
+    "arithmetic, which fewer channels or a smaller input shrink.",
+    "1x1": "{share} of the step is in 1x1 convolutions, which stock kernels run faster; on a processor with bfloat16 "
+    "units torch.autocast makes them cheaper.",
+    "grouped": "{share} of the step is in grouped convolutions, which stock kernels run faster; dense "
+    "3x3 ones are fused.",
+    "norm": "{share} of the step is in batch norms that come before their convolution, which gained nothing fused; "
+    "norms after a convolution are fused with it.",
+    "other": "{share} of the step is in convolutions that stock kernels run faster at these sizes; own kernels want "
+    "channel counts that are multiples of 16 and 3 taps a side.",
+}
+
+
+def _kind(module: nn.Module, way: str) -> str:
+    if way != STOCK:
+        return "fused"
+    if not isinstance(module, _ConvNd):
+        return "norm"
+    if module.groups > 1:
+        return "grouped"
+    return "1x1" if max(module.kernel_size) == 1 else "other"

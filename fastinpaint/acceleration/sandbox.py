@@ -1,0 +1,123 @@
+"""A model that may be run and changed for a while, and is then as it was: values, buffers, hooks, random states."""
+
+from __future__ import annotations
+
+import collections
+import random
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+CONTAINERS = (list, dict, set, collections.deque)
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def why_not(model: nn.Module) -> str | None:
+    """Why a model cannot be run aside, in one sentence, or None."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if type(tensor) not in (nn.Parameter, Tensor, nn.Buffer):
+            return f"{name} is a {type(tensor).__name__}, not a plain parameter or buffer."
+        if tensor.device.type == "meta":
+            return f"{name} is on the meta device."
+    scripted = next((name for name, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)), None)
+    return None if scripted is None else f"{scripted or 'the model'} is a ScriptModule, whose tensors are its own."
+
+
+@contextmanager
+def sandbox(model: nn.Module) -> Iterator[None]:
+    """Inside, the model has other parameters over the same values, copies of its buffers, and no hooks of others.
+
+    A backward pass reaches no gradient and no hook of the model's own parameters; a forward pass changes no buffer of
+    its own. Plain attributes, and lists, dicts and sets among them, are put back too. Hooks that torch's own utilities
+    have put before a module's forward stay: they compute its weight.
+    """
+    modules = list(model.modules())
+    kept = [dict(vars(module)) for module in modules]
+    states, put_back = random_states(), generators(modules)
+    aliases: dict[int, Any] = {}
+    for module in modules:
+        _replace(module, aliases)
+    try:
+        yield
+    finally:
+        for module, attributes in zip(modules, kept, strict=True):
+            vars(module).clear()
+            vars(module).update(attributes)
+        states()
+        put_back()
+        if torch.is_autocast_enabled("cpu") or (torch.cuda.is_initialized() and torch.is_autocast_enabled("cuda")):
+            torch.clear_autocast_cache()  # which holds casts of parameters that are gone
+
+
+def _replace(module: nn.Module, aliases: dict[int, Any]) -> None:
+    """Give one module tensors, containers and hooks that may change; what is shared by modules stays shared."""
+    own = vars(module)
+    for name, value in list(own.items()):
+        if name in HOOKS:
+            own[name] = OrderedDict((key, hook) for key, hook in value.items() if _is_torchs(name, hook))
+        elif name == "_parameters":
+            own[name] = {key: _alias(value, aliases) for key, value in value.items()}
+        elif name == "_buffers":
+            own[name] = {key: _copy(value, aliases) for key, value in value.items()}
+        elif type(value) in CONTAINERS and name != "_modules":
+            own[name] = value.copy()
+
+
+def _is_torchs(kind: str, hook: Any) -> bool:
+    """Whether a hook computes a weight: `torch.nn.utils.weight_norm`, ``spectral_norm`` and ``prune`` do."""
+    home = getattr(hook, "__module__", "") or ""
+    return kind == "_forward_pre_hooks" and home.startswith("torch.nn.utils")
+
+
+def _alias(parameter: nn.Parameter | None, aliases: dict[int, Any]) -> nn.Parameter | None:
+    if parameter is None:
+        return None
+    if id(parameter) not in aliases:
+        aliases[id(parameter)] = nn.Parameter(parameter.detach(), parameter.requires_grad)
+    return aliases[id(parameter)]
+
+
+def _copy(buffer: Tensor | None, aliases: dict[int, Any]) -> Tensor | None:
+    if buffer is None:
+        return None
+    if id(buffer) not in aliases:
+        aliases[id(buffer)] = buffer.detach().clone()
+    return aliases[id(buffer)]
+
+
+def random_states() -> Callable[[], None]:
+    """A function that puts back every global random state: torch's, on every GPU in use, Python's and numpy's."""
+    cpu, python, numpy = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+
+    def put_back() -> None:
+        torch.set_rng_state(cpu)
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+
+    return put_back
+
+
+def generators(modules: list[nn.Module]) -> Callable[[], None]:
+    """A function that puts back the states of random generators that modules hold as attributes."""
+    found = [value for module in modules for value in vars(module).values()]
+    torchs = [(value, value.get_state()) for value in found if isinstance(value, torch.Generator)]
+    numpys = [(value, value.bit_generator.state) for value in found if isinstance(value, np.random.Generator)]
+    pythons = [(value, value.getstate()) for value in found if isinstance(value, random.Random)]
+
+    def put_back() -> None:
+        for torch_generator, state in torchs:
+            torch_generator.set_state(state)
+        for numpy_generator, state in numpys:
+            numpy_generator.bit_generator.state = state
+        for python_generator, state in pythons:
+            python_generator.setstate(state)
+
+    return put_back

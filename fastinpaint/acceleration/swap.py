@@ -1,0 +1,171 @@
+"""The layers of a model as fused ones, in place, as a `Plan` says; and back."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TypeVar
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.padding import _ConstantPadNd
+from torch.nn.utils.parametrize import is_parametrized
+
+from fastinpaint import nn as fused_nn
+from fastinpaint.acceleration.borders import draw_borders
+from fastinpaint.acceleration.plan import Plan
+from fastinpaint.nn import layers
+from fastinpaint.nn.padded import zeros_of
+from fastinpaint.nn.raw import Options
+from fastinpaint.ops.conv_block.zero_padding import absorbed
+
+NORMS = (_NormBase, nn.GroupNorm)
+Model = TypeVar("Model", bound=nn.Module)
+
+OTHERS = (
+    *("ReLU6", "LeakyReLU", "ELU", "SiLU", "Hardswish", "Hardsigmoid", "Sigmoid", "Tanh", "GELU", "Softplus", "Mish"),
+    *("Dropout", "Dropout2d", "Dropout3d", "InstanceNorm2d", "InstanceNorm3d", "GroupNorm"),
+)
+FUSED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv2d: layers.Conv2d,
+    nn.Conv3d: layers.Conv3d,
+    nn.ConvTranspose2d: layers.ConvTranspose2d,
+    nn.ConvTranspose3d: layers.ConvTranspose3d,
+    nn.BatchNorm2d: layers.BatchNorm2d,
+    nn.BatchNorm3d: layers.BatchNorm3d,
+    nn.SyncBatchNorm: layers.SyncBatchNorm,
+    nn.ReLU: layers.ReLU,
+    nn.ZeroPad2d: layers.ZeroPad2d,
+    nn.ZeroPad3d: layers.ZeroPad3d,
+    nn.ConstantPad2d: layers.ConstantPad2d,
+    nn.ConstantPad3d: layers.ConstantPad3d,
+    **{getattr(nn, name): getattr(fused_nn, name) for name in OTHERS},
+}
+PLAIN = {fused: plain_class for plain_class, fused in FUSED.items()}
+
+
+def swap(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], dict[str, str]]:
+    """Make the layers that the plan names fused, and draw the borders around them.
+
+    Args:
+        model: with stock layers only; changed.
+        backend: a name of `fastinpaint.ops.dispatch.registry.BACKENDS` or "auto".
+
+    Returns:
+        The names of the layers that are fused now; those that can never be, with the reason.
+    """
+    swapped: list[str] = []
+    left: dict[str, str] = {}
+    unread = _unread_zeros(model)
+    if plan.stock:
+        return swapped, reasons(model)
+    handing_on = _hand_on(model)
+    for name, module in list(model.named_modules()):
+        fused = FUSED.get(type(module))
+        reason = why_not(module) or unread.get(module)
+        if reason is not None:
+            left[name] = reason
+        elif fused is not None and _is_wanted(plan, name, module):
+            module.__class__ = fused
+            tier = plan.tier(name) or plan.memory
+            module._fastinpaint = Options(backend, tier, module not in handing_on, plan.contiguous, name)
+            module._fastinpaint_accelerated = True
+            if name in plan.plain:
+                module._fastinpaint_plain = True
+            if plan.by_rule and isinstance(module, NORMS):
+                module._fastinpaint_follows = True
+            swapped.append(name)
+    draw_borders(model, frozenset(PLAIN))
+    return swapped, left
+
+
+def _hand_on(model: nn.Module) -> set[nn.Module]:
+    """The layers whose result an nn.Sequential gives to another one that can be fused, and nobody else.
+
+    Under a compiler these alone are deferred: it cannot trace all that other code may do with such an object.
+    """
+    rows = [m for m in model.modules() if isinstance(m, nn.Sequential) and type(m).forward is nn.Sequential.forward]
+    return {one for row in rows for one, other in pairwise(row) if type(one) in FUSED and type(other) in FUSED}
+
+
+def _is_wanted(plan: Plan, name: str, module: nn.Module) -> bool:
+    """Whether the plan has the layer fused; activations and padding only hand on what they are given deferred."""
+    if isinstance(module, _ConvNd) or (isinstance(module, NORMS) and not plan.by_rule):
+        return plan.tier(name) is not None
+    return True
+
+
+def unswap(model: Model) -> Model:
+    """Every module has its own class again. Returns the model."""
+    for module in model.modules():
+        if "_fastinpaint" in vars(module) and (plain_class := _plain_class(module)) is not None:
+            module.__class__ = plain_class
+            del module._fastinpaint, module._fastinpaint_accelerated
+            vars(module).pop("_fastinpaint_follows", None)
+        for handle in vars(module).pop("_fastinpaint_borders", ()):
+            handle.remove()
+        vars(module).pop("_fastinpaint_plain", None)
+    return model
+
+
+def reasons(model: nn.Module) -> dict[str, str]:
+    """Every layer of a kind that could be fused which cannot, and why."""
+    unread = _unread_zeros(model)
+    found = {name: why_not(module) or unread.get(module) for name, module in model.named_modules()}
+    return {name: reason for name, reason in found.items() if reason is not None}
+
+
+def _plain_class(module: nn.Module) -> type[nn.Module] | None:
+    """The class that a fused layer had; None for another module.
+
+    `torch.nn.utils.parametrize` gave the layer a class of its own, derived from the fused one: that is made anew.
+    """
+    kind, parent = type(module), type(module).__bases__[0]
+    if is_parametrized(module) and parent in PLAIN:
+        own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+        return type(kind.__name__, (PLAIN[parent],), own)
+    return PLAIN.get(kind)
+
+
+def why_not(module: nn.Module) -> str | None:
+    """Why a layer that could be fused by its kind is not, in one sentence, or None."""
+    if type(module) not in FUSED:
+        kind = next((k for k in FUSED if isinstance(module, k) and type(module) not in PLAIN), None)
+        if kind is None:
+            return None
+        return f"{type(module).__name__} is a subclass of {kind.__name__}, and may compute something else."
+    if isinstance(module, _ConvNd):
+        if module.padding_mode != "zeros":
+            return f"padding_mode is {module.padding_mode!r}; only 'zeros' is fused."
+        ends = module._reversed_padding_repeated_twice
+        if module.padding == "same" and ends[::2] != ends[1::2]:
+            return "padding='same' pads the two ends of an axis differently here."
+    return layers.pads_otherwise(module) if isinstance(module, _ConstantPadNd) else None
+
+
+def _unread_zeros(model: nn.Module) -> dict[nn.Module, str]:
+    """The padding modules that an nn.Sequential gives to something that must be given a plain tensor, and why."""
+    reasons: dict[nn.Module, list[str | None]] = {}
+    for row in model.modules():
+        if not isinstance(row, nn.Sequential) or type(row).forward is not nn.Sequential.forward:
+            continue
+        children = [child for child in row if type(child) is not nn.Identity]
+        for pad, reader in pairwise(children):
+            if type(pad) in FUSED and isinstance(pad, _ConstantPadNd):
+                reasons.setdefault(pad, []).append(_why_unread(pad, reader))
+    return {pad: found[0] for pad, found in reasons.items() if found[0] is not None and None not in found}
+
+
+def _why_unread(pad: _ConstantPadNd, reader: nn.Module) -> str | None:
+    """Why a module cannot take the zeros around its input for padding of its own, or None if it may."""
+    if type(reader) not in FUSED and any(type(module) in FUSED for module in reader.modules()):
+        return None  # a container: which of them reads it is not known
+    if not isinstance(reader, _ConvNd) or type(reader) not in FUSED:
+        return f"only a convolution takes zeros for padding of its own, and {type(reader).__name__} follows."
+    if (reason := why_not(reader)) is not None:
+        return f"the convolution that follows is left: {reason}"
+    around = zeros_of(pad.padding, 2 + len(reader.kernel_size))
+    if around is None:
+        return f"its padding {pad.padding} is none of the spatial axes of the convolution that follows."
+    found = absorbed(layers.geometry_of(reader), around)
+    return found if isinstance(found, str) else None

@@ -1,0 +1,263 @@
+"""One model under several plans: seconds of a step, of each of its parts, and bytes kept for backward."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastinpaint.acceleration import layout
+from fastinpaint.acceleration.example import Example, float_tensors
+from fastinpaint.acceleration.kept import Kept
+from fastinpaint.acceleration.links import Links, wrapped
+from fastinpaint.acceleration.plan import Plan
+from fastinpaint.acceleration.sandbox import random_states
+from fastinpaint.acceleration.swap import swap, unswap
+
+BEFORE = ""  # the name of what a step does before its first watched layer
+
+
+@dataclass
+class Trial:
+    """What was measured of a model under a plan.
+
+    Attributes:
+        seconds: of one step.
+        parts: seconds of a step from the entry of each watched layer to that of the next one, forward and backward.
+        kept: bytes that autograd keeps, all and by part.
+        results: the model's first results, to be compared.
+    """
+
+    plan: Plan
+    seconds: float = float("inf")
+    parts: dict[str, float] = field(default_factory=dict)
+    kept: int = 0
+    kept_by: dict[str, int] = field(default_factory=dict)
+    results: list[Tensor] = field(default_factory=list)
+
+
+class Runner:
+    """Runs steps of a model in a sandbox.
+
+    Args:
+        model: inside a `sandbox`.
+        example: what it is called with.
+        training: whether a step has a backward pass.
+        backend: of the fused layers.
+        tick: called after every step.
+    """
+
+    def __init__(
+        self, model: nn.Module, example: Example, training: bool, backend: str, tick: Callable[[], object]
+    ) -> None:
+        self.model, self.example, self.training, self.backend, self.tick = model, example, training, backend, tick
+        self.steps = 0
+        self.links = Links()
+        self._channels_last = False
+        self._gradients: dict[tuple[int, ...], Tensor] = {}
+        self._put_back_random_states = random_states()
+        self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+        devices = {t.device for t in [*model.parameters(), *example.tensors()]}
+        self.device = next((d for d in devices if d.type == "cuda"), torch.device("cpu"))
+
+    def apply(self, plan: Plan) -> None:
+        """The model becomes what the plan says."""
+        unswap(self.model)
+        self._channels_last = bool(plan.channels_last)
+        if plan.channels_last is not None:
+            layout.set_weights(self.model, plan.channels_last)
+        swap(self.model, plan, self.backend)
+
+    def forward(self) -> tuple[Any, list[Tensor]]:
+        """One forward pass: the model's results, and the copies of its inputs that take gradients."""
+        args, kwargs, taking = self.example.fresh()
+        if self._channels_last:
+            args, kwargs = layout.to_channels_last((args, kwargs))
+        return self.model(*args, **kwargs), taking
+
+    def step(self, watch: Watch | None = None) -> float:
+        """Seconds of one step: forward and, in training, backward from random gradients of all floating results."""
+        wait_for(self.device)
+        start = time.perf_counter()
+        if watch is not None:
+            watch.begin()
+        results, taking = self.forward()
+        if self.training:
+            self._backward(results, taking, watch)
+        if watch is not None:
+            watch.end()
+        wait_for(self.device)
+        self.steps += 1
+        self.tick()
+        return time.perf_counter() - start
+
+    def _backward(self, results: Any, taking: list[Tensor], watch: Watch | None) -> None:
+        if watch is not None:
+            watch.turn()
+        ends = [t for t in float_tensors(results) if t.requires_grad]
+        variables = [*(p for p in self.model.parameters() if p.requires_grad), *taking]
+        if ends and variables:
+            torch.autograd.grad(ends, variables, [self._gradient(t) for t in ends], allow_unused=True)
+
+    def _gradient(self, like: Tensor) -> Tensor:
+        """A random gradient of a result, the same in every step, from a generator of its own."""
+        key = (*like.shape, *like.stride())
+        if key not in self._gradients:
+            drawn = torch.randn(like.shape, generator=torch.Generator().manual_seed(0))
+            self._gradients[key] = torch.empty_like(like.detach()).copy_(drawn)
+        return self._gradients[key].to(like.dtype)
+
+    def measure(self, plan: Plan, runs: int) -> Trial:
+        """Try a plan out, warm up, and time its parts: the least of several runs each."""
+        watch = Watch(self.model, self.links.order, self.device)
+        trial = self.try_out(plan, watch)
+        with watch.watching():
+            self.step(watch)
+            seconds, parts = [], []
+            for _ in range(runs):
+                seconds.append(self.step(watch))
+                parts.append(watch.parts())
+        trial.seconds = statistics.median(seconds)
+        trial.parts = {name: min(part.get(name, 0.0) for part in parts) for name in {n for part in parts for n in part}}
+        return trial
+
+    def try_out(self, plan: Plan, watch: Watch | None = None) -> Trial:
+        """Apply a plan and run forward once: the results, and what is kept for backward."""
+        self.apply(plan)
+        self._put_back()
+        state, kept, trial = self._random_state(), Kept(self.model.parameters()), Trial(plan)
+        watch = Watch(self.model, [], self.device) if watch is None else watch
+        with kept.counting() if self.training else nullcontext(), watch.watching(kept):
+            results = self.forward()[0]
+        drew = not torch.equal(state, self._random_state())
+        trial.results = self._evaluated() if drew else [t.detach().clone() for t in float_tensors(results)]
+        trial.kept, trial.kept_by = kept.total, kept.by
+        return trial
+
+    def _put_back(self) -> None:
+        """Buffers and random states are as before the first step, so that plans can be compared."""
+        self._put_back_random_states()
+        with torch.no_grad():
+            for buffer, value in self._buffers:
+                buffer.copy_(value)
+
+    def _random_state(self) -> Tensor:
+        states = [torch.get_rng_state()]
+        if self.device.type == "cuda":
+            states.append(torch.cuda.get_rng_state(self.device))
+        return torch.cat(states)
+
+    @torch.no_grad()
+    def _evaluated(self) -> list[Tensor]:
+        """The results in evaluation mode: where dropout drops depends on the layout."""
+        self._put_back()
+        modes = [(module, module.training) for module in self.model.modules()]
+        self.model.eval()
+        results = [t.clone() for t in float_tensors(self.forward()[0])]
+        for module, mode in modes:
+            module.training = mode
+        return results
+
+    def alternate(self, plans: Sequence[Plan], turns: int, within: int = 1) -> list[list[float]]:
+        """Seconds of a step under each plan, in turns; every second turn goes backwards."""
+        taken: list[list[float]] = [[0.0] * turns for _ in plans]
+        for turn in range(turns):
+            order = range(len(plans)) if turn % 2 == 0 else reversed(range(len(plans)))
+            for place in order:
+                self.apply(plans[place])
+                taken[place][turn] = min(self.step() for _ in range(within))
+        return taken
+
+
+def wait_for(device: torch.device) -> None:
+    """Return when the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class Watch:
+    """Takes the time at the entry of layers, and when the gradients of their weights arrive."""
+
+    def __init__(self, model: nn.Module, names: Sequence[str], device: torch.device) -> None:
+        self.model, self.names, self.device = model, names, device
+        self._marks: list[tuple[str, Any]] = []
+        self._turn = 0
+        self._kept: Kept | None = None
+
+    def watching(self, kept: Kept | None = None) -> Any:
+        """A context in which the layers are watched; kept bytes are put down to the layer that was entered last."""
+        self._kept = kept
+        return _Watching(self)
+
+    def mark(self, name: str) -> None:
+        """Something begins, or has ended in backward."""
+        if self._kept is not None:
+            self._kept.now = name
+        if self.device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._marks.append((name, event))
+        else:
+            self._marks.append((name, time.perf_counter()))
+
+    def begin(self) -> None:
+        """A step begins."""
+        self._marks.clear()
+        self.mark(BEFORE)
+        self._turn = 0
+
+    def turn(self) -> None:
+        """Its backward begins."""
+        self._turn = len(self._marks)
+        self.mark(BEFORE)
+
+    def end(self) -> None:
+        """It has ended."""
+        self._turn = self._turn or len(self._marks)
+        self.mark(BEFORE)
+
+    def parts(self) -> dict[str, float]:
+        """Seconds by layer: forward from its entry to the next one's, backward until its weight's gradient arrived."""
+        wait_for(self.device)
+        found: dict[str, float] = {}
+        for i in range(len(self._marks) - 1):
+            (name, start), (later, end) = self._marks[i], self._marks[i + 1]
+            owner = name if i < self._turn else later
+            taken = 1e-3 * start.elapsed_time(end) if self.device.type == "cuda" else end - start
+            found[owner] = found.get(owner, 0.0) + taken
+        return found
+
+
+class _Watching:
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+
+    def __enter__(self) -> None:
+        watch = self.watch
+        modules = {name: watch.model.get_submodule(name) for name in watch.names}
+
+        def around(name: str, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+            def timed(*args: Any, **kwargs: Any) -> Any:
+                watch.mark(name)
+                return forward(*args, **kwargs)
+
+            return timed
+
+        self._around = wrapped(modules, around)
+        self._around.__enter__()
+        self._hooks = []
+        for name, module in modules.items():
+            weight = module._parameters.get("weight")
+            if weight is not None and weight.requires_grad:
+                self._hooks.append(weight.register_hook(lambda grad, name=name: watch.mark(name)))
+
+    def __exit__(self, *error: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._around.__exit__(None, None, None)

@@ -1,0 +1,298 @@
+"""When a model is measured: with an example, and on the first call of each new set of shapes."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from tqdm import tqdm
+
+from fastinpaint import _version
+from fastinpaint.acceleration import layout, sandbox
+from fastinpaint.acceleration.borders import TUNER
+from fastinpaint.acceleration.example import Example
+from fastinpaint.acceleration.plan import Plan
+from fastinpaint.acceleration.rehearsal import rehearse
+from fastinpaint.acceleration.report import Report, layers_of, limit_of
+from fastinpaint.acceleration.search import LAYOUTS, Goal, search
+from fastinpaint.acceleration.swap import FUSED, PLAIN, reasons, swap, unswap
+from fastinpaint.acceleration.trial import Runner
+from fastinpaint.nn import region
+from fastinpaint.ops.dispatch import autotune, native, tuning_cache
+from fastinpaint.ops.dispatch.source_hash import source_hash
+
+logger = logging.getLogger(__name__)
+MOST_SHAPES = 8  # sets of shapes that one model is measured at; further ones take the choice of the nearest
+Key = tuple[Any, ...]
+
+
+@dataclass
+class Tuner:
+    """What an accelerated model knows of its calls.
+
+    Attributes:
+        goal, backend: as `accelerate` was asked.
+        plans: by key of a call: the plan and its report.
+        plan: the one in force.
+        key: of the last call.
+    """
+
+    goal: Goal
+    backend: str
+    plan: Plan
+    plans: dict[Key, tuple[Plan, Report]] = field(default_factory=dict)
+    key: Key | None = None
+    rehearsed: bool = False  # whether the plan by rules has been tried
+
+
+def watch_calls(model: nn.Module, tuner: Tuner) -> None:
+    """Measure the model on the first call of each new set of shapes."""
+    vars(model)[TUNER] = tuner
+    tuner_handle = model.register_forward_pre_hook(begin, with_kwargs=True, prepend=True)
+    vars(model)["_fastinpaint_tuner_hook"] = tuner_handle
+
+
+def forget_calls(model: nn.Module) -> None:
+    """Take `watch_calls` back."""
+    for module in model.modules():
+        vars(module).pop(TUNER, None)
+        handle = vars(module).pop("_fastinpaint_tuner_hook", None)
+        if handle is not None:
+            handle.remove()
+
+
+def begin(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Before every call: take the plan of these shapes, measuring it where it is new; inputs in its layout."""
+    if torch.compiler.is_compiling():
+        return None
+    tuner = vars(model)[TUNER]
+    key = key_of(model, args, kwargs)
+    if key != tuner.key:
+        if key not in tuner.plans and may_run_aside():
+            example, grad = Example(args, kwargs), torch.is_grad_enabled()
+            if tuning_cache.mode() != "0":
+                tuner.plans[key] = _near(tuner, key) or tune(model, example, grad, tuner)
+            elif not tuner.rehearsed:
+                _take(model, tuner, *try_rules(model, example, grad, tuner))
+        if key in tuner.plans:
+            tuner.key = key
+            _take(model, tuner, *tuner.plans[key])
+    if tuner.plan.channels_last and torch._C._get_tracing_state() is None:
+        args, kwargs = layout.to_channels_last((args, kwargs))
+    return args, kwargs
+
+
+def _take(model: nn.Module, tuner: Tuner, plan: Plan, report: Report) -> None:
+    """Put a plan in force, in the middle of a call of the model."""
+    if plan != tuner.plan:
+        put_in_force(model, plan, tuner.backend)
+        tuner.plan = plan
+        if not plan.stock:
+            region.enter(model)
+    model.fastinpaint_report = report  # type: ignore[assignment]
+
+
+def put_in_force(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], dict[str, str]]:
+    """The model becomes what the plan says; returns what `swap` does."""
+    unswap(model)
+    if plan.channels_last is not None:
+        layout.set_weights(model, plan.channels_last)
+    return swap(model, plan, backend)
+
+
+def key_of(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Key:
+    """What a plan depends on: shapes, dtypes, the mode, autocast and threads."""
+    tensors = args if not kwargs and all(map(_is_tensor, args)) else Example(args, kwargs).tensors()
+    maps = tuple([(t.shape, t.dtype, t.device, t.requires_grad) for t in tensors])
+    cast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+    if torch.cuda.is_initialized() and torch.is_autocast_enabled("cuda"):
+        cast = torch.get_autocast_dtype("cuda")
+    return maps, model.training, torch.is_grad_enabled(), cast, torch.get_num_threads()
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor)
+
+
+def _near(tuner: Tuner, key: Key) -> tuple[Plan, Report] | None:
+    """The choice of a known call that differs in its batch alone and is larger; of any size once many are known."""
+    maps, *rest = key
+    alike = [(k, found) for k, found in tuner.plans.items() if list(k[1:]) == rest and _kinds(k[0]) == _kinds(maps)]
+    for known, found in alike:
+        if all(a[0][1:] == b[0][1:] and a[0][:1] <= b[0][:1] for a, b in zip(maps, known[0], strict=True)):
+            return found
+    if len(alike) < MOST_SHAPES:
+        return None
+    return min(alike, key=lambda item: abs(_values(item[0][0]) - _values(maps)))[1]
+
+
+def _kinds(maps: Any) -> list[Any]:
+    return [(len(shape), *rest) for shape, *rest in maps]
+
+
+def _values(maps: Any) -> int:
+    return sum(shape.numel() for shape, *_ in maps)
+
+
+def may_run_aside() -> bool:
+    """Whether steps may be run now that nobody has asked for.
+
+    Not where something looks at the operators that run (a compiler, tracer, checkpoint, functorch, a mode, a graph that
+    is captured), in a backward pass, or where other processes wait for a choice that all must share.
+    """
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or torch._C._get_tracing_state() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._is_torch_function_mode_enabled()
+        or region.saving() is not None
+        or torch._C._current_graph_task_id() != -1
+        or (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing())
+        or (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
+    )
+
+
+def tune(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> tuple[Plan, Report]:
+    """The plan for a model's call, remembered or measured, and its report. Leaves the model as it was.
+
+    Args:
+        grad: whether the call is to be followed by a backward pass.
+    """
+    training = grad and any(t.requires_grad for t in (*model.parameters(), *example.tensors()))
+    reason = sandbox.why_not(model) or example.why_not()
+    if reason is None and (type(model) in FUSED or type(model) in PLAIN):
+        reason = "the model is one layer."
+    if reason is not None:
+        return _unmeasured(tuner, f"the model was not measured: {reason}")
+    file, key = memory_file(example), problem(model, example, training, tuner)
+    known = tuning_cache.read(file).get(key)
+    if known is not None:
+        plan, report = Plan.from_dict(known["plan"]), Report.from_dict(known["report"])
+        report.how = "remembered"
+        return plan, report
+    unswap(model)
+    try:
+        with torch.set_grad_enabled(grad), sandbox.sandbox(model), progress() as bar:
+            runner = Runner(model, example, training, tuner.backend, bar.update)
+            try:
+                found = search(runner, tuner.goal)
+                runner.apply(found.plan)
+                report = _report(model, found, tuner)
+            finally:
+                unswap(model)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        logger.warning("accelerate: the model was not measured: %s", error)
+        reason = f"the model was not measured: {str(error).partition(chr(10))[0]}"
+    finally:
+        put_in_force(model, tuner.plan, tuner.backend)
+    if reason is not None:
+        plan, report = try_rules(model, example, grad, tuner)
+        return plan, replace(report, notes=[*report.notes, reason])
+    tuning_cache.write(file, {key: {"plan": found.plan.to_dict(), "report": report.to_dict()}})
+    return found.plan, report
+
+
+def try_rules(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> tuple[Plan, Report]:
+    """The plan by rules, mended until the model computes with it what it computes without; two forward passes."""
+    tuner.rehearsed = True
+    report, plan = model.fastinpaint_report, replace(tuner.plan, contiguous=False)
+    if sandbox.why_not(model) or example.why_not() or type(model) in FUSED or type(model) in PLAIN:
+        return tuner.plan, report  # type: ignore[return-value]
+    training = grad and any(t.requires_grad for t in (*model.parameters(), *example.tensors()))
+    unswap(model)
+    try:
+        with torch.set_grad_enabled(grad), sandbox.sandbox(model):
+            runner = Runner(model, example, training, tuner.backend, int)
+            try:
+                trial, reason = rehearse(model, plan, runner.try_out(Plan()), runner.try_out)
+            finally:
+                unswap(model)
+    except Exception as error:  # which the model's own call will raise
+        logger.debug("accelerate: the rules were not tried: %s", error)
+        return tuner.plan, report  # type: ignore[return-value]
+    finally:
+        put_in_force(model, tuner.plan, tuner.backend)
+    if trial is None:
+        return Plan(), replace(report, swapped=[], layers=[], notes=[reason])
+    return trial.plan, report  # type: ignore[return-value]
+
+
+def _unmeasured(tuner: Tuner, note: str) -> tuple[Plan, Report]:
+    return tuner.plan, Report(objective=tuner.goal.objective, how="rules", notes=[note])
+
+
+def _report(model: nn.Module, found: Any, tuner: Tuner) -> Report:
+    """The report of a model that is as its plan says."""
+    swapped = [name for name, module in model.named_modules() if type(module) in PLAIN]
+    unswap(model)
+    left = reasons(model)
+    before, (seconds, kept) = min(found.stock.items(), key=lambda item: item[1][0])
+    stock = {name: {"ms": 1e3 * s, "kept_bytes": k} for name, (s, k) in found.stock.items()}
+    layout_name = LAYOUTS[bool(found.plan.channels_last)]
+    return Report(
+        swapped,
+        left,
+        found.notes,
+        tuner.goal.objective,
+        "measured",
+        layers_of(model, found.ways, found.parts, left, found.links),
+        stock,
+        {"layout": before, "ms": 1e3 * seconds, "kept_bytes": kept},
+        {"layout": layout_name, "ms": 1e3 * found.seconds, "kept_bytes": found.kept},
+        limit_of(model, found.ways, found.parts["stock"], found.links),
+    )
+
+
+def progress() -> Any:
+    """A bar on a terminal, nothing elsewhere."""
+    return tqdm(desc="accelerate", unit="step", disable=not sys.stderr.isatty(), leave=False)
+
+
+def memory_file(example: Example) -> Path:
+    """Where choices are remembered: one file for each device, versions and source."""
+    device = next((t.device for t in example.tensors() if t.device.type == "cuda"), torch.device("cpu"))
+    name = autotune._graphics(device) if device.type == "cuda" else autotune._processor()
+    return tuning_cache.file_of("choices", name, torch.__version__, _version.__version__, _source())
+
+
+@functools.cache
+def _source() -> str:
+    """Of the kernels and of all that decides."""
+    python = [path for room in ("ops", "nn", "acceleration") for path in native.HERE.glob(f"{room}/**/*.py")]
+    built = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(native.HERE.glob("*.so"))]
+    return source_hash(python) + "".join(built)
+
+
+def problem(model: nn.Module, example: Example, training: bool, tuner: Tuner) -> str:
+    """A key for the network's structure, the call and the goal."""
+    modules = [(name, type(m).__module__, type(m).__qualname__, m.extra_repr(), m.training, _code(type(m)))
+               for name, m in model.named_modules()]  # fmt: skip
+    weights = [
+        (name, tuple(p.shape), str(p.dtype), str(p.device), p.requires_grad) for name, p in model.named_parameters()
+    ]
+    call = key_of(model, example.args, example.kwargs)
+    parts = (modules, weights, repr(call), training, tuner.goal, tuner.backend)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+@functools.cache
+def _code(kind: type[nn.Module]) -> str:
+    """A digest of a module's own forward, so that a changed one is measured again."""
+    code = getattr(getattr(kind, "forward", None), "__code__", None)
+    if kind.__module__.partition(".")[0] == "torch" or code is None:
+        return ""
+    return hashlib.sha256(code.co_code + repr(code.co_names).encode()).hexdigest()

@@ -1,0 +1,138 @@
+"""`Activated`: ``act(norm(y) + addend)``, a map that is computed when something reads it, and again in backward.
+
+The graph keeps y and vectors. A map with an addend is kept where the next layer would keep it anyway (tier "default"),
+or computed again from the addend's own recipe (tier "low"), so that of a chain of residual sums none is kept.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastinpaint.nn.raw import Mode, Options, Part, Raw, version
+from fastinpaint.ops.norm_act import NONE, RELU, Act, Form
+from fastinpaint.ops.norm_act import autograd as norm_act
+from fastinpaint.ops.norm_act.autograd import Call, NormAct
+from fastinpaint.ops.saved import Recipe, Slot
+
+
+class Normed(NamedTuple):
+    """What normalises a raw map.
+
+    Attributes:
+        mean, var: ``[C]`` of the batch or ``[N, C]`` of each sample, in the wide dtype, with no gradient.
+        weight, bias: ``[C]`` or None.
+        eps: what is added to var.
+        groups: groups of channels that share their statistics; 0: each channel has its own.
+        of_batch: whether mean and var are the map's own statistics.
+        made: the maps made of it so far, by the activation.
+    """
+
+    mean: Tensor
+    var: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+    eps: float
+    groups: int
+    of_batch: bool
+    made: dict[Act, Activated]
+
+
+class Activated(Raw):
+    """``act(norm(y) + addend)``; computed as it would have been at once, in the mode of the moment it was made."""
+
+    fleeting = False  # who is given its map while others read it is given a copy
+
+    def __init__(self, raw: Raw, norm: Normed | None, act: Act, addend: Raw | None, options: Options) -> None:
+        self.x = None
+        self.raw: Any = raw  # None once it has run
+        self.norm, self.addend = None if norm is None else norm._replace(made={}), addend
+        self.act, self.options = act, options
+        self.shape, self.dtype, self.device = raw.shape, raw.dtype, raw.device
+        self.mode = Mode.now()
+        self.versions = [version(t) for t in self._parameters()]
+        if self.mode.inference and (raw.fleeting or (addend is not None and addend.fleeting)):
+            self._run()
+
+    def tensor(self) -> Tensor:
+        if self.x is None:
+            self._run()
+        assert self.x is not None
+        return self.x
+
+    @property
+    def open(self) -> bool:
+        """Whether an activation, or a first addend, may still be taken into it."""
+        return self.x is None and self.act == NONE and self.mode == Mode.now()
+
+    @property
+    def requires_grad(self) -> bool:
+        if self.x is not None:
+            return self.x.requires_grad
+        operands = (self.raw, self.addend, *self._parameters())
+        return self.mode.grad and any(t is not None and t.requires_grad for t in operands)
+
+    def _parameters(self) -> list[Tensor]:
+        given = () if self.norm is None else (self.norm.weight, self.norm.bias)
+        return [t for t in given if t is not None]
+
+    def _run(self) -> None:
+        raw, norm, addend = self.raw, self.norm, self.addend
+        raw.check_unchanged()
+        if addend is not None:
+            addend.check_unchanged()
+        if [version(t) for t in self._parameters()] != self.versions:
+            raise RuntimeError(
+                f"fastinpaint: a weight or bias of a norm over {tuple(self.shape)} was modified in place before the "
+                "deferred activation that reads it ran; use the result before an optimiser's step."
+            )
+        mean = var = weight = bias = added = None
+        form = Form(self.act)
+        if norm is not None:
+            mean, var, weight, bias, eps, groups, of_batch, _ = norm
+            form = Form(self.act, eps, groups, of_batch)
+        with self.mode.again():
+            x = raw.tensor()
+            x_kept, addend_kept = raw.recipe or x, None
+            if addend is not None:
+                added = addend.tensor()
+                addend_kept = addend.recipe or added
+            backend = self.options.backend
+            if (addend is None or self.options.memory == "low") and self.requires_grad:
+                operands = (x_kept, mean, var, weight, bias, addend_kept)
+                self.recipe = Recipe(partial(norm_act.recompute, form, backend), operands, Slot())
+            call = Call(form, backend, mean, var, x_kept, addend_kept, self.recipe)
+            self.x = NormAct.apply(call, x, weight, bias, added)
+        self.version = version(self.x)
+        self.raw = self.norm = self.addend = None  # what it read may go, unless backward keeps it
+
+
+def pending(part: Part, act: Act, addend: Raw | None, options: Options) -> Part | None:
+    """``act(part + addend)`` as a part; None where only torch can compute it."""
+    raw, norm = part.raw, part.norm
+    if part.relu or part.addend is not None or (part.mean is not None and norm is None):
+        return None
+    if torch.compiler.is_compiling() or not norm_act.runs(options.backend, raw.device):
+        return None
+    if isinstance(raw, Activated) and raw.open and (addend is None or raw.addend is None):
+        raw, norm, addend = raw.raw, raw.norm, raw.addend if addend is None else addend
+    return Part(Activated(raw, norm, act, addend, options))
+
+
+def made(part: Part, options: Options) -> Raw | None:
+    """A normalised part, with its ReLU if it has one, as a map that all its readers share; None for another part."""
+    if part.norm is None or part.addend is not None:
+        return None
+    act = RELU if part.relu else NONE
+    found = part.norm.made.get(act)
+    if found is None or found.mode != Mode.now():
+        one = pending(part._replace(relu=False), act, None, options)
+        if one is None:
+            return None
+        found = one.raw
+        if not found.mode.inference:  # a change of the plain tensor, which torch does not count there, must not be seen
+            part.norm.made[act] = found
+    return found

@@ -1,0 +1,196 @@
+"""Convolutions that wait until it is known whether batch statistics are wanted, and what parts stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastinpaint.nn.activated import made
+from fastinpaint.nn.raw import Mode, Options, Part, Raw, version
+from fastinpaint.ops.activation import autograd as activation
+from fastinpaint.ops.batch_norm.reference import Norm
+from fastinpaint.ops.conv_block import autograd as conv_block
+from fastinpaint.ops.conv_block import batch_stats, checks
+from fastinpaint.ops.conv_block import fused_bn as conv_norm
+from fastinpaint.ops.conv_block import torch_library as operators
+from fastinpaint.ops.dispatch.fast_path import autocast_dtype
+from fastinpaint.ops.saved import Operand, Recipe, Slot
+from fastinpaint.ops.types import Geometry, Source
+
+# Tier "low" computes a map again in backward where one of its values costs no more multiply-adds than this.
+CHEAP_MACS = 2048
+# Every tier computes an addend again that costs no more than this, such as guidance: it is no dearer than batch norm,
+# which moves as many bytes.
+THIN_MACS = 64
+
+
+class PendingConv(Raw):
+    """A convolution of deferred activations that runs when its result, or its statistics, are first asked for.
+
+    It runs as it would have run at once: in the mode and in autocast's dtype of the moment it was made.
+    """
+
+    fleeting = False  # who is given its map while others read it is given a copy
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        weight: Tensor,
+        bias: Tensor | None,
+        geometry: Geometry,
+        options: Options,
+        shape: tuple[int, ...],
+    ) -> None:
+        self.x = None
+        self.parts = tuple(parts)
+        self.weight: Any = weight  # None once it has run
+        self.bias = bias
+        self.geometry, self.options = geometry, options
+        self.dtype, self.device = autocast_dtype(weight), weight.device
+        self.shape = torch.Size(shape)
+        self.mode = Mode.now()
+        self.weight_version = version(weight)
+        self._statistics: tuple[Tensor, Tensor] | None = None
+        self._normed: tuple[Tensor, Tensor, Tensor] | None = None
+        self.measured = False  # whether the statistics came with y, out of one node of the graph
+        if self.mode.inference and any(part.fleeting for part in self.parts):
+            self._run(stats=False)
+
+    def tensor(self) -> Tensor:
+        if self.x is None:
+            self._run(stats=False)
+        assert self.x is not None
+        return self.x
+
+    def statistics(self, backend: str) -> tuple[Tensor, Tensor]:
+        if self.x is None:
+            self._run(stats=True)
+        if self._statistics is None:
+            self._statistics = batch_stats(self.tensor(), backend=backend)
+        return self._statistics
+
+    def normed(self, norm: Norm) -> tuple[Tensor, Tensor, Tensor] | None:
+        """mean, scale and shift of a batch norm, out of the convolution's own node; None where they are separate."""
+        if self.x is not None or self.mode != Mode.now():
+            return None
+        self._run(stats=True, norm=norm)
+        return self._normed
+
+    @property
+    def requires_grad(self) -> bool:
+        if self.x is not None:
+            return self.x.requires_grad
+        operands = (self.weight, self.bias, *self.parts)
+        return self.mode.grad and any(t is not None and t.requires_grad for t in operands)
+
+    def _run(self, stats: bool, norm: Norm | None = None) -> None:
+        if version(self.weight) != self.weight_version:
+            raise RuntimeError(
+                f"fastinpaint: a weight of shape {tuple(self.weight.shape)} was modified in place before the deferred "
+                "convolution that reads it ran; use the result, or call .clone() on it, before an optimiser's step."
+            )
+        with self.mode.again():
+            self._run_now(stats, norm)
+        # what it read may go, unless backward keeps it
+        self.parts, self.weight, self.bias = (), None, None
+
+    def folded(self, mean: Tensor, scale: Tensor, shift: Tensor) -> PendingConv:
+        """This convolution, followed by ``(y - mean) * scale + shift``, as one convolution."""
+        weight, groups = self.weight.to(scale.dtype), self.geometry.groups
+        if self.geometry.transposed:  # [C_in, C_out / groups, *kernel]
+            grouped = weight.unflatten(0, (groups, -1))
+            factor = scale.view(groups, 1, -1, *[1] * (weight.dim() - 2))
+            weight = (grouped * factor).flatten(0, 1)
+        else:
+            weight = weight * scale.view(-1, *[1] * (weight.dim() - 1))
+        bias = -mean if self.bias is None else self.bias.to(scale.dtype) - mean
+        folded = copy(self)
+        folded.weight, folded.bias = weight.to(self.dtype), (bias * scale + shift).to(self.dtype)
+        folded.weight_version = version(folded.weight)
+        return folded
+
+    def _run_now(self, stats: bool, norm: Norm | None) -> None:
+        weight, bias = self._own_weight(), None if self.bias is None else self.bias.to(self.dtype)
+        sources, recipes = materialise(self.parts, self.dtype)
+        call = operators.call_of(sources, weight, self.geometry, stats, self.options.backend)
+        plain_sources = getattr(call.module, "plain_sources", None)  # of a backend that may read plain maps faster
+        if plain_sources is not None and plain_sources(sources, weight, self.geometry):
+            sources, recipes = materialise(_made(self.parts, self.options), self.dtype)
+            call = operators.call_of(sources, weight, self.geometry, stats, self.options.backend)
+        if self._to_be_forgotten():
+            self.recipe = Recipe(partial(conv_block.recompute, call), (weight, bias, *recipes), Slot())
+        given = recipes if any_recipe(recipes) else None
+        if norm is not None and conv_norm.can(call, sources, norm):
+            y, *normed = conv_norm.apply(call, sources, weight, bias, norm, given, self.recipe)
+            self._normed = tuple(normed)  # type: ignore[assignment]
+        else:
+            y, mean, var = conv_block.apply(call, sources, weight, bias, given, self.recipe)
+            self._statistics = (mean, var) if stats else None
+        self.x, self.version, self.measured = y, version(y), stats
+
+    def _own_weight(self) -> Tensor:
+        """The weight in this convolution's dtype, for a GPU with its channels innermost: one launch for both passes."""
+        if self.options.backend != "triton" and self.device.type != "cuda":
+            return self.weight.to(self.dtype)
+        form = torch.channels_last if self.weight.dim() == 4 else torch.channels_last_3d
+        return self.weight.to(self.dtype, memory_format=form)
+
+    def _to_be_forgotten(self) -> bool:
+        """Whether backward computes y again. Only its own node can free it again, so there must be one."""
+        limit = CHEAP_MACS if self.options.memory == "low" else THIN_MACS if self.added else 0
+        if not limit or torch.compiler.is_compiling() or not self.requires_grad:
+            return False
+        return checks.macs_per_value(self.weight, self.geometry) <= limit
+
+
+def materialise(parts: Sequence[Part], dtype: torch.dtype | None = None) -> tuple[list[Source], list[Operand]]:
+    """Sources of maps that exist, in the dtype if one is given, and what backward is to keep of their tensors."""
+    sources: list[Source] = []
+    recipes: list[Operand] = []
+    for part in parts:
+        part.raw.check_unchanged()
+        x, x_recipe = _cast(part.raw, dtype)
+        addend, addend_recipe = None, None
+        if part.addend is not None:
+            part.addend.check_unchanged()
+            addend, addend_recipe = _cast(part.addend, dtype)
+        sources.append(Source(x, part.mean, part.scale, part.shift, part.relu, addend))
+        recipes += [x_recipe, part.mean, part.scale, part.shift, addend_recipe]
+    return sources, recipes
+
+
+def _cast(raw: Raw, dtype: torch.dtype | None) -> tuple[Tensor, Operand]:
+    x = raw.tensor()
+    if dtype is not None and x.dtype != dtype:
+        x = x.to(dtype)
+        return x, x
+    return x, raw.recipe or x
+
+
+def _made(parts: Sequence[Part], options: Options) -> tuple[Part, ...]:
+    """The parts, the normalised ones as plain maps."""
+    found = [(part, made(part, options)) for part in parts]
+    return tuple([part if raw is None else Part(raw) for part, raw in found])
+
+
+def activate(parts: Sequence[Part], options: Options) -> Tensor:
+    """What the parts stand for, as one plain tensor."""
+    if len(parts) == 1:
+        parts = _made(parts, options)
+    if len(parts) == 1 and parts[0].bare:
+        raw = parts[0].raw
+        y = raw.tensor()
+        # batch norm follows this y by its statistics too: as a tensor it must not pass for all of what is read
+        return y.view_as(y) if isinstance(raw, PendingConv) and raw.measured else y
+    sources, recipes = materialise(parts)
+    return activation.apply(sources, options.backend, recipes if any_recipe(recipes) else None)
+
+
+def any_recipe(operands: Sequence[Operand]) -> bool:
+    """Whether anything among them is to be computed again."""
+    return Recipe in [type(operand) for operand in operands]

@@ -1,0 +1,120 @@
+"""Which passes of a convolution on the CPU run on which own kernels, or on oneDNN's: a rule with its reasons.
+
+The figures behind it are in docs/cpu.md. ``FASTINPAINT_CPU_CONV=own|onednn`` overrides it (``own`` wherever the own
+kernels can compute the convolution at all).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from fastinpaint.ops.conv_block.cpu import depthwise, matmul, thin, winograd
+from fastinpaint.ops.types import Geometry, Source
+
+VARIABLE = "FASTINPAINT_CPU_CONV"
+PASSES = ("fwd", "dgrad", "wgrad")
+
+# What a pass costs, in multiplications of the products between Winograd's transforms: a value of a transformed tile and
+# one of the transformed weight, each written and read again, and a multiplication of oneDNN's direct sum. Fitted to the
+# times of 47 convolutions of 16 to 512 channels and maps of 8x8 to 128x128. Around oneDNN's kernels a pass also takes
+# some 30 us more for its call, its plain activations and its weight's copy, which tiny maps notice.
+TRANSFORMED, PACKED, CALL = 15, 45, 4e6
+DIRECT, DIRECT_IN_TIME = {"fwd": 1.1, "dgrad": 1.1, "wgrad": 1.2}, 1.0
+
+
+_answers: dict[tuple, tuple[ModuleType | None, ...]] = {}  # of `own_all`: every layer asks, which thin nets notice
+MOST_ANSWERS = 4096
+
+
+def own(which: str, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> ModuleType | None:
+    """The own kernels that a pass, one of `PASSES`, runs on: `thin` or `winograd`; None for oneDNN's."""
+    return own_all(sources, weight, geometry)[PASSES.index(which)]
+
+
+def own_all(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> tuple[ModuleType | None, ...]:
+    """Those of every pass, in the order of `PASSES`."""
+    asked = os.environ.get(VARIABLE)
+    maps = tuple([(source.x.shape, source.x.dtype) for source in sources])
+    question = (maps, weight.shape, weight.dtype, geometry, torch.get_num_threads(), asked)
+    if question not in _answers:
+        if len(_answers) >= MOST_ANSWERS:
+            _answers.clear()
+        _answers[question] = tuple([_own(which, sources, weight, geometry, asked) for which in PASSES])
+    return _answers[question]
+
+
+def _own(
+    which: str, sources: Sequence[Source], weight: Tensor, geometry: Geometry, asked: str | None
+) -> ModuleType | None:
+    if asked not in (None, "", "own", "onednn"):
+        raise ValueError(f"{VARIABLE} must be own or onednn, got {asked!r}.")
+    if asked == "onednn":
+        return None
+    if thin.fits(sources, weight, geometry):
+        return thin
+    if depthwise.fits(sources, weight, geometry):
+        return depthwise
+    fits = winograd.fits(sources, weight, geometry)
+    if fits and (asked == "own" or winograd_is_faster(which, sources, weight, geometry)):
+        return winograd
+    return matmul if asked == "own" and matmul.fits(sources, weight, geometry) else None
+
+
+def winograd_is_faster(which: str, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> bool:
+    """Whether a pass that the Winograd kernels can compute is faster there than with oneDNN."""
+    x = sources[0].x
+    if torch_is_slow(x, sum(source.x.shape[1] for source in sources), weight):
+        return True
+    y = torch.Size((len(x), 1, *winograd.output_size(x.shape, weight.shape, geometry)))
+    correlation = winograd.dgrad_shape if which == "dgrad" else winograd.forward_shape
+    shape = correlation(x.shape, y, weight.shape, geometry)
+    return winograd_work(shape) <= direct_work(shape, which)
+
+
+def torch_is_slow(x: Tensor, channels: int, weight: Tensor) -> bool:
+    """Whether torch leaves a convolution of x's batch and space to its own slow_conv3d, not to oneDNN.
+
+    That is a lone video (on one thread any batch of videos) with N * C * T * H up to 20480 and 3 taps a side.
+    """
+    if x.dim() != 5 or weight.shape[-1] > 3 or (len(x) > 1 and torch.get_num_threads() > 1):
+        return False
+    return len(x) * channels * x.shape[2] * x.shape[3] <= 20480
+
+
+def winograd_work(shape: winograd.ConvShape) -> float:
+    """The work of a pass on the own kernels: see csrc/conv_block/cpu/winograd.h for its tiles, blocks and places."""
+    same, up = shape.kind == winograd.SAME, shape.kind == winograd.UP
+    steps = (shape.dilation_h, shape.dilation_w) if same else (2, 2) if up else (1, 1)
+    rows, columns = (
+        math.ceil(math.ceil(length / step) / (2 if same else 3))
+        for length, step in zip((shape.height_out, shape.width_out), steps, strict=True)
+    )
+    tiles = shape.batch * shape.frames_out * math.prod(steps) * rows * columns
+    places = 9 if same and rows == columns == 1 else 49 / 4 if not same and shape.kernel == 3 else 16
+    inputs = shape.kernel_t * (4 if shape.kind == winograd.DOWN else 1)  # of a tile
+    blocks = shape.kernel_t * (1 if same else 4)
+    pairs = shape.channels_in * shape.channels_out
+    transformed = 16 * tiles * (inputs * shape.channels_in + shape.channels_out)
+    return tiles * inputs * places * pairs + TRANSFORMED * transformed + PACKED * 16 * blocks * pairs
+
+
+def direct_work(shape: winograd.ConvShape, which: str) -> float:
+    """The work of a pass with oneDNN, which leaves out taps that fall on padding, but not in the weight's gradient."""
+    up = shape.kind == winograd.UP
+    size = (shape.height_in, shape.width_in) if up else (shape.height_out, shape.width_out)
+    taps = shape.batch * shape.frames_out * shape.kernel_t * shape.kernel**2 * math.prod(size)
+    if shape.kind == winograd.SAME and which != "wgrad":
+        taps *= math.prod(map(live_share, size, (shape.dilation_h, shape.dilation_w)))
+    each = DIRECT_IN_TIME if shape.kernel_t > 1 else DIRECT[which]
+    return taps * shape.channels_in * shape.channels_out * each + CALL
+
+
+def live_share(length: int, dilation: int) -> float:
+    """The share of three taps along an axis that do not fall on padding."""
+    return (1 + 2 * max(0.0, 1 - dilation / length)) / 3

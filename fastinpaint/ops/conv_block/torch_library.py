@@ -1,0 +1,212 @@
+"""The registered operators of `conv_block`: a backend is chosen inside, so a compiled graph holds one opaque node."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from functools import partial
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.library import Library, register_fake
+
+from fastinpaint.ops.conv_block import reference
+from fastinpaint.ops.dispatch import registry as backends
+from fastinpaint.ops.dispatch.fast_path import (
+    TAGS,
+    apart,
+    dense,
+    empty_if_none,
+    no_autocast,
+    none_if_empty,
+    underneath,
+    unseen,
+)
+from fastinpaint.ops.types import Geometry, Source, SourceGrad, unflatten
+
+OP = "conv_block"
+GEOMETRY = "int[] stride, int[] padding, int[] dilation, int[] output_padding, bool transposed, int groups"
+_library = Library("fastinpaint", "FRAGMENT")
+_library.define(
+    "conv_block_fwd(Tensor?[] sources, bool[] relus, Tensor weight, Tensor? bias, bool stats, str backend, "
+    f"{GEOMETRY}) -> (Tensor, Tensor, Tensor)",
+    tags=TAGS,
+)
+_library.define(
+    "conv_block_bwd(Tensor dy, Tensor? dmean, Tensor? dvar, Tensor? y, Tensor? mean, Tensor?[] sources, bool[] relus, "
+    f"Tensor weight, bool[] needs, bool needs_weight, bool needs_bias, str backend, {GEOMETRY}) -> Tensor[]",
+    tags=TAGS,
+)
+_library.define("batch_stats(Tensor x, str backend) -> (Tensor, Tensor)", tags=TAGS)
+
+Flat = list[Tensor | None]
+
+
+def geometry_of(
+    stride: list[int], padding: list[int], dilation: list[int], output_padding: list[int], *rest: Any
+) -> Geometry:
+    return Geometry(tuple(stride), tuple(padding), tuple(dilation), tuple(output_padding), *rest)
+
+
+def choose(backend: str, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> ModuleType:
+    """The module that runs a convolution."""
+    return backends.choose(OP, backend, weight.device, sources, weight, geometry)
+
+
+def run_fwd(
+    fake: bool,
+    flat: Flat,
+    relus: list[bool],
+    weight: Tensor,
+    bias: Tensor | None,
+    stats: bool,
+    backend: str,
+    *axes: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of fake tensors the reference tells the shapes, and the backend that would run tells the layout."""
+    sources, geometry = unflatten(flat, relus), geometry_of(*axes)
+    with no_autocast(weight.device):
+        module = choose(backend, sources, weight, geometry)
+        y, mean, var = (reference if fake else module).fwd(sources, weight, bias, geometry, stats)
+    if fake and module.CHANNELS_LAST:
+        y = dense(y)
+    return y, empty_if_none(mean, y), empty_if_none(var, y)
+
+
+def run_bwd(
+    fake: bool,
+    dy: Tensor,
+    dmean: Tensor | None,
+    dvar: Tensor | None,
+    y: Tensor | None,
+    mean: Tensor | None,
+    flat: Flat,
+    relus: list[bool],
+    weight: Tensor,
+    needs: list[bool],
+    needs_weight: bool,
+    needs_bias: bool,
+    backend: str,
+    *axes: Any,
+) -> list[Tensor]:
+    sources, geometry = unflatten(flat, relus), geometry_of(*axes)
+    with no_autocast(weight.device):
+        module = choose(backend, sources, weight, geometry)
+        grads, dweight, dbias = (reference if fake else module).bwd(
+            dy, dmean, dvar, y, mean, sources, weight, geometry, needs, needs_weight, needs_bias
+        )
+    if fake and module.CHANNELS_LAST:
+        grads = [
+            g._replace(x=None if g.x is None else dense(g.x), addend=None if g.addend is None else dense(g.addend))
+            for g in grads
+        ]
+        kept = getattr(module, "KEEPS_WEIGHT_LAYOUT", False)
+        layout = torch.preserve_format if kept else torch.contiguous_format
+        dweight = None if dweight is None else torch.empty_like(weight, memory_format=layout)
+    return [empty_if_none(t, dy) for t in pack(grads, dweight, dbias, dy)]
+
+
+def pack(
+    grads: Sequence[SourceGrad], dweight: Tensor | None, dbias: Tensor | None, like: Tensor
+) -> list[Tensor | None]:
+    """One list; an addend's gradient that is x's very own is left out, not copied."""
+    flat: list[Tensor | None] = []
+    for dx, dmean, dscale, dshift, daddend in grads:
+        flat += (dx, dmean, dscale, dshift, None if daddend is dx else daddend)
+    return apart([*flat, dweight, dbias], like)
+
+
+def _batch_stats(fake: bool, x: Tensor, backend: str) -> tuple[Tensor, Tensor]:
+    if fake:
+        return reference.batch_stats(x)
+    module = backends.choose("activation", backend, x.device, [Source(x)])
+    if not hasattr(module, "batch_stats"):  # it may stand in either room of a backend
+        module = importlib.import_module(module.__name__.replace(".activation.", f".{OP}."))
+    with no_autocast(x.device):
+        return module.batch_stats(x)
+
+
+for _name, _function in (("conv_block_fwd", run_fwd), ("conv_block_bwd", run_bwd), ("batch_stats", _batch_stats)):
+    _library.impl(_name, partial(_function, False), "CompositeExplicitAutograd")
+    register_fake(f"fastinpaint::{_name}", partial(_function, True), lib=_library)
+
+
+class Call(NamedTuple):
+    """All of a call that is no tensor.
+
+    Attributes:
+        relus: ``relus[i]`` says whether source i is clamped.
+        stats: whether batch statistics are wanted.
+        backend: a name or "auto".
+        module: what runs it where nothing looks at the call, chosen once for all its passes; None under a compiler.
+    """
+
+    relus: tuple[bool, ...]
+    geometry: Geometry
+    stats: bool
+    backend: str
+    module: ModuleType | None
+
+
+def call_of(sources: Sequence[Source], weight: Tensor, geometry: Geometry, stats: bool, backend: str) -> Call:
+    """All of a call that is no tensor."""
+    module = None if torch.compiler.is_compiling() else choose(backend, sources, weight, geometry)
+    return Call(tuple([s.relu for s in sources]), geometry, stats, backend, module)
+
+
+def fwd(call: Call, flat: Flat, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """y, mean and var; without statistics the latter two are empty."""
+    relus, geometry, stats, backend, module = call
+    if module is None or not unseen(weight, bias, *flat):
+        return torch.ops.fastinpaint.conv_block_fwd.default(flat, relus, weight, bias, stats, backend, *geometry)
+    with underneath(weight.device):
+        y, mean, var = module.fwd(unflatten(flat, relus), weight, bias, geometry, stats)
+        return (y, mean, var) if stats else (y, y.new_empty(0), y.new_empty(0))
+
+
+def bwd(
+    call: Call,
+    dy: Tensor | None,
+    dmean: Tensor | None,
+    dvar: Tensor | None,
+    y: Tensor | None,
+    mean: Tensor | None,
+    flat: Flat,
+    weight: Tensor,
+    needs: Sequence[bool],
+    needs_weight: bool,
+    needs_bias: bool,
+) -> tuple[list[Tensor | None], Tensor | None, Tensor | None]:
+    """The gradients of the flattened sources, of the weight and of the bias; gradients in that are None are zero."""
+    if y is None or mean is None:
+        dmean = dvar = None
+    else:
+        if dmean is not None or dvar is not None:
+            dmean = torch.zeros_like(mean) if dmean is None else dmean
+            dvar = torch.zeros_like(mean) if dvar is None else dvar
+        dy = torch.zeros_like(y) if dy is None else dy
+    assert dy is not None
+    relus, geometry, _, backend, module = call
+    if module is None or not unseen(dy, dmean, dvar, y, mean, weight, *flat):
+        packed = torch.ops.fastinpaint.conv_block_bwd.default(
+            dy, dmean, dvar, y, mean, flat, relus, weight, needs, needs_weight, needs_bias, backend, *geometry
+        )
+        found = [none_if_empty(g) for g in packed]
+    else:
+        with underneath(weight.device):
+            grads, dweight, dbias = module.bwd(
+                dy, dmean, dvar, y, mean, unflatten(flat, relus), weight, geometry, needs, needs_weight, needs_bias
+            )
+            found = pack(grads, dweight, dbias, dy)
+    *dflat, dweight, dbias = found
+    return with_addends(dflat, flat, needs), dweight, dbias
+
+
+def with_addends(grads: list[Tensor | None], flat: Flat, needs: Sequence[bool]) -> list[Tensor | None]:
+    """The gradients of the flattened sources, an addend's being x's where `pack` left it out."""
+    for i, addend in enumerate(flat[4::5]):
+        if addend is not None and needs[i] and grads[5 * i + 4] is None:
+            grads[5 * i + 4] = grads[5 * i]
+    return grads

@@ -1,0 +1,190 @@
+"""`conv_block` in Triton: one launch forward and a small one for the statistics; see `reference` for the contract.
+
+Backward is a dgrad and a wgrad launch for both sources, and a small one that finishes their sums. The batch norm that
+follows costs no launch: forward's small one applies it, and backward's three take it along (`norm`). More than two
+sources are written out first by `activation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from fastinpaint.ops.activation import triton as activation
+from fastinpaint.ops.batch_norm import triton as batch_norm
+from fastinpaint.ops.batch_norm.reference import Norm, Normed
+from fastinpaint.ops.conv_block.triton import autotune as tune
+from fastinpaint.ops.conv_block.triton import tiles as launch
+from fastinpaint.ops.conv_block.triton.backward import Gradient, NormWeight, bwd_two
+from fastinpaint.ops.conv_block.triton.host import (
+    densely,
+    gather_arguments,
+    gather_parts,
+    lanes,
+    prologue,
+    weight_strides,
+)
+from fastinpaint.ops.conv_block.triton.taps import output_shape, problem
+from fastinpaint.ops.dispatch import triton_support as support
+from fastinpaint.ops.types import Geometry, Source, SourceGrad
+
+if support.INSTALLED:
+    from fastinpaint.ops.conv_block.triton import fwd_kernel as kernels
+
+CHANNELS_LAST = True
+MAX_SOURCES = 2
+
+batch_stats = activation.batch_stats
+
+
+def why_not(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> str | None:
+    """Why this convolution cannot be taken, or None."""
+    if geometry.groups != 1:
+        return f"conv_block: the Triton kernels take groups=1, got {geometry.groups}."
+    if weight.dtype != sources[0].x.dtype:
+        return f"conv_block: the Triton kernels take a weight of the sources' {sources[0].x.dtype}, got {weight.dtype}."
+    return support.why_not("conv_block", [s.x for s in sources])
+
+
+def fwd(
+    sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, stats: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """y ``[N, C_out, *space]``, dense channels-last; batch mean and biased variance ``[C_out]`` where asked for."""
+    dense = _at_most_two(sources)
+    first = dense[0].x
+    y = support.empty_channels_last(output_shape(tuple(first.shape), tuple(weight.shape), geometry), first)
+    if not y.numel():
+        return y, *(activation.batch_stats(y) if stats else (None, None))
+    with support.on_device_of(first):
+        if not first.numel():
+            y.zero_()
+            if bias is not None:
+                y += bias.view(-1, *[1] * (y.dim() - 2))
+            return y, *(activation.batch_stats(y) if stats else (None, None))
+        parts = _launch(dense, weight, bias, geometry, y, stats)
+        return (y, *activation.finish_stats(*parts)) if parts is not None else (y, None, None)
+
+
+def fwd_norm(
+    sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, norm: Norm
+) -> tuple[Tensor, Normed]:
+    """y as `fwd`'s, of maps that are not empty, and what the batch norm that follows makes of its statistics."""
+    dense = _at_most_two(sources)
+    first = dense[0].x
+    y = support.empty_channels_last(output_shape(tuple(first.shape), tuple(weight.shape), geometry), first)
+    with support.on_device_of(first):
+        parts = _launch(dense, weight, bias, geometry, y, True)
+        assert parts is not None
+        return y, batch_norm.finish(*parts, norm, y.numel() // y.shape[1])
+
+
+def _at_most_two(sources: Sequence[Source]) -> list[Source]:
+    """The sources with dense maps; more than two are written out as one."""
+    if len(sources) > MAX_SOURCES:
+        sources = [Source(activation.fwd(sources))]
+    return [densely(s) for s in sources]
+
+
+def _launch(
+    sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, y: Tensor, stats: bool
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Fill y; with ``stats`` return count ``[P]``, mean and M2 ``[C_out, P]`` of its tiles."""
+    first, second = sources[0], sources[-1]
+    out_channels = y.shape[1]
+    it = problem(tuple(first.x.shape), tuple(y.shape), tuple(weight.shape[2:]), geometry)
+    gather = it.forward()
+    packed, w_tap, w_k, w_n = weight_strides(weight, geometry.transposed)
+    channels = tuple(s.x.shape[1] for s in sources)
+    work = launch.Work(
+        rows=y.numel() // (out_channels * gather.phase_count),
+        columns=out_channels,
+        depth=sum(channels) * packed[0, 0].numel() // gather.phase_count,
+        operands=(1 + any(s.addend is not None for s in sources), 1),
+        itemsize=y.element_size(),
+        products=gather.phase_count,
+        prologue=(prologue(sources), 0),
+        gather=None if any(map(launch.packing, channels)) else gather,
+    )
+
+    def run(tile: launch.Tile) -> tuple[Tensor, Tensor, Tensor] | None:
+        parts = gather_parts(gather, it.samples, tile)
+        count = support.float_empty(y, parts) if stats else None
+        mean, m2 = (support.float_empty(y, out_channels, parts) if stats else None for _ in range(2))
+        (pack0, even0), (pack1, even1) = lanes(channels[0], tile), lanes(channels[-1], tile)
+        kernels.conv_fwd_kernel[(parts * -(-out_channels // tile.n),)](
+            first.x, first.mean, first.scale, first.shift, first.addend,
+            second.x, second.mean, second.scale, second.shift, second.addend,
+            packed, bias, y, count, mean, m2,
+            channels0=channels[0], channels1=channels[-1], out_channels=out_channels, w_tap=w_tap, w_k=w_k, w_n=w_n,
+            **activation.flags(sources), HAS_BIAS=bias is not None, HAS_STATS=stats,
+            PACK0=pack0, PACK1=pack1, EVEN_K0=even0, EVEN_K1=even1,
+            **gather_arguments(gather, it.samples, y.device, tile),
+        )  # fmt: skip
+        return (count, mean, m2) if count is not None and mean is not None and m2 is not None else None
+
+    def result(tile: launch.Tile) -> Tensor:
+        run(tile)
+        return y
+
+    return run(tune.choose("fwd", launch.GATHER_TILES, work, (it, channels, stats, y.dtype), result))
+
+
+def bwd(
+    dy: Tensor,
+    dmean: Tensor | None,
+    dvar: Tensor | None,
+    y: Tensor | None,
+    mean: Tensor | None,
+    sources: Sequence[Source],
+    weight: Tensor,
+    geometry: Geometry,
+    needs: Sequence[bool],
+    needs_weight: bool,
+    needs_bias: bool,
+) -> tuple[list[SourceGrad], Tensor | None, Tensor | None]:
+    """The gradients of every source, of the weight and of the bias; y and mean are what `fwd` returned."""
+    grad = Gradient(support.channels_last(dy))
+    if y is not None and mean is not None and dmean is not None and dvar is not None:
+        grad = Gradient(grad.dy, support.channels_last(y), mean, dmean, dvar)
+    return _bwd(grad, None, sources, weight, geometry, needs, needs_weight, needs_bias)[:3]
+
+
+def bwd_norm(
+    dy: Tensor,
+    dmean: Tensor,
+    dscale: Tensor,
+    y: Tensor,
+    normed: Normed,
+    norm_weight: Tensor | None,
+    sources: Sequence[Source],
+    weight: Tensor,
+    geometry: Geometry,
+    needs: Sequence[bool],
+    needs_weight: bool,
+    needs_bias: bool,
+) -> tuple[list[SourceGrad], Tensor | None, Tensor | None, Tensor | None]:
+    """As `bwd`, given the gradient of the scale in place of dvar; also the gradient of norm_weight, None if that is."""
+    grad = Gradient(support.channels_last(dy), support.channels_last(y), normed.mean, dmean, dscale, normed.curve)
+    norm = None if norm_weight is None else NormWeight(dscale, normed.rstd, norm_weight)
+    return _bwd(grad, norm, sources, weight, geometry, needs, needs_weight, needs_bias)
+
+
+def _bwd(
+    grad: Gradient,
+    norm: NormWeight | None,
+    sources: Sequence[Source],
+    weight: Tensor,
+    geometry: Geometry,
+    needs: Sequence[bool],
+    needs_weight: bool,
+    needs_bias: bool,
+) -> tuple[list[SourceGrad], Tensor | None, Tensor | None, Tensor | None]:
+    if len(sources) <= MAX_SOURCES:
+        return bwd_two(grad, norm, sources, weight, geometry, needs, needs_weight, needs_bias)
+    written = Source(activation.fwd(sources))
+    (da,), dweight, dbias, dnorm_weight = bwd_two(
+        grad, norm, [written], weight, geometry, [any(needs)], needs_weight, needs_bias
+    )
+    grads = [SourceGrad() for _ in sources] if da.x is None else activation.bwd(da.x, sources, needs)
+    return grads, dweight, dbias, dnorm_weight

@@ -1,0 +1,147 @@
+"""Which tile a pass of a shape runs with: a remembered measurement, else a new one, else the model's choice.
+
+A shape that comes for the first time is measured, among the few tiles that the model expects to be fastest, and
+remembered (`tuning_cache`); with ``FASTINPAINT_TUNE=1``, which ``fastinpaint tune`` sets, among all that fit.
+Nothing is chosen whose result is not that of a tile of 4 warps.
+While a CUDA graph is recorded nothing is measured. With ``FASTINPAINT_TUNE=0``, and with
+``torch.use_deterministic_algorithms(True)``, it is the model's choice, the same on every machine. Whatever is chosen,
+two runs give the same bits.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastinpaint.ops.conv_block.triton import tiles as launch
+from fastinpaint.ops.dispatch import triton_support as support
+from fastinpaint.ops.dispatch import tuning_cache as remembered
+from fastinpaint.ops.dispatch.source_hash import source_hash
+
+logger = logging.getLogger(__name__)
+# Candidates agree to rounding; a kernel that was miscompiled does not (reported for flattened loops at 8 warps).
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+# What a first call measures unasked: compiling a tile takes seconds, and the model is trusted that far.
+FEW, NEAR = 3, 1.5
+
+Run = Callable[[launch.Tile], Tensor]
+_chosen: dict[tuple[Any, ...], launch.Tile] = {}
+
+
+def choose(
+    kind: str,
+    tiles: tuple[launch.Tile, ...],
+    work: launch.Work,
+    shape: tuple[Any, ...],
+    run: Run,
+) -> launch.Tile:
+    """The tile for one pass.
+
+    Args:
+        kind: fwd, dgrad or wgrad.
+        tiles, work: what there is to choose from, and the pass as the model sees it.
+        shape: what else the time depends on; equal shapes share a measurement.
+        run: launches the pass and returns its result.
+    """
+    mode = "0" if support.INTERPRETING else remembered.mode()
+    device = torch.cuda.current_device() if mode != "0" and torch.cuda.is_initialized() else -1
+    key = (mode, device, kind, work, shape)
+    if key not in _chosen:
+        if mode == "0":
+            _chosen[key] = launch.best(tiles, work)
+        else:
+            tile = _measured(kind, tiles, work, shape, run, thorough=mode == "1")
+            if tile is None:
+                return launch.best(tiles, work)
+            _chosen[key] = tile
+    return _chosen[key]
+
+
+def _measured(
+    kind: str, tiles: tuple[launch.Tile, ...], work: launch.Work, shape: tuple[Any, ...], run: Run, thorough: bool
+) -> launch.Tile | None:
+    """The fastest by a measurement, old or new; None while nothing can be measured."""
+    path, key = memory_file(), f"{kind} {work!r} {shape!r}"
+    every = launch.candidates(tiles + launch.MEASURED_ONLY.get(kind, ()), work)
+    few = every if thorough else near(tiles, work)
+    *known, tried = _memory(path).get(key, (0,))
+    if tried >= len(few):
+        return launch.Tile(*known)
+    if torch.cuda.is_current_stream_capturing():
+        return None
+    tile = fastest(few, of_4_warps(tiles, work), run) or launch.best(tiles, work)
+    _memory(path)[key] = [*tile, len(few)]
+    remembered.write(path, _memory(path))
+    logger.info("%s: %s", key, tile)
+    return tile
+
+
+def near(tiles: tuple[launch.Tile, ...], work: launch.Work) -> list[launch.Tile]:
+    """The few tiles that the model expects to be fastest, the best first."""
+    ordered = sorted(launch.candidates(tiles, work), key=lambda tile: launch.expected_seconds(tile, work))
+    bound = NEAR * launch.expected_seconds(ordered[0], work)
+    return [tile for tile in ordered[:FEW] if launch.expected_seconds(tile, work) <= bound]
+
+
+def of_4_warps(tiles: tuple[launch.Tile, ...], work: launch.Work) -> launch.Tile:
+    """The tile of 4 warps that the model expects to be fastest: what all results are held against, chosen or not."""
+    narrow = [tile for tile in launch.candidates(tiles, work) if tile.num_warps == 4]
+    return min(narrow, key=lambda tile: launch.expected_seconds(tile, work))
+
+
+def fastest(tiles: list[launch.Tile], right: launch.Tile, run: Run) -> launch.Tile | None:
+    """The tile that runs quickest of those that agree with ``right``, of 4 warps; slow where it compiles.
+
+    ``right`` need not be one of them, and is then only chosen where none agrees with it. A tile that does not compile
+    or launch is left out. None where nothing agrees even with itself, as with maps that are not finite.
+    """
+    if tiles == [right]:
+        return right
+    times: dict[launch.Tile, float] = {}
+    expected: Tensor | None = None
+    for tile in [right, *(tile for tile in tiles if tile != right)]:
+        try:
+            result = run(tile)
+            if expected is None:
+                expected = result.clone()
+            if bool((result - expected).abs().max() <= TOLERANCE[expected.dtype] * expected.abs().max()):
+                times[tile] = seconds(functools.partial(run, tile)) if tile in tiles else math.inf
+            else:
+                logger.warning("%s gives another result than %s and is left out", tile, right)
+        except support.failures() as error:
+            logger.warning("%s is left out: %s", tile, str(error).partition("\n")[0])
+    return min(times, key=times.__getitem__) if times else None
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """The median time of a launch, with L2 flushed before each."""
+    from triton.testing import do_bench
+
+    return do_bench(run, warmup=5, rep=20, return_mode="median") / 1e3
+
+
+def memory_file() -> Path:
+    """One file for each device, versions and kernel source."""
+    return _memory_file(torch.cuda.get_device_name() if torch.cuda.is_available() else "no device")
+
+
+@functools.cache
+def _memory_file(device: str) -> Path:
+    import triton
+
+    source = source_hash(Path(__file__).parent.glob("*.py"))
+    return remembered.file_of("triton", device, torch.__version__, triton.__version__, source)
+
+
+@functools.cache
+def _memory(path: Path) -> dict[str, list[int]]:
+    """The measurements remembered in a file, read once: a tile and how many it was the fastest of."""
+    wanted = len(launch.Tile._fields) + 1
+    return {key: entry for key, entry in remembered.read(path).items() if len(entry) == wanted}

@@ -1,0 +1,283 @@
+"""Backward of `conv_block` in Triton for one or two sources: a dgrad, a wgrad and one launch that finishes both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastinpaint.ops.activation import triton as activation
+from fastinpaint.ops.activation.triton_launch import FINISH_BLOCK, NUM_WARPS, RowTiles, row_tiles
+from fastinpaint.ops.conv_block.triton import autotune as tune
+from fastinpaint.ops.conv_block.triton import tiles as launch
+from fastinpaint.ops.conv_block.triton.host import (
+    densely,
+    gather_arguments,
+    gather_parts,
+    lanes,
+    prologue,
+    weight_strides,
+)
+from fastinpaint.ops.conv_block.triton.taps import Problem, problem
+from fastinpaint.ops.dispatch import triton_support as support
+from fastinpaint.ops.types import Geometry, Source, SourceGrad
+
+if support.INSTALLED:
+    from fastinpaint.ops.conv_block.triton import dgrad_kernel as triton_dgrad
+    from fastinpaint.ops.conv_block.triton import finish_kernel as triton_finish
+    from fastinpaint.ops.conv_block.triton import wgrad_kernel as triton_wgrad
+
+
+class Gradient(NamedTuple):
+    """dy, dense channels-last, and what turns it into G; the others are None without statistics.
+
+    With a curve, dvar holds the gradient of the scale that batch norm made of var, and its product with the curve is
+    the gradient of var.
+    """
+
+    dy: Tensor
+    y: Tensor | None = None
+    mean: Tensor | None = None
+    dmean: Tensor | None = None
+    dvar: Tensor | None = None
+    curve: Tensor | None = None
+
+    @property
+    def inverse_count(self) -> float:
+        return self.dy.shape[1] / self.dy.numel()
+
+    def flags(self) -> dict[str, bool]:
+        """What the kernels must know of it when they are compiled."""
+        return {"HAS_STATS": self.y is not None, "HAS_NORM": self.curve is not None}
+
+
+class NormWeight(NamedTuple):
+    """What the gradient of the weight of the batch norm that follows is made of; weight tells its dtype."""
+
+    dscale: Tensor
+    rstd: Tensor
+    weight: Tensor
+
+
+def bwd_two(
+    grad: Gradient,
+    norm: NormWeight | None,
+    sources: Sequence[Source],
+    weight: Tensor,
+    geometry: Geometry,
+    needs: Sequence[bool],
+    needs_weight: bool,
+    needs_bias: bool,
+) -> tuple[list[SourceGrad], Tensor | None, Tensor | None, Tensor | None]:
+    """As `triton.bwd_norm`, of at most two sources."""
+    dy, dense = grad.dy, [densely(s) for s in sources]
+    if not dy.numel() or not dense[0].x.numel():
+        return *_of_nothing(grad, dense, weight, needs, needs_weight, needs_bias), None
+    it = problem(tuple(dense[0].x.shape), tuple(dy.shape), tuple(weight.shape[2:]), geometry)
+    wanted = [source for source, needed in zip(dense, needs, strict=True) if needed]
+    skipped = dense[0].x.shape[1] if not needs[0] else 0
+    with support.on_device_of(dy):
+        found, sums = _dgrad(grad, wanted, skipped, weight, it) if wanted else ([], None)
+        if needs_weight:
+            partial, bias_sums = _wgrad(grad, dense, weight, it, needs_bias)
+        else:
+            partial, bias_sums = None, _gradient_sums(grad) if needs_bias else None
+        found, dweight, dbias, dnorm_weight = _finish(
+            wanted, found, sums, partial, bias_sums, norm, weight, it.transposed
+        )
+    waiting = iter(found)
+    return [next(waiting) if needed else SourceGrad() for needed in needs], dweight, dbias, dnorm_weight
+
+
+def _dgrad(
+    grad: Gradient, sources: Sequence[Source], skipped: int, weight: Tensor, it: Problem
+) -> tuple[list[SourceGrad], Tensor | None]:
+    """Gradients of the maps, and the partial sums ``[2, sum C_i, P]`` behind those of the vectors.
+
+    The sources are one or two, next to each other in the weight; ``skipped`` channels of it come before them.
+    """
+    channels, out_channels = tuple(s.x.shape[1] for s in sources), grad.dy.shape[1]
+    first, second = sources[0], sources[-1]
+    gather = it.backward()
+    packed, w_tap, w_in, w_out = weight_strides(weight, it.transposed)
+    # a view of the weight's memory from the first wanted channel on
+    before = skipped * w_in
+    packed = torch.as_strided(packed, (packed.numel() - before,), (1,), packed.storage_offset() + before)
+    work = launch.Work(
+        rows=first.x.numel() // (channels[0] * gather.phase_count),
+        columns=max(channels),
+        depth=out_channels * weight[0, 0].numel() // gather.phase_count,
+        operands=(1 if grad.y is None else 2, 1),
+        itemsize=first.x.element_size(),
+        products=gather.phase_count * len(sources),
+        prologue=(0 if grad.y is None else launch.GRADIENT, 0),
+        gather=None if launch.packing(out_channels) else gather,
+    )
+    grads = [
+        SourceGrad(
+            support.empty_channels_last(s.x.shape, s.x),
+            addend=None if s.addend is None else support.empty_channels_last(s.x.shape, s.x),
+        )
+        for s in sources
+    ]
+
+    def run(tile: launch.Tile) -> Tensor | None:
+        parts = gather_parts(gather, it.samples, tile)
+        any_affine = any(s.mean is not None for s in sources)
+        sums = support.float_empty(first.x, 2, sum(channels), parts) if any_affine else None
+        pack, even = lanes(out_channels, tile)
+        triton_dgrad.conv_dgrad_kernel[(parts * sum(-(-c // tile.n) for c in channels),)](
+            *grad, packed,
+            *first[:4], grads[0].x, grads[0].addend, *second[:4], grads[-1].x, grads[-1].addend, sums,
+            inverse_count=grad.inverse_count, out_channels=out_channels, channels0=channels[0],
+            channels1=channels[-1], w_tap=w_tap, w_k=w_out, w_n=w_in,
+            **grad.flags(), **activation.flags(sources), PACK=pack, EVEN_K=even,
+            **gather_arguments(gather, it.samples, first.x.device, tile),
+        )  # fmt: skip
+        return sums
+
+    def result(tile: launch.Tile) -> Tensor:
+        run(tile)
+        assert grads[0].x is not None
+        return grads[0].x
+
+    shape = (it, out_channels, channels, any(s.mean is not None for s in sources), first.x.dtype)
+    return grads, run(tune.choose("dgrad", launch.GATHER_TILES, work, shape, result))
+
+
+def _wgrad(
+    grad: Gradient, sources: Sequence[Source], weight: Tensor, it: Problem, needs_bias: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Every split's share of dweight, partial ``[S, taps, C, C_out]``, and where asked for parts of dbias."""
+    channels, out_channels = tuple(s.x.shape[1] for s in sources), grad.dy.shape[1]
+    packs = [wgrad_packing(s, it) for s in sources]
+    taps = weight[0, 0].numel()
+    work = launch.Work(
+        rows=max(taps * pack if pack else c for pack, c in zip(packs, channels, strict=True)),
+        columns=out_channels,
+        depth=it.samples * it.small[0] * it.small[1] * it.small[2],
+        operands=(1 + any(s.addend is not None for s in sources), 1 if grad.y is None else 2),
+        itemsize=weight.element_size(),
+        splits_depth=True,
+        products=sum(1 if pack else taps for pack in packs),
+        prologue=(prologue(sources), 0 if grad.y is None else launch.GRADIENT),
+    )
+    first, second = sources[0], sources[-1]
+    rows = bias_tiles(grad)
+    bias_programs = rows.programs * rows.channel_blocks if needs_bias else 0
+
+    def run(tile: launch.Tile) -> tuple[Tensor, Tensor | None]:
+        splits = launch.splits(tile, work)
+        partial = support.float_empty(weight, splits, taps, sum(channels), out_channels)
+        bias_sums = support.float_empty(weight, out_channels, rows.programs) if needs_bias else None
+        bt, bh, bw = launch.block_shape(tile.k, it.small)
+        blocks = sum(
+            -(-taps * pack // tile.m) if pack else taps * -(-c // tile.m)
+            for pack, c in zip(packs, channels, strict=True)
+        )
+        triton_wgrad.conv_wgrad_kernel[(splits * blocks * -(-out_channels // tile.n) + bias_programs,)](
+            first.x, first.mean, first.scale, first.shift, first.addend,
+            second.x, second.mean, second.scale, second.shift, second.addend,
+            *grad, partial, bias_sums, it.samples, it.small, it.large, it.padding, it.dilation, grad.inverse_count,
+            channels[0], channels[-1], out_channels, splits,
+            rows.programs, activation.rows_of(grad.dy), rows.rows_per_program,
+            **activation.flags(sources), **grad.flags(), HAS_BIAS=needs_bias,
+            TRANSPOSED=it.transposed, STRIDE=it.stride, TAPS=it.taps,
+            BT=bt, BH=bh, BW=bw, BLOCK_M=tile.m, BLOCK_N=tile.n, PACK0=packs[0], PACK1=packs[-1],
+            BIAS_R=rows.block_r, BIAS_C=rows.block_c,
+            PRECISION="ieee" if support.exact_float32() else "tf32",
+            num_warps=tile.num_warps, num_stages=tile.num_stages,
+        )  # fmt: skip
+        return partial, bias_sums
+
+    def result(tile: launch.Tile) -> Tensor:
+        return run(tile)[0].sum(0)
+
+    shape = (it, channels, out_channels, any(s.mean is not None for s in sources), weight.dtype)
+    return run(tune.choose("wgrad", launch.WGRAD_TILES, work, shape, result))
+
+
+def wgrad_packing(source: Source, it: Problem) -> int:
+    """PACK of the rows; a transposed convolution's taps move G, not the source, and cannot share a step."""
+    return 0 if it.transposed else launch.packing(source.x.shape[1])
+
+
+def bias_tiles(grad: Gradient) -> RowTiles:
+    """How the sums of G are cut."""
+    return row_tiles(activation.rows_of(grad.dy), grad.dy.shape[1])
+
+
+def _gradient_sums(grad: Gradient) -> Tensor:
+    """Partial sums ``[C_out, P]`` of G, for dbias, where there is no wgrad to leave them."""
+    tiles, channels = bias_tiles(grad), grad.dy.shape[1]
+    partial = support.float_empty(grad.dy, channels, tiles.programs)
+    triton_finish.gradient_sums_kernel[(tiles.programs, tiles.channel_blocks)](
+        *grad, partial, grad.inverse_count, activation.rows_of(grad.dy), channels, tiles.rows_per_program,
+        **grad.flags(), BLOCK_R=tiles.block_r, BLOCK_C=tiles.block_c, num_warps=NUM_WARPS,
+    )  # fmt: skip
+    return partial
+
+
+def _finish(
+    sources: Sequence[Source],
+    grads: list[SourceGrad],
+    sums: Tensor | None,
+    partial: Tensor | None,
+    bias_sums: Tensor | None,
+    norm: NormWeight | None,
+    weight: Tensor,
+    transposed: bool,
+) -> tuple[list[SourceGrad], Tensor | None, Tensor | None, Tensor | None]:
+    """The sources' gradients with those of their vectors, dweight (contiguous), dbias and dnorm_weight: one launch."""
+    dweight = dbias = dnorm_weight = None
+    if sums is not None:
+        grads = activation.with_vectors(sources, grads)
+    if partial is not None:
+        dweight = torch.empty_like(weight, memory_format=torch.contiguous_format)
+    if bias_sums is not None:
+        dbias = torch.empty(len(bias_sums), dtype=weight.dtype, device=weight.device)
+    if norm is not None:
+        dnorm_weight = torch.empty_like(norm.weight, memory_format=torch.contiguous_format)
+    if sums is None and dweight is None and dbias is None and dnorm_weight is None:
+        return grads, None, None, None
+    channels, out_channels = [s.x.shape[1] for s in sources] or [0], weight.shape[1 if transposed else 0]
+    splits, taps, in_channels, _ = partial.shape if partial is not None else (0, 0, 0, 0)
+    inner, outer = (1, 1) if dweight is None else (dweight.stride(1), dweight.stride(0))
+    items = taps * in_channels * out_channels
+    sum_programs = 0 if sums is None else sum(channels)
+    bias_programs, bias_parts = (0, 0) if bias_sums is None else bias_sums.shape
+    norm_programs = 0 if norm is None else -(-out_channels // launch.FINISH_ITEMS)
+    programs = sum_programs + bias_programs + norm_programs + -(-items // launch.FINISH_ITEMS)
+    triton_finish.conv_finish_kernel[(programs,)](
+        sums, *activation.vectors(sources, grads), bias_sums, dbias,
+        *((None, None) if norm is None else norm[:2]), dnorm_weight, partial, dweight,
+        channels[0], sum(channels), 0 if sums is None else sums.shape[2], sum_programs, bias_parts, bias_programs,
+        norm_programs, items, in_channels, out_channels, splits, *((outer, inner) if transposed else (inner, outer)),
+        **activation.sums_flags(sources), HAS_BIAS=dbias is not None, HAS_NORM=norm is not None,
+        HAS_WEIGHT=dweight is not None,
+        BLOCK_P=FINISH_BLOCK, BLOCK=launch.FINISH_ITEMS, BLOCK_S=launch.FINISH_SPLITS,
+    )  # fmt: skip
+    return grads, dweight, dbias, dnorm_weight
+
+
+def _of_nothing(
+    grad: Gradient,
+    sources: Sequence[Source],
+    weight: Tensor,
+    needs: Sequence[bool],
+    needs_weight: bool,
+    needs_bias: bool,
+) -> tuple[list[SourceGrad], Tensor | None, Tensor | None]:
+    """The gradients where input or output is empty: zeros, but for the bias, which still sees G."""
+    grads = []
+    for source, needed in zip(sources, needs, strict=True):
+        given = (source.x, source.mean, source.scale, source.shift, source.addend)
+        grads.append(SourceGrad(*(torch.zeros_like(v) if needed and v is not None else None for v in given)))
+    dbias = None
+    if needs_bias:
+        dbias = weight.new_zeros(grad.dy.shape[1])
+        if grad.dy.numel():
+            _, _, dbias, _ = _finish([], [], None, None, _gradient_sums(grad), None, weight, False)
+    return grads, torch.zeros_like(weight, memory_format=torch.contiguous_format) if needs_weight else None, dbias

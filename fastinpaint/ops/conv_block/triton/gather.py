@@ -1,0 +1,239 @@
+"""Device functions that the forward and the dgrad kernel share: a tile's places, its live taps, and its operands.
+
+A tile is BT x BH x BW places of one phase of the output, row by row; see `taps` for phases and taps. Offsets
+inside a tile are 32 bits, its origin 64.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from fastinpaint.ops.activation.triton_kernels import normalise, relu
+
+# Puts a row that is no place of the map outside on every tap, so that no tap needs to ask for it again.
+FAR_OUTSIDE = tl.constexpr(-(1 << 24))
+# Maps are read through L1 (16-byte copies go past it unasked): the taps of a tile read most items again.
+CACHE = tl.constexpr(".ca")
+# Accumulators of so many columns leave in quarters.
+SPLIT_FROM = tl.constexpr(128)
+
+
+@triton.jit
+def split_program(i_p, size_t, size_h, size_w, BT: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr):
+    """Sample and first place (t, h, w) of the tile with that index, w fastest."""
+    tiles_h, tiles_w = tl.cdiv(size_h, BH), tl.cdiv(size_w, BW)
+    tiles_t = tl.cdiv(size_t, BT)
+    w, rest = i_p % tiles_w, i_p // tiles_w
+    h, rest = rest % tiles_h, rest // tiles_h
+    return rest // tiles_t, rest % tiles_t * BT, h * BH, w * BW
+
+
+@triton.jit
+def places(BT: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr):
+    """t, h, w of a tile's rows, relative to its first."""
+    o = tl.arange(0, BT * BH * BW)
+    return o // (BH * BW), o // BW % BH, o % BW
+
+
+@triton.jit
+def live_taps(origin, extent, length, count, first_offset, step):
+    """First j and number of j with some place of [origin, origin + extent] + first_offset + j * step in [0, length)."""
+    low = (tl.maximum(-origin - extent - first_offset, 0) + step - 1) // step
+    room = length - 1 - origin - first_offset
+    high = tl.minimum(tl.where(room < 0, 0, room // step + 1), count)
+    return low, tl.maximum(high - low, 0)
+
+
+@triton.jit
+def source_vectors(mean, scale, shift, o_c, m_c, HAS_AFFINE: tl.constexpr):
+    """mean, scale and shift of the lanes' channels, zeros without."""
+    b_mean = tl.zeros((o_c.shape[0],), dtype=tl.float32)
+    b_scale, b_shift = b_mean, b_mean
+    if HAS_AFFINE:
+        b_mean = tl.load(mean + o_c, mask=m_c, other=0.0)
+        b_scale = tl.load(scale + o_c, mask=m_c, other=0.0)
+        b_shift = tl.load(shift + o_c, mask=m_c, other=0.0)
+    return b_mean, b_scale, b_shift
+
+
+@triton.jit
+def load_source(
+    x, addend, vectors, o_x, inside, HAS_AFFINE: tl.constexpr, RELU: tl.constexpr, HAS_ADDEND: tl.constexpr
+):
+    """The activation a = relu((x - mean) * scale + shift) + addend of the lanes inside, zero elsewhere, in x's dtype.
+
+    o_x, inside ``[M, K]``; vectors: `source_vectors` of the lanes. Folding the mean into the shift would save an
+    addition a value, but where mean / deviation is 1e3 it moves the mean of y by more than torch's whole error, in
+    float16 too.
+    """
+    a = tl.load(x + o_x, mask=inside, other=0.0, cache_modifier=CACHE)
+    if HAS_AFFINE or RELU or HAS_ADDEND:
+        z = a.to(tl.float32)
+        if HAS_AFFINE:
+            z = normalise(z, vectors[0][None, :], vectors[1][None, :], vectors[2][None, :])
+        if RELU:
+            z = relu(z)
+        if HAS_ADDEND:
+            z += tl.load(addend + o_x, mask=inside, other=0.0, cache_modifier=CACHE).to(tl.float32)
+        a = tl.where(inside, z, 0.0).to(x.dtype.element_ty)
+    return a
+
+
+@triton.jit
+def gradient_vectors(
+    mean, dmean, dvar, curve, inverse_count, o_c, m_c, HAS_STATS: tl.constexpr, HAS_NORM: tl.constexpr
+):
+    """mean, dmean / M and 2 dvar / M of the lanes' channels, zeros without."""
+    b_mean = tl.zeros((o_c.shape[0],), dtype=tl.float32)
+    constant, slope = b_mean, b_mean
+    if HAS_STATS:
+        b_mean = tl.load(mean + o_c, mask=m_c, other=0.0)
+        constant = tl.load(dmean + o_c, mask=m_c, other=0.0) * inverse_count
+        slope = tl.load(dvar + o_c, mask=m_c, other=0.0) * (2.0 * inverse_count)
+        if HAS_NORM:
+            slope *= tl.load(curve + o_c, mask=m_c, other=0.0)
+    return b_mean, constant, slope
+
+
+@triton.jit
+def load_gradient(dy, y, vectors, o_y, inside, HAS_STATS: tl.constexpr):
+    """G = dy + dmean / M + 2 dvar (y - mean) / M of the lanes inside, zero elsewhere, in dy's dtype."""
+    g = tl.load(dy + o_y, mask=inside, other=0.0, cache_modifier=CACHE)
+    if HAS_STATS:
+        b_y = tl.load(y + o_y, mask=inside, other=0.0, cache_modifier=CACHE).to(tl.float32)
+        # in this order it is one addition behind two multiply-adds, and spills nowhere
+        z = g.to(tl.float32) + (vectors[1][None, :] + vectors[2][None, :] * (b_y - vectors[0][None, :]))
+        g = tl.where(inside, z, 0.0).to(dy.dtype.element_ty)
+    return g
+
+
+@triton.jit
+def halves(acc):
+    """The left and the right half of acc's columns."""
+    return tl.split(tl.permute(tl.reshape(acc, (acc.shape[0], 2, acc.shape[1] // 2)), (0, 2, 1)))
+
+
+@triton.jit
+def quarters(acc):
+    """Four blocks of acc's columns: an epilogue that takes them one after the other needs far fewer registers."""
+    left, right = halves(acc)
+    first, second = halves(left)
+    third, fourth = halves(right)
+    return first, second, third, fourth
+
+
+@triton.jit
+def begin_tile(
+    tile, table, samples_out, in_size, out_size, step,
+    IN_STRIDE: tl.constexpr, OUT_STRIDE: tl.constexpr, BT: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr,
+):  # fmt: skip
+    """All that a program knows of its tile before the first step.
+
+    Args:
+        tile: index over phases and, inside a phase, samples and places.
+        table: int32 ``[3, S, 3]``, see `taps.phase_table`; S the largest of OUT_STRIDE.
+        samples_out: N. in_size, out_size: ``T, H, W``. step: offset_step of each axis.
+
+    Returns:
+        in_pixel, out_pixel: 64-bit index of the tile's first place in a map of the input and of the output.
+        in_rows, out_rows: ``[M]``, each row's pixel relative to those.
+        at: three ``[M]``, each row's place in the input at offset 0, far outside for rows that are no output.
+        inside: ``[M]``, rows that are places of the output.
+        live: (low, number) of each axis' live taps. first: (first tap, first offset) of each axis in this phase.
+    """
+    size_t, size_h, size_w = (
+        tl.cdiv(out_size[0], OUT_STRIDE[0]), tl.cdiv(out_size[1], OUT_STRIDE[1]), tl.cdiv(out_size[2], OUT_STRIDE[2])
+    )  # fmt: skip
+    per_phase = samples_out * tl.cdiv(size_t, BT) * tl.cdiv(size_h, BH) * tl.cdiv(size_w, BW)
+    phase = tile // per_phase
+    sample, t, h, w = split_program(tile % per_phase, size_t, size_h, size_w, BT, BH, BW)
+    phase_w, phase_h = phase % OUT_STRIDE[2], phase // OUT_STRIDE[2] % OUT_STRIDE[1]
+    phase_t = phase // (OUT_STRIDE[2] * OUT_STRIDE[1])
+
+    o_t, o_h, o_w = places(BT, BH, BW)
+    inside = (t + o_t) * OUT_STRIDE[0] + phase_t < out_size[0]
+    inside &= (h + o_h) * OUT_STRIDE[1] + phase_h < out_size[1]
+    inside &= (w + o_w) * OUT_STRIDE[2] + phase_w < out_size[2]
+    at_h = tl.where(inside, (h + o_h) * IN_STRIDE[1], FAR_OUTSIDE)
+    at = ((t + o_t) * IN_STRIDE[0], at_h, (w + o_w) * IN_STRIDE[2])
+    in_rows = (o_t * IN_STRIDE[0] * in_size[1] + o_h * IN_STRIDE[1]) * in_size[2] + o_w * IN_STRIDE[2]
+    out_rows = (o_t * OUT_STRIDE[0] * out_size[1] + o_h * OUT_STRIDE[1]) * out_size[2] + o_w * OUT_STRIDE[2]
+    in_pixel = sample.to(tl.int64) * in_size[0] + t * IN_STRIDE[0]
+    in_pixel = (in_pixel * in_size[1] + h * IN_STRIDE[1]) * in_size[2] + w * IN_STRIDE[2]
+    out_pixel = sample.to(tl.int64) * out_size[0] + t * OUT_STRIDE[0] + phase_t
+    out_pixel = (out_pixel * out_size[1] + h * OUT_STRIDE[1] + phase_h) * out_size[2] + w * OUT_STRIDE[2] + phase_w
+
+    most: tl.constexpr = max(OUT_STRIDE[0], max(OUT_STRIDE[1], OUT_STRIDE[2]))
+    row_t, row_h, row_w = table + phase_t * 3, table + (most + phase_h) * 3, table + (2 * most + phase_w) * 3
+    first = (tl.load(row_t + 1), tl.load(row_t + 2), tl.load(row_h + 1), tl.load(row_h + 2),
+             tl.load(row_w + 1), tl.load(row_w + 2))  # fmt: skip
+    reach_t = (tl.minimum(BT, size_t - t) - 1) * IN_STRIDE[0]
+    reach_h = (tl.minimum(BH, size_h - h) - 1) * IN_STRIDE[1]
+    reach_w = (tl.minimum(BW, size_w - w) - 1) * IN_STRIDE[2]
+    low_t, live_t = live_taps(t * IN_STRIDE[0], reach_t, in_size[0], tl.load(row_t), first[1], step[0])
+    low_h, live_h = live_taps(h * IN_STRIDE[1], reach_h, in_size[1], tl.load(row_h), first[3], step[1])
+    low_w, live_w = live_taps(w * IN_STRIDE[2], reach_w, in_size[2], tl.load(row_w), first[5], step[2])
+    live = (low_t, live_t, low_h, live_h, low_w, live_w)
+    return in_pixel, out_pixel, in_rows, out_rows, at, inside, live, first
+
+
+@triton.jit
+def count_steps(live, channels, BLOCK_K: tl.constexpr, PACK: tl.constexpr):
+    """K-steps over the live taps and the channels."""
+    taps = live[1] * live[3] * live[5]
+    if PACK > 0:
+        return tl.cdiv(taps * PACK, BLOCK_K)
+    return taps * tl.cdiv(channels, BLOCK_K)
+
+
+@triton.jit
+def step_lanes(
+    i, live, first, at, in_rows, in_size, step, channels,
+    TIME: tl.constexpr, TAPS: tl.constexpr, TAP_STEP: tl.constexpr, BLOCK_K: tl.constexpr, PACK: tl.constexpr,
+    EVEN_K: tl.constexpr,
+):  # fmt: skip
+    """The i-th K-step: which items of the input and which rows of the weight it takes.
+
+    With PACK, lanes run over taps and, inside a tap, over PACK >= C channels: for thin maps, whose taps would each
+    fill a fraction of a step. Without, a step is one tap and BLOCK_K channels, channels innermost.
+    Without TIME no tap moves in time, and nothing needs to ask whether it leaves the video there.
+
+    Returns:
+        o_x, inside: ``[M, K]``, items relative to the tile's pixel, and whether they exist. o_c, m_c: ``[K]`` channels
+        and whether they exist. tap: ``[K]`` or a scalar, index of the tap in the weight.
+    """
+    low_t, live_t, low_h, live_h, low_w, live_w = live
+    if PACK > 0:
+        k = i * BLOCK_K + tl.arange(0, BLOCK_K)
+        o_c, j = k % PACK, k // PACK
+        m_c = j < live_t * live_h * live_w
+        if not EVEN_K:
+            m_c &= o_c < channels
+    else:
+        taps = live_t * live_h * live_w
+        o_c, j = i // taps * BLOCK_K + tl.arange(0, BLOCK_K), i % taps
+        m_c = tl.full((BLOCK_K,), 1, tl.int1) if EVEN_K else o_c < channels
+    j_t, j_h, j_w = low_t + j // (live_w * live_h), low_h + j // live_w % live_h, low_w + j % live_w
+    d_t, d_h, d_w = first[1] + j_t * step[0], first[3] + j_h * step[1], first[5] + j_w * step[2]
+    pixel = (d_t * in_size[1] + d_h) * in_size[2] + d_w
+    tap = ((first[0] + j_t * TAP_STEP[0]) * TAPS[1] + first[2] + j_h * TAP_STEP[1]) * TAPS[2]
+    tap += first[4] + j_w * TAP_STEP[2]
+    at_t, at_h, at_w = at
+    if PACK > 0:
+        i_t, i_h, i_w = at_t[:, None] + d_t[None, :], at_h[:, None] + d_h[None, :], at_w[:, None] + d_w[None, :]
+        inside = (i_h >= 0) & (i_h < in_size[1]) & (i_w >= 0) & (i_w < in_size[2]) & m_c[None, :]
+        if TIME:
+            inside &= (i_t >= 0) & (i_t < in_size[0])
+        if EVEN_K:
+            o_x = in_rows[:, None] * PACK + (pixel * PACK + o_c)[None, :]
+        else:
+            o_x = in_rows[:, None] * channels + (pixel * channels + o_c)[None, :]
+    else:
+        i_t, i_h, i_w = at_t + d_t, at_h + d_h, at_w + d_w
+        rows = (i_h >= 0) & (i_h < in_size[1]) & (i_w >= 0) & (i_w < in_size[2])
+        if TIME:
+            rows &= (i_t >= 0) & (i_t < in_size[0])
+        inside = rows[:, None] & m_c[None, :]
+        o_x = in_rows[:, None] * channels + (pixel * channels + o_c)[None, :]
+    return o_x, inside, o_c, m_c, tap

@@ -1,0 +1,74 @@
+"""What the launches of `conv_block` share: dense operands, the weight's strides, the arguments that place tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastinpaint.ops.conv_block.triton import tiles as launch
+from fastinpaint.ops.conv_block.triton.taps import Gather, phase_table
+from fastinpaint.ops.dispatch import triton_support as support
+from fastinpaint.ops.types import Source
+
+
+def densely(source: Source) -> Source:
+    """The source with its maps dense channels-last."""
+    addend = None if source.addend is None else support.channels_last(source.addend)
+    return source._replace(x=support.channels_last(source.x), addend=addend)
+
+
+def weight_strides(weight: Tensor, transposed: bool) -> tuple[Tensor, int, int, int]:
+    """The weight dense channels-last (itself where it is kept so), and its strides by tap, input and output channel.
+
+    Both passes read the same copy: a row of it is contiguous in the input's channels (a convolution's) or in the
+    output's (a transposed one's).
+    """
+    packed = support.channels_last(weight)
+    inner, taps = weight.shape[1], weight[0, 0].numel()
+    outer = taps * inner
+    return (packed, inner, outer, 1) if transposed else (packed, inner, 1, outer)
+
+
+def prologue(sources: Sequence[Source]) -> int:
+    """Instructions that make an item of the activation, by the launch model's count."""
+    return max((s.mean is not None or s.relu) * launch.AFFINE + (s.addend is not None) * launch.ADDEND for s in sources)
+
+
+def gather_arguments(gather: Gather, samples: int, device: torch.device, tile: launch.Tile) -> dict[str, Any]:
+    """The arguments that place a gather's tiles, of fwd and of dgrad."""
+    bt, bh, bw = launch.gather_block(tile.m, gather)
+    return {
+        "table": phase_table(gather.axes, device),
+        "samples": samples,
+        "in_size": gather.in_size,
+        "out_size": gather.out_size,
+        "step": tuple(a.offset_step for a in gather.axes),
+        "TIME": gather.moves_in_time,
+        "IN_STRIDE": tuple(a.in_stride for a in gather.axes),
+        "OUT_STRIDE": tuple(a.out_stride for a in gather.axes),
+        "TAPS": gather.taps,
+        "TAP_STEP": tuple(a.tap_step for a in gather.axes),
+        "BT": bt,
+        "BH": bh,
+        "BW": bw,
+        "BLOCK_N": tile.n,
+        "BLOCK_K": tile.k,
+        "PRECISION": "ieee" if support.exact_float32() else "tf32",
+        "num_warps": tile.num_warps,
+        "num_stages": tile.num_stages,
+    }
+
+
+def gather_parts(gather: Gather, samples: int, tile: launch.Tile) -> int:
+    """Tiles over all phases: the parts that statistics and sums come in."""
+    block = launch.gather_block(tile.m, gather)
+    return gather.phase_count * launch.tiles_of(block, gather.phase_size(), samples)
+
+
+def lanes(channels: int, tile: launch.Tile) -> tuple[int, bool]:
+    """PACK and EVEN_K of an operand with so many channels."""
+    pack = launch.packing(channels)
+    return pack, pack == channels if pack else channels % tile.k == 0

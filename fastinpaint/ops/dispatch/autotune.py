@@ -1,0 +1,153 @@
+"""Which backend a convolution runs fastest with on a device: measured once a shape where asked for, remembered on disk.
+
+``fastinpaint tune`` asks for it; without its measurements `fastinpaint.ops.dispatch.registry` has an order of its own.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import logging
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastinpaint.ops.dispatch import native
+from fastinpaint.ops.dispatch import tuning_cache as remembered
+from fastinpaint.ops.dispatch.fast_path import tf32_convolutions
+from fastinpaint.ops.dispatch.source_hash import source_hash
+from fastinpaint.ops.dispatch.triton_support import failures
+from fastinpaint.ops.types import Geometry, Source
+
+logger = logging.getLogger(__name__)
+ROUNDS = 5
+
+
+def fastest(device: torch.device, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> str | None:
+    """The backend that was fastest with such a convolution on this device, or None where none was measured."""
+    path = memory_file(device)
+    return _lookup(path, _key(sources, weight, geometry)) if _memory(path) else None
+
+
+def measure(
+    device: torch.device,
+    modules: Mapping[str, ModuleType],
+    sources: Sequence[Source],
+    weight: Tensor,
+    geometry: Geometry,
+) -> str | None:
+    """Time forward and backward by each of the backends that can run them; remembers and returns the fastest."""
+    times = {}
+    for name, module in modules.items():
+        try:
+            times[name] = _seconds(functools.partial(_both_ways, module, sources, weight, geometry), device)
+        except failures() as error:
+            logger.warning("conv_block: %s is left out: %s", name, str(error).partition("\n")[0])
+    if not times:
+        return None
+    best, path, key = min(times, key=times.__getitem__), memory_file(device), _key(sources, weight, geometry)
+    _memory(path)[str(key)] = best
+    _lookup.cache_clear()
+    remembered.write(path, _memory(path))
+    logger.info("%s: %s", key, ", ".join(f"{name} {1e3 * taken:.3f} ms" for name, taken in times.items()))
+    return best
+
+
+def counts(device: torch.device) -> dict[str, int]:
+    """For how many convolutions each backend is remembered as the fastest on this device."""
+    return dict(collections.Counter(_memory(memory_file(device)).values()))
+
+
+def can_measure(weight: Tensor) -> bool:
+    """Whether a convolution by this weight may be run just to time it: not while traced, or recorded in a graph."""
+    return (
+        type(weight) in (Tensor, torch.nn.Parameter)
+        and weight.device.type != "meta"
+        and not torch.compiler.is_compiling()
+        and not (weight.is_cuda and torch.cuda.is_current_stream_capturing())
+    )
+
+
+def _both_ways(module: ModuleType, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> None:
+    """All that a training step does with the convolution, with its own result for a gradient."""
+    y, mean, var = module.fwd(sources, weight, None, geometry, True)
+    module.bwd(y, mean, var, y, mean, sources, weight, geometry, [True] * len(sources), True, False)
+
+
+def _seconds(run: Callable[[], None], device: torch.device) -> float:
+    """The median time of a run that has been done once before."""
+    times = []
+    for _ in range(ROUNDS + 1):
+        _wait_for(device)
+        start = time.perf_counter()
+        with torch.no_grad():
+            run()
+        _wait_for(device)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def memory_file(device: torch.device) -> Path:
+    """One file for each device, versions and built kernels; on the CPU also for each number of threads."""
+    if device.type == "cuda":
+        return _memory_file(_graphics(device), 0)
+    return _memory_file(_processor(), torch.get_num_threads())
+
+
+@functools.cache
+def _memory_file(device: str, threads: int) -> Path:
+    package = native.HERE
+    built = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(package.glob("*.so"))]
+    source = source_hash(package.glob("ops/**/*.py"))
+    triton = importlib.metadata.version("triton") if importlib.util.find_spec("triton") else "none"
+    return remembered.file_of("backends", device, str(threads), torch.__version__, triton, source, *built)
+
+
+@functools.cache
+def _graphics(device: torch.device) -> str:
+    """The GPU's name."""
+    return torch.cuda.get_device_name(device)
+
+
+@functools.cache
+def _processor() -> str:
+    """The processor's name where Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+@functools.cache
+def _memory(path: Path) -> dict[str, str]:
+    """What a file remembers, read once."""
+    return {key: name for key, name in remembered.read(path).items() if isinstance(name, str)}
+
+
+@functools.lru_cache(maxsize=4096)
+def _lookup(path: Path, key: tuple[Any, ...]) -> str | None:
+    return _memory(path).get(str(key))
+
+
+def _key(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> tuple[Any, ...]:
+    """What the time depends on; numbers, also where a compiler traces symbols, which it then takes as fixed."""
+    maps = tuple((*map(int, s.x.shape), s.mean is not None, s.relu, s.addend is not None) for s in sources)
+    rounded = weight.is_cuda and weight.dtype == torch.float32 and tf32_convolutions()
+    return ("tf32" if rounded else str(weight.dtype), maps, (*map(int, weight.shape),), tuple(geometry))

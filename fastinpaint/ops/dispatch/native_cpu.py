@@ -1,0 +1,142 @@
+"""How the ops' `cpu` modules call ``libfastinpaint_cpu.so``: the library, dtype codes, layouts, threads."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastinpaint.ops import buffer_pool as map_memory
+from fastinpaint.ops.dispatch import native as _native
+from fastinpaint.ops.types import Source
+
+DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
+
+
+C_SOURCE = struct.Struct("@5P2q")  # `fi::Source` of csrc/activation/cpu.h
+
+# What the kernels take: p an address, an array or None, l an int64, i an int, d a double. Declared once, an argument
+# is a number of Python's; to make each of them one of C's took a thin layer's call longer than its arithmetic.
+ARGUMENTS = {
+    "fi_cpu_activation_fwd": "piplii",
+    "fi_cpu_activation_bwd": "ppllppplii",
+    "fi_cpu_batch_stats": "pllppii",
+    "fi_cpu_winograd_fwd": "ppippppppi",
+    "fi_cpu_winograd_dgrad": "pppppippppi",
+    "fi_cpu_winograd_wgrad": "ppipppi",
+    "fi_cpu_widen_fwd": "ppippppppi",
+    "fi_cpu_widen_dgrad": "pppppippppi",
+    "fi_cpu_narrow": "ppippppi",
+    "fi_cpu_thin_wgrad": "ppipippi",
+    "fi_cpu_depthwise_fwd": "ppippppppi",
+    "fi_cpu_depthwise_dgrad": "pppppippppi",
+    "fi_cpu_depthwise_wgrad": "ppipppi",
+    "fi_cpu_matmul_fwd": "ppippppppi",
+    "fi_cpu_matmul_dgrad": "pppppippppi",
+    "fi_cpu_matmul_wgrad": "ppipppi",
+    "fi_cpu_norm_act_stats": "ppppi",
+    "fi_cpu_norm_act_fwd": "pppppppplli",
+    "fi_cpu_norm_act_bwd": "ppll" + "p" * 11 + "i",
+    "fi_cpu_masked_l1_fwd": "pipi",
+    "fi_cpu_masked_l1_bwd": "pidpi",
+}
+KINDS = {"p": ctypes.c_void_p, "l": ctypes.c_int64, "i": ctypes.c_int, "d": ctypes.c_double}
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The kernels, set to run on torch's own OpenMP threads: a second pool would spin against the first."""
+    loaded = _native.load("cpu")
+    if loaded is None:
+        raise RuntimeError(_native.why_not("cpu"))
+    for name, arguments in ARGUMENTS.items():
+        getattr(loaded, name).argtypes = [KINDS[letter] for letter in arguments]
+    try:
+        openmp = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        loaded.fi_cpu_use_openmp(ctypes.cast(openmp.GOMP_parallel, ctypes.c_void_p))
+    except (OSError, AttributeError):
+        pass  # a torch built otherwise: each call then starts threads of its own
+    return loaded
+
+
+def isa() -> str:
+    """The instruction set in use: scalar, avx2 or avx512 (``FASTINPAINT_CPU_ISA`` asks for a lower one)."""
+    return ("scalar", "avx2", "avx512")[library().fi_cpu_isa()]
+
+
+def why_not(*tensors: Tensor | None) -> str | None:
+    """Why the CPU kernels cannot take these maps, in one sentence, or None where they can."""
+    if (reason := _native.why_not("cpu")) is not None:
+        return reason
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if tensor.device.type != "cpu":
+            return f"the cpu backend needs tensors on the cpu, got one on {tensor.device}."
+        if tensor.dtype not in DTYPES:
+            return f"the cpu backend computes in float32, float64 and bfloat16, got {tensor.dtype}."
+        if tensor.dim() not in (4, 5):
+            return f"the cpu backend takes maps [N, C, H, W] and [N, C, T, H, W], got {tensor.dim()} axes."
+    return None
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """Channels-last for maps of x's number of axes."""
+    return torch.channels_last_3d if x.dim() == 5 else torch.channels_last
+
+
+def dense(x: Tensor) -> Tensor:
+    """x with its channels innermost and no gaps; a copy only where it is not so already."""
+    return x.contiguous(memory_format=torch.channels_last_3d if x.dim() == 5 else torch.channels_last)
+
+
+def empty(like: Tensor, channels: int) -> Tensor:
+    """An uninitialised channels-last map of like's batch, space and dtype."""
+    return map_memory.empty((like.shape[0], channels, *like.shape[2:]), like.dtype, memory_format(like))
+
+
+def empty_like(x: Tensor) -> Tensor:
+    """An uninitialised channels-last map of x's shape and dtype."""
+    return map_memory.empty(x.shape, x.dtype, memory_format(x))
+
+
+def pixels(x: Tensor) -> int:
+    """N * space."""
+    return x.numel() // x.shape[1] if x.shape[1] else 0
+
+
+def dense_source(source: Source) -> Source:
+    """The source with dense maps and dense wide vectors."""
+    x, mean, scale, shift, relu, addend = source
+    if mean is not None and scale is not None and shift is not None:
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        # asking whether a vector is so already costs a tenth of `Tensor.to`
+        mean, scale, shift = [
+            (vector if vector.dtype == wide else vector.to(wide)).contiguous() for vector in (mean, scale, shift)
+        ]
+    if addend is not None:
+        addend = dense(addend if addend.dtype == x.dtype else addend.to(x.dtype))
+    return Source(dense(x), mean, scale, shift, relu, addend)
+
+
+def c_sources(sources: Sequence[Source]) -> bytes:
+    """Dense sources as a C array; it points into them, so they must outlive it."""
+    packed = b""
+    for x, mean, scale, shift, relu, addend in sources:
+        vectors = (0, 0, 0)
+        if mean is not None and scale is not None and shift is not None:
+            vectors = (mean.data_ptr(), scale.data_ptr(), shift.data_ptr())
+        packed += C_SOURCE.pack(x.data_ptr(), *vectors, 0 if addend is None else addend.data_ptr(), x.shape[1], relu)
+    return packed
+
+
+@functools.cache
+def array(kind: type, length: int) -> Any:
+    """The class ``kind * length``: ctypes makes it anew whenever the last of its arrays has died."""
+    return kind * length  # type: ignore[operator]

@@ -1,0 +1,77 @@
+"""What every Triton backend needs on the host: what can run here, dense channels-last maps, the device to launch on."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+from fastinpaint.ops.dispatch.fast_path import tf32_convolutions
+
+INSTALLED = importlib.util.find_spec("triton") is not None
+INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+
+def why_not(op: str, tensors: Sequence[Tensor]) -> str | None:
+    """Why Triton kernels cannot take these maps, in one sentence, or None where they can."""
+    first = tensors[0]
+    if first.dtype not in DTYPES:
+        return f"{op}: the Triton kernels take bfloat16, float16 and float32, got {first.dtype}."
+    if first.dim() not in (4, 5):
+        return f"{op}: the Triton kernels take [N, C, H, W] and [N, C, T, H, W], got {first.dim()} axes."
+    return why_not_on(op, first)
+
+
+def why_not_on(op: str, first: Tensor) -> str | None:
+    """Why Triton kernels cannot run where this tensor is, in one sentence, or None where they can."""
+    if not INSTALLED:
+        return f"{op}: triton is not installed; `pip install 'fastinpaint[triton]'` brings it."
+    if not INTERPRETING and first.device.type != "cuda":
+        return f"{op}: the Triton kernels need tensors on a GPU, got device {first.device}."
+    if not INTERPRETING and torch.version.hip is None and torch.cuda.get_device_capability(first.device) < (8, 0):
+        return f"{op}: the Triton kernels need compute capability 8.0 or newer, {first.device} is older."
+    return None
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """What a launch raises that does not compile, does not fit or does not run here."""
+    if not INSTALLED:
+        return (RuntimeError,)
+    from triton.errors import TritonError
+
+    return (RuntimeError, TritonError)
+
+
+def memory_format(dims: int) -> torch.memory_format:
+    return torch.channels_last if dims == 4 else torch.channels_last_3d
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """x with its channels innermost and dense: itself, or a copy where it is not so already."""
+    return x.contiguous(memory_format=memory_format(x.dim()))
+
+
+def empty_channels_last(shape: Sequence[int], like: Tensor) -> Tensor:
+    """An empty map of that shape, channels innermost."""
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format(len(shape)))
+
+
+def float_empty(like: Tensor, *shape: int) -> Tensor:
+    """An empty float32 tensor beside another."""
+    return torch.empty(shape, dtype=torch.float32, device=like.device)
+
+
+def on_device_of(x: Tensor) -> AbstractContextManager:
+    """Launches inside go to x's device and its current stream."""
+    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
+
+
+def exact_float32() -> bool:
+    """Whether float32 convolutions keep all their bits, as torch's flags say."""
+    return not tf32_convolutions()

@@ -1,0 +1,226 @@
+"""`norm_act` as registered operators and a node of the graph, which keeps x and vectors, never z."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.library import Library, register_fake
+
+from fastinpaint.ops import saved
+from fastinpaint.ops.dispatch import registry as backends
+from fastinpaint.ops.dispatch.fast_path import (
+    TAGS,
+    dense,
+    empty_if_none,
+    no_autocast,
+    none_if_empty,
+    underneath,
+    unseen,
+)
+from fastinpaint.ops.norm_act import reference
+from fastinpaint.ops.norm_act.types import Act, Form
+from fastinpaint.ops.saved import Operand, Recipe
+
+OP = "norm_act"
+FORM = "str act, float parameter, float eps, int groups, bool of_batch, str backend"
+VECTORS = "Tensor? mean, Tensor? var, Tensor? weight, Tensor? bias"
+_library = Library("fastinpaint", "FRAGMENT")
+_library.define(f"norm_act_fwd(Tensor x, {VECTORS}, Tensor? addend, {FORM}) -> Tensor", tags=TAGS)
+_library.define(
+    f"norm_act_bwd(Tensor da, Tensor x, {VECTORS}, Tensor? addend, Tensor? out, {FORM}, bool[] needs) -> Tensor[]",
+    tags=TAGS,
+)
+_library.define("norm_act_stats(Tensor x, bool per_sample, int groups, str backend) -> (Tensor, Tensor)", tags=TAGS)
+FWD_TENSORS, BWD_TENSORS = 6, 8
+
+
+def runs(backend: str, device: torch.device) -> bool:
+    """Whether some backend that may be chosen there has own kernels, or was asked for by name."""
+    name = backends.requested(backend)
+    if name == "auto":
+        return device.type == "cpu"
+    return not isinstance(backends.find(OP, name), str)
+
+
+def _form(act: str, parameter: float, eps: float, groups: int, of_batch: bool) -> Form:
+    return Form(Act(act, parameter), eps, groups, of_batch)
+
+
+def _flat(form: Form) -> tuple[Any, ...]:
+    return (*form.act, *form[1:])
+
+
+def _fwd(fake: bool, *arguments: Any) -> Tensor:
+    tensors, (*of_form, backend) = arguments[:FWD_TENSORS], arguments[FWD_TENSORS:]
+    x, form = tensors[0], _form(*of_form)
+    with no_autocast(x.device):
+        module = backends.choose(OP, backend, x.device, x, form)
+        a = (reference if fake else module).fwd(*tensors, form)
+    if fake:
+        return dense(a) if module.CHANNELS_LAST else a
+    return a.clone() if a is x else a
+
+
+def _bwd(fake: bool, *arguments: Any) -> list[Tensor]:
+    tensors, (*of_form, backend, needs) = arguments[:BWD_TENSORS], arguments[BWD_TENSORS:]
+    da, x, form = tensors[0], tensors[1], _form(*of_form)
+    with no_autocast(x.device):
+        module = backends.choose(OP, backend, x.device, x, form)
+        found = (reference if fake else module).bwd(*tensors, form, tuple(needs))
+    if fake and module.CHANNELS_LAST:
+        found = tuple(None if t is None else dense(t) if t.dim() > 1 else t for t in found)
+    taken: list[Tensor] = [da]
+    for tensor in found:
+        again = tensor is not None and any(tensor is other for other in taken)
+        taken.append(empty_if_none(tensor.clone() if again else tensor, da))
+    return taken[1:]
+
+
+def _stats(fake: bool, x: Tensor, per_sample: bool, groups: int, backend: str) -> tuple[Tensor, Tensor]:
+    with no_autocast(x.device):
+        module = reference if fake else backends.choose(OP, backend, x.device, x, Form())
+        return module.stats(x, per_sample, groups)
+
+
+for _name, _function in (("norm_act_fwd", _fwd), ("norm_act_bwd", _bwd), ("norm_act_stats", _stats)):
+    _library.impl(_name, partial(_function, False), "CompositeExplicitAutograd")
+    register_fake(f"fastinpaint::{_name}", partial(_function, True), lib=_library)
+
+
+def fwd(tensors: Sequence[Tensor | None], form: Form, backend: str) -> Tensor:
+    """a from ``x, mean, var, weight, bias, addend``."""
+    if unseen(*tensors):
+        with underneath(tensors[0].device):  # type: ignore[union-attr]
+            return _fwd(False, *tensors, *_flat(form), backend)
+    return torch.ops.fastinpaint.norm_act_fwd.default(*tensors, *_flat(form), backend)
+
+
+def bwd(tensors: Sequence[Tensor | None], form: Form, backend: str, needs: Sequence[bool]) -> list[Tensor | None]:
+    """dx, dweight, dbias and daddend from ``da, x, mean, var, weight, bias, addend, out``."""
+    arguments = (*tensors, *_flat(form), backend, list(needs))
+    if unseen(*tensors):
+        with underneath(tensors[0].device):  # type: ignore[union-attr]
+            found = _bwd(False, *arguments)
+    else:
+        found = torch.ops.fastinpaint.norm_act_bwd.default(*arguments)
+    return [none_if_empty(t) if needed else None for t, needed in zip(found, needs, strict=True)]
+
+
+def stats(x: Tensor, per_sample: bool, groups: int, backend: str) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance, ``[C]`` or ``[N, C]``, with no gradient: `apply` goes through them by itself."""
+    with torch.no_grad():
+        return torch.ops.fastinpaint.norm_act_stats.default(x.detach(), per_sample, groups, backend)
+
+
+class Call(NamedTuple):
+    """What `NormAct` takes that has no gradient through it.
+
+    Attributes:
+        form, backend: what is computed, and on what.
+        mean, var: the statistics, ``[C]`` or ``[N, C]`` in the wide dtype, or None for no norm.
+        x, addend: what backward is to keep of these maps, a tensor or a recipe.
+        own: the recipe of a, where nobody is to keep it.
+    """
+
+    form: Form
+    backend: str
+    mean: Tensor | None
+    var: Tensor | None
+    x: Operand
+    addend: Operand
+    own: Recipe | None
+
+
+class NormAct(torch.autograd.Function):
+    """``apply(call, x, weight, bias, addend) -> a``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, call: Call, x: Tensor, weight: Tensor | None, bias: Tensor | None, addend: Tensor | None
+    ) -> Tensor:
+        form, act = call.form, call.form.act
+        a = fwd((x, call.mean, call.var, weight, bias, addend), form, call.backend)
+        ctx.form, ctx.backend, ctx.slot = form, call.backend, None if call.own is None else call.own.slot
+        ctx.has_addend, ctx.from_result = addend is not None, addend is not None and act.from_result
+        third: Operand = None
+        if ctx.from_result:
+            third = a if call.own is None else call.own
+        elif addend is not None and act.kind != "none":
+            third = call.addend
+        # a sum of plain maps has a gradient by a's sign alone
+        x_kept = None if call.mean is None and (ctx.from_result or act.kind == "none") else call.x
+        ctx.shape = x.shape
+        saved.remember(ctx, (x_kept, call.mean, call.var, weight, bias, third))
+        return a
+
+    @staticmethod
+    def backward(ctx: Any, da: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, var, weight, bias, third = saved.recall(ctx)
+        form: Form = ctx.form
+        _, *needed = ctx.needs_input_grad
+        addend, out = (None, third) if ctx.from_result else (third, None)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return (None, *_differentiable(ctx, da, x, (mean, var, weight, bias), addend, out))
+        plain = form.act.kind == "none"
+        if mean is None:  # every map's gradient is dz
+            dz: Tensor | None = da
+            if not plain:
+                like = da if x is None else x
+                tensors = (da, like, None, None, None, None, addend, out)
+                dz = bwd(tensors, form, ctx.backend, (True, False, False, False))[0]
+            grads = [dz if needed[0] else None, None, None, dz if needed[3] else None]
+        else:
+            asked = (*needed[:3], needed[3] and not plain)
+            grads = bwd((da, x, mean, var, weight, bias, addend, out), form, ctx.backend, asked)
+            if needed[3] and plain:
+                grads[3] = da
+        if ctx.slot is not None:
+            ctx.slot.value = None  # the maker of a map is its last reader
+        return (None, *grads)
+
+
+def _differentiable(
+    ctx: Any,
+    da: Tensor,
+    x: Tensor | None,
+    vectors: Sequence[Tensor | None],
+    addend: Tensor | None,
+    out: Tensor | None,
+) -> list[Tensor | None]:
+    """Backward for ``create_graph=True``, by plain torch. act' of `out` is piecewise constant: a factor."""
+    form: Form = ctx.form
+    mean, var, weight, bias = vectors
+    slope = None
+    if out is not None:
+        slope = reference.act_bwd(form.act, torch.ones_like(out), out).detach()
+    if x is None:
+        dz = da if slope is None else da * slope
+        return [dz, None, None, dz if ctx.has_addend else None]
+
+    def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, addend: Tensor | None) -> Sequence[Tensor]:
+        own = (mean, var)
+        if form.of_batch and mean is not None:
+            own = reference.stats(x, mean.dim() == 2, form.groups)
+        if slope is None:
+            return [reference.fwd(x, *own, weight, bias, addend, form)]
+        return [reference.fwd(x, *own, weight, bias, None, form._replace(act=Act())) * slope]
+
+    grads = saved.differentiate(forward, [x, weight, bias, addend], [da])
+    if ctx.has_addend and addend is None:
+        grads[3] = da if slope is None else da * slope
+    return grads
+
+
+def recompute(form: Form, backend: str, operands: list[Tensor | None]) -> Tensor:
+    """a from ``[x, mean, var, weight, bias, addend]``: what a recipe runs. Differentiable where autograd records."""
+    x, mean, var, *rest = operands
+    assert x is not None
+    if not torch.is_grad_enabled():
+        return fwd(operands, form, backend)
+    if form.of_batch and mean is not None:
+        mean, var = reference.stats(x, mean.dim() == 2, form.groups)
+    return reference.fwd(x, mean, var, *rest, form)

@@ -1,0 +1,229 @@
+"""Activations, sums and norms of each sample that wait until they are read: torch's results, and what is kept."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import fastinpaint
+from fastinpaint.nn import Deferred
+from fastinpaint.ops.conv_block import cpu
+from fastinpaint.ops.dispatch import native as _native
+
+cpu_only = pytest.mark.skipif(_native.why_not("cpu") is not None, reason=str(_native.why_not("cpu")))
+ACTS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu6": lambda: nn.ReLU6(inplace=True),
+    "leaky_relu": lambda: nn.LeakyReLU(0.2, inplace=True),
+    "elu": nn.ELU,
+    "silu": lambda: nn.SiLU(inplace=True),
+    "hardswish": nn.Hardswish,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+    "gelu_tanh": lambda: nn.GELU("tanh"),
+    "softplus": nn.Softplus,
+    "mish": nn.Mish,
+}
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "none": lambda channels: nn.Identity(),
+    "batch": nn.BatchNorm2d,
+    "bare batch": lambda channels: nn.BatchNorm2d(channels, affine=False, track_running_stats=False),
+    "instance": lambda channels: nn.InstanceNorm2d(channels, affine=True),
+    "bare instance": nn.InstanceNorm2d,
+    "group": lambda channels: nn.GroupNorm(2, channels),
+}
+
+
+class Chain(nn.Module):
+    """conv, norm, dropout of nothing and activation, three times; 3x3, depthwise and 1x1."""
+
+    def __init__(self, act: str, norm: str) -> None:
+        super().__init__()
+        convs = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, groups=16), nn.Conv2d(16, 8, 1)
+        self.body = nn.Sequential(
+            *(nn.Sequential(conv, nn.Dropout2d(0.0), NORMS[norm](conv.out_channels), ACTS[act]()) for conv in convs)
+        )
+        self.head = nn.Conv2d(8, 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
+class Residual(nn.Module):
+    """A chain of two residual blocks, the first with a convolution in its shortcut."""
+
+    def __init__(self, act: str, norm: str, before: bool = True) -> None:
+        super().__init__()
+        self.act, self.before = ACTS[act](), before
+        self.first = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), NORMS[norm](8), ACTS[act]())
+        self.short = nn.Sequential(nn.Conv2d(8, 16, 1, 2, bias=False), NORMS[norm](16))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(channels, 16, 3, stride, 1), NORMS[norm](16), ACTS[act](),
+                nn.Conv2d(16, 16, 3, 1, 1), NORMS[norm](16),
+            )
+            for channels, stride in ((8, 2), (16, 1), (16, 1))
+        )  # fmt: skip
+        self.head = nn.Conv2d(16, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for i, block in enumerate(self.blocks):
+            short, out = self.short(x) if i == 0 else x, block(x)
+            if self.before:
+                out += short
+                x = self.act(out)
+            else:
+                x = short + self.act(out)
+        return self.head(x)
+
+
+def step(net: nn.Module, x: Tensor) -> list[Tensor]:
+    """The result, its gradients, and what training changed."""
+    x = x.clone().requires_grad_()
+    y = net(x)
+    y.backward(torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(3)))
+    return [y.detach(), x.grad, *(p.grad for p in net.parameters()), *(b.clone() for b in net.buffers())]
+
+
+def same_as_torch(net: nn.Module, x: Tensor, **options: Any) -> None:
+    net = net.double()
+    fast = fastinpaint.accelerate(copy.deepcopy(net), **options)
+    for mode in (True, True, False):
+        for each in (net, fast):
+            each.train(mode)
+            each.zero_grad()
+        for ours, theirs in zip(step(fast, x), step(net, x), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), net(x), rtol=1e-8, atol=1e-8)
+    with torch.inference_mode():
+        torch.testing.assert_close(fast(x), net(x), rtol=1e-8, atol=1e-8)
+
+
+def kept_bytes(net: nn.Module, x: Tensor) -> int:
+    """What the graph keeps but for parameters and x."""
+    known = {t.untyped_storage().data_ptr() for t in (*net.parameters(), x)}
+    sizes: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        y = net(x)
+    del y
+    return sum(sizes.values())
+
+
+@pytest.fixture(autouse=True, params=["fused", "plain"])
+def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether convolutions without own kernels read normalised maps as plain ones: of large maps they do."""
+    if request.param == "plain":
+        monkeypatch.setattr(cpu, "LEAST_PLAIN", 0)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("act", ACTS)
+def test_a_chain_is_torchs(act: str, norm: str) -> None:
+    same_as_torch(Chain(act, norm), torch.randn(2, 3, 9, 8, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("memory", ["default", "low"])
+@pytest.mark.parametrize("before", [True, False], ids=["act of the sum", "sum of the act"])
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+@pytest.mark.parametrize("act", ["relu", "silu", "leaky_relu"])
+def test_a_residual_chain_is_torchs(act: str, norm: str, before: bool, memory: str) -> None:
+    net = Residual(act, norm, before)
+    same_as_torch(net, torch.randn(2, 3, 13, 12, dtype=torch.float64), memory=memory)
+
+
+@cpu_only
+@pytest.mark.parametrize("norm", ["batch", "instance", "group"])
+@pytest.mark.parametrize("act", ["leaky_relu", "silu", "gelu"])
+def test_of_a_chain_only_raw_maps_are_kept(act: str, norm: str) -> None:
+    net, x = Chain(act, norm), torch.randn(2, 3, 66, 64)
+    raw = 4 * 2 * (16 * 66 * 64 + 16 * 64 * 62 + 8 * 64 * 62)
+    assert raw <= kept_bytes(fastinpaint.accelerate(net), x) < 1.01 * raw
+
+
+@cpu_only
+def test_of_a_residual_chain_raw_maps_and_sums_are_kept(reading: None) -> None:
+    net, x = Residual("relu", "batch"), torch.randn(2, 3, 66, 64)
+    small = 4 * 2 * 16 * 32 * 31
+    first, shortcut, of_blocks, sums = 4 * 2 * 8 * 64 * 62, small, 6 * small, 3 * small
+    default = kept_bytes(fastinpaint.accelerate(copy.deepcopy(net)), x)
+    assert default < 1.01 * (first + shortcut + of_blocks + sums)
+    assert kept_bytes(fastinpaint.accelerate(copy.deepcopy(net), memory="low"), x) < default / 3
+    assert default < 0.85 * kept_bytes(net, x)
+
+
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu6": F.relu6,
+    "leaky_relu": lambda x: F.leaky_relu(x, 0.3),
+    "leaky_relu in place": lambda x: F.leaky_relu(x, inplace=True),
+    "elu": lambda x: F.elu(x, alpha=0.5),
+    "silu": F.silu,
+    "silu in place": lambda x: F.silu(x, inplace=True),
+    "hardswish": F.hardswish,
+    "hardsigmoid": F.hardsigmoid,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "softplus": lambda x: F.softplus(x, 2),
+    "mish": F.mish,
+    "hardtanh": lambda x: F.hardtanh(x, 0.0, 6.0),
+    "dropout": lambda x: F.dropout(x, 0.5, training=False),
+}
+
+
+@cpu_only
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_stay_deferred(name: str) -> None:
+    function = FUNCTIONS[name]
+    conv, bn = nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)
+    fast_conv, fast_bn = fastinpaint.nn.Conv2d(2, 3, 3), fastinpaint.nn.BatchNorm2d(3)
+    fast_conv.load_state_dict(conv.state_dict())
+    x = torch.randn(2, 2, 6, 6)
+    found = function(fast_bn(fast_conv(x)))
+    assert isinstance(found, Deferred)
+    torch.testing.assert_close(found.tensor(), function(bn(conv(x))), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("function", [lambda x: F.softplus(x, 1, 5), lambda x: F.hardtanh(x), torch.sinh], ids=range(3))
+def test_other_functions_get_the_plain_tensor(function: Callable[[Tensor], Tensor]) -> None:
+    found = function(fastinpaint.nn.BatchNorm2d(2)(torch.randn(2, 2, 3, 3)))
+    assert isinstance(found, Tensor)
+
+
+def test_in_place_changes_what_others_hold() -> None:
+    """As torch's: who took the plain tensor before sees the change."""
+    bn = fastinpaint.nn.BatchNorm2d(2)
+    deferred = bn(torch.randn(2, 2, 3, 3))
+    with torch.no_grad():
+        held = deferred.tensor()
+        expected = F.silu(held.clone())
+        F.silu(deferred, inplace=True)
+    torch.testing.assert_close(held, expected)
+    torch.testing.assert_close(fastinpaint.nn.plain(deferred), expected)
+
+
+@cpu_only
+def test_a_norm_whose_weight_changed_before_it_ran_says_so() -> None:
+    deferred = fastinpaint.nn.SiLU()(fastinpaint.nn.BatchNorm2d(2)(torch.randn(2, 2, 3, 3)))
+    bn = fastinpaint.nn.GroupNorm(1, 2)
+    deferred = bn(deferred)
+    with torch.no_grad():
+        bn.weight.mul_(2)
+    with pytest.raises(RuntimeError, match=r"weight or bias of a norm over .* was modified in place"):
+        deferred.tensor()

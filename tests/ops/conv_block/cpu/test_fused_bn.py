@@ -1,0 +1,21 @@
+"""A convolution with a batch norm behind it on the CPU, in every way that torch's two layers are used."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastinpaint.ops.dispatch import native as _native
+from tests.ops.conv_block.norm_nets import KINDS, check_step, check_twice_differentiable, nets
+
+pytestmark = pytest.mark.skipif(_native.why_not("cpu") is not None, reason=str(_native.why_not("cpu")))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_step_is_torchs(name: str) -> None:
+    net, fast, x = nets(name, "cpu")
+    check_step(net.double(), fast.double(), x.double(), 1e-10)
+
+
+def test_twice_differentiable() -> None:
+    net, fast, x = nets("default", "cpu")
+    check_twice_differentiable(net.double(), fast.double(), x.double(), 1e-9)

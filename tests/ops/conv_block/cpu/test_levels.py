@@ -1,0 +1,44 @@
+"""The same tests on every lower instruction set, each in a process of its own: the level is chosen once a process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastinpaint.ops.dispatch import native as _native
+from fastinpaint.ops.dispatch import native_cpu
+
+pytestmark = pytest.mark.skipif(_native.why_not("cpu") is not None, reason=str(_native.why_not("cpu")))
+LEVELS = ("scalar", "avx2", "avx512")
+HERE = Path(__file__).parent
+
+
+def run(level: str, *arguments: str) -> str:
+    environment = {**os.environ, "FASTINPAINT_CPU_ISA": level}
+    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("level", ["scalar", "avx2"])
+def test_kernels_of_a_lower_level(level: str) -> None:
+    if LEVELS.index(native_cpu.isa()) <= LEVELS.index(level):
+        return  # the other tests have run on this level already
+    probe = "from fastinpaint.ops.dispatch import native_cpu; print(native_cpu.isa())"
+    assert run(level, "-c", probe).strip() == level
+    out = run(
+        level,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        str(HERE / "test_winograd.py"),
+        str(HERE / "test_thin.py"),
+        str(HERE / "test_maps.py"),
+    )
+    assert "passed" in out

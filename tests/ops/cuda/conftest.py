@@ -1,0 +1,39 @@
+"""The CUDA kernels: on a GPU where there is one, else emulated on the CPU (csrc/cuda_on_cpu)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from fastinpaint.ops.dispatch import native as _native
+from fastinpaint.ops.dispatch import native_cuda
+from tools.verify import emulated
+
+
+@pytest.fixture(autouse=True)
+def _exact_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """float32 means float32 here; tests of tf32 ask for it."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def device() -> Iterator[str]:
+    """Where tensors must be for the `cuda` backend."""
+    if torch.cuda.is_available() and _native.why_not("cuda") is None:
+        yield "cuda"
+        return
+    reason = emulated.why_not()
+    if reason is not None:
+        pytest.skip(reason)
+    with emulated.installed():
+        yield "cpu"
+
+
+@pytest.fixture
+def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wgmma path for all that it can compute."""
+    if (reason := native_cuda.why_not_hopper()) is not None:
+        pytest.skip(reason)
+    monkeypatch.setenv(native_cuda.HOPPER, "all")

@@ -1,0 +1,250 @@
+"""Small calls of every CUDA kernel, judged by `fastinpaint.testing.rule`; also run on sanitized libraries:
+
+FI_LIBRARY=... python -m tests.ops.cuda.small_cases --seeds 1,2 bfloat16,tf32 3d "2d forward" ...
+
+runs each case in each dtype in each schedule, and prints the kernels that were launched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from itertools import product
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastinpaint.ops.activation import cuda as activation
+from fastinpaint.ops.activation import reference as activation_reference
+from fastinpaint.ops.batch_norm import cuda as batch_norm
+from fastinpaint.ops.batch_norm import reference as batch_norm_reference
+from fastinpaint.ops.batch_norm.reference import Running
+from fastinpaint.ops.conv_block import cuda, reference
+from fastinpaint.ops.downsample import cuda as downsample
+from fastinpaint.ops.downsample import reference as downsample_reference
+from fastinpaint.ops.masked_l1 import cuda as masked_l1
+from fastinpaint.ops.masked_l1 import reference as masked_l1_reference
+from fastinpaint.ops.types import Geometry, Source
+from fastinpaint.testing.rule import check, check_all, check_grads, double, source
+from tests.ops.cuda import tf32
+from tools.verify import emulated
+
+DTYPES = {
+    "float32": torch.float32,
+    "tf32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+class Conv(NamedTuple):
+    """One convolution: channels of its sources, whether each has an addend, sizes and geometry."""
+
+    space: tuple[int, ...]
+    sources: tuple[int, ...]
+    addends: tuple[bool, ...]
+    channels: int
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    transposed: bool = False
+    mean: float = 0.0
+    output_padding: tuple[int, ...] | None = None
+
+
+CONVS = {
+    "2d": Conv((9, 17), (16,), (False,), 24, (3, 3), (1, 1), (1, 1), (1, 1)),
+    "stride 2, two sources": Conv((9, 17), (8, 40), (False, True), 24, (3, 3), (2, 2), (1, 1), (1, 1)),
+    "dilation 4, dead taps": Conv((9, 17), (8,), (True,), 70, (3, 3), (1, 1), (4, 4), (4, 4)),
+    "dilation 16": Conv((6, 40), (8,), (False,), 8, (3, 3), (1, 1), (16, 16), (16, 16)),
+    "3d": Conv((3, 6, 7), (8,), (False,), 8, (3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1)),
+    "time stride 2": Conv((4, 5, 6), (8,), (False,), 8, (3, 3, 3), (2, 1, 1), (1, 1, 1), (1, 1, 1)),
+    "odd channels": Conv((6, 7), (5, 3), (True, False), 7, (3, 3), (1, 1), (1, 1), (1, 1)),
+    "transposed 2d": Conv((5, 6), (8,), (False,), 16, (4, 4), (2, 2), (1, 1), (1, 1), True),
+    "transposed 3d": Conv((2, 5, 6), (8, 8), (False, True), 16, (4, 4, 4), (1, 2, 2), (1, 1, 1), (1, 1, 1), True),
+    "frame left off": Conv(
+        (4, 5, 6), (16,), (False,), 16, (4, 4, 4), (1, 2, 2), (1, 1, 1), (1, 1, 1), True, output_padding=(-1, 0, -3)
+    ),
+    "3 channels in": Conv((9, 17), (3,), (False,), 16, (3, 3), (1, 1), (1, 1), (1, 1)),
+    "4 channels in, 5x5": Conv((9, 17), (4,), (False,), 40, (5, 5), (1, 1), (2, 2), (1, 1)),
+    "4 channels in, 5x5x5": Conv((3, 9, 8), (4,), (False,), 16, (5, 5, 5), (1, 1, 1), (2, 2, 2), (1, 1, 1)),
+    "3 channels out": Conv((9, 17), (16,), (False,), 3, (3, 3), (1, 1), (1, 1), (1, 1)),
+    "large mean": Conv((8, 16), (8,), (False,), 8, (3, 3), (1, 1), (1, 1), (1, 1), mean=1e3),
+    "unequal splits": Conv((184, 16), (96,), (False,), 96, (1, 1), (1, 1), (0, 0), (1, 1)),  # the last one has no tiles
+    "128 columns": Conv((128, 136), (8,), (False,), 72, (1, 1), (1, 1), (0, 0), (1, 1)),
+    "1x1, one pixel": Conv((1, 1), (8,), (False,), 8, (1, 1), (1, 1), (0, 0), (1, 1)),
+}
+
+
+def moved(value, device: str):
+    """Tensors and sources, also in lists, on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, Source):
+        return Source(*(moved(v, device) for v in value))
+    return [moved(v, device) for v in value] if isinstance(value, list) else value
+
+
+def conv_inputs(conv: Conv, dtype: torch.dtype, seed: int = 0) -> tuple[list[Source], Tensor, Tensor, Geometry]:
+    """Sources, weight, bias and geometry of a case, on the CPU."""
+    generator = torch.Generator().manual_seed(seed)
+    sources = [
+        source((2, c, *conv.space), dtype, generator, affine=c > 4, addend=addend, mean=conv.mean)
+        for c, addend in zip(conv.sources, conv.addends, strict=True)
+    ]
+    channels = sum(conv.sources)
+    shape = (channels, conv.channels) if conv.transposed else (conv.channels, channels)
+    weight = torch.randn(*shape, *conv.kernel, generator=generator) / (channels * 9) ** 0.5
+    bias = torch.randn(conv.channels, generator=generator)
+    extra = conv.output_padding or (0,) * len(conv.kernel)
+    geometry = Geometry(conv.stride, conv.padding, conv.dilation, extra, conv.transposed, 1)
+    return sources, weight.to(dtype), bias.to(dtype), geometry
+
+
+def check_fwd(conv: Conv, dtype: torch.dtype, device: str, torchs: ModuleType = reference) -> None:
+    """Forward with statistics; `torchs` is plain PyTorch in the same dtype."""
+    inputs = *conv_inputs(conv, dtype), True
+    got = moved(list(cuda.fwd(*(moved(v, device) for v in inputs))), "cpu")
+    check_all(("y", "mean", "var"), got, torchs.fwd(*inputs), reference.fwd(*(double(v) for v in inputs)))
+
+
+def check_bwd(conv: Conv, dtype: torch.dtype, device: str, torchs: ModuleType = reference) -> None:
+    """Every gradient.
+
+    Stock torch's bfloat16 gradient of a transposed 3D weight has infinities on some CPUs (2.13, oneDNN): there the
+    rounded exact one takes its place.
+    """
+    sources, weight, bias, geometry = conv_inputs(conv, dtype)
+    exact = reference.fwd(double(sources), weight.double(), bias.double(), geometry, True)
+    generator = torch.Generator().manual_seed(1)
+    y, mean = exact[0].to(dtype), exact[1].float()
+    dy = torch.randn(y.shape, generator=generator).to(dtype)
+    dmean, dvar = (torch.randn(conv.channels, generator=generator) for _ in range(2))
+    inputs = dy, dmean, dvar, y, mean, sources, weight, geometry, [True] * len(sources), True, True
+    grads, *rest = cuda.bwd(*(moved(v, device) for v in inputs))
+    plain, exact = torchs.bwd(*inputs), reference.bwd(*(double(v) for v in inputs))
+    check_grads([type(g)(*(None if t is None else t.cpu() for t in g)) for g in grads], plain[0], exact[0])
+    finite = [p if p.isfinite().all() else e.to(dtype) for p, e in zip(plain[1:], exact[1:], strict=True)]
+    check_all(("dweight", "dbias"), moved(rest, "cpu"), finite, exact[1:])
+
+
+def check_activation(dtype: torch.dtype, device: str) -> None:
+    """Forward of a concatenation, backward with its sums, statistics and G."""
+    generator = torch.Generator().manual_seed(0)
+    for channels, space in (((16, 24), (3, 5, 7)), ((5, 3), (6, 7)), ((8,), (40, 40))):
+        sources = [source((2, c, *space), dtype, generator, addend=i == 0) for i, c in enumerate(channels)]
+        there = moved(sources, device)
+        exact = activation_reference.fwd(double(sources))
+        check("a", activation.fwd(there).cpu(), activation_reference.fwd(sources), exact)
+        da, needs = torch.randn(exact.shape, generator=generator).to(dtype), [True] * len(sources)
+        grads = activation.bwd(da.to(device), there, needs)
+        check_grads(
+            [type(g)(*(None if t is None else t.cpu() for t in g)) for g in grads],
+            activation_reference.bwd(da, sources, needs),
+            activation_reference.bwd(da.double(), double(sources), needs),
+        )
+        x = (exact + 1000).to(dtype)
+        stats = moved(list(activation.batch_stats(x.to(device))), "cpu")
+        check_all(("mean", "var"), stats, reference.batch_stats(x), reference.batch_stats(x.double()))
+        vectors = [torch.randn(x.shape[1], generator=generator) for _ in range(3)]
+        inputs = da, vectors[0], vectors[1], exact.to(dtype), vectors[2]
+        g = cuda.stats_bwd(*(moved(v, device) for v in inputs)).cpu()
+        check("G", g, reference.stats_bwd(*inputs), reference.stats_bwd(*(double(v) for v in inputs)))
+
+
+def check_masked_l1(dtype: torch.dtype, device: str) -> None:
+    """Loss and gradient, both layouts, both groupings."""
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((2, 3, 2, 5, 7), (1, 3, 3, 8, 16)):
+        output, target = (torch.randn(shape, generator=generator).to(dtype) for _ in range(2))
+        mask = (torch.rand(shape[0], 1, *shape[2:], generator=generator) > 0.5).to(dtype)
+        mask[..., 0, 0] = 1
+        for layout in (torch.contiguous_format, torch.channels_last_3d):
+            output, dloss = output.contiguous(memory_format=layout), torch.tensor(2.0)
+            for per_frame in (False, True):
+                inputs = output, target, mask, per_frame
+                there = [moved(v, device) for v in inputs]
+                exact = masked_l1_reference.fwd(*(double(v) for v in inputs))
+                check("loss", masked_l1.fwd(*there).cpu(), masked_l1_reference.fwd(*inputs), exact)
+                exact = masked_l1_reference.bwd(dloss.double(), *(double(v) for v in inputs))
+                got = masked_l1.bwd(dloss.to(device), *there).cpu()
+                check("doutput", got, masked_l1_reference.bwd(dloss, *inputs), exact)
+
+
+def check_downsample(dtype: torch.dtype, device: str) -> None:
+    """Filling and both reductions, sizes that r divides and not, planar and channels-last."""
+    generator = torch.Generator().manual_seed(0)
+    for shape, r in (((2, 3, 2, 5, 7), 2), ((1, 3, 1, 8, 8), 4), ((2, 3, 2, 4, 16), 2)):
+        video = torch.rand(shape, generator=generator).to(dtype)
+        mask = (torch.rand(shape[0], 1, *shape[2:], generator=generator) > 0.7).to(dtype)
+        fill = torch.rand(3, generator=generator)
+        video = torch.where(mask > 0, torch.nan, video)  # nothing of a hole may leak
+        for layout in (torch.contiguous_format, torch.channels_last_3d):
+            inputs = video.contiguous(memory_format=layout), mask, fill, r
+            got = downsample.fwd(*(moved(v, device) for v in inputs))
+            exact = downsample_reference.fwd(*(double(v) for v in inputs))
+            check_all(("small", "mask"), moved(list(got), "cpu"), downsample_reference.fwd(*inputs), exact)
+
+
+def check_batch_norm(dtype: torch.dtype, device: str) -> None:
+    """Forward with all it can update, and backward, for parameters of this dtype; more channels than threads."""
+    generator = torch.Generator().manual_seed(0)
+    mean, var, *parameters = (torch.rand(150, generator=generator) + 0.1 for _ in range(6))
+
+    def forward(module: ModuleType, vectors: list[Tensor], where: str) -> list[Tensor]:
+        mean, var, weight, bias, *old = (moved(v.clone(), where) for v in vectors)
+        running = Running(*old, torch.tensor(4, device=where), None)
+        scale, shift = module.fwd(mean, var, weight, bias, running, torch.tensor(9.0, device=where), 1e-3)
+        return [v.cpu() for v in (scale, shift, running.mean, running.var)]
+
+    inputs = [mean, var, *(v.to(dtype) for v in parameters)]
+    exact = forward(batch_norm_reference, [double(v) for v in inputs], "cpu")
+    names = ("scale", "shift", "running_mean", "running_var")
+    check_all(names, forward(batch_norm, inputs, device), forward(batch_norm_reference, inputs, "cpu"), exact)
+    given = inputs[:3]
+    got = [v.cpu() for v in batch_norm.bwd(*(moved(v, device) for v in given), 1e-3, True)]
+    exact = batch_norm_reference.bwd(*(double(v) for v in given), 1e-3, True)
+    check_all(("dvar", "dweight"), got, batch_norm_reference.bwd(*given, 1e-3, True), exact)
+
+
+OTHERS = {
+    "activation": check_activation,
+    "batch_norm": check_batch_norm,
+    "masked_l1": check_masked_l1,
+    "downsample": check_downsample,
+}
+
+
+def run(name: str, dtype: str, device: str) -> None:
+    """One case of `OTHERS` or of `CONVS` in one of `DTYPES`; of the latter "... forward" is half."""
+    if name in OTHERS:
+        OTHERS[name](DTYPES[dtype], device)
+        return
+    conv, torchs = CONVS[name.removesuffix(" forward")], tf32 if dtype == "tf32" else reference
+    with tf32.allowed(dtype == "tf32"):
+        check_fwd(conv, DTYPES[dtype], device, torchs)
+        if not name.endswith(" forward"):
+            check_bwd(conv, DTYPES[dtype], device, torchs)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.ops.cuda.small_cases")
+    parser.add_argument("--seeds", default=os.environ.get("FI_SEED", "0"))
+    parser.add_argument("dtypes")
+    parser.add_argument("cases", nargs="+")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    with emulated.installed(Path(os.environ["FI_LIBRARY"])):
+        for seed, dtype, name in product(arguments.seeds.split(","), arguments.dtypes.split(","), arguments.cases):
+            os.environ["FI_SEED"] = seed
+            if dtype != "tf32" or name not in OTHERS:  # only convolutions know it
+                run(name, dtype, "cpu")
+        print("\n".join(sorted(emulated.launched())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""All kernels under address, undefined-behaviour and thread sanitizer, in several schedules; planted defects are found.
+
+Sanitized libraries run in processes of their own, with the sanitizer's runtime preloaded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from fastinpaint.ops.conv_block.checks import output_shape
+from fastinpaint.ops.conv_block.cuda.abi import describe
+from fastinpaint.ops.dispatch import native_cuda
+from tests.ops.cuda import small_cases
+from tests.ops.cuda.planted import Program
+from tools.inspect import counting, sass
+from tools.verify import emulated
+from tools.verify.emulated import Plant
+
+CONV = "conv_block/cuda/fwd_dgrad.cu"
+WGRAD_KERNEL = "conv_block/cuda/kernels/wgrad_main.cuh"
+WGRAD = f"{CONV} conv_block/cuda/wgrad.cu activation/cuda.cu"
+SMALL = [
+    *small_cases.OTHERS, "stride 2, two sources", "odd channels", "transposed 2d", "dilation 4, dead taps",
+    "3 channels in", "4 channels in, 5x5",
+]  # fmt: skip
+WIDE = ["128 columns forward"]  # takes a grid that fills an H200
+SEEDS = "1,2,3"  # schedules by priority and by chance (csrc/cuda_on_cpu)
+SMALL_CASES = Program("tests.ops.cuda.small_cases")
+ALL = [(SEEDS, "float32,tf32,bfloat16,float16", SMALL), (SEEDS, "bfloat16,float16", WIDE)]
+KEPT = {  # schedules, dtypes and cases; thread sanitizer, the slowest, sees float16 in one schedule
+    "plain": ALL,
+    "address": [*ALL, ("1", "bfloat16", ["unequal splits"])],
+    "thread": [(SEEDS, "float32,tf32,bfloat16", SMALL), (SEEDS, "bfloat16", WIDE), ("1", "float16", [*SMALL, *WIDE])],
+}
+
+
+def documented_kernels() -> set[str]:
+    """Of the table that nvcc's library must agree with, without those of the wgmma path (test_hopper.py)."""
+    rows = (line.split("|")[1].strip() for line in sass.PAGE.read_text().splitlines() if "| sm_90a |" in line)
+    return {name for name in rows if "hopper" not in name}
+
+
+@pytest.mark.parametrize("sanitizer", KEPT)
+def test_every_kernel_runs_clean_in_three_schedules(sanitizer: str) -> None:
+    launched: set[str] = set()
+    for seeds, dtypes, cases in KEPT[sanitizer]:
+        launched |= SMALL_CASES.launched(sanitizer, dtypes, cases, seeds)
+    assert not documented_kernels() - launched
+
+
+@pytest.mark.parametrize("name", ["stride 2, two sources", "4 channels in, 5x5"])
+def test_wgrad_has_blocks_of_two_groups_there(name: str) -> None:
+    sources, weight, _, geometry = small_cases.conv_inputs(small_cases.CONVS[name], torch.bfloat16)
+    channels, found = sum(s.x.shape[1] for s in sources), counting.Footprint()
+    out = output_shape((2, channels, *sources[0].x.shape[2:]), weight, geometry)
+    conv = describe(sources, weight, geometry, out)
+    conv.gradient = native_cuda.CSource(channels=out[1], scale_factor=1, shift_factor=1)
+    with emulated.installed():
+        assert native_cuda.library().fi_conv_wgrad_footprint(ctypes.byref(conv), ctypes.byref(found)) == 0
+    assert found.groups == 2
+
+
+class Defect(NamedTuple):
+    """What is planted, in which sources, which case meets it, and which build must find it, saying what."""
+
+    plant: Plant
+    source: str
+    case: str
+    finder: str
+    message: str
+    dtype: str = "bfloat16"
+
+
+DEFECTS = {
+    "barrier removed": Defect(
+        Plant("conv_block/cuda/kernels/gather.cuh", "      __syncthreads();  // this step's", "      // this step's"),
+        *(CONV, "2d forward", "thread", "data race"),
+    ),
+    "index off by one in global memory": Defect(
+        Plant("conv_block/cuda/kernels/epilogue.cuh", "if (h >= tile.rows || w >=", "if (h > tile.rows || w >="),
+        *(CONV, "2d forward", "address", "heap-buffer-overflow"),
+    ),
+    "index off by one in shared memory": Defect(
+        Plant("conv_block/cuda/kernels/tile.cuh", "(staged + row * pitch", "(staged + (row + 1) * pitch"),
+        *(CONV, "2d forward", "address", "use-after-poison"),
+    ),
+    "wrong cp.async wait count": Defect(
+        Plant("conv_block/cuda/kernels/gather.cuh", "cp_async_wait<1>();", "cp_async_wait<2>();"),
+        *(CONV, "2d forward", "plain", "AssertionError: y"),
+    ),
+    "misaligned vector load": Defect(
+        Plant("common/cuda_source.cuh", "source.channels % kVector == 0 && is_aligned", "is_aligned"),
+        *("activation/cuda.cu", "activation", "address", "misaligned address"),
+    ),
+    "tail mask dropped": Defect(
+        Plant("common/cuda_vector.cuh", "if (i < valid) p[i] = value.v[i];", "p[i] = value.v[i];"),
+        *("activation/cuda.cu", "activation", "address", "heap-buffer-overflow"),
+    ),
+    "tf32 fragment from the wrong row": Defect(
+        Plant("conv_block/cuda/kernels/tile.cuh", "b[1] = from[(t + 4) * pitch", "b[1] = from[(t + 3) * pitch"),
+        *(CONV, "2d forward", "plain", "AssertionError: y", "tf32"),
+    ),
+    "barrier of a group of threads removed": Defect(
+        Plant(WGRAD_KERNEL, "    sync_group(thread_group, kThreads);  // this", "    // this"),
+        *(WGRAD, "2d", "plain", "ldmatrix row is not 16-byte aligned"),
+    ),
+    "sums of a group added before they are there": Defect(
+        Plant(WGRAD_KERNEL, "    __syncthreads();\n    if (thread_group", "    if (thread_group"),
+        *(WGRAD, "2d", "plain", "AssertionError: dweight"),
+    ),
+    "panel of weights read before it is there": Defect(
+        Plant("conv_block/cuda/kernels/pack.cuh", "  __syncthreads();\n", ""),
+        *(CONV, "2d forward", "plain", "AssertionError: y"),
+    ),
+    "tail of a run of weights read": Defect(
+        Plant("conv_block/cuda/kernels/pack.cuh", "side.channels[part] * taps - at;", "kVector;"),
+        *(CONV, "odd channels forward", "address", "heap-buffer-overflow"),
+    ),
+    "parameters beyond the last channel read": Defect(
+        Plant("common/cuda_source.cuh", "bool aligned = valid == kVector && is_aligned", "bool aligned = is_aligned"),
+        *("activation/cuda.cu", "activation", "address", "heap-buffer-overflow"),
+    ),
+    "bias beyond the last channel read": Defect(
+        Plant("conv_block/cuda/kernels/epilogue.cuh", "valid == kVector && is_aligned(segment", "is_aligned(segment"),
+        *(CONV, "odd channels forward", "address", "heap-buffer-overflow"),
+    ),
+    "tiles beyond the last one taken": Defect(
+        Plant(WGRAD_KERNEL, "end = min(w.tiles, (split + 1) * w.tiles_each)", "end = (split + 1) * w.tiles_each"),
+        *(WGRAD, "unequal splits", "address", "heap-buffer-overflow"),
+    ),
+    "wrong half of a tile traded between lanes": Defect(
+        Plant("conv_block/cuda/kernels/wgrad.cuh", "odd ? d[0] : d[2], 1)", "odd ? d[2] : d[0], 1)"),
+        *(WGRAD, "2d", "plain", "AssertionError: dweight"),
+    ),
+    "accumulator not cleared": Defect(
+        Plant("conv_block/cuda/kernels/gather.cuh", "Accumulators<BN> acc = {};", "Accumulators<BN> acc;"),
+        *(CONV, "2d forward", "plain", "AssertionError: y"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_a_planted_defect_is_found(name: str) -> None:
+    defect = DEFECTS[name]
+    program = SMALL_CASES._replace(sources=tuple(defect.source.split()))
+    program.must_find(defect.plant, defect.finder, defect.message, defect.case, defect.dtype)
+
+
+def test_a_plant_must_match() -> None:
+    with pytest.raises(ValueError, match="must occur once"):
+        emulated.build(plants=[Plant("common/cuda_vector.cuh", "no such text", "")])

@@ -1,0 +1,60 @@
+"""`accelerate` computes what public networks compute: float64, equal to 1e-8 of each tensor's norm."""
+
+from __future__ import annotations
+
+import copy
+import os
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastinpaint
+from fastinpaint.acceleration.example import float_tensors
+from tests.strangers.networks import MORE, USUAL, example, quiet
+
+NETWORKS = {**USUAL, **MORE}
+CLOSE = 1e-8  # of a tensor's norm
+NOTHING = 1e-10  # of the largest gradient: zero in exact arithmetic, as that of a bias before batch norm
+
+
+def step(net: nn.Module, x: Tensor) -> dict[str, list[Tensor]]:
+    """Results, loss, every gradient and every buffer of one training step, and the results in evaluation mode."""
+    net.train()
+    torch.manual_seed(0)
+    x = x.clone().requires_grad_()
+    results = float_tensors(net(x))
+    loss = sum((t * t.detach().cos()).mean() for t in results)
+    for parameter in net.parameters():
+        parameter.grad = None
+    loss.backward()  # type: ignore[union-attr]
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in net.parameters()]
+    buffers = [b.double() for b in net.buffers()]
+    with torch.no_grad():
+        evaluated = float_tensors(net.eval()(x))
+    return {"results": [*results, loss], "gradients": [*grads, x.grad], "buffers": buffers, "eval": evaluated}  # type: ignore[list-item]
+
+
+def assert_equal(ours: dict[str, list[Tensor]], expected: dict[str, list[Tensor]]) -> None:
+    for what, tensors in expected.items():
+        largest = max((float(t.detach().norm()) for t in tensors if t.numel()), default=0.0)
+        for i, (mine, right) in enumerate(zip(ours[what], tensors, strict=True)):
+            distance, norm = float((mine - right).detach().norm()), float(right.detach().norm())
+            assert distance <= CLOSE * norm + NOTHING * largest, f"{what} {i}: {distance:.1e} of {norm:.1e}"
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_public_network_computes_the_same(name: str) -> None:
+    if name in MORE and os.environ.get("STRANGERS") != "all":
+        pytest.skip("runs with STRANGERS=all")
+    build, shape = NETWORKS[name]
+    torch.manual_seed(0)
+    net, x = quiet(build()), example(shape)
+    fast = fastinpaint.accelerate(copy.deepcopy(net), objective="fuse")
+    assert fast.fastinpaint_report.swapped
+    assert list(fast.state_dict()) == list(net.state_dict())
+    twin = copy.deepcopy(fast)
+    expected = step(copy.deepcopy(net), x)
+    assert_equal(step(fast, x), expected)
+    twin.load_state_dict(net.state_dict())
+    assert_equal(step(twin, x), expected)

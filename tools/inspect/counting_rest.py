@@ -1,0 +1,153 @@
+"""What the CUDA kernels beside the convolutions' products must move and do move in a training step of the paper.
+
+    python -m tools.inspect.counting_rest            # print the second table of docs/results/cuda_counted.md
+    python -m tools.inspect.counting_rest --write    # put it there
+
+Least: every map read or written once. Moved: with the partials, packed weights and splits that the launches ask for, by
+the size of their workspaces; what a kernel writes for the next one counts in both. Reading parameters is left out.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+from fastinpaint.ops.conv_block.checks import output_shape
+from fastinpaint.ops.conv_block.cuda.abi import CConv, describe
+from fastinpaint.ops.dispatch import native_cuda
+from fastinpaint.ops.masked_l1.cuda import CSlices
+from tools.inspect.counting import BYTES, counts, show
+from tools.inspect.paper_layers import PaperLayer, paper_layers
+
+BEGIN, END = "<!-- counted kernels -->", "<!-- end of counted kernels -->"
+HALF, FLOAT = 2, 4  # bytes
+FRAMES, SIZE, R = 32, 128, 2
+
+
+class Line(NamedTuple):
+    """One kernel: operations, and bytes that it must move and moves."""
+
+    kernel: str
+    where: str
+    operations: int
+    least: int
+    moved: int
+
+    def floor(self) -> float:
+        """Seconds that an H200 needs at least; memory decides everywhere here."""
+        return self.least / BYTES
+
+
+def lines() -> Iterator[Line]:
+    """Every kernel that is not the product of a convolution, in bfloat16."""
+    yield from elementwise()
+    yield from norms()
+    yield from weights()
+    yield from loss()
+    for kernel, r in (("downsample_vectors_kernel", R), ("downsample_kernel", 2 * R)):
+        small, video = FRAMES * (SIZE // r) ** 2 * 4, FRAMES * SIZE**2 * 4  # three colours and the mask
+        moved = HALF * (video + small)
+        yield Line(kernel, f"video and mask, r = {r}", 2 * video, moved, moved)
+
+
+def elementwise() -> Iterator[Line]:
+    """On the widest map of a step; the sums of a bias on the output's gradient."""
+    shape = max((s.x.shape for s in _sources()), key=lambda shape: shape.numel())
+    where, channels = f"{'x'.join(map(str, shape))} (N, C, H, W), the widest", shape[1]
+    count, extra = shape.numel(), _channel_workspace(shape.numel() // channels, channels)
+    one, vectors = HALF * count, 3 * channels * FLOAT
+    yield Line("activation_fwd_kernel", where, 4 * count, 2 * one, 2 * one)
+    yield Line("activation_bwd_kernel", where, 8 * count, 3 * one, 3 * one + extra)
+    yield Line("finish_sums_kernel", "its sums", extra // FLOAT, vectors, extra + vectors)
+    yield Line("batch_stats_kernel", where, 5 * count, one, one + extra)
+    yield Line("finish_moments_kernel", "its moments", 2 * extra // FLOAT, vectors, extra + vectors)
+    out = FRAMES * 3 * SIZE**2
+    yield Line(
+        "channel_sum_kernel", "gradient of the output", out, HALF * out, HALF * out + _channel_workspace(out // 3, 3)
+    )
+
+
+def norms() -> Iterator[Line]:
+    """Batch norm's vectors, of all layers together; every value is computed once."""
+    channels = [layer.out_channels for layer in paper_layers(FRAMES, SIZE, R) if layer.stats]
+    where, total = f"all {len(channels)} layers", sum(channels)
+    forward, backward = 8 * total * FLOAT, 5 * total * FLOAT  # mean, var, parameters, running; dscale and var
+    yield Line("batch_norm_fwd_kernel", where, 12 * total, forward + 2 * total * FLOAT, forward + 2 * total * FLOAT)
+    yield Line("batch_norm_bwd_kernel", where, 8 * total, backward, backward)
+
+
+def weights() -> Iterator[Line]:
+    """Packing in front of every forward and dgrad, and the sum of wgrad's splits, of all layers together."""
+    library = native_cuda.library()
+    read, read_wide, packed, packed_wide, splits = 0, 0, 0, 0, 0
+    for layer in paper_layers(FRAMES, SIZE, R):
+        for plain, wide in zip(counts(layer), counts(layer, hopper=1), strict=True):
+            if plain.name == "wgrad":
+                splits += library.fi_conv_wgrad_workspace(ctypes.byref(_bare(layer, 0)))
+                continue
+            weight, backward = HALF * torch.Size(layer.weight_shape()).numel(), int(plain.name == "dgrad")
+            read += weight
+            packed += library.fi_conv_workspace(ctypes.byref(_bare(layer, 0)), backward)
+            if wide != plain:
+                read_wide += weight
+                packed_wide += library.fi_conv_workspace(ctypes.byref(_bare(layer, 1)), backward)
+    whole = HALF * sum(torch.Size(layer.weight_shape()).numel() for layer in paper_layers(FRAMES, SIZE, R))
+    yield Line("pack_kernel", "all weights, forward and dgrad", 0, 2 * read, read + packed)
+    yield Line("pack_hopper_kernel", "those of the wgmma path", 0, 2 * read_wide, read_wide + packed_wide)
+    yield Line("reduce_kernel", "all weights' gradients", splits // FLOAT, whole, whole + splits)
+
+
+def loss() -> Iterator[Line]:
+    """Of the completed video, planar."""
+    pixels, frames = SIZE**2, FRAMES
+    slices = CSlices(1, 3, frames, pixels, 1, 0, 0)
+    partials = native_cuda.library().fi_masked_l1_workspace(ctypes.byref(slices))
+    maps = HALF * frames * pixels * (3 + 3 + 1)
+    where = f"video of {frames} frames"
+    yield Line("masked_l1_sum_kernel", where, 4 * 3 * frames * pixels, maps, maps + partials)
+    yield Line("masked_l1_group_kernel", "its partials", partials // FLOAT, 2 * FLOAT, partials + 2 * FLOAT)
+    yield Line("masked_l1_loss_kernel", "its groups", 2, 3 * FLOAT, 3 * FLOAT)
+    mask = HALF * frames * pixels
+    yield Line("masked_l1_sum_kernel", "its mask again, in backward", 3 * frames * pixels, mask, mask + partials)
+    maps += HALF * frames * pixels * 3
+    yield Line("masked_l1_bwd_kernel", where, 4 * 3 * frames * pixels, maps, maps)
+
+
+def table() -> str:
+    """A Markdown table."""
+    head = ("kernel", "of what", "Mop", "least MB", "moved MB", "floor µs")
+    rows = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    for line in lines():
+        figures = (line.operations / 1e6, line.least / 1e6, line.moved / 1e6, line.floor() * 1e6)
+        rows.append(f"| `{line.kernel}` | {line.where} | {' | '.join(f'{figure:.1f}' for figure in figures)} |")
+    return "\n".join(rows)
+
+
+def _sources() -> Iterator:
+    for layer in paper_layers(FRAMES, SIZE, R):
+        if len(layer.size) == 2:
+            yield from layer.inputs(torch.bfloat16, "meta")[0]
+
+
+def _channel_workspace(rows: int, channels: int) -> int:
+    return native_cuda.library().fi_channel_workspace(ctypes.c_int64(rows), channels)
+
+
+def _bare(layer: PaperLayer, hopper: int) -> CConv:
+    """The layer's call without statistics: its workspace is its packed weights (of wgrad: its splits)."""
+    sources, weight, _ = layer.inputs(torch.bfloat16, "meta")
+    first = sources[0].x
+    out = output_shape((first.shape[0], layer.channels, *first.shape[2:]), weight, layer.geometry)
+    conv = describe(sources, weight, layer.geometry, out)
+    conv.hopper = hopper
+    conv.gradient = native_cuda.CSource(channels=out[1], scale_factor=1, shift_factor=1)
+    for i in range(len(sources)):
+        conv.source_gradient[i].dx = 16  # asked for: any address will do, nothing is read
+    return conv
+
+
+if __name__ == "__main__":
+    show(__doc__, table, BEGIN, END)

@@ -1,0 +1,193 @@
+"""Reads what nvcc made of the CUDA kernels: registers, spills, tensor-core and copy instructions; no GPU is needed.
+
+    python -m tools.inspect.sass            # check, and print the table of docs/results/cuda_compiled.md
+    python -m tools.inspect.sass --write    # put it there
+
+cuobjdump comes from the CUDA toolkit or from the triton wheel. The table has one row a kernel and architecture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from fastinpaint.errors import UserError
+from fastinpaint.ops.dispatch import native as _native
+
+PAGE = Path(__file__).parents[2] / "docs" / "results" / "cuda_compiled.md"
+BEGIN, END = "<!-- compiled kernels -->", "<!-- end of compiled kernels -->"
+LOAD, STORE = "LDG.E.128", "STG.E.128"  # 16 bytes of global memory
+COUNTED = ("HMMA", "HGMMA", "LDSM", "LDGSTS", "UBLKCP", "WARPGROUP.DEPBAR", "STL", "LDL", LOAD, STORE)
+LISTED = COUNTED[:5]
+TF32 = "HMMA.1688.F32.TF32"  # counted beside all HMMA
+ARCHITECTURES = ("sm_80", "sm_90a", "sm_100")
+THREADS, BLOCKS_WANTED, REGISTERS = 128, 2, 65536  # of a block; of an SM; of an SM
+# Kernels whose products must be on tensor cores, with what else they need.
+TENSOR = re.compile(r"^(gather|thin|wgrad)_kernel<(bf16|half)")
+# Kernels that never read, or write, 16 bytes at a time: what they take are single values and pairs.
+NARROW_READS = ("batch_norm_", "finish_sums_", "downsample_kernel", "masked_l1_group_", "masked_l1_loss_")
+NARROW_WRITES = (*NARROW_READS, "finish_moments_", "masked_l1_sum_")
+
+
+class Kernel(NamedTuple):
+    """One kernel for one architecture."""
+
+    name: str
+    architecture: str
+    registers: int
+    stack: int
+    counts: dict[str, int]
+
+    def complaint(self) -> str | None:
+        """What is wrong with it, in one sentence, or None."""
+        where = f"{self.name} for {self.architecture}"
+        if self.counts["STL"] or self.counts["LDL"]:
+            return f"{where} spills: {self.counts['STL']} stores, {self.counts['LDL']} loads."
+        if self.registers * THREADS * BLOCKS_WANTED > REGISTERS:
+            return f"{where} has {self.registers} registers: {BLOCKS_WANTED} blocks do not fit an SM."
+        if 0 < self.counts["HGMMA"] <= self.counts["WARPGROUP.DEPBAR"]:
+            return f"{where} waits for every wgmma: ptxas has put them one after another."
+        needed: tuple[str, ...] = ("HMMA", "LDSM") if TENSOR.match(self.name) else ()
+        needed = (*needed, "LDGSTS") if self.name.startswith(("gather", "thin")) else needed
+        if self.name.startswith(("gather_kernel<tf32", "thin_kernel<tf32", "wgrad_kernel<tf32")):
+            needed = (*needed, TF32)
+        if self.name.startswith("hopper_gather"):
+            needed = ("HGMMA", "LDSM", "UBLKCP")
+        if self.name.startswith("hopper_wgrad"):
+            needed = ("HGMMA", "LDSM")
+        needed = needed if self.name.startswith(NARROW_READS) else (*needed, LOAD)
+        needed = needed if self.name.startswith(NARROW_WRITES) else (*needed, STORE)
+        missing = [op for op in needed if not self.counts[op]]
+        return f"{where} has no {', '.join(missing)}." if missing else None
+
+
+def cuobjdump() -> str | None:
+    """The disassembler, or None."""
+    spec = importlib.util.find_spec("triton")
+    wheel = Path(spec.origin).parent / "backends/nvidia/bin/cuobjdump" if spec and spec.origin else None
+    found = shutil.which("cuobjdump") or (str(wheel) if wheel and wheel.exists() else None)
+    compiler = nvcc()
+    beside = Path(compiler).resolve().parent / "cuobjdump" if compiler else None
+    return found or (str(beside) if beside and beside.exists() else None)
+
+
+def nvcc() -> str | None:
+    """The compiler, of CUDA_HOME, on PATH, of PyPI's packages or in the usual place, as setup.py finds it, or None."""
+    home = os.environ.get("CUDA_HOME")
+    wheels = (str(p) for entry in sys.path for p in Path(entry).glob("nvidia/*/bin/nvcc"))
+    places = (f"{home}/bin/nvcc" if home else "nvcc", *wheels, "/usr/local/cuda/bin/nvcc")
+    return next((found for place in places if (found := shutil.which(place))), None)
+
+
+def why_not() -> str | None:
+    """Why there is nothing to read, in one sentence, or None."""
+    if not (_native.HERE / "libfastinpaint_cuda.so").exists():
+        return "the cuda kernels are not built; install nvcc and run `pip install -e .` again."
+    return None if cuobjdump() else "there is no cuobjdump; install the CUDA toolkit or triton."
+
+
+def demangled(symbol: str) -> str:
+    """``gather_kernel<bf16, 64>`` for its mangled name."""
+    match = re.match(r"_ZN2fi(\d+)", symbol) or re.match(r"_ZN2fiL(\d+)", symbol)
+    if match is None:
+        return symbol
+    start = match.end()
+    name, rest = symbol[start : start + int(match[1])], symbol[start + int(match[1]) :]
+    if not rest.startswith("I"):
+        return name
+    dtype = {"6": "half", "1": "bf16", "f": "float", "N": "tf32"}.get(rest[1], rest[1])
+    arguments = ", ".join([dtype, *re.findall(r"L[ib](\d+)E", rest)])
+    return f"{name}<{arguments}>"
+
+
+def kernels(library: Path) -> list[Kernel]:
+    """Every kernel of the library, for every architecture it was compiled for."""
+    tool = cuobjdump()
+    assert tool is not None
+    usage = subprocess.run([tool, "-res-usage", str(library)], capture_output=True, text=True, check=True).stdout
+    resources, architecture, symbol = {}, "", ""
+    for line in usage.splitlines():
+        if match := re.match(r"arch = (\w+)", line):
+            architecture = match[1]
+        elif match := re.match(r" Function (\w+):", line):
+            symbol = match[1]
+        elif match := re.search(r"REG:(\d+) STACK:(\d+)", line):
+            resources[architecture, symbol] = int(match[1]), int(match[2])
+    counts = count_instructions([tool, "-sass", str(library)])
+    found = [
+        Kernel(demangled(symbol), architecture, *numbers, dict(counts[architecture, symbol]))
+        for (architecture, symbol), numbers in resources.items()
+    ]
+    return sorted(set_defaults(found), key=lambda k: (k.name, ARCHITECTURES.index(k.architecture)))
+
+
+def set_defaults(found: Iterable[Kernel]) -> list[Kernel]:
+    """Each with a count for every counted instruction, and each kernel once an architecture."""
+    unique = {(k.name, k.architecture): k for k in found if k.architecture in ARCHITECTURES}
+    return [k._replace(counts={op: k.counts.get(op, 0) for op in (*COUNTED, TF32)}) for k in unique.values()]
+
+
+def count_instructions(command: list[str]) -> dict[tuple[str, str], collections.Counter[str]]:
+    """By architecture and kernel, how often each counted instruction stands in the listing."""
+    counts: dict[tuple[str, str], collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    instruction = re.compile(rf"\*/\s+(?:@!?U?P\w+\s+)?({'|'.join(map(re.escape, COUNTED))})\b[.\w]*")
+    architecture = symbol = ""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if match := instruction.search(line):
+                counts[architecture, symbol][match[1]] += 1
+                counts[architecture, symbol][TF32] += match[0].endswith(TF32)
+            elif "Function : " in line:
+                symbol = line.split("Function : ")[1].strip()
+            elif line.startswith("arch = "):
+                architecture = line.removeprefix("arch = ").strip()
+    return counts
+
+
+def table(found: Iterable[Kernel]) -> str:
+    """A Markdown table."""
+    lines = [
+        f"| kernel | architecture | registers | {' | '.join(LISTED)} | spills |",
+        f"|{' --- |' * (4 + len(LISTED))}",
+    ]
+    for k in found:
+        cells = (
+            k.name,
+            k.architecture,
+            k.registers,
+            *(k.counts[op] for op in LISTED),
+            k.counts["STL"] + k.counts["LDL"],
+        )
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """The command line; 1 where a kernel is not as it should be."""
+    parser = argparse.ArgumentParser(prog="python -m tools.inspect.sass", description=__doc__)
+    parser.add_argument("--write", action="store_true", help="put the table into docs/results/cuda_compiled.md")
+    arguments = parser.parse_args()
+    if reason := why_not():
+        raise UserError(reason)
+    found = kernels(_native.HERE / "libfastinpaint_cuda.so")
+    complaints = [c for k in found if (c := k.complaint())]
+    print(table(found))
+    print("\n".join(complaints) or f"{len(found)} kernels, none spills.")
+    if arguments.write:
+        before, rest = PAGE.read_text().split(BEGIN)
+        PAGE.write_text(f"{before}{BEGIN}\n{table(found)}\n{END}{rest.split(END)[1]}")
+    return 1 if complaints else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

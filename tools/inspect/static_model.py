@@ -1,0 +1,163 @@
+"""What each pass of the paper's layers must do, and how the Triton kernels would lay it out on an H200; nothing runs.
+
+    python -m tools.inspect.static_model            prints the table
+    python -m tools.inspect.static_model --write    puts it into docs/results/triton_model.md
+
+The launches are those of the library's own host code on "meta" tensors. FLOPs are two for a multiply-add; the live ones
+leave out taps that a tile never takes. Bytes are those that no kernel could avoid: every map in or out once. The floor
+is the larger of live FLOPs at 788 TFLOP/s and bytes at 4.3 TB/s, measured on an H200 in bfloat16. The expected time
+is `tiles.expected_seconds`, a model to be held against measurements.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from triton.runtime.jit import JITFunction
+
+from fastinpaint.ops.conv_block import triton as conv_block
+from fastinpaint.ops.conv_block.triton import autotune as triton_tune
+from fastinpaint.ops.conv_block.triton import tiles as launch
+from fastinpaint.ops.conv_block.triton.taps import Gather, Problem
+from fastinpaint.ops.conv_block.triton.taps import live_share as live_share_of
+from tools.inspect.paper_layers import PaperLayer, paper_layers
+
+FLOPS, BANDWIDTH = 788e12, 4.3e12
+PAGE = Path(__file__).parents[2] / "docs" / "results" / "triton_model.md"
+BEGIN, END = "<!-- static model: begin -->", "<!-- static model: end -->"
+
+
+class Pass(NamedTuple):
+    """One heavy launch of one layer."""
+
+    layer: str
+    kind: str
+    flop: float
+    live: float
+    bytes: float
+    tile: launch.Tile
+    programs: int
+    waves: int
+    steps: int
+    expected: float
+
+    @property
+    def floor(self) -> float:
+        """Seconds."""
+        return max(self.live / FLOPS, self.bytes / BANDWIDTH)
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[list[tuple[str, launch.Work, tuple[Any, ...]]]]:
+    """Inside, launches do nothing, and the passes that ask for a tile are listed."""
+    found: list[tuple[str, launch.Work, tuple[Any, ...]]] = []
+    upstream, choose = JITFunction.run, triton_tune.choose
+
+    def note(
+        kind: str, tiles: tuple[launch.Tile, ...], work: launch.Work, shape: tuple[Any, ...], run: Any
+    ) -> launch.Tile:
+        found.append((kind, work, shape))
+        return launch.best(tiles, work)
+
+    triton_tune.choose = note
+    JITFunction.run = lambda self, *args, **options: None
+    try:
+        yield found
+    finally:
+        triton_tune.choose, JITFunction.run = choose, upstream
+
+
+def live_share(kind: str, it: Problem, tile: launch.Tile, packed: bool) -> float:
+    """Live FLOPs over all FLOPs."""
+    if kind == "wgrad":
+        if packed:
+            return 1.0
+        shares = []
+        for taps, stride, padding, dilation, small, large in zip(*it[1:5], it.small, it.large, strict=True):
+            places = [stride * q + dilation * k - padding for q in range(small) for k in range(taps)]
+            shares.append(sum(0 <= p < large for p in places) / len(places))
+        return math.prod(shares)
+    gather: Gather = it.forward() if kind == "fwd" else it.backward()
+    return live_share_of(gather, launch.gather_block(tile.m, gather))
+
+
+def passes(layer: PaperLayer) -> list[Pass]:
+    """The heavy launches of a layer's forward and backward, in bfloat16."""
+    sources, weight, bias = layer.inputs(torch.bfloat16, "meta")
+    needs = [layer.channels != 4] * len(sources)
+    with recorded() as found:
+        y, mean, var = conv_block.fwd(sources, weight, bias, layer.geometry, layer.stats)
+        conv_block.bwd(y, mean, var, y, mean, sources, weight, layer.geometry, needs, True, bias is not None)
+    y_bytes, weight_bytes = y.numel() * 2, weight.numel() * 2
+    maps = sum(s.x.numel() * 2 * (1 + (s.addend is not None)) for s in sources)
+    moved = {
+        "fwd": maps + weight_bytes + y_bytes,
+        "dgrad": 2 * maps + weight_bytes + y_bytes * (1 + layer.stats),
+        "wgrad": maps + weight_bytes + y_bytes * (1 + layer.stats),
+    }
+    rows = []
+    for kind, work, (it, *_) in found:
+        flop = 2.0 * math.prod((it.samples, *it.small, *it.taps)) * layer.channels * layer.out_channels
+        tiles = launch.WGRAD_TILES if kind == "wgrad" else launch.GATHER_TILES
+        tile = launch.best(tiles, work)
+        packed = kind == "wgrad" and work.products == 1
+        live = live_share(kind, it, tile, packed)
+        work = work._replace(depth=max(1, round(work.depth * live)))
+        splits = launch.splits(tile, work)
+        programs = work.products * -(-work.rows // tile.m) * -(-work.columns // tile.n) * splits
+        waves = -(-programs // (launch.MULTIPROCESSORS * launch.programs_each(tile, work)))
+        steps, expected = -(-work.depth // (tile.k * splits)), launch.expected_seconds(tile, work)
+        rows.append(
+            Pass(layer.name, kind, flop, flop * live, float(moved[kind]), tile, programs, waves, steps, expected)
+        )
+    return rows
+
+
+def table() -> str:
+    """The table as Markdown, with sums."""
+    rows = [row for layer in paper_layers() for row in passes(layer)]
+    lines = [
+        "| layer | pass | GFLOP | live | MB | floor us | tile (m x n x k, warps, stages) | programs | waves | K-steps "
+        "| expected us |",
+        "| --- | --- | ---: | ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for p in rows:
+        t = p.tile
+        lines.append(
+            f"| {p.layer} | {p.kind} | {p.flop / 1e9:.2f} | {p.live / p.flop:.2f} | {p.bytes / 1e6:.1f} | "
+            f"{p.floor * 1e6:.1f} | {t.m} x {t.n} x {t.k}, {t.num_warps}, {t.num_stages} | {p.programs} | {p.waves} | "
+            f"{p.steps} | {p.expected * 1e6:.0f} |"
+        )
+    flop, live, moved = (sum(getattr(p, field) for p in rows) for field in ("flop", "live", "bytes"))
+    floor, expected = sum(p.floor for p in rows), sum(p.expected for p in rows)
+    lines.append(
+        f"| all | | {flop / 1e9:.0f} | {live / flop:.2f} | {moved / 1e6:.0f} | {floor * 1e6:.0f} | | | | | "
+        f"{expected * 1e6:.0f} |"
+    )
+    return "\n".join(lines)
+
+
+def replace_block(page: str, begin: str, end: str, text: str) -> str:
+    """The page with what stands between two marks replaced."""
+    before, rest = page.split(begin)
+    return f"{before}{begin}\n\n{text}\n\n{end}{rest.split(end)[1]}"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the table, or write it into docs/results/triton_model.md."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--write", action="store_true")
+    if not parser.parse_args(argv).write:
+        print(table())
+        return
+    PAGE.write_text(replace_block(PAGE.read_text(), BEGIN, END, table()))
+
+
+if __name__ == "__main__":
+    main()

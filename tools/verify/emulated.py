@@ -1,0 +1,184 @@
+"""Builds the CUDA sources for the CPU (csrc/cuda_on_cpu) and lets the ops' `cuda` modules run on them.
+
+    with emulated.installed():                                  # plain, in this process
+        y, mean, var = conv_block.cuda.fwd(...)                 # tensors on the CPU
+
+    emulated.run("address", [sys.executable, "case.py"])        # sanitized, in a process of its own
+
+A library is built once for the content of its sources and flags, and so is each source's object; both are kept under
+build/emulated. A defect can be planted:
+``build(plants=[Plant("conv_block/cuda/kernels/gather.cuh", "cp_async_wait<1>", "cp_async_wait<2>")])`` compiles a copy
+of the sources with that text replaced.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from fastinpaint.ops.dispatch import native_cuda
+from fastinpaint.ops.dispatch.source_hash import cxx_content
+
+ROOT = Path(__file__).parents[2]
+FLAGS = (
+    *("-std=c++17", "-g1", "-fPIC", "-fno-strict-aliasing", "-mf16c", "-ffp-contract=off"),
+    *("-Wall", "-Wno-unknown-pragmas", "-DFI_EMULATED", "-x", "c++"),
+    "-ftrivial-auto-var-init=pattern",  # an accumulator that nobody cleared starts at -1.7e38
+)
+SANITIZERS = {
+    "plain": ("-O2",),
+    "address": ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
+    "thread": ("-O1", "-fsanitize=thread"),
+    # none: access_counts.cu, which must be among the sources, counts where thread sanitizer would look
+    "counted": ("-O1", "-fsanitize=thread", "-U__SANITIZE_THREAD__", "-fno-threadsafe-statics"),
+}
+RUNTIMES = {"plain": (), "address": ("libasan.so",), "thread": ("libtsan.so",), "counted": ()}
+OPTIONS = {
+    "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0:exitcode=66",
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+    "TSAN_OPTIONS": "exitcode=66:report_signal_unsafe=0:history_size=4",
+}
+
+CXX_NAMES = {"__nv_bfloat16": "bf16", "__half": "half", "Tf32": "tf32", "false": "0", "true": "1"}
+
+
+class Plant(NamedTuple):
+    """A defect: `old` occurs once in `file` (under csrc) and becomes `new`."""
+
+    file: str
+    old: str
+    new: str
+
+
+def why_not() -> str | None:
+    """Why nothing can be emulated here, in one sentence, or None where it can."""
+    if shutil.which("g++") is None:
+        return "the emulation of CUDA kernels needs g++."
+    if os.uname().machine != "x86_64":
+        return f"the emulation of CUDA kernels needs x86-64, this is {os.uname().machine}."
+    return None
+
+
+def build(sanitizer: str = "plain", plants: Sequence[Plant] = (), sources: Sequence[str] | None = None) -> Path:
+    """The emulated library, built where it is not yet.
+
+    Args:
+        sanitizer: a key of `SANITIZERS`.
+        plants: defects to compile in.
+        sources: the ``.cu`` files under csrc, by default all that the real library has.
+
+    Raises:
+        ValueError: a plant's text does not occur exactly once.
+        RuntimeError: g++ failed; holds its messages.
+    """
+    files = {
+        str(path.relative_to(ROOT / "csrc")): path.read_text()
+        for path in (ROOT / "csrc").rglob("*")
+        if path.suffix in (".cu", ".cuh", ".h")
+    }
+    for plant in plants:
+        if files[plant.file].count(plant.old) != 1:
+            raise ValueError(f"plant: {plant.old!r} must occur once in {plant.file}.")
+        files[plant.file] = files[plant.file].replace(plant.old, plant.new)
+    real = sorted(name for name in files if re.fullmatch(r"\w+/cuda(_\w+)?\.cu|\w+/cuda/.*\.cu", name))
+    chosen = real if sources is None else list(sources)
+    flags = [*FLAGS, *SANITIZERS[sanitizer]]
+    folder = ROOT / "build" / "emulated"
+    folder.mkdir(parents=True, exist_ok=True)
+    objects = {source: folder / f"{_digest(source, files, flags)}.o" for source in chosen}
+    library = folder / f"{sanitizer}-{_hash([path.name for path in objects.values()])}.so"
+    if not library.exists():
+        linked = [flag for flag in flags if flag.startswith("-fsanitize")] if RUNTIMES[sanitizer] else []
+        _compile(files, objects, flags, linked, library)
+    return library
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
+
+
+def _digest(source: str, files: dict[str, str], flags: Sequence[str]) -> str:
+    """Of the source and all that it includes, without comments: what its object depends on, but for line numbers."""
+    read, to_read = {}, [source]
+    while to_read:
+        name = to_read.pop()
+        if name in files and name not in read:
+            read[name] = cxx_content(files[name])
+            for included in re.findall(r'#include "([^"]+)"', files[name]):
+                to_read += [included, os.path.normpath(os.path.join(os.path.dirname(name), included))]
+    return _hash((sorted(read.items()), flags))
+
+
+def _compile(
+    files: dict[str, str], objects: dict[str, Path], flags: Sequence[str], linked: Sequence[str], library: Path
+) -> None:
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        for name, text in files.items():
+            path = Path(folder) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        jobs = {}
+        for source, made in objects.items():
+            if not made.exists():
+                command = ["g++", *flags, f"-I{folder}", "-c", f"{folder}/{source}", "-o", f"{folder}/{made.name}"]
+                jobs[made] = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        errors = "".join(job.communicate()[1] for job in jobs.values())
+        if any(job.returncode for job in jobs.values()):
+            raise RuntimeError(f"g++ could not build the emulated kernels:\n{errors}")
+        for made in jobs:
+            os.replace(f"{folder}/{made.name}", made)
+        subprocess.run(["g++", "-shared", *linked, *map(str, objects.values()), "-o", f"{folder}/lib.so"], check=True)
+        os.replace(f"{folder}/lib.so", library)
+
+
+@contextmanager
+def installed(library: Path | None = None) -> Iterator[None]:
+    """The ops' `cuda` modules run the emulated library (by default the plain one) on CPU tensors."""
+    before = native_cuda.emulated
+    native_cuda.emulated = native_cuda.declare(ctypes.CDLL(str(library or build())))
+    try:
+        yield
+    finally:
+        native_cuda.emulated = before
+
+
+def launched() -> set[str]:
+    """The kernels that the installed library has launched so far, named as `sass` names them."""
+    listed = native_cuda.library().fi_emulated_launches
+    listed.restype = ctypes.c_char_p
+    names = set()
+    for line in listed().decode().splitlines():
+        name = line.split("kernel = ")[1].rstrip("]").replace("fi::", "")
+        for written, short in CXX_NAMES.items():
+            name = name.replace(written, short)
+        names.add(name)
+    return names
+
+
+def run(
+    sanitizer: str, command: Sequence[str], library: Path, seed: int = 0, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a Python command with the sanitizer's runtime preloaded; FI_LIBRARY, FI_SEED and `variables` are set."""
+    runtimes = [
+        subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+        for name in RUNTIMES[sanitizer]
+    ]
+    environment = {
+        **os.environ,
+        **OPTIONS,
+        "LD_PRELOAD": ":".join(runtimes),
+        "FI_LIBRARY": str(library),
+        "FI_SEED": str(seed),
+        "OMP_NUM_THREADS": "1",
+        **(variables or {}),
+    }
+    return subprocess.run(list(command), env=environment, capture_output=True, text=True, timeout=900, check=False)
