@@ -27,13 +27,17 @@ PASSES = ("fwd", "dgrad", "wgrad")
 TRANSFORMED, PACKED, CALL = 15, 45, 4e6
 DIRECT, DIRECT_IN_TIME = {"fwd": 1.1, "dgrad": 1.1, "wgrad": 1.2}, 1.0
 
+# As matrix products. With fewer output pixels, packing a large weight or writing its gradient takes longer than the
+# normalised reads save; with more than one tap and fewer channels, reading the activations once a tap does.
+LEAST_PIXELS, FEW_WEIGHTS = {"fwd": 128, "dgrad": 64, "wgrad": 256}, 1 << 16
+LEAST_CHANNELS: dict[str, float] = {"fwd": 24, "dgrad": 40, "wgrad": math.inf}
 
 _answers: dict[tuple, tuple[ModuleType | None, ...]] = {}  # of `own_all`: every layer asks, which thin nets notice
 MOST_ANSWERS = 4096
 
 
 def own(which: str, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> ModuleType | None:
-    """The own kernels that a pass, one of `PASSES`, runs on: `thin` or `winograd`; None for oneDNN's."""
+    """The module of the own kernels that a pass, one of `PASSES`, runs on; None for oneDNN's."""
     return own_all(sources, weight, geometry)[PASSES.index(which)]
 
 
@@ -63,7 +67,19 @@ def _own(
     fits = winograd.fits(sources, weight, geometry)
     if fits and (asked == "own" or winograd_is_faster(which, sources, weight, geometry)):
         return winograd
-    return matmul if asked == "own" and matmul.fits(sources, weight, geometry) else None
+    if matmul.fits(sources, weight, geometry) and (
+        asked == "own" or matmul_is_faster(which, sources, weight, geometry)
+    ):
+        return matmul
+    return None
+
+
+def matmul_is_faster(which: str, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> bool:
+    """Whether a pass is faster as a matrix product of ours than with oneDNN between our own elementwise kernels."""
+    pixels = len(sources[0].x) * math.prod(winograd.output_size(sources[0].x.shape, weight.shape, geometry))
+    if math.prod(weight.shape[2:]) > 1 and min(weight.shape[:2]) < LEAST_CHANNELS[which]:
+        return False
+    return pixels >= LEAST_PIXELS[which] or weight.numel() <= FEW_WEIGHTS
 
 
 def winograd_is_faster(which: str, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> bool:
