@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 NATIVE := $(shell find csrc -name "*.cpp" -o -name "*.cu" -o -name "*.cuh" -o -name "*.h")
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types check-cpu check-triton strangers fix docs wheel bench figures swap report gpu-check wheel-check clean
+.PHONY: help install demo check test lint types check-cpu check-triton strangers fix docs wheel bench figures swap report bad-inputs gpu-bounds gpu-estimate gpu-check wheel-check clean
 
 help: ## print these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ $(STAMP): pyproject.toml setup.py constraints.txt $(NATIVE)
 
 demo: $(STAMP) ## train, evaluate and inpaint on rendered clips; results in ./demo
 	$(RUN) -m fastinpaint demo --out demo
+
+check: $(STAMP) ## lint, types and the tests of what changed since origin/main (BASE=revision), under two minutes
+	$(RUN) -m tools.verify.check $(if $(BASE),--base $(BASE))
 
 test: lint types check-cpu check-triton ## everything that continuous integration runs
 
@@ -61,6 +64,17 @@ swap: $(STAMP) ## a U-Net that is not ours, before and after one line: seconds a
 
 report: $(STAMP) ## rows to pictures and one page, in build/report
 	$(RUN) -m benchmarks.report
+
+bad-inputs: $(STAMP) ## every bad input of the grammar on every command, and the counts into docs/reliability.md
+	rm -f build/bad-inputs.jsonl && mkdir -p build
+	$(RUN) -m tools.verify.bad_inputs --results build/bad-inputs.jsonl
+	$(RUN) -m tools.verify.bad_inputs.report build/bad-inputs.jsonl
+
+gpu-bounds: $(STAMP) ## what every convolution's machine code can reach, held to docs/results; no GPU (WRITE=--write)
+	$(RUN) -m tools.inspect.layer_bounds $(WRITE)
+
+gpu-estimate: $(STAMP) ## a training step's time on an H200, estimated from machine code; no GPU
+	$(RUN) -m tools.inspect.layer_bounds --estimate
 
 gpu-check: ## all that only a GPU can show, into build/gpu-check or OUT (RUN=python3: an interpreter that has torch)
 	$(RUN) -m benchmarks.gpu_check $(if $(OUT),--out $(OUT)) $(if $(PARTS),--parts $(PARTS)) $(if $(WITHIN),--seconds $(WITHIN))

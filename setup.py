@@ -18,7 +18,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -26,6 +25,9 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
+sys.path.insert(0, str(ROOT))  # pip does not
+from tools.nvcc import find_nvcc  # noqa: E402
+
 ARCHITECTURES = "80;90a;100"
 
 # The instruction sets of the CPU kernels: the width of a vector in bytes and the compiler's flags.
@@ -38,17 +40,6 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 def find_cxx() -> str | None:
     """The C++ compiler: CXX, g++ or clang++."""
     return next((p for c in (os.environ.get("CXX"), "g++", "clang++") if c and (p := shutil.which(c))), None)
-
-
-def find_nvcc() -> str | None:
-    """nvcc: of CUDA_HOME, on PATH, of PyPI's packages, or in the usual place."""
-    home = os.environ.get("CUDA_HOME")
-    places = [*sys.path, sysconfig.get_path("purelib")]  # pip builds in a place of its own, without site-packages
-    wheels = [str(p) for entry in places for p in Path(entry).glob("nvidia/*/bin/nvcc")]
-    for candidate in (home and f"{home}/bin/nvcc", shutil.which("nvcc"), *wheels, "/usr/local/cuda/bin/nvcc"):
-        if candidate and Path(candidate).exists():
-            return candidate
-    return None
 
 
 def wanted_nvcc() -> str | None:
@@ -82,6 +73,7 @@ def cuda_flags(nvcc: str) -> tuple[list[str], list[str]]:
     """Compile and link flags of the CUDA library."""
     runtime = Path(nvcc).resolve().parent.parent / "lib"
     compile_flags = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "--expt-relaxed-constexpr"]
+    compile_flags.append("-lineinfo")  # compute-sanitizer and profilers name lines
     compile_flags.append("--threads=2")  # two architectures at a time: the longest unit is left alone in the end
     return compile_flags, ["-shared", "-cudart=static", f"-L{runtime}", *cuda_code(cuda_architectures())]
 

@@ -17,7 +17,7 @@ from benchmarks.pictures import Row, sizes
 from fastinpaint.bench import rows
 from fastinpaint.bench.measure import REPEATS_WITHIN
 from fastinpaint.errors import UserError
-from fastinpaint.training.checkpoints import replace_file
+from fastinpaint.files import replace_text
 
 Key = tuple[str, str, tuple[int, int, int]]
 
@@ -35,7 +35,7 @@ def mark(path: Path, other: dict[Key, Row], apart: list[Key]) -> None:
             row["repeat_p50"] = other[key]["p50"]
             row["noisy"] = row["noisy"] or key in apart
     text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in found)
-    replace_file(path, lambda beside: beside.write_text(text))
+    replace_text(path, text)
 
 
 def main(arguments: list[str] | None = None) -> int:

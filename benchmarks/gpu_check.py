@@ -24,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 
 from benchmarks.gpu_plan import PARTS, Step, plan
+from fastinpaint.files import replace_text
 
 ROOT = Path(__file__).parents[1]
 NO_DEVICE = 3
@@ -121,9 +122,7 @@ class Check:
         text = log.read_text(errors="replace") if log.exists() else ""
         step.last = ([line for line in text.splitlines() if line.strip()] or [""])[-1][:160]
         self.done.append(step)
-        beside = self.out / ".summary.json"
-        beside.write_text(json.dumps(self.before + [asdict(step) for step in self.done], indent=1) + "\n")
-        beside.replace(self.summary)
+        replace_text(self.summary, json.dumps(self.before + [asdict(step) for step in self.done], indent=1) + "\n")
         print(f"{step.part:<11}{step.name:<15}{step.seconds:>7.1f} s  {status:<24}{step.last[:100]}", flush=True)
 
     def stop(self) -> None:

@@ -21,6 +21,7 @@ from fastinpaint.bench import rows
 from fastinpaint.bench.contenders import is_ours
 from fastinpaint.bench.plots import label
 from fastinpaint.errors import UserError
+from fastinpaint.files import replace_text
 
 RESULTS = Path(__file__).parent / "results"
 STYLE = """
@@ -141,9 +142,7 @@ def main() -> int:
         everything = [row for row in everything if machine(row) == last]
     found = newest(everything)
     pictures = draw_all(found, everything, args.out)
-    beside = args.out / ".index.html"
-    beside.write_text(page(found, pictures, check_table(args.check)))
-    beside.replace(args.out / "index.html")
+    replace_text(args.out / "index.html", page(found, pictures, check_table(args.check)))
     print(f"{args.out / 'index.html'}: {len(found)} rows, {len(pictures)} pictures")
     return 0
 

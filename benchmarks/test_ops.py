@@ -1,4 +1,4 @@
-"""The memory-bound ops: activation, batch norm with ReLU, masked L1 and down-sampling, beside torch's own."""
+"""The memory-bound ops: activation, and batch norm with ReLU, beside torch's own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from benchmarks import cudnn_graph
 from fastinpaint import accelerate
 from fastinpaint.bench.measure import kept_bytes
 from fastinpaint.ops.activation import activation
-from fastinpaint.ops.masked_l1 import masked_l1
 from fastinpaint.ops.types import Source
 
 pytestmark = pytest.mark.in_turns
@@ -104,41 +103,3 @@ def test_norm_relu(contender, which, workload, measure, leave_out):
         torch.testing.assert_close(passes["forward"](), truth(x).detach(), rtol=close, atol=close)
     maps = 3 if which == "forward" else 5  # x twice, for its statistics and to a; x and da twice, and dx
     measure(passes[which], f"norm_relu {which}", contender, moved=maps * x.nbytes, kind="op", kept_bytes=kept)
-
-
-def plain_l1(output, target, mask):
-    """Eq. 1 by torch's own ops."""
-    return ((output - target).abs() * mask).sum() / (3 * mask.sum())
-
-
-@pytest.mark.parametrize("contender", ["eager", "compile", "fastinpaint"])
-@pytest.mark.parametrize("which", ["forward", "backward"])
-def test_masked_l1(contender, which, workload, measure):
-    """The loss of Eq. 1 at full size."""
-    shape = (workload.batch, 3, workload.frames, workload.size, workload.size)
-    output, target = (torch.rand(shape, device=workload.device) for _ in range(2))
-    mask = (torch.rand(shape[0], 1, *shape[2:], device=workload.device) > 0.8).float()
-    output.requires_grad_()
-    function = masked_l1 if contender == "fastinpaint" else BY_TORCH[contender](plain_l1)
-    torch.testing.assert_close(function(output, target, mask), plain_l1(output, target, mask))
-    passes, kept = passes_of(lambda: function(output, target, mask), output, torch.ones((), device=workload.device))
-    moved = (2 if which == "forward" else 3) * output.nbytes + mask.nbytes
-    measure(passes[which], f"masked_l1 {which}", contender, moved=moved, kind="op", kept_bytes=kept)
-
-
-@pytest.mark.parametrize("contender", ["eager", "fastinpaint"])
-def test_downsample(contender, workload, measure, leave_out):
-    """Filling the hole and reducing video and mask, in one pass on a GPU."""
-    from fastinpaint.ops.downsample import reference
-
-    if torch.device(workload.device).type != "cuda":
-        leave_out("downsample forward", contender, "on a CPU down-sampling is plain torch.")
-    from fastinpaint.ops.downsample import cuda
-
-    shape = (workload.batch, 3, workload.frames, workload.size, workload.size)
-    video, mean = torch.rand(shape, device=workload.device), torch.rand(3, device=workload.device)
-    mask = (torch.rand(shape[0], 1, *shape[2:], device=workload.device) > 0.8).float()
-    function = reference.fwd if contender == "eager" else cuda.fwd
-    torch.testing.assert_close(function(video, mask, mean, 2), reference.fwd(video, mask, mean, 2))
-    moved = video.nbytes + mask.nbytes + (video.nbytes + mask.nbytes) // 4
-    measure(lambda: function(video, mask, mean, 2), "downsample forward", contender, moved=moved, kind="op")

@@ -3,5 +3,6 @@
 from fastinpaint._version import __version__
 from fastinpaint.accelerate import accelerate, restore
 from fastinpaint.errors import UserError
+from fastinpaint.graph import GraphedStep
 
-__all__ = ["UserError", "__version__", "accelerate", "restore"]
+__all__ = ["GraphedStep", "UserError", "__version__", "accelerate", "restore"]

@@ -13,17 +13,19 @@ ROOT = Path(fastinpaint.__file__).parents[1]
 # From the bottom up; a room imports what stands in lines before its own, and rooms of one line do not import each
 # other. The rooms of `ops` are named apart; tests, tools and benchmarks stand above the package.
 LAYERS = (
-    ("errors", "_version", "ops.types"),
+    ("errors", "_version", "ops.types", "ops.layout"),
+    ("environment", "files", "memory", "ranges"),
+    ("strict_yaml",),
     ("ops.buffer_pool",),
     ("ops.dispatch",),
     ("ops.saved",),
     ("ops.activation",),
     ("ops.norm_act",),
-    ("ops.batch_norm", "ops.downsample", "ops.masked_l1"),
+    ("ops.batch_norm",),
     ("ops.conv_block",),
     ("nn",),
     ("acceleration",),
-    ("accelerate",),
+    ("accelerate", "graph"),
     ("models", "data"),
     ("training", "inference", "metrics"),
     ("testing",),
@@ -34,7 +36,8 @@ LAYERS = (
     ("tests",),
 )
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
-PLAIN = {"models": {"errors"}, "data": {"errors"}}  # rooms that hold no kernel, and all that they may import
+# Rooms that hold no kernel, and all that they may import.
+PLAIN = {room: {"errors", "files", "memory", "ranges"} for room in ("models", "data")}
 
 
 def room_of(name: str) -> str | None:

@@ -127,3 +127,8 @@ def test_nvcc_of_cuda_home_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path
     nvcc.touch()
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
     assert module.find_nvcc() == str(nvcc)
+
+
+def test_kernels_carry_line_numbers_for_profilers_and_sanitizers(script: ModuleType) -> None:
+    compile_flags, _ = script.cuda_flags("/cuda/bin/nvcc")
+    assert "-lineinfo" in compile_flags

@@ -34,11 +34,11 @@ __device__ __forceinline__ Lane lane_of(const Columns& columns, int channels) {
 // a[row][c] = activation of the source, a's rows being `stride` channels apart (its part of a concatenation).
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    activation_fwd_kernel(Source source, T* a, int stride, Columns columns, bool aligned) {
+    activation_fwd_kernel(Source source, T* __restrict__ a, int stride, Columns columns, bool aligned) {
   Lane lane = lane_of(columns, source.channels);
   ChannelParams params = load_params(source, lane.channel);
-  const T* x = static_cast<const T*>(source.x);
-  const T* addend = static_cast<const T*>(source.addend);
+  const T* __restrict__ x = static_cast<const T*>(source.x);  // a is nobody's source: rows are read ahead of stores
+  const T* __restrict__ addend = static_cast<const T*>(source.addend);
 #pragma unroll 4
   for (int row = lane.row; row < lane.end; row += lane.step) {
     size_t at = size_t(row) * source.channels + lane.channel;

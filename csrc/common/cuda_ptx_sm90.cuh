@@ -37,10 +37,19 @@ __device__ __forceinline__ void mbarrier_arrive_expect(uint64_t* barrier, uint32
                : "memory");
 }
 
+// Tries before a wait is given up with a trap; only where FI_TRAP_WAITS is defined, for finding a lost arrival.
+constexpr uint32_t kMostTries = 1u << 24;
+
 // Returns when the phase of that parity is complete.
 __device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, uint32_t parity) {
   uint32_t done;
+#ifdef FI_TRAP_WAITS
+  uint32_t tries = 0;
+#endif
   do {
+#ifdef FI_TRAP_WAITS
+    if (++tries == kMostTries) __trap();
+#endif
     asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
                  : "=r"(done)
                  : "r"(shared_address(barrier)), "r"(parity)
@@ -124,7 +133,12 @@ __device__ __forceinline__ void wgmma_turned_m64n64k16(float (&d)[8][4], const u
 __device__ __forceinline__ void wgmma_settled(float (&d)[8][4]) { asm volatile("" : FI_D32::"memory"); }
 
 // Writes 16 bytes that wgmma shall read, after this thread's fence_proxy_async and a barrier.
-__device__ __forceinline__ void store_operand(void* to, const uint4& value) { *static_cast<uint4*>(to) = value; }
+__device__ __forceinline__ void store_operand(void* to, const uint4& value) {
+  // in one piece: left to the compiler, four stores of four bytes meet in the same banks
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(to)), "r"(value.x), "r"(value.y),
+               "r"(value.z), "r"(value.w)
+               : "memory");
+}
 
 // Shows what this thread has written to shared memory to the tensor cores, which read it through another proxy.
 __device__ __forceinline__ void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }

@@ -57,11 +57,10 @@ __device__ __forceinline__ float activate(float x, float addend, const ChannelPa
 template <class To, class T>
 __device__ __forceinline__ Vector<To> activate(const Vector<T>& x, const Vector<T>& addend, const ChannelParams& params,
                                                bool relu) {
-  Vector<To> result;
+  float value[kVector];
 #pragma unroll
-  for (int i = 0; i < kVector; ++i)
-    result.v[i] = from_float<To>(activate(to_float(x.v[i]), to_float(addend.v[i]), params, i, relu));
-  return result;
+  for (int i = 0; i < kVector; ++i) value[i] = activate(to_float(x.v[i]), to_float(addend.v[i]), params, i, relu);
+  return rounded<To>(value);
 }
 
 }  // namespace fi

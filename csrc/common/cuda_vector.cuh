@@ -45,12 +45,37 @@ __device__ __forceinline__ Tf32 from_float<Tf32>(float v) {
   return {round_to_tf32(v)};
 }
 
+// Two values in one instruction where the chip has one.
+template <class T>
+__device__ __forceinline__ void round_pair(T* to, float first, float second) {
+  to[0] = from_float<T>(first), to[1] = from_float<T>(second);
+}
+#ifndef FI_EMULATED
+template <>
+__device__ __forceinline__ void round_pair(__nv_bfloat16* to, float first, float second) {
+  *reinterpret_cast<__nv_bfloat162*>(to) = __floats2bfloat162_rn(first, second);
+}
+template <>
+__device__ __forceinline__ void round_pair(__half* to, float first, float second) {
+  *reinterpret_cast<__half2*>(to) = __floats2half2_rn(first, second);
+}
+#endif
+
 constexpr int kVector = 8;
 
 template <class T>
 struct alignas(16) Vector {
   T v[kVector];
 };
+
+// Eight values of a map, rounded to its type.
+template <class T>
+__device__ __forceinline__ Vector<T> rounded(const float (&value)[kVector]) {
+  Vector<T> result;
+#pragma unroll
+  for (int i = 0; i < kVector; i += 2) round_pair(result.v + i, value[i], value[i + 1]);
+  return result;
+}
 
 template <class T>
 __device__ __forceinline__ Vector<T> zero_vector() {

@@ -42,6 +42,7 @@ class Report:
         layers: each layer's choice.
         stock: by layout: "ms" of a step and "kept_bytes" of the untouched model.
         before, after: the same of the better stock layout, which is named, and of the model as it is now.
+        cost: "steps" that were run to choose, and their "seconds".
         limit: what keeps the network from more, in one sentence.
     """
 
@@ -54,6 +55,7 @@ class Report:
     stock: dict[str, dict[str, float]] = field(default_factory=dict)
     before: dict[str, Any] = field(default_factory=dict)
     after: dict[str, Any] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)
     limit: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,7 +83,8 @@ class Report:
             rows.append((f"stock, {name}", f"{row['ms']:.1f}", f"{row['kept_bytes'] / 2**20:.1f}"))
         now = self.after
         rows.append((f"now, {now['layout']}", f"{now['ms']:.1f}", f"{now['kept_bytes'] / 2**20:.1f}"))
-        return [f"{name:<32}{ms:>12}{kept:>12}" for name, ms, kept in rows]
+        table = [f"{name:<32}{ms:>12}{kept:>12}" for name, ms, kept in rows]
+        return [*table, f"chosen in {self.cost['steps']} steps, {self.cost['seconds']:.1f} s"]
 
     def _table(self) -> list[str]:
         rows = [f"{'layer':<36} {'kind':<16} {'choice':<8} {'stock ms':>8} {'fused ms':>8}  why"]

@@ -71,9 +71,9 @@ def swap(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], dict[st
             module._fastinpaint = Options(backend, tier, module not in handing_on, plan.contiguous, name)
             module._fastinpaint_accelerated = True
             if name in plan.plain:
-                module._fastinpaint_plain = True
+                module._fastinpaint_plain = True  # type: ignore[assignment]
             if plan.by_rule and isinstance(module, NORMS):
-                module._fastinpaint_follows = True
+                module._fastinpaint_follows = True  # type: ignore[assignment]
             swapped.append(name)
     draw_borders(model, frozenset(PLAIN))
     return swapped, left

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import logging
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -73,7 +74,7 @@ def forget_calls(model: nn.Module) -> None:
 
 def begin(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Before every call: take the plan of these shapes, measuring it where it is new; inputs in its layout."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or getattr(model, "_is_replica", False):  # of nn.DataParallel, in a thread
         return None
     tuner = vars(model)[TUNER]
     key = key_of(model, args, kwargs)
@@ -183,6 +184,7 @@ def tune(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> tuple[
         report.how = "remembered"
         return plan, report
     unswap(model)
+    began = time.perf_counter()
     try:
         with torch.set_grad_enabled(grad), sandbox.sandbox(model), progress() as bar:
             runner = Runner(model, example, training, tuner.backend, bar.update)
@@ -190,6 +192,7 @@ def tune(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> tuple[
                 found = search(runner, tuner.goal)
                 runner.apply(found.plan)
                 report = _report(model, found, tuner)
+                report.cost = {"steps": runner.steps, "seconds": time.perf_counter() - began}
             finally:
                 unswap(model)
     except torch.OutOfMemoryError:
@@ -209,9 +212,9 @@ def tune(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> tuple[
 def try_rules(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> tuple[Plan, Report]:
     """The plan by rules, mended until the model computes with it what it computes without; two forward passes."""
     tuner.rehearsed = True
-    report, plan = model.fastinpaint_report, replace(tuner.plan, contiguous=False)
+    report, plan = vars(model)["fastinpaint_report"], replace(tuner.plan, contiguous=False)
     if sandbox.why_not(model) or example.why_not() or type(model) in FUSED or type(model) in PLAIN:
-        return tuner.plan, report  # type: ignore[return-value]
+        return tuner.plan, report
     training = grad and any(t.requires_grad for t in (*model.parameters(), *example.tensors()))
     unswap(model)
     try:
@@ -223,12 +226,12 @@ def try_rules(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> t
                 unswap(model)
     except Exception as error:  # which the model's own call will raise
         logger.debug("accelerate: the rules were not tried: %s", error)
-        return tuner.plan, report  # type: ignore[return-value]
+        return tuner.plan, report
     finally:
         put_in_force(model, tuner.plan, tuner.backend)
     if trial is None:
         return Plan(), replace(report, swapped=[], layers=[], notes=[reason])
-    return trial.plan, report  # type: ignore[return-value]
+    return trial.plan, report
 
 
 def _unmeasured(tuner: Tuner, note: str) -> tuple[Plan, Report]:
@@ -247,13 +250,13 @@ def _report(model: nn.Module, found: Any, tuner: Tuner) -> Report:
         swapped,
         left,
         found.notes,
-        tuner.goal.objective,
-        "measured",
-        layers_of(model, found.ways, found.parts, left, found.links),
-        stock,
-        {"layout": before, "ms": 1e3 * seconds, "kept_bytes": kept},
-        {"layout": layout_name, "ms": 1e3 * found.seconds, "kept_bytes": found.kept},
-        limit_of(model, found.ways, found.parts["stock"], found.links),
+        objective=tuner.goal.objective,
+        how="measured",
+        layers=layers_of(model, found.ways, found.parts, left, found.links),
+        stock=stock,
+        before={"layout": before, "ms": 1e3 * seconds, "kept_bytes": kept},
+        after={"layout": layout_name, "ms": 1e3 * found.seconds, "kept_bytes": found.kept},
+        limit=limit_of(model, found.ways, found.parts["stock"], found.links),
     )
 
 
@@ -265,7 +268,7 @@ def progress() -> Any:
 def memory_file(example: Example) -> Path:
     """Where choices are remembered: one file for each device, versions and source."""
     device = next((t.device for t in example.tensors() if t.device.type == "cuda"), torch.device("cpu"))
-    name = autotune._graphics(device) if device.type == "cuda" else autotune._processor()
+    name = autotune.graphics_name(device) if device.type == "cuda" else autotune.processor_name()
     return tuning_cache.file_of("choices", name, torch.__version__, _version.__version__, _source())
 
 
@@ -290,7 +293,7 @@ def problem(model: nn.Module, example: Example, training: bool, tuner: Tuner) ->
 
 
 @functools.cache
-def _code(kind: type[nn.Module]) -> str:
+def _code(kind: Any) -> str:
     """A digest of a module's own forward, so that a changed one is measured again."""
     code = getattr(getattr(kind, "forward", None), "__code__", None)
     if kind.__module__.partition(".")[0] == "torch" or code is None:

@@ -14,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from fastinpaint.bench.contenders import Workload
 from fastinpaint.models import ModelConfig, VideoCompletionNet
+from fastinpaint.ops.conv_block.geometry import live_taps
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def taps_on_map(
         places, limit = size, (size - 1) * stride - 2 * padding + reach + output_padding
     else:
         places, limit = (size + 2 * padding - reach) // stride + 1, size
-    return sum(0 <= i * stride - padding + k * dilation < limit for i in range(places) for k in range(kernel))
+    return live_taps(places, limit, kernel, stride, padding, dilation)
 
 
 def layer_cases(workload: Workload) -> list[LayerCase]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from fastinpaint._version import __version__
+from fastinpaint.ops.dispatch.autotune import processor_name
 
 # What the ceilings are measured with: floats to copy, more than any cache holds, and the side of the square matrices.
 SIZES = {"cuda": (1 << 28, 8192), "cpu": (1 << 24, 1536)}
@@ -28,12 +29,7 @@ def device_name(device: torch.device) -> str:
     """The GPU's name, or the processor's with its vector width and the threads in use."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        model = platform.processor() or platform.machine()
-    return f"{model}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    return f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
 
 
 @functools.cache  # a long run is of the commit that it began with

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from fastinpaint.cli.options import path
 from fastinpaint.data.dataset import VideoSamples
 from fastinpaint.data.holes import HOLE_KINDS
 from fastinpaint.errors import UserError
 from fastinpaint.inference import Settings
 from fastinpaint.metrics import evaluate, save_report
 from fastinpaint.models.weights import load_weights
+from fastinpaint.ranges import POSITIVE_COUNT, SEED
 from fastinpaint.training.backend import BACKENDS, accelerate_model
 
 
@@ -18,16 +20,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "weights",
         metavar="RUN_OR_WEIGHTS",
-        type=Path,
+        type=path,
         nargs="+",
         help="folders made by `fastinpaint train` (their best weights) or weights files",
     )
-    parser.add_argument("--data", metavar="DATA", type=Path, required=True, help="folder made by `fastinpaint prepare`")
+    parser.add_argument("--data", metavar="DATA", type=path, required=True, help="folder made by `fastinpaint prepare`")
     parser.add_argument("--holes", metavar="|".join(HOLE_KINDS), default="rectangle", help="default: rectangle")
     parser.add_argument("--split", metavar="val|train", default="val", help="default: val")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="write evaluation.json and pictures there")
-    parser.add_argument("--limit", metavar="N", type=int, help="measure N samples, spread evenly over the set")
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the holes (default: 0)")
+    parser.add_argument("--out", metavar="DIR", type=path, help="write evaluation.json and pictures there")
+    parser.add_argument(
+        "--limit", metavar="N", type=POSITIVE_COUNT, help="measure N samples, spread evenly over the set"
+    )
+    parser.add_argument("--seed", metavar="N", type=SEED, default=0, help="of the holes (default: 0)")
     parser.add_argument(
         "--no-rivals", action="store_true", help="leave out OpenCV's inpainting and the temporal median"
     )
@@ -37,8 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure, print the table, write what --out asks for; raises `UserError` for bad input."""
-    if args.seed < 0:
-        raise UserError(f"--seed: must be 0 or more, got {args.seed}.")
     device = Settings(device=args.device).torch_device()
     models = {label: load_weights(path).to(device) for label, path in labelled(args.weights).items()}
     models = {label: accelerate_model(model, args.backend) for label, model in models.items()}

@@ -117,8 +117,6 @@ def _hopper() -> str:
 def _example(op: str, device: torch.device) -> tuple[object, ...]:
     """What an op's `why_not` takes: a small float32 video, or a vector."""
     x = torch.zeros(1, 4, 2, 4, 4, device=device)
-    if op == "masked_l1":
-        return x, x, x[:, :1]
     if op == "activation":
         return ([Source(x, relu=True)],)
     if op == "batch_norm":

@@ -10,9 +10,9 @@ from typing import Any
 
 import av
 from av.error import FFmpegError
-from av.sidedata.sidedata import Type
 from av.video.reformatter import Interpolation
 
+from fastinpaint.data.bounds import MOST_PIXELS, check_frame_size
 from fastinpaint.data.reader import FOLDER_RATE, DamagedVideo, Frame, VideoReader
 from fastinpaint.data.timeline import Timeline
 from fastinpaint.errors import UserError
@@ -20,6 +20,7 @@ from fastinpaint.errors import UserError
 # Colours rounded to nearest. Without flags swscale's RGB is up to a level too dark, of a coloured picture about one on
 # average; and accurate rounding is none, two levels dark, unless full chroma goes with it.
 ROUNDED = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+LIMITS = {"max_pixels": str(MOST_PIXELS)}
 DURATION_SLACK = 0.25  # seconds by which the length a Matroska header states may be off
 
 
@@ -34,11 +35,12 @@ class ContainerReader(VideoReader):
         self.name = name
         self._keep_pictures = keep_pictures
         try:
-            self._container = av.open(name)
+            self._container = av.open(name, metadata_errors="replace")  # titles may be of any bytes
         except (FFmpegError, OSError) as error:
             raise UserError(f"{name}: not a video that can be read: {_reason(error)}.") from None
         try:
             self._stream = main_video(name, self._container)
+            check_frame_size(name, self._stream.width, self._stream.height)
             self._decoder = _decoder(self._stream)
             self._read = 0
             self._last_pts: int | None = None
@@ -98,9 +100,9 @@ class ContainerReader(VideoReader):
         self.width, self.height = picture.width, picture.height
         self.rotation = picture.rotation
         self.codec = stream.codec.canonical_name
-        sides: Any = picture.side_data  # its type information lacks the display matrix
-        if any(side.type is Type.DISPLAYMATRIX for side in sides):
-            self.display_matrix = struct.unpack("=9i", bytes(sides[Type.DISPLAYMATRIX])[:36])
+        matrix = side_data(picture).get("DISPLAYMATRIX")
+        if matrix is not None:
+            self.display_matrix = struct.unpack("=9i", matrix[:36])
         self.rate = stream.average_rate or stream.guessed_rate or FOLDER_RATE
         seconds = self._container.duration / av.time_base if self._container.duration else None
         self.length_hint = stream.frames or (round(seconds * self.rate) if seconds else None)
@@ -133,11 +135,21 @@ class ContainerReader(VideoReader):
         return None
 
 
+def side_data(picture: Any) -> dict[str, bytes]:
+    """What a picture carries beside its samples, by FFmpeg's names; nothing where PyAV does not know all of it."""
+    try:
+        return {side.type.name: bytes(side) for side in picture.side_data}
+    except ValueError:
+        return {}
+
+
 def main_video(name: str, container: av.container.InputContainer) -> av.VideoStream:
     """The first stream that is a video and not a cover picture."""
     cover = av.stream.Disposition.attached_pic
     for stream in container.streams.video:
         if not stream.disposition & cover:
+            if stream.codec_context is None:
+                raise UserError(f"{name}: a video stream that can be decoded is needed; its codec is unknown.")
             stream.thread_type = "AUTO"
             return stream
     kinds = ", ".join(stream.type for stream in container.streams) or "nothing"
@@ -148,8 +160,11 @@ def _decoder(stream: av.VideoStream) -> Any:
     """What decodes a stream: FFmpeg's own decoders of VP8 and VP9 leave transparency aside, libvpx does not."""
     libvpx = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec.canonical_name)
     if libvpx is None or stream.metadata.get("alpha_mode") != "1":
+        stream.codec_context.options = LIMITS
         return stream
-    return av.CodecContext.create(libvpx, "r")
+    decoder = av.CodecContext.create(libvpx, "r")
+    decoder.options = LIMITS
+    return decoder
 
 
 def _reason(error: Exception) -> str:

@@ -19,7 +19,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from fastinpaint.errors import UserError
+from fastinpaint.errors import UserError, shown
+from fastinpaint.files import parse_json, read_text
 
 FORMAT = "fastinpaint samples"
 VERSION = 1
@@ -82,16 +83,16 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: unreadable, damaged, of another format or version.
     """
     try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
+        content = parse_json(read_text(path))
+    except UserError:
+        raise
     except ValueError:
         raise UserError(f"{path}: damaged: it is not JSON.") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path}: not written by `fastinpaint prepare`.")
     if content.get("version") != VERSION:
         raise UserError(
-            f"{path}: version {VERSION} of the format is needed, this is version {content.get('version')}; "
+            f"{path}: version {VERSION} of the format is needed, this is version {shown(content.get('version'))}; "
             "prepare the data again."
         )
     return content

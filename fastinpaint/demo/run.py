@@ -73,6 +73,8 @@ def run_demo(out: str | Path, backend: str = "reference", size: DemoSize | None 
         UserError: `out` is something else, or cannot be written.
     """
     out, size = Path(out), size or DemoSize()
+    if out.is_symlink() and not out.exists():
+        raise UserError(f"{out}: must be a new folder, or one that an earlier demo left; it is a link to nothing.")
     if out.exists() and not (out.is_dir() and ((out / PAGE).is_file() or not any(out.iterdir()))):
         raise UserError(f"{out}: must be a new folder, or one that an earlier demo left.")
     _fused(VideoCompletionNet(ModelConfig(width=size.width)), backend)  # refused now, not after minutes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import av
 from av.error import FFmpegError
@@ -275,7 +275,7 @@ def _opens(encoder: str, form: str, options: dict[str, str], size: tuple[int, in
         return True
 
     def add(output: av.container.OutputContainer) -> None:
-        stream = output.add_stream(encoder, 25, options=dict(options))
+        stream = cast(Any, output.add_stream(encoder, 25, options=dict(options)))
         stream.width, stream.height, stream.pix_fmt = *size, form
 
     return can_hold(muxer, add)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from av.sidedata.sidedata import Type
+from fastinpaint.data.container import side_data
 
 
 def added_to(options: dict[str, str], encoder: str, first: Any) -> dict[str, str]:
@@ -14,12 +14,12 @@ def added_to(options: dict[str, str], encoder: str, first: Any) -> dict[str, str
     Their units are H.265's (SEI messages 137 and 144): 0.00002 of chromaticity, 0.0001 cd/m2; AV1's encoder takes plain
     numbers. Encoders other than x264, x265 and SVT-AV1 have no place for them.
     """
-    sides = {side.type: bytes(side) for side in first.side_data}
+    sides = side_data(first)
     said = []
-    if Type.MASTERING_DISPLAY_METADATA in sides:
-        said.append(_mastering(sides[Type.MASTERING_DISPLAY_METADATA], encoder))
-    if Type.CONTENT_LIGHT_LEVEL in sides:
-        most, average = struct.unpack("=2I", sides[Type.CONTENT_LIGHT_LEVEL][:8])
+    if "MASTERING_DISPLAY_METADATA" in sides:
+        said.append(_mastering(sides["MASTERING_DISPLAY_METADATA"], encoder))
+    if "CONTENT_LIGHT_LEVEL" in sides:
+        most, average = struct.unpack("=2I", sides["CONTENT_LIGHT_LEVEL"][:8])
         key = {"libx264": "cll", "libx265": "max-cll", "libsvtav1": "content-light"}.get(encoder)
         said.append(f"{key}={most},{average}" if key else "")
     said = [part for part in said if part]

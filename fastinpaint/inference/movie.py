@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -62,13 +62,12 @@ class MovieWriter:
         self._palette = self._suffix == ".gif"
         self._constant = self._suffix == ".avi" or self.plan.encoder in CONSTANT_RATE
         self._time_base = 1 / source.rate if self._constant else first.time_base
-        self._start = first.pts * first.time_base if self._suffix in (".avi", ".gif", ".apng") else Fraction(0)
+        self._start = self._origin(first.pts * first.time_base)
         self._last: int | None = None
         self._name = source.name
         self._container = self._open(path)
-        self._stream: Any = self._container.add_stream(
-            self.plan.encoder, source.rate, options=self._options(first.picture), time_base=self._time_base
-        )
+        options: Any = {"options": self._options(first.picture), "time_base": self._time_base}
+        self._stream = cast(Any, self._container.add_stream(self.plan.encoder, source.rate, **options))
         self._stream.width, self._stream.height = source.width, source.height
         self._stream.pix_fmt = self.plan.pix_fmt
         if source.display_matrix is not None:
@@ -79,6 +78,10 @@ class MovieWriter:
 
     def write(self, frame: Frame, rgb: np.ndarray, mask: np.ndarray) -> None:
         """Encode a frame of the source with the masked pixels of `rgb`, uint8 [H, W, 3], in it."""
+        if self._suffix in STILLS and self._last is not None:
+            raise UserError(
+                f"{self._suffix} holds one image, and {self._name} has more frames; write a video or a folder."
+            )
         picture = self._filled(frame.picture, rgb, mask)
         picture.pict_type = 0  # the encoder's choice, not the source's
         time = frame.pts * frame.time_base
@@ -103,8 +106,8 @@ class MovieWriter:
         """The source's picture with the hole's samples replaced, in the format that the encoder takes."""
         if self._opaque and not is_opaque(picture) and not what_it_holds(self.plan.pix_fmt).alpha and not self._drop:
             raise UserError(
-                f"{self._suffix} files cannot hold the source's transparency, which begins after its first frame; "
-                "write a .mkv file, or go on without by --drop-unsupported."
+                "the source's transparency begins after its first frame, too late for this output; start again with "
+                "--pix-fmt bgra to keep it, or with --drop-unsupported to go on without."
             )
         picture = convert(picture, working_format(picture.format.name))
         if mask.any():
@@ -122,6 +125,12 @@ class MovieWriter:
             )
         self._last = tick
         return tick
+
+    def _origin(self, first: Fraction) -> Fraction:
+        """Seconds by which all times are moved: none but where the output cannot begin there."""
+        if self._suffix in (".avi", *PICTURES):
+            return first
+        return min(self._original.start, first) if self._original is not None and first < 0 else Fraction(0)
 
     def _refuse_losses(self) -> None:
         if not self.plan.lost:

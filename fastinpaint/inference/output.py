@@ -17,10 +17,41 @@ from av.error import FFmpegError
 from fastinpaint.data.reader import Frame
 from fastinpaint.errors import UserError
 from fastinpaint.inference.encoder import MUXERS
-from fastinpaint.inference.pixels import what_it_holds
-from fastinpaint.inference.planes import convert, is_opaque
+from fastinpaint.inference.pixels import what_it_holds, working_format
+from fastinpaint.inference.planes import convert, is_opaque, paste
 
 FRAME_NAME = re.compile(r"\d{6,}\.(png|tiff)")
+
+
+class TiffWriter:
+    """One TIFF image. OpenCV says in the file that its transparency is not multiplied in, which FFmpeg does not."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._path, self._name = path, name
+
+    def write(self, frame: Frame, rgb: np.ndarray, mask: np.ndarray) -> None:
+        if self._path.exists():
+            raise UserError(f".tiff holds one image, and {self._name} has more frames; write a video or a folder.")
+        picture = convert(frame.picture, working_format(frame.picture.format.name))
+        picture.make_writable()
+        paste(picture, rgb, mask)
+        held = what_it_holds(picture.format.name)
+        kind = "rgba" if held.alpha and not is_opaque(picture) else "gray" if held.gray else "rgb24"
+        deep = {"rgba": "rgba64le", "gray": "gray16le", "rgb24": "rgb48le"}[kind]
+        self._path.write_bytes(encoded(convert(picture, deep if held.depth > 8 else kind).to_ndarray(), ".tiff"))
+
+    def close(self) -> None:
+        """Nothing is left to write."""
+
+    def release(self) -> None:
+        """Nothing is open."""
+
+
+def encoded(image: np.ndarray, suffix: str) -> bytes:
+    """An image file of grey [H, W], RGB or RGBA [H, W, C], of 8 or 16 bits."""
+    order = [2, 1, 0, 3]
+    data = image if image.ndim == 2 else np.ascontiguousarray(image[..., order[: image.shape[2]]])
+    return bytes(cv2.imencode(suffix, data)[1].tobytes())
 
 
 class Writer(Protocol):
@@ -56,9 +87,7 @@ class FolderWriter:
             kind = f"rgb{'a' if held.alpha else ''}{'64le' if held.alpha and deep else '48le' if deep else ''}"
             image = convert(frame.picture, kind).to_ndarray()
             image[mask, :3] = rgb[mask].astype(image.dtype) * (257 if deep else 1)
-        order = [2, 1, 0, 3][: image.shape[2]]
-        _, data = cv2.imencode(self._suffix, np.ascontiguousarray(image[..., order]))
-        (self._path / f"{self._next:06d}{self._suffix}").write_bytes(data.tobytes())
+        (self._path / f"{self._next:06d}{self._suffix}").write_bytes(encoded(image, self._suffix))
         self._next += 1
 
     def close(self) -> None:

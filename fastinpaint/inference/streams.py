@@ -110,6 +110,11 @@ class OtherStreams:
         """Whether an MP4 file needs the extension for tags of any name."""
         return any(key.lower() not in MP4_TAGS for key in self.tags)
 
+    @property
+    def start(self) -> Fraction:
+        """The earliest time of any stream, in seconds."""
+        return Fraction(self._input.start_time or 0, av.time_base)
+
     def time_bases(self) -> list[Fraction]:
         return [stream.time_base for stream in self._input.streams if stream.type == "audio" and stream.time_base]
 
@@ -198,9 +203,10 @@ class OtherStreams:
             return []
         listed = ", ".join(refused)
         if not drop and suffix not in PICTURES:
+            other = "" if suffix == ".mkv" else "write a .mkv file, or "
             raise UserError(
-                f"{suffix} files cannot hold the source's {listed} as it is; write a .mkv file, or go on without by "
-                "--drop-unsupported."
+                f"{suffix} files cannot hold the source's {listed} as it is; "
+                f"{other}go on without by --drop-unsupported."
             )
         return [f"left out, since {suffix} files cannot hold it: {listed}."]
 
@@ -211,7 +217,7 @@ def _fits(stream: Any, suffix: str) -> bool:
     if stream.type == "attachment":
         return MUXERS[suffix] == "matroska"
     if stream.disposition & COVER:
-        return MUXERS[suffix] in ("mp4", "mov", "matroska")
+        return MUXERS[suffix] in ("mp4", "matroska")
     return can_hold(MUXERS[suffix], lambda output: _add(output, stream))
 
 
@@ -245,7 +251,9 @@ def _written_by_muxer(stream: Any) -> bool:
 
 
 def _what(stream: Any) -> str:
-    codec = stream.codec_context.name if stream.codec_context is not None else stream.type
+    if stream.type == "attachment":
+        return f"attachment ({stream.name})"
+    codec = stream.codec_context.name if stream.codec_context is not None else "data"
     kind = {"subtitle": "subtitles", "video": "further pictures"}.get(stream.type, stream.type)
     if stream.disposition & COVER:
         kind = "cover picture"

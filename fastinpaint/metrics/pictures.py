@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from fastinpaint.files import replacing
 from fastinpaint.metrics.baselines import BASELINES
 from fastinpaint.metrics.evaluation import Example
 
@@ -65,12 +65,8 @@ def save_grid(rows: Sequence[tuple[str, Mapping[str, np.ndarray]]], path: Path) 
             ax.set(xticks=[], yticks=[])
     for ax, title in zip(axes[0], titles, strict=True):
         ax.set_title(title, fontsize=9, pad=3)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(path) as beside:
         figure.savefig(beside, format="png")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _pictures(example: Example, t: int) -> dict[str, np.ndarray]:

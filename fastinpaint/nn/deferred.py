@@ -24,13 +24,14 @@ from fastinpaint.nn.activated import Activated, made, pending
 from fastinpaint.nn.dropped import GradientDroppedError, forwards
 from fastinpaint.nn.pending_conv import activate
 from fastinpaint.nn.raw import Mode, Options, Part, Raw, version
-from fastinpaint.nn.region import saving
+from fastinpaint.nn.region import saving, top_hooks
 from fastinpaint.ops.norm_act import NONE, RELU, Act
 
 _own = object.__setattr__  # not by way of `Deferred.__setattr__`, several times a layer
 # What watches the gradient of the tensor it is called on.
 WATCHERS = ("register_hook", "retain_grad")
 OPTIONS = Options()
+UNSEEN = object()  # by a compiler
 
 
 def _itself(value: Any) -> Any:
@@ -46,7 +47,7 @@ class Deferred:
     _parts: tuple[Part, ...]
     _options: Options
     _mode: Mode
-    _saving: object  # whose hooks on saved tensors were in force when it was made
+    _saving: object = UNSEEN  # who packed the tensors that autograd saves when it was made: a checkpoint does
     _plain: Tensor | None = None
     _version = 0
     _whole = False  # whether everything reads the plain tensor: it is a raw map itself, or was settled in time
@@ -58,7 +59,6 @@ class Deferred:
         _own(self, "_parts", tuple(parts))
         _own(self, "_options", options)
         _own(self, "_mode", Mode.now())
-        _own(self, "_saving", saving())
         if self._mode.inference and any(part.fleeting for part in parts):
             self.settle()
 
@@ -124,7 +124,7 @@ class Deferred:
 
     def _as_when_made(self) -> AbstractContextManager[object]:
         """Gradients as when it was made; outside of a checkpoint that began since, which would run it again."""
-        if saving() is self._saving:
+        if self._saving is UNSEEN or saving() is self._saving:
             return self._mode.again()
         both = ExitStack()
         both.enter_context(torch.autograd.graph.saved_tensors_hooks(_itself, _itself))
@@ -150,8 +150,12 @@ class Deferred:
     def _superseded(self) -> bool:
         """Whether the plain tensor is to be read in place of the parts."""
         grad = torch.is_grad_enabled()
-        if (grad and not self._mode.grad) or saving() is not self._saving:
+        if grad and not self._mode.grad:
             return True
+        if self._saving is not UNSEEN:  # written out: it is asked several times a layer
+            hooks = top_hooks(True)
+            if (hooks[0] if hooks else None) is not self._saving:
+                return True
         if self._plain is None:
             return False
         return not grad or version(self._plain) != self._version  # without grad nothing is kept: take what is there
@@ -177,15 +181,15 @@ class Deferred:
     def activated(self, act: Act) -> Deferred | None:
         """act of it; None where only torch can compute it."""
         parts = self._current()
-        if act == RELU and not any(part.addend is not None or _open(part.raw) for part in parts):
-            found: list[Part | None] = [part._replace(relu=True) for part in parts]
+        if act == RELU and not [part for part in parts if part.addend is not None or _open(part.raw)]:
+            found = [part._replace(relu=True) for part in parts]
         else:
-            found = [pending(part, act, None, self._options) for part in parts]
-        given = [part for part in found if part is not None]
-        if len(given) < len(found):
+            maps = [pending(part, act, None, self._options) for part in parts]
+            found = [Part(raw) for raw in maps if raw is not None]
+        if len(found) < len(parts):
             return None
         self._reads()
-        return defer(Deferred, given, self._options)
+        return defer(Deferred, found, self._options)
 
     def relu(self) -> Deferred | Tensor:
         found = self.activated(RELU)
@@ -200,7 +204,7 @@ class Deferred:
             (part,) = self.parts()
             addend = _addend(other)
             total = None if part.relu else pending(part, NONE, addend, self._options)
-            return defer(Deferred, [part._replace(addend=addend) if total is None else total], self._options)
+            return defer(Deferred, [part._replace(addend=addend) if total is None else Part(total)], self._options)
         if isinstance(other, Deferred) and other._addable(self):
             return other.plus(self)
         return self.tensor() + plain(other)

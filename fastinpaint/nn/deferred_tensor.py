@@ -11,22 +11,38 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.overrides import enable_reentrant_dispatch
 
-from fastinpaint.nn.deferred import AS_TENSORS, Deferred, joined_shape, plain
+from fastinpaint.nn.deferred import AS_TENSORS, OPTIONS, Deferred, joined_shape, plain
 from fastinpaint.nn.dropped import GradientDroppedError
 from fastinpaint.nn.padded import Padded, padded_shape
-from fastinpaint.nn.raw import Options, Part
+from fastinpaint.nn.raw import Mode, Options, Part
+from fastinpaint.nn.region import top_hooks
 from fastinpaint.ops.conv_block.zero_padding import Zeros
 
+_own = object.__setattr__
+_make = Tensor._make_wrapper_subclass  # type: ignore[attr-defined]
+_Tensor: Any = Tensor  # whose attributes may be written, to a checker of types
 
-class DeferredTensor(Deferred, Tensor):
+
+class DeferredTensor(Deferred, _Tensor):
     """A `Deferred` that is a Tensor without storage."""
 
     def __new__(cls, parts: Sequence[Part], options: Options | None = None) -> DeferredTensor:
-        return _without_storage(cls, joined_shape(parts), parts[0])
+        raw = parts[0].raw
+        shape = joined_shape(parts) if parts[1:] else raw.shape
+        return _make(cls, shape, dtype=raw.dtype, device=raw.device)
+
+    def __init__(self, parts: Sequence[Part], options: Options = OPTIONS) -> None:
+        # as `Deferred.__init__`, written out: it is called several times a layer
+        hooks = top_hooks(True)
+        _own(self, "_saving", hooks[0] if hooks else None)
+        _own(self, "_parts", tuple(parts))
+        _own(self, "_options", options)
+        _own(self, "_mode", Mode.now())
+        if self._mode.inference and any(part.fleeting for part in parts):
+            self.settle()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -74,9 +90,9 @@ class DeferredTensor(Deferred, Tensor):
             return _on_plain(func, args, kwargs)
 
 
-def _on_plain(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+def _on_plain(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """An operator's result, of plain tensors; one that changes its first argument returns that."""
-    if args and isinstance(args[0], Deferred) and func._schema.is_mutable:  # type: ignore[attr-defined]
+    if args and isinstance(args[0], Deferred) and func._schema.is_mutable:
         args[0].settle()
         func(*plain(tuple(args)), **plain(kwargs))
         return args[0]
@@ -87,12 +103,8 @@ class PaddedTensor(Padded, DeferredTensor):
     """A `Padded` that is a Tensor without storage."""
 
     def __new__(cls, parts: Sequence[Part], zeros: Zeros, options: Options | None = None) -> PaddedTensor:
-        return _without_storage(cls, padded_shape(joined_shape(parts), zeros), parts[0])
-
-
-def _without_storage(kind: type[Any], shape: torch.Size, part: Part) -> Any:
-    raw = part.raw
-    return Tensor._make_wrapper_subclass(kind, shape, dtype=raw.dtype, device=raw.device)  # type: ignore[attr-defined]
+        raw = parts[0].raw
+        return _make(cls, padded_shape(joined_shape(parts), zeros), dtype=raw.dtype, device=raw.device)
 
 
 AS_TENSORS.update({Deferred: DeferredTensor, Padded: PaddedTensor})

@@ -15,10 +15,12 @@ from fastinpaint.nn.raw import Mode, Options, Part, Raw, version
 from fastinpaint.ops.activation import autograd as activation
 from fastinpaint.ops.batch_norm.reference import Norm
 from fastinpaint.ops.conv_block import autograd as conv_block
-from fastinpaint.ops.conv_block import batch_stats, checks
+from fastinpaint.ops.conv_block import batch_stats, cpu
 from fastinpaint.ops.conv_block import fused_bn as conv_norm
 from fastinpaint.ops.conv_block import torch_library as operators
+from fastinpaint.ops.conv_block.geometry import macs_per_value
 from fastinpaint.ops.dispatch.fast_path import autocast_dtype
+from fastinpaint.ops.layout import memory_format
 from fastinpaint.ops.saved import Operand, Recipe, Slot
 from fastinpaint.ops.types import Geometry, Source
 
@@ -116,12 +118,13 @@ class PendingConv(Raw):
 
     def _run_now(self, stats: bool, norm: Norm | None) -> None:
         weight, bias = self._own_weight(), None if self.bias is None else self.bias.to(self.dtype)
-        sources, recipes = materialise(self.parts, self.dtype)
+        parts = self.parts
+        if parts[0].norm is not None and parts[0].raw.shape.numel() >= cpu.LEAST_PLAIN and self.device.type == "cpu":
+            maps = [Source(part.raw.tensor()) for part in parts]
+            if not cpu.normalises(maps, weight, self.geometry):
+                parts = _made(parts, self.options)
+        sources, recipes = materialise(parts, self.dtype)
         call = operators.call_of(sources, weight, self.geometry, stats, self.options.backend)
-        plain_sources = getattr(call.module, "plain_sources", None)  # of a backend that may read plain maps faster
-        if plain_sources is not None and plain_sources(sources, weight, self.geometry):
-            sources, recipes = materialise(_made(self.parts, self.options), self.dtype)
-            call = operators.call_of(sources, weight, self.geometry, stats, self.options.backend)
         if self._to_be_forgotten():
             self.recipe = Recipe(partial(conv_block.recompute, call), (weight, bias, *recipes), Slot())
         given = recipes if any_recipe(recipes) else None
@@ -137,15 +140,14 @@ class PendingConv(Raw):
         """The weight in this convolution's dtype, for a GPU with its channels innermost: one launch for both passes."""
         if self.options.backend != "triton" and self.device.type != "cuda":
             return self.weight.to(self.dtype)
-        form = torch.channels_last if self.weight.dim() == 4 else torch.channels_last_3d
-        return self.weight.to(self.dtype, memory_format=form)
+        return self.weight.to(self.dtype, memory_format=memory_format(self.weight.dim()))
 
     def _to_be_forgotten(self) -> bool:
         """Whether backward computes y again. Only its own node can free it again, so there must be one."""
         limit = CHEAP_MACS if self.options.memory == "low" else THIN_MACS if self.added else 0
         if not limit or torch.compiler.is_compiling() or not self.requires_grad:
             return False
-        return checks.macs_per_value(self.weight, self.geometry) <= limit
+        return macs_per_value(self.weight.shape, self.geometry) <= limit
 
 
 def materialise(parts: Sequence[Part], dtype: torch.dtype | None = None) -> tuple[list[Source], list[Operand]]:
@@ -159,8 +161,9 @@ def materialise(parts: Sequence[Part], dtype: torch.dtype | None = None) -> tupl
         if part.addend is not None:
             part.addend.check_unchanged()
             addend, addend_recipe = _cast(part.addend, dtype)
-        sources.append(Source(x, part.mean, part.scale, part.shift, part.relu, addend))
-        recipes += [x_recipe, part.mean, part.scale, part.shift, addend_recipe]
+        vectors = part[1:4] if part.norm is None else part.norm.vectors()
+        sources.append(Source(x, *vectors, part.relu, addend))
+        recipes += [x_recipe, *vectors, addend_recipe]
     return sources, recipes
 
 

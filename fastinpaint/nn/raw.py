@@ -103,7 +103,8 @@ class Raw:
 class Part(NamedTuple):
     """One deferred activation: `Source`, with raw maps that need not exist yet.
 
-    norm: what mean, scale and shift came from, where a pass of its own may do so; see `fastinpaint.nn.activated`.
+    norm: what mean, scale and shift are yet to be made of, where a pass of its own may do without them; see
+        `fastinpaint.nn.activated`.
     """
 
     raw: Raw
@@ -117,7 +118,7 @@ class Part(NamedTuple):
     @property
     def bare(self) -> bool:
         """Whether it is the raw map as it stands."""
-        return self.mean is None and not self.relu and self.addend is None
+        return self.mean is None and self.norm is None and not self.relu and self.addend is None
 
     @property
     def fleeting(self) -> bool:
@@ -126,10 +127,10 @@ class Part(NamedTuple):
 
     @property
     def requires_grad(self) -> bool:
-        tensors = (self.raw, self.mean, self.scale, self.shift, self.addend)
+        tensors = (self.raw, self.mean, self.scale, self.shift, self.addend, self.norm)
         return any(t is not None and t.requires_grad for t in tensors)
 
 
 def version(x: Tensor) -> int:
     """How often x was modified in place, where torch counts it."""
-    return 0 if torch.compiler.is_compiling() or x.is_inference() else x._version
+    return 0 if torch.compiler.is_dynamo_compiling() or x.is_inference() else x._version

@@ -12,6 +12,8 @@ import threading
 import torch
 from torch import nn
 
+top_hooks = torch._C._autograd._top_saved_tensors_default_hooks
+
 
 class _Running(threading.local):
     def __init__(self) -> None:
@@ -41,13 +43,12 @@ def inside() -> bool:
     """Whether one is running. Not to be asked under a compiler, which sees the whole model."""
     if not _running.modules:
         return False
-    _, hooks, grad = _running.modules[-1]
-    return hooks is saving() and grad == torch.is_grad_enabled()
+    _, saved_by, grad = _running.modules[-1]
+    hooks = top_hooks(True)
+    return (hooks[0] if hooks else None) is saved_by and grad == torch.is_grad_enabled()
 
 
 def saving() -> object:
-    """What packs the tensors that autograd saves now, or None where nothing does."""
-    if torch.compiler.is_compiling():
-        return None
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    """What packs the tensors that autograd saves now, or None where nothing does. Not to be asked under a compiler."""
+    hooks = top_hooks(True)
     return hooks[0] if hooks else None

@@ -1,4 +1,4 @@
-"""Differentiable operations, one room each: `activation`, `conv_block`, `masked_l1`.
+"""Differentiable operations, one room each: `activation`, `batch_norm`, `conv_block`.
 
 A backend is a module of the room, ``reference``, ``cpu``, ``cuda``, ``triton`` or ``library``, imported only when it is
 asked for. It has reference's functions with reference's signatures, and

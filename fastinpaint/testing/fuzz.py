@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastinpaint.ops import layout
 from fastinpaint.ops.activation.reference import channel_dims, wide
 from fastinpaint.ops.conv_block import conv_block
-from fastinpaint.ops.conv_block.checks import output_shape
+from fastinpaint.ops.conv_block.checks import fitting_output_shape
 from fastinpaint.ops.dispatch import registry as backends
 from fastinpaint.ops.types import Geometry, Source
 from fastinpaint.testing.compare import FACTOR, excess, jitter, mismatch
@@ -70,9 +71,9 @@ class Case:
         return (self.channels_out, self.channels // groups, *self.kernel)
 
     def macs(self) -> int:
-        weight = torch.empty(self.weight_shape(), device="meta")
+        weight = torch.Size(self.weight_shape())
         try:
-            y = output_shape((self.batch, self.channels, *self.space), weight, self.geometry)
+            y = fitting_output_shape((self.batch, self.channels, *self.space), weight, self.geometry)
         except ValueError:
             return MOST_MACS + 1  # the kernel does not fit
         pixels = torch.Size((self.batch, *self.space) if self.geometry.transposed else (self.batch, *y[2:])).numel()
@@ -136,7 +137,7 @@ class Inputs:
         fan_in = max(1, case.channels // case.geometry.groups * torch.Size(case.kernel).numel())
         self.weight = (self._normal(case.weight_shape()) / fan_in**0.5).to(case.dtype)
         self.bias = self._normal((case.channels_out,)).to(case.dtype) if case.bias else None
-        y = output_shape((case.batch, case.channels, *case.space), self.weight, case.geometry)
+        y = fitting_output_shape((case.batch, case.channels, *case.space), case.weight_shape(), case.geometry)
         count = max(1, torch.Size(y).numel() // y[1])
         self.dy = self._normal(y).to(case.dtype)
         vector = torch.float64 if case.dtype == torch.float64 else torch.float32
@@ -167,7 +168,7 @@ class Inputs:
 
     def _arranged(self, x: Tensor) -> Tensor:
         if self.case.memory_format == "channels-last":
-            return x.contiguous(memory_format=torch.channels_last if x.dim() == 4 else torch.channels_last_3d)
+            return layout.dense(x)
         if self.case.memory_format == "strided":
             return torch.stack([x, x], -1)[..., 0]
         return x

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from fastinpaint.ops import layout
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 from fastinpaint.testing.compare import FACTOR, error
 
@@ -83,7 +84,7 @@ def source(
     x, extra = (torch.randn(*shape, generator=generator).to(device) for _ in range(2))
     x = (x + mean).to(dtype)
     if channels_last:
-        x = x.contiguous(memory_format=torch.channels_last if len(shape) == 4 else torch.channels_last_3d)
+        x = layout.dense(x)
     scale, shift = (torch.randn(shape[1], generator=generator).to(device) if affine else None for _ in range(2))
     centre = x.float().mean([0, *range(2, x.dim())]) if affine else None
     return Source(x, centre, scale, shift, relu, extra.to(dtype) if addend else None)

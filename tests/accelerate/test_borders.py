@@ -87,7 +87,7 @@ def test_parts_called_from_outside_return_plain_tensors() -> None:
     inside: list[type] = []
     net.last[0].forward = lambda value, forward=net.last[0].forward: (inside.append(type(value)), forward(value))[1]
     net(x)
-    assert inside == [Deferred]
+    assert [issubclass(kind, Deferred) for kind in inside] == [True]
 
 
 def test_an_exception_inside_leaves_no_trace() -> None:
@@ -189,8 +189,12 @@ class Joined(nn.Module):
 
 
 class JoinedTuple(Joined):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 2, 1)
+
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return {"joined": self.last(torch.cat((self.block(x), self.block[0](x)), dim=1))}
+        return {"joined": self.last(torch.cat((self.block(x), self.first(x)), dim=1))}
 
 
 @pytest.mark.parametrize("make", [Joined, JoinedTuple])

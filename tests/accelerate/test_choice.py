@@ -91,12 +91,13 @@ def test_the_model_stays_stock_where_that_is_faster(objective: str) -> None:
 
 
 def test_one_slow_layer_is_left_stock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "RUNS", 3)
     slowed(monkeypatch, nn.Conv2d, "_conv_forward")
     right = layers._Conv._fused
 
     def slow(self, *args, **kwargs):
         if self.kernel_size == (1, 1):
-            time.sleep(3 * SLOW)
+            time.sleep(5 * SLOW)
         return right(self, *args, **kwargs)
 
     monkeypatch.setattr(layers._Conv, "_fused", slow)
@@ -347,6 +348,36 @@ def test_an_accelerated_model_is_copied_and_saved_with_its_choices(tmp_path: Pat
     for other in (copy.deepcopy(net), torch.load(tmp_path / "net.pt", weights_only=False)):
         torch.testing.assert_close(other(x), net(x))
         assert "_fastinpaint_tuner" not in vars(fastinpaint.restore(other))
+
+
+@pytest.mark.usefixtures("fused_is_slow")
+def test_a_choice_made_in_inference_mode_spoils_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = nn.Conv2d._conv_forward
+
+    def slow_contiguous(self, input, *args):
+        if input.shape[1] > 3 and input.is_contiguous():
+            time.sleep(SLOW)
+        return right(self, input, *args)
+
+    monkeypatch.setattr(nn.Conv2d, "_conv_forward", slow_contiguous)
+    net, x = fastinpaint.accelerate(network()), image()
+    with torch.inference_mode():
+        net.eval()(x)
+    assert net.fastinpaint_report.after["layout"] == "channels-last"
+    net.train()(x).square().sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+@pytest.mark.usefixtures("stock_is_slow")
+def test_frozen_and_evaluated_parts_are_measured_too() -> None:
+    net = network()
+    net[0].requires_grad_(False)
+    net[1].eval()
+    fastinpaint.accelerate(net, example=image())
+    assert fused_layers(net) == ["0", "3", "7"]
+    net(image()).sum().backward()
+    assert net[0].weight.grad is None
+    assert net[3].weight.grad is not None
 
 
 def test_random_states_come_back() -> None:

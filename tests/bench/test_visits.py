@@ -75,7 +75,7 @@ def test_a_run_leaves_one_row_of_each(tmp_path: Path):
     ]
     command += [
         "-k",
-        "(masked_l1 or downsample) and not compile",
+        "norm_relu and not compile",
         "--frames",
         "1",
         "--rounds-seconds",
@@ -92,7 +92,7 @@ def test_a_run_leaves_one_row_of_each(tmp_path: Path):
     names = [(row["case"], row["contender"]) for row in found]
     assert len(names) == len(set(names)) == 2 + 4
     timed = [row for row in found if "p50" in row]
-    assert {row["case"] for row in timed} == {"masked_l1 forward", "masked_l1 backward"}
+    assert {row["case"] for row in timed} == {"norm_relu forward", "norm_relu backward"}
     for row in timed:
         assert row["turns"] in (2, 3)
         assert row["noisy"] == (row["drift"] > 0.05)

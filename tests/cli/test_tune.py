@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastinpaint.cli import main
+from fastinpaint.cli import main, tune
 from fastinpaint.ops.dispatch import autotune as measured
 
 TINY = ["tune", "--frames", "2", "--size", "16", "--width", "0.0625"]
@@ -62,3 +63,16 @@ def test_says_that_a_deterministic_choice_cannot_be_measured(
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
     assert main(TINY) == 2
     assert "forbids to choose by measurements" in capsys.readouterr().err
+
+
+def test_a_gpus_kernels_are_compiled_before_they_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In several processes; the step that lists them runs none of them."""
+    pytest.importorskip("triton")
+    from fastinpaint.ops.conv_block.triton import ahead
+
+    did: list[object] = []
+    monkeypatch.setattr(tune.triton_support, "why_not_on", lambda op, first: None)
+    monkeypatch.setattr(tune, "_step", lambda *arguments: did.append((ahead.is_collecting(), arguments[-1])))
+    monkeypatch.setattr(ahead, "compile_all", lambda launches: did.append(len(launches)))
+    tune._compile_ahead(argparse.Namespace(), torch.device("cpu"), torch.bfloat16)
+    assert did == [(True, "triton"), 0]

@@ -31,6 +31,11 @@ def test_a_torchvision_network_goes_both_ways() -> None:
     assert main_of("torchvision_resnet.py")(size=32, steps=2) < 1e-4
 
 
+def test_a_graphed_step_learns_where_there_is_no_graph() -> None:
+    losses = main_of("graphed_step.py")(steps=12)
+    assert losses[-1] < losses[0]
+
+
 def test_every_example_is_run_here() -> None:
     text = Path(__file__).read_text()
     missing = [path.name for path in EXAMPLES.glob("*.py") if path.name not in text]

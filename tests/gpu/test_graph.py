@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fastinpaint import graph
 from fastinpaint.models import ModelConfig
-from fastinpaint.training import TrainConfig, graph, train, trainer
+from fastinpaint.training import TrainConfig, train, trainer
 from fastinpaint.training.logs import read_log
 from tests.gpu.conftest import why_not
 from tests.training.conftest import data  # noqa: F401 - a fixture

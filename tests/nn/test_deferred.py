@@ -44,7 +44,7 @@ def test_looks_like_a_tensor_without_computing(block: fnn.ConvBNReLU2d, x: Tenso
     assert (y.shape, y.size(1), y.dim(), y.ndim, len(y)) == (torch.Size([2, 4, 6, 5]), 4, 4, 4, 2)
     assert (y.dtype, y.device, y.numel(), y.requires_grad) == (x.dtype, x.device, 240, True)
     assert repr(y) == "Deferred(shape=(2, 4, 6, 5), dtype=torch.float64, device=cpu)"
-    assert not isinstance(y, Tensor)
+    assert isinstance(y, Tensor)
     assert convolutions == []
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 ROOT = Path(__file__).parents[2]
-BUILT_FROM = ("csrc", "fastinpaint", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+BUILT_FROM = ("csrc", "fastinpaint", "tools", "setup.py", "pyproject.toml", "README.md", "LICENSE")
 TOOL = """#!/bin/sh
 # stands in for a compiler: makes the file that it is asked for, and the list of what it depends on
 while [ $# -gt 0 ]; do case "$1" in -o) : > "$2";; -MF) : > "$2";; esac; shift; done

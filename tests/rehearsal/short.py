@@ -12,7 +12,7 @@ FEWEST = {"strategy": "2dcn", "pretrain_steps": 0, "steps": 2, "validate_every":
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    from fastinpaint.training import graph
+    from fastinpaint import graph
     from tests.training import conftest
 
     graph.WARM_UP = 1

@@ -100,7 +100,7 @@ class Recording(TorchDispatchMode):
 
 
 class Tape:
-    """Records and replays like `fastinpaint.training.graph.CudaRecorder`."""
+    """Records and replays like `fastinpaint.graph.CudaRecorder`."""
 
     made: list[Tape] = []  # noqa: RUF012 - the tests look here for what the trainer made
 

@@ -14,9 +14,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+import fastinpaint
+from fastinpaint import graph
+from fastinpaint.graph import WARM_UP, GraphedStep, why_not
 from fastinpaint.models import ModelConfig
-from fastinpaint.training import TrainConfig, graph, train, trainer
-from fastinpaint.training.graph import WARM_UP, GraphedStep, why_not
+from fastinpaint.training import TrainConfig, train, trainer
 from fastinpaint.training.logs import read_log
 from tests.training.tape import Tape
 
@@ -225,3 +227,21 @@ def test_a_trainer_whose_recording_fails_goes_on_rightly(
     assert state(tmp_path / "run")["scaler"]["_growth_tracker"] == 5
     ours, theirs = (load_file(tmp_path / run / "last.safetensors") for run in ("run", "eager"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_step_takes_as_many_tensors_as_it_likes() -> None:
+    total = torch.zeros(())
+
+    def step(x: Tensor) -> Tensor:
+        total.add_(x.sum())
+        return total * 2
+
+    recorded = fastinpaint.GraphedStep(step, CPU, Tape(CPU))
+    results = [recorded(torch.full((2,), float(i))).item() for i in range(WARM_UP + 3)]
+    assert results == [4.0 * sum(range(i + 1)) for i in range(WARM_UP + 3)]
+    assert recorded.recorder.replays == 3
+
+
+def test_a_step_on_a_device_without_graphs_is_refused() -> None:
+    with pytest.raises(ValueError, match="GraphedStep: CUDA graphs need a CUDA device"):
+        fastinpaint.GraphedStep(lambda x: x, CPU)

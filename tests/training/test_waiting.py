@@ -15,10 +15,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastinpaint import graph
 from fastinpaint.models import ModelConfig
 from fastinpaint.ops.conv_block import library
 from fastinpaint.ops.dispatch import native_cuda, triton_support
-from fastinpaint.training import TrainConfig, graph, losses, train, trainer
+from fastinpaint.training import TrainConfig, losses, train, trainer
 from tests.training.tape import Recording
 
 WAITING = ("item", "tolist", "numpy", "cpu", "nonzero", "__bool__", "__float__", "__int__", "__index__", "__array__")

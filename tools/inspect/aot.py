@@ -38,21 +38,20 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from fastinpaint.files import replace_text
 from fastinpaint.ops.activation import triton as activation
 from fastinpaint.ops.batch_norm import triton as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Running
 from fastinpaint.ops.conv_block import triton as conv_block
 from fastinpaint.ops.dispatch.source_hash import source_hash
-from fastinpaint.ops.masked_l1 import triton as masked_l1
 from fastinpaint.ops.types import Source
+from tools.inspect.page import replace_table
 from tools.inspect.paper_layers import PaperLayer, paper_layers
-from tools.inspect.static_model import replace_block
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "results" / "triton_compiled.md"
 KEPT = ROOT / "build" / "triton_compiled.json"
-LAYER_ROOMS = ("activation", "batch_norm", "conv_block")  # whose kernels a layer runs
-ROOMS = (*LAYER_ROOMS, "masked_l1")
+OPS = ("activation", "batch_norm", "conv_block")  # the ops whose kernels are compiled
 NICE = 5  # a table is never urgent
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -236,10 +235,9 @@ def norm_of(vector: torch.Tensor) -> Norm:
 
 
 def compile_elementwise(target: str, dtype: torch.dtype = torch.bfloat16) -> list[Compiled]:
-    """Every launch of `activation`, the batch statistics, `batch_norm` and `masked_l1`, forward and backward."""
+    """Every launch of `activation`, the batch statistics and `batch_norm`, forward and backward."""
     x = torch.empty(32, 64, 128, 128, dtype=dtype, device="meta", memory_format=torch.channels_last)
     mean, scale, shift = (torch.empty(64, device="meta") for _ in range(3))
-    video = torch.empty(1, 3, 32, 128, 128, dtype=dtype, device="meta")
     with compiling(target) as found:
         sources = [Source(x, mean, scale, shift, True, x)]
         activation.bwd(activation.fwd(sources), sources, [True])
@@ -247,8 +245,6 @@ def compile_elementwise(target: str, dtype: torch.dtype = torch.bfloat16) -> lis
         norm = norm_of(mean)
         batch_norm.fwd(mean, scale, *norm[:3], 1 << 19, norm.eps)
         batch_norm.bwd(mean, scale, scale, 1e-5, True)
-        loss = masked_l1.fwd(video, video, video[:, :1], True)
-        masked_l1.bwd(loss, video, video, video[:, :1], True)
     return found
 
 
@@ -271,7 +267,7 @@ class Row(NamedTuple):
 class Kept:
     """What was compiled before, in a file of its own, so that a long run can be interrupted and goes on where it was.
 
-    An entry is a job's, and holds for the sources and the version of Triton of `digest_of`.
+    An entry is a job's, and holds for the sources and the version of Triton of `made_from`.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -280,20 +276,13 @@ class Kept:
 
     def get(self, name: str, target: str) -> list[Compiled] | None:
         entry = self.entries.get(f"{name} {target}")
-        return None if entry is None or entry["of"] != digest_of(name) else [Compiled(*c) for c in entry["compiled"]]
+        return None if entry is None or entry["of"] != made_from() else [Compiled(*c) for c in entry["compiled"]]
 
     def put(self, name: str, target: str, compiled: list[Compiled]) -> None:
-        self.entries[f"{name} {target}"] = {"of": digest_of(name), "compiled": compiled}
+        self.entries[f"{name} {target}"] = {"of": made_from(), "compiled": compiled}
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(self.path, json.dumps(self.entries))
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write beside, then rename: nobody ever sees half of it."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
-    beside.write_text(text)
-    os.replace(beside, path)
+            replace_text(self.path, json.dumps(self.entries))
 
 
 def compile_all(
@@ -346,20 +335,19 @@ def markdown(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def source_digest(rooms: Sequence[str] = ROOMS) -> str:
-    """Of what decides what is compiled: the kernels of those rooms, their launches and tiles, the paper's layers."""
-    folders = [ROOT / "fastinpaint" / "ops" / room for room in rooms]
+@functools.cache
+def source_digest() -> str:
+    """Of what decides what is compiled: the ops' kernels, their launches and tiles, and the paper's layers."""
+    folders = [ROOT / "fastinpaint" / "ops" / op for op in OPS]
     files = [f for folder in folders for kind in ("triton*.py", "triton/*.py") for f in folder.glob(kind)]
     files = [f for f in files if f.name != "autotune.py"]
     files += [ROOT / "fastinpaint" / "models" / "table.py", Path(__file__).with_name("paper_layers.py")]
     return source_hash(files)[:16]
 
 
-@functools.cache
-def digest_of(name: str) -> str:
-    """What the kernels of a layer, or of "elementwise", were compiled from and with."""
-    rooms = ROOMS if name == "elementwise" else LAYER_ROOMS
-    return f"{source_digest(rooms)} Triton {triton.__version__}"
+def made_from() -> str:
+    """What the kernels are compiled from and with."""
+    return f"{source_digest()} Triton {triton.__version__}"
 
 
 def page_block(rows: list[Row]) -> str:
@@ -380,7 +368,7 @@ def main(argv: list[str] | None = None) -> int:
         os.nice(NICE)
         with tempfile.TemporaryDirectory() as cache:
             rows = compile_all(every, list(TARGETS), cache, KEPT, args.jobs)
-        replace_file(PAGE, replace_block(PAGE.read_text(), BEGIN, END, page_block(rows)))
+        replace_table(PAGE, BEGIN, END, page_block(rows))
     else:
         rows = compile_all(
             every if args.layers == "all" else args.layers.split(","), args.targets.split(","), processes=args.jobs

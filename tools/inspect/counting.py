@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 import torch
 
-from fastinpaint.ops.conv_block.checks import output_shape
 from fastinpaint.ops.conv_block.cuda.abi import CConv, describe
+from fastinpaint.ops.conv_block.geometry import live_taps, output_shape
 from fastinpaint.ops.dispatch import native_cuda
+from tools.inspect.page import replace_table
 from tools.inspect.paper_layers import PaperLayer, paper_layers
 from tools.verify import emulated
 
@@ -28,10 +29,13 @@ BEGIN, END = "<!-- counted passes -->", "<!-- end of counted passes -->"
 FLOPS, BYTES = 788e12, 4.3e12  # a second, measured on one H200: bfloat16 products, and memory
 
 
+FOOTPRINT = ("blocks", "loads", "shared_bytes", "groups", "columns", "steps", "slices")
+
+
 class Footprint(ctypes.Structure):
     """`fi::Footprint` of csrc/conv_block/cuda/plan/plan.cuh."""
 
-    _fields_ = tuple((name, ctypes.c_int64) for name in ("blocks", "loads", "shared_bytes", "groups"))
+    _fields_ = tuple((name, ctypes.c_int64) for name in FOOTPRINT)
 
 
 class Count(NamedTuple):
@@ -40,7 +44,8 @@ class Count(NamedTuple):
     Attributes:
         operations: of live taps, a multiply-add being two. least: bytes with every map read or written once.
         loads: bytes that the blocks ask of global memory (caches included), dead taps not subtracted.
-        blocks: of the grid. shared: bytes a block. groups: of 128 threads in a block.
+        blocks: of the grid. shared: bytes a block. groups: of 128 threads in a block. columns: of its tile.
+        steps: of the main loop for a patch. slices: in which the patch is loaded.
     """
 
     layer: str
@@ -51,6 +56,9 @@ class Count(NamedTuple):
     blocks: int
     shared: int
     groups: int
+    columns: int
+    steps: int
+    slices: int
 
     def floor(self) -> float:
         """Seconds that an H200 needs at least."""
@@ -63,8 +71,7 @@ def live_operations(layer: PaperLayer, out: tuple[int, ...]) -> int:
     for axis, size in enumerate(layer.size):
         stride, padding, dilation = geometry.stride[axis], geometry.padding[axis], geometry.dilation[axis]
         near, far = (size, out[2 + axis]) if geometry.transposed else (out[2 + axis], size)
-        reads = (i * stride - padding + k * dilation for i in range(near) for k in range(layer.kernel[axis]))
-        taps *= sum(0 <= position < far for position in reads)
+        taps *= live_taps(near, far, layer.kernel[axis], stride, padding, dilation)
     return 2 * taps * layer.samples * layer.channels * layer.out_channels
 
 
@@ -72,7 +79,7 @@ def counts(layer: PaperLayer, hopper: int = 0) -> Iterator[Count]:
     """Forward, dgrad (where anyone asks for it) and wgrad; `hopper` as `native_cuda.hopper` gives it."""
     sources, weight, _ = layer.inputs(torch.bfloat16, "meta")
     first = sources[0].x
-    out = output_shape((first.shape[0], layer.channels, *first.shape[2:]), weight, layer.geometry)
+    out = output_shape(first.shape, weight.shape, layer.geometry)
     conv = describe(sources, weight, layer.geometry, out)
     conv.hopper = hopper
     y = torch.empty(out, dtype=torch.bfloat16, device="meta")
@@ -100,8 +107,9 @@ def _count(layer: PaperLayer, name: str, conv: CConv, operations: int, least: in
         )
     if status:
         raise RuntimeError(f"{layer.name} {name}: {native_cuda.STATUS[status]}.")
+    f = footprint
     return Count(
-        layer.name, name, operations, least, footprint.loads, footprint.blocks, footprint.shared_bytes, footprint.groups
+        layer.name, name, operations, least, f.loads, f.blocks, f.shared_bytes, f.groups, f.columns, f.steps, f.slices
     )
 
 
@@ -136,8 +144,7 @@ def show(description: str | None, make: Callable[[], str], begin: str, end: str)
         text = make()
     print(text)
     if arguments.write:
-        before, rest = PAGE.read_text().split(begin)
-        PAGE.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
+        replace_table(PAGE, begin, end, text)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,9 @@ from typing import NamedTuple
 
 import torch
 
-from fastinpaint.ops.conv_block.checks import output_shape
 from fastinpaint.ops.conv_block.cuda.abi import CConv, describe
+from fastinpaint.ops.conv_block.geometry import output_shape
 from fastinpaint.ops.dispatch import native_cuda
-from fastinpaint.ops.masked_l1.cuda import CSlices
 from tools.inspect.counting import BYTES, counts, show
 from tools.inspect.paper_layers import PaperLayer, paper_layers
 
@@ -46,11 +45,6 @@ def lines() -> Iterator[Line]:
     yield from elementwise()
     yield from norms()
     yield from weights()
-    yield from loss()
-    for kernel, r in (("downsample_vectors_kernel", R), ("downsample_kernel", 2 * R)):
-        small, video = FRAMES * (SIZE // r) ** 2 * 4, FRAMES * SIZE**2 * 4  # three colours and the mask
-        moved = HALF * (video + small)
-        yield Line(kernel, f"video and mask, r = {r}", 2 * video, moved, moved)
 
 
 def elementwise() -> Iterator[Line]:
@@ -100,22 +94,6 @@ def weights() -> Iterator[Line]:
     yield Line("reduce_kernel", "all weights' gradients", splits // FLOAT, whole, whole + splits)
 
 
-def loss() -> Iterator[Line]:
-    """Of the completed video, planar."""
-    pixels, frames = SIZE**2, FRAMES
-    slices = CSlices(1, 3, frames, pixels, 1, 0, 0)
-    partials = native_cuda.library().fi_masked_l1_workspace(ctypes.byref(slices))
-    maps = HALF * frames * pixels * (3 + 3 + 1)
-    where = f"video of {frames} frames"
-    yield Line("masked_l1_sum_kernel", where, 4 * 3 * frames * pixels, maps, maps + partials)
-    yield Line("masked_l1_group_kernel", "its partials", partials // FLOAT, 2 * FLOAT, partials + 2 * FLOAT)
-    yield Line("masked_l1_loss_kernel", "its groups", 2, 3 * FLOAT, 3 * FLOAT)
-    mask = HALF * frames * pixels
-    yield Line("masked_l1_sum_kernel", "its mask again, in backward", 3 * frames * pixels, mask, mask + partials)
-    maps += HALF * frames * pixels * 3
-    yield Line("masked_l1_bwd_kernel", where, 4 * 3 * frames * pixels, maps, maps)
-
-
 def table() -> str:
     """A Markdown table."""
     head = ("kernel", "of what", "Mop", "least MB", "moved MB", "floor µs")
@@ -140,7 +118,7 @@ def _bare(layer: PaperLayer, hopper: int) -> CConv:
     """The layer's call without statistics: its workspace is its packed weights (of wgrad: its splits)."""
     sources, weight, _ = layer.inputs(torch.bfloat16, "meta")
     first = sources[0].x
-    out = output_shape((first.shape[0], layer.channels, *first.shape[2:]), weight, layer.geometry)
+    out = output_shape(first.shape, weight.shape, layer.geometry)
     conv = describe(sources, weight, layer.geometry, out)
     conv.hopper = hopper
     conv.gradient = native_cuda.CSource(channels=out[1], scale_factor=1, shift_factor=1)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastinpaint.models.table import COMBCN, COMBCN_SKIPS, GUIDANCE_PLACES, THREEDCN, THREEDCN_SKIPS, Row
+from fastinpaint.ops.layout import memory_format
 from fastinpaint.ops.types import Geometry, Source
 
 
@@ -34,7 +35,7 @@ class PaperLayer(NamedTuple):
 
     def inputs(self, dtype: torch.dtype, device: str) -> tuple[list[Source], Tensor, Tensor | None]:
         """Empty sources, weight and bias of the layer's shapes, channels innermost; "meta" takes no memory."""
-        form = torch.channels_last if len(self.size) == 2 else torch.channels_last_3d
+        form = memory_format(2 + len(self.size))
         sources = []
         for channels, deferred, addend in self.sources:
             x = torch.empty(self.samples, channels, *self.size, dtype=dtype, device=device, memory_format=form)

@@ -11,17 +11,17 @@ from __future__ import annotations
 import argparse
 import collections
 import importlib.util
-import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from fastinpaint.errors import UserError
 from fastinpaint.ops.dispatch import native as _native
+from tools.inspect.page import replace_table
+from tools.nvcc import find_nvcc as nvcc
 
 PAGE = Path(__file__).parents[2] / "docs" / "results" / "cuda_compiled.md"
 BEGIN, END = "<!-- compiled kernels -->", "<!-- end of compiled kernels -->"
@@ -34,8 +34,8 @@ THREADS, BLOCKS_WANTED, REGISTERS = 128, 2, 65536  # of a block; of an SM; of an
 # Kernels whose products must be on tensor cores, with what else they need.
 TENSOR = re.compile(r"^(gather|thin|wgrad)_kernel<(bf16|half)")
 # Kernels that never read, or write, 16 bytes at a time: what they take are single values and pairs.
-NARROW_READS = ("batch_norm_", "finish_sums_", "downsample_kernel", "masked_l1_group_", "masked_l1_loss_")
-NARROW_WRITES = (*NARROW_READS, "finish_moments_", "masked_l1_sum_")
+NARROW_READS = ("batch_norm_", "finish_sums_")
+NARROW_WRITES = (*NARROW_READS, "finish_moments_")
 
 
 class Kernel(NamedTuple):
@@ -78,14 +78,6 @@ def cuobjdump() -> str | None:
     compiler = nvcc()
     beside = Path(compiler).resolve().parent / "cuobjdump" if compiler else None
     return found or (str(beside) if beside and beside.exists() else None)
-
-
-def nvcc() -> str | None:
-    """The compiler, of CUDA_HOME, on PATH, of PyPI's packages or in the usual place, as setup.py finds it, or None."""
-    home = os.environ.get("CUDA_HOME")
-    wheels = (str(p) for entry in sys.path for p in Path(entry).glob("nvidia/*/bin/nvcc"))
-    places = (f"{home}/bin/nvcc" if home else "nvcc", *wheels, "/usr/local/cuda/bin/nvcc")
-    return next((found for place in places if (found := shutil.which(place))), None)
 
 
 def why_not() -> str | None:
@@ -184,8 +176,7 @@ def main() -> int:
     print(table(found))
     print("\n".join(complaints) or f"{len(found)} kernels, none spills.")
     if arguments.write:
-        before, rest = PAGE.read_text().split(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}\n{table(found)}\n{END}{rest.split(END)[1]}")
+        replace_table(PAGE, BEGIN, END, table(found))
     return 1 if complaints else 0
 
 

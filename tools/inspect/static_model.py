@@ -22,10 +22,12 @@ import torch
 from triton.runtime.jit import JITFunction
 
 from fastinpaint.ops.conv_block import triton as conv_block
+from fastinpaint.ops.conv_block.geometry import live_taps
 from fastinpaint.ops.conv_block.triton import autotune as triton_tune
 from fastinpaint.ops.conv_block.triton import tiles as launch
 from fastinpaint.ops.conv_block.triton.taps import Gather, Problem
 from fastinpaint.ops.conv_block.triton.taps import live_share as live_share_of
+from tools.inspect.page import replace_table
 from tools.inspect.paper_layers import PaperLayer, paper_layers
 
 FLOPS, BANDWIDTH = 788e12, 4.3e12
@@ -80,8 +82,7 @@ def live_share(kind: str, it: Problem, tile: launch.Tile, packed: bool) -> float
             return 1.0
         shares = []
         for taps, stride, padding, dilation, small, large in zip(*it[1:5], it.small, it.large, strict=True):
-            places = [stride * q + dilation * k - padding for q in range(small) for k in range(taps)]
-            shares.append(sum(0 <= p < large for p in places) / len(places))
+            shares.append(live_taps(small, large, taps, stride, padding, dilation) / (small * taps))
         return math.prod(shares)
     gather: Gather = it.forward() if kind == "fwd" else it.backward()
     return live_share_of(gather, launch.gather_block(tile.m, gather))
@@ -143,12 +144,6 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def replace_block(page: str, begin: str, end: str, text: str) -> str:
-    """The page with what stands between two marks replaced."""
-    before, rest = page.split(begin)
-    return f"{before}{begin}\n\n{text}\n\n{end}{rest.split(end)[1]}"
-
-
 def main(argv: list[str] | None = None) -> None:
     """Print the table, or write it into docs/results/triton_model.md."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -156,7 +151,7 @@ def main(argv: list[str] | None = None) -> None:
     if not parser.parse_args(argv).write:
         print(table())
         return
-    PAGE.write_text(replace_block(PAGE.read_text(), BEGIN, END, table()))
+    replace_table(PAGE, BEGIN, END, table())
 
 
 if __name__ == "__main__":

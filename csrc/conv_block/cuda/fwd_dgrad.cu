@@ -91,7 +91,10 @@ static Footprint footprint_of(const Conv& conv, const GatherPlan& plan) {
   int64_t patches = positions * plan.groups * channels * size * maps / phases;
   int64_t weights = int64_t(plan.thin ? 1 : p.taps.taps) * p.k_padded * plan.columns * size / phases;
   int64_t results = int64_t(kTileRows) * plan.columns * size * (p.backward ? 2 : 1);
-  Footprint result{blocks, blocks * (patches + weights + results), 0, 1};
+  int vectors = (plan.hopper ? kHopperChunk : kChunk) / kVector, groups = std::max(1, plan.groups);
+  Footprint result{blocks, blocks * (patches + weights + results), 0, 1, plan.columns, 0, 0};
+  result.steps = ceil_div(p.taps.taps, groups);
+  result.slices = ceil_div(int(positions) * vectors, kSliceVectors * kThreads);
   result.shared_bytes = with_factors(conv.dtype, [&](auto t) { return shared_bytes<decltype(t)>(plan); });
   return result;
 }

@@ -138,8 +138,8 @@ inline int64_t bytes_asked(const Conv& conv, const WgradPlan& plan) {
   return w.tiles * (patches * plan.column_tiles + q * plan.row_blocks) + 2 * plan.workspace;
 }
 
-// The plan with these roles and at most that many taps a block. False where a patch is larger than kPatchLimit, which
-// that of a single tap never is, or where there are more tiles than an int counts.
+// The plan with these roles and at most that many taps a block. False where a patch is larger than kPatchLimit or the
+// block's memory than the chip's, which those of a single tap never are, or where there are more tiles than an int counts.
 inline bool plan_blocks(const Conv& conv, const Roles& roles, int most, WgradPlan& plan) {
   GatherParams& p = plan.params.p;
   WgradParams& w = plan.params;
@@ -179,7 +179,7 @@ inline bool plan_blocks(const Conv& conv, const Roles& roles, int most, WgradPla
     using T = decltype(t);
     return int(sizeof(T)) * (plan.thin ? patch_pitch<T, true>() : patch_pitch<T, false>());
   });
-  return p.patch.rows * p.patch.columns * position_bytes <= kPatchLimit;
+  return p.patch.rows * p.patch.columns * position_bytes <= kPatchLimit && block_bytes(conv, plan) <= conv.shared_limit;
 }
 
 // Of the roles, and of a plane's taps, a kernel row's or a single one in a block, what asks for the fewest bytes. A
@@ -251,7 +251,12 @@ FI_EXPORT int fi_conv_wgrad_footprint(const Conv* conv, Footprint* out) {
   WgradPlan plan;
   if (int status = plan_wgrad(*conv, plan)) return status;
   int64_t blocks = int64_t(plan.row_blocks) * plan.column_tiles * plan.params.splits;
-  *out = {blocks, bytes_asked(*conv, plan), 0, plan.groups};
+  const WgradParams& w = plan.params;
+  int threads = plan.hopper ? kTurnedThreads : kThreads, each = kSliceVectors * threads;
+  int positions = w.p.patch.rows * w.p.patch.columns;
+  int64_t slices = ceil_div(positions * (plan.channels / kVector), each) +
+                   ceil_div(kTileRows * (plan.columns / kVector), each);
+  *out = {blocks, bytes_asked(*conv, plan), 0, plan.groups, plan.columns, kTileRows / 16, slices};
   out->shared_bytes = plan.hopper ? turned_bytes(plan.params.p.patch) : block_bytes(*conv, plan);
   return kOk;
 }

@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from fastinpaint.ops import layout
 from fastinpaint.ops.activation.triton_launch import FINISH_BLOCK, NUM_WARPS, RowTiles, row_tiles
 from fastinpaint.ops.dispatch import triton_support as support
 from fastinpaint.ops.types import Source, SourceGrad
@@ -32,7 +33,7 @@ def fwd(sources: Sequence[Source]) -> Tensor:
     """The activation ``[N, sum C_i, *space]``, dense channels-last, in the dtype of the sources."""
     x = sources[0].x
     total = sum(s.x.shape[1] for s in sources)
-    out = support.empty_channels_last((x.shape[0], total, *x.shape[2:]), x)
+    out = layout.empty((x.shape[0], total, *x.shape[2:]), x)
     filled, first = [s for s in sources if s.x.numel()], 0
     with support.on_device_of(x):
         for two in pairs(filled):
@@ -70,22 +71,22 @@ def _write(sources: Sequence[Source], out: Tensor, first: int) -> None:
     rows, total = rows_of(out), out.shape[1]
     channels = [s.x.shape[1] for s in sources]
     tiles = row_tiles(rows, max(channels))
-    operands = [(support.channels_last(s.x), s.mean, s.scale, s.shift, _dense(s.addend)) for s in sources]
+    operands = [(layout.dense(s.x), s.mean, s.scale, s.shift, _dense(s.addend)) for s in sources]
     # a view of the memory from the first source's first channel on: the kernel counts columns from there
     columns = torch.as_strided(out, (rows, sum(channels)), (total, 1), first)
     kernels.activation_fwd_kernel[(-(-rows // tiles.block_r), channel_blocks(channels, tiles))](
         *operands[0], *operands[-1], columns, rows, channels[0], channels[-1], total,
-        **flags(sources), BLOCK_R=tiles.block_r, BLOCK_C=tiles.block_c, num_warps=NUM_WARPS,
+        **flags(sources), BLOCK_R=tiles.block_r, BLOCK_C=tiles.block_c, num_warps=NUM_WARPS, **support.OPTIONS,
     )  # fmt: skip
 
 
 def bwd(da: Tensor, sources: Sequence[Source], needs: Sequence[bool]) -> list[SourceGrad]:
     """The gradients of every source; ``needs[i]`` says whether source i wants any."""
-    da, first = support.channels_last(da), 0
+    da, first = layout.dense(da), 0
     grads, wanted = [SourceGrad() for _ in sources], []
     for i, (source, needed) in enumerate(zip(sources, needs, strict=True)):
         if needed:
-            wanted.append((i, source._replace(x=support.channels_last(source.x)), first))
+            wanted.append((i, source._replace(x=layout.dense(source.x)), first))
         first += source.x.shape[1]
     with support.on_device_of(da):
         for two in pairs(wanted):
@@ -101,8 +102,8 @@ def _bwd_two(da: Tensor, sources: Sequence[Source], firsts: Sequence[int]) -> li
     tiles = row_tiles(rows, max(channels))
     grads = [
         SourceGrad(
-            support.empty_channels_last(s.x.shape, s.x),
-            addend=None if s.addend is None else support.empty_channels_last(s.x.shape, s.x),
+            layout.empty(s.x.shape, s.x),
+            addend=None if s.addend is None else layout.empty(s.x.shape, s.x),
         )
         for s in sources
     ]
@@ -113,7 +114,7 @@ def _bwd_two(da: Tensor, sources: Sequence[Source], firsts: Sequence[int]) -> li
         operands = [(c, *s[:4], g.x, g.addend) for c, s, g in zip(columns, sources, grads, strict=True)]
         kernels.activation_bwd_kernel[(tiles.programs, channel_blocks(channels, tiles))](
             *operands[0], *operands[-1], partial, rows, channels[0], channels[-1], da.shape[1], tiles.rows_per_program,
-            **flags(sources), BLOCK_R=tiles.block_r, BLOCK_C=tiles.block_c, num_warps=NUM_WARPS,
+            **flags(sources), BLOCK_R=tiles.block_r, BLOCK_C=tiles.block_c, num_warps=NUM_WARPS, **support.OPTIONS,
         )  # fmt: skip
     return grads if partial is None else finish_sums(partial, sources, grads)
 
@@ -125,7 +126,7 @@ def finish_sums(partial: Tensor, sources: Sequence[Source], grads: Sequence[Sour
     if all_channels:
         kernels.finish_sums_kernel[(all_channels,)](
             partial, *vectors(sources, grads), sources[0].x.shape[1], all_channels, parts,
-            **sums_flags(sources), BLOCK=FINISH_BLOCK,
+            **sums_flags(sources), BLOCK=FINISH_BLOCK, **support.OPTIONS,
         )  # fmt: skip
     return grads
 
@@ -152,7 +153,7 @@ def sums_flags(sources: Sequence[Source]) -> dict[str, bool]:
 
 def batch_stats(y: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance ``[C]``, float32, of y ``[N, C, *space]``; NaN for an empty map, as torch's."""
-    y, channels, rows = support.channels_last(y), y.shape[1], rows_of(y)
+    y, channels, rows = layout.dense(y), y.shape[1], rows_of(y)
     tiles = row_tiles(rows, channels)
     if not rows:
         return tuple(torch.full((channels,), float("nan"), device=y.device) for _ in range(2))  # type: ignore[return-value]
@@ -161,7 +162,7 @@ def batch_stats(y: Tensor) -> tuple[Tensor, Tensor]:
     with support.on_device_of(y):
         kernels.batch_stats_kernel[(tiles.programs, tiles.channel_blocks)](
             y, count, mean, m2, rows, channels, tiles.rows_per_program,
-            BLOCK_R=tiles.block_r, BLOCK_C=tiles.block_c, num_warps=NUM_WARPS,
+            BLOCK_R=tiles.block_r, BLOCK_C=tiles.block_c, num_warps=NUM_WARPS, **support.OPTIONS,
         )  # fmt: skip
         return finish_stats(count, mean, m2)
 
@@ -171,9 +172,11 @@ def finish_stats(count: Tensor, part_mean: Tensor, part_m2: Tensor) -> tuple[Ten
     channels, parts = part_mean.shape
     mean, var = (support.float_empty(part_mean, channels) for _ in range(2))
     if channels:
-        kernels.finish_stats_kernel[(channels,)](count, part_mean, part_m2, mean, var, parts, BLOCK=FINISH_BLOCK)
+        kernels.finish_stats_kernel[(channels,)](
+            count, part_mean, part_m2, mean, var, parts, BLOCK=FINISH_BLOCK, **support.OPTIONS
+        )
     return mean, var
 
 
 def _dense(x: Tensor | None) -> Tensor | None:
-    return None if x is None else support.channels_last(x)
+    return None if x is None else layout.dense(x)

@@ -132,7 +132,8 @@ class BatchNorm(torch.autograd.Function):
         return None, dvar, dweight, None if bias is None or dshift is None else dshift.to(bias.dtype)
 
 
-def _in_torch(backend: str, var: Tensor, *arguments: Any) -> bool:
+def in_torch(backend: str, var: Tensor, *arguments: Any) -> bool:
+    """Whether it is plain torch, as `reference` has it; further arguments: weight, bias and running statistics."""
     if var.device.type == "cpu" and backends.requested(backend) == "auto":
         return True  # as the row of the CPU says; a choice would take longer than the arithmetic
     return backends.choose(OP, backend, var.device, var, *arguments).IN_TORCH
@@ -149,7 +150,7 @@ def apply(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     """scale and shift; the running statistics follow. A compiler gets plain torch, to fuse it with what is around."""
-    if torch.compiler.is_compiling() or _in_torch(backend, var, weight, bias, running):
+    if torch.compiler.is_compiling() or in_torch(backend, var, weight, bias, running):
         if running is not None:
             reference.update(mean.detach(), var.detach(), running, count)
         return reference.affine(var, weight, bias, eps)

@@ -47,7 +47,7 @@ def fwd(
             2.0 if isinstance(count, Tensor) else float(count), 0.0 if momentum is None else float(momentum), eps,
             HAS_WEIGHT=weight is not None, HAS_BIAS=bias is not None, HAS_RUNNING=running is not None,
             HAS_TRACKED=tracked is not None, HAS_TOTAL=total is not None, CUMULATIVE=momentum is None, BLOCK=BLOCK,
-            num_warps=1,
+            num_warps=1, **support.OPTIONS,
         )  # fmt: skip
     _put_back(running, running_mean, running_var)
     return scale, shift
@@ -73,7 +73,7 @@ def finish(count: Tensor, part_mean: Tensor, part_m2: Tensor, norm: Norm, values
         count, part_mean, part_m2, *(None if t is None else t.contiguous() for t in (weight, bias)),
         running_mean, running_var, tracked, *found, parts, float(values), momentum, eps,
         HAS_WEIGHT=weight is not None, HAS_BIAS=bias is not None, HAS_RUNNING=running is not None,
-        HAS_TRACKED=tracked is not None, BLOCK=FINISH_BLOCK,
+        HAS_TRACKED=tracked is not None, BLOCK=FINISH_BLOCK, **support.OPTIONS,
     )  # fmt: skip
     _put_back(running, running_mean, running_var)
     return found
@@ -99,5 +99,6 @@ def bwd(
             kernels.batch_norm_bwd_kernel[(-(-len(var) // BLOCK),)](
                 dscale.contiguous(), var.contiguous(), weight, dvar, dweight, len(var), eps,
                 HAS_WEIGHT=weight is not None, HAS_DWEIGHT=dweight is not None, BLOCK=BLOCK, num_warps=1,
+                **support.OPTIONS,
             )  # fmt: skip
     return dvar, dweight

@@ -16,7 +16,7 @@ from fastinpaint.ops import saved
 from fastinpaint.ops.conv_block import reference
 from fastinpaint.ops.conv_block import torch_library as operators
 from fastinpaint.ops.conv_block.torch_library import Call
-from fastinpaint.ops.dispatch.fast_path import each_once
+from fastinpaint.ops.dispatch.fast_path import apply_node, each_once
 from fastinpaint.ops.saved import Operand, Recipe
 from fastinpaint.ops.types import Source, flatten, unflatten
 
@@ -114,4 +114,4 @@ def apply(
     own: Recipe | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, mean and var of checked arguments; call is their `operators.call_of`, recipes and own see `ConvBlock`."""
-    return ConvBlock.apply(call, recipes, own, weight, bias, *each_once(flatten(sources)))
+    return apply_node(ConvBlock, call, recipes, own, weight, bias, *each_once(flatten(sources)))

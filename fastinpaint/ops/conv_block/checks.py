@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from fastinpaint.ops.activation import checks as activation
+from fastinpaint.ops.conv_block.geometry import output_shape
 from fastinpaint.ops.dispatch.fast_path import unseen
 from fastinpaint.ops.types import Geometry, Source
 
@@ -73,7 +73,7 @@ def _check_weight(
         raise ValueError(f"{OP}: groups must divide {channels} channels in and {channels_out} out, got {groups}.")
     if bias is not None and bias != (channels_out,):
         raise ValueError(f"{OP}: bias must be [{channels_out}], one a channel out, got {bias}.")
-    return _output_shape(shape, kernel, geometry)
+    return fitting_output_shape(shape, kernel, geometry)
 
 
 _check_once = functools.lru_cache(4096)(_check_weight)  # every layer asks, every step, and thin nets notice
@@ -98,38 +98,18 @@ def _check_geometry(axes: int, geometry: Geometry) -> None:
             )
 
 
-def output_shape(shape: Sequence[int], weight: Tensor, geometry: Geometry) -> tuple[int, ...]:
-    """The shape of y for an activation of that shape.
+def fitting_output_shape(shape: tuple[int, ...], kernel: tuple[int, ...], geometry: Geometry) -> tuple[int, ...]:
+    """The shape of y for an activation and a weight of these shapes.
 
     Raises:
         ValueError: the kernel is larger than the padded input.
     """
-    return _output_shape(shape, tuple(weight.shape), geometry)
-
-
-def _output_shape(shape: Sequence[int], kernel: tuple[int, ...], geometry: Geometry) -> tuple[int, ...]:
-    space = []
-    for axis, size in enumerate(shape[2:]):
-        stride, padding, dilation = geometry.stride[axis], geometry.padding[axis], geometry.dilation[axis]
-        reach = dilation * (kernel[2 + axis] - 1)
-        if geometry.transposed:
-            length = (size - 1) * stride - 2 * padding + reach + geometry.output_padding[axis] + 1
-        else:
-            length = (size + 2 * padding - reach - 1) // stride + 1
+    y = output_shape(shape, kernel, geometry)
+    for size, length in zip(shape[2:], y[2:], strict=True):
         if length < (1 if size or geometry.transposed else 0):
             extra = f", output_padding {geometry.output_padding}" if geometry.transposed else ""
             raise ValueError(
-                f"{OP}: the kernel must fit the padded input, got input {tuple(shape)}, weight {kernel}, "
+                f"{OP}: the kernel must fit the padded input, got input {shape}, weight {kernel}, "
                 f"padding {geometry.padding}{extra} and dilation {geometry.dilation}."
             )
-        space.append(length)
-    channels = kernel[1] * geometry.groups if geometry.transposed else kernel[0]
-    return (shape[0], channels, *space)
-
-
-def macs_per_value(weight: Tensor, geometry: Geometry) -> float:
-    """Multiply-adds that one value of y costs."""
-    per_value = math.prod(weight.shape[1:])
-    if geometry.transposed:
-        return weight.shape[0] // geometry.groups * math.prod(weight.shape[2:]) / math.prod(geometry.stride)
-    return float(per_value)
+    return y

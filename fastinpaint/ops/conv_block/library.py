@@ -15,6 +15,7 @@ from torch import Tensor
 from fastinpaint.ops.activation.reference import channel_dims, wide
 from fastinpaint.ops.conv_block import zero_padding as zeros
 from fastinpaint.ops.dispatch import registry as backends
+from fastinpaint.ops.layout import dense
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 CHANNELS_LAST = True
@@ -33,7 +34,7 @@ def fwd(
     sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, stats: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """y ``[N, C_out, *space]`` in the sources' dtype; batch mean and biased variance ``[C_out]`` where asked for."""
-    y = _dense(zeros.convolution(_activation(sources), _dense(weight), bias, geometry))
+    y = dense(zeros.convolution(_activation(sources), dense(weight), bias, geometry))
     return (y, *batch_stats(y)) if stats else (y, None, None)
 
 
@@ -59,16 +60,30 @@ def bwd(
     needs_bias: bool,
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None]:
     """The gradients of every source, of the weight and of the bias; y and mean are what `fwd` returned."""
-    g = _dense(dy)
+    g = dense(dy)
     if y is not None and mean is not None and dmean is not None and dvar is not None:
         count = y.numel() // max(1, y.shape[1])
         # G = (y - mean) * 2 dvar / M + dmean / M + dy is an activation like any other
         g = _elementwise(y).fwd([Source(y, mean, 2 * dvar / count, dmean / count, False, g)])
     mask = [any(needs), needs_weight, False]
-    da, dweight = zeros.convolution_backward(g, _activation(sources), _dense(weight), geometry, mask)
-    dbias = wide(g).sum(channel_dims(g)).to(weight.dtype) if needs_bias else None
-    grads = [SourceGrad() for _ in sources] if da is None else _elementwise(g).bwd(_dense(da), sources, needs)
-    return grads, None if dweight is None else dweight.contiguous(), dbias
+    da, dweight = zeros.convolution_backward(g, _activation(sources), dense(weight), geometry, mask)
+    # the sum widens as it reads: no wide copy of the map
+    dbias = g.sum(channel_dims(g), dtype=wide(g[:0]).dtype).to(weight.dtype) if needs_bias else None
+    return _gradients(da, sources, needs), None if dweight is None else dweight.contiguous(), dbias
+
+
+def _gradients(da: Tensor | None, sources: Sequence[Source], needs: Sequence[bool]) -> list[SourceGrad]:
+    """The sources' gradients, without a pass over a map that is its own activation."""
+    if da is None:
+        return [SourceGrad() for _ in sources]
+    if _is_plain(sources):
+        return [SourceGrad(dense(da))]
+    return _elementwise(da).bwd(dense(da), sources, needs)
+
+
+def _is_plain(sources: Sequence[Source]) -> bool:
+    first = sources[0]
+    return len(sources) == 1 and first.mean is None and not first.relu and first.addend is None
 
 
 def _elementwise(x: Tensor) -> ModuleType:
@@ -77,10 +92,4 @@ def _elementwise(x: Tensor) -> ModuleType:
 
 def _activation(sources: Sequence[Source]) -> Tensor:
     first = sources[0]
-    if len(sources) == 1 and first.mean is None and not first.relu and first.addend is None:
-        return _dense(first.x)
-    return _elementwise(first.x).fwd(sources)
-
-
-def _dense(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last if x.dim() == 4 else torch.channels_last_3d)
+    return dense(first.x) if _is_plain(sources) else _elementwise(first.x).fwd(sources)

@@ -152,7 +152,7 @@ class Call(NamedTuple):
 
 def call_of(sources: Sequence[Source], weight: Tensor, geometry: Geometry, stats: bool, backend: str) -> Call:
     """All of a call that is no tensor."""
-    module = None if torch.compiler.is_compiling() else choose(backend, sources, weight, geometry)
+    module = None if torch.compiler.is_dynamo_compiling() else choose(backend, sources, weight, geometry)
     return Call(tuple([s.relu for s in sources]), geometry, stats, backend, module)
 
 

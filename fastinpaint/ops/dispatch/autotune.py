@@ -31,6 +31,7 @@ from fastinpaint.ops.types import Geometry, Source
 
 logger = logging.getLogger(__name__)
 ROUNDS = 5
+REPEATS = 20  # runs between two events: their clock counts half microseconds
 
 
 def fastest(device: torch.device, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> str | None:
@@ -85,28 +86,52 @@ def _both_ways(module: ModuleType, sources: Sequence[Source], weight: Tensor, ge
 
 
 def _seconds(run: Callable[[], None], device: torch.device) -> float:
-    """The median time of a run that has been done once before."""
-    times = []
-    for _ in range(ROUNDS + 1):
-        _wait_for(device)
-        start = time.perf_counter()
-        with torch.no_grad():
+    """The median time of a run that has been done once before; on a GPU the device's own, without the host's."""
+    with torch.no_grad():
+        run()
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                return statistics.median(_device_times(_recorded(run)))
+        times = []
+        for _ in range(ROUNDS):
+            start = time.perf_counter()
             run()
-        _wait_for(device)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+            times.append(time.perf_counter() - start)
+    return statistics.median(times)
 
 
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _device_times(run: Callable[[], None]) -> list[float]:
+    """Seconds of a run between events of the current stream, several times over."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    times = []
+    for _ in range(ROUNDS):
+        start.record()
+        for _ in range(REPEATS):
+            run()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) / 1e3 / REPEATS)
+    return times
+
+
+def _recorded(run: Callable[[], None]) -> Callable[[], None]:
+    """The run as a CUDA graph, which launches without Python; the run itself where it cannot be recorded."""
+    graph = torch.cuda.CUDAGraph()
+    try:
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph):
+            run()
+    except RuntimeError as error:
+        logger.debug("timed launch by launch: %s", str(error).partition("\n")[0])
+        return run
+    return graph.replay
 
 
 def memory_file(device: torch.device) -> Path:
     """One file for each device, versions and built kernels; on the CPU also for each number of threads."""
     if device.type == "cuda":
-        return _memory_file(_graphics(device), 0)
-    return _memory_file(_processor(), torch.get_num_threads())
+        return _memory_file(graphics_name(device), 0)
+    return _memory_file(processor_name(), torch.get_num_threads())
 
 
 @functools.cache
@@ -119,13 +144,13 @@ def _memory_file(device: str, threads: int) -> Path:
 
 
 @functools.cache
-def _graphics(device: torch.device) -> str:
+def graphics_name(device: torch.device) -> str:
     """The GPU's name."""
     return torch.cuda.get_device_name(device)
 
 
 @functools.cache
-def _processor() -> str:
+def processor_name() -> str:
     """The processor's name where Linux tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from fastinpaint.ops.layout import memory_format
 
 TAGS = (torch.Tag.pt2_compliant_tag,)
 ORDINARY = frozenset((Tensor, torch.nn.Parameter, type(None)))
@@ -43,6 +46,13 @@ def unseen(*tensors: Tensor | None) -> bool:
     )
 
 
+def apply_node(node: type[torch.autograd.Function], *arguments: Any) -> Any:
+    """``node.apply(*arguments)`` without what it does for functorch alone, argument by argument, in Python."""
+    if torch.compiler.is_dynamo_compiling() or torch._C._are_functorch_transforms_active():
+        return node.apply(*arguments)
+    return super(torch.autograd.Function, node).apply(*arguments)  # type: ignore[misc]
+
+
 def underneath(device: torch.device) -> AbstractContextManager:
     """Around an operator's body that is called as it stands: neither autograd nor autocast sees torch's own there."""
     below_autograd = torch._C._AutoDispatchBelowADInplaceOrView()
@@ -65,8 +75,7 @@ def tf32_convolutions() -> bool:
 
 def dense(like: Tensor) -> Tensor:
     """An empty tensor of that shape and dtype, dense in channels-last."""
-    memory_format = torch.channels_last if like.dim() == 4 else torch.channels_last_3d
-    return torch.empty_like(like, memory_format=memory_format)
+    return torch.empty_like(like, memory_format=memory_format(like.dim()))
 
 
 def empty_if_none(tensor: Tensor | None, like: Tensor) -> Tensor:
@@ -90,7 +99,7 @@ def apart(tensors: Sequence[Tensor | None], given: Tensor) -> list[Tensor | None
 
 def each_once(tensors: list[Tensor | None]) -> list[Tensor | None]:
     """The tensors; under a compiler, which takes none twice, further places of the same one are given views of it."""
-    if not torch.compiler.is_compiling():
+    if not torch.compiler.is_dynamo_compiling():
         return tensors
     found: list[Tensor | None] = []
     for tensor in tensors:

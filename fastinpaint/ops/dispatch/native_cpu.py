@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastinpaint.ops import buffer_pool as map_memory
 from fastinpaint.ops.dispatch import native as _native
+from fastinpaint.ops.layout import dense, memory_format
 from fastinpaint.ops.types import Source
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
@@ -43,8 +44,6 @@ ARGUMENTS = {
     "fi_cpu_norm_act_stats": "ppppi",
     "fi_cpu_norm_act_fwd": "pppppppplli",
     "fi_cpu_norm_act_bwd": "ppll" + "p" * 11 + "i",
-    "fi_cpu_masked_l1_fwd": "pipi",
-    "fi_cpu_masked_l1_bwd": "pidpi",
 }
 KINDS = {"p": ctypes.c_void_p, "l": ctypes.c_int64, "i": ctypes.c_int, "d": ctypes.c_double}
 
@@ -86,24 +85,14 @@ def why_not(*tensors: Tensor | None) -> str | None:
     return None
 
 
-def memory_format(x: Tensor) -> torch.memory_format:
-    """Channels-last for maps of x's number of axes."""
-    return torch.channels_last_3d if x.dim() == 5 else torch.channels_last
-
-
-def dense(x: Tensor) -> Tensor:
-    """x with its channels innermost and no gaps; a copy only where it is not so already."""
-    return x.contiguous(memory_format=torch.channels_last_3d if x.dim() == 5 else torch.channels_last)
-
-
 def empty(like: Tensor, channels: int) -> Tensor:
     """An uninitialised channels-last map of like's batch, space and dtype."""
-    return map_memory.empty((like.shape[0], channels, *like.shape[2:]), like.dtype, memory_format(like))
+    return map_memory.empty((like.shape[0], channels, *like.shape[2:]), like.dtype, memory_format(like.dim()))
 
 
 def empty_like(x: Tensor) -> Tensor:
     """An uninitialised channels-last map of x's shape and dtype."""
-    return map_memory.empty(x.shape, x.dtype, memory_format(x))
+    return map_memory.empty(x.shape, x.dtype, memory_format(x.dim()))
 
 
 def pixels(x: Tensor) -> int:

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from fastinpaint.errors import UserError
+from fastinpaint.ops import layout
 from fastinpaint.ops.dispatch import native as _native
+from fastinpaint.ops.layout import dense
 from fastinpaint.ops.types import Source, address
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -51,7 +53,7 @@ def _built() -> ctypes.CDLL:
     return declare(loaded)
 
 
-SIZES = ("fi_channel_workspace", "fi_conv_workspace", "fi_conv_wgrad_workspace", "fi_masked_l1_workspace")
+SIZES = ("fi_channel_workspace", "fi_conv_workspace", "fi_conv_wgrad_workspace")
 
 
 def declare(library: ctypes.CDLL) -> ctypes.CDLL:
@@ -59,6 +61,8 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
     for name in SIZES:
         if hasattr(library, name):
             getattr(library, name).restype = ctypes.c_int64
+    if hasattr(library, "fi_cuda_error"):
+        library.fi_cuda_error.restype = ctypes.c_char_p
     return library
 
 
@@ -88,6 +92,8 @@ def why_not_on(*tensors: Tensor | None) -> str | None:
             return reason
         if not torch.cuda.is_available():
             return "the cuda backend needs a CUDA device, and torch finds none."
+        if (reason := why_not_driver(library())) is not None:
+            return reason
     needed = "cuda" if emulated is None else "cpu"
     for tensor in tensors:
         if tensor is not None and tensor.device.type != needed:
@@ -97,6 +103,28 @@ def why_not_on(*tensors: Tensor | None) -> str | None:
         if major < 8:
             return f"the cuda backend needs compute capability 8.0 or higher, got {major}.{minor}."
     return None
+
+
+@functools.cache
+def why_not_driver(built: ctypes.CDLL) -> str | None:
+    """Why the driver cannot run what the library's CUDA runtime launches, in one sentence, or None where it can.
+
+    A driver runs every runtime of its own major version and of older ones.
+    """
+    driver, runtime = ctypes.c_int(), ctypes.c_int()
+    if status := built.fi_cuda_versions(ctypes.byref(driver), ctypes.byref(runtime)):
+        return f"the CUDA driver does not answer: {error_words(built, status)}."
+    if driver.value // 1000 >= runtime.value // 1000:
+        return None
+    known, needed = (f"{v.value // 1000}.{v.value % 1000 // 10}" for v in (driver, runtime))
+    return (
+        f"the cuda kernels are built with CUDA {needed}, and the driver here runs at most {known}; update the driver."
+    )
+
+
+def error_words(built: ctypes.CDLL, status: int) -> str:
+    """A refusal in words: the kernels' own, or the CUDA runtime's."""
+    return STATUS.get(status) or f"CUDA error {status}, {built.fi_cuda_error(status).decode()}"
 
 
 # Bytes of shared memory that a block may have, by compute capability; of those not named, what all have.
@@ -156,27 +184,12 @@ def call(op: str, function: str, like: Tensor, *arguments: object) -> None:
     else:
         status = getattr(library(), function)(*arguments, None)
     if status:
-        raise RuntimeError(f"{op}: {function} was refused: {STATUS.get(status, f'CUDA error {status}')}.")
-
-
-def memory_format(x: Tensor) -> torch.memory_format:
-    """Channels-last for maps of x's number of axes."""
-    return torch.channels_last_3d if x.dim() == 5 else torch.channels_last
-
-
-def dense(x: Tensor) -> Tensor:
-    """x with its channels innermost and no gaps; a copy only where it is not so already."""
-    return x.contiguous(memory_format=memory_format(x))
+        raise RuntimeError(f"{op}: {function} was refused: {error_words(library(), status)}.")
 
 
 def empty(like: Tensor, channels: int) -> Tensor:
     """An uninitialised channels-last map of like's batch, space, dtype and device."""
-    return torch.empty(
-        (like.shape[0], channels, *like.shape[2:]),
-        dtype=like.dtype,
-        device=like.device,
-        memory_format=memory_format(like),
-    )
+    return layout.empty((like.shape[0], channels, *like.shape[2:]), like)
 
 
 def vector(like: Tensor, channels: int) -> Tensor:

@@ -23,7 +23,7 @@ from fastinpaint.ops.dispatch import native as _native
 from fastinpaint.ops.dispatch import tuning_cache as remembered
 
 BACKENDS = ("reference", "cpu", "cuda", "triton", "library")
-OPS = ("activation", "batch_norm", "conv_block", "masked_l1")
+OPS = ("activation", "batch_norm", "conv_block")
 VARIABLE = "FASTINPAINT_BACKEND"
 
 # In order of preference, with the reason.
@@ -33,9 +33,10 @@ AUTO: dict[str, tuple[tuple[str, str], ...]] = {
         ("reference", "plain torch takes every dtype"),
     ),
     "cuda": (
+        # own convolutions where a measurement on the device found them faster: no GPU has run them yet
+        ("library", "cuDNN's convolutions with fused elementwise kernels around them"),
         ("cuda", "prologue and epilogue fused into the convolution"),
         ("triton", "fused as well, and needs no nvcc"),
-        ("library", "cuDNN's convolutions with fused elementwise kernels around them"),
         ("reference", "plain torch takes every dtype"),
     ),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import os
 from collections.abc import Sequence
@@ -11,10 +12,13 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
+from fastinpaint.ops.dispatch import native_cuda
 from fastinpaint.ops.dispatch.fast_path import tf32_convolutions
 
 INSTALLED = importlib.util.find_spec("triton") is not None
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
+# Of every launch. A multiply and an add become one instruction: said here, since Triton 3.10 changes its default.
+OPTIONS = {"enable_fp_fusion": True}
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -39,6 +43,20 @@ def why_not_on(op: str, first: Tensor) -> str | None:
     return None
 
 
+def shared_of_block() -> int:
+    """Bytes of shared memory that a program may have on the current device; an H200's where there is none."""
+    if INTERPRETING or not torch.cuda.is_initialized():
+        return native_cuda.SHARED[9, 0]
+    return _shared_of(torch.cuda.current_device())
+
+
+@functools.cache
+def _shared_of(device: int) -> int:
+    if torch.version.hip is not None:
+        return 64 << 10  # gfx9's; newer ones have more
+    return native_cuda.SHARED.get(torch.cuda.get_device_capability(device), native_cuda.SHARED_LEAST)
+
+
 def failures() -> tuple[type[Exception], ...]:
     """What a launch raises that does not compile, does not fit or does not run here."""
     if not INSTALLED:
@@ -46,20 +64,6 @@ def failures() -> tuple[type[Exception], ...]:
     from triton.errors import TritonError
 
     return (RuntimeError, TritonError)
-
-
-def memory_format(dims: int) -> torch.memory_format:
-    return torch.channels_last if dims == 4 else torch.channels_last_3d
-
-
-def channels_last(x: Tensor) -> Tensor:
-    """x with its channels innermost and dense: itself, or a copy where it is not so already."""
-    return x.contiguous(memory_format=memory_format(x.dim()))
-
-
-def empty_channels_last(shape: Sequence[int], like: Tensor) -> Tensor:
-    """An empty map of that shape, channels innermost."""
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format(len(shape)))
 
 
 def float_empty(like: Tensor, *shape: int) -> Tensor:

@@ -23,10 +23,6 @@ from fastinpaint.ops.batch_norm import cuda as batch_norm
 from fastinpaint.ops.batch_norm import reference as batch_norm_reference
 from fastinpaint.ops.batch_norm.reference import Running
 from fastinpaint.ops.conv_block import cuda, reference
-from fastinpaint.ops.downsample import cuda as downsample
-from fastinpaint.ops.downsample import reference as downsample_reference
-from fastinpaint.ops.masked_l1 import cuda as masked_l1
-from fastinpaint.ops.masked_l1 import reference as masked_l1_reference
 from fastinpaint.ops.types import Geometry, Source
 from fastinpaint.testing.rule import check, check_all, check_grads, double, source
 from tests.ops.cuda import tf32
@@ -156,40 +152,6 @@ def check_activation(dtype: torch.dtype, device: str) -> None:
         check("G", g, reference.stats_bwd(*inputs), reference.stats_bwd(*(double(v) for v in inputs)))
 
 
-def check_masked_l1(dtype: torch.dtype, device: str) -> None:
-    """Loss and gradient, both layouts, both groupings."""
-    generator = torch.Generator().manual_seed(0)
-    for shape in ((2, 3, 2, 5, 7), (1, 3, 3, 8, 16)):
-        output, target = (torch.randn(shape, generator=generator).to(dtype) for _ in range(2))
-        mask = (torch.rand(shape[0], 1, *shape[2:], generator=generator) > 0.5).to(dtype)
-        mask[..., 0, 0] = 1
-        for layout in (torch.contiguous_format, torch.channels_last_3d):
-            output, dloss = output.contiguous(memory_format=layout), torch.tensor(2.0)
-            for per_frame in (False, True):
-                inputs = output, target, mask, per_frame
-                there = [moved(v, device) for v in inputs]
-                exact = masked_l1_reference.fwd(*(double(v) for v in inputs))
-                check("loss", masked_l1.fwd(*there).cpu(), masked_l1_reference.fwd(*inputs), exact)
-                exact = masked_l1_reference.bwd(dloss.double(), *(double(v) for v in inputs))
-                got = masked_l1.bwd(dloss.to(device), *there).cpu()
-                check("doutput", got, masked_l1_reference.bwd(dloss, *inputs), exact)
-
-
-def check_downsample(dtype: torch.dtype, device: str) -> None:
-    """Filling and both reductions, sizes that r divides and not, planar and channels-last."""
-    generator = torch.Generator().manual_seed(0)
-    for shape, r in (((2, 3, 2, 5, 7), 2), ((1, 3, 1, 8, 8), 4), ((2, 3, 2, 4, 16), 2)):
-        video = torch.rand(shape, generator=generator).to(dtype)
-        mask = (torch.rand(shape[0], 1, *shape[2:], generator=generator) > 0.7).to(dtype)
-        fill = torch.rand(3, generator=generator)
-        video = torch.where(mask > 0, torch.nan, video)  # nothing of a hole may leak
-        for layout in (torch.contiguous_format, torch.channels_last_3d):
-            inputs = video.contiguous(memory_format=layout), mask, fill, r
-            got = downsample.fwd(*(moved(v, device) for v in inputs))
-            exact = downsample_reference.fwd(*(double(v) for v in inputs))
-            check_all(("small", "mask"), moved(list(got), "cpu"), downsample_reference.fwd(*inputs), exact)
-
-
 def check_batch_norm(dtype: torch.dtype, device: str) -> None:
     """Forward with all it can update, and backward, for parameters of this dtype; more channels than threads."""
     generator = torch.Generator().manual_seed(0)
@@ -214,8 +176,6 @@ def check_batch_norm(dtype: torch.dtype, device: str) -> None:
 OTHERS = {
     "activation": check_activation,
     "batch_norm": check_batch_norm,
-    "masked_l1": check_masked_l1,
-    "downsample": check_downsample,
 }
 
 

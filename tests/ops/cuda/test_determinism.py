@@ -10,8 +10,6 @@ from fastinpaint.ops.activation import cuda as activation
 from fastinpaint.ops.batch_norm import cuda as batch_norm
 from fastinpaint.ops.batch_norm.reference import Running
 from fastinpaint.ops.conv_block import cuda
-from fastinpaint.ops.downsample import cuda as downsample
-from fastinpaint.ops.masked_l1 import cuda as masked_l1
 from fastinpaint.ops.types import Source
 from fastinpaint.testing.rule import source
 from tests.ops.cuda import small_cases, tf32
@@ -57,23 +55,7 @@ def batch_norms(dtype: torch.dtype, device: str) -> Results:
     return [scale, shift, kept.mean, kept.var, *batch_norm.bwd(mean, var, weight, 1e-3, True)]
 
 
-def videos(dtype: torch.dtype, device: str) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    output, target, mask = (torch.rand(2, c, 2, 20, 32, generator=generator) for c in (3, 3, 1))
-    return [t.to(device, dtype) for t in (output, target, (mask > 0.5).float())]
-
-
-def masked_l1s(dtype: torch.dtype, device: str) -> Results:
-    inputs = *videos(dtype, device), True
-    return [masked_l1.fwd(*inputs), masked_l1.bwd(torch.tensor(2.0, device=device), *inputs)]
-
-
-def downsamples(dtype: torch.dtype, device: str) -> Results:
-    video, _, mask = videos(dtype, device)
-    return [t for r in (2, 4) for t in downsample.fwd(video, mask, torch.full((3,), 0.5, device=device), r)]
-
-
-OTHERS = {"activation": activations, "batch_norm": batch_norms, "masked_l1": masked_l1s, "downsample": downsamples}
+OTHERS = {"activation": activations, "batch_norm": batch_norms}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from fastinpaint.ops.conv_block.checks import output_shape
 from fastinpaint.ops.conv_block.cuda.abi import describe
+from fastinpaint.ops.conv_block.geometry import output_shape
 from fastinpaint.ops.dispatch import native_cuda
 from tests.ops.cuda import small_cases
 from tests.ops.cuda.planted import Program
@@ -55,8 +55,8 @@ def test_every_kernel_runs_clean_in_three_schedules(sanitizer: str) -> None:
 @pytest.mark.parametrize("name", ["stride 2, two sources", "4 channels in, 5x5"])
 def test_wgrad_has_blocks_of_two_groups_there(name: str) -> None:
     sources, weight, _, geometry = small_cases.conv_inputs(small_cases.CONVS[name], torch.bfloat16)
-    channels, found = sum(s.x.shape[1] for s in sources), counting.Footprint()
-    out = output_shape((2, channels, *sources[0].x.shape[2:]), weight, geometry)
+    found = counting.Footprint()
+    out = output_shape(sources[0].x.shape, weight.shape, geometry)
     conv = describe(sources, weight, geometry, out)
     conv.gradient = native_cuda.CSource(channels=out[1], scale_factor=1, shift_factor=1)
     with emulated.installed():

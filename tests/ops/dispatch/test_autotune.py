@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
@@ -200,3 +201,50 @@ def test_triton_kernels_that_do_not_compile_are_not_measured(
     rooms["reference"].breaks = errors.OutOfResources(300, 227, "shared memory")
     assert backends.choose("conv_block", None, CPU, *arguments()) is rooms["cpu"]
     assert any(text.startswith("conv_block: reference is left out: out of resource") for text in caplog.messages)
+
+
+class Device:
+    """A GPU's clock: launched work takes its time, replayed work too, and the host's seconds do not count."""
+
+    def __init__(self, clock: Clock, captures: bool) -> None:
+        self.clock, self.captures = clock, captures
+        self.now, self.replays = 0.0, 0
+
+    def run(self) -> None:
+        """Slow on the host, quick on the device."""
+        self.clock.now += 5.0
+        self.now += 0.25
+
+    def Event(self, enable_timing: bool) -> SimpleNamespace:
+        event = SimpleNamespace(at=0.0, synchronize=lambda: None)
+        event.record = lambda: setattr(event, "at", self.now)
+        event.elapsed_time = lambda end: 1e3 * (end.at - event.at)
+        return event
+
+    def CUDAGraph(self) -> SimpleNamespace:
+        return SimpleNamespace(replay=self.replay)
+
+    def replay(self) -> None:
+        self.replays += 1
+        self.now += 0.25
+
+    @contextlib.contextmanager
+    def graph(self, graph: object) -> Iterator[None]:
+        yield
+        if not self.captures:
+            raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(measured, "time", self.clock)
+        for name in ("Event", "CUDAGraph", "graph"):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+        monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+
+
+@pytest.mark.parametrize("captures", [True, False])
+def test_a_gpu_is_timed_by_its_own_clock(monkeypatch: pytest.MonkeyPatch, captures: bool) -> None:
+    device = Device(Clock(), captures)
+    device.install(monkeypatch)
+    assert measured._seconds(device.run, torch.device("cuda")) == pytest.approx(0.25)
+    assert device.replays == (measured.ROUNDS * measured.REPEATS if captures else 0)

@@ -30,6 +30,8 @@ def rooms(monkeypatch: pytest.MonkeyPatch) -> dict[str, SimpleNamespace]:
 def test_auto_takes_the_first_that_can(rooms: dict[str, SimpleNamespace]) -> None:
     cuda = torch.device("cuda")
     assert backends.choose("conv_block", None, CPU) is rooms["cpu"]
+    assert backends.choose("conv_block", "auto", cuda) is rooms["library"]  # no measurement says better
+    rooms["library"].reason = "it is Tuesday."
     assert backends.choose("conv_block", "auto", cuda) is rooms["cuda"]
     rooms["cuda"].reason = "it is Tuesday."
     assert backends.choose("conv_block", "auto", cuda) is rooms["triton"]

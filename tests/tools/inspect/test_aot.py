@@ -14,6 +14,7 @@ import pytest
 triton = pytest.importorskip("triton")
 
 from tools.inspect import aot, static_model  # noqa: E402
+from tools.inspect.page import table_of  # noqa: E402
 from tools.inspect.paper_layers import paper_layers  # noqa: E402
 
 ROOT = Path(__file__).parents[3]
@@ -31,7 +32,7 @@ def rows_of(text: str) -> list[dict[str, str]]:
 
 
 def documented() -> str:
-    return aot.PAGE.read_text().split(aot.BEGIN)[1].split(aot.END)[0]
+    return table_of(aot.PAGE, aot.BEGIN, aot.END)
 
 
 @pytest.mark.parametrize("target", aot.TARGETS)
@@ -109,7 +110,7 @@ def test_an_interrupted_run_goes_on_where_it_was(monkeypatch, tmp_path):
     assert ran == ["a", "b"]
     assert rows == [(["a"], compiled("a", 1.0)), (["b"], compiled("b", 1.0))]
     assert list(kept.parent.iterdir()) == [kept]
-    monkeypatch.setattr(aot, "digest_of", lambda name: "other sources")
+    monkeypatch.setattr(aot, "made_from", lambda: "other sources")
     aot.compile_all(["a"], ["sm_90"], kept=kept)
     assert ran == ["a", "b", "a"]
 

@@ -26,7 +26,7 @@ using TurnedSums = float[kFirstTaps][kTurnedChannels / 8][4];
 // Where eight channels of a position stand: of a row of 128 bytes, piece i is at i ^ position % 8. Neighbours' pieces
 // are in different banks.
 __device__ __forceinline__ int swizzled(int position, int group) {
-  return position * kTurnedChannels + (group ^ position) % (kTurnedChannels / kVector) * kVector;
+  return position * kTurnedChannels + int(unsigned(group ^ position) % (kTurnedChannels / kVector)) * kVector;
 }
 
 // acc[i] += P^T Q of the warpgroup's tap i over 16 positions. position, group: the lane's in the patch, for ldmatrix.

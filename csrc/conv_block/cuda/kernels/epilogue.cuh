@@ -48,9 +48,9 @@ template <class T>
 __device__ void store_forward(const Segment& segment, int64_t at, int valid, float (&value)[kVector],
                               const ChannelParams& bias, Fold& fold, float& count) {
   bool aligned = segment.channels % kVector == 0 && is_aligned(segment.y);
-  Vector<T> y;
 #pragma unroll
-  for (int i = 0; i < kVector; ++i) y.v[i] = from_float<T>(value[i] + bias.shift[i]);
+  for (int i = 0; i < kVector; ++i) value[i] += bias.shift[i];
+  Vector<T> y = rounded<T>(value);
   store_vector(static_cast<T*>(segment.y) + at, y, valid, aligned);
   count += 1;
 #pragma unroll
@@ -60,11 +60,10 @@ __device__ void store_forward(const Segment& segment, int64_t at, int valid, flo
 
 // dz = da * 1[z > 0], dx = dz * scale, daddend = da, and sums of dz and dz * (x - mean).
 template <class T>
-__device__ void store_backward(const Segment& segment, int64_t at, int valid, const float (&da)[kVector],
-                               const ChannelParams& params, Fold& fold) {
+__device__ void store_backward(const Segment& segment, int64_t at, int valid, bool aligned, const Vector<T>& x,
+                               const float (&da)[kVector], const ChannelParams& params, Fold& fold) {
   const Source& source = segment.source;
-  bool aligned = vectors_aligned(source) && is_aligned(segment.out.dx) && is_aligned(segment.out.daddend);
-  Vector<T> x = load_vector(static_cast<const T*>(source.x) + at, valid, aligned), dx, daddend;
+  float dx[kVector];
 #pragma unroll
   for (int i = 0; i < kVector; ++i) {
     float centred = to_float(x.v[i]) - params.mean[i];
@@ -72,11 +71,10 @@ __device__ void store_backward(const Segment& segment, int64_t at, int valid, co
     float dz = source.relu && z <= 0.0f ? 0.0f : da[i];
     fold.first[i] += dz;
     fold.second[i] += dz * centred;
-    dx.v[i] = from_float<T>(dz * params.scale[i]);
-    daddend.v[i] = from_float<T>(da[i]);
+    dx[i] = dz * params.scale[i];
   }
-  store_vector(static_cast<T*>(segment.out.dx) + at, dx, valid, aligned);
-  if (segment.out.daddend) store_vector(static_cast<T*>(segment.out.daddend) + at, daddend, valid, aligned);
+  store_vector(static_cast<T*>(segment.out.dx) + at, rounded<T>(dx), valid, aligned);
+  if (segment.out.daddend) store_vector(static_cast<T*>(segment.out.daddend) + at, rounded<T>(da), valid, aligned);
 }
 
 // stage(float* staged) writes the accumulators, rows pitch<float>(BN) apart.
@@ -95,20 +93,33 @@ __device__ void epilogue(const GatherParams& p, const Tile& tile, char* memory, 
   ChannelParams params = p.backward ? load_params(segment.source, channel) : load_bias<T>(segment, channel, valid);
   Fold fold;
   float count = 0;
-  for (int row = threadIdx.x / kGroups; row < kTileRows; row += kThreads / kGroups) {
-    int64_t position = output_position(p, tile, row);
-    if (position < 0 || valid == 0) continue;
-    float value[kVector];
+  const Source& source = segment.source;
+  bool aligned = p.backward && vectors_aligned(source) && is_aligned(segment.out.dx) && is_aligned(segment.out.daddend);
+  constexpr int kStep = kThreads / kGroups, kAhead = kTileRows / kStep < 4 ? kTileRows / kStep : 4;
+  for (int first = threadIdx.x / kGroups; first < kTileRows; first += kAhead * kStep) {
+    int64_t at[kAhead];
+    Vector<T> x[kAhead];  // dgrad's loads, all on their way before the first is waited for
 #pragma unroll
-    for (int i = 0; i < kVector; i += 2) {
-      float2 v = *reinterpret_cast<const float2*>(staged + row * pitch<float>(BN) + group * kVector + i);
-      value[i] = v.x, value[i + 1] = v.y;
+    for (int i = 0; i < kAhead; ++i) {
+      int64_t position = output_position(p, tile, first + i * kStep);
+      at[i] = position < 0 || valid == 0 ? -1 : position * segment.channels + channel;
+      if (p.backward && at[i] >= 0) x[i] = load_vector(static_cast<const T*>(source.x) + at[i], valid, aligned);
     }
-    int64_t at = position * segment.channels + channel;
-    if (p.backward)
-      store_backward<T>(segment, at, valid, value, params, fold);
-    else
-      store_forward<T>(segment, at, valid, value, params, fold, count);
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      if (at[i] < 0) continue;
+      float value[kVector];
+#pragma unroll
+      for (int j = 0; j < kVector; j += 2) {
+        const float* from = staged + (first + i * kStep) * pitch<float>(BN) + group * kVector + j;
+        float2 v = *reinterpret_cast<const float2*>(from);
+        value[j] = v.x, value[j + 1] = v.y;
+      }
+      if (p.backward)
+        store_backward<T>(segment, at[i], valid, aligned, x[i], value, params, fold);
+      else
+        store_forward<T>(segment, at[i], valid, value, params, fold, count);
+    }
   }
   if (!segment.partials.value) return;
   if (p.backward)

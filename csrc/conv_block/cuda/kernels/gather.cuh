@@ -20,11 +20,16 @@ constexpr int patch_elements(const PatchShape& patch) {
   return patch.rows * patch.columns * pitch<T>(kChunk);
 }
 
+// What the main loop needs beside its two patches: weights and lists.
+template <class T>
+constexpr int gather_rest_bytes(int columns) {
+  return shared_part(kRing * kChunk * turned_pitch<T>(columns) * int(sizeof(T))) +
+         2 * shared_part(kMaxTaps * int(sizeof(int2))) + shared_part(kThreads / 32 * int(sizeof(int)));
+}
+
 template <class T, int BN>
 int gather_bytes(const PatchShape& patch) {
-  int loop = 2 * shared_part(patch_elements<T>(patch) * int(sizeof(T))) +
-             shared_part(kRing * kChunk * turned_pitch<T>(BN) * int(sizeof(T))) +
-             2 * shared_part(kMaxTaps * int(sizeof(int2))) + shared_part(kThreads / 32 * int(sizeof(int)));
+  int loop = 2 * shared_part(patch_elements<T>(patch) * int(sizeof(T))) + gather_rest_bytes<T>(BN);
   return std::max(loop, epilogue_bytes(BN));
 }
 
@@ -47,15 +52,16 @@ __device__ void begin_patch(const GatherParams& p, const Tile& tile, BoxLoader<T
 // Asks for the 32 x BN weights at `row` of the packed matrix.
 template <class T, int BN>
 __device__ __forceinline__ void fetch_weights(const GatherParams& p, int row, int first_column, T* stage) {
-  constexpr int kEach = 16 / int(sizeof(T));
-  const T* weight = static_cast<const T*>(p.weight);
+  constexpr int kEach = 16 / int(sizeof(T)), kInRow = BN / kEach, kRows = kThreads / kInRow;  // of one round
+  static_assert(kThreads % kInRow == 0, "a thread copies one column of pieces");
+  int k = threadIdx.x / kInRow, n = threadIdx.x % kInRow * kEach;
+  bool exists = first_column + n < p.n_padded;
+  const T* from = static_cast<const T*>(p.weight) + (exists ? size_t(row + k) * p.n_padded + first_column + n : 0);
+  size_t further = exists ? size_t(kRows) * p.n_padded : 0;
+  T* to = stage + k * turned_pitch<T>(BN) + n;
 #pragma unroll
-  for (int i = threadIdx.x; i < kChunk * BN / kEach; i += kThreads) {
-    int k = i / (BN / kEach), n = i % (BN / kEach) * kEach;
-    bool exists = first_column + n < p.n_padded;
-    const T* from = weight + (exists ? size_t(row + k) * p.n_padded + first_column + n : 0);
-    cp_async16(stage + k * turned_pitch<T>(BN) + n, from, exists);
-  }
+  for (int first = 0; first < kChunk; first += kRows, from += further, to += kRows * turned_pitch<T>(BN))
+    if (kRows <= kChunk || k < kChunk) cp_async16(to, from, exists);
 }
 
 // Fills live with (patch offset in positions, tap) of the tile's live taps, starts with (first of live, group).
@@ -107,7 +113,8 @@ __global__ void __launch_bounds__(kThreads, 2) gather_kernel(const __grid_consta
     }
     cp_async_commit();
   };
-  auto row_of = [&](int m) { return box_position(p.patch, p.tile_bits, m) * pitch<T>(kChunk); };
+  LaneRows<T, BN> rows;
+  rows.fill([&](int m) { return box_position(p.patch, p.tile_bits, m) * pitch<T>(kChunk); });
 
   Accumulators<BN> acc = {};
   BoxLoader<T, kChunk / kVector> loader(p.patch, p.in_size);
@@ -138,7 +145,7 @@ __global__ void __launch_bounds__(kThreads, 2) gather_kernel(const __grid_consta
       bool loads = more && slice < loader.slices();
       if (loads) loader.load(slice, loading);
       int offset = live[l].x * pitch<T>(kChunk);
-      multiply_tile<T, BN>(acc, current + offset, ring + stage * kChunk * turned_pitch<T>(BN), row_of,
+      multiply_tile<T, BN>(acc, current + offset, ring + stage * kChunk * turned_pitch<T>(BN), rows,
                            [](int k8) { return k8 * 8; });
       if (++stage == kRing) stage = 0;
       if (loads) loader.store(slice++, loading, next);

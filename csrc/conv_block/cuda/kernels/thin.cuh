@@ -94,7 +94,8 @@ __global__ void __launch_bounds__(kThreads, 2) thin_kernel(const __grid_constant
       fetch_weights<T, BN>(p, step * kChunk, first_column, ring + step % kRing * kChunk * turned_pitch<T>(BN));
     cp_async_commit();
   };
-  auto row_of = [&](int m) { return box_position(p.patch, p.tile_bits, m) * kVector; };
+  LaneRows<T, BN> rows;
+  rows.fill([&](int m) { return box_position(p.patch, p.tile_bits, m) * kVector; });
   fetch(0);
   fetch(1);
   list_entries(p, entries);
@@ -104,7 +105,7 @@ __global__ void __launch_bounds__(kThreads, 2) thin_kernel(const __grid_constant
     cp_async_wait<1>();
     __syncthreads();  // this step's weights (and the halo) are there; the last step's are free
     fetch(step + 2);
-    multiply_tile<T, BN>(acc, halo, ring + step % kRing * kChunk * turned_pitch<T>(BN), row_of,
+    multiply_tile<T, BN>(acc, halo, ring + step % kRing * kChunk * turned_pitch<T>(BN), rows,
                          [&](int k8) { return entries[step * (kChunk / kVector) + k8] * kVector; });
   }
   cp_async_wait<0>();

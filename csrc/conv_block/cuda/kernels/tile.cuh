@@ -69,11 +69,30 @@ __device__ __forceinline__ void load_turned(uint32_t (&b)[2], const Tf32* from, 
   b[1] = from[(t + 4) * pitch + group].bits;
 }
 
+// Where the rows of A that a lane reads lie: the same in every step. ldmatrix takes one row of each m16 tile from a lane,
+// float32's products two.
+template <class T, int BN>
+struct LaneRows {
+  static constexpr int kEach = std::is_same<T, float>::value ? 2 : 1;
+  int at[WarpTile<BN>::kM][kEach];
+
+  // row_of(m): element offset of A's row m in the patch.
+  template <class R>
+  __device__ __forceinline__ void fill(R row_of) {
+    int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int m = 0; m < WarpTile<BN>::kM; ++m)
+#pragma unroll
+      for (int half = 0; half < kEach; ++half)
+        at[m][half] = row_of(warp_row<BN>() + m * 16 + (kEach == 2 ? half * 8 + lane / 4 : lane % 16));
+  }
+};
+
 // acc += A B, A being 128 x 32 and B 32 x BN at `weights` with rows turned_pitch<T>(BN) apart.
-//   row_of(m)  element offset of A's row m in `patch`     column_of(k8)  what its columns 8 k8 ... 8 k8 + 7 add to that
-template <class T, int BN, class R, class C>
-__device__ __forceinline__ void multiply_tile(Accumulators<BN>& acc, const T* patch, const T* weights, R row_of,
-                                              C column_of) {
+//   rows  of A in `patch`     column_of(k8)  what its columns 8 k8 ... 8 k8 + 7 add to their offsets
+template <class T, int BN, class C>
+__device__ __forceinline__ void multiply_tile(Accumulators<BN>& acc, const T* patch, const T* weights,
+                                              const LaneRows<T, BN>& rows, C column_of) {
   using W = WarpTile<BN>;
   int lane = threadIdx.x % 32;
   const T* b_base = weights + warp_column<BN>();
@@ -84,7 +103,7 @@ __device__ __forceinline__ void multiply_tile(Accumulators<BN>& acc, const T* pa
       int column = column_of(2 * kk + lane / 16);
 #pragma unroll
       for (int m = 0; m < W::kM; ++m)
-        ldmatrix_x4<false>(a[m], patch + row_of(warp_row<BN>() + m * 16 + lane % 16) + column);
+        ldmatrix_x4<false>(a[m], patch + rows.at[m][0] + column);
 #pragma unroll
       for (int n = 0; n < W::kN; n += 2) {
         uint32_t b[4];
@@ -104,7 +123,7 @@ __device__ __forceinline__ void multiply_tile(Accumulators<BN>& acc, const T* pa
       int column = column_of(k8) + lane / 16 * 4;
 #pragma unroll
       for (int m = 0; m < W::kM; ++m)
-        ldmatrix_x4<false>(a[m], patch + row_of(warp_row<BN>() + m * 16 + lane % 16) + column);
+        ldmatrix_x4<false>(a[m], patch + rows.at[m][0] + column);
 #pragma unroll
       for (int n = 0; n < W::kN; ++n) {
         uint32_t b[2];
@@ -114,7 +133,7 @@ __device__ __forceinline__ void multiply_tile(Accumulators<BN>& acc, const T* pa
       }
     }
   } else {
-    int group = lane / 4, t = lane % 4;
+    int t = lane % 4;
     Accumulators<BN> step = {};  // summed apart: the error of a long sum grows with the number of its steps, not terms
 #pragma unroll 1
     for (int k8 = 0; k8 < kChunk / 8; ++k8) {
@@ -126,7 +145,7 @@ __device__ __forceinline__ void multiply_tile(Accumulators<BN>& acc, const T* pa
         for (int m = 0; m < W::kM; ++m)
 #pragma unroll
           for (int half = 0; half < 2; ++half)
-            a[m][half] = patch[row_of(warp_row<BN>() + m * 16 + half * 8 + group) + column + k];
+            a[m][half] = patch[rows.at[m][half] + column + k];
 #pragma unroll
         for (int n = 0; n < W::kN; ++n) {
           float2 b = *reinterpret_cast<const float2*>(b_base + (k8 * 8 + k) * turned_pitch<T>(BN) + n * 8 + 2 * t);

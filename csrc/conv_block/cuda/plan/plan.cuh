@@ -105,7 +105,10 @@ struct Footprint {
   int64_t blocks;
   int64_t loads;  // bytes that all blocks read or write in global memory, dead taps included
   int64_t shared_bytes;
-  int64_t groups;  // of kThreads in a block
+  int64_t groups;   // of kThreads in a block
+  int64_t columns;  // of a block's tile
+  int64_t steps;    // of the main loop for a patch (wgrad: a tile)
+  int64_t slices;   // in which a patch (wgrad: P's and Q's of a tile) is loaded
 };
 
 struct GatherPlan {
@@ -189,6 +192,15 @@ inline void plan_thin(const Conv& conv, GatherPlan& plan) {
   plan.columns = plan.columns <= 32 ? 32 : 64;
 }
 
+// Bytes that one of the two patches may have: what two blocks an SM leave, and what the chip's block holds.
+inline int patch_limit(const Conv& conv, int columns) {
+  int rest = with_factors(conv.dtype, [&](auto t) {
+    using T = decltype(t);
+    return gather_rest_bytes<T>(columns);
+  });
+  return std::min(kPatchLimit, (conv.shared_limit - rest) / 2);
+}
+
 // Fills the plan; its workspace is the bytes needed. Returns a Status.
 inline int plan_gather(const Conv& conv, bool backward, GatherPlan& plan) {
   GatherParams& p = plan.params;
@@ -215,7 +227,7 @@ inline int plan_gather(const Conv& conv, bool backward, GatherPlan& plan) {
   plan_thin(conv, plan);
   plan.groups = p.planes;
   int position_bytes = kChunk * size_of(conv.dtype) + 16;
-  if (!plan.thin) plan.groups = choose_patch(p.taps, p.tile_bits, position_bytes, kPatchLimit, p.origin, p.patch);
+  if (!plan.thin) plan.groups = choose_patch(p.taps, p.tile_bits, position_bytes, patch_limit(conv, plan.columns), p.origin, p.patch);
   plan_column_tiles(plan);
   p.weight = workspace.take(int64_t(plan.taps) * p.k_padded * p.n_padded * size_of(conv.dtype));
   plan.workspace = workspace.used;

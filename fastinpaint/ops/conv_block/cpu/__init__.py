@@ -14,11 +14,12 @@ from fastinpaint.ops.activation import cpu as activation
 from fastinpaint.ops.conv_block import reference
 from fastinpaint.ops.conv_block import zero_padding as zeros
 from fastinpaint.ops.conv_block.cpu import select as cpu_choice
+from fastinpaint.ops.conv_block.geometry import live_places
 from fastinpaint.ops.dispatch import native_cpu as native
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 CHANNELS_LAST = True
-LEAST_PLAIN = 1 << 17
+LEAST_PLAIN = 1 << 17  # values: a pass of its own, which saves moving a map, takes as long in Python as these in memory
 KEEPS_WEIGHT_LAYOUT = True  # dweight comes in the weight's
 
 
@@ -27,14 +28,9 @@ def why_not(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> st
     return native.why_not(weight, *[t for s in sources for t in (s.x, s.addend)])
 
 
-def plain_sources(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> bool:
-    """Whether normalised sources are better read as plain maps: where no pass has a kernel that normalises itself.
-
-    That moves a map less, and takes as long in Python as `LEAST_PLAIN` values take in memory.
-    """
-    if sources[0].x.numel() < LEAST_PLAIN or not any(s.mean is not None for s in sources):
-        return False
-    return cpu_choice.own_all(sources, weight, geometry) == (None, None, None)
+def normalises(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> bool:
+    """Whether some pass has a kernel that normalises what it loads. Else a plain map is better given to all of them."""
+    return cpu_choice.own_all(sources, weight, geometry) != (None, None, None)
 
 
 def fwd(
@@ -184,10 +180,9 @@ def has_dead_tap(g: Tensor, a: Tensor, weight: Tensor, geometry: Geometry) -> bo
     wide, narrow = (g, a) if geometry.transposed else (a, g)
     for i, taps in enumerate(weight.shape[2:]):
         stride, padding, dilation = (v[i] for v in geometry[:3])
-        places = [o * stride - padding for o in range(narrow.shape[2 + i])]
-        for k in range(taps):
-            if not any(0 <= place + k * dilation < wide.shape[2 + i] for place in places):
-                return True
+        small, large = narrow.shape[2 + i], wide.shape[2 + i]
+        if not all(live_places(small, large, k * dilation - padding, stride) for k in range(taps)):
+            return True
     return False
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fastinpaint.ops.conv_block.cpu import depthwise, matmul, thin, winograd
+from fastinpaint.ops.conv_block.geometry import live_taps
 from fastinpaint.ops.types import Geometry, Source
 
 VARIABLE = "FASTINPAINT_CPU_CONV"
@@ -91,7 +92,7 @@ def winograd_is_faster(which: str, sources: Sequence[Source], weight: Tensor, ge
     x = sources[0].x
     if torch_is_slow(x, sum(source.x.shape[1] for source in sources), weight):
         return True
-    y = torch.Size((len(x), 1, *winograd.output_size(x.shape, weight.shape, geometry)))
+    y = torch.Size(winograd.output_shape(x.shape, weight.shape, geometry))
     correlation = winograd.dgrad_shape if which == "dgrad" else winograd.forward_shape
     shape = correlation(x.shape, y, weight.shape, geometry)
     return winograd_work(shape) <= direct_work(shape, which)
@@ -137,4 +138,4 @@ def direct_work(shape: winograd.ConvShape, which: str) -> float:
 
 def live_share(length: int, dilation: int) -> float:
     """The share of three taps along an axis that do not fall on padding."""
-    return (1 + 2 * max(0.0, 1 - dilation / length)) / 3
+    return live_taps(length, length, 3, 1, dilation, dilation) / (3 * length)

@@ -45,7 +45,7 @@ def fits(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> bool:
         all(0 < taps <= most for taps, most in zip(weight.shape[:1:-1], MOST_TAPS[::-1], strict=False))
         and max(geometry.stride) <= MOST_STRIDE
         and all(t.dtype == torch.float32 for t in (weight, *(s.x for s in sources)))
-        and min(*weight.shape, *into, *winograd.output_size(sources[0].x.shape, weight.shape, geometry)) > 0
+        and min(*weight.shape, *into, *winograd.output_shape(sources[0].x.shape, weight.shape, geometry)) > 0
         and sources[0].x.numel() > 0
     )
 
@@ -79,8 +79,8 @@ def fwd(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """y of dense sources and its batch mean and variance, the activation read on the fly; a thin y goes without."""
     x, channels = sources[0].x, weight.shape[0]
-    shape_out = (x.shape[0], channels, *winograd.output_size(x.shape, weight.shape, geometry))
-    y = map_memory.empty(shape_out, torch.float32, native.memory_format(x))
+    shape_out = winograd.output_shape(x.shape, weight.shape, geometry)
+    y = map_memory.empty(shape_out, torch.float32, native.memory_format(x.dim()))
     bias = None if bias is None else bias.contiguous()
     into = torch.Size((x.shape[0], weight.shape[1], *x.shape[2:]))
     shape = shape_of(into, shape_out, weight.shape, geometry, thin_out(weight))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastinpaint.ops import buffer_pool as map_memory
+from fastinpaint.ops.conv_block import geometry as geometry_of
 from fastinpaint.ops.dispatch import native_cpu as native
 from fastinpaint.ops.types import Geometry, Source, SourceGrad, address
 
@@ -20,6 +21,8 @@ MAX_TIME_TAPS = 8
 # What follows from sizes alone is asked for several times a layer and step: computing it anew takes thin nets longer
 # than their arithmetic.
 REMEMBERED = 4096
+
+output_shape = functools.lru_cache(REMEMBERED)(geometry_of.output_shape)
 
 
 class ConvShape(ctypes.Structure):
@@ -140,28 +143,14 @@ def weight_strides(weight: tuple[int, ...], into_first: bool) -> ctypes.Array[ct
     return native.array(ctypes.c_int64, 5)(weight[into], weight[out], time, weight[-2], weight[-1])
 
 
-@functools.lru_cache(REMEMBERED)
-def output_size(x: torch.Size, weight: torch.Size, geometry: Geometry) -> tuple[int, ...]:
-    """Spatial sizes of y, as torch.nn's formulas."""
-    size = []
-    for i, length in enumerate(x[2:]):
-        span = geometry.dilation[i] * (weight[2 + i] - 1)
-        if geometry.transposed:
-            outer = (length - 1) * geometry.stride[i] - 2 * geometry.padding[i]
-            size.append(outer + span + geometry.output_padding[i] + 1)
-        else:
-            size.append((length + 2 * geometry.padding[i] - span - 1) // geometry.stride[i] + 1)
-    return tuple(size)
-
-
 def fwd(
     sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, stats: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """y of dense sources and its batch mean and variance, the activation read on the fly."""
     x = sources[0].x
-    channels = weight.shape[1] if geometry.transposed else weight.shape[0]
-    shape_out = (x.shape[0], channels, *output_size(x.shape, weight.shape, geometry))
-    y = map_memory.empty(shape_out, torch.float32, native.memory_format(x))
+    shape_out = output_shape(x.shape, weight.shape, geometry)
+    channels = shape_out[1]
+    y = map_memory.empty(shape_out, torch.float32, native.memory_format(x.dim()))
     mean, var = (torch.empty(channels), torch.empty(channels)) if stats else (None, None)
     bias = None if bias is None else bias.contiguous()
     shape, weight = forward_shape(x.shape, y.shape, weight.shape, geometry), apart_in_sets(weight)

@@ -12,9 +12,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastinpaint.ops import layout
 from fastinpaint.ops.activation import cuda as activation
-from fastinpaint.ops.conv_block import checks, reference
+from fastinpaint.ops.conv_block import reference
 from fastinpaint.ops.conv_block.cuda.abi import CConv, describe
+from fastinpaint.ops.conv_block.geometry import output_shape
 from fastinpaint.ops.dispatch import native_cuda as native
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
@@ -44,8 +46,8 @@ def fwd(
     """y ``[N, C_out, *space]`` in the sources' dtype; batch mean and biased variance ``[C_out]`` where asked for."""
     sources = [native.dense_source(s) for s in sources]
     x, channels = sources[0].x, sum(s.x.shape[1] for s in sources)
-    shape = checks.output_shape((x.shape[0], channels, *x.shape[2:]), weight, geometry)
-    y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=native.memory_format(x))
+    shape = output_shape(x.shape, weight.shape, geometry)
+    y = layout.empty(shape, x)
     if y.numel() == 0 or channels == 0:
         y, mean, var = reference.fwd(sources, weight, bias, geometry, stats)
         return native.dense(y), mean, var

@@ -7,13 +7,16 @@ sources are written out first by `activation`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from torch import Tensor
 
+from fastinpaint.ops import layout
 from fastinpaint.ops.activation import triton as activation
 from fastinpaint.ops.batch_norm import triton as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Normed
+from fastinpaint.ops.conv_block.geometry import output_shape
 from fastinpaint.ops.conv_block.triton import autotune as tune
 from fastinpaint.ops.conv_block.triton import tiles as launch
 from fastinpaint.ops.conv_block.triton.backward import Gradient, NormWeight, bwd_two
@@ -25,7 +28,7 @@ from fastinpaint.ops.conv_block.triton.host import (
     prologue,
     weight_strides,
 )
-from fastinpaint.ops.conv_block.triton.taps import output_shape, problem
+from fastinpaint.ops.conv_block.triton.taps import problem
 from fastinpaint.ops.dispatch import triton_support as support
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
@@ -44,7 +47,22 @@ def why_not(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> st
         return f"conv_block: the Triton kernels take groups=1, got {geometry.groups}."
     if weight.dtype != sources[0].x.dtype:
         return f"conv_block: the Triton kernels take a weight of the sources' {sources[0].x.dtype}, got {weight.dtype}."
+    if (reason := _why_not_sizes(sources, weight, geometry)) is not None:
+        return reason
     return support.why_not("conv_block", [s.x for s in sources])
+
+
+def _why_not_sizes(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> str | None:
+    x, channels = sources[0].x.shape, sum(int(s.x.shape[1]) for s in sources)
+    if len(x) not in (4, 5) or 0 in x:
+        return None
+    return _why_not_shapes((*map(int, x),), channels, (*map(int, weight.shape),), geometry)
+
+
+@functools.lru_cache(maxsize=1024)
+def _why_not_shapes(x: tuple[int, ...], channels: int, weight: tuple[int, ...], geometry: Geometry) -> str | None:
+    y = output_shape(x, weight, geometry)
+    return None if 0 in y or min(y) < 0 else launch.why_not_offsets(problem(x, y, weight[2:], geometry), channels, y[1])
 
 
 def fwd(
@@ -53,7 +71,7 @@ def fwd(
     """y ``[N, C_out, *space]``, dense channels-last; batch mean and biased variance ``[C_out]`` where asked for."""
     dense = _at_most_two(sources)
     first = dense[0].x
-    y = support.empty_channels_last(output_shape(tuple(first.shape), tuple(weight.shape), geometry), first)
+    y = layout.empty(output_shape(first.shape, weight.shape, geometry), first)
     if not y.numel():
         return y, *(activation.batch_stats(y) if stats else (None, None))
     with support.on_device_of(first):
@@ -72,7 +90,7 @@ def fwd_norm(
     """y as `fwd`'s, of maps that are not empty, and what the batch norm that follows makes of its statistics."""
     dense = _at_most_two(sources)
     first = dense[0].x
-    y = support.empty_channels_last(output_shape(tuple(first.shape), tuple(weight.shape), geometry), first)
+    y = layout.empty(output_shape(first.shape, weight.shape, geometry), first)
     with support.on_device_of(first):
         parts = _launch(dense, weight, bias, geometry, y, True)
         assert parts is not None
@@ -119,15 +137,22 @@ def _launch(
             channels0=channels[0], channels1=channels[-1], out_channels=out_channels, w_tap=w_tap, w_k=w_k, w_n=w_n,
             **activation.flags(sources), HAS_BIAS=bias is not None, HAS_STATS=stats,
             PACK0=pack0, PACK1=pack1, EVEN_K0=even0, EVEN_K1=even1,
-            **gather_arguments(gather, it.samples, y.device, tile),
+            **gather_arguments(gather, it.samples, tile),
         )  # fmt: skip
         return (count, mean, m2) if count is not None and mean is not None and m2 is not None else None
 
-    def result(tile: launch.Tile) -> Tensor:
-        run(tile)
-        return y
+    def result(tile: launch.Tile) -> list[Tensor]:
+        parts = run(tile)
+        return [y, *(() if parts is None else launch_moments(*parts))]
 
     return run(tune.choose("fwd", launch.GATHER_TILES, work, (it, channels, stats, y.dtype), result))
+
+
+def launch_moments(count: Tensor, mean: Tensor, m2: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of all tiles' parts, by torch: what two tiles' statistics are compared by."""
+    total = count.sum()
+    merged = (mean * count).sum(1) / total
+    return merged, (m2 + count * (mean - merged[:, None]) ** 2).sum(1) / total
 
 
 def bwd(
@@ -144,9 +169,9 @@ def bwd(
     needs_bias: bool,
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None]:
     """The gradients of every source, of the weight and of the bias; y and mean are what `fwd` returned."""
-    grad = Gradient(support.channels_last(dy))
+    grad = Gradient(layout.dense(dy))
     if y is not None and mean is not None and dmean is not None and dvar is not None:
-        grad = Gradient(grad.dy, support.channels_last(y), mean, dmean, dvar)
+        grad = Gradient(grad.dy, layout.dense(y), mean, dmean, dvar)
     return _bwd(grad, None, sources, weight, geometry, needs, needs_weight, needs_bias)[:3]
 
 
@@ -165,7 +190,7 @@ def bwd_norm(
     needs_bias: bool,
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None, Tensor | None]:
     """As `bwd`, given the gradient of the scale in place of dvar; also the gradient of norm_weight, None if that is."""
-    grad = Gradient(support.channels_last(dy), support.channels_last(y), normed.mean, dmean, dscale, normed.curve)
+    grad = Gradient(layout.dense(dy), layout.dense(y), normed.mean, dmean, dscale, normed.curve)
     norm = None if norm_weight is None else NormWeight(dscale, normed.rstd, norm_weight)
     return _bwd(grad, norm, sources, weight, geometry, needs, needs_weight, needs_bias)
 

@@ -2,10 +2,10 @@
 
 A shape that comes for the first time is measured, among the few tiles that the model expects to be fastest, and
 remembered (`tuning_cache`); with ``FASTINPAINT_TUNE=1``, which ``fastinpaint tune`` sets, among all that fit.
-Nothing is chosen whose result is not that of a tile of 4 warps.
+Nothing is chosen whose results, all of them, are not those of a tile of 4 warps.
 While a CUDA graph is recorded nothing is measured. With ``FASTINPAINT_TUNE=0``, and with
-``torch.use_deterministic_algorithms(True)``, it is the model's choice, the same on every machine. Whatever is chosen,
-two runs give the same bits.
+``torch.use_deterministic_algorithms(True)``, it is the model's choice, held once against that tile and otherwise the
+same on every machine. Whatever is chosen, two runs give the same bits.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastinpaint.ops.conv_block.triton import ahead
 from fastinpaint.ops.conv_block.triton import tiles as launch
 from fastinpaint.ops.dispatch import triton_support as support
 from fastinpaint.ops.dispatch import tuning_cache as remembered
@@ -31,7 +32,7 @@ TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 # What a first call measures unasked: compiling a tile takes seconds, and the model is trusted that far.
 FEW, NEAR = 3, 1.5
 
-Run = Callable[[launch.Tile], Tensor]
+Run = Callable[[launch.Tile], Sequence[Tensor]]
 _chosen: dict[tuple[Any, ...], launch.Tile] = {}
 
 
@@ -48,19 +49,24 @@ def choose(
         kind: fwd, dgrad or wgrad.
         tiles, work: what there is to choose from, and the pass as the model sees it.
         shape: what else the time depends on; equal shapes share a measurement.
-        run: launches the pass and returns its result.
+        run: launches the pass and returns its results.
     """
     mode = "0" if support.INTERPRETING else remembered.mode()
-    device = torch.cuda.current_device() if mode != "0" and torch.cuda.is_initialized() else -1
+    if ahead.is_collecting():
+        return _collect(kind, tiles, work, run, thorough=mode == "1")
+    on_gpu = not support.INTERPRETING and torch.cuda.is_initialized()
+    device = torch.cuda.current_device() if on_gpu else -1
     key = (mode, device, kind, work, shape)
     if key not in _chosen:
-        if mode == "0":
-            _chosen[key] = launch.best(tiles, work)
-        else:
-            tile = _measured(kind, tiles, work, shape, run, thorough=mode == "1")
-            if tile is None:
-                return launch.best(tiles, work)
-            _chosen[key] = tile
+        measured = _measured(kind, tiles, work, shape, run, thorough=mode == "1") if mode != "0" else None
+        tile = measured or launch.best(tiles, work)
+        if mode == "0" and device >= 0 and tile.num_warps > 4:
+            if torch.cuda.is_current_stream_capturing():  # nothing can be compared now
+                return of_4_warps(tiles, work)
+            tile = (held([tile], of_4_warps(tiles, work), run) or [tile])[0]
+        if measured is None and mode != "0":
+            return tile
+        _chosen[key] = tile
     return _chosen[key]
 
 
@@ -81,6 +87,14 @@ def _measured(
     remembered.write(path, _memory(path))
     logger.info("%s: %s", key, tile)
     return tile
+
+
+def _collect(kind: str, tiles: tuple[launch.Tile, ...], work: launch.Work, run: Run, thorough: bool) -> launch.Tile:
+    """Let every tile that would be measured be listed for compilation; the model's choice."""
+    every = launch.candidates(tiles + launch.MEASURED_ONLY.get(kind, ()), work)
+    for tile in {*(every if thorough else near(tiles, work)), of_4_warps(tiles, work)}:
+        run(tile)
+    return launch.best(tiles, work)
 
 
 def near(tiles: tuple[launch.Tile, ...], work: launch.Work) -> list[launch.Tile]:
@@ -104,20 +118,32 @@ def fastest(tiles: list[launch.Tile], right: launch.Tile, run: Run) -> launch.Ti
     """
     if tiles == [right]:
         return right
-    times: dict[launch.Tile, float] = {}
-    expected: Tensor | None = None
+    times = {
+        tile: seconds(functools.partial(run, tile)) if tile in tiles else math.inf for tile in held(tiles, right, run)
+    }
+    return min(times, key=times.__getitem__) if times else None
+
+
+def held(tiles: list[launch.Tile], right: launch.Tile, run: Run) -> list[launch.Tile]:
+    """Those of the tiles whose results are those of ``right``, and that one behind them; empty where nothing runs."""
+    agreeing: list[launch.Tile] = []
+    expected: list[Tensor] | None = None
     for tile in [right, *(tile for tile in tiles if tile != right)]:
         try:
-            result = run(tile)
+            results = run(tile)
             if expected is None:
-                expected = result.clone()
-            if bool((result - expected).abs().max() <= TOLERANCE[expected.dtype] * expected.abs().max()):
-                times[tile] = seconds(functools.partial(run, tile)) if tile in tiles else math.inf
+                expected = [result.clone() for result in results]
+            if all(map(_agree, results, expected)):
+                agreeing.append(tile)
             else:
                 logger.warning("%s gives another result than %s and is left out", tile, right)
         except support.failures() as error:
             logger.warning("%s is left out: %s", tile, str(error).partition("\n")[0])
-    return min(times, key=times.__getitem__) if times else None
+    return [*(tile for tile in agreeing if tile != right), *(tile for tile in agreeing if tile == right)]
+
+
+def _agree(result: Tensor, expected: Tensor) -> bool:
+    return bool((result - expected).abs().max() <= TOLERANCE[expected.dtype] * expected.abs().max())
 
 
 def seconds(run: Callable[[], object]) -> float:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastinpaint.ops import layout
 from fastinpaint.ops.activation import triton as activation
 from fastinpaint.ops.activation.triton_launch import FINISH_BLOCK, NUM_WARPS, RowTiles, row_tiles
 from fastinpaint.ops.conv_block.triton import autotune as tune
@@ -117,8 +118,8 @@ def _dgrad(
     )
     grads = [
         SourceGrad(
-            support.empty_channels_last(s.x.shape, s.x),
-            addend=None if s.addend is None else support.empty_channels_last(s.x.shape, s.x),
+            layout.empty(s.x.shape, s.x),
+            addend=None if s.addend is None else layout.empty(s.x.shape, s.x),
         )
         for s in sources
     ]
@@ -134,14 +135,14 @@ def _dgrad(
             inverse_count=grad.inverse_count, out_channels=out_channels, channels0=channels[0],
             channels1=channels[-1], w_tap=w_tap, w_k=w_out, w_n=w_in,
             **grad.flags(), **activation.flags(sources), PACK=pack, EVEN_K=even,
-            **gather_arguments(gather, it.samples, first.x.device, tile),
+            **gather_arguments(gather, it.samples, tile),
         )  # fmt: skip
         return sums
 
-    def result(tile: launch.Tile) -> Tensor:
-        run(tile)
-        assert grads[0].x is not None
-        return grads[0].x
+    def result(tile: launch.Tile) -> list[Tensor]:
+        sums = run(tile)
+        maps = [t for grad in grads for t in (grad.x, grad.addend) if t is not None]
+        return maps if sums is None else [*maps, sums.sum(2)]
 
     shape = (it, out_channels, channels, any(s.mean is not None for s in sources), first.x.dtype)
     return grads, run(tune.choose("dgrad", launch.GATHER_TILES, work, shape, result))
@@ -169,7 +170,7 @@ def _wgrad(
     bias_programs = rows.programs * rows.channel_blocks if needs_bias else 0
 
     def run(tile: launch.Tile) -> tuple[Tensor, Tensor | None]:
-        splits = launch.splits(tile, work)
+        splits = min(launch.splits(tile, work), (launch.OFFSETS - 1) // (taps * sum(channels) * out_channels))
         partial = support.float_empty(weight, splits, taps, sum(channels), out_channels)
         bias_sums = support.float_empty(weight, out_channels, rows.programs) if needs_bias else None
         bt, bh, bw = launch.block_shape(tile.k, it.small)
@@ -188,12 +189,13 @@ def _wgrad(
             BT=bt, BH=bh, BW=bw, BLOCK_M=tile.m, BLOCK_N=tile.n, PACK0=packs[0], PACK1=packs[-1],
             BIAS_R=rows.block_r, BIAS_C=rows.block_c,
             PRECISION="ieee" if support.exact_float32() else "tf32",
-            num_warps=tile.num_warps, num_stages=tile.num_stages,
+            num_warps=tile.num_warps, num_stages=tile.num_stages, **support.OPTIONS,
         )  # fmt: skip
         return partial, bias_sums
 
-    def result(tile: launch.Tile) -> Tensor:
-        return run(tile)[0].sum(0)
+    def result(tile: launch.Tile) -> list[Tensor]:
+        partial, bias_sums = run(tile)
+        return [partial.sum(0), *([] if bias_sums is None else [bias_sums.sum(1)])]
 
     shape = (it, channels, out_channels, any(s.mean is not None for s in sources), weight.dtype)
     return run(tune.choose("wgrad", launch.WGRAD_TILES, work, shape, result))
@@ -215,7 +217,7 @@ def _gradient_sums(grad: Gradient) -> Tensor:
     partial = support.float_empty(grad.dy, channels, tiles.programs)
     triton_finish.gradient_sums_kernel[(tiles.programs, tiles.channel_blocks)](
         *grad, partial, grad.inverse_count, activation.rows_of(grad.dy), channels, tiles.rows_per_program,
-        **grad.flags(), BLOCK_R=tiles.block_r, BLOCK_C=tiles.block_c, num_warps=NUM_WARPS,
+        **grad.flags(), BLOCK_R=tiles.block_r, BLOCK_C=tiles.block_c, num_warps=NUM_WARPS, **support.OPTIONS,
     )  # fmt: skip
     return partial
 
@@ -257,7 +259,7 @@ def _finish(
         norm_programs, items, in_channels, out_channels, splits, *((outer, inner) if transposed else (inner, outer)),
         **activation.sums_flags(sources), HAS_BIAS=dbias is not None, HAS_NORM=norm is not None,
         HAS_WEIGHT=dweight is not None,
-        BLOCK_P=FINISH_BLOCK, BLOCK=launch.FINISH_ITEMS, BLOCK_S=launch.FINISH_SPLITS,
+        BLOCK_P=FINISH_BLOCK, BLOCK=launch.FINISH_ITEMS, BLOCK_S=launch.FINISH_SPLITS, **support.OPTIONS,
     )  # fmt: skip
     return grads, dweight, dbias, dnorm_weight
 

@@ -12,6 +12,7 @@ from fastinpaint.ops.conv_block.triton.gather import (
     count_steps,
     gradient_vectors,
     load_gradient,
+    next_step,
     quarters,
     step_lanes,
 )
@@ -118,15 +119,33 @@ def conv_dgrad_kernel(
     if HAS_STATS:
         y += in_pixel * out_channels
     acc = tl.zeros((BT * BH * BW, BLOCK_N), dtype=tl.float32)
+    zero = tl.zeros((), dtype=tl.int32)
+    odometer = (zero, zero, zero, zero)
     for i in range(count_steps(live, out_channels, BLOCK_K, PACK)):
         o_g, lanes, o_c, m_c, tap = step_lanes(
-            i, live, first, at, in_rows, in_size, step, out_channels, TIME, TAPS, TAP_STEP, BLOCK_K, PACK, EVEN_K
+            i,
+            odometer,
+            live,
+            first,
+            at,
+            in_rows,
+            in_size,
+            step,
+            out_channels,
+            TIME,
+            TAPS,
+            TAP_STEP,
+            BLOCK_K,
+            PACK,
+            EVEN_K,
         )
         vectors = gradient_vectors(y_mean, dmean, dvar, curve, inverse_count, o_c, m_c, HAS_STATS, HAS_NORM)
         g = load_gradient(dy, y, vectors, o_g, lanes, HAS_STATS)
         o_w = (tap * w_tap + o_c * w_k)[:, None] + (o_n * w_n)[None, :]
         b = tl.load(weight + o_w, mask=m_c[:, None] & m_n[None, :], other=0.0)
         acc = tl.dot(g, b, acc, input_precision=PRECISION)
+        if PACK == 0:
+            odometer = next_step(odometer, live, BLOCK_K)
 
     parts = tl.num_programs(0) // n_blocks
     if HAS_SOURCE1:

@@ -10,6 +10,7 @@ from fastinpaint.ops.conv_block.triton.gather import (
     begin_tile,
     count_steps,
     load_source,
+    next_step,
     quarters,
     source_vectors,
     step_lanes,
@@ -27,15 +28,19 @@ def accumulate_source(
     x += in_pixel * channels
     if HAS_ADDEND:
         addend += in_pixel * channels
+    zero = tl.zeros((), dtype=tl.int32)
+    odometer = (zero, zero, zero, zero)
     for i in range(count_steps(live, channels, BLOCK_K, PACK)):
         o_x, inside, o_c, m_c, tap = step_lanes(
-            i, live, first, at, in_rows, in_size, step, channels, TIME, TAPS, TAP_STEP, BLOCK_K, PACK, EVEN_K
+            i, odometer, live, first, at, in_rows, in_size, step, channels, TIME, TAPS, TAP_STEP, BLOCK_K, PACK, EVEN_K
         )
         vectors = source_vectors(mean, scale, shift, o_c, m_c, HAS_AFFINE)
         a = load_source(x, addend, vectors, o_x, inside, HAS_AFFINE, RELU, HAS_ADDEND)
         o_w = (tap * w_tap + o_c * w_k)[:, None] + (o_n * w_n)[None, :]
         b = tl.load(weight + o_w, mask=m_c[:, None] & m_n[None, :], other=0.0)
         acc = tl.dot(a, b, acc, input_precision=PRECISION)
+        if PACK == 0:
+            odometer = next_step(odometer, live, BLOCK_K)
     return acc
 
 

@@ -124,6 +124,17 @@ def quarters(acc):
 
 
 @triton.jit
+def of_phase(table, phase, ROW: tl.constexpr, PHASES: tl.constexpr):
+    """Count, first tap and first offset of an axis' taps in a phase; its rows in the table begin with ROW."""
+    count, tap, offset = table[3 * ROW], table[3 * ROW + 1], table[3 * ROW + 2]
+    for f in tl.static_range(1, PHASES):
+        count = tl.where(phase == f, table[3 * (ROW + f)], count)
+        tap = tl.where(phase == f, table[3 * (ROW + f) + 1], tap)
+        offset = tl.where(phase == f, table[3 * (ROW + f) + 2], offset)
+    return count, tap, offset
+
+
+@triton.jit
 def begin_tile(
     tile, table, samples_out, in_size, out_size, step,
     IN_STRIDE: tl.constexpr, OUT_STRIDE: tl.constexpr, BT: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr,
@@ -132,7 +143,7 @@ def begin_tile(
 
     Args:
         tile: index over phases and, inside a phase, samples and places.
-        table: int32 ``[3, S, 3]``, see `taps.phase_table`; S the largest of OUT_STRIDE.
+        table: numbers ``[3, S, 3]`` in a row, see `taps.phase_table`; S the largest of OUT_STRIDE.
         samples_out: N. in_size, out_size: ``T, H, W``. step: offset_step of each axis.
 
     Returns:
@@ -165,15 +176,16 @@ def begin_tile(
     out_pixel = (out_pixel * out_size[1] + h * OUT_STRIDE[1] + phase_h) * out_size[2] + w * OUT_STRIDE[2] + phase_w
 
     most: tl.constexpr = max(OUT_STRIDE[0], max(OUT_STRIDE[1], OUT_STRIDE[2]))
-    row_t, row_h, row_w = table + phase_t * 3, table + (most + phase_h) * 3, table + (2 * most + phase_w) * 3
-    first = (tl.load(row_t + 1), tl.load(row_t + 2), tl.load(row_h + 1), tl.load(row_h + 2),
-             tl.load(row_w + 1), tl.load(row_w + 2))  # fmt: skip
+    count_t, tap_t, offset_t = of_phase(table, phase_t, 0, OUT_STRIDE[0])
+    count_h, tap_h, offset_h = of_phase(table, phase_h, most, OUT_STRIDE[1])
+    count_w, tap_w, offset_w = of_phase(table, phase_w, 2 * most, OUT_STRIDE[2])
+    first = (tap_t, offset_t, tap_h, offset_h, tap_w, offset_w)
     reach_t = (tl.minimum(BT, size_t - t) - 1) * IN_STRIDE[0]
     reach_h = (tl.minimum(BH, size_h - h) - 1) * IN_STRIDE[1]
     reach_w = (tl.minimum(BW, size_w - w) - 1) * IN_STRIDE[2]
-    low_t, live_t = live_taps(t * IN_STRIDE[0], reach_t, in_size[0], tl.load(row_t), first[1], step[0])
-    low_h, live_h = live_taps(h * IN_STRIDE[1], reach_h, in_size[1], tl.load(row_h), first[3], step[1])
-    low_w, live_w = live_taps(w * IN_STRIDE[2], reach_w, in_size[2], tl.load(row_w), first[5], step[2])
+    low_t, live_t = live_taps(t * IN_STRIDE[0], reach_t, in_size[0], count_t, first[1], step[0])
+    low_h, live_h = live_taps(h * IN_STRIDE[1], reach_h, in_size[1], count_h, first[3], step[1])
+    low_w, live_w = live_taps(w * IN_STRIDE[2], reach_w, in_size[2], count_w, first[5], step[2])
     live = (low_t, live_t, low_h, live_h, low_w, live_w)
     return in_pixel, out_pixel, in_rows, out_rows, at, inside, live, first
 
@@ -188,12 +200,29 @@ def count_steps(live, channels, BLOCK_K: tl.constexpr, PACK: tl.constexpr):
 
 
 @triton.jit
+def next_step(odometer, live, BLOCK_K: tl.constexpr):
+    """The tap (j of each axis) and first channel of the step that follows: taps innermost, no division."""
+    j_t, j_h, j_w, c = odometer
+    j_w += 1
+    over = j_w == live[5]
+    j_w = tl.where(over, 0, j_w)
+    j_h += over.to(tl.int32)
+    over = j_h == live[3]
+    j_h = tl.where(over, 0, j_h)
+    j_t += over.to(tl.int32)
+    over = j_t == live[1]
+    return tl.where(over, 0, j_t), j_h, j_w, tl.where(over, c + BLOCK_K, c)
+
+
+@triton.jit
 def step_lanes(
-    i, live, first, at, in_rows, in_size, step, channels,
+    i, odometer, live, first, at, in_rows, in_size, step, channels,
     TIME: tl.constexpr, TAPS: tl.constexpr, TAP_STEP: tl.constexpr, BLOCK_K: tl.constexpr, PACK: tl.constexpr,
     EVEN_K: tl.constexpr,
 ):  # fmt: skip
     """The i-th K-step: which items of the input and which rows of the weight it takes.
+
+    odometer: its tap and first channel, see `next_step`; not read with PACK.
 
     With PACK, lanes run over taps and, inside a tap, over PACK >= C channels: for thin maps, whose taps would each
     fill a fraction of a step. Without, a step is one tap and BLOCK_K channels, channels innermost.
@@ -210,11 +239,11 @@ def step_lanes(
         m_c = j < live_t * live_h * live_w
         if not EVEN_K:
             m_c &= o_c < channels
+        j_t, j_h, j_w = low_t + j // (live_w * live_h), low_h + j // live_w % live_h, low_w + j % live_w
     else:
-        taps = live_t * live_h * live_w
-        o_c, j = i // taps * BLOCK_K + tl.arange(0, BLOCK_K), i % taps
+        o_c = odometer[3] + tl.arange(0, BLOCK_K)
         m_c = tl.full((BLOCK_K,), 1, tl.int1) if EVEN_K else o_c < channels
-    j_t, j_h, j_w = low_t + j // (live_w * live_h), low_h + j // live_w % live_h, low_w + j % live_w
+        j_t, j_h, j_w = low_t + odometer[0], low_h + odometer[1], low_w + odometer[2]
     d_t, d_h, d_w = first[1] + j_t * step[0], first[3] + j_h * step[1], first[5] + j_w * step[2]
     pixel = (d_t * in_size[1] + d_h) * in_size[2] + d_w
     tap = ((first[0] + j_t * TAP_STEP[0]) * TAPS[1] + first[2] + j_h * TAP_STEP[1]) * TAPS[2]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from fastinpaint.ops import layout
 from fastinpaint.ops.conv_block.triton import tiles as launch
 from fastinpaint.ops.conv_block.triton.taps import Gather, phase_table
 from fastinpaint.ops.dispatch import triton_support as support
@@ -16,8 +16,8 @@ from fastinpaint.ops.types import Source
 
 def densely(source: Source) -> Source:
     """The source with its maps dense channels-last."""
-    addend = None if source.addend is None else support.channels_last(source.addend)
-    return source._replace(x=support.channels_last(source.x), addend=addend)
+    addend = None if source.addend is None else layout.dense(source.addend)
+    return source._replace(x=layout.dense(source.x), addend=addend)
 
 
 def weight_strides(weight: Tensor, transposed: bool) -> tuple[Tensor, int, int, int]:
@@ -26,7 +26,7 @@ def weight_strides(weight: Tensor, transposed: bool) -> tuple[Tensor, int, int, 
     Both passes read the same copy: a row of it is contiguous in the input's channels (a convolution's) or in the
     output's (a transposed one's).
     """
-    packed = support.channels_last(weight)
+    packed = layout.dense(weight)
     inner, taps = weight.shape[1], weight[0, 0].numel()
     outer = taps * inner
     return (packed, inner, outer, 1) if transposed else (packed, inner, 1, outer)
@@ -37,11 +37,11 @@ def prologue(sources: Sequence[Source]) -> int:
     return max((s.mean is not None or s.relu) * launch.AFFINE + (s.addend is not None) * launch.ADDEND for s in sources)
 
 
-def gather_arguments(gather: Gather, samples: int, device: torch.device, tile: launch.Tile) -> dict[str, Any]:
+def gather_arguments(gather: Gather, samples: int, tile: launch.Tile) -> dict[str, Any]:
     """The arguments that place a gather's tiles, of fwd and of dgrad."""
     bt, bh, bw = launch.gather_block(tile.m, gather)
     return {
-        "table": phase_table(gather.axes, device),
+        "table": phase_table(gather.axes),
         "samples": samples,
         "in_size": gather.in_size,
         "out_size": gather.out_size,
@@ -59,6 +59,7 @@ def gather_arguments(gather: Gather, samples: int, device: torch.device, tile: l
         "PRECISION": "ieee" if support.exact_float32() else "tf32",
         "num_warps": tile.num_warps,
         "num_stages": tile.num_stages,
+        **support.OPTIONS,
     }
 
 

@@ -16,8 +16,6 @@ import functools
 import math
 from typing import NamedTuple
 
-import torch
-
 from fastinpaint.ops.types import Geometry
 
 PHASE_FIELDS = 3
@@ -151,22 +149,12 @@ def problem(x: tuple[int, ...], y: tuple[int, ...], taps: tuple[int, ...], geome
     return Problem(samples, kernel, stride, padding, dilation, small, large, geometry.transposed)
 
 
-def output_shape(x: tuple[int, ...], weight: tuple[int, ...], geometry: Geometry) -> tuple[int, ...]:
-    """The shape of y: torch's formulas for convolutions and transposed convolutions."""
-    stride, padding, dilation, output_padding, transposed, groups = geometry
-    space = []
-    for i, (n, k) in enumerate(zip(x[2:], weight[2:], strict=True)):
-        reach = dilation[i] * (k - 1)
-        if transposed:
-            space.append((n - 1) * stride[i] - 2 * padding[i] + reach + output_padding[i] + 1)
-        else:
-            space.append((n + 2 * padding[i] - reach - 1) // stride[i] + 1)
-    return (x[0], weight[1] * groups if transposed else weight[0], *space)
-
-
 @functools.lru_cache(maxsize=1024)
-def phase_table(axes: tuple[Axis, Axis, Axis], device: torch.device) -> torch.Tensor:
-    """int32 ``[3, largest out_stride, 3]``: count, first tap and first offset of each axis and phase, on the device."""
+def phase_table(axes: tuple[Axis, Axis, Axis]) -> tuple[int, ...]:
+    """Count, first tap and first offset of each axis and phase, as many phases an axis as the largest out_stride.
+
+    Plain numbers, which a launch hands over: a tensor made here would lie in the pool of whatever graph is recorded.
+    """
     most = max(a.out_stride for a in axes)
-    rows = [[*a.phases, *[(0, 0, 0)] * (most - a.out_stride)] for a in axes]
-    return torch.tensor(rows, dtype=torch.int32).to(device)
+    rows = ([*a.phases, *[(0, 0, 0)] * (most - a.out_stride)] for a in axes)
+    return tuple(number for phases in rows for phase in phases for number in phase)

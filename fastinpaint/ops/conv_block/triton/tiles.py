@@ -10,7 +10,8 @@ import math
 from typing import NamedTuple
 
 from fastinpaint.ops.activation.triton_launch import power_of_2
-from fastinpaint.ops.conv_block.triton.taps import Axis, Gather, live_share
+from fastinpaint.ops.conv_block.triton.taps import Axis, Gather, Problem, live_share
+from fastinpaint.ops.dispatch.triton_support import shared_of_block
 
 
 class Tile(NamedTuple):
@@ -60,8 +61,10 @@ WGRAD_TILES = (
     Tile(32, 32, 64, 4, 4),
     Tile(16, 16, 64, 4, 4),
 )
-# What a block may use: sm_80's 163 KiB less what the compiler adds, so that one table serves every architecture.
+# What a tile may use: sm_80's 163 KiB less what the compiler adds, so that one table serves every data centre's chip;
+# others have less (`shared_budget`).
 SHARED_BUDGET = 160 * 1024
+SHARED_RESERVE = 3 * 1024
 MULTIPROCESSORS = 132
 CLOCK_HZ = 1.755e9
 MMA_FLOP_PER_CYCLE = {2: 4096, 4: 2048}  # per multiprocessor, dense: bf16/fp16, tf32
@@ -80,6 +83,7 @@ WORTH_RESHAPING = 0.95
 PACK_LIMIT = 16
 # Splits of wgrad: at most this many partial sums, so that the second stage stays small.
 MAX_SPLITS = 256
+OFFSETS = 1 << 31  # items that a kernel's 32-bit offset reaches
 FINISH_ITEMS, FINISH_SPLITS = 128, 32
 
 
@@ -120,9 +124,14 @@ def shared_bytes(tile: Tile, work: Work) -> int:
     return tile.num_stages * tile.k * (a * tile.m + b * tile.n) * work.itemsize
 
 
+def shared_budget() -> int:
+    """Bytes of shared memory that a tile may use on the current device."""
+    return min(SHARED_BUDGET, shared_of_block() - SHARED_RESERVE)
+
+
 def candidates(tiles: tuple[Tile, ...], work: Work) -> list[Tile]:
     """The tiles that fit a pass: no wider than it, within shared memory (fewer stages where that helps), never none."""
-    fitting = []
+    fitting, budget = [], shared_budget()
     for tile in tiles:
         if work.itemsize == 4:
             tile = tile._replace(k=tile.k // 2)
@@ -132,9 +141,9 @@ def candidates(tiles: tuple[Tile, ...], work: Work) -> list[Tile]:
             work.splits_depth and tile.m > max(16, power_of_2(work.rows))
         ):
             continue
-        while tile.num_stages > 2 and shared_bytes(tile, work) > SHARED_BUDGET:
+        while tile.num_stages > 2 and shared_bytes(tile, work) > budget:
             tile = tile._replace(num_stages=tile.num_stages - 1)
-        if shared_bytes(tile, work) <= SHARED_BUDGET:
+        if shared_bytes(tile, work) <= budget:
             fitting.append(tile)
     return fitting
 
@@ -227,6 +236,29 @@ def block_shape(items: int, size: tuple[int, ...]) -> tuple[int, int, int]:
     w = min(16, power_of_2(size[2]), items)
     h = min(items // w, power_of_2(size[1]))
     return items // (w * h), h, w
+
+
+def why_not_offsets(it: Problem, channels: int, out_channels: int) -> str | None:
+    """Why the kernels' 32-bit offsets, from a tile's first place on, do not reach all that a tile reads, or None."""
+    most = math.prod(it.taps) * channels * out_channels  # the weight, and a split's sums
+    sizes = ((it.forward(), channels, out_channels), (it.backward(), out_channels, channels))
+    for gather, read, written in sizes:
+        for items in {tile.m for tile in GATHER_TILES} | {tile.k for tile in WGRAD_TILES}:
+            block = gather_block(items, gather)
+            reach = [_reach(axis, n) for axis, n in zip(gather.axes, block, strict=True)]
+            across = [axis.out_stride * n for axis, n in zip(gather.axes, block, strict=True)]
+            for extent, size, width in ((reach, gather.in_size, read), (across, gather.out_size, written)):
+                t, h, w = (min(e, n) for e, n in zip(extent, size, strict=True))
+                most = max(most, (((t - 1) * size[1] + h) * size[2] + w) * width)
+    if most < OFFSETS:
+        return None
+    return f"conv_block: the Triton kernels' offsets inside a tile are 32 bits, and this one's reach {most:,} items."
+
+
+def _reach(axis: Axis, block: int) -> int:
+    """Places between the first and the last that a block's taps may read, from its own first place."""
+    last = max(abs(first) + max(0, count - 1) * axis.offset_step for count, _, first in axis.phases)
+    return (block - 1) * axis.in_stride + last + 1
 
 
 def tiles_of(block: tuple[int, ...], size: tuple[int, ...], samples: int) -> int:

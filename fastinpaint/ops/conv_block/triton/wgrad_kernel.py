@@ -92,11 +92,13 @@ def sum_of_source(
     steps = samples * blocks_t * blocks_h * blocks_w
     share = tl.cdiv(steps, splits)
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    for i in range(i_s * share, tl.minimum((i_s + 1) * share, steps)):
-        line = i // blocks_w
-        frame = line // blocks_h
-        n = frame // blocks_t
-        q_t, q_h, q_w = (frame - n * blocks_t) * BT, line % blocks_h * BH, i % blocks_w * BW
+    first_step = i_s * share
+    some_t, some_h, some_w = tl.maximum(blocks_t, 1), tl.maximum(blocks_h, 1), tl.maximum(blocks_w, 1)
+    b_w, line = first_step % some_w, first_step // some_w
+    b_h, frame = line % some_h, line // some_h
+    b_t, n = frame % some_t, frame // some_t
+    for _ in range(first_step, tl.minimum(first_step + share, steps)):
+        q_t, q_h, q_w = b_t * BT, b_h * BH, b_w * BW
         inside = (q_t + o_t < live_t) & (q_h + o_h < live_h) & (q_w + o_w < live_w)
         q_t, q_h, q_w = q_t + low_t, q_h + low_h, q_w + low_w
         at_t, at_h, at_w = q_t * STRIDE[0], q_h * STRIDE[1], q_w * STRIDE[2]
@@ -123,6 +125,17 @@ def sum_of_source(
         g = load_gradient(dy + at_g * out_channels, p_y, of_gradient, o_g, m_g, HAS_STATS)
         a = load_source(p_x, p_addend, of_source, o_x, m_a, HAS_AFFINE, RELU, HAS_ADDEND)
         acc = tl.dot(tl.trans(a), g, acc, input_precision=PRECISION)
+        # the block that follows, w fastest; no division
+        b_w += 1
+        over = b_w == blocks_w
+        b_w = tl.where(over, 0, b_w)
+        b_h += over.to(tl.int32)
+        over = b_h == blocks_h
+        b_h = tl.where(over, 0, b_h)
+        b_t += over.to(tl.int32)
+        over = b_t == blocks_t
+        b_t = tl.where(over, 0, b_t)
+        n += over.to(tl.int32)
     row = (i_s * all_taps + tap) * all_channels + first + o_c
     if BLOCK_M * BLOCK_N >= QUARTERED:
         columns = quarters(acc)

@@ -1,19 +1,14 @@
-"""Activation, statistics and masked L1 of the CPU against float64: dtypes, tails, sizes 0 and 1, threads, NaN."""
+"""Activation and statistics of the CPU against float64: dtypes, tails, sizes 0 and 1, threads, NaN."""
 
 from __future__ import annotations
 
-from types import ModuleType
-
 import pytest
 import torch
-from torch import Tensor
 
 from fastinpaint.ops.activation import cpu, reference
 from fastinpaint.ops.conv_block import cpu as conv_cpu
 from fastinpaint.ops.conv_block import reference as conv_reference
 from fastinpaint.ops.dispatch import native as _native
-from fastinpaint.ops.masked_l1 import cpu as l1_cpu
-from fastinpaint.ops.masked_l1 import reference as l1_reference
 from fastinpaint.ops.types import Source
 from fastinpaint.testing.rule import double
 from tests.ops.conv_block.cpu.cases import judge, named
@@ -110,30 +105,6 @@ def test_same_for_any_number_of_threads() -> None:
         torch.set_num_threads(threads)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
-
-
-@DTYPES
-@pytest.mark.parametrize("per_frame", [False, True], ids=["per_sample", "per_frame"])
-@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
-def test_masked_l1(dtype: torch.dtype, per_frame: bool, channels_last: bool) -> None:
-    torch.manual_seed(2)
-    output, target = torch.rand(2, 3, 4, 5, 7, dtype=dtype), torch.rand(2, 3, 4, 5, 7, dtype=dtype)
-    mask = (torch.rand(2, 1, 4, 5, 7) > 0.5).to(dtype)
-    output[0, 0, 0, 0, 0] = target[0, 0, 0, 0, 0]
-    if channels_last:
-        output = output.contiguous(memory_format=torch.channels_last_3d)
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    dloss = torch.tensor(0.7, dtype=wide)
-
-    def both(module: ModuleType, *maps: Tensor) -> tuple[Tensor, Tensor]:
-        loss = module.fwd(*maps, per_frame)
-        return loss, module.bwd(dloss.to(loss.dtype), *maps, per_frame)
-
-    exact = both(l1_reference, output.double(), target.double(), mask.double())
-    for value, stock, truth in zip(
-        both(l1_cpu, output, target, mask), both(l1_reference, output, target, mask), exact, strict=True
-    ):
-        judge("masked_l1", value, stock, truth)
 
 
 def test_why_not_names_what_is_wrong() -> None:

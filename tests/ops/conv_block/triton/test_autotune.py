@@ -29,11 +29,11 @@ class Kernel:
         self.wrong: set[launch.Tile] = set()
         self.broken: set[launch.Tile] = set()
 
-    def run(self, tile: launch.Tile) -> torch.Tensor:
+    def run(self, tile: launch.Tile) -> list[torch.Tensor]:
         if tile in self.broken:
             raise OutOfResources(300_000, 232_448, "shared memory")
         self.ran.append(tile)
-        return torch.full((4,), 2.0 if tile in self.wrong else 1.0)
+        return [torch.ones(4), torch.full((4,), 2.0 if tile in self.wrong else 1.0)]
 
     def seconds(self, run) -> float:
         (tile,) = run.args
@@ -168,7 +168,7 @@ def test_a_lone_tile_is_judged_too(memory, kernel, monkeypatch, warps):
 
 
 def test_maps_that_are_not_finite_leave_the_models_choice(memory, kernel):
-    kernel.run = lambda tile: torch.full((4,), torch.nan)
+    kernel.run = lambda tile: [torch.full((4,), torch.nan)]
     assert kernel.choose() == launch.best(launch.GATHER_TILES, WORK)
 
 
@@ -197,3 +197,25 @@ def test_every_pass_has_a_tile_that_fits(columns, operands, itemsize):
             tile = min(launch.candidates(tiles, work), key=lambda t: launch.expected_seconds(t, work))
             assert launch.shared_bytes(tile, work) <= launch.SHARED_BUDGET
             assert tile.n <= max(16, 2 * columns)
+
+
+@pytest.mark.parametrize("flag", ["FASTINPAINT_TUNE=0", "use_deterministic_algorithms"])
+def test_the_models_choice_of_8_warps_is_held_against_4_once(memory, kernel, monkeypatch, flag, caplog):
+    """Also where nothing may be measured: a miscompiled tile gives wrong gradients whatever chose it."""
+    if flag == "use_deterministic_algorithms":
+        monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    else:
+        monkeypatch.setenv("FASTINPAINT_TUNE", "0")
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    triton_support._shared_of.cache_clear()
+    model, judge = launch.best(launch.GATHER_TILES, WORK), tune.of_4_warps(launch.GATHER_TILES, WORK)
+    assert kernel.choose() == kernel.choose() == model
+    assert kernel.ran == [judge, model]
+    kernel.wrong = {model}
+    assert kernel.choose(shape=(2,)) == judge
+    assert "gives another result" in caplog.text
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert kernel.choose(shape=(3,)) == judge
+    assert kernel.timed == []

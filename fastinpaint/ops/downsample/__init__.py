@@ -1,1 +1,0 @@
-"""`downsample`: see `reference` for the equations."""

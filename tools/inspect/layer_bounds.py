@@ -1,0 +1,334 @@
+"""What the main loops of the paper's convolutions can reach, from their machine code, and what time a step then takes.
+
+    python -m tools.inspect.layer_bounds               read every row again and hold it to the table; 1 where one fell
+    python -m tools.inspect.layer_bounds --write       put the rows into docs/results/gpu_bounds.{json,md}
+    python -m tools.inspect.layer_bounds --estimate    a step's time from the committed rows; compiles nothing
+
+Rows are layers of 64 channels or more on both sides, forward, dgrad and wgrad, in bfloat16: of the CUDA kernels for
+sm_90a (with mma.sync, and with wgmma), sm_80 and sm_89, of the Triton kernels for sm_90. The plans of a layer, which
+say how often an iteration loads, come from the emulated library. Nothing runs on a GPU; `sass_bound` says what a bound
+is. A row that falls by more than `TOLERANCE` is not written unless --accept says that it may.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+from fastinpaint.errors import UserError
+from fastinpaint.ops.dispatch import native_cuda
+from tools.inspect import counting, counting_rest, rates, sass_text
+from tools.inspect.page import replace_table
+from tools.inspect.paper_layers import PaperLayer, paper_layers
+from tools.inspect.sass_bound import (
+    NOTHING,
+    Copied,
+    Cost,
+    MainLoop,
+    Paths,
+    Way,
+    find_kernel,
+    loop_cost,
+    main_loop,
+    occupancy,
+)
+from tools.nvcc import find_nvcc
+from tools.verify import emulated
+
+ROOT = Path(__file__).parents[2]
+ROWS, PAGE = ROOT / "docs/results/gpu_bounds.json", ROOT / "docs/results/gpu_bounds.md"
+BEGIN, END = "<!-- bounds: begin -->", "<!-- bounds: end -->"
+TOLERANCE = 0.01
+WIDE = 64  # channels of the narrower side
+FLAGS = ("-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "--expt-relaxed-constexpr")
+SHARED = {"sm_90": 227 << 10, "sm_80": 163 << 10, "sm_89": 99 << 10}  # that a block may have
+THREADS, CHUNK, VECTOR = 128, 32, 8  # of the kernels: csrc/conv_block/cuda/kernels/tile.cuh
+STAGE = Copied(64 * 128 * 2, 128 * 128 * 64)  # of wgmma's weights: csrc/conv_block/cuda/hopper/fwd_dgrad_plan.cuh
+LAUNCH = 2e-6  # seconds between two kernels of a graph, an assumption
+
+
+class Row(NamedTuple):
+    """One pass of one layer by one kernel.
+
+    Attributes:
+        bound: the share of the tensor cores' peak. limit: what is busy longest. busy: cycles of an iteration, by unit.
+        blocks: of the grid. together: that a multiprocessor holds at once. microseconds: on the chip's board.
+    """
+
+    layer: str
+    name: str
+    path: str
+    arch: str
+    kernel: str
+    bound: float
+    limit: str
+    tensor: float
+    busy: dict[str, float]
+    registers: int
+    spills: int
+    shared: int
+    blocks: int
+    together: int
+    microseconds: float
+
+    @property
+    def key(self) -> str:
+        return f"{self.layer} {self.name} {self.path} {self.arch}"
+
+
+def wide_layers() -> list[PaperLayer]:
+    """The layers that the table is about."""
+    return [layer for layer in paper_layers() if min(layer.channels, layer.out_channels) >= WIDE]
+
+
+@functools.cache
+def cuda_cubin(source: str, arch: str) -> bytes:
+    """A source of csrc/conv_block/cuda as nvcc compiles it for the package, kept by the text of what it includes."""
+    compiler = find_nvcc()
+    if compiler is None:
+        raise UserError("there is no nvcc; the bounds of the CUDA kernels are read from what it makes.")
+    name = "sm_90a" if arch == "sm_90" else arch
+    files = {str(p.relative_to(ROOT / "csrc")): p.read_text() for p in (ROOT / "csrc").rglob("*.cu*")}
+    folder = ROOT / "build" / "bounds"
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / f"{emulated._digest(f'conv_block/cuda/{source}', files, [*FLAGS, name])}.{name}.cubin"
+    if not kept.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as made:
+            code = f"-gencode=arch=compute_{name[3:]},code={name}"
+            command = [compiler, *FLAGS, code, f"-I{ROOT / 'csrc'}", "-cubin", f"{ROOT}/csrc/conv_block/cuda/{source}"]
+            subprocess.run([*command, "-o", f"{made}/code"], check=True)
+            os.replace(f"{made}/code", kept)
+    return kept.read_bytes()
+
+
+class Code(NamedTuple):
+    """A kernel's main loop, registers and bytes of stack."""
+
+    main: MainLoop
+    registers: int
+    spills: int
+
+
+def code_of(cubin: bytes, part: str) -> Code:
+    """The kernel whose mangled name holds `part`.
+
+    Raises:
+        UserError: a disassembler is missing.
+    """
+    disassembler, dumper = sass_text.tool("nvdisasm"), sass_text.tool("cuobjdump")
+    if disassembler is None or dumper is None:
+        raise UserError("there is no nvdisasm or cuobjdump; install the CUDA toolkit or triton.")
+    name, graph = find_kernel(_text(disassembler, cubin), part)
+    return Code(main_loop(graph), *_resources(dumper, cubin)[name])
+
+
+_text = functools.cache(sass_text.disassemble)
+_resources = functools.cache(sass_text.resources)
+_cuda_code = functools.cache(lambda source, arch, part: code_of(cuda_cubin(source, arch), part))
+
+
+def cuda_rows(arch: str, hopper: int = 0) -> Iterator[Row]:
+    """The rows of one architecture; with `hopper`, those that wgmma takes alone."""
+    chip = rates.CHIPS[arch]
+    limited = mock.patch.object(native_cuda, "shared_limit", return_value=SHARED[arch])
+    for layer in wide_layers():
+        with limited:
+            counts = list(counting.counts(layer, hopper))
+            plain = list(counting.counts(layer)) if hopper else []
+        for count in counts:
+            if count not in plain:
+                yield cuda_row(layer, count, arch, chip, bool(hopper))
+
+
+def cuda_row(layer: PaperLayer, count: counting.Count, arch: str, chip: rates.Chip, hopper: bool) -> Row:
+    """One row; how often an iteration loads, and what, follows from the plan."""
+    addends = any(addend for _, _, addend in layer.sources)
+    copied, copies, warps = NOTHING, None, count.groups * THREADS // 32
+    gradient = 4 if layer.stats else 2  # G is made of dy and y
+    if count.name == "wgrad":
+        threads = THREADS * (2 if hopper else 1)
+        of_q = -(-128 * count.columns // VECTOR // (2 * threads)) / count.steps
+        source = 4 if addends else 2
+        p, q = (gradient, source) if layer.geometry.transposed else (source, gradient)
+        ways: tuple[Way, ...] = (Way(p, count.slices / count.steps - of_q), Way(q, of_q))
+        part, source_file = ("hopper_wgrad_kernel", "hopper/wgrad.cu") if hopper else ("12wgrad_kernel", "wgrad.cu")
+        part += "I13__nv_bfloat16" + ("" if hopper else f"Li{count.columns}ELb0")
+        warps = 8 if hopper else warps
+    else:
+        loads = gradient if count.name == "dgrad" else 4 if addends else 2
+        ways = (Way(loads, count.slices / count.steps),)
+        part, source_file = (
+            ("hopper_gather_kernel", "hopper/fwd_dgrad.cu") if hopper else ("13gather_kernel", "fwd_dgrad.cu")
+        )
+        part += "I13__nv_bfloat16" + ("" if hopper else f"Li{count.columns}E")
+        copies = None if hopper else CHUNK * count.columns // VECTOR // THREADS
+        copied = STAGE if hopper else NOTHING
+    code = _cuda_code(source_file, arch, part)
+    found = loop_cost(code.main, warps, chip, Paths(copies, ways, count.steps), copied)
+    seconds = _seconds(found, count.operations, count.least, count.blocks, chip)
+    together = occupancy(code.registers, count.shared, warps, chip)
+    path = "cuda, wgmma" if hopper else "cuda"
+    kernel = part.lstrip("0123456789").partition("I13")[0] + ("" if hopper else f"<{count.columns}>")
+    return _row(layer.name, count.name, path, arch, kernel, found, code, count.shared, count.blocks, together, seconds)
+
+
+def _row(layer: str, name: str, path: str, arch: str, kernel: str, found: Cost, code: Code, *rest: Any) -> Row:
+    shared, blocks, together, seconds = rest
+    busy = {unit: round(cycles, 1) for unit, cycles in found.busy.items()}
+    bound, microseconds = round(found.bound, 3), round(seconds * 1e6, 1)
+    return Row(
+        layer, name, path, arch, kernel, bound, found.limit, round(found.tensor, 1), busy,
+        code.registers, code.spills, shared, blocks, together, microseconds,
+    )  # fmt: skip
+
+
+def _seconds(found: Cost, operations: float, least: float, blocks: int, chip: rates.Chip) -> float:
+    """A pass at its bound: multiprocessors that get one block more than others decide, or memory does."""
+    full = operations / (chip.flop * chip.multiprocessors * chip.hertz * found.bound)
+    rounds = math.ceil(blocks / chip.multiprocessors)
+    return max(full * rounds * chip.multiprocessors / blocks, least / chip.bandwidth)
+
+
+def triton_rows(arch: str = "sm_90") -> Iterator[Row]:
+    """The Triton kernels with the tiles that the launch model takes where nothing was measured."""
+    from tools.inspect import aot, static_model
+
+    chip, kinds = rates.CHIPS[arch], {"fwd": "forward"}
+    for layer in wide_layers():
+        compiled: dict[str, Any] = {}
+
+        def note(name: str, target: str, kernel: Any, *rest: Any, to: dict[str, Any] = compiled) -> None:
+            to[name] = kernel
+
+        with mock.patch.object(aot, "_inspect", note):
+            aot.compile_layer(layer, arch)
+        for each in static_model.passes(layer):
+            kernel = compiled[f"conv_{each.kind}_kernel"]
+            code, warps = code_of(kernel.asm["cubin"], f"conv_{each.kind}_kernel"), kernel.metadata.num_warps
+            found = loop_cost(code.main, warps, chip)
+            seconds = _seconds(found, each.live, each.bytes, each.programs, chip)
+            together = occupancy(code.registers, kernel.metadata.shared, warps, chip)
+            tile = f"conv_{each.kind}<{each.tile.m}x{each.tile.n}x{each.tile.k}>"
+            yield _row(
+                layer.name, kinds.get(each.kind, each.kind), "triton", arch, tile, found, code,
+                kernel.metadata.shared, each.programs, together, seconds,
+            )  # fmt: skip
+
+
+def every_row(only: str | None = None) -> Iterator[Row]:
+    """All rows, or those of "cuda" or "triton" only; compiles what was not compiled before."""
+    if only != "triton":
+        with emulated.installed():
+            for arch in rates.CHIPS:
+                yield from cuda_rows(arch)
+            yield from cuda_rows("sm_90", hopper=1)
+    if only != "cuda":
+        yield from triton_rows()
+
+
+def committed() -> dict[str, Row]:
+    """The rows of docs/results, by key."""
+    return {row.key: row for fields in json.loads(ROWS.read_text()) if (row := Row(**fields))} if ROWS.exists() else {}
+
+
+def fallen(rows: list[Row], before: dict[str, Row]) -> list[str]:
+    """What got worse than the committed rows, a sentence each."""
+    found = {row.key: row for row in rows}
+    gone = [f"{key} is gone." for key in before if key not in found]
+    return gone + [
+        f"{key} fell from {before[key].bound:.2f} to {row.bound:.2f}, by {row.limit}."
+        for key, row in found.items()
+        if key in before and row.bound < before[key].bound - TOLERANCE
+    ]
+
+
+def markdown(rows: list[Row]) -> str:
+    """The table of docs/results/gpu_bounds.md."""
+    units = ("issue", "integer", "float", "multiply", "special", "tensor", "shared", "L2")
+    head = (
+        "layer",
+        "pass",
+        "path",
+        "chip",
+        "kernel",
+        "bound",
+        "by",
+        *units,
+        "registers",
+        "spills",
+        "blocks",
+        "at once",
+    )
+    lines = [f"| {' | '.join((*head, 'µs'))} |", f"|{' --- |' * 5}{' ---: |' * (len(head) - 4)}"]
+    for row in rows:
+        busy = (f"{row.busy[unit] / row.tensor:.2f}" for unit in units)
+        last = (row.registers, row.spills, row.blocks, row.together, row.microseconds)
+        cells = (row.layer, row.name, row.path, row.arch, row.kernel, f"{row.bound:.2f}", row.limit, *busy, *last)
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def estimate(rows: list[Row]) -> str:
+    """Time of a training step of the paper's networks on an H200, by path: an estimate, not a measurement."""
+    of_chip = [row for row in rows if row.arch == "sm_90"]
+    plain = {(row.layer, row.name): row for row in of_chip if row.path == "cuda"}
+    wide = plain | {(row.layer, row.name): row for row in of_chip if row.path == "cuda, wgmma"}
+    triton = {(row.layer, row.name): row for row in of_chip if row.path == "triton"}
+    with emulated.installed():
+        narrow = [c for layer in paper_layers() if layer not in wide_layers() for c in counting.counts(layer)]
+        rest = [line for line in counting_rest.lines() if line.kernel.startswith(("pack", "reduce", "masked", "down"))]
+    thin = sum(3 * count.floor() for count in narrow)  # at a third of their floors, an assumption
+    other = sum(line.moved for line in rest) / counting.BYTES
+    launches = 2 * len(plain) + 3 * len(narrow)
+    lines = ["Estimated from machine code, on an H200, batch 1, F = 32, bfloat16, in a graph; nothing was run."]
+    for title, chosen in (("cuda", plain), ("cuda, wgmma", wide), ("triton", triton)):
+        heavy = sum(row.microseconds for row in chosen.values()) * 1e-6
+        total = 1e3 * (heavy + thin + other + launches * LAUNCH)
+        lines.append(
+            f"  {title:12} at least {total:5.1f} ms: convolutions of {WIDE} channels and more {1e3 * heavy:.1f}, "
+            f"narrower ones {1e3 * thin:.1f}, other kernels {1e3 * other:.1f}, "
+            f"{launches} launches {1e3 * launches * LAUNCH:.1f}"
+        )
+    lines.append(f"  rows at 0.80 or more on sm_90: {sum(row.bound >= 0.8 for row in of_chip)} of {len(of_chip)}")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; 1 where a row fell."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.inspect.layer_bounds", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--write", action="store_true", help="put the rows into docs/results")
+    parser.add_argument("--accept", action="store_true", help="write rows that fell as well")
+    parser.add_argument("--only", choices=("cuda", "triton"), help="read and write the rows of these kernels alone")
+    parser.add_argument("--estimate", action="store_true", help="print a step's time from the committed rows")
+    arguments = parser.parse_args(argv)
+    if arguments.estimate:
+        print(estimate(list(committed().values())))
+        return 0
+    before = committed()
+    others = [row for row in before.values() if arguments.only and not row.path.startswith(arguments.only)]
+    rows = sorted(
+        [*every_row(arguments.only), *others], key=lambda row: (row.path.startswith("triton"), row.path, row.arch)
+    )
+    complaints = fallen(rows, before)
+    print("\n".join(complaints) or f"{len(rows)} rows, none fell.")
+    if arguments.write and (arguments.accept or not complaints):
+        ROWS.parent.mkdir(exist_ok=True)
+        ROWS.write_text("[\n" + ",\n".join(json.dumps(row._asdict()) for row in rows) + "\n]\n")
+        replace_table(PAGE, BEGIN, END, markdown(rows))
+    return 1 if complaints and not arguments.accept else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

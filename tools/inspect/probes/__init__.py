@@ -1,0 +1,1 @@
+"""Products of matrices that are known to be fast, to hold `sass_bound` against."""

@@ -1,0 +1,275 @@
+"""How much of the tensor cores' peak a kernel's main loop can reach, read from its machine code. No GPU is needed.
+
+    python -m tools.inspect.sass_bound kernel.cubin --arch sm_90 --warps 8 [--copied 128x256x64] [--name PART]
+
+For one iteration of the loop that holds the products, and for the block that runs it, cycles of one multiprocessor are
+counted for the tensor cores at their peak, the tensor cores as the instruction reaches them, issue slots of a
+scheduler, each arithmetic unit, shared memory (bytes / 128) and L2 (bytes / the chip's share); see `rates`.
+
+    bound = tensor cycles at peak / the largest of all
+
+It is a bound and no prediction: it knows no latency, no barrier, no bank conflict and no filling of the pipeline. A
+kernel below it by half is not impossible; a kernel above it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NamedTuple
+
+from fastinpaint.errors import UserError
+from tools.inspect import rates, sass_text
+from tools.inspect.sass_text import Block, Instruction, Loop
+
+TENSOR = ("HGMMA", "HMMA")
+FLOATS = ("FFMA", "FADD", "FMUL", "HFMA2", "HADD2", "HMUL2", "FMNMX", "HMNMX2", "F2FP")
+
+
+class Way(NamedTuple):
+    """Iterations that read ahead: how many LDG of 16 bytes a thread issues in one, and their share of all iterations.
+
+    A share above 1 stands for what the loop around has to catch up.
+    """
+
+    loads: int
+    share: float
+
+
+class Paths(NamedTuple):
+    """How a loop whose body has branches is walked.
+
+    Attributes:
+        copies: LDGSTS of a thread in an iteration; None: whatever the loop holds.
+        ways: iterations that load; the others take the shortest way through all products. None: there is one way.
+        steps: iterations of the loop for one of the loop around it; None leaves that one out.
+    """
+
+    copies: int | None = None
+    ways: tuple[Way, ...] | None = None
+    steps: float | None = None
+
+
+PLAIN = Paths()
+
+
+class Copied(NamedTuple):
+    """What copy engines bring into shared memory: so many bytes for so many multiply-adds."""
+
+    bytes: float
+    products: float
+
+
+NOTHING = Copied(0, 1)
+
+
+def tiles(m: int, n: int, k: int, item: int = 2) -> Copied:
+    """A step of a product of matrices: m x k and k x n items for m x n x k multiply-adds."""
+    return Copied((m + n) * k * item, m * n * k)
+
+
+class Cost(NamedTuple):
+    """Cycles of one multiprocessor for an iteration of one block, by what is busy."""
+
+    tensor: float
+    busy: dict[str, float]
+
+    @property
+    def bound(self) -> float:
+        """The share of the tensor cores' peak that cannot be exceeded."""
+        return self.tensor / max(self.tensor, *self.busy.values())
+
+    @property
+    def limit(self) -> str:
+        """What is busy longest."""
+        return max(self.busy, key=self.busy.__getitem__)
+
+
+class MainLoop(NamedTuple):
+    """The innermost loop that holds the products, and the loops around it, inner ones first."""
+
+    graph: list[Block]
+    loops: list[Loop]
+    inner: Loop
+    around: list[Loop]
+
+
+def main_loop(graph: list[Block]) -> MainLoop:
+    """The loop with the most products among those that hold no other loop with products.
+
+    Raises:
+        ValueError: no loop holds a product.
+    """
+    every = sass_text.loops(graph)
+    heavy = [loop for loop in every if _products(graph, loop)]
+    innermost = [loop for loop in heavy if not any(other.blocks < loop.blocks for other in heavy)]
+    if not innermost:
+        raise ValueError("sass_bound: no loop of this kernel holds a product of matrices.")
+    inner = max(innermost, key=lambda loop: _products(graph, loop))
+    return MainLoop(graph, every, inner, [loop for loop in every if inner.blocks < loop.blocks])
+
+
+def _products(graph: list[Block], loop: Loop) -> float:
+    return sum(rates.products(i.name)[0] for block in loop.blocks for i in graph[block].instructions)
+
+
+def walk(main: MainLoop, loop: Loop, copies: int | None, loads: int | None, hole: Loop | None = None) -> list[int]:
+    """The blocks of one iteration: those with most products, copies and loads within the bounds, then the fewest.
+
+    Args:
+        main, loop: the loop to walk, of the kernel's loops. Loops inside are taken once.
+        copies, loads: at most so many LDGSTS, and LDG of 16 bytes; with a bound narrower LDG are never taken.
+        hole: a loop inside that is passed without being counted.
+    """
+    graph, inside = main.graph, loop.blocks
+    order = _order(graph, loop)
+    inner_headers = {x.header: x.blocks for x in main.loops if x.blocks < inside}
+    # state: (copies, loads) -> (value, way)
+    best: dict[int, dict[tuple[int, int], tuple[tuple[float, ...], list[int]]]] = {
+        loop.header: {(0, 0): ((0,) * 4, [])}
+    }
+    ends: list[tuple[tuple[float, ...], list[int]]] = []
+    for at in order:
+        for (used_copies, used_loads), (value, way) in best.get(at, {}).items():
+            counted = [] if hole is not None and at in hole.blocks else graph[at].instructions
+            now_copies = used_copies + sum(i.base == "LDGSTS" for i in counted)
+            wide = sum(i.base == "LDG" and ".128" in i.name for i in counted)
+            narrow = sum(i.base == "LDG" for i in counted) - wide
+            now_loads = used_loads + wide
+            if copies is not None and now_copies > copies:
+                continue
+            if loads is not None and (now_loads > loads or (narrow and not wide)):
+                continue
+            gain = (
+                sum(rates.products(i.name)[0] for i in graph[at].instructions),
+                now_copies - used_copies + wide + sum(i.base == "STS" and ".128" in i.name for i in counted),
+                sum(i.base in FLOATS for i in counted) if loads != 0 else 0,
+                -len(counted),
+            )
+            new = tuple(a + b for a, b in zip(value, gain, strict=True)), [*way, at]
+            for follower in graph[at].followers:
+                if follower == loop.header:
+                    ends.append(new)
+                elif follower in inside and not (follower in inner_headers and at in inner_headers[follower]):
+                    here = best.setdefault(follower, {})
+                    key = (now_copies, now_loads)
+                    if key not in here or here[key][0] < new[0]:
+                        here[key] = new
+    if not ends:
+        raise ValueError("sass_bound: no way through the loop keeps within these bounds.")
+    way = max(ends, key=lambda end: end[0])[1]
+    return way if hole is None else [at for at in way if at not in hole.blocks]
+
+
+def _order(graph: list[Block], loop: Loop) -> list[int]:
+    """The loop's blocks, each after those that lead to it, back edges left out."""
+    order, seen = list[int](), {loop.header}
+    stack = [(loop.header, 0)]
+    while stack:
+        at, child = stack.pop()
+        if child < len(graph[at].followers):
+            stack.append((at, child + 1))
+            following = graph[at].followers[child]
+            if following in loop.blocks and following not in seen:
+                seen.add(following)
+                stack.append((following, 0))
+        else:
+            order.append(at)
+    return order[::-1]
+
+
+def cost(instructions: list[tuple[Instruction, float]], warps: int, copied: Copied, chip: rates.Chip) -> Cost:
+    """What those instructions, each with how often it runs, cost a multiprocessor.
+
+    Args:
+        warps: that run them, of one block.
+        copied: what copy engines bring into shared memory meanwhile.
+    """
+    busy = dict.fromkeys(("issue", rates.ALU, rates.FMA, rates.IMAD, rates.SPECIAL), 0.0)
+    tensor = slowed = shared = l2 = amount = 0.0
+    each = warps / rates.SCHEDULERS
+    for instruction, times in instructions:
+        name = instruction.name
+        busy["issue"] += times * each
+        if (held := rates.unit(name, chip)) is not None:
+            busy[held[0]] += held[1] * times * each
+        peak = 2 * rates.products(name)[1] * times * warps / chip.flop
+        tensor += peak
+        amount += rates.products(name)[0] * times * warps
+        slowed += peak / (chip.mma_share if instruction.base == "HMMA" else 1)
+        in_registers = instruction.base == "HGMMA" and _a_in_registers(instruction.operands)
+        shared += (rates.shared_bytes(name) + rates.wgmma_bytes(name, in_registers)) * times * warps
+        l2 += rates.global_bytes(name) * times * warps
+    brought = copied.bytes * amount / copied.products
+    busy |= {"tensor": slowed, "shared": (shared + brought) / rates.SHARED_BYTES, "L2": (l2 + brought) / chip.l2_bytes}
+    return Cost(tensor, busy)
+
+
+def _a_in_registers(operands: str) -> bool:
+    """Whether wgmma's left operand is registers: then the operand before the descriptor of B is one."""
+    parts = [part.strip() for part in operands.split(",")]
+    return len(parts) > 1 and parts[1].startswith("R")
+
+
+def loop_cost(main: MainLoop, warps: int, chip: rates.Chip, paths: Paths = PLAIN, copied: Copied = NOTHING) -> Cost:
+    """An iteration of the main loop, with its part of the loop around it where `paths.steps` is given."""
+    listed: list[tuple[Instruction, float]] = []
+
+    def add(way: list[int], times: float) -> None:
+        listed.extend((i, times) for at in way for i in main.graph[at].instructions if times)
+
+    if paths.ways is None:
+        add(walk(main, main.inner, paths.copies, None), 1)
+    else:
+        for way in paths.ways:
+            add(walk(main, main.inner, paths.copies, way.loads), way.share)
+        add(walk(main, main.inner, paths.copies, 0), 1 - sum(way.share for way in paths.ways))
+    if paths.steps and main.around:
+        add(walk(main, main.around[0], 0, 0, hole=main.inner), 1 / paths.steps)
+    return cost(listed, warps, copied, chip)
+
+
+def occupancy(registers: int, shared: int, warps: int, chip: rates.Chip) -> int:
+    """Blocks that a multiprocessor holds at once, by registers, shared memory and warps."""
+    by_registers = chip.registers // (-(-registers // 8) * 8 * rates.LANES * warps)
+    by_shared = chip.shared // (shared + 1024)  # the system's kilobyte a block
+    return max(0, min(by_registers, by_shared, chip.warps // warps, 32))
+
+
+def find_kernel(text: str, part: str) -> tuple[str, list[Block]]:
+    """The one kernel of a disassembly whose mangled name holds `part`.
+
+    Raises:
+        ValueError: there are none or several.
+    """
+    found = [(name, graph) for name, graph in sass_text.kernels(text) if part in name]
+    if len(found) != 1:
+        raise ValueError(f"sass_bound: {part!r} must name one kernel, got {[name for name, _ in found]}.")
+    return found[0]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.inspect.sass_bound", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("cubin", type=Path)
+    parser.add_argument("--arch", choices=rates.CHIPS, default="sm_90")
+    parser.add_argument("--warps", type=int, required=True, help="of the block that run the main loop")
+    parser.add_argument("--copied", help="MxNxK of the 16-bit tiles that copy engines bring for a step of the product")
+    parser.add_argument("--name", default="", help="a part of the kernel's mangled name")
+    arguments = parser.parse_args(argv)
+    disassembler = sass_text.tool("nvdisasm")
+    if disassembler is None:
+        raise UserError("there is no nvdisasm; install the CUDA toolkit or triton.")
+    text = sass_text.disassemble(disassembler, arguments.cubin.read_bytes())
+    name, graph = find_kernel(text, arguments.name)
+    copied = tiles(*map(int, arguments.copied.split("x"))) if arguments.copied else NOTHING
+    found = loop_cost(main_loop(graph), arguments.warps, rates.CHIPS[arguments.arch], copied=copied)
+    print(f"{name}: bound {found.bound:.2f}, by {found.limit}; tensor {found.tensor:.0f} cycles an iteration")
+    for what, cycles in sorted(found.busy.items(), key=lambda item: -item[1]):
+        print(f"  {what:10} {cycles:8.0f}")
+
+
+if __name__ == "__main__":
+    main()
