@@ -36,7 +36,7 @@ def fits(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> bool:
         and all(t.dtype == torch.float32 for t in (weight, *(s.x for s in sources)))
         and x.numel() > 0
         and weight.numel() > 0
-        and min(winograd.output_size(x.shape, weight.shape, geometry)) > 0
+        and min(winograd.output_shape(x.shape, weight.shape, geometry)) > 0
     )
 
 
@@ -51,9 +51,3 @@ def shape_of(x: torch.Size, y: tuple[int, ...], weight: torch.Size, geometry: Ge
         x[0], weight[1] * geometry.groups, weight[0], geometry.groups, axes(x[2:], 1), axes(y[2:], 1),
         axes(weight[2:], 1), axes(geometry.stride, 1), axes(geometry.padding, 0), axes(geometry.dilation, 1),
     )  # fmt: skip
-
-
-def output_shape(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> tuple[int, ...]:
-    """The shape of y."""
-    x = sources[0].x
-    return (x.shape[0], weight.shape[0], *winograd.output_size(x.shape, weight.shape, geometry))

@@ -24,8 +24,8 @@ def fwd(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """y of dense sources and its batch mean and variance, the activation read on the fly."""
     x, channels = sources[0].x, weight.shape[0]
-    shape_out = direct.output_shape(sources, weight, geometry)
-    y = buffer_pool.empty(shape_out, torch.float32, native.memory_format(x))
+    shape_out = winograd.output_shape(x.shape, weight.shape, geometry)
+    y = buffer_pool.empty(shape_out, torch.float32, native.memory_format(x.dim()))
     mean, var = (torch.empty(channels), torch.empty(channels)) if stats else (None, None)
     bias = None if bias is None else bias.contiguous()
     shape = direct.shape_of(x.shape, shape_out, weight.shape, geometry)

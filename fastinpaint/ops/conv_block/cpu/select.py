@@ -83,7 +83,7 @@ def matmul_is_faster(which: str, sources: Sequence[Source], weight: Tensor, geom
     """
     if math.prod(weight.shape[-2:]) > 1:
         return False
-    pixels = len(sources[0].x) * math.prod(winograd.output_size(sources[0].x.shape, weight.shape, geometry))
+    pixels = len(sources[0].x) * math.prod(winograd.output_shape(sources[0].x.shape, weight.shape, geometry)[2:])
     return pixels >= LEAST_PIXELS[which] or weight.numel() <= FEW_WEIGHTS
 
 
