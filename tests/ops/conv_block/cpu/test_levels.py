@@ -38,6 +38,8 @@ def test_kernels_of_a_lower_level(level: str) -> None:
         "no:cacheprovider",
         str(HERE / "test_winograd.py"),
         str(HERE / "test_thin.py"),
+        str(HERE / "test_depthwise.py"),
+        str(HERE / "test_matmul.py"),
         str(HERE / "test_maps.py"),
     )
     assert "passed" in out
