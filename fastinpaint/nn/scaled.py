@@ -17,7 +17,7 @@ from fastinpaint.nn.raw import Mode, Part, Raw, version
 from fastinpaint.ops import saved
 from fastinpaint.ops.dispatch.fast_path import apply_node
 from fastinpaint.ops.norm_act import autograd as norm_act
-from fastinpaint.ops.saved import Operand, Recipe, Slot
+from fastinpaint.ops.saved import Operand, Recipe, Slot, depth
 
 
 class Kept(NamedTuple):
@@ -59,7 +59,7 @@ class Scaled(Raw):
         raw.check_unchanged()
         a = raw.tensor()
         kept = raw.recipe or a
-        own = Recipe(multiply, (kept, s), Slot())
+        own = Recipe(multiply, (kept, s), Slot(), depth((kept,)) + 1)
         super().__init__(apply_node(Scale, Kept(kept, own), a, s))
         if self.tensor().requires_grad:
             self.recipe = own
