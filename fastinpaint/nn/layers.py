@@ -18,6 +18,8 @@ from torch.nn.modules import module as torch_module
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.padding import _ConstantPadNd
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+from torch.utils.flop_counter import _FlopCounterMode
 
 from fastinpaint.nn.activated import Normed
 from fastinpaint.nn.deferred import Deferred, defer, parts_of, plain
@@ -77,10 +79,16 @@ def torch_must_run(input: Any) -> bool:
         )
     return (
         not isinstance(input, Tensor)
+        or (torch._C._len_torch_dispatch_stack() > 0 and flops_are_counted())
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
         or torch._C._get_tracing_state() is not None
     )
+
+
+def flops_are_counted() -> bool:
+    """Whether torch's FLOP counter looks on: it knows torch's own convolutions only."""
+    return any(isinstance(mode, _FlopCounterMode) for mode in _get_current_dispatch_mode_stack())
 
 
 def hooked(module: nn.Module, own: int = 0) -> bool:
@@ -102,8 +110,6 @@ class _Conv(_Layer, _ConvNd):
     def _fused(self, input: Map, output_size: list[int] | None = None) -> Any:
         # each is read once: a parametrization computes it
         shape, weight, bias, options = input.shape, self.weight, self.bias, self._fastinpaint
-        if torch._C._len_torch_dispatch_stack() > 0 and not torch.compiler.is_compiling():
-            return NotImplemented  # something looks at operators, such as a counter of torch's own convolutions
         if self.padding_mode != "zeros" or len(shape) != weight.dim() or not _same_kind(input, weight):
             return NotImplemented
         geometry = geometry_of(self, input, output_size)
