@@ -23,8 +23,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from benchmarks.gpu_plan import PARTS, Step, plan
 from fastinpaint.files import replace_text
+
+from benchmarks.gpu_plan import PARTS, Step, plan
 
 ROOT = Path(__file__).parents[1]
 NO_DEVICE = 3

@@ -73,7 +73,7 @@ class Normed:
 class Activated(Raw):
     """``act(norm(y) + addend)``; computed as it would have been at once, in the mode of the moment it was made."""
 
-    fleeting = False  # who is given its map while others read it is given a copy
+    untracked = False  # who is given its map while others read it is given a copy
 
     def __init__(self, raw: Raw, norm: Normed | None, act: Act, addend: Raw | None, options: Options) -> None:
         self.x = None
@@ -82,7 +82,7 @@ class Activated(Raw):
         self.act, self.options = act, options
         self.shape, self.dtype, self.device = raw.shape, raw.dtype, raw.device
         self.mode = Mode.now()
-        if self.mode.inference and (raw.fleeting or (addend is not None and addend.fleeting)):
+        if self.mode.inference and (raw.untracked or (addend is not None and addend.untracked)):
             self._run()
 
     def tensor(self) -> Tensor:

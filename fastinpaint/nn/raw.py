@@ -87,7 +87,7 @@ class Raw:
         return self.tensor().requires_grad
 
     @property
-    def fleeting(self) -> bool:
+    def untracked(self) -> bool:
         """Whether others may change it unnoticed: torch counts no changes of what inference mode made."""
         return self.x is not None and self.x.is_inference()
 
@@ -121,9 +121,9 @@ class Part(NamedTuple):
         return self.mean is None and self.norm is None and not self.relu and self.addend is None
 
     @property
-    def fleeting(self) -> bool:
+    def untracked(self) -> bool:
         """Whether others may change what it is made of unnoticed."""
-        return self.raw.fleeting or (self.addend is not None and self.addend.fleeting)
+        return self.raw.untracked or (self.addend is not None and self.addend.untracked)
 
     @property
     def requires_grad(self) -> bool:

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 import fastinpaint
 from fastinpaint.nn import Deferred
 from fastinpaint.ops.conv_block import cpu
-from fastinpaint.ops.dispatch import native as _native
+from fastinpaint.ops.dispatch import native
 
-cpu_only = pytest.mark.skipif(_native.why_not("cpu") is not None, reason=str(_native.why_not("cpu")))
+cpu_only = pytest.mark.skipif(native.why_not("cpu") is not None, reason=str(native.why_not("cpu")))
 ACTS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "relu6": lambda: nn.ReLU6(inplace=True),
