@@ -17,6 +17,8 @@ from fastinpaint.propagation.candidates import SPATIAL, Candidates
 WEIGHTS = Path(__file__).with_name("blend.npz")
 DOUBT = 12.0
 """Expected error, in grey levels, at which the confidence of a pixel that other frames show falls to 1/e."""
+USUAL = 3.0
+"""Standard deviations from the mean that features are clipped at: larger holes than those trained on count as those."""
 
 
 class Blended(NamedTuple):
@@ -35,14 +37,14 @@ def _weights() -> dict[str, np.ndarray]:
 def blend(candidates: Candidates) -> Blended:
     """Mix a frame's candidates.
 
-        h1 = relu(A1 x + b1),  h2 = relu(A2 h1 + b2),  (z, e) = A3 h2 + b3,   x the normalised features
+        h1 = relu(A1 x + b1),  h2 = relu(A2 h1 + b2),  (z, e) = A3 h2 + b3,   x the normalised features, clipped
         w_k = softmax over present candidates of z_k,   value = sum_k w_k value_k
         confidence = (sum of temporal candidates' w_k) * exp(-expm1(e) / DOUBT),   e the expected log(1 + error)
 
     So what no frame shows has confidence 0.
     """
     w = _weights()
-    hidden = (candidates.features - w["mean"]) / w["std"]
+    hidden = ((candidates.features - w["mean"]) / w["std"]).clip(-USUAL, USUAL)
     for layer in ("1", "2"):
         hidden = np.maximum(hidden @ w[f"a{layer}"].T + w[f"b{layer}"], 0)
     out = (hidden @ w["a3"].T + w["b3"]).T

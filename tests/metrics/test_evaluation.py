@@ -64,7 +64,9 @@ def test_every_row_is_the_measure_of_that_methods_result(holes: str) -> None:
         carried = propagate(np.where(mask[..., None], 0, video).astype(np.uint8), mask).video
         assert found.per_sample["propagation"][index].hole_l1 == pytest.approx(hole_l1(carried, video, mask))
     for name, scores in found.per_sample.items():
-        assert list(found.means[name]) == pytest.approx(np.mean(scores, 0))
+        columns = [None if None in column else np.mean(column) for column in zip(*scores, strict=True)]
+        assert [value is None for value in found.means[name]] == [column is None for column in columns]
+        assert [v for v in found.means[name] if v is not None] == pytest.approx([c for c in columns if c is not None])
 
 
 @pytest.mark.parametrize("r", [2, 4])
@@ -138,10 +140,11 @@ def test_table_and_json() -> None:
     found = evaluate({"a": completion}, SAMPLES, "rectangle", progress=False)
     lines = found.table().splitlines()
     assert lines[0] == "3 samples of 4 frames, 24x24, holes: rectangle"
-    assert lines[1].split() == ["method", "hole", "L1", "PSNR", "dB", "SSIM", "temporal", "L1"]
+    assert lines[1].split() == ["method", "hole", "L1", "PSNR", "dB", "SSIM", "temporal", "L1", "warping", "L1"]
     row = next(line for line in lines if line.startswith("CombCN"))
     scores = found.means["CombCN"]
     expected = [f"{scores.hole_l1:.2f}", f"{scores.psnr:.2f}", f"{scores.ssim:.4f}", f"{scores.temporal_error:.2f}"]
+    expected.append(f"{scores.warping_error:.2f}")
     assert row.split()[1:] == expected
     facts = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert facts["means"]["CombCN"] == scores._asdict()

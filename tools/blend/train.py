@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from fastinpaint.data.holes import HOLE_KINDS, make_holes
 from fastinpaint.metrics.clips import read_clip
+from fastinpaint.propagation.blend import USUAL
 from fastinpaint.propagation.candidates import MOTIONS, NAMES, PAIRS, SPATIAL
 from fastinpaint.propagation.carry import Mosaic
 from fastinpaint.propagation.rounds import Clip
@@ -76,7 +77,7 @@ class Net(nn.Module):
 
     def forward(self, features: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Shares ``[B, K]`` and the expected log(1 + error) ``[B]``."""
-        x = (features - self.mean) / self.std
+        x = ((features - self.mean) / self.std).clamp(-USUAL, USUAL)
         for layer in self.layers[:-1]:
             x = torch.relu(layer(x))
         out = self.layers[-1](x)
