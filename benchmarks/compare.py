@@ -13,12 +13,11 @@ import json
 import sys
 from pathlib import Path
 
-from fastinpaint.files import replace_text
-
 from benchmarks.pictures import Row, sizes
 from fastinpaint.bench import rows
 from fastinpaint.bench.measure import REPEATS_WITHIN
 from fastinpaint.errors import UserError
+from fastinpaint.files import replace_text
 
 Key = tuple[str, str, tuple[int, int, int]]
 

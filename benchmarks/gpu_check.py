@@ -23,9 +23,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from fastinpaint.files import replace_text
-
 from benchmarks.gpu_plan import PARTS, Step, plan
+from fastinpaint.files import replace_text
 
 ROOT = Path(__file__).parents[1]
 NO_DEVICE = 3

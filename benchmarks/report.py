@@ -16,13 +16,12 @@ import json
 import sys
 from pathlib import Path
 
-from fastinpaint.files import replace_text
-
 from benchmarks.pictures import Captions, Row, draw_all, newest, sizes
 from fastinpaint.bench import rows
 from fastinpaint.bench.contenders import is_ours
 from fastinpaint.bench.plots import label
 from fastinpaint.errors import UserError
+from fastinpaint.files import replace_text
 
 RESULTS = Path(__file__).parent / "results"
 STYLE = """

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fastinpaint.files import locked, parse_json, read_text
 
 from fastinpaint import environment, memory
 from fastinpaint.data.bounds import MOST_PIXELS, check_frame_size, image_size
 from fastinpaint.errors import MOST_CHARACTERS, UserError, one_line, shown
+from fastinpaint.files import locked, parse_json, read_text
 from fastinpaint.models import ModelConfig, TwoDCN, VideoCompletionNet
 from fastinpaint.models.sizes import maps, require_step, weights
 from fastinpaint.models.table import COMBCN, THREEDCN

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastinpaint.nn.raw import Mode, Options, Part, Raw, version
+from fastinpaint.nn.raw import MOST_STEPS, Mode, Options, Part, Raw, version
 from fastinpaint.ops.batch_norm.reference import affine
 from fastinpaint.ops.dispatch.fast_path import apply_node
 from fastinpaint.ops.norm_act import NONE, RELU, Act, Form
 from fastinpaint.ops.norm_act import autograd as norm_act
 from fastinpaint.ops.norm_act.autograd import Call, NormAct
-from fastinpaint.ops.saved import Recipe, Slot
+from fastinpaint.ops.saved import Recipe, Slot, depth
 
 
 class Normed:
@@ -122,9 +122,12 @@ class Activated(Raw):
                 addend_kept = addend.recipe or added
             backend = self.options.backend
             module = norm_act.module_of(x, form, backend)
-            if (addend is None or self.options.memory == "low") and self.requires_grad:
-                operands = (x_kept, mean, var, weight, bias, addend_kept)
-                self.recipe = Recipe(partial(norm_act.recompute, form, backend, module), operands, Slot())
+            operands = (x_kept, mean, var, weight, bias, addend_kept)
+            steps = depth(operands)
+            forgotten = addend is None or (self.options.memory == "low" and steps < MOST_STEPS)
+            if forgotten and self.requires_grad:
+                again = partial(norm_act.recompute, form, backend, module)
+                self.recipe = Recipe(again, operands, Slot(), steps + 1)
             call = Call(form, backend, module, mean, var, x_kept, addend_kept, self.recipe)
             self.x = apply_node(NormAct, call, x, weight, bias, added)
         self.version = version(self.x)

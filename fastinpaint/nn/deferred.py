@@ -161,7 +161,7 @@ class Deferred:
         return not grad or version(self._plain) != self._version  # without grad nothing is kept: take what is there
 
     def _refuse_function(self) -> None:
-        """An autograd.Function knows only tensors among its arguments: it would drop this one's gradient unsaid."""
+        """An autograd.Function knows only tensors among its arguments: it would drop this one's gradient silently."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or not self.requires_grad:
             return
         codes = forwards(torch.autograd.Function)

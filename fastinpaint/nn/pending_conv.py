@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastinpaint.nn.activated import made
-from fastinpaint.nn.raw import Mode, Options, Part, Raw, version
+from fastinpaint.nn.raw import MOST_STEPS, Mode, Options, Part, Raw, version
 from fastinpaint.ops.activation import autograd as activation
 from fastinpaint.ops.batch_norm.reference import Norm
 from fastinpaint.ops.conv_block import autograd as conv_block
@@ -19,7 +19,7 @@ from fastinpaint.ops.conv_block import batch_stats, cpu, fused_bn, torch_library
 from fastinpaint.ops.conv_block.geometry import macs_per_value
 from fastinpaint.ops.dispatch.fast_path import autocast_dtype
 from fastinpaint.ops.layout import memory_format
-from fastinpaint.ops.saved import Operand, Recipe, Slot
+from fastinpaint.ops.saved import Operand, Recipe, Slot, depth
 from fastinpaint.ops.types import Geometry, Source
 
 # Tier "low" computes a map again in backward where one of its values costs no more multiply-adds than this.
@@ -123,8 +123,9 @@ class PendingConv(Raw):
                 parts = _made(parts, self.options)
         sources, recipes = materialise(parts, self.dtype)
         call = torch_library.call_of(sources, weight, self.geometry, stats, self.options.backend)
-        if self._to_be_forgotten():
-            self.recipe = Recipe(partial(conv_block.recompute, call), (weight, bias, *recipes), Slot())
+        steps = depth(recipes)
+        if steps < MOST_STEPS and self._to_be_forgotten():
+            self.recipe = Recipe(partial(conv_block.recompute, call), (weight, bias, *recipes), Slot(), steps + 1)
         given = recipes if any_recipe(recipes) else None
         if norm is not None and fused_bn.can(call, sources, norm):
             y, *normed = fused_bn.apply(call, sources, weight, bias, norm, given, self.recipe)

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from fastinpaint.nn.activated import Normed
 
 
+# Tier "low" keeps a map that would be computed again in more steps than these, one upon another: while they run, all
+# that they make is in memory at once. A stage of a residual network has about as many.
+MOST_STEPS = 24
+
+
 class Mode(NamedTuple):
     """Whether autograd records, and whether inference mode is on, at some moment."""
 

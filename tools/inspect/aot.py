@@ -33,12 +33,12 @@ from unittest import mock
 
 import torch
 import triton
-from fastinpaint.files import replace_text
 from tqdm import tqdm
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from fastinpaint.files import replace_text
 from fastinpaint.ops.activation import triton as activation
 from fastinpaint.ops.batch_norm import triton as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Running
