@@ -211,7 +211,7 @@ class Contenders:
 
     def marks(self) -> list[str]:
         """An asterisk for each pass that runs on own kernels."""
-        chosen = select.own_all(self.sources, self.weight, self.geometry)
+        chosen = select.select_kernels(self.sources, self.weight, self.geometry)
         return ["*" if kernels is not None else "" for kernels in chosen]
 
 

@@ -27,6 +27,7 @@ LAYERS = (
     ("acceleration",),
     ("accelerate", "graph"),
     ("models", "data"),
+    ("propagation",),
     ("training", "inference", "metrics"),
     ("testing",),
     ("demo", "bench"),
@@ -38,6 +39,7 @@ LAYERS = (
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 # Rooms that hold no kernel, and all that they may import.
 PLAIN = {room: {"errors", "files", "memory", "ranges"} for room in ("models", "data")}
+PLAIN["propagation"] = {"errors", "data"}
 
 
 def room_of(name: str) -> str | None:

@@ -118,7 +118,7 @@ def reasons(model: nn.Module) -> dict[str, str]:
 def _plain_class(module: nn.Module) -> type[nn.Module] | None:
     """The class that a fused layer had; None for another module.
 
-    `torch.nn.utils.parametrize` gave the layer a class of its own, derived from the fused one: that is made anew.
+    `torch.nn.utils.parametrize` gave the layer a class of its own, derived from the fused one: that is made again.
     """
     kind, parent = type(module), type(module).__bases__[0]
     if is_parametrized(module) and parent in PLAIN:

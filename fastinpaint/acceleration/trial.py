@@ -20,6 +20,7 @@ from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.sandbox import random_states
 from fastinpaint.acceleration.swap import swap, unswap
 
+clock = time.perf_counter
 BEFORE = ""  # the name of what a step does before its first watched layer
 
 
@@ -84,7 +85,7 @@ class Runner:
     def step(self, watch: Watch | None = None) -> float:
         """Seconds of one step: forward and, in training, backward from random gradients of all floating results."""
         wait_for(self.device)
-        start = time.perf_counter()
+        start = clock()
         if watch is not None:
             watch.begin()
         results, taking = self.forward()
@@ -95,7 +96,7 @@ class Runner:
         wait_for(self.device)
         self.steps += 1
         self.tick()
-        return time.perf_counter() - start
+        return clock() - start
 
     def _backward(self, results: Any, taking: list[Tensor], watch: Watch | None) -> None:
         if watch is not None:
@@ -207,7 +208,7 @@ class Watch:
             event.record()
             self._marks.append((name, event))
         else:
-            self._marks.append((name, time.perf_counter()))
+            self._marks.append((name, clock()))
 
     def begin(self) -> None:
         """A step begins."""

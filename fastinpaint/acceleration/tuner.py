@@ -79,27 +79,28 @@ def begin(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
     tuner = vars(model)[TUNER]
     key = key_of(model, args, kwargs)
     if key != tuner.key:
+        before = tuner.plan
         if key not in tuner.plans and may_run_aside():
             example, grad = Example(args, kwargs), torch.is_grad_enabled()
             if tuning_cache.mode() != "0":
                 tuner.plans[key] = _near(tuner, key) or tune(model, example, grad, tuner)
             elif not tuner.rehearsed:
-                _take(model, tuner, *try_rules(model, example, grad, tuner))
+                take(model, tuner, *try_rules(model, example, grad, tuner))
         if key in tuner.plans:
             tuner.key = key
-            _take(model, tuner, *tuner.plans[key])
+            take(model, tuner, *tuner.plans[key])
+        if tuner.plan != before and not tuner.plan.stock:
+            region.enter(model)  # the hook that does so came too late for this call
     if tuner.plan.channels_last and torch._C._get_tracing_state() is None:
         args, kwargs = layout.to_channels_last((args, kwargs))
     return args, kwargs
 
 
-def _take(model: nn.Module, tuner: Tuner, plan: Plan, report: Report) -> None:
-    """Put a plan in force, in the middle of a call of the model."""
+def take(model: nn.Module, tuner: Tuner, plan: Plan, report: Report) -> None:
+    """Put a plan in force."""
     if plan != tuner.plan:
         put_in_force(model, plan, tuner.backend)
         tuner.plan = plan
-        if not plan.stock:
-            region.enter(model)
     model.fastinpaint_report = report  # type: ignore[assignment]
 
 

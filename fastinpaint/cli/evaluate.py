@@ -1,9 +1,12 @@
-"""``fastinpaint evaluate``: trained networks beside each other and their rivals, as numbers and pictures."""
+"""``fastinpaint evaluate``: networks and fills without learning beside each other, as numbers and pictures."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from fastinpaint.cli.options import path
 from fastinpaint.data.dataset import VideoSamples
@@ -11,8 +14,9 @@ from fastinpaint.data.holes import HOLE_KINDS
 from fastinpaint.errors import UserError
 from fastinpaint.inference import Settings
 from fastinpaint.metrics import evaluate, save_report
+from fastinpaint.metrics.clips import read_clip
 from fastinpaint.models.weights import load_weights
-from fastinpaint.ranges import POSITIVE_COUNT, SEED
+from fastinpaint.ranges import POSITIVE_COUNT, SEED, whole
 from fastinpaint.training.backend import BACKENDS, accelerate_model
 
 
@@ -21,11 +25,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "weights",
         metavar="RUN_OR_WEIGHTS",
         type=path,
-        nargs="+",
-        help="folders made by `fastinpaint train` (their best weights) or weights files",
+        nargs="*",
+        help="folders made by `fastinpaint train` (their best weights) or weights files; none with --video",
     )
-    parser.add_argument("--data", metavar="DATA", type=path, required=True, help="folder made by `fastinpaint prepare`")
-    parser.add_argument("--holes", metavar="|".join(HOLE_KINDS), default="rectangle", help="default: rectangle")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--data", metavar="DATA", type=path, help="folder made by `fastinpaint prepare`")
+    what.add_argument("--video", metavar="CLIP", type=path, action="append", help="a video; may be repeated")
+    parser.add_argument("--frames", metavar="N", type=POSITIVE_COUNT, default=64, help="of each --video (default: 64)")
+    parser.add_argument(
+        "--size",
+        metavar="PX",
+        type=whole(0, 4096),
+        default=128,
+        help="of each --video's middle square; 0: whole (default: 128)",
+    )
+    parser.add_argument(
+        "--holes", metavar="|".join(HOLE_KINDS), default="rectangle", help="default: rectangle; random = rectangles"
+    )
     parser.add_argument("--split", metavar="val|train", default="val", help="default: val")
     parser.add_argument("--out", metavar="DIR", type=path, help="write evaluation.json and pictures there")
     parser.add_argument(
@@ -44,11 +60,18 @@ def run(args: argparse.Namespace) -> None:
     device = Settings(device=args.device).torch_device()
     models = {label: load_weights(path).to(device) for label, path in labelled(args.weights).items()}
     models = {label: accelerate_model(model, args.backend) for label, model in models.items()}
-    samples = VideoSamples(args.data, args.split)
-    found = evaluate(models, samples, args.holes, limit=args.limit, seed=args.seed, rivals=not args.no_rivals)
+    if args.video:
+        samples: Sequence[np.ndarray] = [read_clip(path, args.frames, args.size) for path in args.video]
+    elif models:
+        samples = VideoSamples(args.data, args.split)
+    else:
+        raise UserError("--data: needs a run or weights to evaluate on it.")
+    holes = "rectangles" if args.holes == "random" else args.holes
+    found = evaluate(models, samples, holes, limit=args.limit, seed=args.seed, rivals=not args.no_rivals)
     print(found.table())
     if args.out is not None:
-        facts = {"data": str(args.data), "split": args.split, "weights": [str(path) for path in args.weights]}
+        source = {"videos": list(map(str, args.video))} if args.video else {"data": str(args.data), "split": args.split}
+        facts = {**source, "weights": [str(path) for path in args.weights]}
         print("written: " + ", ".join(map(str, save_report(found, args.out, facts))))
 
 

@@ -1,4 +1,4 @@
-"""fastinpaint inpaint VIDEO --mask MASK -o OUT --weights W"""
+"""fastinpaint inpaint VIDEO --mask MASK -o OUT [--weights W]"""
 
 from __future__ import annotations
 
@@ -30,10 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a video or image file, or a folder of frames",
     )
     parser.add_argument(
-        "-w", "--weights", required=True, type=path, metavar="W", help="a .safetensors file that training left"
+        "-w",
+        "--weights",
+        type=path,
+        metavar="W",
+        help="a .safetensors file that training left (default: none; other frames and the surroundings fill the hole)",
     )
     _add_hole(parser.add_argument_group("where the hole is; masks and boxes together are a union"))
-    look = parser.add_argument_group("what the network sees")
+    look = parser.add_argument_group("what the network sees, if there is one")
     look.add_argument(
         "--size", type=RANGES["size"], help="pixels it sees a hole and its surroundings at (default: as trained)"
     )
@@ -99,7 +103,7 @@ def _add_hole(hole: argparse._ArgumentGroup) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    trained = weights_info(args.weights).extra
+    trained = weights_info(args.weights).extra if args.weights else {}
     settings = Settings(
         frames=args.frames if args.frames is not None else trained.get("frames", Settings.frames),
         overlap=args.overlap,
@@ -126,7 +130,9 @@ def run(args: argparse.Namespace) -> None:
         drop_unsupported=args.drop_unsupported,
         image_format=args.image_format,
     )
-    model = accelerate_model(load_weights(args.weights).to(settings.torch_device()), args.backend)
+    model = None
+    if args.weights:
+        model = accelerate_model(load_weights(args.weights).to(settings.torch_device()), args.backend)
     start = time.perf_counter()
     try:
         done = inpaint(
@@ -155,7 +161,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _say(note: str) -> None:
-    tqdm.write(one_line(f"fastinpaint inpaint: {note}"), file=sys.stderr)
+    tqdm.write(one_line(f"fastinpaint inpaint: note: {note}"), file=sys.stderr)
 
 
 def _box(text: str) -> HoleBox:

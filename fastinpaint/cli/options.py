@@ -15,7 +15,14 @@ def path(text: str) -> Path:
     """A path; the empty one, which would be the folder one stands in, is a mistake."""
     if not text.strip():
         raise argparse.ArgumentTypeError("must be a path, got an empty one")
-    return Path(text)
+    found = Path(text)
+    try:
+        found.resolve()
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"must be a path, {shown(text)} is a link that leads to itself") from None
+    except OSError:  # such as a name too long, which is said where the path is used
+        pass
+    return found
 
 
 def box(text: str) -> tuple[int, int, int, int]:

@@ -20,11 +20,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from fastinpaint.errors import UserError, shown
-from fastinpaint.files import parse_json, read_text
+from fastinpaint.files import PART, parse_json, read_text, replace_text
 
 FORMAT = "fastinpaint samples"
 VERSION = 1
-PART = ".part"
 
 
 class ClipWriter:
@@ -67,13 +66,8 @@ def clip_writer(path: Path, shape: tuple[int, ...]) -> Iterator[ClipWriter]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write and rename."""
-    part = path.with_name(path.name + PART)
-    try:
-        part.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    """Write the object, whole or not at all."""
+    replace_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -39,10 +39,13 @@ trained from nothing on $clips rendered clips in $minutes minutes on this machin
 <h2>A scribble removed from a clip the networks have never seen</h2>
 <div class="pair">
 <figure><video src="input.mp4" autoplay loop muted playsinline controls></video><figcaption>source</figcaption></figure>
-<figure><video src="completed.mp4" autoplay loop muted playsinline controls></video>
-<figcaption>completed</figcaption></figure>
+<figure><video src="filled.mp4" autoplay loop muted playsinline controls></video>
+<figcaption>filled by what other frames show and what surrounds the hole: what <code>fastinpaint inpaint</code> does
+without weights</figcaption></figure>
 </div>
-<p><img src="sheet.png" alt="frames of the source, the hole, the completed clip and the truth"></p>
+<p><video src="compare.mp4" autoplay loop muted playsinline controls></video></p>
+<p>$errors</p>
+<p><img src="sheet.png" alt="frames of the source, the hole, each fill with its error, and the truth"></p>
 
 <h2>Measured on validation clips</h2>
 $table
@@ -60,7 +63,8 @@ $table
 <p>The networks have $width of the paper's channels. 3DCN was trained alone for $pretrain_steps steps and with CombCN
 for $joint_steps more; 2DCN for $joint_steps. So short a training shows that the parts work together, not how good they
 get.</p>
-<footer>fastinpaint $version, torch $torch, Python $python. Beside this page: <a href="completed.mp4">completed.mp4</a>,
+<footer>fastinpaint $version, torch $torch, Python $python. Beside this page: <a href="filled.mp4">filled.mp4</a>,
+<a href="completed.mp4">completed.mp4</a> (the network), <a href="compare.mp4">compare.mp4</a>,
 <a href="input.mp4">input.mp4</a>, <a href="mask.mp4">mask.mp4</a>, <a href="table.txt">table.txt</a>,
 <a href="evaluation.json">evaluation.json</a>, the weights in <a href="completion/">completion</a> and
 <a href="2dcn/">2dcn</a>, the <a href="clips/">clips</a> and the samples in <a href="data/">data</a>.</footer>
@@ -68,17 +72,21 @@ get.</p>
 """)
 
 
-def write_page(path: Path, found: Evaluation, size: Mapping[str, Any], seconds: Mapping[str, float]) -> None:
+def write_page(
+    path: Path, found: Evaluation, size: Mapping[str, Any], seconds: Mapping[str, float], errors: str
+) -> None:
     """Write the page.
 
     Args:
         found: the evaluation.
         size: the fields of `DemoSize`.
         seconds: what each step took.
+        errors: a sentence on what each fill got wrong on the held-out clip.
     """
     steps = [f"<tr><td>{html.escape(task)}</td><td>{took:.0f} s</td></tr>" for task, took in seconds.items()]
     text = PAGE.substitute(
         clips=size["clips"],
+        errors=html.escape(errors),
         minutes=f"{sum(seconds.values()) / 60:.1f}",
         table=_table(found),
         samples=found.samples,
@@ -98,10 +106,10 @@ def write_page(path: Path, found: Evaluation, size: Mapping[str, Any], seconds: 
 
 
 def _table(found: Evaluation) -> str:
-    """Table 2 as HTML; the network with the smallest error inside the holes stands out."""
+    """Table 2 as HTML; the fill with the smallest error inside the holes stands out."""
     head = "".join(f"<th>{html.escape(title)}</th>" for title in ("method", *(title for title, _ in COLUMNS.values())))
-    networks = [name for name in found.means if name in ("3DCN", "2DCN", "CombCN")]
-    best = min(networks, key=lambda name: found.means[name].hole_l1)
+    fills = [name for name in found.means if not name.startswith("3DCN (")]  # those at another size aside
+    best = min(fills, key=lambda name: found.means[name].hole_l1)
     rows = []
     for name, scores in found.means.items():
         forms = [form for _, form in COLUMNS.values()]

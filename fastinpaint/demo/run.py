@@ -15,13 +15,13 @@ from fastinpaint.data.dataset import VideoSamples
 from fastinpaint.data.prepare import PrepareConfig, prepare
 from fastinpaint.data.synthetic import write_mp4, write_synthetic
 from fastinpaint.data.video import open_video
+from fastinpaint.demo.compare import classical_fills, save_comparison
 from fastinpaint.demo.page import write_page
 from fastinpaint.demo.scene import scribbled_scene
 from fastinpaint.errors import UserError
-from fastinpaint.inference import Settings, inpaint
+from fastinpaint.inference import MaskSettings, Settings, inpaint
 from fastinpaint.inference.output import whole_or_nothing
 from fastinpaint.metrics import Evaluation, evaluate, save_report
-from fastinpaint.metrics.pictures import save_grid
 from fastinpaint.models import ModelConfig, TwoDCN, VideoCompletionNet
 from fastinpaint.models.weights import load_weights
 from fastinpaint.training import TrainConfig, train
@@ -32,7 +32,6 @@ PAGE = "index.html"
 HELD_OUT_SEED = 10_002  # far from the seeds of the clips that are trained and validated on
 RUNS = {"completion": "paper", "2dcn": "2dcn"}
 HOLES = "strokes"  # the easiest to learn in minutes, and what a scribble leaves
-GREY, SHEET_FRAMES = 128, 8
 
 
 @dataclass(frozen=True)
@@ -91,8 +90,8 @@ def run_demo(out: str | Path, backend: str = "reference", size: DemoSize | None 
         with _timed("evaluating on clips not trained on", seconds):
             found = _evaluate(folder, backend)
         with _timed("removing a scribble from a clip not seen before", seconds):
-            _inpaint(folder, size, backend)
-        write_page(folder / PAGE, found, dataclasses.asdict(size), seconds)
+            errors = _inpaint(folder, size, backend)
+        write_page(folder / PAGE, found, dataclasses.asdict(size), seconds, errors)
     return found
 
 
@@ -152,17 +151,21 @@ def _fused(model: VideoCompletionNet | TwoDCN, backend: str) -> VideoCompletionN
     return accelerate_model(model.to(Settings().torch_device()), backend)
 
 
-def _inpaint(folder: Path, size: DemoSize, backend: str) -> None:
-    """input.mp4, mask.mp4, completed.mp4 and sheet.png."""
+def _inpaint(folder: Path, size: DemoSize, backend: str) -> str:
+    """input.mp4, mask.mp4, filled.mp4 (no network), completed.mp4 (the network), sheet.png, compare.mp4.
+
+    Returns:
+        a sentence on the errors.
+    """
     truth, clip, mask = scribbled_scene(HELD_OUT_SEED, size.held_out_frames, size.held_out_size, size.size)
     write_mp4(folder / "input.mp4", clip)
     write_mp4(folder / "mask.mp4", np.repeat(mask[..., None], 3, 3).astype(np.uint8) * 255)
     model = _fused(load_weights(folder / "completion" / "last.safetensors"), backend)
     settings = Settings(frames=size.frames, full_frame=True)
-    inpaint(model, folder / "input.mp4", folder / "completed.mp4", mask=folder / "mask.mp4", settings=settings)
-    with open_video(folder / "completed.mp4") as reader:
-        completed = np.stack([frame.rgb for frame in reader])
-    hole = np.where(mask[..., None], GREY, clip).astype(np.uint8)
-    rows = {"source": clip, "hole": hole, "completed": completed, "truth": truth}
-    times = np.linspace(0, len(clip) - 1, SHEET_FRAMES).round().astype(int).tolist()
-    save_grid([(name, {f"frame {t}": video[t] for t in times}) for name, video in rows.items()], folder / "sheet.png")
+    fills = classical_fills(clip, mask)
+    for name, network, file in (("propagation", None, "filled.mp4"), ("network", model, "completed.mp4")):
+        options = {"mask": folder / "mask.mp4", "masks": MaskSettings(grow=0), "settings": settings}
+        inpaint(network, folder / "input.mp4", folder / file, **options)
+        with open_video(folder / file) as reader:
+            fills[name] = np.stack([frame.rgb for frame in reader])
+    return save_comparison(folder, clip, mask, fills, truth)

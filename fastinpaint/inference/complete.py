@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 
 import cv2
@@ -13,13 +14,20 @@ from fastinpaint.inference.regions import Region, find_regions, whole_frame
 from fastinpaint.inference.settings import DTYPES, Settings
 from fastinpaint.inference.temporal import blend, sliding
 from fastinpaint.models import TwoDCN, complete_frames
+from fastinpaint.propagation import propagate_stream
 
 
-def complete(model: nn.Module, video: np.ndarray, mask: np.ndarray, settings: Settings | None = None) -> np.ndarray:
-    """Fill the holes of a video: `where(mask, network(video, mask), video)`.
+def complete(
+    model: nn.Module | None, video: np.ndarray, mask: np.ndarray, settings: Settings | None = None
+) -> np.ndarray:
+    """Fill the holes of a video: `where(mask, fill, video)`.
+
+    Without a network the fill is what other frames show, or the surroundings suggest (`fastinpaint.propagation`). A
+    network trained on that fill (`config.fill` "propagated") corrects it where the confidence is low; any other, as
+    the paper has it, replaces it.
 
     Args:
-        model: a `VideoCompletionNet` or a `TwoDCN`; it is put in eval mode and on the settings' device.
+        model: a `VideoCompletionNet` or a `TwoDCN`, which is put in eval mode and on the settings' device; or None.
         video: uint8 [T, H, W, 3], RGB.
         mask: bool [T, H, W] or, the same for all frames, [H, W]; True = hole.
 
@@ -43,35 +51,68 @@ def complete(model: nn.Module, video: np.ndarray, mask: np.ndarray, settings: Se
 
 
 def complete_stream(
-    model: nn.Module, pairs: Iterable[tuple[np.ndarray, np.ndarray]], settings: Settings
+    model: nn.Module | None, pairs: Iterable[tuple[np.ndarray, np.ndarray]], settings: Settings
 ) -> Iterator[np.ndarray]:
     """`complete` for a video of any length: takes (frame, mask) pairs and yields completed frames, in order.
 
-    At most two windows of frames are held. Where windows overlap, the later one fades in linearly.
+    At most two windows of frames are held. Where a network's windows overlap, the later one fades in linearly.
     """
+    if model is None:
+        yield from _propagated(pairs, settings.feather)
+        return
     model = model.eval().to(settings.torch_device())
+    if corrects(model):
+        pairs = ((filled.video, 1 - filled.confidence) for filled in propagate_stream(pairs))
     pending: list[np.ndarray] = []
     for window, settled in sliding(pairs, settings.frames, settings.stride):
         done = complete_window(model, window, settings)
         for index, old in enumerate(pending):
-            done[index] = blend(old, done[index], window[index][1], (index + 1) / (len(pending) + 1))
+            done[index] = blend(old, done[index], window[index][1] > 0, (index + 1) / (len(pending) + 1))
         yield from done[:settled]
         pending = done[settled:]
+
+
+def corrects(model: nn.Module) -> bool:
+    """Whether a network was trained to correct a propagated fill, rather than to fill by itself."""
+    return getattr(getattr(model, "config", None), "fill", "mean") == "propagated"
+
+
+def _propagated(pairs: Iterable[tuple[np.ndarray, np.ndarray]], feather: int) -> Iterator[np.ndarray]:
+    """Frames filled by propagation; with a feather the source fades in from the hole's edge."""
+    if not feather:
+        yield from (filled.video for filled in propagate_stream(pairs))
+        return
+    waiting: deque[tuple[np.ndarray, np.ndarray]] = deque()
+
+    def noted() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for pair in pairs:
+            waiting.append(pair)
+            yield pair
+
+    for filled in propagate_stream(noted()):
+        frame, mask = waiting.popleft()
+        result = frame.copy()
+        _paste(result, filled.video, mask, mask, feather)
+        yield result
 
 
 def complete_window(
     model: nn.Module, window: list[tuple[np.ndarray, np.ndarray]], settings: Settings
 ) -> list[np.ndarray]:
-    """Completed copies of the frames of one window in time, at most `settings.frames` of them."""
+    """Completed copies of the frames of one window in time, at most `settings.frames` of them.
+
+    Masks are bool, or, for a network that corrects, float32 in [0, 1], 1 - confidence.
+    """
     frames = [frame.copy() for frame, _ in window]
-    masks = np.stack([mask for _, mask in window])
+    doubts = np.stack([mask for _, mask in window])
+    masks = doubts > 0
     for region in whole_frame(masks) if settings.full_frame else find_regions(masks, settings.size):
         seen = region.window.slices
-        fills = fill(model, [frame[seen] for frame, _ in window], [mask[seen] for mask in masks], region, settings)
+        fills = fill(model, [frame[seen] for frame, _ in window], [doubt[seen] for doubt in doubts], region, settings)
         own = np.zeros_like(masks[0])
         own[region.hole.slices] = True
         for frame, mask, filled in zip(frames, masks, fills, strict=True):
-            _paste(frame[seen], filled, mask[seen], own[seen], settings.feather)
+            _paste(frame[seen], filled, mask[seen], own[seen], 0 if corrects(model) else settings.feather)
     return frames
 
 
@@ -82,20 +123,24 @@ def fill(
 
     Scaling down averages pixels, and a small pixel is a hole where any of its pixels is, so no hole leaks.
     """
-    small = (region.width, region.height)
+    small, correcting = (region.width, region.height), corrects(model)
     video = np.stack([cv2.resize(crop, small, interpolation=cv2.INTER_AREA) for crop in crops])
-    mask = np.stack([cv2.resize(hole.astype(np.float32), small, interpolation=cv2.INTER_AREA) > 0 for hole in holes])
+    mask = np.stack([cv2.resize(hole.astype(np.float32), small, interpolation=cv2.INTER_AREA) for hole in holes])
+    if not correcting:
+        mask = (mask > 0).astype(np.float32)
+    output = _run(model, video, mask, settings)
+    if correcting:  # only the change is enlarged, so that the fill stays sharp
+        output = output - video / np.float32(255)
     height, width = crops[0].shape[:2]
-    filled = [
-        cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC)
-        for frame in _run(model, video, mask, settings)
-    ]
-    return [np.rint(frame.clip(0, 1) * 255).astype(np.uint8) for frame in filled]
+    enlarged = [cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC) for frame in output]
+    if correcting:
+        enlarged = [frame + crop / np.float32(255) for frame, crop in zip(enlarged, crops, strict=True)]
+    return [np.rint(frame.clip(0, 1) * 255).astype(np.uint8) for frame in enlarged]
 
 
 @torch.inference_mode()
 def _run(model: nn.Module, video: np.ndarray, mask: np.ndarray, settings: Settings) -> np.ndarray:
-    """The network's output, float32 [T, h, w, 3] about [0, 1], for uint8 [T, h, w, 3] and bool [T, h, w]."""
+    """The network's output, float32 [T, h, w, 3] about [0, 1], for uint8 [T, h, w, 3] and float32 [T, h, w]."""
     device, dtype = settings.torch_device(), DTYPES[settings.dtype]
     clip = torch.from_numpy(video).to(device).permute(3, 0, 1, 2)[None].float() / 255
     hole = torch.from_numpy(mask).to(device)[None, None].float()

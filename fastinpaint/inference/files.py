@@ -36,7 +36,7 @@ class Written(NamedTuple):
 
 
 def inpaint(
-    model: nn.Module,
+    model: nn.Module | None,
     video: str | Path,
     output: str | Path,
     *,
@@ -52,7 +52,7 @@ def inpaint(
     """Fill the holes of a video file; memory does not grow with its length, and on any error nothing is written.
 
     Args:
-        model: a `VideoCompletionNet` or a `TwoDCN`.
+        model: a `VideoCompletionNet` or a `TwoDCN`; None fills from other frames and the surroundings alone.
         video: a video file, a GIF or a folder of frames.
         output: a video or image file (see `MovieWriter`), or a folder for PNG or TIFF frames, which equal the source's
             decoded frames bit for bit outside the mask.

@@ -1,8 +1,8 @@
 """How good a completed video is: measures, rivals that do not learn, and whole evaluations."""
 
-from fastinpaint.metrics.baselines import BASELINES, navier_stokes, telea, temporal_median
+from fastinpaint.metrics.baselines import BASELINES, navier_stokes, nearest_in_time, telea, temporal_median
 from fastinpaint.metrics.evaluation import Evaluation, evaluate
-from fastinpaint.metrics.measures import hole_l1, psnr, ssim, temporal_error
+from fastinpaint.metrics.measures import hole_l1, psnr, ssim, temporal_error, warping_error
 from fastinpaint.metrics.report import save_report
 
 __all__ = [
@@ -11,10 +11,12 @@ __all__ = [
     "evaluate",
     "hole_l1",
     "navier_stokes",
+    "nearest_in_time",
     "psnr",
     "save_report",
     "ssim",
     "telea",
     "temporal_error",
     "temporal_median",
+    "warping_error",
 ]

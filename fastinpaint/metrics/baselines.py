@@ -35,7 +35,31 @@ def temporal_median(video: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return telea(result, np.broadcast_to(holes.all(0), holes.shape))
 
 
-BASELINES = {"Telea": telea, "Navier-Stokes": navier_stokes, "temporal median": temporal_median}
+def nearest_in_time(video: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Each hole pixel from the nearest frames before and after that show its place; Telea where none does.
+
+    v = (v_before / d_before + v_after / d_after) / (1 / d_before + 1 / d_after),   d in frames
+    """
+    holes = mask > 0
+    total, weight = np.zeros(video.shape, np.float32), np.zeros((*holes.shape, 1), np.float32)
+    for order in (range(len(video)), range(len(video) - 1, -1, -1)):
+        latest, age = np.zeros(video.shape[1:], np.float32), np.full(holes.shape[1:], np.inf, np.float32)
+        for t in order:
+            latest, age = np.where(holes[t, ..., None], latest, video[t]), np.where(holes[t], age + 1, 0)
+            share = (1 / np.maximum(age, 1))[..., None]
+            total[t] += share * latest
+            weight[t] += share
+    shown = weight[..., 0] > 0
+    mean = np.rint(total / np.maximum(weight, 1e-9)).astype(video.dtype)
+    return telea(np.where((holes & shown)[..., None], mean, video), holes & ~shown)
+
+
+BASELINES = {
+    "Telea": telea,
+    "Navier-Stokes": navier_stokes,
+    "temporal median": temporal_median,
+    "nearest in time": nearest_in_time,
+}
 
 
 def _each_frame(video: np.ndarray, mask: np.ndarray, method: int) -> np.ndarray:

@@ -12,20 +12,30 @@ from tqdm import tqdm
 from fastinpaint.data.holes import make_holes
 from fastinpaint.errors import UserError
 from fastinpaint.metrics.baselines import BASELINES
-from fastinpaint.metrics.measures import SSIM_WINDOW, hole_l1, psnr, ssim, temporal_error
+from fastinpaint.metrics.measures import SSIM_WINDOW, hole_l1, psnr, ssim, temporal_error, warping_error
 from fastinpaint.metrics.networks import complete, truth_at
 from fastinpaint.models import TwoDCN, VideoCompletionNet
+from fastinpaint.propagation import propagate
 
 Network = VideoCompletionNet | TwoDCN
+
+PROPAGATION = "propagation"
+"""What `fastinpaint inpaint` fills with where it has no weights."""
 
 COLUMNS = {
     "hole_l1": ("hole L1", "{:.2f}"),
     "psnr": ("PSNR dB", "{:.2f}"),
     "ssim": ("SSIM", "{:.4f}"),
     "temporal_error": ("temporal L1", "{:.2f}"),
+    "warping_error": ("warping L1", "{:.2f}"),
 }
 NOTE = """hole L1: mean error of a colour value inside the holes, 0 to 255. PSNR and SSIM: whole frames.
-temporal L1: mean error of the change from frame to frame, at the holes, 0 to 255 (flicker)."""
+temporal L1: mean error of the change from frame to frame, at the holes, 0 to 255 (flicker).
+warping L1: mean change along the truth's own motion, at the holes, 0 to 255 (flicker; the truth's own is not 0)."""
+
+
+FLOW_SIDE = 16
+"""Pixels; smaller frames are left without a warping error, for want of a flow."""
 
 
 class Scores(NamedTuple):
@@ -35,6 +45,7 @@ class Scores(NamedTuple):
     psnr: float
     ssim: float | None
     temporal_error: float | None
+    warping_error: float | None = None
 
 
 class Example(NamedTuple):
@@ -103,7 +114,7 @@ def evaluate(
         holes: a kind of `fastinpaint.data.holes.make_holes`.
         limit: measure only that many samples, spread evenly over the set.
         seed: a sample's hole depends on the seed and its index alone.
-        rivals: whether to measure `BASELINES` too.
+        rivals: whether to measure `BASELINES` and propagation too.
         examples: how many samples to keep for pictures.
         progress: show a bar where the output is a terminal.
 
@@ -122,7 +133,7 @@ def evaluate(
     found = Evaluation(holes, seed, len(chosen), frames, (height, width))
     for index in tqdm(chosen, desc="evaluate", unit="sample", disable=None if progress else True):
         video = np.asarray(samples[index])
-        mask = make_holes(holes, frames, height, width, np.random.default_rng([seed, index])) > 0
+        mask = make_holes(holes, *video.shape[:3], np.random.default_rng([seed, index])) > 0
         results = dict(sorted(_results(models, video, mask, rivals), key=lambda item: _rank(item[0])))
         for name, result in results.items():
             if not np.isfinite(result).all():
@@ -146,6 +157,8 @@ def _results(
             yield f"{name} {label}" if several[type(model)] else name, result
     for name, rival in BASELINES.items() if rivals else ():
         yield name, rival(blank, mask)
+    if rivals:
+        yield PROPAGATION, propagate(blank, mask).video
 
 
 def _rank(name: str) -> int:
@@ -161,6 +174,7 @@ def _scores(result: np.ndarray, video: np.ndarray, mask: np.ndarray) -> Scores:
         psnr(result, truth),
         ssim(result, truth) if min(truth.shape[1:3]) >= SSIM_WINDOW else None,
         temporal_error(result, truth, holes) if len(truth) > 1 else None,
+        warping_error(result, truth, holes) if len(truth) > 1 and min(truth.shape[1:3]) >= FLOW_SIDE else None,
     )
 
 

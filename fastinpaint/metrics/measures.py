@@ -42,6 +42,38 @@ def temporal_error(result: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> f
     return _mean_error(change, true_change, holes[1:] | holes[:-1])
 
 
+def warping_error(result: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
+    """How much a result flickers along the truth's own motion, in [0, 255]; the truth's own is above 0 too.
+
+        mean of |result[t](p) - result[t+1](p + flow_t(p))|
+
+    over hole pixels p of frame t that are seen in frame t+1: where the truth's DIS flow to frame t+1 and back ends
+    within a pixel of p.
+
+    Raises:
+        ValueError: for shapes that do not fit, less than two frames, or no hole.
+    """
+    check("warping_error", result, truth, mask)
+    if len(truth) < 2:
+        raise ValueError("warping_error: needs at least 2 frames, got 1.")
+    holes = _holes("warping_error", mask)
+    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    grey = [cv2.cvtColor(np.rint(frame).astype(np.uint8), cv2.COLOR_RGB2GRAY) for frame in truth]
+    columns, rows = np.meshgrid(
+        np.arange(truth.shape[2], dtype=np.float32), np.arange(truth.shape[1], dtype=np.float32)
+    )
+    total, count = 0.0, 0
+    for t in range(len(truth) - 1):
+        flow, back = dis.calc(grey[t], grey[t + 1], None), dis.calc(grey[t + 1], grey[t], None)
+        x, y = columns + flow[..., 0], rows + flow[..., 1]
+        gap = np.hypot(*np.moveaxis(flow + cv2.remap(back, x, y, cv2.INTER_LINEAR), 2, 0))
+        seen = holes[t] & (gap < 1) & (x >= 0) & (x <= columns[0, -1]) & (y >= 0) & (y <= rows[-1, 0])
+        warped = cv2.remap(result[t + 1].astype(np.float32), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        total += float(np.abs(warped[seen] - result[t][seen]).sum())
+        count += 3 * int(seen.sum())
+    return total / max(count, 1)
+
+
 def psnr(result: np.ndarray, truth: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB, ``20 log10(255 / rms error)`` of each whole frame, the mean over frames.
 

@@ -31,24 +31,30 @@ def maps(config: ModelConfig, table: tuple[Row, ...], pixels: float) -> list[flo
 
 
 def require_step(
-    what: str, config: ModelConfig, shape: tuple[int, int, int], device: torch.device, images_only: bool = False
+    what: str,
+    config: ModelConfig,
+    shape: tuple[int, int, int],
+    device: torch.device,
+    images_only: bool = False,
+    kept_bytes: float = HALF,
 ) -> None:
-    """Refuse a training step that cannot fit: every layer keeps its map, at half precision, for backward.
+    """Refuse a training step that cannot fit: every layer keeps its map for backward.
 
     Args:
         what: the command, for the sentence.
         shape: (batch, frames, size).
         images_only: 2DCN alone.
+        kept_bytes: the least that is kept of a value of a map: 2 where half precision may be all.
 
     Raises:
         UserError: the device has less memory than the least that the step takes.
     """
     batch, frames, size = shape
     pixels = batch * frames * size**2
-    bytes_needed = FLOAT * STATES * weights(config, COMBCN) + HALF * sum(maps(config, COMBCN, pixels))
+    bytes_needed = FLOAT * STATES * weights(config, COMBCN) + kept_bytes * sum(maps(config, COMBCN, pixels))
     if not images_only:
         bytes_needed += FLOAT * STATES * weights(config, THREEDCN)
-        bytes_needed += HALF * sum(maps(config, THREEDCN, pixels / config.r**2))
+        bytes_needed += kept_bytes * sum(maps(config, THREEDCN, pixels / config.r**2))
     require(
         f"{what}: a step of {batch} videos of {frames} frames of {size}x{size} at width {config.width:g}",
         bytes_needed,

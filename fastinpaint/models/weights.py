@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from safetensors.torch import save
 from torch import nn
 
 from fastinpaint.errors import UserError, shown
-from fastinpaint.files import parse_json
+from fastinpaint.files import parse_json, replacing
 from fastinpaint.models.combcn import TwoDCN
 from fastinpaint.models.completion import VideoCompletionNet
 from fastinpaint.models.config import ModelConfig
@@ -52,14 +51,11 @@ def save_weights(path: str | Path, model: VideoCompletionNet | TwoDCN, extra: di
         "extra": json.dumps(extra or {}),
     }
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
-    beside = Path(f"{path}.{os.getpid()}.part")
     try:
-        beside.write_bytes(save(tensors, metadata))  # save_file would keep other users from reading it
-        os.replace(beside, path)
+        with replacing(Path(path)) as beside:
+            beside.write_bytes(save(tensors, metadata))  # save_file would keep other users from reading it
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write weights to {path}: {error}.") from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def load_weights(path: str | Path, kind: str | None = None) -> VideoCompletionNet | TwoDCN:

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastinpaint.nn.raw import Mode, Options, Part, Raw, version
+from fastinpaint.nn.raw import MOST_STEPS, Mode, Options, Part, Raw, version
 from fastinpaint.ops.batch_norm.reference import affine
 from fastinpaint.ops.dispatch.fast_path import apply_node
 from fastinpaint.ops.norm_act import NONE, RELU, Act, Form
 from fastinpaint.ops.norm_act import autograd as norm_act
 from fastinpaint.ops.norm_act.autograd import Call, NormAct
-from fastinpaint.ops.saved import Recipe, Slot
+from fastinpaint.ops.saved import Recipe, Slot, depth
 
 
 class Normed:
@@ -73,7 +73,7 @@ class Normed:
 class Activated(Raw):
     """``act(norm(y) + addend)``; computed as it would have been at once, in the mode of the moment it was made."""
 
-    fleeting = False  # who is given its map while others read it is given a copy
+    untracked = False  # who is given its map while others read it is given a copy
 
     def __init__(self, raw: Raw, norm: Normed | None, act: Act, addend: Raw | None, options: Options) -> None:
         self.x = None
@@ -82,7 +82,7 @@ class Activated(Raw):
         self.act, self.options = act, options
         self.shape, self.dtype, self.device = raw.shape, raw.dtype, raw.device
         self.mode = Mode.now()
-        if self.mode.inference and (raw.fleeting or (addend is not None and addend.fleeting)):
+        if self.mode.inference and (raw.untracked or (addend is not None and addend.untracked)):
             self._run()
 
     def tensor(self) -> Tensor:
@@ -122,9 +122,12 @@ class Activated(Raw):
                 addend_kept = addend.recipe or added
             backend = self.options.backend
             module = norm_act.module_of(x, form, backend)
-            if (addend is None or self.options.memory == "low") and self.requires_grad:
-                operands = (x_kept, mean, var, weight, bias, addend_kept)
-                self.recipe = Recipe(partial(norm_act.recompute, form, backend, module), operands, Slot())
+            operands = (x_kept, mean, var, weight, bias, addend_kept)
+            steps = depth(operands)
+            forgotten = addend is None or (self.options.memory == "low" and steps < MOST_STEPS)
+            if forgotten and self.requires_grad:
+                again = partial(norm_act.recompute, form, backend, module)
+                self.recipe = Recipe(again, operands, Slot(), steps + 1)
             call = Call(form, backend, module, mean, var, x_kept, addend_kept, self.recipe)
             self.x = apply_node(NormAct, call, x, weight, bias, added)
         self.version = version(self.x)

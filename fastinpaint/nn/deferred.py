@@ -59,8 +59,8 @@ class Deferred:
         _own(self, "_parts", tuple(parts))
         _own(self, "_options", options)
         _own(self, "_mode", Mode.now())
-        if self._mode.inference and any(part.fleeting for part in parts):
-            self.settle()
+        if self._mode.inference and any(part.untracked for part in parts):
+            self.materialize_()
 
     @property
     def shape(self) -> torch.Size:
@@ -161,7 +161,7 @@ class Deferred:
         return not grad or version(self._plain) != self._version  # without grad nothing is kept: take what is there
 
     def _refuse_function(self) -> None:
-        """An autograd.Function knows only tensors among its arguments: it would drop this one's gradient unsaid."""
+        """An autograd.Function knows only tensors among its arguments: it would drop this one's gradient silently."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or not self.requires_grad:
             return
         codes = forwards(torch.autograd.Function)
@@ -171,7 +171,7 @@ class Deferred:
                 raise GradientDroppedError(self._options.maker)
             frame = frame.f_back  # type: ignore[assignment]
 
-    def settle(self) -> Tensor:
+    def materialize_(self) -> Tensor:
         """Become the plain tensor for good: what happens to it in place happens to this."""
         plain = self._base()
         self._whole = self._whole or not self._read
@@ -226,7 +226,7 @@ class Deferred:
     def _in_place(self, result: Deferred | Tensor, change: Callable[[Tensor], object]) -> Deferred:
         """Take over a result; if somebody holds the plain tensor already, change that."""
         if self._plain is not None:
-            change(self.settle())
+            change(self.materialize_())
         elif isinstance(result, Deferred):
             self._parts, self._mode, self._read = result._parts, result._mode, False
         else:
@@ -243,7 +243,7 @@ class Deferred:
             if result is not NotImplemented:
                 return result
         if args and isinstance(args[0], Deferred) and changes_input(func, kwargs):
-            args[0].settle()
+            args[0].materialize_()
         return func(*plain(tuple(args)), **plain(kwargs))
 
     def __getattr__(self, name: str) -> Any:
@@ -252,16 +252,16 @@ class Deferred:
         if name in WATCHERS and self._read:
             raise RuntimeError(f"fastinpaint: .{name} must come before other layers read the activation.")
         for_good = name.endswith("_") or name == "data" or name in WATCHERS  # .data changes with no version counted
-        return getattr(self.settle() if for_good else self.tensor(), name)
+        return getattr(self.materialize_() if for_good else self.tensor(), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name.startswith("_") and not name.startswith("__"):
             object.__setattr__(self, name, value)
         else:
-            setattr(self.settle(), name, value)
+            setattr(self.materialize_(), name, value)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self.settle()[plain(index)] = plain(value)
+        self.materialize_()[plain(index)] = plain(value)
 
     def __repr__(self) -> str:
         return f"Deferred(shape={tuple(self.shape)}, dtype={self.dtype}, device={self.device})"
@@ -363,7 +363,7 @@ def plain(value: Any, for_good: bool = False) -> Any:
     """
     if isinstance(value, Deferred):
         if for_good:
-            value.settle()
+            value.materialize_()
         return value.tensor()
     if isinstance(value, Tensor) or value is None or not holds_deferred(value):
         return value

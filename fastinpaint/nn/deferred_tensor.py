@@ -41,8 +41,8 @@ class DeferredTensor(Deferred, _Tensor):
         _own(self, "_parts", tuple(parts))
         _own(self, "_options", options)
         _own(self, "_mode", Mode.now())
-        if self._mode.inference and any(part.fleeting for part in parts):
-            self.settle()
+        if self._mode.inference and any(part.untracked for part in parts):
+            self.materialize_()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -52,11 +52,11 @@ class DeferredTensor(Deferred, _Tensor):
     @property
     def data(self) -> Tensor:
         """The plain tensor's, for good: what is done to it counts as no change."""
-        return self.settle().data
+        return self.materialize_().data
 
     @data.setter
     def data(self, value: Tensor) -> None:
-        self.settle().data = value
+        self.materialize_().data = value
 
     def register_hook(self, hook: Callable[[Tensor], Any]) -> Any:
         """Watch the gradient of the plain tensor."""
@@ -69,7 +69,7 @@ class DeferredTensor(Deferred, _Tensor):
     def _watched(self, name: str) -> Tensor:
         if self._read:
             raise RuntimeError(f"fastinpaint: .{name} must come before other layers read the activation.")
-        return self.settle()
+        return self.materialize_()
 
     @classmethod
     def __torch_dispatch__(
@@ -93,7 +93,7 @@ class DeferredTensor(Deferred, _Tensor):
 def _on_plain(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """An operator's result, of plain tensors; one that changes its first argument returns that."""
     if args and isinstance(args[0], Deferred) and func._schema.is_mutable:
-        args[0].settle()
+        args[0].materialize_()
         func(*plain(tuple(args)), **plain(kwargs))
         return args[0]
     return func(*plain(tuple(args)), **plain(kwargs))

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from fastinpaint.nn.activated import Normed
 
 
+# Tier "low" keeps a map that would be computed again in more steps than these, one upon another: while they run, all
+# that they make is in memory at once. A stage of a residual network has about as many.
+MOST_STEPS = 24
+
+
 class Mode(NamedTuple):
     """Whether autograd records, and whether inference mode is on, at some moment."""
 
@@ -87,7 +92,7 @@ class Raw:
         return self.tensor().requires_grad
 
     @property
-    def fleeting(self) -> bool:
+    def untracked(self) -> bool:
         """Whether others may change it unnoticed: torch counts no changes of what inference mode made."""
         return self.x is not None and self.x.is_inference()
 
@@ -121,9 +126,9 @@ class Part(NamedTuple):
         return self.mean is None and self.norm is None and not self.relu and self.addend is None
 
     @property
-    def fleeting(self) -> bool:
+    def untracked(self) -> bool:
         """Whether others may change what it is made of unnoticed."""
-        return self.raw.fleeting or (self.addend is not None and self.addend.fleeting)
+        return self.raw.untracked or (self.addend is not None and self.addend.untracked)
 
     @property
     def requires_grad(self) -> bool:

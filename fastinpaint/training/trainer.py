@@ -86,10 +86,18 @@ class Trainer:
         self.log: RunLog | None = None
 
     def _require_memory(self) -> None:
-        """Refuse a step that cannot fit before anything is built."""
+        """Refuse a step that cannot fit before anything is built.
+
+        Plain layers keep what the convolution gives and what ReLU gives, fused ones the first alone or less.
+        """
         batch = self.config.batch // (self.config.accumulate * self.world.size)
         shape = (batch, self.samples.frames, self.samples.size)
-        require_step("train", self.config.model, shape, self.world.device, self.config.strategy == "2dcn")
+        precise = 4 if self.config.amp == "none" else 2
+        copies = 2 if self.config.backend == "reference" else 1 if self.config.memory == "default" else 0.5
+        if not self.config.steps:  # 3DCN alone, for which there is no estimate
+            return
+        images_only = self.config.strategy in ("2dcn", "t1")  # t1 keeps nothing of 3DCN's in this phase
+        require_step("train", self.config.model, shape, self.world.device, images_only, precise * copies)
 
     def begin(self, resume: bool) -> None:
         """Make or take up the run's folder; on resume load the newest checkpoint, before anything is changed."""

@@ -42,8 +42,9 @@ def test_a_run_and_a_weights_file_side_by_side(
     arguments = ["evaluate", str(run), str(alone), "--data", str(data), "--holes", "strokes", "--out", str(out)]
     assert main([*arguments, "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
-    rows = [line.split("  ")[0] for line in printed.splitlines()[2:9]]
-    assert rows == ["3DCN (12x12)", "3DCN", "2DCN", "CombCN", "Telea", "Navier-Stokes", "temporal median"]
+    rows = [line.split("  ")[0] for line in printed.splitlines()[2:11]]
+    rivals = ["Telea", "Navier-Stokes", "temporal median", "nearest in time", "propagation"]
+    assert rows == ["3DCN (12x12)", "3DCN", "2DCN", "CombCN", *rivals]
     facts = json.loads((out / "evaluation.json").read_text())
     assert facts["weights"] == [str(run), str(alone)]
     assert facts["samples"] == 2
@@ -59,6 +60,21 @@ def test_limit_split_and_no_rivals(data: Path, run: Path, capsys: pytest.Capture
     assert lines[0].startswith("1 samples of 2 frames, 24x24")
     assert lines[2].startswith("2DCN")
     assert lines[3].startswith("hole L1:")
+
+
+def test_videos_without_a_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clips = [write_frames(tmp_path / f"clip{n}", synthetic_clip(n, 4 + n, 32)) for n in range(2)]
+    videos = [option for clip in clips for option in ("--video", str(clip))]
+    arguments = ["evaluate", *videos, "--holes", "random", "--size", "24", "--out", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "2 samples of 4 frames, 24x24, holes: rectangles"
+    assert [line.split("  ")[0] for line in lines[2:7]] == [
+        "Telea", "Navier-Stokes", "temporal median", "nearest in time", "propagation",
+    ]  # fmt: skip
+    facts = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert facts["videos"] == list(map(str, clips))
+    assert facts["means"]["propagation"]["hole_l1"] < facts["means"]["Telea"]["hole_l1"]
 
 
 @pytest.mark.parametrize(

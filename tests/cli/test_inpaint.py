@@ -53,6 +53,19 @@ def test_it_fills_the_hole_and_says_so(clip, tmp_path, capsys, weights):
     assert not changed.any()
 
 
+def test_without_weights_other_frames_fill_the_hole(clip, tmp_path, capsys):
+    source = clip("in.mp4", frames=6)
+    hole = ["--box", "8,8,20,16", "--grow", "0", "--feather", "2"]
+    assert main(["inpaint", str(source), *hole, "-o", str(tmp_path / "out")]) == 0
+    out, error = capsys.readouterr()
+    assert out.startswith(f"{tmp_path / 'out'}: 6 frames of 64x48 in ")
+    assert error == ""
+    changed = (frames(tmp_path / "out") != frames(source)).any(3)
+    assert changed[:, 8:24, 8:28].mean() > 0.5
+    changed[:, 8:24, 8:28] = False
+    assert not changed.any()
+
+
 def test_the_window_and_the_frames_are_those_of_the_training(clip, tmp_path, weights, monkeypatch):
     seen = []
 

@@ -10,7 +10,7 @@ import pytest
 from fastinpaint import __version__, cli
 from fastinpaint.cli import COMMANDS, main
 from fastinpaint.inference.output import whole_or_nothing
-from fastinpaint.ops.dispatch import registry as backends
+from fastinpaint.ops.dispatch import registry
 
 
 @pytest.mark.parametrize(("arguments", "code"), [([], 2), (["--help"], 0), (["-h"], 0)])
@@ -48,11 +48,11 @@ def test_the_command_runs_as_a_program():
 
 @pytest.mark.parametrize("asked", ["argument", "variable"])
 def test_an_unknown_backend_is_one_line(asked, monkeypatch, capsys):
-    monkeypatch.setenv(backends.VARIABLE, "cuba" if asked == "variable" else "")
+    monkeypatch.setenv(registry.VARIABLE, "cuba" if asked == "variable" else "")
     backend = "cuba" if asked == "argument" else "auto"
     assert main(["bench", "--frames", "1", "--size", "16", "--width", "0.125", "--backend", backend]) == 2
     said = capsys.readouterr().err
-    name = "backend" if asked == "argument" else backends.VARIABLE
+    name = "backend" if asked == "argument" else registry.VARIABLE
     assert said.startswith(f"fastinpaint bench: {name} must be one of auto, reference, ")
     assert said.endswith(", got 'cuba'.\n")
 

@@ -73,6 +73,17 @@ def test_a_jpeg_keeps_its_planes_to_the_encoder_and_42_db(tmp_path):
     assert 10 * np.log10(255**2 / np.square(error).mean()) > 42
 
 
+def test_a_jpeg_of_an_opaque_png_with_an_alpha_channel(tmp_path):
+    image = np.full((48, 64, 4), 200, np.uint8)
+    image[..., 3] = 255
+    cv2.imwrite(str(tmp_path / "in.png"), image)
+    assert cv2.imread(str(run(tmp_path / "in.png", "out.jpg"))).shape == (48, 64, 3)
+    image[0, 0, 3] = 0
+    cv2.imwrite(str(tmp_path / "in.png"), image)
+    with pytest.raises(UserError, match=r"\.jpg files cannot hold .*\(rgba\) without losing transparency"):
+        run(tmp_path / "in.png", "other.jpg")
+
+
 def test_a_still_holds_one_frame(clip, tmp_path):
     with pytest.raises(UserError, match=r"\.png holds one image, and .*in\.mp4 has more frames"):
         run(clip("in.mp4", frames=3), "out.png")

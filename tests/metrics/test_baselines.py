@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastinpaint.metrics import BASELINES, navier_stokes, telea, temporal_median
+from fastinpaint.metrics import BASELINES, navier_stokes, nearest_in_time, telea, temporal_median
 
 
 def video_and_mask() -> tuple[np.ndarray, np.ndarray]:
@@ -58,3 +58,16 @@ def test_temporal_median_is_telea_where_nothing_was_ever_known() -> None:
     video, mask = video_and_mask()
     always = np.broadcast_to(mask[0], mask.shape)
     assert np.array_equal(temporal_median(video, always), telea(video, always))
+
+
+def test_nearest_in_time_weighs_both_sides_by_distance() -> None:
+    video = np.empty((4, 8, 8, 3), np.uint8)
+    video[:] = np.uint8([10, 99, 99, 40])[:, None, None, None]
+    mask = np.zeros(video.shape[:3], bool)
+    mask[1:3, 2:5, 2:5] = True
+    filled = nearest_in_time(video, mask)
+    assert (filled[1][mask[1]] == 20).all()  # (10 / 1 + 40 / 2) / (1 + 1 / 2)
+    assert (filled[2][mask[2]] == 30).all()
+    assert np.array_equal(filled[~mask], video[~mask])
+    mask[:, 3, 3] = True
+    assert nearest_in_time(video, mask)[3, 3, 3] == pytest.approx(telea(video, mask)[3, 3, 3], abs=1)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
-from fastinpaint.metrics import hole_l1, psnr, ssim, temporal_error
+from fastinpaint.metrics import hole_l1, psnr, ssim, temporal_error, warping_error
 
 
 def case(frames: int = 3, height: int = 5, width: int = 6) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -88,3 +89,19 @@ def test_what_cannot_be_measured_is_named(call, words: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match=":") as caught:
         call(*case())
     assert all(word in str(caught.value) for word in words)
+
+
+def test_warping_error_follows_the_truths_motion() -> None:
+    wide = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8), (0, 0), 1.5)
+    truth = np.stack([wide[:, 2 * t : 2 * t + 40] for t in range(4)])
+    mask = np.zeros(truth.shape[:3], bool)
+    mask[:, 12:28, 12:28] = True
+    frozen, flicker = truth.copy(), truth.astype(np.int16)
+    frozen[:, 12:28, 12:28] = truth[0, 12:28, 12:28]
+    flicker[1::2] += 20
+    own = warping_error(truth, truth, mask)
+    assert own < 2
+    assert warping_error(frozen, truth, mask) > 3 * own + 3
+    assert warping_error(flicker.clip(0, 255).astype(np.uint8), truth, mask) == pytest.approx(20, abs=2)
+    with pytest.raises(ValueError, match="at least 2 frames"):
+        warping_error(truth[:1], truth[:1], mask[:1])

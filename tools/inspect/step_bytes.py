@@ -94,7 +94,7 @@ def moved(layer: PaperLayer, backend: str) -> tuple[int, int]:
     """Bytes of the layer's elementwise passes, and of its convolutions."""
     sources, weight, _ = layer.inputs(torch.bfloat16, "meta")
     first, pattern = sources[0].x, pattern_of(layer)
-    shape = output_shape((first.shape[0], layer.channels, *first.shape[2:]), weight.shape, layer.geometry)
+    shape = output_shape(first.shape, weight.shape, layer.geometry)
     read = HALF * sum(s.x.numel() for s in sources)
     written = HALF * first.shape[0] * shape[1] * first[0, 0].numel() * _volume(shape, first.shape)
     parts = elementwise(backend, pattern), convolutions(backend, pattern)

@@ -28,7 +28,7 @@ def no_autocast(device: torch.device) -> AbstractContextManager:
     return _AS_IT_IS
 
 
-def unseen(*tensors: Tensor | None) -> bool:
+def can_bypass_dispatcher(*tensors: Tensor | None) -> bool:
     """Whether nothing would see a call of a registered operator: then its body may be called as it stands.
 
     torch's way to the body, through boxes and back, costs as much as a thin layer's whole arithmetic. It is taken where
@@ -53,14 +53,14 @@ def apply_node(node: type[torch.autograd.Function], *arguments: Any) -> Any:
     return super(torch.autograd.Function, node).apply(*arguments)  # type: ignore[misc]
 
 
-def underneath(device: torch.device) -> AbstractContextManager:
+def below_autograd(device: torch.device) -> AbstractContextManager:
     """Around an operator's body that is called as it stands: neither autograd nor autocast sees torch's own there."""
-    below_autograd = torch._C._AutoDispatchBelowADInplaceOrView()
+    guard = torch._C._AutoDispatchBelowADInplaceOrView()
     if not autocasts(device):
-        return below_autograd
+        return guard
     both = ExitStack()
     both.enter_context(torch.autocast(device.type, enabled=False))
-    both.enter_context(below_autograd)
+    both.enter_context(guard)
     return both
 
 

@@ -12,15 +12,15 @@ from torch import Tensor
 from torch.library import Library, register_fake
 
 from fastinpaint.ops import saved
-from fastinpaint.ops.dispatch import registry as backends
+from fastinpaint.ops.dispatch import registry
 from fastinpaint.ops.dispatch.fast_path import (
     TAGS,
     autocasts,
+    can_bypass_dispatcher,
     dense,
     empty_if_none,
     no_autocast,
     none_if_empty,
-    unseen,
 )
 from fastinpaint.ops.norm_act import reference
 from fastinpaint.ops.norm_act.types import Act, Form
@@ -42,10 +42,10 @@ STATS = Form()
 
 def runs(backend: str, device: torch.device) -> bool:
     """Whether some backend that may be chosen there has own kernels, or was asked for by name."""
-    name = backends.requested(backend)
+    name = registry.requested(backend)
     if name == "auto":
         return device.type == "cpu"
-    return not isinstance(backends.find(OP, name), str)
+    return not isinstance(registry.find(OP, name), str)
 
 
 def _form(act: str, parameter: float, eps: float, groups: int, of_batch: bool) -> Form:
@@ -60,7 +60,7 @@ def _fwd(fake: bool, *arguments: Any) -> Tensor:
     tensors, (*of_form, backend) = arguments[:FWD_TENSORS], arguments[FWD_TENSORS:]
     x, form = tensors[0], _form(*of_form)
     with no_autocast(x.device):
-        module = backends.choose(OP, backend, x.device, x, form)
+        module = registry.choose(OP, backend, x.device, x, form)
         a = (reference if fake else module).fwd(*tensors, form)
     if fake:
         return dense(a) if module.CHANNELS_LAST else a
@@ -71,7 +71,7 @@ def _bwd(fake: bool, *arguments: Any) -> list[Tensor]:
     tensors, (*of_form, backend, needs) = arguments[:BWD_TENSORS], arguments[BWD_TENSORS:]
     da, x, form = tensors[0], tensors[1], _form(*of_form)
     with no_autocast(x.device):
-        module = backends.choose(OP, backend, x.device, x, form)
+        module = registry.choose(OP, backend, x.device, x, form)
         found = (reference if fake else module).bwd(*tensors, form, tuple(needs))
     if fake and module.CHANNELS_LAST:
         found = tuple(None if t is None else dense(t) if t.dim() > 1 else t for t in found)
@@ -84,7 +84,7 @@ def _bwd(fake: bool, *arguments: Any) -> list[Tensor]:
 
 def _stats(fake: bool, x: Tensor, per_sample: bool, groups: int, backend: str) -> tuple[Tensor, Tensor]:
     with no_autocast(x.device):
-        module = reference if fake else backends.choose(OP, backend, x.device, x, Form())
+        module = reference if fake else registry.choose(OP, backend, x.device, x, Form())
         return module.stats(x, per_sample, groups)
 
 
@@ -95,14 +95,14 @@ for _name, _function in (("norm_act_fwd", _fwd), ("norm_act_bwd", _bwd), ("norm_
 
 def module_of(x: Tensor, form: Form, backend: str) -> ModuleType | None:
     """What runs it where nothing looks at the call, chosen once for all its passes; None under a compiler."""
-    return None if torch.compiler.is_compiling() else backends.choose(OP, backend, x.device, x, form)
+    return None if torch.compiler.is_compiling() else registry.choose(OP, backend, x.device, x, form)
 
 
 def fwd(tensors: Sequence[Tensor | None], form: Form, backend: str, module: ModuleType | None) -> Tensor:
     """a from ``x, mean, var, weight, bias, addend``."""
     x = tensors[0]
     assert x is not None
-    if module is not None and unseen(*tensors) and not autocasts(x.device):
+    if module is not None and can_bypass_dispatcher(*tensors) and not autocasts(x.device):
         a = module.fwd(*tensors, form)
         return a.clone() if a is x else a
     return torch.ops.fastinpaint.norm_act_fwd.default(*tensors, *_flat(form), backend)
@@ -114,7 +114,7 @@ def bwd(
     """dx, dweight, dbias and daddend from ``da, x, mean, var, weight, bias, addend, out``."""
     da = tensors[0]
     assert da is not None
-    if module is not None and unseen(*tensors) and not autocasts(da.device):
+    if module is not None and can_bypass_dispatcher(*tensors) and not autocasts(da.device):
         return list(module.bwd(*tensors, form, tuple(needs)))
     found = torch.ops.fastinpaint.norm_act_bwd.default(*tensors, *_flat(form), backend, list(needs))
     return [none_if_empty(t) if needed else None for t, needed in zip(found, needs, strict=True)]
@@ -123,9 +123,9 @@ def bwd(
 def stats(x: Tensor, per_sample: bool, groups: int, backend: str) -> tuple[Tensor, Tensor]:
     """Mean and biased variance, ``[C]`` or ``[N, C]``, with no gradient: `apply` goes through them by itself."""
     x = x.detach()
-    if unseen(x) and not autocasts(x.device):
+    if can_bypass_dispatcher(x) and not autocasts(x.device):
         with torch.no_grad():
-            return backends.choose(OP, backend, x.device, x, STATS).stats(x, per_sample, groups)
+            return registry.choose(OP, backend, x.device, x, STATS).stats(x, per_sample, groups)
     with torch.no_grad():
         return torch.ops.fastinpaint.norm_act_stats.default(x, per_sample, groups, backend)
 

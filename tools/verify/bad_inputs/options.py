@@ -102,7 +102,7 @@ def too_large(bases: Bases) -> Iterator[Call]:
         "train": (
             ("--batch", "400000"),
             ("--width", "60", "--strategy", "t2"),
-            ("--batch", "65536", "--strategy", "t2"),
+            ("--batch", "65536", "--width", "1"),
         ),
         "prepare": (("--size", "8000", "--frames", "2000", "--min-side", "1"),),
     }

@@ -33,17 +33,12 @@ DIRECT, DIRECT_IN_TIME = {"fwd": 1.1, "dgrad": 1.1, "wgrad": 1.2}, 1.0
 LEAST_PIXELS, FEW_WEIGHTS = {"fwd": 128, "dgrad": 64, "wgrad": 256}, 1 << 16
 
 
-_answers: dict[tuple, tuple[ModuleType | None, ...]] = {}  # of `own_all`: every layer asks, which thin nets notice
+_answers: dict[tuple, tuple[ModuleType | None, ...]] = {}  # of `select_kernels`, which every layer asks
 MOST_ANSWERS = 4096
 
 
-def own(which: str, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> ModuleType | None:
-    """The module of the own kernels that a pass, one of `PASSES`, runs on; None for oneDNN's."""
-    return own_all(sources, weight, geometry)[PASSES.index(which)]
-
-
-def own_all(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> tuple[ModuleType | None, ...]:
-    """Those of every pass, in the order of `PASSES`."""
+def select_kernels(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> tuple[ModuleType | None, ...]:
+    """The own kernels that each of `PASSES` runs on: `thin`, `depthwise`, `winograd` or `matmul`; None for oneDNN's."""
     asked = os.environ.get(VARIABLE)
     maps = tuple([(source.x.shape, source.x.dtype) for source in sources])
     question = (maps, weight.shape, weight.dtype, geometry, torch.get_num_threads(), asked)

@@ -46,7 +46,7 @@ EACH = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 @EACH
 def test_forward_and_gradients(case: Case) -> None:
     inputs = Inputs(case)
-    chosen = select.own_all(inputs.sources, inputs.weight, case.geometry)
+    chosen = select.select_kernels(inputs.sources, inputs.weight, case.geometry)
     assert chosen == (depthwise,) * 3
     for name, value, stock, exact in zip(
         ("y", "mean", "var"), inputs.fwd(cpu), inputs.fwd(reference), inputs.exact, strict=True

@@ -41,7 +41,7 @@ def _own(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_forward_and_gradients(case: Case) -> None:
     inputs = Inputs(case)
-    assert select.own_all(inputs.sources, inputs.weight, case.geometry) == (matmul,) * 3
+    assert select.select_kernels(inputs.sources, inputs.weight, case.geometry) == (matmul,) * 3
     for name, value, stock, exact in zip(
         ("y", "mean", "var"), inputs.fwd(cpu), inputs.fwd(reference), inputs.exact, strict=True
     ):

@@ -1,0 +1,40 @@
+"""Clips as samples for an evaluation: the start of a file, a square of it, scaled."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from fastinpaint.data.video import open_video
+from fastinpaint.errors import UserError
+
+
+def read_clip(path: str | Path, frames: int, size: int) -> np.ndarray:
+    """The middle square of a video's first frames.
+
+    Args:
+        frames: at most that many.
+        size: of the square's side after scaling, in pixels; 0 takes whole frames as they are.
+
+    Returns:
+        uint8 ``[T, size, size, 3]``, or ``[T, H, W, 3]`` for size 0.
+
+    Raises:
+        UserError: no frames or size asked for that could be, or a file that cannot be read.
+    """
+    if frames < 1 or size < 0:
+        raise UserError(f"evaluate: needs at least 1 frame and a size of at least 0, got {frames} and {size}.")
+    with open_video(path) as reader:
+        return np.stack([_square(frame.rgb, size) for frame in islice(reader, frames)])
+
+
+def _square(frame: np.ndarray, size: int) -> np.ndarray:
+    if size == 0:
+        return frame
+    height, width = frame.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return cv2.resize(frame[top : top + side, left : left + side], (size, size), interpolation=cv2.INTER_AREA)

@@ -1,0 +1,5 @@
+"""Filling holes with what other frames show, along motion, and with what a frame's own surroundings suggest."""
+
+from fastinpaint.propagation.fill import Filled, propagate, propagate_stream
+
+__all__ = ["Filled", "propagate", "propagate_stream"]

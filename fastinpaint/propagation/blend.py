@@ -1,0 +1,56 @@
+"""How much of each candidate goes into a hole pixel: a small network on what speaks for and against them.
+
+It is trained by `tools/blend/train.py` on known pixels that were hidden; its weights, some three thousand numbers, are
+part of the package.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fastinpaint.propagation.candidates import SPATIAL, Candidates
+
+WEIGHTS = Path(__file__).with_name("blend.npz")
+DOUBT = 12.0
+"""Expected error, in grey levels, at which the confidence of a pixel that other frames show falls to 1/e."""
+USUAL = 3.0
+"""Standard deviations from the mean that features are clipped at: larger holes than those trained on count as those."""
+
+
+class Blended(NamedTuple):
+    """For each hole pixel: the colour, float32 ``[N, 3]``, and the confidence, float32 ``[N]`` in [0, 1)."""
+
+    value: np.ndarray
+    confidence: np.ndarray
+
+
+@cache
+def _weights() -> dict[str, np.ndarray]:
+    with np.load(WEIGHTS) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def blend(candidates: Candidates) -> Blended:
+    """Mix a frame's candidates.
+
+        h1 = relu(A1 x + b1),  h2 = relu(A2 h1 + b2),  (z, e) = A3 h2 + b3,   x the normalised features, clipped
+        w_k = softmax over present candidates of z_k,   value = sum_k w_k value_k
+        confidence = (sum of temporal candidates' w_k) * exp(-expm1(e) / DOUBT),   e the expected log(1 + error)
+
+    So what no frame shows has confidence 0.
+    """
+    w = _weights()
+    hidden = ((candidates.features - w["mean"]) / w["std"]).clip(-USUAL, USUAL)
+    for layer in ("1", "2"):
+        hidden = np.maximum(hidden @ w[f"a{layer}"].T + w[f"b{layer}"], 0)
+    out = (hidden @ w["a3"].T + w["b3"]).T
+    logits = np.where(candidates.present, out[:-1], -np.inf)
+    share = np.exp(logits - logits.max(0))
+    share /= share.sum(0)
+    value = np.einsum("kn,knc->nc", share, candidates.values, dtype=np.float32)
+    carried = share[len(SPATIAL) :].sum(0)
+    return Blended(value, carried * np.exp(-np.expm1(out[-1].clip(0, 5)) / DOUBT))

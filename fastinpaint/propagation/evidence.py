@@ -1,0 +1,83 @@
+"""What carried pixels would get wrong, measured on the known pixels around the hole."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from fastinpaint.propagation.boxes import Box
+from fastinpaint.propagation.carry import Mosaic, Source
+from fastinpaint.propagation.pyramid import extend
+
+RING = 5
+"""Width in pixels of the ring of known pixels around a hole that are compared with their sources."""
+UNKNOWN = 40.0
+"""Error, in grey levels, that is assumed where no ring pixel can be compared."""
+
+
+class Evidence(NamedTuple):
+    """For each hole pixel of a frame, from the ring: float32 ``[N]``.
+
+    Attributes:
+        offset: the ring's brightness less the carried one's, smoothed, in grey levels.
+        error: mean absolute difference of the two, smoothed, in grey levels.
+        age: log(1 + distance in frames) of the sources that this was measured with.
+    """
+
+    offset: np.ndarray
+    error: np.ndarray
+    age: np.ndarray
+
+
+class Ring:
+    """The known pixels around the hole of one frame, and for each the hole pixel next to it.
+
+    Args:
+        hole: bool ``[h, w]``, the box of the frame that holds the hole.
+        box: where that is.
+        place: rows and columns of the hole's pixels in the whole frame.
+    """
+
+    def __init__(self, hole: np.ndarray, box: Box, place: tuple[np.ndarray, np.ndarray]) -> None:
+        self.box, self.shape = box, hole.shape
+        self.hole_rows, self.hole_columns = place[0] - box.top, place[1] - box.left
+        distance, labels = cv2.distanceTransformWithLabels(
+            (~hole).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+        )
+        index = np.zeros(int(labels.max()) + 1, np.int32)
+        index[labels[self.hole_rows, self.hole_columns]] = np.arange(len(place[0]))
+        self.rows, self.columns = np.nonzero((distance > 0) & (distance <= RING))
+        self.next_to = index[labels[self.rows, self.columns]]
+        self.right = (self.columns - self.hole_columns[self.next_to]).astype(np.float32)
+        self.down = (self.rows - self.hole_rows[self.next_to]).astype(np.float32)
+
+
+def measure(part: np.ndarray, number: int, ring: Ring, source: Source, mosaic: Mosaic, known: np.ndarray) -> Evidence:
+    """Carry the ring from where the hole pixels next to it come from, and compare it with what is there.
+
+    Args:
+        part: uint8 ``[h, w, 3]``, the ring's box of frame `number` of the clip.
+        known: bool ``[T, H, W]``.
+    """
+    height, width = known.shape[1:]
+    shown = source.frame[ring.next_to]
+    x, y = source.x[ring.next_to] + ring.right, source.y[ring.next_to] + ring.down
+    near_x, near_y = np.rint(x).astype(np.int32), np.rint(y).astype(np.int32)
+    usable = (shown >= 0) & (near_x >= 0) & (near_x < width) & (near_y >= 0) & (near_y < height)
+    usable[usable] = known[shown[usable], near_y[usable], near_x[usable]]
+    count = len(ring.hole_rows)
+    if not usable.any():
+        nothing = np.zeros(count, np.float32)
+        return Evidence(nothing, nothing + UNKNOWN, nothing)
+    rows, columns, shown = ring.rows[usable], ring.columns[usable], shown[usable]
+    gap = part[rows, columns].astype(np.float32) - mosaic.sample(shown, x[usable], y[usable])
+    plane = np.zeros((*ring.shape, 4), np.float32)
+    plane[rows, columns] = np.column_stack(
+        [gap.mean(1), np.abs(gap).mean(1), np.log1p(np.abs(shown - number)), np.ones(len(rows))]
+    )
+    sums = cv2.GaussianBlur(plane, (0, 0), RING / 2)
+    smooth = extend(sums[..., :3] / np.maximum(sums[..., 3:], 1e-6), plane[..., 3])
+    offset, error, age = smooth[ring.hole_rows, ring.hole_columns].T
+    return Evidence(offset, error, age)

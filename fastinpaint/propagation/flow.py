@@ -1,0 +1,129 @@
+"""Motion between neighbouring frames at hole pixels: optical flow completed inside holes, and the camera's motion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from fastinpaint.propagation.boxes import around
+from fastinpaint.propagation.pyramid import extend
+
+AGREE = 1.0
+"""Pixels of forward-backward disagreement at which a flow vector's weight falls to 1/e."""
+MARGIN = 32
+"""Pixels around the holes that the flow sees."""
+FINE_SIDE = 200
+"""Frames whose shorter side is at most this many pixels get flow at full resolution, larger ones at half."""
+SMALLEST = 16
+"""Pixels of the shorter side that DIS needs; smaller frames are held to be still."""
+CAMERA_SIDE = 192
+"""The longer side, in pixels, that frames are shrunk to for the camera's motion."""
+
+Place = tuple[np.ndarray, np.ndarray]
+
+
+class Motion(NamedTuple):
+    """Where each hole pixel of a frame is found in its neighbours.
+
+    Attributes:
+        past: for frame t, ``[N, 2]`` (x, y, in pixels) to frame t-1; None for the first frame.
+        future: for frame t, the same to frame t+1; None for the last frame.
+    """
+
+    past: list[np.ndarray | None]
+    future: list[np.ndarray | None]
+
+
+def by_flow(video: np.ndarray, known: np.ndarray, places: Sequence[Place], starts: np.ndarray, inside: float) -> Motion:
+    """DIS flow (Kroeger et al. 2016) of pre-filled frames; what a hole hides is taken from its surroundings.
+
+    Across a cut, and where neither frame has a hole, the flow is zero. A vector counts by its agreement with the
+    opposite flow. Vectors inside holes, which rest on filled pixels, count `inside` times as much as others. Where
+    little counts, the flow is a smooth extension of what counts around it.
+
+    Args:
+        video: uint8 ``[T, H, W, 3]``, holes filled.
+        known: bool ``[T, H, W]``.
+        places: for each frame rows and columns of its hole pixels.
+        starts: bool ``[T]``, whether a frame is the first of a scene.
+        inside: weight of measured flow inside holes, in [0, 1]; 0 for a rough fill, near 1 for a good one.
+    """
+    finest = 0 if min(video.shape[1:3]) <= FINE_SIDE else 1
+
+    def pair(t: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of frame t-1 to t, and back."""
+        box = around(~known[t - 1 : t + 1], MARGIN)
+        if starts[t] or box is None or min(box.bottom - box.top, box.right - box.left) < SMALLEST:
+            return np.zeros((len(places[t - 1][0]), 2), np.float32), np.zeros((len(places[t][0]), 2), np.float32)
+        grey = [cv2.cvtColor(np.ascontiguousarray(video[i][box.slices]), cv2.COLOR_RGB2GRAY) for i in (t - 1, t)]
+        trust = [np.where(known[i][box.slices], np.float32(1), np.float32(inside)) for i in (t - 1, t)]
+        dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        dis.setFinestScale(finest)
+        ahead, back = dis.calc(grey[0], grey[1], None), dis.calc(grey[1], grey[0], None)
+        fields = _completed(ahead, back, *trust), _completed(back, ahead, *trust[::-1])
+        first, second = (
+            field[places[i][0] - box.top, places[i][1] - box.left] for i, field in zip((t - 1, t), fields, strict=True)
+        )
+        return first, second
+
+    motion = Motion([None] * len(video), [None] * len(video))
+    with ThreadPoolExecutor() as pool:
+        for t, (ahead, back) in enumerate(pool.map(pair, range(1, len(video))), start=1):
+            motion.future[t - 1], motion.past[t] = ahead, back
+    return motion
+
+
+def _completed(flow: np.ndarray, opposite: np.ndarray, own: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """A flow ``[H, W, 2]`` where it counts, its extension elsewhere; `own` and `other` are both frames' weights."""
+    height, width = own.shape
+    x = flow[..., 0] + np.arange(width, dtype=np.float32)
+    y = flow[..., 1] + np.arange(height, dtype=np.float32)[:, None]
+    target = cv2.remap(cv2.merge([opposite, other]), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    gap = flow + target[..., :2]
+    weight = own * target[..., 2] * np.exp(-(gap[..., 0] ** 2 + gap[..., 1] ** 2) / AGREE**2)
+    weight[(x < -0.5) | (x > width - 0.5) | (y < -0.5) | (y > height - 0.5)] = 0
+    return np.where((weight > 0.5)[..., None], flow, extend(flow, weight))
+
+
+def by_camera(video: np.ndarray, known: np.ndarray, places: Sequence[Place], starts: np.ndarray) -> Motion:
+    """The affine motion (RANSAC) that most known pixels of a small, pre-filled copy of the frames follow."""
+    height, width = video.shape[1:3]
+    scale = min(1.0, CAMERA_SIDE / max(height, width))
+    size = (max(12, round(width * scale)), max(12, round(height * scale)))
+    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    dis.setFinestScale(0)
+    motion = Motion([None] * len(video), [None] * len(video))
+    before: tuple[np.ndarray, np.ndarray] | None = None
+    for t, frame in enumerate(video):
+        grey = cv2.resize(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA)
+        seen = cv2.resize(known[t].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+        if before is not None:
+            matrix = np.eye(3) if starts[t] else _affine(dis.calc(before[0], grey, None), before[1] & seen)
+            zoom = np.diag([size[0] / width, size[1] / height, 1.0])
+            matrix = np.linalg.inv(zoom) @ matrix @ zoom
+            motion.future[t - 1] = _moved(matrix, places[t - 1])
+            motion.past[t] = _moved(np.linalg.inv(matrix), places[t])
+        before = grey, seen
+    return motion
+
+
+def _affine(flow: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """``[3, 3]``; the identity where too little is known."""
+    rows, columns = np.nonzero(known[::4, ::4])
+    start = np.stack([columns, rows], 1).astype(np.float32) * 4
+    if len(start) < 12:
+        return np.eye(3)
+    matrix, _ = cv2.estimateAffine2D(
+        start, start + flow[rows * 4, columns * 4], ransacReprojThreshold=0.4, maxIters=300
+    )
+    return np.eye(3) if matrix is None or np.linalg.det(matrix[:, :2]) < 0.1 else np.vstack([matrix, [0, 0, 1]])
+
+
+def _moved(matrix: np.ndarray, place: Place) -> np.ndarray:
+    rows, columns = place
+    points = np.stack([columns, rows], 1).astype(np.float64)
+    return (points @ matrix[:2, :2].T + matrix[:2, 2] - points).astype(np.float32)

@@ -1,0 +1,82 @@
+"""Filling a short clip: sources along three motions, candidates, the blend, and again on what was filled."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+
+from fastinpaint.propagation import spatial
+from fastinpaint.propagation.boxes import around
+from fastinpaint.propagation.candidates import Candidates, collect
+from fastinpaint.propagation.carry import Mosaic, Source, carry
+from fastinpaint.propagation.flow import Motion, by_camera, by_flow
+
+INSIDE = (0.0, 0.5)
+"""What measured flow inside holes counts for in each round."""
+MARGIN = 20
+"""Pixels around a frame's hole that candidates are judged by."""
+
+
+class Clip:
+    """A clip and its holes, with what every round needs of them."""
+
+    def __init__(self, video: np.ndarray, hole: np.ndarray, starts: np.ndarray) -> None:
+        self.video, self.hole, self.starts, self.known = video, hole, starts, ~hole
+        self.boxes = [around(frame, MARGIN) for frame in hole]
+        self.places = [np.nonzero(frame) for frame in hole]
+        with ThreadPoolExecutor() as pool:
+            self.telea = list(pool.map(lambda t: self._opencv(t, cv2.INPAINT_TELEA), range(len(video))))
+
+    def _opencv(self, t: int, method: int) -> np.ndarray:
+        """``[N, 3]``."""
+        box, (rows, columns) = self.boxes[t], self.places[t]
+        if box is None:
+            return np.zeros((0, 3), np.uint8)
+        filled = spatial.opencv(self.video[t][box.slices], self.hole[t][box.slices], method)
+        return filled[rows - box.top, columns - box.left]
+
+    def along(self, motion: Motion | None) -> list[list[Source]]:
+        """Sources along a motion, or at the same place: past and future, each for all frames."""
+        past, future = (None, None) if motion is None else motion
+        return [carry(self.hole, self.places, way, step, self.starts) for way, step in ((past, 1), (future, -1))]
+
+    def sources(self) -> tuple[list[list[Source]], Motion, np.ndarray]:
+        """Of every temporal candidate for all frames; the flow; and the video filled along it, which they sample.
+
+        The flow is measured twice: on holes filled from the same place, then on what the first flow brought there.
+        """
+        still = self.along(None)
+        filled = self.nearest(*still, self.video)
+        for inside in INSIDE:
+            motion = by_flow(filled, self.known, self.places, self.starts, inside)
+            moving = self.along(motion)
+            filled = self.nearest(*moving, filled)
+        camera = self.along(by_camera(filled, self.known, self.places, self.starts))
+        return [*still, *moving, *camera], motion, filled
+
+    def nearest(self, past: list[Source], future: list[Source], video: np.ndarray) -> np.ndarray:
+        """Holes filled from the nearest frames of both sides, weighted by 1 / distance; by Telea where none shows."""
+        filled, mosaic = video.copy(), Mosaic(video)
+        for t, (rows, columns) in enumerate(self.places):
+            total = np.zeros((len(rows), 4), np.float32)
+            for source in (past[t], future[t]):
+                weight = (source.frame >= 0) / np.maximum(np.abs(source.frame - t), 1).astype(np.float32)
+                total[:, :3] += weight[:, None] * mosaic.sample(source.frame, source.x, source.y)
+                total[:, 3] += weight
+            seen = total[:, 3] > 0
+            value = total[:, :3] / np.maximum(total[:, 3:], 1e-6)
+            filled[t, rows, columns] = np.where(seen[:, None], np.rint(value), self.telea[t]).astype(np.uint8)
+        return filled
+
+    def candidates(self, t: int, sources: list[list[Source]], mosaic: Mosaic) -> Candidates:
+        """Of frame t, which has a hole."""
+        box = self.boxes[t]
+        part, hole = self.video[t][box.slices], self.hole[t][box.slices]
+        rows, columns = self.places[t]
+        lines = spatial.directional(part, hole)[rows - box.top, columns - box.left]
+        spatials = np.stack([self.telea[t], self._opencv(t, cv2.INPAINT_NS), lines])
+        return collect(
+            t, part, hole, box, self.places[t], spatials, [found[t] for found in sources], mosaic, self.known
+        )

@@ -1,0 +1,60 @@
+"""Without a network the fill is propagation's; a network that corrects it changes it where it is doubtful only."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastinpaint.inference import Settings, complete
+from fastinpaint.propagation import propagate
+
+
+class Corrector(nn.Module):
+    """Adds a tenth to what it is given, as much as the mask channel says, and notes what it was given."""
+
+    class config:
+        fill = "propagated"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, video: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        self.seen.append((video, mask))
+        return video + 0.1 * mask, video
+
+
+def clip() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    video = np.repeat(rng.integers(60, 180, (1, 32, 40, 3)).astype(np.uint8), 6, 0)
+    mask = np.zeros(video.shape[:3], bool)
+    mask[:, 10:20, 10:20] = True
+    mask[3:, 10:20, 10:15] = False  # what is seen later
+    return video, mask
+
+
+def test_no_network_is_propagation() -> None:
+    video, mask = clip()
+    assert np.array_equal(complete(None, video, mask), propagate(video, mask).video)
+
+
+def test_a_feather_fades_from_the_source_at_the_edge() -> None:
+    video, mask = clip()
+    result = complete(None, video, mask, Settings(feather=3))
+    assert np.array_equal(result[~mask], video[~mask])
+    assert np.array_equal(result[0, 14:16, 14:16], propagate(video, mask).video[0, 14:16, 14:16])
+    assert not np.array_equal(result[mask], propagate(video, mask).video[mask])
+
+
+def test_a_correction_is_scaled_by_doubt() -> None:
+    video, mask = clip()
+    model = Corrector()
+    result = complete(model, video, mask, Settings(frames=6, full_frame=True))
+    filled = propagate(video, mask)
+    (given, doubt), *_ = model.seen
+    assert torch.equal((given[0].permute(1, 2, 3, 0) * 255).round().to(torch.uint8), torch.from_numpy(filled.video))
+    assert np.allclose(doubt[0, 0].numpy(), 1 - filled.confidence, atol=1e-6)
+    assert np.array_equal(result[~mask], video[~mask])
+    change = result[mask].astype(float) - filled.video[mask]
+    assert np.allclose(change, 25.5 * (1 - filled.confidence[mask])[:, None], atol=1.01)

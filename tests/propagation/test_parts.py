@@ -1,0 +1,77 @@
+"""Pieces of the propagation: smooth extension, sources along a motion, samples, lines through holes."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from fastinpaint.propagation.boxes import Box, around
+from fastinpaint.propagation.carry import Mosaic, carry
+from fastinpaint.propagation.pyramid import extend
+from fastinpaint.propagation.spatial import directional, opencv
+
+
+def test_extend_keeps_what_counts_and_continues_a_constant() -> None:
+    values = np.full((33, 20, 2), 7.0, np.float32)
+    weight = np.zeros((33, 20), np.float32)
+    weight[:, :6] = 1
+    values[:, 6:] = 1e6
+    assert np.allclose(extend(values, weight), 7.0, atol=0.2)
+
+
+def test_around_is_none_without_a_hole_and_ends_at_the_frame() -> None:
+    mask = np.zeros((2, 10, 12), bool)
+    assert around(mask, 3) is None
+    mask[0, 1, 2], mask[1, 5, 11] = True, True
+    assert around(mask, 2) == Box(0, 8, 0, 12)
+
+
+def sources(motion: float | None, step: int, starts: list[int]):
+    hole = np.zeros((4, 8, 8), bool)
+    hole[1:3, 3, 3:5] = True
+    places = [np.nonzero(frame) for frame in hole]
+    ways = None if motion is None else [np.tile(np.float32([motion, 0]), (len(rows), 1)) for rows, _ in places]
+    first = np.isin(np.arange(4), starts)
+    return carry(hole, places, ways, step, first)
+
+
+def test_still_sources_are_the_nearest_frames_that_show_the_place() -> None:
+    past, future = sources(None, 1, [0]), sources(None, -1, [0])
+    assert [list(past[t].frame) for t in (1, 2)] == [[0, 0], [0, 0]]
+    assert [list(future[t].frame) for t in (1, 2)] == [[3, 3], [3, 3]]
+    assert list(past[2].x) == [3, 4]
+
+
+def test_sources_follow_the_motion_and_keep_fractions_of_a_pixel() -> None:
+    past = sources(-0.75, 1, [0])
+    assert list(past[1].frame) == [0, 0]
+    assert np.allclose(past[1].x, [2.25, 3.25])
+    assert list(past[2].frame) == [1, 0]  # the first has left the hole, the second passes through it
+    assert np.allclose(past[2].x, [2.25, 2.5])
+
+
+def test_no_source_lies_beyond_a_cut_or_outside_the_frame() -> None:
+    assert list(sources(None, 1, [0, 2])[2].frame) == [-1, -1]
+    assert list(sources(None, -1, [0, 2])[1].frame) == [-1, -1]
+    assert list(sources(50.0, 1, [0])[1].frame) == [-1, -1]
+
+
+def test_samples_at_whole_positions_are_exact_copies_in_every_frame() -> None:
+    video = np.random.default_rng(0).integers(0, 256, (5, 9, 11, 3)).astype(np.uint8)
+    mosaic = Mosaic(video)
+    frame, y, x = (index.ravel() for index in np.indices((5, 9, 11)))
+    found = mosaic.sample(frame.astype(np.int32), x.astype(np.float32), y.astype(np.float32))
+    assert np.array_equal(found.reshape(video.shape), video)
+    assert not mosaic.sample(np.int32([-1]), np.float32([3]), np.float32([3])).any()
+
+
+def test_stripes_are_drawn_through_a_hole() -> None:
+    columns = np.repeat(np.random.default_rng(1).integers(0, 256, (20, 3)), 4, 0)[:40]
+    frame = np.broadcast_to(columns, (40, 40, 3)).astype(np.uint8)
+    hole = np.zeros((40, 40), bool)
+    hole[14:26, 8:32] = True
+    broken = np.where(hole[..., None], 128, frame).astype(np.uint8)
+    filled, rival = directional(broken, hole), opencv(broken, hole, cv2.INPAINT_TELEA)
+    errors = [np.abs(fill[hole].astype(int) - frame[hole]).mean() for fill in (filled, rival)]
+    assert errors[0] < 0.6 * errors[1]
+    assert np.array_equal(filled[~hole], frame[~hole])

@@ -1,0 +1,99 @@
+"""Removes objects from clips at 640x360 and writes what docs/quality.md shows.
+
+python -m tools.quality.removal CLIPS OUT [NAME ...]
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from fastinpaint.data.video import open_video
+from fastinpaint.propagation import propagate
+from tools.quality.masks import HEIGHT, WIDTH, by_colour, by_difference, by_tracking
+
+
+class Removal(NamedTuple):
+    """A clip's file, the frames that are taken, and how its object is found."""
+
+    file: str
+    first: int
+    frames: int
+    masks: Callable[[np.ndarray], np.ndarray]
+
+
+REMOVALS = {
+    "dog": Removal(
+        "everyday/sam2_01_dog.mp4",
+        100,
+        110,
+        by_difference(
+            {
+                0: (560, 170, 160, 130),
+                14: (500, 180, 160, 130),
+                33: (290, 170, 260, 130),
+                53: (196, 150, 200, 150),
+                72: (190, 125, 210, 165),
+                91: (215, 150, 220, 150),
+                110: (330, 140, 190, 160),
+            },
+            18,
+            5,
+        ),
+    ),
+    "juggler": Removal("everyday/sam2_05_default_juggle.mp4", 0, 90, by_tracking((306, 139, 40, 40), 40, 8)),
+    "cups": Removal("everyday/sam2_02_cups.mp4", 40, 100, by_colour([(0, 4), (168, 180)], 150, 60, 5)),
+    "coffee": Removal("everyday/sam2_04_coffee.mp4", 0, 90, by_colour([(98, 116)], 130, 2000, 5)),
+}
+SHOWN = 4
+MASK_COLOUR = (255, 0, 200)
+
+
+def read(path: Path, first: int, count: int) -> np.ndarray:
+    """uint8 ``[T, HEIGHT, WIDTH, 3]``."""
+    frames = []
+    with open_video(path) as reader:
+        for number, frame in enumerate(reader):
+            if number >= first + count:
+                break
+            if number >= first:
+                frames.append(cv2.resize(frame.rgb, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA))
+    return np.stack(frames)
+
+
+def sheet(video: np.ndarray, mask: np.ndarray, filled: np.ndarray) -> np.ndarray:
+    """Some frames with the mask's outline above the same frames filled."""
+    rows: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    for t in np.linspace(0, len(video) - 1, SHOWN + 2).astype(int)[1:-1]:
+        outlines, _ = cv2.findContours(mask[t].astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        source = video[t].copy()
+        cv2.drawContours(source, outlines, -1, MASK_COLOUR, 2)
+        rows[0].append(source)
+        rows[1].append(filled[t])
+    return np.concatenate([np.concatenate(row, 1) for row in rows])
+
+
+def main() -> None:
+    clips, out, names = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:] or list(REMOVALS)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        removal = REMOVALS[name]
+        video = read(clips / removal.file, removal.first, removal.frames)
+        mask = removal.masks(video)
+        start = time.perf_counter()
+        filled = propagate(video, mask).video
+        seconds = time.perf_counter() - start
+        print(f"{name}: {len(video)} frames, hole {mask.mean():.1%}, {seconds:.1f} s", flush=True)
+        picture = sheet(video, mask, filled)
+        cv2.imwrite(str(out / f"{name}.jpg"), picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 82])
+        np.savez_compressed(out / f"{name}.npz", filled=filled, mask=mask)
+
+
+if __name__ == "__main__":
+    main()
