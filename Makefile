@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 NATIVE := $(shell find csrc -name "*.cpp" -o -name "*.cu" -o -name "*.cuh" -o -name "*.h")
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test lint types check-cpu check-triton strangers fix docs wheel bench figures swap report gpu-bounds gpu-estimate gpu-check wheel-check clean
+.PHONY: help install demo check test lint types check-cpu check-triton strangers fix docs wheel bench figures swap report bad-inputs gpu-bounds gpu-estimate gpu-check wheel-check clean
 
 help: ## print these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,11 @@ swap: $(STAMP) ## a U-Net that is not ours, before and after one line: seconds a
 
 report: $(STAMP) ## rows to pictures and one page, in build/report
 	$(RUN) -m benchmarks.report
+
+bad-inputs: $(STAMP) ## every bad input of the grammar on every command, and the counts into docs/reliability.md
+	rm -f build/bad-inputs.jsonl && mkdir -p build
+	$(RUN) -m tools.verify.bad_inputs --results build/bad-inputs.jsonl
+	$(RUN) -m tools.verify.bad_inputs.report build/bad-inputs.jsonl
 
 gpu-bounds: $(STAMP) ## what every convolution's machine code can reach, held to docs/results; no GPU (WRITE=--write)
 	$(RUN) -m tools.inspect.layer_bounds $(WRITE)

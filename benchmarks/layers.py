@@ -29,7 +29,7 @@ from fastinpaint.bench.contenders import Workload
 from fastinpaint.bench.layers import LayerCase, layer_cases
 from fastinpaint.bench.measure import paired
 from fastinpaint.ops.conv_block import cpu
-from fastinpaint.ops.conv_block.cpu import select as cpu_choice
+from fastinpaint.ops.conv_block.cpu import onednn, select
 from fastinpaint.ops.types import Geometry, Source
 
 TOLERANCE = 1e-4  # of the relative error in norm between two float32 results
@@ -76,9 +76,9 @@ def passes_of(case: LayerCase) -> tuple[Passes, Passes, Passes, list[str]]:
         "dgrad": lambda: ours_bwd(True, False),
         "wgrad": lambda: ours_bwd(False, True),
     }
-    rearranged = cpu.flat(geometry, weight) or cpu.lonely(a, weight)
-    own = [cpu_choice.own(name, sources, weight, geometry) is not None for name in cpu_choice.PASSES]
-    marks = ["*" if mine else "" if rearranged else "=" for mine in own]
+    rearranged = onednn.flat(geometry, weight) or onednn.needs_batch_padding(a, weight)
+    own = select.select_kernels(sources, weight, geometry)
+    marks = ["*" if mine is not None else "" if rearranged else "=" for mine in own]
     return torchs(torch.contiguous_format), torchs(last), ours, marks
 
 
@@ -88,13 +88,13 @@ def table(options: argparse.Namespace) -> None:
     print("Each cell: torch contiguous / torch channels-last / ours; * own kernels, = torch's own call.\n")
     print("| layer | weight | GFLOP | fwd | dgrad | wgrad | ours against torch's best, ±% |")
     print("|---|---|---|---|---|---|---|")
-    total = [[0.0] * 3 for _ in cpu_choice.PASSES]
+    total = [[0.0] * 3 for _ in select.PASSES]
     for case in layer_cases(Workload(frames=options.frames)):
         if options.only not in case.name:
             continue
         *contenders, marks = passes_of(case)
         flops, cells, ratios = 2 * case.macs(), [], []
-        for i, name in enumerate(cpu_choice.PASSES):
+        for i, name in enumerate(select.PASSES):
             calls = [c[name] for c in contenders]
             reference, *others = [call() for call in calls]
             for result in others:

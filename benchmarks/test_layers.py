@@ -17,7 +17,7 @@ from torch import Tensor
 from fastinpaint.bench.contenders import BACKENDS, Workload
 from fastinpaint.bench.layers import layer_cases
 from fastinpaint.bench.measure import kept_bytes
-from fastinpaint.bench.whole_contenders import Contender, Fused, Named, Plain
+from fastinpaint.bench.whole_contenders import Fused, LayerRun, Named, Plain
 from fastinpaint.bench.whole_layers import Inputs, WholeLayer, whole_layers
 
 pytestmark = pytest.mark.in_turns
@@ -25,12 +25,12 @@ NAMES = [case.name for case in layer_cases(Workload(frames=1, size=16))]
 PASSES = ("forward", "backward")
 
 
-def by_backend(backend: str, layer: WholeLayer, inputs: Inputs, workload: Workload) -> Contender:
+def by_backend(backend: str, layer: WholeLayer, inputs: Inputs, workload: Workload) -> LayerRun:
     """Ours by one backend alone."""
     return Fused(layer, inputs, backend)
 
 
-MAKERS: dict[str, Callable[[WholeLayer, Inputs, Workload], Contender]] = {
+MAKERS: dict[str, Callable[[WholeLayer, Inputs, Workload], LayerRun]] = {
     "eager": lambda layer, inputs, workload: Plain(layer, inputs, last=False),
     "eager channels-last": lambda layer, inputs, workload: Plain(layer, inputs, last=True),
     "fastinpaint": lambda layer, inputs, workload: Fused(layer, inputs, workload.backend),
@@ -52,7 +52,7 @@ def expected(name: str, workload: Workload) -> tuple[Inputs, Named]:
     return inputs, Plain(layer, inputs, last=False).results()
 
 
-def parameters(contender: Contender) -> list[Tensor]:
+def parameters(contender: LayerRun) -> list[Tensor]:
     """What a step keeps anyhow."""
     return [leaf for name, leaf in contender.leaves.items() if name.endswith(("weight", "bias"))]
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from fastinpaint.bench.budget import run_child
-from fastinpaint.bench.contenders import CONTENDERS, TOLERANCE, Contender, Workload, build, disagreement
+from fastinpaint.bench.contenders import CONTENDERS, TOLERANCE, TrainingStepRun, Workload, build, disagreement
 from fastinpaint.bench.layers import layer_cases
 from fastinpaint.bench.measure import kept_bytes
 
 
 @functools.cache
-def reference(workload: Workload) -> Contender:
+def reference(workload: Workload) -> TrainingStepRun:
     """Plain PyTorch in float32, which everyone must agree with."""
     return build("eager", dataclasses.replace(workload, dtype="float32"))
 

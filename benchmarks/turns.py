@@ -12,7 +12,7 @@ from statistics import median
 import torch
 
 from fastinpaint.bench.measure import Timing
-from fastinpaint.ops import buffer_pool as map_memory
+from fastinpaint.ops import buffer_pool
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 IN_USE = 2 << 30  # bytes at one time in a step
@@ -43,7 +43,7 @@ def heading(options: Namespace) -> str:
 def keep_freed_memory() -> None:
     """Have freed memory handed out again instead of given back to the system, by malloc (glibc) and by our maps'."""
     # what our maps keep is a share of what was once in use: of one layer that is nothing, of a training step enough
-    map_memory.empty((1, IN_USE // 4, 1, 1), torch.float32, torch.channels_last)
+    buffer_pool.empty((1, IN_USE // 4, 1, 1), torch.float32, torch.channels_last)
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

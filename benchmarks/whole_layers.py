@@ -10,7 +10,7 @@ import torch
 from benchmarks.turns import CLOCKS, against_best, heading, summed
 from fastinpaint.bench.contenders import Workload
 from fastinpaint.bench.measure import paired
-from fastinpaint.bench.whole_contenders import Contender, Fused, Named, Plain
+from fastinpaint.bench.whole_contenders import Fused, LayerRun, Named, Plain
 from fastinpaint.bench.whole_layers import Inputs, WholeLayer, whole_layers
 
 TOLERANCE = 1e-4  # of the relative error in norm between two float32 results
@@ -43,7 +43,7 @@ def times(layer: WholeLayer, options: Namespace) -> list[list[list[float]]]:
     """The seconds of each turn, by column and contender."""
     inputs = Inputs.random(layer, "cpu", torch.float32)
     plain = [Plain(layer, inputs, last) for last in (False, True)]
-    contenders: list[Contender] = [*plain, Fused(layer, inputs)]
+    contenders: list[LayerRun] = [*plain, Fused(layer, inputs)]
     check(layer.case.name, [contender.results() for contender in contenders])
     clock = CLOCKS[options.clock]
     forward = paired([c.forward for c in contenders], options.repeats, SECONDS, clock)

@@ -17,7 +17,7 @@ from fastinpaint.acceleration.report import Layer, Report
 from fastinpaint.acceleration.rules import rule_of
 from fastinpaint.acceleration.search import Goal
 from fastinpaint.acceleration.swap import FUSED, reasons, swap, unswap
-from fastinpaint.acceleration.tuner import Tuner, _take, forget_calls, key_of, tune, watch_calls
+from fastinpaint.acceleration.tuner import Tuner, forget_calls, key_of, take, try_rules, tune, watch_calls
 from fastinpaint.ops.dispatch import native, native_cpu, registry, tuning_cache
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -90,8 +90,8 @@ def accelerate(
     tuner = Tuner(Goal(objective, budget), backend, plan)
     vars(model)["_fastinpaint_layouts"] = _layouts(model)
     watch_calls(model, tuner)
-    if example is not None and tuning_cache.mode() != "0":
-        _measure_now(model, example, tuner)
+    if example is not None:
+        _choose_now(model, example, tuner)
     return model
 
 
@@ -176,11 +176,14 @@ def _layouts(model: nn.Module) -> dict[str, bool]:
     return {name: not p.is_contiguous() for name, p in model.named_parameters() if p.dim() in layout.FORMATS}
 
 
-def _measure_now(model: nn.Module, example: Any, tuner: Tuner) -> None:
+def _choose_now(model: nn.Module, example: Any, tuner: Tuner) -> None:
     """Choose by an example: with gradients in training mode, without them in evaluation."""
     args, kwargs = arguments_of(example)
+    call = Example(args, kwargs)
     with torch.set_grad_enabled(model.training):
-        key = key_of(model, args, kwargs)
-        tuner.plans[key] = tune(model, Example(args, kwargs), model.training, tuner)
-        tuner.key = key
-        _take(model, tuner, *tuner.plans[key])
+        if tuning_cache.mode() == "0":
+            take(model, tuner, *try_rules(model, call, model.training, tuner))
+            return
+        tuner.key = key_of(model, args, kwargs)
+        tuner.plans[tuner.key] = tune(model, call, model.training, tuner)
+        take(model, tuner, *tuner.plans[tuner.key])

@@ -13,7 +13,9 @@ ROOT = Path(fastinpaint.__file__).parents[1]
 # From the bottom up; a room imports what stands in lines before its own, and rooms of one line do not import each
 # other. The rooms of `ops` are named apart; tests, tools and benchmarks stand above the package.
 LAYERS = (
-    ("errors", "files", "_version", "ops.types", "ops.layout"),
+    ("errors", "_version", "ops.types", "ops.layout"),
+    ("environment", "files", "memory", "ranges"),
+    ("strict_yaml",),
     ("ops.buffer_pool",),
     ("ops.dispatch",),
     ("ops.saved",),
@@ -36,11 +38,8 @@ LAYERS = (
 )
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 # Rooms that hold no kernel, and all that they may import.
-PLAIN = {
-    "models": {"errors", "files"},
-    "data": {"errors", "files"},
-    "propagation": {"errors", "data"},
-}
+PLAIN = {room: {"errors", "files", "memory", "ranges"} for room in ("models", "data")}
+PLAIN["propagation"] = {"errors", "data"}
 
 
 def room_of(name: str) -> str | None:

@@ -35,11 +35,11 @@ assert not foreign, f"the CUDA library needs {foreign}"
 """
 PROGRAM = """
 import sys, torch, fastinpaint
-from fastinpaint.ops.dispatch import native as _native, registry as backends
+from fastinpaint.ops.dispatch import native, registry
 from fastinpaint.models import ModelConfig, VideoCompletionNet
 
 assert fastinpaint.__file__.startswith(sys.prefix), fastinpaint.__file__
-assert _native.why_not("cpu") is None, _native.why_not("cpu")
+assert native.why_not("cpu") is None, native.why_not("cpu")
 torch.manual_seed(0)
 video, mask = torch.rand(1, 3, 4, 16, 16), torch.zeros(1, 1, 4, 16, 16)
 mask[..., 4:10, 4:10] = 1

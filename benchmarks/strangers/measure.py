@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 import fastinpaint
 from benchmarks.strangers.networks import CASES, batch
+from fastinpaint.acceleration import trial
 from fastinpaint.acceleration.example import float_tensors
 from fastinpaint.acceleration.kept import kept_bytes
 from fastinpaint.acceleration.layout import set_weights, to_channels_last
@@ -51,11 +52,16 @@ def step(net: nn.Module, x: Tensor) -> Callable[[], None]:
     return run
 
 
-def contenders(name: str, objective: str) -> tuple[dict[str, tuple[nn.Module, Tensor]], float]:
+def shrunk(shape: tuple[int, ...], by: int) -> tuple[int, ...]:
+    """A smaller input."""
+    return (*shape[:-2], shape[-2] // by, shape[-1] // by)
+
+
+def contenders(name: str, objective: str, smaller: int) -> tuple[dict[str, tuple[nn.Module, Tensor]], float]:
     """The same network three times, with its input; and the seconds that choosing took."""
     case = CASES[name]
     torch.manual_seed(0)
-    plain, x = case.build().train(), batch(case.shape)
+    plain, x = case.build().train(), batch(shrunk(case.shape, smaller))
     for module in plain.modules():
         if isinstance(module, nn.Dropout | nn.Dropout2d | nn.Dropout3d):
             module.p = 0.0  # what it drops depends on the layout; losses are compared
@@ -69,9 +75,9 @@ def contenders(name: str, objective: str) -> tuple[dict[str, tuple[nn.Module, Te
     return {STOCK[0]: (plain, x), STOCK[1]: (last, to_channels_last(x)), f"accelerated, {objective}": (ours, x)}, taken
 
 
-def measure(name: str, objective: str, turns: int) -> list[dict[str, Any]]:
+def measure(name: str, objective: str, turns: int, smaller: int = 1) -> list[dict[str, Any]]:
     """The rows of one network."""
-    nets, choosing = contenders(name, objective)
+    nets, choosing = contenders(name, objective, smaller)
     ours = next(reversed(nets))
     kept = {who: kept_bytes(lambda net=net, x=x: loss_of(net, x), net.parameters()) for who, (net, x) in nets.items()}
     losses = {who: float(loss_of(net, x).detach()) for who, (net, x) in nets.items()}
@@ -82,14 +88,22 @@ def measure(name: str, objective: str, turns: int) -> list[dict[str, Any]]:
     steps = [step(net, x) for net, x in nets.values()]
     for run in steps:
         run()
-    taken = paired(steps, turns, 0.0)
+    taken = paired(steps, turns, 0.0, trial.clock)
     report = nets[ours][0].fastinpaint_report
-    shape = "x".join(map(str, CASES[name].shape))
+    shape = "x".join(map(str, shrunk(CASES[name].shape, smaller)))
     found = []
     for who, seconds in zip(nets, taken, strict=True):
         t = Timing.of(seconds)
         row = {"kind": KIND, "case": name, "input": shape, "contender": who, "kept_bytes": kept[who], "p20": t.p20}
-        row |= {"p50": t.p50, "p80": t.p80, "runs": t.runs, "drift": t.drift, "noisy": t.noisy, "loss_apart": apart}
+        row |= {
+            "p50": t.p50,
+            "clock": trial.clock.__name__,
+            "p80": t.p80,
+            "runs": t.runs,
+            "drift": t.drift,
+            "noisy": t.noisy,
+            "loss_apart": apart,
+        }
         if who == ours:
             fused = sum(layer.choice != "stock" for layer in report.layers)
             row |= {"choosing_seconds": choosing, "fused": fused, "layers": len(report.layers), "limit": report.limit}
@@ -127,17 +141,24 @@ def main() -> int:
     parser.add_argument("--rows", type=Path, help="file that rows are appended to")
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--objective", default="speed")
+    parser.add_argument("--smaller", type=int, default=1, help="divide the height and width of every input by this")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="count one thread's own seconds: on a machine that is busy"
+    )
     parser.add_argument("--table", type=Path, nargs="+", help="print the rows of these files, and measure nothing")
     parser.add_argument("--report", action="store_true", help="print what was chosen for each layer")
     args = parser.parse_args()
     if args.table:
         print(table(rows.read(args.table)))
         return 0
+    if args.cpu_time:
+        torch.set_num_threads(1)
+        trial.clock = time.process_time
     unknown = set(args.networks) - set(CASES)
     if unknown:
         parser.error(f"unknown networks {', '.join(sorted(unknown))}; known: {', '.join(CASES)}.")
     for name in args.networks or CASES:
-        found = measure(name, args.objective, args.turns)
+        found = measure(name, args.objective, args.turns, args.smaller)
         if found:
             print(
                 "\n".join(table(found).splitlines()[2:-1]),

@@ -22,7 +22,8 @@ def set_layout(parameter: nn.Parameter, channels_last: bool) -> None:
     """Give a 4-D or 5-D parameter this layout, in place."""
     form = FORMATS[parameter.dim()] if channels_last else torch.contiguous_format
     if not parameter.is_contiguous(memory_format=form):
-        parameter.data = parameter.data.contiguous(memory_format=form)
+        with torch.inference_mode(False):  # which would make it one that no graph takes
+            parameter.data = parameter.data.contiguous(memory_format=form)
 
 
 def to_channels_last(value: Any) -> Any:

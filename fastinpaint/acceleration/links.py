@@ -20,18 +20,26 @@ class Links:
     Attributes:
         order: every convolution, and every norm that does not read a convolution's result, as first called.
         follows: norms and the convolutions whose results they read.
-        shapes: the input's shape at a layer's first call.
         result_bytes: of a layer's result at its first call.
         calls: how often each layer was called.
+        problems: a layer's own description, with its input's shape.
         readers: by the type's name, the modules that read the map of a convolution, its norm or activation.
     """
 
     order: list[str] = field(default_factory=list)
     follows: dict[str, str] = field(default_factory=dict)
-    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     result_bytes: dict[str, int] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
     readers: dict[str, set[str]] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+
+    def alike(self) -> list[list[str]]:
+        """The layers of `order`, those together that have the same problem and the same kinds of readers."""
+        groups: dict[tuple[Any, ...], list[str]] = {}
+        for name in self.order:
+            key = (self.problems.get(name), frozenset(self.readers.get(name, ())), len(self.unit(name)))
+            groups.setdefault(key, []).append(name)
+        return list(groups.values())
 
     def unit(self, name: str) -> list[str]:
         """The layers that are chosen together with a layer of `order`."""
@@ -49,7 +57,7 @@ def wrapped(modules: dict[str, nn.Module], around: Around) -> Iterator[None]:
     """
     before = {name: vars(module).get("forward") for name, module in modules.items()}
     for name, module in modules.items():
-        module.forward = around(name, module, module.forward)  # type: ignore[method-assign]
+        module.forward = around(name, module, module.forward)
     try:
         yield
     finally:
@@ -57,7 +65,7 @@ def wrapped(modules: dict[str, nn.Module], around: Around) -> Iterator[None]:
             if before[name] is None:
                 vars(module).pop("forward", None)
             else:
-                module.forward = before[name]  # type: ignore[method-assign, assignment]
+                module.forward = before[name]
 
 
 def record(model: nn.Module, run: Callable[[], Any]) -> Links:
@@ -99,7 +107,7 @@ def _note(
     watched = isinstance(module, (_ConvNd, *NORMS))
     if watched:
         links.calls[name] = links.calls.get(name, 0) + 1
-        links.shapes.setdefault(name, tuple(given.shape) if given is not None else ())
+        links.problems.setdefault(name, f"{module} of {None if given is None else tuple(given.shape)}")
         links.result_bytes.setdefault(name, result.numel() * result.element_size())
     if isinstance(module, NORMS) and maker is not None and maker not in links.follows.values():
         links.follows.setdefault(name, maker)

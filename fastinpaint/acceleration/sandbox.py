@@ -108,16 +108,16 @@ def random_states() -> Callable[[], None]:
 def generators(modules: list[nn.Module]) -> Callable[[], None]:
     """A function that puts back the states of random generators that modules hold as attributes."""
     found = [value for module in modules for value in vars(module).values()]
-    torchs = [(value, value.get_state()) for value in found if isinstance(value, torch.Generator)]
-    numpys = [(value, value.bit_generator.state) for value in found if isinstance(value, np.random.Generator)]
-    pythons = [(value, value.getstate()) for value in found if isinstance(value, random.Random)]
+    torchs = [(g, g.get_state()) for g in found if isinstance(g, torch.Generator)]
+    numpys = [(g, g.bit_generator.state) for g in found if isinstance(g, np.random.Generator)]
+    pythons = [(g, g.getstate()) for g in found if isinstance(g, random.Random)]
 
     def put_back() -> None:
-        for torch_generator, state in torchs:
-            torch_generator.set_state(state)
-        for numpy_generator, state in numpys:
-            numpy_generator.bit_generator.state = state
-        for python_generator, state in pythons:
-            python_generator.setstate(state)
+        for of_torch, tensor in torchs:
+            of_torch.set_state(tensor)
+        for of_numpy, mapping in numpys:
+            of_numpy.bit_generator.state = mapping
+        for of_python, state in pythons:
+            of_python.setstate(state)
 
     return put_back

@@ -17,7 +17,7 @@ from fastinpaint.acceleration.rehearsal import rehearse
 from fastinpaint.acceleration.trial import Runner, Trial, wait_for
 
 logger = logging.getLogger(__name__)
-RUNS, AGAIN = 2, 1  # timed steps of a plan whose parts are measured; of one that mixes those
+RUNS, AGAIN = 2, 2  # timed steps of a plan whose parts are measured; of one that mixes those
 TURNS, MORE_TURNS = 3, 4  # whole steps of every finalist; more of the two best where they are close
 CLOSE = 0.03  # of a step's time: what one more round of turns decides
 TIE = 0.01  # of a step's time: nobody is faster, and fewer kept bytes decide
@@ -73,7 +73,8 @@ def search(runner: Runner, goal: Goal) -> Found:
     """The plan for a model, by measurement. The runner's model must be in a sandbox."""
     runner.apply(Plan())
     runner.links = record(runner.model, lambda: runner.forward())
-    layouts = {flag: found for flag in LAYOUTS if (found := _stock(runner, flag)) is not None}
+    tried = {flag: _stock(runner, flag) for flag in LAYOUTS}
+    layouts = {flag: trial for flag, trial in tried.items() if trial is not None}
     base = min(layouts, key=lambda flag: layouts[flag].seconds)
     stock = layouts[base]
     notes = [] if True in layouts else ["code of the model calls view, so activations stay contiguous."]
@@ -195,15 +196,15 @@ def _time(runner: Runner, finalists: Sequence[tuple[Trial, dict[str, str]]], sto
         if abs(medians[second] / medians[first] - 1) < CLOSE:
             pair = (first, second)
             more = runner.alternate([finalists[i][0].plan for i in pair], MORE_TURNS, within)
-            for i, seconds in zip(pair, more, strict=True):
-                medians[i] = statistics.median(taken[i] + seconds)
+            for i, again in zip(pair, more, strict=True):
+                medians[i] = statistics.median(taken[i] + again)
     for (trial, _), seconds in zip(finalists, medians, strict=True):
         trial.seconds = seconds
 
 
 def _distinct(candidates: list[tuple[Trial, dict[str, str]]]) -> list[tuple[Trial, dict[str, str]]]:
     """Those that nobody else beats in both time and bytes, four at most."""
-    front = []
+    front: list[tuple[Trial, dict[str, str]]] = []
     for trial, ways in sorted(candidates, key=lambda c: (c[0].kept, c[0].seconds)):
         if not front or trial.seconds < front[-1][0].seconds:
             front.append((trial, ways))

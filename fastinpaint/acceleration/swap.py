@@ -71,9 +71,9 @@ def swap(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], dict[st
             module._fastinpaint = Options(backend, tier, module not in handing_on, plan.contiguous, name)
             module._fastinpaint_accelerated = True
             if name in plan.plain:
-                module._fastinpaint_plain = True
+                module._fastinpaint_plain = True  # type: ignore[assignment]
             if plan.by_rule and isinstance(module, NORMS):
-                module._fastinpaint_follows = True
+                module._fastinpaint_follows = True  # type: ignore[assignment]
             swapped.append(name)
     draw_borders(model, frozenset(PLAIN))
     return swapped, left
@@ -118,7 +118,7 @@ def reasons(model: nn.Module) -> dict[str, str]:
 def _plain_class(module: nn.Module) -> type[nn.Module] | None:
     """The class that a fused layer had; None for another module.
 
-    `torch.nn.utils.parametrize` gave the layer a class of its own, derived from the fused one: that is made anew.
+    `torch.nn.utils.parametrize` gave the layer a class of its own, derived from the fused one: that is made again.
     """
     kind, parent = type(module), type(module).__bases__[0]
     if is_parametrized(module) and parent in PLAIN:

@@ -20,6 +20,7 @@ from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.sandbox import random_states
 from fastinpaint.acceleration.swap import swap, unswap
 
+clock = time.perf_counter
 BEFORE = ""  # the name of what a step does before its first watched layer
 
 
@@ -84,7 +85,7 @@ class Runner:
     def step(self, watch: Watch | None = None) -> float:
         """Seconds of one step: forward and, in training, backward from random gradients of all floating results."""
         wait_for(self.device)
-        start = time.perf_counter()
+        start = clock()
         if watch is not None:
             watch.begin()
         results, taking = self.forward()
@@ -95,7 +96,7 @@ class Runner:
         wait_for(self.device)
         self.steps += 1
         self.tick()
-        return time.perf_counter() - start
+        return clock() - start
 
     def _backward(self, results: Any, taking: list[Tensor], watch: Watch | None) -> None:
         if watch is not None:
@@ -114,7 +115,7 @@ class Runner:
         return self._gradients[key].to(like.dtype)
 
     def measure(self, plan: Plan, runs: int) -> Trial:
-        """Try a plan out, warm up, and time its parts: the least of several runs each."""
+        """Try a plan out, warm up, and time its parts: the least of several runs, the median of alike layers."""
         watch = Watch(self.model, self.links.order, self.device)
         trial = self.try_out(plan, watch)
         with watch.watching():
@@ -125,6 +126,9 @@ class Runner:
                 parts.append(watch.parts())
         trial.seconds = statistics.median(seconds)
         trial.parts = {name: min(part.get(name, 0.0) for part in parts) for name in {n for part in parts for n in part}}
+        for names in self.links.alike():  # so that one disturbance decides on nothing
+            usual = statistics.median(trial.parts.get(name, 0.0) for name in names)
+            trial.parts.update(dict.fromkeys(names, usual))
         return trial
 
     def try_out(self, plan: Plan, watch: Watch | None = None) -> Trial:
@@ -204,7 +208,7 @@ class Watch:
             event.record()
             self._marks.append((name, event))
         else:
-            self._marks.append((name, time.perf_counter()))
+            self._marks.append((name, clock()))
 
     def begin(self) -> None:
         """A step begins."""

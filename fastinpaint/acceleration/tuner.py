@@ -74,32 +74,33 @@ def forget_calls(model: nn.Module) -> None:
 
 def begin(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Before every call: take the plan of these shapes, measuring it where it is new; inputs in its layout."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or getattr(model, "_is_replica", False):  # of nn.DataParallel, in a thread
         return None
     tuner = vars(model)[TUNER]
     key = key_of(model, args, kwargs)
     if key != tuner.key:
+        before = tuner.plan
         if key not in tuner.plans and may_run_aside():
             example, grad = Example(args, kwargs), torch.is_grad_enabled()
             if tuning_cache.mode() != "0":
                 tuner.plans[key] = _near(tuner, key) or tune(model, example, grad, tuner)
             elif not tuner.rehearsed:
-                _take(model, tuner, *try_rules(model, example, grad, tuner))
+                take(model, tuner, *try_rules(model, example, grad, tuner))
         if key in tuner.plans:
             tuner.key = key
-            _take(model, tuner, *tuner.plans[key])
+            take(model, tuner, *tuner.plans[key])
+        if tuner.plan != before and not tuner.plan.stock:
+            region.enter(model)  # the hook that does so came too late for this call
     if tuner.plan.channels_last and torch._C._get_tracing_state() is None:
         args, kwargs = layout.to_channels_last((args, kwargs))
     return args, kwargs
 
 
-def _take(model: nn.Module, tuner: Tuner, plan: Plan, report: Report) -> None:
-    """Put a plan in force, in the middle of a call of the model."""
+def take(model: nn.Module, tuner: Tuner, plan: Plan, report: Report) -> None:
+    """Put a plan in force."""
     if plan != tuner.plan:
         put_in_force(model, plan, tuner.backend)
         tuner.plan = plan
-        if not plan.stock:
-            region.enter(model)
     model.fastinpaint_report = report  # type: ignore[assignment]
 
 
@@ -212,9 +213,9 @@ def tune(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> tuple[
 def try_rules(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> tuple[Plan, Report]:
     """The plan by rules, mended until the model computes with it what it computes without; two forward passes."""
     tuner.rehearsed = True
-    report, plan = model.fastinpaint_report, replace(tuner.plan, contiguous=False)
+    report, plan = vars(model)["fastinpaint_report"], replace(tuner.plan, contiguous=False)
     if sandbox.why_not(model) or example.why_not() or type(model) in FUSED or type(model) in PLAIN:
-        return tuner.plan, report  # type: ignore[return-value]
+        return tuner.plan, report
     training = grad and any(t.requires_grad for t in (*model.parameters(), *example.tensors()))
     unswap(model)
     try:
@@ -226,12 +227,12 @@ def try_rules(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> t
                 unswap(model)
     except Exception as error:  # which the model's own call will raise
         logger.debug("accelerate: the rules were not tried: %s", error)
-        return tuner.plan, report  # type: ignore[return-value]
+        return tuner.plan, report
     finally:
         put_in_force(model, tuner.plan, tuner.backend)
     if trial is None:
         return Plan(), replace(report, swapped=[], layers=[], notes=[reason])
-    return trial.plan, report  # type: ignore[return-value]
+    return trial.plan, report
 
 
 def _unmeasured(tuner: Tuner, note: str) -> tuple[Plan, Report]:
@@ -268,7 +269,7 @@ def progress() -> Any:
 def memory_file(example: Example) -> Path:
     """Where choices are remembered: one file for each device, versions and source."""
     device = next((t.device for t in example.tensors() if t.device.type == "cuda"), torch.device("cpu"))
-    name = autotune._graphics(device) if device.type == "cuda" else autotune._processor()
+    name = autotune.graphics_name(device) if device.type == "cuda" else autotune.processor_name()
     return tuning_cache.file_of("choices", name, torch.__version__, _version.__version__, _source())
 
 
@@ -293,7 +294,7 @@ def problem(model: nn.Module, example: Example, training: bool, tuner: Tuner) ->
 
 
 @functools.cache
-def _code(kind: type[nn.Module]) -> str:
+def _code(kind: Any) -> str:
     """A digest of a module's own forward, so that a changed one is measured again."""
     code = getattr(getattr(kind, "forward", None), "__code__", None)
     if kind.__module__.partition(".")[0] == "torch" or code is None:

@@ -44,7 +44,7 @@ class Workload:
         return known[self.dtype]
 
 
-class Contender:
+class TrainingStepRun:
     """A model with its optimiser and one batch; `step` is one training step, `forward` its loss alone.
 
     Attributes:
@@ -104,7 +104,7 @@ def channels_last(model: nn.Module) -> nn.Module:
     return model
 
 
-def _checkpointed(workload: Workload) -> Contender:
+def _checkpointed(workload: Workload) -> TrainingStepRun:
     model = channels_last(plain(workload))
 
     def wrapped(layer: nn.Sequential) -> Callable[[Tensor], Tensor]:
@@ -115,7 +115,7 @@ def _checkpointed(workload: Workload) -> Contender:
 
     for layer in layers(model):
         layer.forward = wrapped(layer)  # type: ignore[method-assign]
-    return Contender(model, workload)
+    return TrainingStepRun(model, workload)
 
 
 def layers(model: nn.Module) -> Iterator[nn.Sequential]:
@@ -123,26 +123,28 @@ def layers(model: nn.Module) -> Iterator[nn.Sequential]:
     return (m for m in model.modules() if isinstance(m, nn.Sequential) and hasattr(m, "conv"))
 
 
-def _compiled(workload: Workload, mode: str) -> Contender:
+def _compiled(workload: Workload, mode: str) -> TrainingStepRun:
     model = channels_last(plain(workload))
-    return Contender(model, workload, torch.compile(model, mode=mode))
+    return TrainingStepRun(model, workload, torch.compile(model, mode=mode))
 
 
-def _accelerated(workload: Workload, memory: str) -> Contender:
+def _accelerated(workload: Workload, memory: str) -> TrainingStepRun:
     from fastinpaint import accelerate
 
-    return Contender(accelerate(plain(workload), backend=workload.backend, memory=memory, objective="fuse"), workload)
+    return TrainingStepRun(
+        accelerate(plain(workload), backend=workload.backend, memory=memory, objective="fuse"), workload
+    )
 
 
-def _by_backend(backend: str, workload: Workload) -> Contender:
+def _by_backend(backend: str, workload: Workload) -> TrainingStepRun:
     return _accelerated(dataclasses.replace(workload, backend=backend), "default")
 
 
 # Ours by one backend alone, which a GPU can run; by which, "fastinpaint" leaves to the workload.
 BACKENDS = {f"fastinpaint {name}": name for name in ("cuda", "triton", "library")}
-CONTENDERS: dict[str, Callable[[Workload], Contender]] = {
-    "eager": lambda w: Contender(plain(w), w),
-    "eager channels-last": lambda w: Contender(channels_last(plain(w)), w),
+CONTENDERS: dict[str, Callable[[Workload], TrainingStepRun]] = {
+    "eager": lambda w: TrainingStepRun(plain(w), w),
+    "eager channels-last": lambda w: TrainingStepRun(channels_last(plain(w)), w),
     "eager checkpointed": _checkpointed,
     "compile": lambda w: _compiled(w, "default"),
     "compile max-autotune": lambda w: _compiled(w, "max-autotune"),
@@ -161,7 +163,7 @@ def is_ours(name: str) -> bool:
     return name in OURS or name in BACKENDS
 
 
-def build(name: str, workload: Workload) -> Contender:
+def build(name: str, workload: Workload) -> TrainingStepRun:
     """The contender of that name, or a `UserError` that lists the known ones."""
     if name not in CONTENDERS:
         raise UserError(f"bench: unknown contender {name!r}; known: {', '.join(CONTENDERS)}.")
@@ -170,7 +172,7 @@ def build(name: str, workload: Workload) -> Contender:
     return CONTENDERS[name](workload)
 
 
-def disagreement(ours: Contender, reference: Contender) -> float:
+def disagreement(ours: TrainingStepRun, reference: TrainingStepRun) -> float:
     """How far two contenders' gradients are apart, relative to the reference's norm, over all parameters at once.
 
     The reference keeps its gradients, and is run only where it has none yet.

@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from fastinpaint.acceleration.kept import kept_bytes  # noqa: F401 - one of the three measures of this room
 from fastinpaint.bench.machine import synchronise
-from fastinpaint.ops import buffer_pool as map_memory
+from fastinpaint.ops import buffer_pool
 
 REPEATS_WITHIN = 0.05  # medians that are farther apart than this make a row noisy
 FLUSHED = 1 << 28  # bytes, more than any GPU's L2 holds
@@ -138,7 +138,7 @@ def allocated_bytes(work: Callable[[], Any], device: torch.device) -> int:
         work()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    with map_memory.set_aside(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+    with buffer_pool.disabled(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         work()
     # the profiler's own list: its public one hides the allocations that an operator makes
     events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]

@@ -2,18 +2,58 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from fastinpaint.errors import UserError
 
 
+def check(path: Path) -> None:
+    """Whether rows can be added to a file; leaves everything as it was.
+
+    Raises:
+        UserError: it is a folder, a device or a pipe, or cannot be made or written to.
+    """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: rows are added to a regular file, this is none.")
+    made = [folder for folder in path.absolute().parents if not folder.exists()]
+    is_new = not path.exists()
+    try:
+        append(path, [{}] if is_new else [])
+        if is_new:
+            path.unlink()
+    finally:
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
 def append(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Add rows to a file, made with its folder where missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.writelines(json.dumps(row, sort_keys=True) + "\n" for row in rows)
+    """Add rows to a file, made with its folder where missing: all of them or, on a full disk, none.
+
+    Raises:
+        UserError: the file cannot be written to.
+    """
+    text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows).encode()
+    is_new = not path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as file:
+            before = file.seek(0, os.SEEK_END)
+            try:
+                if file.write(text) != len(text):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                file.truncate(before)
+                if is_new:
+                    path.unlink()
+                raise
+    except OSError as error:
+        raise UserError(f"{path}: rows cannot be added: {error.strerror}.") from None
 
 
 def read(paths: list[Path]) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from fastinpaint.ops.types import Source
 Named = dict[str, Tensor]
 
 
-class Contender(Protocol):
+class LayerRun(Protocol):
     """What is timed, and what it gave.
 
     Attributes:

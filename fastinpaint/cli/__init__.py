@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import io
 import os
 import signal
 import sys
@@ -13,8 +15,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+from fastinpaint import environment
 from fastinpaint._version import __version__
-from fastinpaint.errors import UserError
+from fastinpaint.errors import UserError, one_line, shown
+
+NO_MEMORY = "can't allocate memory:"  # torch's words where the CPU has no more
 
 COMMANDS = {
     "inpaint": "fill the holes of a video",
@@ -77,14 +82,51 @@ def main(argv: Sequence[str] | None = None) -> int:
     Where whoever reads stdout has left, as in ``fastinpaint info | head -1``, it ends without a word and returns 141,
     what a shell gives a program that SIGPIPE ends.
     """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    open_streams()
+    code = 0
     try:
         try:
-            return _run(list(sys.argv[1:] if argv is None else argv))
+            code = _run(arguments)
         finally:
             sys.stdout.flush()  # here, not at exit, where Python would complain
+        return code
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_stdout()
         return 128 + signal.SIGPIPE
+    except OSError as error:  # a full disk behind stdout
+        _give_up_stdout()
+        if code:  # a sentence has been said
+            return code
+        _say(f"fastinpaint {arguments[0] if arguments else ''}: standard output: {error.strerror}.")
+        return 2
+
+
+def open_streams() -> None:
+    """Make sure that file descriptors 0 to 2 are taken, or the next file would become stdout; let any name be shown."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _give_up_stdout() -> None:
+    """Send what is left in stdout's buffer nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _say(sentence: str) -> None:
+    """One line on stderr, if that can be written to."""
+    with contextlib.suppress(OSError):
+        print(one_line(sentence), file=sys.stderr, flush=True)
 
 
 def _run(arguments: list[str]) -> int:
@@ -96,21 +138,37 @@ def _run(arguments: list[str]) -> int:
         return 0
     command, *rest = arguments
     if command not in COMMANDS:
-        print(f"fastinpaint: unknown command {command!r}; known: {', '.join(COMMANDS)}.", file=sys.stderr)
+        _say(f"fastinpaint: unknown command {shown(command)}; known: {', '.join(COMMANDS)}.")
         return 2
     try:
+        environment.check()
         args = parser_for(command).parse_args(rest)
         with ended_in_order():
             args.run(args)
     except (UserError, NotImplementedError) as error:  # the second is a backend that was asked for and cannot run
-        print(f"fastinpaint {command}: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.filename is None:
+        return _refuse(command, str(error))
+    except MemoryError:
+        return _refuse(command, "there is too little memory for this.")
+    except RuntimeError as error:
+        if NO_MEMORY not in str(error):
             raise
-        print(f"fastinpaint {command}: {error.filename}: {error.strerror}.", file=sys.stderr)
-        return 2
+        return _refuse(
+            command, f"there is too little memory for this ({str(error).partition(NO_MEMORY)[2].strip('. ')})."
+        )
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) or error.filename is None:
+            raise
+        return _refuse(command, f"{_name(error.filename)}: {error.strerror}.")
     except KeyboardInterrupt as stop:
-        print(f"fastinpaint {command}: {str(stop) or 'stopped.'}", file=sys.stderr)
+        _say(f"fastinpaint {command}: {str(stop) or 'stopped.'}")
         return 130
     return 0
+
+
+def _refuse(command: str, sentence: str) -> int:
+    _say(f"fastinpaint {command}: {sentence}")
+    return 2
+
+
+def _name(file: object) -> str:
+    return os.fsdecode(file) if isinstance(file, (str, bytes, os.PathLike)) else str(file)

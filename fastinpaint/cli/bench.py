@@ -9,7 +9,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastinpaint.errors import UserError
+from fastinpaint.cli.options import path
+from fastinpaint.errors import UserError, shown
+from fastinpaint.models.config import RANGES
+from fastinpaint.ranges import BATCH, FRAMES, SIDE, WIDTH, real, whole
 
 if TYPE_CHECKING:
     from fastinpaint.bench.contenders import Workload
@@ -19,37 +22,55 @@ AXES = {"frames": "largest number of frames", "size": "largest H = W", "r": "sma
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--frames", type=int, default=32, help="F, frames of a video (default 32)")
-    parser.add_argument("--size", type=int, default=128, help="H = W in pixels (default 128)")
-    parser.add_argument("--batch", type=int, default=1, help="videos a step (default 1)")
-    parser.add_argument("--r", type=int, default=2, choices=(1, 2, 4), help="how much smaller 3DCN works (default 2)")
-    parser.add_argument("--width", type=float, default=1.0, help="factor on the channels (default 1)")
+    parser.add_argument("--frames", type=FRAMES, default=32, help="F, frames of a video (default 32)")
+    parser.add_argument("--size", type=SIDE, default=128, help="H = W in pixels (default 128)")
+    parser.add_argument("--batch", type=BATCH, default=1, help="videos a step (default 1)")
+    parser.add_argument(
+        "--r", type=RANGES["r"], default=2, choices=(1, 2, 4), help="how much smaller 3DCN works (default 2)"
+    )
+    parser.add_argument("--width", type=WIDTH, default=1.0, help="factor on the channels (default 1)")
     parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (default float32)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     parser.add_argument("--backend", default="auto", help="of the fused modules (default auto)")
     parser.add_argument("--contenders", nargs="+", metavar="NAME", help="who runs (default: eager ones and ours)")
-    parser.add_argument("--seconds", type=float, default=20.0, help="timed seconds for each contender (default 20)")
-    parser.add_argument("--max-frames", type=float, metavar="GB", help="largest F, H = W, smallest r in that memory")
+    parser.add_argument(
+        "--seconds",
+        type=real(0, 86_400, above=True),
+        default=20.0,
+        help="timed seconds for each contender (default 20)",
+    )
+    parser.add_argument(
+        "--max-frames", type=real(0, 1e6, above=True), metavar="GB", help="largest F, H = W, smallest r in that memory"
+    )
     parser.add_argument("--axes", nargs="+", choices=tuple(AXES), default=tuple(AXES), help="what --max-frames varies")
-    parser.add_argument("--convergence", type=int, nargs="?", const=500, metavar="STEPS", help="train both and compare")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="append the rows to this file, one JSON object a line")
+    parser.add_argument(
+        "--convergence", type=whole(1, 10**6), nargs="?", const=500, metavar="STEPS", help="train both and compare"
+    )
+    parser.add_argument("--out", type=path, metavar="FILE", help="append the rows to this file, one JSON object a line")
 
 
 def run(args: argparse.Namespace) -> None:
     """Run what was asked and print a table."""
-    import torch
-
     from fastinpaint.bench import rows
-    from fastinpaint.bench.contenders import Workload
+    from fastinpaint.bench.contenders import CONTENDERS, Workload
     from fastinpaint.bench.machine import describe
     from fastinpaint.inference import Settings
+    from fastinpaint.models import ModelConfig
+    from fastinpaint.models.sizes import require_step
+    from fastinpaint.ops.dispatch.registry import requested
 
-    for name in ("frames", "size", "batch"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name} must be at least 1, got {getattr(args, name)}.")
-    Settings(device=args.device)  # refuses one that is not there
+    device = Settings(device=args.device).torch_device()
+    requested(args.backend)
     fields = [field.name for field in dataclasses.fields(Workload) if hasattr(args, field.name)]
     workload = Workload(**{name: getattr(args, name) for name in fields})
+    unknown = [name for name in args.contenders or () if name not in CONTENDERS]
+    if unknown:
+        raise UserError(f"bench: unknown contender {shown(unknown[0])}; known: {', '.join(CONTENDERS)}.")
+    if workload.torch_dtype and args.convergence is None and args.max_frames is None:
+        config = ModelConfig(width=args.width, r=args.r)
+        require_step("bench", config, (args.batch, args.frames, args.size), device)
+    if args.out is not None:
+        rows.check(args.out)
     found: Iterable[dict]
     if args.convergence is not None:
         found = convergence(args.convergence, args.backend, args.out)
@@ -59,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
         found = step_times(workload, args.contenders, args.seconds)
     for row in found:  # as each comes, so that what is stopped keeps what it found
         if args.out is not None:
-            rows.append(args.out, [describe(torch.device(args.device)) | row])
+            rows.append(args.out, [describe(device) | row])
     if args.out is not None:
         print(f"rows added to {args.out}")
 
@@ -109,8 +130,6 @@ def largest_sizes(workload: Workload, names: list[str] | None, axes: list[str], 
     from fastinpaint.bench.budget import within
     from fastinpaint.bench.contenders import OURS, is_ours
 
-    if budget_gb <= 0:
-        raise UserError(f"--max-frames takes a positive number of gigabytes, got {budget_gb:g}.")
     for axis in axes:
         rival = 0
         for name in names or ["eager channels-last", *OURS]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from fastinpaint.cli.options import path
 from fastinpaint.demo.run import PAGE, run_demo
 from fastinpaint.training.backend import BACKENDS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--out", type=Path, default=Path("demo"), metavar="DIR", help="new folder, or an earlier demo's"
+        "--out", type=path, default=Path("demo"), metavar="DIR", help="new folder, or an earlier demo's"
     )
     parser.add_argument("--backend", choices=BACKENDS, default="reference", help="what computes layers")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastinpaint.cli.options import path
 from fastinpaint.data.dataset import VideoSamples
 from fastinpaint.data.holes import HOLE_KINDS
 from fastinpaint.errors import UserError
@@ -15,6 +16,7 @@ from fastinpaint.inference import Settings
 from fastinpaint.metrics import evaluate, save_report
 from fastinpaint.metrics.clips import read_clip
 from fastinpaint.models.weights import load_weights
+from fastinpaint.ranges import POSITIVE_COUNT, SEED, whole
 from fastinpaint.training.backend import BACKENDS, accelerate_model
 
 
@@ -22,24 +24,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "weights",
         metavar="RUN_OR_WEIGHTS",
-        type=Path,
+        type=path,
         nargs="*",
         help="folders made by `fastinpaint train` (their best weights) or weights files; none with --video",
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--data", metavar="DATA", type=Path, help="folder made by `fastinpaint prepare`")
-    what.add_argument("--video", metavar="CLIP", type=Path, action="append", help="a video; may be repeated")
-    parser.add_argument("--frames", metavar="N", type=int, default=64, help="of each --video (default: 64)")
+    what.add_argument("--data", metavar="DATA", type=path, help="folder made by `fastinpaint prepare`")
+    what.add_argument("--video", metavar="CLIP", type=path, action="append", help="a video; may be repeated")
+    parser.add_argument("--frames", metavar="N", type=POSITIVE_COUNT, default=64, help="of each --video (default: 64)")
     parser.add_argument(
-        "--size", metavar="PX", type=int, default=128, help="of each --video's middle square; 0: whole (default: 128)"
+        "--size",
+        metavar="PX",
+        type=whole(0, 4096),
+        default=128,
+        help="of each --video's middle square; 0: whole (default: 128)",
     )
     parser.add_argument(
         "--holes", metavar="|".join(HOLE_KINDS), default="rectangle", help="default: rectangle; random = rectangles"
     )
     parser.add_argument("--split", metavar="val|train", default="val", help="default: val")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="write evaluation.json and pictures there")
-    parser.add_argument("--limit", metavar="N", type=int, help="measure N samples, spread evenly over the set")
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the holes (default: 0)")
+    parser.add_argument("--out", metavar="DIR", type=path, help="write evaluation.json and pictures there")
+    parser.add_argument(
+        "--limit", metavar="N", type=POSITIVE_COUNT, help="measure N samples, spread evenly over the set"
+    )
+    parser.add_argument("--seed", metavar="N", type=SEED, default=0, help="of the holes (default: 0)")
     parser.add_argument(
         "--no-rivals", action="store_true", help="leave out OpenCV's inpainting and the temporal median"
     )
@@ -49,8 +57,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure, print the table, write what --out asks for; raises `UserError` for bad input."""
-    if args.seed < 0:
-        raise UserError(f"--seed: must be 0 or more, got {args.seed}.")
     device = Settings(device=args.device).torch_device()
     models = {label: load_weights(path).to(device) for label, path in labelled(args.weights).items()}
     models = {label: accelerate_model(model, args.backend) for label, model in models.items()}

@@ -11,9 +11,7 @@ from collections.abc import Iterator
 import torch
 
 from fastinpaint._version import __version__
-from fastinpaint.ops.dispatch import native as _native
-from fastinpaint.ops.dispatch import native_cuda
-from fastinpaint.ops.dispatch import registry as backends
+from fastinpaint.ops.dispatch import native, native_cuda, registry
 from fastinpaint.ops.types import Geometry, Source
 
 CUDNN_TRAP = range(90800, 91500)
@@ -52,7 +50,7 @@ def versions() -> Iterator[str]:
 def built() -> Iterator[str]:
     """The two compiled libraries."""
     for name in ("cpu", "cuda"):
-        reason = _native.why_not(name)
+        reason = native.why_not(name)
         detail = f", using {_cpu_isa()}" if name == "cpu" and reason is None else ""
         yield f"{name} kernels: {'yes' + detail if reason is None else reason}"
 
@@ -60,19 +58,19 @@ def built() -> Iterator[str]:
 def runnable() -> Iterator[str]:
     """Every backend on a map of the device it is for."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    for name in backends.BACKENDS:
+    for name in registry.BACKENDS:
         refusals: dict[str, list[str]] = {}
-        for op in backends.OPS:
+        for op in registry.OPS:
             where = torch.device("cpu") if name == "cpu" else device
-            reason = backends.why_not(op, name, *_example(op, where))
+            reason = registry.why_not(op, name, *_example(op, where))
             if reason is not None:
                 refusals.setdefault(reason, []).append(op)
         yield f"{name}: yes" if not refusals else f"{name}: no"
         for reason, ops in refusals.items():
             yield f"  {', '.join(ops)}: {reason}"
     yield _hopper()
-    asked = os.environ.get(backends.VARIABLE)
-    yield f"{backends.VARIABLE}={asked}" if asked else f"{backends.VARIABLE} is not set: auto"
+    asked = os.environ.get(registry.VARIABLE)
+    yield f"{registry.VARIABLE}={asked}" if asked else f"{registry.VARIABLE} is not set: auto"
 
 
 def traps() -> Iterator[str]:

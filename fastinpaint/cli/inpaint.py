@@ -9,50 +9,47 @@ import time
 import torch
 from tqdm import tqdm
 
-from fastinpaint.errors import UserError
-from fastinpaint.inference import Encoding, Settings, inpaint
-from fastinpaint.inference.settings import DTYPES
+from fastinpaint.cli.options import path
+from fastinpaint.errors import UserError, one_line
+from fastinpaint.inference import Encoding, HoleBox, MaskSettings, Settings, inpaint, parse_box
+from fastinpaint.inference.mask_pictures import CHANNELS
+from fastinpaint.inference.settings import DTYPES, RANGES
 from fastinpaint.models.weights import load_weights, weights_info
+from fastinpaint.ranges import whole
 from fastinpaint.training.backend import BACKENDS, accelerate_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("video", metavar="VIDEO", help="a video, a GIF or a folder of frames")
+    parser.add_argument("video", metavar="VIDEO", type=path, help="a video, a GIF or a folder of frames")
     parser.add_argument(
         "-o",
         "--output",
         required=True,
+        type=path,
         metavar="OUT",
         help="a video or image file, or a folder of frames",
     )
     parser.add_argument(
         "-w",
         "--weights",
+        type=path,
         metavar="W",
         help="a .safetensors file that training left (default: none; other frames and the surroundings fill the hole)",
     )
-    hole = parser.add_argument_group("where the hole is")
-    hole.add_argument(
-        "-m", "--mask", help="one image, a folder of images or a video; white (any channel >= 128) = hole"
-    )
-    hole.add_argument(
-        "--box",
-        type=_box,
-        action="append",
-        default=[],
-        metavar="X,Y,W,H",
-        help="a rectangle, in pixels; may be repeated",
-    )
-    hole.add_argument("--mask-invert", action="store_true", help="black = hole")
-    hole.add_argument("--mask-resize", action="store_true", help="scale masks to the video's size")
-    hole.add_argument("--feather", type=int, default=0, metavar="PX", help="fade over this many pixels inside the mask")
+    _add_hole(parser.add_argument_group("where the hole is; masks and boxes together are a union"))
     look = parser.add_argument_group("what the network sees, if there is one")
-    look.add_argument("--size", type=int, help="pixels it sees a hole and its surroundings at (default: as trained)")
+    look.add_argument(
+        "--size", type=RANGES["size"], help="pixels it sees a hole and its surroundings at (default: as trained)"
+    )
     look.add_argument("--full-frame", action="store_true", help="show it whole frames, unscaled, instead of windows")
-    look.add_argument("--frames", type=int, help="frames at once (default: as trained)")
-    look.add_argument("--overlap", type=int, help="frames that windows share and blend (default: a quarter)")
+    look.add_argument("--frames", type=RANGES["frames"], help="frames at once (default: as trained)")
+    look.add_argument(
+        "--overlap", type=RANGES["overlap"], help="frames that windows share and blend (default: a quarter)"
+    )
     file = parser.add_argument_group("the output file")
-    file.add_argument("--crf", type=int, default=Encoding.crf, help="quality, 0 (best) to 51 (default: %(default)s)")
+    file.add_argument(
+        "--crf", type=whole(0, 51), default=Encoding.crf, help="quality, 0 (best) to 51 (default: %(default)s)"
+    )
     file.add_argument("--lossless", action="store_true", help="every sample bit for bit, in the source's pixel format")
     file.add_argument("--pix-fmt", metavar="NAME", help="store this pixel format, such as yuv420p")
     file.add_argument(
@@ -72,6 +69,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
 
 
+def _add_hole(hole: argparse._ArgumentGroup) -> None:
+    hole.add_argument(
+        "-m", "--mask", type=path, help="one image, a folder of images or a video; white (any channel >= 128) = hole"
+    )
+    hole.add_argument(
+        "--box",
+        type=_box,
+        action="append",
+        default=[],
+        metavar="X,Y,W,H[@SECONDS]",
+        help="a rectangle, in pixels or with %% of the frame; with @SECONDS a key frame of one that moves; repeatable",
+    )
+    hole.add_argument(
+        "--grow", type=whole(0, 1000), default=MaskSettings.grow, metavar="PX", help="widen it (default: %(default)s)"
+    )
+    hole.add_argument(
+        "--feather", type=RANGES["feather"], default=0, metavar="PX", help="fade over this many pixels inside the mask"
+    )
+    hole.add_argument("--mask-invert", action="store_true", help="black = hole")
+    hole.add_argument("--mask-resize", action="store_true", help="scale masks to the video's size")
+    hole.add_argument("--mask-channel", choices=CHANNELS, default="auto", help="what of the mask's pictures to take")
+    hole.add_argument(
+        "--label", type=whole(0, 65535), metavar="N", help="hole = this palette index or grey value of the mask"
+    )
+    hole.add_argument(
+        "--mask-start", type=whole(0, 10**9), metavar="N", help="the first mask's frame; others may lack one"
+    )
+    hole.add_argument("--mask-step", type=whole(1, 10**9), default=1, metavar="N", help="use every Nth mask")
+    hole.add_argument(
+        "--mask-hold", type=_hold, metavar="N", help="frames that each mask is for, or auto: by its number"
+    )
+
+
 def run(args: argparse.Namespace) -> None:
     trained = weights_info(args.weights).extra if args.weights else {}
     settings = Settings(
@@ -82,6 +112,16 @@ def run(args: argparse.Namespace) -> None:
         feather=args.feather,
         device=args.device,
         dtype=args.dtype,
+    )
+    masks = MaskSettings(
+        invert=args.mask_invert,
+        resize=args.mask_resize,
+        grow=args.grow,
+        channel=args.mask_channel,
+        label=args.label,
+        start=args.mask_start,
+        step=args.mask_step,
+        hold=args.mask_hold,
     )
     encoding = Encoding(
         crf=args.crf,
@@ -101,8 +141,7 @@ def run(args: argparse.Namespace) -> None:
             args.output,
             mask=args.mask,
             boxes=args.box,
-            invert=args.mask_invert,
-            resize=args.mask_resize,
+            masks=masks,
             settings=settings,
             encoding=encoding,
             overwrite=args.overwrite,
@@ -122,12 +161,19 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _say(note: str) -> None:
-    tqdm.write(f"fastinpaint inpaint: {note}", file=sys.stderr)
+    tqdm.write(one_line(f"fastinpaint inpaint: note: {note}"), file=sys.stderr)
 
 
-def _box(text: str) -> tuple[int, int, int, int]:
+def _box(text: str) -> HoleBox:
     try:
-        x, y, width, height = map(int, text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be x,y,width,height in pixels, got {text!r}") from None
-    return x, y, width, height
+        return parse_box(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("box ").rstrip(".")) from None
+
+
+def _hold(text: str) -> int:
+    if text == "auto":
+        return 0
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a number of frames or auto, got {text!r}")
+    return int(text)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
-from pathlib import Path
 from typing import Any
 
+from fastinpaint.cli.options import path
+from fastinpaint.environment import whole_number
 from fastinpaint.errors import UserError
 from fastinpaint.models import ModelConfig
 from fastinpaint.training import TrainConfig, train
-from fastinpaint.training.config import VARIANTS, read_yaml
-from fastinpaint.training.run_folder import RunFolder
+from fastinpaint.training.config import VARIANTS
+from fastinpaint.training.run_folder import RunFolder, read_options
 
 MODEL_HELP = {
     "width": "factor on the channels of every layer",
@@ -27,10 +27,10 @@ MODEL_HELP = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", metavar="DATA", type=Path, help="folder made by `fastinpaint prepare`")
-    parser.add_argument("--out", metavar="RUN", type=Path, required=True, help="folder of the run, new or empty")
+    parser.add_argument("data", metavar="DATA", type=path, help="folder made by `fastinpaint prepare`")
+    parser.add_argument("--out", metavar="RUN", type=path, required=True, help="folder of the run, new or empty")
     parser.add_argument(
-        "--config", metavar="FILE.yaml", type=Path, help="options by name; the command line goes over it"
+        "--config", metavar="FILE.yaml", type=path, help="options by name; the command line goes over it"
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run in RUN")
     options = parser.add_argument_group("training")
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     try:
         train(_config(args), args.data, args.out, args.resume)
     except (UserError, KeyboardInterrupt) as error:
-        if os.environ.get("RANK", "0") != "0":  # rank 0 says it
+        if whole_number("RANK", 0) != 0:  # rank 0 says it
             raise SystemExit(2 if isinstance(error, UserError) else 130) from None
         raise
 
@@ -64,7 +64,7 @@ def _config(args: argparse.Namespace) -> TrainConfig:
     if args.resume and args.config is None:
         base = RunFolder(args.out).stored_config()
     else:
-        base = TrainConfig.from_dict(read_yaml(args.config) if args.config else {})
+        base = TrainConfig.from_dict(read_options(args.config) if args.config else {})
     return TrainConfig.from_dict(values, base)
 
 

@@ -12,11 +12,14 @@ from tqdm import tqdm
 import fastinpaint
 from fastinpaint.errors import UserError
 from fastinpaint.models import ModelConfig, VideoCompletionNet
-from fastinpaint.ops.dispatch import autotune as measured
-from fastinpaint.ops.dispatch import triton_support
+from fastinpaint.models.config import RANGES
+from fastinpaint.models.sizes import require_step
+from fastinpaint.ops.dispatch import autotune, triton_support, tuning_cache
+from fastinpaint.ranges import BATCH, FRAMES, SIDE, WIDTH
 
 logger = logging.getLogger(__name__)
 
+R = RANGES["r"]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 USUAL = {"cuda": "bf16", "cpu": "fp32"}
 
@@ -28,26 +31,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "FASTINPAINT_CACHE or ~/.cache/fastinpaint, and taken wherever the backend is auto. FASTINPAINT_TUNE=0, or "
         "torch.use_deterministic_algorithms(True), leaves it all aside: then the choice is the same on every machine."
     )
-    parser.add_argument("--frames", type=int, default=32, metavar="N", help="frames a sample (default: 32)")
-    parser.add_argument("--size", type=int, default=128, metavar="PIXELS", help="height and width (default: 128)")
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="videos a step (default: 1)")
-    parser.add_argument("--r", type=int, default=2, choices=(1, 2, 4), help="how much smaller 3DCN's frames are")
-    parser.add_argument("--width", type=float, default=1.0, help="factor on every layer's channels (default: 1)")
+    parser.add_argument("--frames", type=FRAMES, default=32, metavar="N", help="frames a sample (default: 32)")
+    parser.add_argument("--size", type=SIDE, default=128, metavar="PIXELS", help="height and width (default: 128)")
+    parser.add_argument("--batch", type=BATCH, default=1, metavar="N", help="videos a step (default: 1)")
+    parser.add_argument("--r", type=R, default=2, choices=(1, 2, 4), help="how much smaller 3DCN's frames are")
+    parser.add_argument("--width", type=WIDTH, default=1.0, help="factor on every layer's channels (default: 1)")
     parser.add_argument("--device", choices=("auto", *USUAL), default="auto", help="what to measure (default: a GPU)")
     parser.add_argument("--dtype", choices=DTYPES, help="precision of the step (default: bf16, on the CPU fp32)")
 
 
 def run(args: argparse.Namespace) -> None:
     """One training step in which everything is measured that is not remembered yet."""
-    for name in ("frames", "size", "batch"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name} must be at least 1, got {getattr(args, name)}.")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device: cuda was asked for, but torch finds no CUDA device; use cpu or auto.")
     if torch.are_deterministic_algorithms_enabled():
         raise UserError("tune: torch.use_deterministic_algorithms(True) forbids to choose by measurements.")
     kind = "cuda" if args.device == "auto" and torch.cuda.is_available() else args.device.replace("auto", "cpu")
     device, dtype = torch.device("cuda:0" if kind == "cuda" else "cpu"), args.dtype or USUAL[kind]
+    require_step("tune", ModelConfig(width=args.width, r=args.r), (args.batch, args.frames, args.size), device)
+    tuning_cache.check_writable(autotune.memory_file(device))
     before = os.environ.get("FASTINPAINT_TUNE")
     os.environ["FASTINPAINT_TUNE"] = "1"
     try:
@@ -58,9 +60,9 @@ def run(args: argparse.Namespace) -> None:
         os.environ.pop("FASTINPAINT_TUNE")
         if before is not None:
             os.environ["FASTINPAINT_TUNE"] = before
-    counts = measured.counts(device)
+    counts = autotune.counts(device)
     told = ", ".join(f"{name} for {count}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
-    print(f"remembered for {sum(counts.values())} convolutions: {told}\n{measured.memory_file(device)}")
+    print(f"remembered for {sum(counts.values())} convolutions: {told}\n{autotune.memory_file(device)}")
 
 
 def _compile_ahead(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> None:

@@ -12,6 +12,7 @@ import av
 from av.error import FFmpegError
 from av.video.reformatter import Interpolation
 
+from fastinpaint.data.bounds import MOST_PIXELS, check_frame_size
 from fastinpaint.data.reader import FOLDER_RATE, DamagedVideo, Frame, VideoReader
 from fastinpaint.data.timeline import Timeline
 from fastinpaint.errors import UserError
@@ -19,6 +20,7 @@ from fastinpaint.errors import UserError
 # Colours rounded to nearest. Without flags swscale's RGB is up to a level too dark, of a coloured picture about one on
 # average; and accurate rounding is none, two levels dark, unless full chroma goes with it.
 ROUNDED = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+LIMITS = {"max_pixels": str(MOST_PIXELS)}
 DURATION_SLACK = 0.25  # seconds by which the length a Matroska header states may be off
 
 
@@ -33,11 +35,12 @@ class ContainerReader(VideoReader):
         self.name = name
         self._keep_pictures = keep_pictures
         try:
-            self._container = av.open(name)
+            self._container = av.open(name, metadata_errors="replace")  # titles may be of any bytes
         except (FFmpegError, OSError) as error:
             raise UserError(f"{name}: not a video that can be read: {_reason(error)}.") from None
         try:
             self._stream = main_video(name, self._container)
+            check_frame_size(name, self._stream.width, self._stream.height)
             self._decoder = _decoder(self._stream)
             self._read = 0
             self._last_pts: int | None = None
@@ -145,6 +148,8 @@ def main_video(name: str, container: av.container.InputContainer) -> av.VideoStr
     cover = av.stream.Disposition.attached_pic
     for stream in container.streams.video:
         if not stream.disposition & cover:
+            if stream.codec_context is None:
+                raise UserError(f"{name}: a video stream that can be decoded is needed; its codec is unknown.")
             stream.thread_type = "AUTO"
             return stream
     kinds = ", ".join(stream.type for stream in container.streams) or "nothing"
@@ -155,8 +160,11 @@ def _decoder(stream: av.VideoStream) -> Any:
     """What decodes a stream: FFmpeg's own decoders of VP8 and VP9 leave transparency aside, libvpx does not."""
     libvpx = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec.canonical_name)
     if libvpx is None or stream.metadata.get("alpha_mode") != "1":
+        stream.codec_context.options = LIMITS
         return stream
-    return av.CodecContext.create(libvpx, "r")
+    decoder = av.CodecContext.create(libvpx, "r")
+    decoder.options = LIMITS
+    return decoder
 
 
 def _reason(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -9,16 +10,18 @@ from typing import Any, overload
 import numpy as np
 
 from fastinpaint.data.store import read_json
-from fastinpaint.errors import UserError
+from fastinpaint.errors import UserError, shown
+from fastinpaint.ranges import COUNT, FRAMES, SIDE, real
 
 SPLITS = ("train", "val")
+CHANNEL = real(0, 1)
 
 
 class VideoSamples(Sequence[np.ndarray]):
     """The samples of one split: ``samples[i]`` is uint8 RGB ``[T, size, size, 3]``, a copy.
 
     Nothing is read before it is asked for, and only maps are held, so the data may be larger than memory. It can be
-    pickled for the workers of a DataLoader; each opens the files anew.
+    pickled for the workers of a DataLoader; each opens the files again.
 
     Args:
         root: the folder given to ``fastinpaint prepare --out``.
@@ -34,23 +37,23 @@ class VideoSamples(Sequence[np.ndarray]):
 
     def __init__(self, root: str | Path, split: str = "train") -> None:
         if split not in SPLITS:
-            raise UserError(f"split must be one of {', '.join(SPLITS)}; got {split!r}.")
+            raise UserError(f"split must be one of {', '.join(SPLITS)}; got {shown(split)}.")
         self.root, self.split = Path(root), split
         index = _index(self.root)
         try:
-            self.frames, self.size = int(index["frames"]), int(index["size"])
-            red, green, blue = index["mean_pixel"]
-            self.mean_pixel = (float(red), float(green), float(blue))
-            self._files = [self.root / "clips" / clip["file"] for clip in index["clips"]]
-            lengths = [int(clip["samples"]) for clip in index["clips"]]
-            ranges = [(int(clip), int(first), int(count)) for clip, first, count in index[split]]
-            self._places = [(clip, first + i) for clip, first, count in ranges for i in range(count)]
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{self.root / 'index.json'}: damaged: {type(error).__name__} {error}.") from None
+            self.frames, self.size = FRAMES.checked("frames", index["frames"]), SIDE.checked("size", index["size"])
+            self.mean_pixel = _colour(index["mean_pixel"])
+            self._files = [self.root / "clips" / _name(clip["file"]) for clip in index["clips"]]
+            lengths = [COUNT.checked("samples", clip["samples"]) for clip in index["clips"]]
+            ranges = [_range(entry, lengths) for entry in index[split]]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__} {error}."
+            raise UserError(f"{self.root / 'index.json'}: damaged: {reason}") from None
+        for clip in sorted({clip for clip, _, _ in ranges}):
+            self._check(clip, lengths[clip])
+        self._places = [(clip, first + i) for clip, first, count in ranges for i in range(count)]
         if not self._places:
             raise UserError(f"{root}: the {split} split holds no sample; prepare more clips or longer ones.")
-        for clip in sorted({clip for clip, _ in self._places}):
-            self._check(clip, lengths[clip])
         self._maps: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -65,7 +68,7 @@ class VideoSamples(Sequence[np.ndarray]):
             return [self[i] for i in range(*index.indices(len(self)))]
         clip, place = self._places[index]
         if clip not in self._maps:
-            self._maps[clip] = np.load(self._files[clip], mmap_mode="r", allow_pickle=False)
+            self._maps[clip] = np.lib.format.open_memmap(self._files[clip], mode="r")
         return np.array(self._maps[clip][place])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -75,14 +78,34 @@ class VideoSamples(Sequence[np.ndarray]):
         """The array is there, of the right shape, and as long as its header says."""
         path = self._files[clip]
         expected = (length, self.frames, self.size, self.size, 3)
+        if not path.is_file():
+            raise UserError(f"{path}: missing, though the index names it; prepare the data again.")
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except FileNotFoundError:
-            raise UserError(f"{path}: missing, though the index names it; prepare the data again.") from None
-        except (OSError, ValueError, EOFError):
+            array = np.lib.format.open_memmap(path, mode="r")
+        except (OSError, ValueError, EOFError, SyntaxError, OverflowError, TypeError, MemoryError, tokenize.TokenError):
             raise UserError(f"{path}: damaged; delete it and prepare the data again.") from None
         if array.shape != expected or array.dtype != np.uint8:
             raise UserError(f"{path}: must be uint8 {expected}, is {array.dtype} {array.shape}; prepare it again.")
+
+
+def _colour(values: Any) -> tuple[float, float, float]:
+    red, green, blue = (CHANNEL.checked("mean_pixel", value) for value in values)
+    return red, green, blue
+
+
+def _name(file: Any) -> str:
+    """The name of a file in ``clips``, and not a path to elsewhere."""
+    if not isinstance(file, str) or Path(file).name != file:
+        raise UserError(f"a clip's file must be a name, got {shown(file)}.")
+    return file
+
+
+def _range(entry: Any, lengths: list[int]) -> tuple[int, int, int]:
+    """(clip, first, count), all within the clips that there are."""
+    clip, first, count = (COUNT.checked("a sample's place", value) for value in entry)
+    if clip >= len(lengths) or first + count > lengths[clip]:
+        raise UserError(f"samples {first} to {first + count} of clip {clip} are not there.")
+    return clip, first, count
 
 
 def _index(root: Path) -> dict[str, Any]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import re
+import shutil
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,9 +24,14 @@ from fastinpaint.data.sources import find_sources, stamp
 from fastinpaint.data.split import split_samples
 from fastinpaint.data.store import FORMAT, PART, VERSION, clip_writer, read_json, write_json
 from fastinpaint.data.video import open_video, upright
-from fastinpaint.errors import UserError
+from fastinpaint.errors import UserError, one_line, shown
+from fastinpaint.files import locked
+from fastinpaint.memory import require
+from fastinpaint.ranges import FRAMES, SEED, SIDE, Number, whole
 
+COPIES = 2  # of a sample that are held at least: its frames, and all of them as one array
 CROPS = ("center", "box", "face")
+RANGES: dict[str, Number] = {"frames": FRAMES, "size": SIDE, "stride": whole(1, 10**6), "min_side": SIDE, "seed": SEED}
 
 
 @dataclass(frozen=True)
@@ -43,12 +51,11 @@ class PrepareConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("frames", "size", "stride", "min_side"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 1; got {value}.")
+        for name, range in RANGES.items():
+            if getattr(self, name) is not None:
+                range.checked(f"--{name.replace('_', '-')}", getattr(self, name))
         if self.crop not in CROPS:
-            raise UserError(f"--crop must be one of {', '.join(CROPS)}; got {self.crop!r}.")
+            raise UserError(f"--crop must be one of {', '.join(CROPS)}; got {shown(self.crop)}.")
         if (self.box is not None) != (self.crop == "box"):
             raise UserError(f"--crop box and --box x,y,w,h go together; got --crop {self.crop}, --box {self.box}.")
         if self.box is not None and (self.box[2] != self.box[3] or self.box[2] < 1):
@@ -99,7 +106,7 @@ class Summary:
 def prepare(config: PrepareConfig, sources: Sequence[str | Path], out: str | Path) -> Summary:
     """Cut the sources into samples under the folder `out`, for `fastinpaint.data.dataset.VideoSamples`.
 
-    Clips that an earlier, interrupted call has finished are kept; those whose source has changed are made anew. A file
+    Clips that an earlier, interrupted call has finished are kept; those whose source has changed are cut again. A file
     that cannot be read is named, skipped and counted, and so is one that gives no sample.
 
     Args:
@@ -115,29 +122,58 @@ def prepare(config: PrepareConfig, sources: Sequence[str | Path], out: str | Pat
     found = find_sources(sources, leave_out=root)
     if not found:
         raise UserError(f"no video, GIF or folder of frames found in {', '.join(map(str, sources))}.")
-    summary, clips = Summary(), []
+    pixels = config.frames * config.size**2
+    require(f"prepare: a sample of {config.frames} frames of {config.size}x{config.size}", COPIES * 3 * pixels)
+    made = [folder for folder in (root, *root.absolute().parents) if not folder.exists()]
+    was_empty = bool(made) or (root.is_dir() and not any(root.iterdir()))
+    clips: list[dict[str, Any]] = []
     try:
         _open_out(root, config)
-        for path in (bar := tqdm(found, desc="clips", unit="clip", file=sys.stderr)):
-            try:
-                clip = _clip(path, config, crop, root / "clips")
-            except UserError as error:
-                summary.bad.append(str(error))
-                bar.write(f"skipped: {error}", file=sys.stderr)
-                continue
-            if clip["samples"]:
-                clips.append(clip)
-            else:
-                summary.unused.append(str(path))
-                bar.write(f"no sample: {path}: {clip['note']}", file=sys.stderr)
-        if not clips:
-            reasons = f"{_count(len(summary.bad), 'file')} could not be read, {len(summary.unused)} gave no sample"
-            raise UserError(f"nothing to train on in {_count(len(found), 'source')}: {reasons}.")
-        summary.clips = len(clips)
-        summary.train, summary.val = _write_index(root, config, clips)
-    except OSError as error:
+        with locked(root, "the data set"):
+            return _prepare_all(found, config, crop, root, clips)
+    except (OSError, UserError) as error:
+        if was_empty and not clips:  # nothing that another call could go on with
+            _empty(root, made)
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{error.filename or out}: cannot be read or written: {error.strerror or error}.") from None
+
+
+def _prepare_all(
+    found: list[Path], config: PrepareConfig, crop: Crop, root: Path, clips: list[dict[str, Any]]
+) -> Summary:
+    """Every clip, then the index; fills ``clips`` with what is known of those that gave samples."""
+    summary = Summary()
+    for left in (root / "clips").glob("*" + PART):  # by a call that was killed
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    write_json(root / "settings.json", config.settings())
+    for path in (bar := tqdm(found, desc="clips", unit="clip", file=sys.stderr)):
+        try:
+            clip = _clip(path, config, crop, root / "clips")
+        except UserError as error:
+            summary.bad.append(str(error))
+            bar.write(f"skipped: {one_line(str(error))}", file=sys.stderr)
+            continue
+        if clip["samples"]:
+            clips.append(clip)
+        else:
+            summary.unused.append(str(path))
+            bar.write(one_line(f"no sample: {path}: {clip['note']}"), file=sys.stderr)
+    if not clips:
+        reasons = f"{_count(len(summary.bad), 'file')} could not be read, {len(summary.unused)} gave no sample"
+        raise UserError(f"nothing to train on in {_count(len(found), 'source')}: {reasons}.")
+    summary.clips = len(clips)
+    summary.train, summary.val = _write_index(root, config, clips)
     return summary
+
+
+def _empty(root: Path, made: list[Path]) -> None:
+    """Take away what this call put into a folder that was empty or not there."""
+    with contextlib.suppress(OSError):
+        shutil.rmtree(root / "clips", ignore_errors=True)
+        (root / "settings.json").unlink(missing_ok=True)
+        for folder in made:
+            folder.rmdir()
 
 
 def _open_out(root: Path, config: PrepareConfig) -> None:
@@ -147,33 +183,42 @@ def _open_out(root: Path, config: PrepareConfig) -> None:
         for name, value in config.settings().items():
             if there.get(name) != value:
                 raise UserError(
-                    f"{root}: holds samples with {name} {there.get(name)}, these would have {value}; "
+                    f"{root}: holds samples with {name} {shown(there.get(name))}, these would have {value}; "
                     "choose another --out or delete it."
                 )
     elif root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UserError(f"{root}: must be a new or empty folder, or one written by `fastinpaint prepare`.")
     (root / "clips").mkdir(parents=True, exist_ok=True)
-    for left in (root / "clips").glob("*" + PART):  # by a call that was killed
-        left.unlink()
-    write_json(root / "settings.json", config.settings())
 
 
 def _clip(path: Path, config: PrepareConfig, crop: Crop, folder: Path) -> dict[str, Any]:
     """What is known of one clip, from its JSON if that is still true, else by cutting the clip."""
     resolved = str(path.resolve())
     slug = re.sub(r"[^A-Za-z0-9]+", "-", path.stem).strip("-")[:40]
-    key = f"{slug}-{hashlib.sha1(resolved.encode()).hexdigest()[:10]}"
+    key = f"{slug}-{hashlib.sha1(os.fsencode(resolved)).hexdigest()[:10]}"
     array, note = folder / f"{key}.npy", folder / f"{key}.json"
     now = stamp(path)
     if note.exists():
-        known = read_json(note)
-        if known["stamp"] == now and (array.exists() or not known["samples"]):
+        known = _known(note)
+        if known is not None and known["stamp"] == now and (array.is_file() or not known["samples"]):
             return known
         note.unlink()
     clip = {"format": FORMAT, "version": VERSION, "name": str(path), "file": array.name, "stamp": now}
     clip |= cut_clip(path, config, crop, array)
     write_json(note, clip)
     return clip
+
+
+def _known(note: Path) -> dict[str, Any] | None:
+    """What a clip's JSON says, or None where it is damaged, so that the clip is cut again."""
+    kinds = {"stamp": list, "samples": int, "scenes": int, "starts": list, "squares": list, "means": list}
+    try:
+        known = read_json(note)
+    except UserError:
+        return None
+    whole = all(type(known.get(name)) is kind for name, kind in kinds.items())
+    counts = whole and {known["samples"]} == {len(known[name]) for name in ("starts", "squares", "means")}
+    return known if counts and all(isinstance(known.get(name), str) for name in ("name", "file")) else None
 
 
 def cut_clip(path: Path, config: PrepareConfig, crop: Crop, array: Path) -> dict[str, Any]:

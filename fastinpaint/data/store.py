@@ -19,11 +19,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from fastinpaint.errors import UserError
+from fastinpaint.errors import UserError, shown
+from fastinpaint.files import PART, parse_json, read_text, replace_text
 
 FORMAT = "fastinpaint samples"
 VERSION = 1
-PART = ".part"
 
 
 class ClipWriter:
@@ -66,13 +66,8 @@ def clip_writer(path: Path, shape: tuple[int, ...]) -> Iterator[ClipWriter]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write and rename."""
-    part = path.with_name(path.name + PART)
-    try:
-        part.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    """Write the object, whole or not at all."""
+    replace_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -82,16 +77,16 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: unreadable, damaged, of another format or version.
     """
     try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
+        content = parse_json(read_text(path))
+    except UserError:
+        raise
     except ValueError:
         raise UserError(f"{path}: damaged: it is not JSON.") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path}: not written by `fastinpaint prepare`.")
     if content.get("version") != VERSION:
         raise UserError(
-            f"{path}: version {VERSION} of the format is needed, this is version {content.get('version')}; "
+            f"{path}: version {VERSION} of the format is needed, this is version {shown(content.get('version'))}; "
             "prepare the data again."
         )
     return content

@@ -14,8 +14,10 @@ import cv2
 import numpy as np
 from av.error import FFmpegError
 
+from fastinpaint.data.bounds import check_image
 from fastinpaint.data.container import ROUNDED, ContainerReader
 from fastinpaint.data.reader import FOLDER_RATE, Frame, VideoReader
+from fastinpaint.data.silence import silent_libraries
 from fastinpaint.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -79,6 +81,8 @@ def open_video(path: str | Path, rate: Fraction = FOLDER_RATE, keep_pictures: bo
         return FolderReader(str(path), images, rate, keep_pictures)
     if not source.exists():
         raise UserError(f"{path}: no such file or folder.")
+    if not source.is_file():
+        raise UserError(f"{path}: a video is a regular file or a folder, this is neither.")
     if is_image(source):
         return FolderReader(str(path), [source], rate, keep_pictures)
     return ContainerReader(str(path), keep_pictures)
@@ -91,11 +95,14 @@ def upright(rgb: np.ndarray, rotation: int) -> np.ndarray:
 
 def read_image(path: Path) -> np.ndarray:
     """An image as uint8 RGB [H, W, 3]: grey is repeated, 16 bits become 8, transparency is dropped."""
+    if not path.is_file():
+        raise UserError(f"{path}: cannot be read: it is no regular file.")
     try:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
-    bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    check_image(str(path), data.data)
+    bgr = _decoded(data)
     if bgr is None:
         raise UserError(f"{path}: not an image that can be decoded; it may be empty or damaged.")
     return np.ascontiguousarray(bgr[:, :, ::-1])
@@ -112,6 +119,15 @@ def read_picture(path: Path) -> tuple[np.ndarray, av.VideoFrame]:
     if picture is None or (picture.height, picture.width) != rgb.shape[:2]:  # as where EXIF turns the image
         picture = av.VideoFrame.from_ndarray(rgb, format="rgb24")
     return picture.to_ndarray(format="rgb24", interpolation=ROUNDED), picture
+
+
+def _decoded(data: np.ndarray) -> np.ndarray | None:
+    """uint8 BGR [H, W, 3], or None where OpenCV cannot; without what its libraries print of damaged files."""
+    try:
+        with silent_libraries():
+            return cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except cv2.error:  # more pixels than OpenCV takes, or no memory for them
+        return None
 
 
 def is_image(path: Path) -> bool:

@@ -19,7 +19,7 @@ from fastinpaint.demo.compare import classical_fills, save_comparison
 from fastinpaint.demo.page import write_page
 from fastinpaint.demo.scene import scribbled_scene
 from fastinpaint.errors import UserError
-from fastinpaint.inference import Settings, inpaint
+from fastinpaint.inference import MaskSettings, Settings, inpaint
 from fastinpaint.inference.output import whole_or_nothing
 from fastinpaint.metrics import Evaluation, evaluate, save_report
 from fastinpaint.models import ModelConfig, TwoDCN, VideoCompletionNet
@@ -72,6 +72,8 @@ def run_demo(out: str | Path, backend: str = "reference", size: DemoSize | None 
         UserError: `out` is something else, or cannot be written.
     """
     out, size = Path(out), size or DemoSize()
+    if out.is_symlink() and not out.exists():
+        raise UserError(f"{out}: must be a new folder, or one that an earlier demo left; it is a link to nothing.")
     if out.exists() and not (out.is_dir() and ((out / PAGE).is_file() or not any(out.iterdir()))):
         raise UserError(f"{out}: must be a new folder, or one that an earlier demo left.")
     _fused(VideoCompletionNet(ModelConfig(width=size.width)), backend)  # refused now, not after minutes
@@ -162,7 +164,8 @@ def _inpaint(folder: Path, size: DemoSize, backend: str) -> str:
     settings = Settings(frames=size.frames, full_frame=True)
     fills = classical_fills(clip, mask)
     for name, network, file in (("propagation", None, "filled.mp4"), ("network", model, "completed.mp4")):
-        inpaint(network, folder / "input.mp4", folder / file, mask=folder / "mask.mp4", settings=settings)
+        options = {"mask": folder / "mask.mp4", "masks": MaskSettings(grow=0), "settings": settings}
+        inpaint(network, folder / "input.mp4", folder / file, **options)
         with open_video(folder / file) as reader:
             fills[name] = np.stack([frame.rgb for frame in reader])
     return save_comparison(folder, clip, mask, fills, truth)

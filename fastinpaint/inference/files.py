@@ -17,12 +17,13 @@ from tqdm import tqdm
 from fastinpaint.data.reader import Frame, VideoReader
 from fastinpaint.data.video import open_video
 from fastinpaint.errors import UserError
+from fastinpaint.inference.boxes import HoleBox
 from fastinpaint.inference.complete import complete_stream
 from fastinpaint.inference.encoder import Encoding
-from fastinpaint.inference.masks import Masks, count_frames, no_hole
+from fastinpaint.inference.masks import Masks, MaskSettings, count_frames, no_hole, wrong_count
 from fastinpaint.inference.movie import MovieWriter
 from fastinpaint.inference.output import FolderWriter, TiffWriter, Writer, check_output, is_movie, whole_or_nothing
-from fastinpaint.inference.settings import Settings
+from fastinpaint.inference.settings import Settings, require_window
 
 
 class Written(NamedTuple):
@@ -40,9 +41,8 @@ def inpaint(
     output: str | Path,
     *,
     mask: str | Path | None = None,
-    boxes: Sequence[tuple[int, int, int, int]] = (),
-    invert: bool = False,
-    resize: bool = False,
+    boxes: Sequence[HoleBox | tuple[int, int, int, int]] = (),
+    masks: MaskSettings | None = None,
     settings: Settings | None = None,
     encoding: Encoding | None = None,
     overwrite: bool = False,
@@ -56,7 +56,8 @@ def inpaint(
         video: a video file, a GIF or a folder of frames.
         output: a video or image file (see `MovieWriter`), or a folder for PNG or TIFF frames, which equal the source's
             decoded frames bit for bit outside the mask.
-        mask, boxes, invert, resize: see `Masks`. More masks than frames are no error; fewer are.
+        mask, boxes: see `Masks`; at least one of them.
+        masks: see `MaskSettings`.
         settings: see `Settings`.
         encoding: see `Encoding`.
         overwrite: whether an output that exists is replaced.
@@ -70,13 +71,15 @@ def inpaint(
     check_output(target, [Path(path) for path in (video, mask) if path is not None], overwrite)
     with (
         open_video(video, keep_pictures=True) as reader,
-        Masks(reader, mask, boxes, invert=invert, resize=resize) as masks,
+        Masks(reader, mask, boxes, masks, notify) as holes,
     ):
-        _check_lengths(reader, masks)
+        _check_lengths(reader, holes)
+        settings = settings or Settings()
+        require_window(model, settings, reader)
         first = next(reader)
         held: deque[tuple[Frame, np.ndarray]] = deque()
-        pairs = _pairs(chain([first], reader), masks, reader.name, invert, held)
-        done = complete_stream(model, pairs, settings or Settings())
+        pairs = _pairs(chain([first], reader), holes, reader, held, (masks or MaskSettings()).invert)
+        done = complete_stream(model, pairs, settings)
         count = 0
         with whole_or_nothing(target) as beside, ExitStack() as stack:
             writer = _writer(beside, reader, first, encoding, notify)
@@ -105,34 +108,38 @@ def _writer(path: Path, reader: VideoReader, first: Frame, encoding: Encoding, n
 
 
 def _pairs(
-    frames: Iterator[Frame], masks: Masks, name: str, invert: bool, held: deque[tuple[Frame, np.ndarray]]
+    frames: Iterator[Frame], masks: Masks, video: VideoReader, held: deque[tuple[Frame, np.ndarray]], invert: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(frame, mask) pairs, with each frame and mask put into `held` for the writer."""
-    holes = False
-    for index, frame in enumerate(frames):
+    holes, count, start = False, 0, None
+    for frame in frames:
         if frame.picture.interlaced_frame:
             raise UserError(
-                f"{name}: frame {index} is interlaced, two moments in one picture, which would be filled as one; "
+                f"{video.name}: frame {count} is interlaced, two moments in one picture, which would be filled as one; "
                 "deinterlace the video first."
             )
-        mask = next(masks, None)
+        time = frame.pts * frame.time_base
+        start = time if start is None else start
+        mask = masks.take(float(time - start))
         if mask is None:
-            raise UserError(_too_few(masks.name, index, name, index + 1 + sum(1 for _ in frames)))
+            raise UserError(wrong_count(masks, count, video, count + 1 + sum(1 for _ in frames)))
         holes = holes or bool(mask.any())
+        count += 1
         held.append((frame, mask))
         yield frame.rgb, mask
+    more = masks.more()
+    if more:
+        raise UserError(wrong_count(masks, count + more, video, count))
     if not holes:
         raise UserError(no_hole(masks.name, invert))
 
 
 def _check_lengths(reader: VideoReader, masks: Masks) -> None:
-    """Where the files say that there are too few masks, count, so as not to find out after hours."""
-    if masks.length_hint is None or reader.length_hint is None or masks.length_hint >= reader.length_hint:
+    """Where the files say that there are too few masks or too many, count, so as not to find out after hours."""
+    if masks.length_hint is None or reader.length_hint is None or masks.length_hint == reader.length_hint:
         return
-    have, need = count_frames(masks.name), count_frames(reader.name)
-    if have < need:
-        raise UserError(_too_few(masks.name, have, reader.name, need))
-
-
-def _too_few(masks: str, have: int, video: str, need: int) -> str:
-    return f"{masks}: each frame needs a mask; there are {have} masks for the {need} frames of {video}."
+    have, need = masks.length_hint, count_frames(reader.name)
+    if have != need:
+        have = masks.counted()
+    if not need <= have < need + masks.tolerance:
+        raise UserError(wrong_count(masks, have, reader, need))

@@ -53,10 +53,13 @@ class MovieWriter:
         self._original = OtherStreams(source.name) if isinstance(source, ContainerReader) else None
         self._drop = encoding.drop_unsupported
         self._source_format = first.picture.format.name
-        self._opaque = is_opaque(first.picture)
-        wanted = without_alpha(self._source_format) if self._opaque else self._source_format
         codec = source.codec if self._original is not None or self._suffix in STILLS else ""
-        self.plan: Plan = plan(codec, wanted, (source.width, source.height), self._suffix, encoding)
+        size = source.width, source.height
+        self.plan: Plan = plan(codec, self._source_format, size, self._suffix, encoding)
+        self._opaque = is_opaque(first.picture)
+        always = source.codec in ("gif", "webp") and self._suffix not in (".gif", ".apng", ".webp")  # used or not
+        if self._opaque and encoding.pix_fmt is None and (always or "transparency" in self.plan.lost):
+            self.plan = plan(codec, without_alpha(self._source_format), size, self._suffix, encoding)
         self.notes = list(self.plan.notes)
         self._refuse_losses()
         self._palette = self._suffix == ".gif"
@@ -64,6 +67,7 @@ class MovieWriter:
         self._time_base = 1 / source.rate if self._constant else first.time_base
         self._start = self._origin(first.pts * first.time_base)
         self._last: int | None = None
+        self._lengths: dict[int, int] = {}  # how long pictures are shown that are still in the encoder, by their time
         self._name = source.name
         self._container = self._open(path)
         options: Any = {"options": self._options(first.picture), "time_base": self._time_base}
@@ -82,16 +86,18 @@ class MovieWriter:
             raise UserError(
                 f"{self._suffix} holds one image, and {self._name} has more frames; write a video or a folder."
             )
+        length = (frame.picture.duration or 0) * frame.time_base
         picture = self._filled(frame.picture, rgb, mask)
         picture.pict_type = 0  # the encoder's choice, not the source's
         time = frame.pts * frame.time_base
         picture.pts, picture.time_base = self._tick(time - self._start), self._time_base
         if self._original is not None:
             self._original.copy(self._container, time)
-        self._container.mux(self._stream.encode(with_palette(picture) if self._palette else picture))
+        self._lengths[picture.pts] = round(length / self._time_base)
+        self._encode(with_palette(picture) if self._palette else picture)
 
     def close(self) -> None:
-        self._container.mux(self._stream.encode(None))
+        self._encode(None)
         if self._original is not None:
             self._original.copy(self._container, None)
         self._container.close()
@@ -101,6 +107,14 @@ class MovieWriter:
             if held is not None:
                 with suppress(FFmpegError, OSError):
                     held.close()
+
+    def _encode(self, picture: Any) -> None:
+        """Encode and pass on what is ready, each for as long as the source shows it, which encoders do not tell."""
+        for packet in self._stream.encode(picture):
+            length = self._lengths.pop(packet.pts, 0) if packet.time_base == self._time_base else 0
+            if length:
+                packet.duration = length
+            self._container.mux(packet)
 
     def _filled(self, picture: Any, rgb: np.ndarray, mask: np.ndarray) -> Any:
         """The source's picture with the hole's samples replaced, in the format that the encoder takes."""

@@ -5,9 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
-from fastinpaint.errors import UserError
+from fastinpaint.data.reader import VideoReader
+from fastinpaint.errors import UserError, shown
+from fastinpaint.memory import require
+from fastinpaint.models import ModelConfig
+from fastinpaint.models.sizes import require_completion
+from fastinpaint.ranges import FRAMES, Number, whole
 
+RANGES: dict[str, Number] = {
+    "frames": FRAMES,
+    "overlap": whole(0, 4095),
+    "size": whole(8, 8192),
+    "feather": whole(0, 8192),
+}
+COPIES = 2  # of a window that are held at least: the source's frames and the completed ones
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -39,13 +52,13 @@ class Settings:
     dtype: str = "fp32"
 
     def __post_init__(self) -> None:
-        for name, least in (("frames", 1), ("size", 8), ("feather", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}.")
-        if self.overlap is not None and not 0 <= self.overlap < self.frames:
+        for name, range in RANGES.items():
+            if name != "overlap" or self.overlap is not None:
+                object.__setattr__(self, name, range.checked(name, getattr(self, name)))
+        if self.overlap is not None and self.overlap >= self.frames:
             raise UserError(f"overlap must be from 0 to frames - 1 = {self.frames - 1}, got {self.overlap}.")
         if self.dtype not in DTYPES:
-            raise UserError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}.")
+            raise UserError(f"dtype must be one of {', '.join(DTYPES)}, got {shown(self.dtype)}.")
         self.torch_device()
 
     @property
@@ -59,8 +72,25 @@ class Settings:
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
             device = torch.device(self.device)
+            if device.type == "cpu" and device.index:
+                raise ValueError("there is one CPU, cpu")
             torch.zeros((), device=device).item()  # which the meta device has none of
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            reason = str(error).splitlines()[0].rstrip(".")
-            raise UserError(f"device {self.device!r} cannot be used here: {reason}.") from None
+        except (RuntimeError, AssertionError, NotImplementedError, ImportError, ValueError, TypeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+            raise UserError(f"device {shown(self.device)} cannot be used here: {reason}.") from None
         return device
+
+
+def require_window(model: nn.Module, settings: Settings, reader: VideoReader) -> None:
+    """Refuse windows of frames that cannot fit, before any is decoded.
+
+    Raises:
+        UserError: how much the frames that are held at once, or the network on them, take at least, and what there is.
+    """
+    frames = min(settings.frames, reader.length_hint or settings.frames)
+    size = f"{reader.width}x{reader.height}"
+    require(f"a window of {frames} frames of {size}", COPIES * 3 * frames * reader.width * reader.height)
+    config = getattr(model, "config", None)
+    if isinstance(config, ModelConfig):
+        height, width = (reader.height, reader.width) if settings.full_frame else (settings.size, settings.size)
+        require_completion("inpaint", config, frames, height, width, settings.torch_device())

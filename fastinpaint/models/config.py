@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from fastinpaint.errors import UserError
+from fastinpaint.errors import UserError, shown
+from fastinpaint.ranges import WIDTH, Number, whole
 
 Skips = Literal["concat", "add"]
 Guidance = Literal["after", "before"]
 Preset = Literal["paper", "chang2019"]
+
+RANGES: dict[str, Number] = {"width": WIDTH, "r": whole(1, 4), "deconv_time": whole(1, 64), "time_stride": whole(1, 2)}
+"""Of the numbers among the options."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,14 @@ class ModelConfig:
         }
         for name, values in known.items():
             value = getattr(self, name)
-            if value not in values or type(value) is not type(values[0]):
+            if type(value) is not type(values[0]) or value not in values:
                 names = ", ".join(map(str, values))
-                raise UserError(f"model config: {name} must be one of {names}, got {value!r}.")
-        if isinstance(self.width, bool) or not isinstance(self.width, (int, float)) or not 0 < self.width < math.inf:
-            raise UserError(f"model config: width must be a positive number, got {self.width!r}.")
-        if type(self.deconv_time) is not int or self.deconv_time < 1:
-            raise UserError(
-                f"model config: deconv_time must be a whole number of at least 1, got {self.deconv_time!r}."
-            )
+                raise UserError(f"model config: {name} must be one of {names}, got {shown(value)}.")
+        for name, kinds in (("width", (int, float)), ("deconv_time", (int,))):
+            value = getattr(self, name)
+            if type(value) not in kinds:  # text is converted before, where it comes from
+                raise UserError(f"model config: {name} must be {RANGES[name]}, got {shown(value)}.")
+            RANGES[name].checked(f"model config: {name}", value)
         if self.preset == "chang2019" and self.guidance != "after":
             raise UserError("model config: preset chang2019 concatenates its guidance, so guidance must be 'after'.")
 
@@ -83,8 +85,10 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
         """The config of `to_dict`; missing fields take their defaults, unknown ones raise `UserError`."""
+        if not isinstance(values, Mapping):
+            raise UserError(f"model config: must be a mapping of options to values, got {shown(values)}.")
         known = [field.name for field in fields(cls)]
         unknown = [name for name in values if name not in known]
         if unknown:
-            raise UserError(f"model config: unknown option {unknown[0]!r}; known: {', '.join(known)}.")
+            raise UserError(f"model config: unknown option {shown(unknown[0])}; known: {', '.join(known)}.")
         return cls(**values)

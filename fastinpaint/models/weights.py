@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import nn
 
-from fastinpaint.errors import UserError
+from fastinpaint.errors import UserError, shown
+from fastinpaint.files import parse_json, replacing
 from fastinpaint.models.combcn import TwoDCN
 from fastinpaint.models.completion import VideoCompletionNet
 from fastinpaint.models.config import ModelConfig
+
+VERSION = 1
+"""Of what the metadata say; a file that states none is of version 1."""
 
 KINDS: dict[str, type[VideoCompletionNet] | type[TwoDCN]] = {"completion": VideoCompletionNet, "twodcn": TwoDCN}
 
@@ -39,16 +44,18 @@ def save_weights(path: str | Path, model: VideoCompletionNet | TwoDCN, extra: di
     kind = next((name for name, known in KINDS.items() if type(model) is known), None)
     if kind is None:
         raise TypeError(f"save_weights: model must be one of {', '.join(KINDS)}, got {type(model).__name__}.")
-    metadata = {"kind": kind, "config": json.dumps(model.config.to_dict()), "extra": json.dumps(extra or {})}
+    metadata = {
+        "version": str(VERSION),
+        "kind": kind,
+        "config": json.dumps(model.config.to_dict()),
+        "extra": json.dumps(extra or {}),
+    }
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
-    beside = Path(f"{path}.{os.getpid()}.part")
     try:
-        beside.write_bytes(save(tensors, metadata))  # save_file would keep other users from reading it
-        os.replace(beside, path)
+        with replacing(Path(path)) as beside:
+            beside.write_bytes(save(tensors, metadata))  # save_file would keep other users from reading it
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write weights to {path}: {error}.") from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def load_weights(path: str | Path, kind: str | None = None) -> VideoCompletionNet | TwoDCN:
@@ -63,11 +70,26 @@ def load_weights(path: str | Path, kind: str | None = None) -> VideoCompletionNe
     info = weights_info(path)
     if kind is not None and info.kind != kind:
         raise UserError(f"{path}: needed weights of kind {kind}, got {info.kind}.")
-    model = KINDS[info.kind](info.config)
-    with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    with torch.device("meta"):  # so that a config that asks for much is compared before memory is taken
+        model = KINDS[info.kind](info.config)
+    try:
+        with safe_open(path, "pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            _check_shapes(path, model, found)
+            tensors = {name: file.get_tensor(name) for name in found}
+    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
+        raise UserError(f"{path}: damaged: {shown(str(error))}.") from None
+    bad = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
+    if bad is not None:
+        raise UserError(f"{path}: damaged: {bad} holds values that are not finite.")
+    model = model.to_empty(device="cpu")
+    model.load_state_dict(tensors)
+    return model.eval()
+
+
+def _check_shapes(path: str | Path, model: nn.Module, found: dict[str, tuple[int, ...]]) -> None:
+    """The file's tensors are those of the model that its config describes."""
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     if wrong:
         name = wrong[0]
@@ -75,14 +97,13 @@ def load_weights(path: str | Path, kind: str | None = None) -> VideoCompletionNe
             f"{path}: the weights do not fit their config: {name} should be {expected.get(name, 'absent')}, "
             f"is {found.get(name, 'absent')}."
         )
-    model.load_state_dict(tensors)
-    return model.eval()
 
 
 def weights_info(path: str | Path) -> WeightsInfo:
     """Kind, config and extra of a weights file, without reading its tensors; the errors of `load_weights`."""
     if not Path(path).is_file():
-        raise UserError(f"{path}: no such weights file.")
+        there = "a weights file is needed, this is none" if Path(path).exists() else "no such weights file"
+        raise UserError(f"{path}: {there}.")
     try:
         with open(path, "rb"):  # safetensors calls every file absent that it may not read
             pass
@@ -92,11 +113,17 @@ def weights_info(path: str | Path) -> WeightsInfo:
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: not a readable safetensors file ({error}).") from error
+    version = metadata.get("version", str(VERSION))
+    if version != str(VERSION):
+        raise UserError(f"{path}: weights of version {shown(version)}; this fastinpaint reads version {VERSION}.")
     if metadata.get("kind") not in KINDS:
         known = " or ".join(KINDS)
-        raise UserError(f"{path}: expected weights of kind {known}, got kind {metadata.get('kind')!r}.")
+        raise UserError(f"{path}: expected weights of kind {known}, got kind {shown(metadata.get('kind'))}.")
     try:
-        config = ModelConfig.from_dict(json.loads(metadata["config"]))
-        return WeightsInfo(metadata["kind"], config, json.loads(metadata.get("extra", "{}")))
+        config = ModelConfig.from_dict(parse_json(metadata["config"]))
+        extra = parse_json(metadata.get("extra", "{}"))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: the config in the weights' metadata cannot be read ({error}).") from error
+    if not isinstance(extra, dict):
+        raise UserError(f"{path}: the facts in the weights' metadata must be a mapping, got {shown(extra)}.")
+    return WeightsInfo(metadata["kind"], config, extra)

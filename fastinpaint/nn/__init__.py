@@ -1,6 +1,9 @@
 """Layers and blocks that hand on deferred activations; drop-in for torch's. See `deferred` for what that means."""
 
-from fastinpaint.nn import operators  # noqa: F401 - gives Deferred the operators of Python
+from fastinpaint.nn import (
+    operators,  # noqa: F401 - gives Deferred the operators of Python
+    scaled,  # noqa: F401 - lets products with one factor a channel wait
+)
 from fastinpaint.nn.activations import (
     ELU,
     GELU,

@@ -7,54 +7,82 @@ or computed again from the addend's own recipe (tier "low"), so that of a chain 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastinpaint.nn.raw import Mode, Options, Part, Raw, version
+from fastinpaint.nn.raw import MOST_STEPS, Mode, Options, Part, Raw, version
+from fastinpaint.ops.batch_norm.reference import affine
+from fastinpaint.ops.dispatch.fast_path import apply_node
 from fastinpaint.ops.norm_act import NONE, RELU, Act, Form
 from fastinpaint.ops.norm_act import autograd as norm_act
 from fastinpaint.ops.norm_act.autograd import Call, NormAct
-from fastinpaint.ops.saved import Recipe, Slot
+from fastinpaint.ops.saved import Recipe, Slot, depth
 
 
-class Normed(NamedTuple):
-    """What normalises a raw map.
+class Normed:
+    """What normalises a raw map: by vectors that a convolution loads, or in a pass of its own.
 
-    Attributes:
-        mean, var: ``[C]`` of the batch or ``[N, C]`` of each sample, in the wide dtype, with no gradient.
+    Args:
+        mean, var: ``[C]`` of the batch or ``[N, C]`` of each sample, in the wide dtype. Those of a batch may have a
+            gradient, of which a pass of its own makes no use.
         weight, bias: ``[C]`` or None.
         eps: what is added to var.
         groups: groups of channels that share their statistics; 0: each channel has its own.
         of_batch: whether mean and var are the map's own statistics.
-        made: the maps made of it so far, by the activation.
     """
 
-    mean: Tensor
-    var: Tensor
-    weight: Tensor | None
-    bias: Tensor | None
-    eps: float
-    groups: int
-    of_batch: bool
-    made: dict[Act, Activated]
+    def __init__(
+        self,
+        mean: Tensor,
+        var: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        groups: int = 0,
+        of_batch: bool = True,
+    ) -> None:
+        self.mean, self.var, self.weight, self.bias = mean, var, weight, bias
+        self.eps, self.groups, self.of_batch = eps, groups, of_batch
+        self.versions = [0 if t is None or t.is_inference() else t._version for t in (weight, bias)]
+        self.made: dict[Act, Activated] = {}  # the maps made of it so far, by the activation
+        self._vectors: tuple[Tensor, Tensor, Tensor] | None = None
+
+    @property
+    def requires_grad(self) -> bool:
+        weight, bias = self.weight, self.bias
+        return (weight is not None and weight.requires_grad) or (bias is not None and bias.requires_grad)
+
+    def check_unchanged(self) -> None:
+        """Raises RuntimeError where weight or bias was modified in place since."""
+        if [0 if t is None or t.is_inference() else t._version for t in (self.weight, self.bias)] != self.versions:
+            raise RuntimeError(
+                f"fastinpaint: the weight or bias of a norm over {self.mean.shape[-1]} channels was modified in place "
+                "before the deferred activation that reads it ran; use the result before an optimiser's step."
+            )
+
+    def vectors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """mean, scale and shift, differentiable: see `fastinpaint.ops.types.Source`."""
+        if self._vectors is None:
+            self.check_unchanged()
+            self._vectors = (self.mean, *affine(self.var, self.weight, self.bias, self.eps))
+        return self._vectors
 
 
 class Activated(Raw):
     """``act(norm(y) + addend)``; computed as it would have been at once, in the mode of the moment it was made."""
 
-    fleeting = False  # who is given its map while others read it is given a copy
+    untracked = False  # who is given its map while others read it is given a copy
 
     def __init__(self, raw: Raw, norm: Normed | None, act: Act, addend: Raw | None, options: Options) -> None:
         self.x = None
         self.raw: Any = raw  # None once it has run
-        self.norm, self.addend = None if norm is None else norm._replace(made={}), addend
+        self.norm, self.addend = norm, addend  # a norm that holds this in `made` is let go when it has run
         self.act, self.options = act, options
         self.shape, self.dtype, self.device = raw.shape, raw.dtype, raw.device
         self.mode = Mode.now()
-        self.versions = [version(t) for t in self._parameters()]
-        if self.mode.inference and (raw.fleeting or (addend is not None and addend.fleeting)):
+        if self.mode.inference and (raw.untracked or (addend is not None and addend.untracked)):
             self._run()
 
     def tensor(self) -> Tensor:
@@ -72,28 +100,20 @@ class Activated(Raw):
     def requires_grad(self) -> bool:
         if self.x is not None:
             return self.x.requires_grad
-        operands = (self.raw, self.addend, *self._parameters())
+        operands = (self.raw, self.addend, self.norm)
         return self.mode.grad and any(t is not None and t.requires_grad for t in operands)
-
-    def _parameters(self) -> list[Tensor]:
-        given = () if self.norm is None else (self.norm.weight, self.norm.bias)
-        return [t for t in given if t is not None]
 
     def _run(self) -> None:
         raw, norm, addend = self.raw, self.norm, self.addend
         raw.check_unchanged()
         if addend is not None:
             addend.check_unchanged()
-        if [version(t) for t in self._parameters()] != self.versions:
-            raise RuntimeError(
-                f"fastinpaint: a weight or bias of a norm over {tuple(self.shape)} was modified in place before the "
-                "deferred activation that reads it ran; use the result before an optimiser's step."
-            )
         mean = var = weight = bias = added = None
         form = Form(self.act)
         if norm is not None:
-            mean, var, weight, bias, eps, groups, of_batch, _ = norm
-            form = Form(self.act, eps, groups, of_batch)
+            norm.check_unchanged()
+            mean, var, weight, bias = norm.mean.detach(), norm.var.detach(), norm.weight, norm.bias
+            form = Form(self.act, norm.eps, norm.groups, norm.of_batch)
         with self.mode.again():
             x = raw.tensor()
             x_kept, addend_kept = raw.recipe or x, None
@@ -101,17 +121,21 @@ class Activated(Raw):
                 added = addend.tensor()
                 addend_kept = addend.recipe or added
             backend = self.options.backend
-            if (addend is None or self.options.memory == "low") and self.requires_grad:
-                operands = (x_kept, mean, var, weight, bias, addend_kept)
-                self.recipe = Recipe(partial(norm_act.recompute, form, backend), operands, Slot())
-            call = Call(form, backend, mean, var, x_kept, addend_kept, self.recipe)
-            self.x = NormAct.apply(call, x, weight, bias, added)
+            module = norm_act.module_of(x, form, backend)
+            operands = (x_kept, mean, var, weight, bias, addend_kept)
+            steps = depth(operands)
+            forgotten = addend is None or (self.options.memory == "low" and steps < MOST_STEPS)
+            if forgotten and self.requires_grad:
+                again = partial(norm_act.recompute, form, backend, module)
+                self.recipe = Recipe(again, operands, Slot(), steps + 1)
+            call = Call(form, backend, module, mean, var, x_kept, addend_kept, self.recipe)
+            self.x = apply_node(NormAct, call, x, weight, bias, added)
         self.version = version(self.x)
         self.raw = self.norm = self.addend = None  # what it read may go, unless backward keeps it
 
 
-def pending(part: Part, act: Act, addend: Raw | None, options: Options) -> Part | None:
-    """``act(part + addend)`` as a part; None where only torch can compute it."""
+def pending(part: Part, act: Act, addend: Raw | None, options: Options) -> Activated | None:
+    """``act(part + addend)``; None where only torch can compute it."""
     raw, norm = part.raw, part.norm
     if part.relu or part.addend is not None or (part.mean is not None and norm is None):
         return None
@@ -119,7 +143,7 @@ def pending(part: Part, act: Act, addend: Raw | None, options: Options) -> Part 
         return None
     if isinstance(raw, Activated) and raw.open and (addend is None or raw.addend is None):
         raw, norm, addend = raw.raw, raw.norm, raw.addend if addend is None else addend
-    return Part(Activated(raw, norm, act, addend, options))
+    return Activated(raw, norm, act, addend, options)
 
 
 def made(part: Part, options: Options) -> Raw | None:
@@ -129,10 +153,9 @@ def made(part: Part, options: Options) -> Raw | None:
     act = RELU if part.relu else NONE
     found = part.norm.made.get(act)
     if found is None or found.mode != Mode.now():
-        one = pending(part._replace(relu=False), act, None, options)
-        if one is None:
+        found = pending(part._replace(relu=False), act, None, options)
+        if found is None:
             return None
-        found = one.raw
         if not found.mode.inference:  # a change of the plain tensor, which torch does not count there, must not be seen
             part.norm.made[act] = found
     return found

@@ -21,12 +21,12 @@ def activate(input: Map, act: Act | None, inplace: bool = False) -> Any:
     if act is None or not isinstance(input, Deferred):
         return NotImplemented
     if inplace and input._plain is not None:
-        input.settle()  # somebody holds the plain tensor: torch is to change that
+        input.materialize_()  # somebody holds the plain tensor: torch is to change that
         return NotImplemented
     found = input.activated(act)
     if found is None:
         if inplace:
-            input.settle()
+            input.materialize_()
         return NotImplemented
     return input._in_place(found, _never) if inplace else found
 

@@ -59,8 +59,8 @@ class Deferred:
         _own(self, "_parts", tuple(parts))
         _own(self, "_options", options)
         _own(self, "_mode", Mode.now())
-        if self._mode.inference and any(part.fleeting for part in parts):
-            self.settle()
+        if self._mode.inference and any(part.untracked for part in parts):
+            self.materialize_()
 
     @property
     def shape(self) -> torch.Size:
@@ -161,7 +161,7 @@ class Deferred:
         return not grad or version(self._plain) != self._version  # without grad nothing is kept: take what is there
 
     def _refuse_function(self) -> None:
-        """An autograd.Function knows only tensors among its arguments: it would drop this one's gradient unsaid."""
+        """An autograd.Function knows only tensors among its arguments: it would drop this one's gradient silently."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or not self.requires_grad:
             return
         codes = forwards(torch.autograd.Function)
@@ -171,7 +171,7 @@ class Deferred:
                 raise GradientDroppedError(self._options.maker)
             frame = frame.f_back  # type: ignore[assignment]
 
-    def settle(self) -> Tensor:
+    def materialize_(self) -> Tensor:
         """Become the plain tensor for good: what happens to it in place happens to this."""
         plain = self._base()
         self._whole = self._whole or not self._read
@@ -181,15 +181,15 @@ class Deferred:
     def activated(self, act: Act) -> Deferred | None:
         """act of it; None where only torch can compute it."""
         parts = self._current()
-        if act == RELU and not any(part.addend is not None or _open(part.raw) for part in parts):
-            found: list[Part | None] = [part._replace(relu=True) for part in parts]
+        if act == RELU and not [part for part in parts if part.addend is not None or _open(part.raw)]:
+            found = [part._replace(relu=True) for part in parts]
         else:
-            found = [pending(part, act, None, self._options) for part in parts]
-        given = [part for part in found if part is not None]
-        if len(given) < len(found):
+            maps = [pending(part, act, None, self._options) for part in parts]
+            found = [Part(raw) for raw in maps if raw is not None]
+        if len(found) < len(parts):
             return None
         self._reads()
-        return defer(Deferred, given, self._options)
+        return defer(Deferred, found, self._options)
 
     def relu(self) -> Deferred | Tensor:
         found = self.activated(RELU)
@@ -204,7 +204,7 @@ class Deferred:
             (part,) = self.parts()
             addend = _addend(other)
             total = None if part.relu else pending(part, NONE, addend, self._options)
-            return defer(Deferred, [part._replace(addend=addend) if total is None else total], self._options)
+            return defer(Deferred, [part._replace(addend=addend) if total is None else Part(total)], self._options)
         if isinstance(other, Deferred) and other._addable(self):
             return other.plus(self)
         return self.tensor() + plain(other)
@@ -226,7 +226,7 @@ class Deferred:
     def _in_place(self, result: Deferred | Tensor, change: Callable[[Tensor], object]) -> Deferred:
         """Take over a result; if somebody holds the plain tensor already, change that."""
         if self._plain is not None:
-            change(self.settle())
+            change(self.materialize_())
         elif isinstance(result, Deferred):
             self._parts, self._mode, self._read = result._parts, result._mode, False
         else:
@@ -243,7 +243,7 @@ class Deferred:
             if result is not NotImplemented:
                 return result
         if args and isinstance(args[0], Deferred) and changes_input(func, kwargs):
-            args[0].settle()
+            args[0].materialize_()
         return func(*plain(tuple(args)), **plain(kwargs))
 
     def __getattr__(self, name: str) -> Any:
@@ -252,16 +252,16 @@ class Deferred:
         if name in WATCHERS and self._read:
             raise RuntimeError(f"fastinpaint: .{name} must come before other layers read the activation.")
         for_good = name.endswith("_") or name == "data" or name in WATCHERS  # .data changes with no version counted
-        return getattr(self.settle() if for_good else self.tensor(), name)
+        return getattr(self.materialize_() if for_good else self.tensor(), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name.startswith("_") and not name.startswith("__"):
             object.__setattr__(self, name, value)
         else:
-            setattr(self.settle(), name, value)
+            setattr(self.materialize_(), name, value)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self.settle()[plain(index)] = plain(value)
+        self.materialize_()[plain(index)] = plain(value)
 
     def __repr__(self) -> str:
         return f"Deferred(shape={tuple(self.shape)}, dtype={self.dtype}, device={self.device})"
@@ -363,7 +363,7 @@ def plain(value: Any, for_good: bool = False) -> Any:
     """
     if isinstance(value, Deferred):
         if for_good:
-            value.settle()
+            value.materialize_()
         return value.tensor()
     if isinstance(value, Tensor) or value is None or not holds_deferred(value):
         return value

@@ -23,9 +23,10 @@ from fastinpaint.ops.conv_block.zero_padding import Zeros
 
 _own = object.__setattr__
 _make = Tensor._make_wrapper_subclass  # type: ignore[attr-defined]
+_Tensor: Any = Tensor  # whose attributes may be written, to a checker of types
 
 
-class DeferredTensor(Deferred, Tensor):
+class DeferredTensor(Deferred, _Tensor):
     """A `Deferred` that is a Tensor without storage."""
 
     def __new__(cls, parts: Sequence[Part], options: Options | None = None) -> DeferredTensor:
@@ -40,8 +41,8 @@ class DeferredTensor(Deferred, Tensor):
         _own(self, "_parts", tuple(parts))
         _own(self, "_options", options)
         _own(self, "_mode", Mode.now())
-        if self._mode.inference and any(part.fleeting for part in parts):
-            self.settle()
+        if self._mode.inference and any(part.untracked for part in parts):
+            self.materialize_()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -51,11 +52,11 @@ class DeferredTensor(Deferred, Tensor):
     @property
     def data(self) -> Tensor:
         """The plain tensor's, for good: what is done to it counts as no change."""
-        return self.settle().data
+        return self.materialize_().data
 
     @data.setter
     def data(self, value: Tensor) -> None:
-        self.settle().data = value
+        self.materialize_().data = value
 
     def register_hook(self, hook: Callable[[Tensor], Any]) -> Any:
         """Watch the gradient of the plain tensor."""
@@ -68,7 +69,7 @@ class DeferredTensor(Deferred, Tensor):
     def _watched(self, name: str) -> Tensor:
         if self._read:
             raise RuntimeError(f"fastinpaint: .{name} must come before other layers read the activation.")
-        return self.settle()
+        return self.materialize_()
 
     @classmethod
     def __torch_dispatch__(
@@ -89,10 +90,10 @@ class DeferredTensor(Deferred, Tensor):
             return _on_plain(func, args, kwargs)
 
 
-def _on_plain(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+def _on_plain(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """An operator's result, of plain tensors; one that changes its first argument returns that."""
-    if args and isinstance(args[0], Deferred) and func._schema.is_mutable:  # type: ignore[attr-defined]
-        args[0].settle()
+    if args and isinstance(args[0], Deferred) and func._schema.is_mutable:
+        args[0].materialize_()
         func(*plain(tuple(args)), **plain(kwargs))
         return args[0]
     return func(*plain(tuple(args)), **plain(kwargs))

@@ -26,7 +26,8 @@ class GradientDroppedError(RuntimeError):
 def forwards(function: type) -> set[CodeType]:
     """The code of every ``forward`` of an autograd.Function, which runs without gradients."""
     found: set[CodeType] = set()
-    for kind in function.__subclasses__():
+    subclasses: list[type] = function.__subclasses__()
+    for kind in subclasses:
         forward = vars(kind).get("forward")
         code = getattr(getattr(forward, "__func__", forward), "__code__", None)
         if isinstance(code, CodeType):

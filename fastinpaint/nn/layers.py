@@ -18,6 +18,8 @@ from torch.nn.modules import module as torch_module
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.padding import _ConstantPadNd
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+from torch.utils.flop_counter import _FlopCounterMode
 
 from fastinpaint.nn.activated import Normed
 from fastinpaint.nn.deferred import Deferred, defer, parts_of, plain
@@ -28,7 +30,7 @@ from fastinpaint.nn.region import inside
 from fastinpaint.nn.sync import all_reduce_statistics
 from fastinpaint.ops.activation.checks import DTYPES
 from fastinpaint.ops.batch_norm import autograd as batch_norm
-from fastinpaint.ops.batch_norm.reference import Norm, Running
+from fastinpaint.ops.batch_norm.reference import Norm, Running, update
 from fastinpaint.ops.conv_block import checks
 from fastinpaint.ops.conv_block.zero_padding import absorbed
 from fastinpaint.ops.dispatch.fast_path import autocasts
@@ -77,10 +79,16 @@ def torch_must_run(input: Any) -> bool:
         )
     return (
         not isinstance(input, Tensor)
+        or (torch._C._len_torch_dispatch_stack() > 0 and flops_are_counted())
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
         or torch._C._get_tracing_state() is not None
     )
+
+
+def flops_are_counted() -> bool:
+    """Whether torch's FLOP counter looks on: it knows torch's own convolutions only."""
+    return any(isinstance(mode, _FlopCounterMode) for mode in _get_current_dispatch_mode_stack())
 
 
 def hooked(module: nn.Module, own: int = 0) -> bool:
@@ -102,8 +110,6 @@ class _Conv(_Layer, _ConvNd):
     def _fused(self, input: Map, output_size: list[int] | None = None) -> Any:
         # each is read once: a parametrization computes it
         shape, weight, bias, options = input.shape, self.weight, self.bias, self._fastinpaint
-        if torch._C._len_torch_dispatch_stack() > 0 and not torch.compiler.is_compiling():
-            return NotImplemented  # something looks at operators, such as a counter of torch's own convolutions
         if self.padding_mode != "zeros" or len(shape) != weight.dim() or not _same_kind(input, weight):
             return NotImplemented
         geometry = geometry_of(self, input, output_size)
@@ -216,6 +222,7 @@ class _Norm(_Layer, _BatchNorm):
             )
         part, norm = self._part(input), Norm(weight, bias, self._running(running_mean, running_var), self.eps)
         count: int | Tensor = 0
+        backend = self._fastinpaint.backend
         if self.training or running_mean is None or running_var is None:
             normed = self._normed(part.raw, norm)
             if normed is not None:
@@ -223,19 +230,22 @@ class _Norm(_Layer, _BatchNorm):
             mean, var, count = self._batch_statistics(part.raw)
         else:
             if self._folds(part.raw):
-                mean, _, scale, shift = self._affine(running_mean, running_var, part.raw.dtype, norm)
-                folded = part.raw.folded(mean, scale, shift)
+                folded = part.raw.folded(*self._affine(running_mean, running_var, part.raw.dtype, norm))
                 return defer(Deferred, [Part(folded)], self._fastinpaint)
             mean, var = running_mean.clone(), running_var.clone()  # training may change them before they are read
-        mean, var, scale, shift = self._affine(mean, var, part.raw.dtype, norm, count)
-        made = self._normed_by(mean, var, norm, count)
-        return defer(Deferred, [Part(part.raw, mean, scale, shift, norm=made)], self._fastinpaint)
-
-    def _normed_by(self, mean: Tensor, var: Tensor, norm: Norm, count: int | Tensor) -> Normed | None:
-        """What a pass of its own needs to normalise, and to go through the statistics of this process's batch."""
-        if isinstance(count, Tensor) or torch.compiler.is_compiling():
-            return None
-        return Normed(mean.detach(), var.detach(), norm.weight, norm.bias, norm.eps, 0, count > 0, {})
+        if (
+            isinstance(count, int)
+            and not torch.compiler.is_compiling()
+            and batch_norm.in_torch(backend, var, *norm[:3])
+        ):
+            wide = torch.float64 if part.raw.dtype == torch.float64 else torch.float32
+            mean, var = mean if mean.dtype == wide else mean.to(wide), var if var.dtype == wide else var.to(wide)
+            if norm.running is not None:
+                update(mean.detach(), var.detach(), norm.running, count)
+            later = Normed(mean, var, weight, bias, self.eps, of_batch=count > 0)
+            return defer(Deferred, [Part(part.raw, norm=later)], self._fastinpaint)
+        vectors = self._affine(mean, var, part.raw.dtype, norm, count)
+        return defer(Deferred, [Part(part.raw, *vectors)], self._fastinpaint)
 
     def _part(self, input: Map) -> Part:
         """The map to be normalised, as it stands."""
@@ -273,15 +283,15 @@ class _Norm(_Layer, _BatchNorm):
 
     def _affine(
         self, mean: Tensor, var: Tensor, dtype: torch.dtype, norm: Norm, count: int | Tensor = 0
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """mean, var, scale = weight / sqrt(var + eps) and shift = bias, in the dtype that sums are taken in.
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """mean, scale = weight / sqrt(var + eps) and shift = bias, in the dtype that sums are taken in.
 
         Running statistics follow mean and var, which were taken of `count` values, as torch's do.
         """
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         mean, var = mean if mean.dtype == wide else mean.to(wide), var if var.dtype == wide else var.to(wide)
         weight, bias, running, eps = norm
-        return mean, var, *batch_norm.apply(mean, var, weight, bias, running, count, eps, self._fastinpaint.backend)
+        return mean, *batch_norm.apply(mean, var, weight, bias, running, count, eps, self._fastinpaint.backend)
 
     def _folds(self, raw: Raw) -> TypeGuard[PendingConv]:
         """Without gradients: whether the convolution takes this batch norm into its weight, as it has not run yet."""

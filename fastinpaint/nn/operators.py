@@ -18,7 +18,7 @@ def _through(name: str) -> Callable[..., Any]:
 
 def _in_place_through(name: str) -> Callable[..., Any]:
     def operate(self: Deferred, *args: Any) -> Any:
-        getattr(self.settle(), name)(*plain(args))
+        getattr(self.materialize_(), name)(*plain(args))
         return self
 
     operate.__name__ = name

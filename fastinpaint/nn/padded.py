@@ -40,8 +40,8 @@ class Padded(Deferred):
         self._read = True
         return self._parts, self._zeros
 
-    def settle(self) -> Tensor:
-        plain = super().settle()
+    def materialize_(self) -> Tensor:
+        plain = super().materialize_()
         self._zeros = None
         return plain
 

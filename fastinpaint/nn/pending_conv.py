@@ -11,17 +11,15 @@ import torch
 from torch import Tensor
 
 from fastinpaint.nn.activated import made
-from fastinpaint.nn.raw import Mode, Options, Part, Raw, version
+from fastinpaint.nn.raw import MOST_STEPS, Mode, Options, Part, Raw, version
 from fastinpaint.ops.activation import autograd as activation
 from fastinpaint.ops.batch_norm.reference import Norm
 from fastinpaint.ops.conv_block import autograd as conv_block
-from fastinpaint.ops.conv_block import batch_stats
-from fastinpaint.ops.conv_block import fused_bn as conv_norm
-from fastinpaint.ops.conv_block import torch_library as operators
+from fastinpaint.ops.conv_block import batch_stats, cpu, fused_bn, torch_library
 from fastinpaint.ops.conv_block.geometry import macs_per_value
 from fastinpaint.ops.dispatch.fast_path import autocast_dtype
 from fastinpaint.ops.layout import memory_format
-from fastinpaint.ops.saved import Operand, Recipe, Slot
+from fastinpaint.ops.saved import Operand, Recipe, Slot, depth
 from fastinpaint.ops.types import Geometry, Source
 
 # Tier "low" computes a map again in backward where one of its values costs no more multiply-adds than this.
@@ -37,7 +35,7 @@ class PendingConv(Raw):
     It runs as it would have run at once: in the mode and in autocast's dtype of the moment it was made.
     """
 
-    fleeting = False  # who is given its map while others read it is given a copy
+    untracked = False  # who is given its map while others read it is given a copy
 
     def __init__(
         self,
@@ -60,7 +58,7 @@ class PendingConv(Raw):
         self._statistics: tuple[Tensor, Tensor] | None = None
         self._normed: tuple[Tensor, Tensor, Tensor] | None = None
         self.measured = False  # whether the statistics came with y, out of one node of the graph
-        if self.mode.inference and any(part.fleeting for part in self.parts):
+        if self.mode.inference and any(part.untracked for part in self.parts):
             self._run(stats=False)
 
     def tensor(self) -> Tensor:
@@ -118,17 +116,19 @@ class PendingConv(Raw):
 
     def _run_now(self, stats: bool, norm: Norm | None) -> None:
         weight, bias = self._own_weight(), None if self.bias is None else self.bias.to(self.dtype)
-        sources, recipes = materialise(self.parts, self.dtype)
-        call = operators.call_of(sources, weight, self.geometry, stats, self.options.backend)
-        plain_sources = getattr(call.module, "plain_sources", None)  # of a backend that may read plain maps faster
-        if plain_sources is not None and plain_sources(sources, weight, self.geometry):
-            sources, recipes = materialise(_made(self.parts, self.options), self.dtype)
-            call = operators.call_of(sources, weight, self.geometry, stats, self.options.backend)
-        if self._to_be_forgotten():
-            self.recipe = Recipe(partial(conv_block.recompute, call), (weight, bias, *recipes), Slot())
+        parts = self.parts
+        if parts[0].norm is not None and parts[0].raw.shape.numel() >= cpu.LEAST_PLAIN and self.device.type == "cpu":
+            maps = [Source(part.raw.tensor()) for part in parts]
+            if not cpu.normalises(maps, weight, self.geometry):
+                parts = _made(parts, self.options)
+        sources, recipes = materialise(parts, self.dtype)
+        call = torch_library.call_of(sources, weight, self.geometry, stats, self.options.backend)
+        steps = depth(recipes)
+        if steps < MOST_STEPS and self._to_be_forgotten():
+            self.recipe = Recipe(partial(conv_block.recompute, call), (weight, bias, *recipes), Slot(), steps + 1)
         given = recipes if any_recipe(recipes) else None
-        if norm is not None and conv_norm.can(call, sources, norm):
-            y, *normed = conv_norm.apply(call, sources, weight, bias, norm, given, self.recipe)
+        if norm is not None and fused_bn.can(call, sources, norm):
+            y, *normed = fused_bn.apply(call, sources, weight, bias, norm, given, self.recipe)
             self._normed = tuple(normed)  # type: ignore[assignment]
         else:
             y, mean, var = conv_block.apply(call, sources, weight, bias, given, self.recipe)
@@ -160,8 +160,9 @@ def materialise(parts: Sequence[Part], dtype: torch.dtype | None = None) -> tupl
         if part.addend is not None:
             part.addend.check_unchanged()
             addend, addend_recipe = _cast(part.addend, dtype)
-        sources.append(Source(x, part.mean, part.scale, part.shift, part.relu, addend))
-        recipes += [x_recipe, part.mean, part.scale, part.shift, addend_recipe]
+        vectors = part[1:4] if part.norm is None else part.norm.vectors()
+        sources.append(Source(x, *vectors, part.relu, addend))
+        recipes += [x_recipe, *vectors, addend_recipe]
     return sources, recipes
 
 

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from fastinpaint.nn.activated import Normed
 
 
+# Tier "low" keeps a map that would be computed again in more steps than these, one upon another: while they run, all
+# that they make is in memory at once. A stage of a residual network has about as many.
+MOST_STEPS = 24
+
+
 class Mode(NamedTuple):
     """Whether autograd records, and whether inference mode is on, at some moment."""
 
@@ -87,7 +92,7 @@ class Raw:
         return self.tensor().requires_grad
 
     @property
-    def fleeting(self) -> bool:
+    def untracked(self) -> bool:
         """Whether others may change it unnoticed: torch counts no changes of what inference mode made."""
         return self.x is not None and self.x.is_inference()
 
@@ -103,7 +108,8 @@ class Raw:
 class Part(NamedTuple):
     """One deferred activation: `Source`, with raw maps that need not exist yet.
 
-    norm: what mean, scale and shift came from, where a pass of its own may do so; see `fastinpaint.nn.activated`.
+    norm: what mean, scale and shift are yet to be made of, where a pass of its own may do without them; see
+        `fastinpaint.nn.activated`.
     """
 
     raw: Raw
@@ -117,19 +123,19 @@ class Part(NamedTuple):
     @property
     def bare(self) -> bool:
         """Whether it is the raw map as it stands."""
-        return self.mean is None and not self.relu and self.addend is None
+        return self.mean is None and self.norm is None and not self.relu and self.addend is None
 
     @property
-    def fleeting(self) -> bool:
+    def untracked(self) -> bool:
         """Whether others may change what it is made of unnoticed."""
-        return self.raw.fleeting or (self.addend is not None and self.addend.fleeting)
+        return self.raw.untracked or (self.addend is not None and self.addend.untracked)
 
     @property
     def requires_grad(self) -> bool:
-        tensors = (self.raw, self.mean, self.scale, self.shift, self.addend)
+        tensors = (self.raw, self.mean, self.scale, self.shift, self.addend, self.norm)
         return any(t is not None and t.requires_grad for t in tensors)
 
 
 def version(x: Tensor) -> int:
     """How often x was modified in place, where torch counts it."""
-    return 0 if torch.compiler.is_compiling() or x.is_inference() else x._version
+    return 0 if torch.compiler.is_dynamo_compiling() or x.is_inference() else x._version

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fastinpaint.nn.activated import Activated, Normed
 from fastinpaint.nn.deferred import Deferred, defer, parts_of, plain
@@ -21,8 +21,8 @@ from fastinpaint.ops.norm_act import autograd as norm_act
 class _SampleNorm(_Layer):
     """A norm that takes the statistics of its input and defers the rest."""
 
-    weight: Tensor | None
-    bias: Tensor | None
+    weight: Any
+    bias: Any
     eps: float
 
     def _groups(self, shape: torch.Size) -> int | None:
@@ -43,13 +43,13 @@ class _SampleNorm(_Layer):
         parts = parts_of(input)
         raw = parts[0].raw if len(parts) == 1 and parts[0].bare else Raw(plain(input))
         mean, var = norm_act.stats(raw.tensor(), True, groups, options.backend)
-        norm = Normed(mean, var, weight, bias, self.eps, groups, True, {})
+        norm = Normed(mean, var, weight, bias, self.eps, groups)
         return defer(Deferred, [Part(Activated(raw, norm, NONE, None, options))], options)
 
 
 class _InstanceNorm(_SampleNorm):
     num_features: int
-    running_mean: Tensor | None
+    running_mean: Any
     axes: int
 
     def _groups(self, shape: torch.Size) -> int | None:

@@ -29,18 +29,18 @@ LITTLE = 128 << 20  # bytes
 LEAST_BYTES = 1 << 20  # malloc itself keeps the pages of smaller maps
 
 
-class MapMemory:
+class BufferPool:
     """Buffers by their size in bytes; one lent to a tensor comes back when the tensor's storage dies."""
 
     def __init__(self) -> None:
         self.in_use = self.kept = self.most_in_use = 0  # bytes
-        self.set_aside = False  # whether torch allocates the maps meanwhile
+        self.disabled = False  # whether torch allocates the maps meanwhile
         self._kept: OrderedDict[int, list[mmap.mmap]] = OrderedDict()  # the size longest unused first
-        # A storage may die anywhere, in the middle of `lend` too: its buffer waits here, where no lock is needed.
+        # A storage may die anywhere, in the middle of `allocate` too: its buffer waits here, where no lock is needed.
         self._returned: deque[mmap.mmap] = deque()
         self._lock = threading.Lock()
 
-    def lend(self, size: int) -> torch.UntypedStorage:
+    def allocate(self, size: int) -> torch.UntypedStorage:
         """An uninitialised storage of `size` bytes."""
         with self._lock:
             self._take_back()
@@ -101,7 +101,7 @@ def _map(size: int) -> mmap.mmap:
     return buffer
 
 
-memory = MapMemory()
+memory = BufferPool()
 
 
 def clear() -> None:
@@ -110,23 +110,23 @@ def clear() -> None:
 
 
 @contextmanager
-def set_aside() -> Iterator[None]:
+def disabled() -> Iterator[None]:
     """Inside, torch allocates every map, in any thread, so that its profiler sees what is held."""
-    before, memory.set_aside = memory.set_aside, True
+    before, memory.disabled = memory.disabled, True
     try:
         yield
     finally:
-        memory.set_aside = before
+        memory.disabled = before
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype, memory_format: torch.memory_format) -> Tensor:
     """An uninitialised map, as torch.empty makes it."""
     size = dtype.itemsize * math.prod(shape)
-    if size < LEAST_BYTES or memory.set_aside:
+    if size < LEAST_BYTES or memory.disabled:
         return torch.empty(shape, dtype=dtype, memory_format=memory_format)
     channels, *space = shape[1:]
     strides, step = [], channels
     for length in reversed(space):
         strides.append(step)
         step *= length
-    return torch.empty(0, dtype=dtype).set_(memory.lend(size), 0, shape, (step, 1, *reversed(strides)))
+    return torch.empty(0, dtype=dtype).set_(memory.allocate(size), 0, shape, (step, 1, *reversed(strides)))

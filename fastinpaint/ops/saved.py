@@ -29,14 +29,21 @@ class Recipe(NamedTuple):
             differentiable, by plain torch.
         operands: tensors, None, or recipes of maps that are not kept either.
         slot: shared by everyone who has this recipe.
+        depth: of how many steps, one upon another, the longest chain of recipes in it is.
     """
 
     run: Callable[[list[Tensor | None]], Tensor]
     operands: tuple[Operand, ...]
     slot: Slot
+    depth: int = 1
 
 
 Operand = Union[Tensor, Recipe, None]  # noqa: UP007 - evaluated when imported, and it names a class
+
+
+def depth(operands: Sequence[Operand]) -> int:
+    """Of the deepest recipe among them, 0 where there is none."""
+    return max([operand.depth for operand in operands if isinstance(operand, Recipe)], default=0)
 
 
 class _Step(NamedTuple):
@@ -53,20 +60,28 @@ _Place = Union[int, _Step, None]  # noqa: UP007
 def remember(ctx: Any, operands: Sequence[Operand]) -> None:
     """Save the operands for backward, each tensor once."""
     tensors: list[Tensor] = []
-    ctx.places = _places(operands, tensors)
+    ctx.places = _places(operands, tensors, {})
     ctx.save_for_backward(*tensors)
 
 
 # Neither this nor `_values` may be a function within a function: one that names itself is a cycle, which keeps every
 # tensor it sees until the garbage collector comes by.
-def _places(operands: Sequence[Operand], tensors: list[Tensor]) -> tuple[_Place, ...]:
-    """Where the operands are among the tensors, to which new ones are added."""
+def _places(operands: Sequence[Operand], tensors: list[Tensor], steps: dict[Slot, _Step]) -> tuple[_Place, ...]:
+    """Where the operands are among the tensors, to which new ones are added; steps: those of recipes, by slot.
+
+    A recipe is gone through once: of a chain of residual blocks each map has two readers, and as a tree its recipe
+    would double with every block.
+    """
     found: list[_Place] = []
     for operand in operands:
         if operand is None:
             found.append(None)
         elif isinstance(operand, Recipe):
-            found.append(_Step(operand.run, _places(operand.operands, tensors), operand.slot))
+            step = steps.get(operand.slot)
+            if step is None:
+                step = _Step(operand.run, _places(operand.operands, tensors, steps), operand.slot)
+                steps[operand.slot] = step
+            found.append(step)
         else:
             for place, tensor in enumerate(tensors):  # a search, since the compiler of torch 2.11 traces no ``id``
                 if tensor is operand:
@@ -81,16 +96,20 @@ def _places(operands: Sequence[Operand], tensors: list[Tensor]) -> tuple[_Place,
 def recall(ctx: Any) -> list[Tensor | None]:
     """The operands, in order; what was not kept is computed again, differentiably where autograd records."""
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        return _differentiable_values(ctx.places, ctx.saved_tensors)
+        return _differentiable_values(ctx.places, ctx.saved_tensors, {})
     return _values(ctx.places, ctx.saved_tensors)
 
 
-def _differentiable_values(places: Sequence[_Place], saved: Sequence[Tensor]) -> list[Tensor | None]:
+def _differentiable_values(
+    places: Sequence[_Place], saved: Sequence[Tensor], made: dict[Slot, Tensor]
+) -> list[Tensor | None]:
     """For ``create_graph=True``: each reader has a part of the graph of its own, and no slot is filled."""
     found: list[Tensor | None] = []
     for place in places:
         if isinstance(place, _Step):
-            found.append(place.run(_differentiable_values(place.operands, saved)))
+            if place.slot not in made:
+                made[place.slot] = place.run(_differentiable_values(place.operands, saved, made))
+            found.append(made[place.slot])
         else:
             found.append(None if place is None else saved[place])
     return found

@@ -20,7 +20,7 @@ from fastinpaint.ops import layout
 from fastinpaint.ops.activation.reference import channel_dims, wide
 from fastinpaint.ops.conv_block import conv_block
 from fastinpaint.ops.conv_block.checks import fitting_output_shape
-from fastinpaint.ops.dispatch import registry as backends
+from fastinpaint.ops.dispatch import registry
 from fastinpaint.ops.types import Geometry, Source
 from fastinpaint.testing.compare import FACTOR, excess, jitter, mismatch
 
@@ -309,7 +309,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m fastinpaint.testing.fuzz", description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cases", type=int, default=200)
-    parser.add_argument("--backend", choices=backends.BACKENDS, default="reference")
+    parser.add_argument("--backend", choices=registry.BACKENDS, default="reference")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--unjudged", action="store_true", help="compare nothing")
     args = parser.parse_args()

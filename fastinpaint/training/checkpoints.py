@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,11 +22,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from fastinpaint.errors import UserError
-from fastinpaint.files import flush, replacing
+from fastinpaint.files import flush, parse_json, read_text, replacing
 from fastinpaint.models import TwoDCN, VideoCompletionNet
 from fastinpaint.models.weights import save_weights
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+NAME = re.compile(r"step-(\d{8,10})")
 
 
 def save_checkpoint(
@@ -69,25 +71,68 @@ def save_checkpoint(
     return path
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Put the checkpoint's weights and moments into ``model`` and ``optimizer``; returns its state."""
+def load_checkpoint(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, mappings: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Put the checkpoint's weights and moments into ``model`` and ``optimizer``; returns its state.
+
+    Args:
+        mappings: what of the state must be there and be a mapping.
+
+    Raises:
+        UserError: a part is missing, damaged or of another run.
+    """
     try:
-        model.load_state_dict(load_file(path / WEIGHTS))
-        _restore_optimizer(load_file(path / OPTIMIZER), model, optimizer)
-        return json.loads((path / STATE).read_text())
-    except (OSError, SafetensorError, RuntimeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: not a checkpoint of this run: {str(error).splitlines()[0]}") from None
+        weights, moments = _tensors(path / WEIGHTS), _tensors(path / OPTIMIZER)
+        model.load_state_dict(weights)
+        _restore_optimizer(moments, model, optimizer)
+        state = parse_json(read_text(path / STATE))
+        if not isinstance(state, dict) or state.get("step") != step_of(path):
+            raise ValueError(f"{STATE} does not state the step of its folder")
+        for name in mappings:
+            if not isinstance(state.get(name), dict):
+                raise ValueError(f"{STATE} has no good {name!r}")
+    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")
+        raise UserError(f"{path}: not a checkpoint of this run: {reason}.") from None
+    return state
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, all of them finite."""
+    if not path.is_file():
+        raise ValueError(f"{path.name} is missing")
+    tensors = load_file(path)
+    bad = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
+    if bad is not None:
+        raise ValueError(f"{path.name} is damaged, {bad} is not finite")
+    return tensors
+
+
+def step_of(checkpoint: Path) -> int:
+    """The number of steps that a checkpoint's name states."""
+    found = NAME.fullmatch(checkpoint.name)
+    assert found is not None, checkpoint
+    return int(found[1])
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """The whole checkpoints in ``folder``, oldest first."""
-    return sorted(folder.glob("step-*"))
+    return sorted((path for path in folder.glob("step-*") if NAME.fullmatch(path.name)), key=step_of)
 
 
 def clear_partial(folder: Path) -> None:
     """Remove what a killed process left half written or half removed."""
     for leftover in folder.glob(".step-*"):
-        shutil.rmtree(leftover)
+        remove(leftover)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -118,8 +163,11 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
 def _restore_optimizer(tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     indices = {name: index for index, (name, _) in enumerate(model.named_parameters())}
     state: dict[int, dict[str, Tensor]] = {}
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     for name, value in tensors.items():
-        parameter, key = name.rsplit(":", 1)
+        parameter, _, key = name.rpartition(":")
+        if parameter not in indices or value.shape not in (shapes[parameter], ()):
+            raise ValueError(f"{OPTIMIZER} does not fit the network at {name}")
         state.setdefault(indices[parameter], {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, get_type_hints
 
-import yaml
-
 from fastinpaint.data.holes import HOLE_KINDS
-from fastinpaint.errors import UserError
+from fastinpaint.errors import UserError, shown
 from fastinpaint.models import ModelConfig
+from fastinpaint.models.config import RANGES
+from fastinpaint.ranges import BATCH, COUNT, POSITIVE_COUNT, SEED, Number, real, whole
 from fastinpaint.training.backend import BACKENDS, MEMORY
 from fastinpaint.training.distributed import DEVICES
 
@@ -28,10 +26,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def _option(
-    default: Any, help: str, *, choices: tuple[str, ...] | None = None, least: float | None = None, free: bool = False
+    default: Any, help: str, *, choices: tuple[str, ...] | None = None, range: Number | None = None, free: bool = False
 ) -> Any:
     """A field; ``free`` ones may change when a run is resumed, since no weight depends on them."""
-    return field(default=default, metadata={"help": help, "choices": choices, "least": least, "free": free})
+    return field(default=default, metadata={"help": help, "choices": choices, "range": range, "free": free})
 
 
 @dataclass(frozen=True)
@@ -49,25 +47,29 @@ class TrainConfig:
         "t2: both jointly from scratch; 2dcn: the image network alone",
         choices=STRATEGIES,
     )
-    pretrain_steps: int = _option(100_000, "steps of pre-training 3DCN (strategies paper and t1)", least=0, free=True)
-    steps: int = _option(100_000, "steps of the phase after it", least=0, free=True)
-    batch: int = _option(1, "videos a step, over all processes", least=1)
-    accumulate: int = _option(1, "parts that each process cuts its share of a step into", least=1)
-    lr: float = _option(1e-3, "Adam's learning rate", least=0)
-    weight_decay: float = _option(0.0, "Adam's L2 penalty; the paper's 0.01 trained no better in short runs", least=0)
-    clip: float = _option(0.0, "largest norm of the gradient; 0: not clipped", least=0)
-    alpha: float = _option(1.0, "weight of CombCN's loss in Eq. 3", least=0)
+    pretrain_steps: int = _option(
+        100_000, "steps of pre-training 3DCN (strategies paper and t1)", range=COUNT, free=True
+    )
+    steps: int = _option(100_000, "steps of the phase after it", range=COUNT, free=True)
+    batch: int = _option(1, "videos a step, over all processes", range=BATCH)
+    accumulate: int = _option(1, "parts that each process cuts its share of a step into", range=BATCH)
+    lr: float = _option(1e-3, "Adam's learning rate", range=real(0, 1000))
+    weight_decay: float = _option(
+        0.0, "Adam's L2 penalty; the paper's 0.01 trained no better in short runs", range=real(0, 1000)
+    )
+    clip: float = _option(0.0, "largest norm of the gradient; 0: not clipped", range=real(0, 1e9))
+    alpha: float = _option(1.0, "weight of CombCN's loss in Eq. 3", range=real(0, 1e6))
     amp: str = _option("none", "automatic mixed precision", choices=AMP)
     holes: str = _option("rectangle", "kind of hole to train on", choices=HOLE_KINDS)
     flip: bool = _option(False, "mirror half of the videos")
-    seed: int = _option(0, "of the first weights, the order of the data and the holes", least=0)
-    validate_every: int = _option(1000, "steps between validations; 0: none", least=0, free=True)
-    validation_samples: int = _option(0, "validation samples to use; 0: all", least=0, free=True)
-    save_every: int = _option(1000, "steps between checkpoints; 0: only at the end of a phase", least=0, free=True)
-    keep: int = _option(3, "checkpoints to keep", least=1, free=True)
-    log_every: int = _option(10, "steps that a line of the log is the mean of", least=1, free=True)
+    seed: int = _option(0, "of the first weights, the order of the data and the holes", range=SEED)
+    validate_every: int = _option(1000, "steps between validations; 0: none", range=COUNT, free=True)
+    validation_samples: int = _option(0, "validation samples to use; 0: all", range=COUNT, free=True)
+    save_every: int = _option(1000, "steps between checkpoints; 0: only at the end of a phase", range=COUNT, free=True)
+    keep: int = _option(3, "checkpoints to keep", range=POSITIVE_COUNT, free=True)
+    log_every: int = _option(10, "steps that a line of the log is the mean of", range=POSITIVE_COUNT, free=True)
     workers: int = _option(
-        0, "processes that load data; the order of the data does not depend on them", least=0, free=True
+        0, "processes that load data; the order of the data does not depend on them", range=whole(0, 256), free=True
     )
     device: str = _option("auto", "where to train", choices=DEVICES, free=True)
     backend: str = _option("reference", "what computes the layers; reference: plain PyTorch", choices=BACKENDS)
@@ -128,16 +130,6 @@ class TrainConfig:
         )
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file."""
-    try:
-        return _mapping(str(path), yaml.safe_load(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-
-
 def resumed(stored: TrainConfig, asked: TrainConfig, done: int) -> TrainConfig:
     """``asked``, if a run that was begun as ``stored`` and has ``done`` steps behind it may go on so.
 
@@ -167,51 +159,46 @@ def _flat(config: TrainConfig) -> dict[str, Any]:
 
 
 def _convert(cls: type, values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values as the fields' types; YAML reads 1e-3 as text, and a command line everything."""
+    """Values as the fields' types; a file and a command line give everything as text."""
     kinds = get_type_hints(cls)
-    return {name: _as(f"{prefix}{name}", value, kinds[name]) for name, value in values.items()}
+    return {name: _as(f"{prefix}{name}", value, kinds[name], _range_of(cls, name)) for name, value in values.items()}
 
 
-def _as(name: str, value: Any, kind: Any) -> Any:
+def _range_of(cls: type, name: str) -> Number | None:
+    return RANGES.get(name) if cls is ModelConfig else TrainConfig.__dataclass_fields__[name].metadata.get("range")
+
+
+def _as(name: str, value: Any, kind: Any, range: Number | None) -> Any:
     if kind is bool:
         words = {"true": True, "yes": True, "false": False, "no": False}
         if isinstance(value, bool) or str(value).lower() in words:
             return value if isinstance(value, bool) else words[str(value).lower()]
-        raise UserError(f"{name}: must be true or false, got {value!r}.")
-    if kind in (int, float) and not isinstance(value, bool):
-        try:
-            number = float(value)
-            if kind is float or number == int(number):
-                return kind(number)
-        except (TypeError, ValueError, OverflowError):
-            pass
-    elif kind not in (int, float):
-        return value
-    raise UserError(f"{name}: must be {'a whole number' if kind is int else 'a number'}, got {value!r}.")
+        raise UserError(f"{name}: must be true or false, got {shown(value)}.")
+    return value if range is None else range.checked(f"{name}:", value)
 
 
 def _check(item: dataclasses.Field[Any], value: Any) -> None:
     if (choices := item.metadata["choices"]) is not None:
         _chosen(item.name, value, choices)
-    if (least := item.metadata["least"]) is not None and not (math.isfinite(value) and value >= least):
-        raise UserError(f"{item.name}: must be at least {least}, got {value}.")
+    if (range := item.metadata["range"]) is not None:
+        range.checked(f"{item.name}:", value)
 
 
 def _chosen(name: str, value: Any, choices: tuple[str, ...]) -> str:
     if value not in choices:
-        raise UserError(f"{name}: unknown value {value!r}; known: {', '.join(choices)}.")
+        raise UserError(f"{name}: unknown value {shown(value)}; known: {', '.join(choices)}.")
     return value
 
 
 def _known(what: str, values: Mapping[str, Any], known: list[str]) -> None:
     for name in values:
         if name not in known:
-            raise UserError(f"unknown {what} {name!r}; known: {', '.join(known)}.")
+            raise UserError(f"unknown {what} {shown(name)}; known: {', '.join(known)}.")
 
 
 def _mapping(name: str, value: Any) -> dict[str, Any]:
-    if value is None:
+    if value in (None, ""):
         return {}
     if not isinstance(value, Mapping):
-        raise UserError(f"{name}: must be a mapping of options to values, got {value!r}.")
+        raise UserError(f"{name}: must be a mapping of options to values, got {shown(value)}.")
     return dict(value)

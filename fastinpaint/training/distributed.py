@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fastinpaint.environment import whole_number
 from fastinpaint.errors import UserError
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -52,13 +52,13 @@ def join_world(device: str) -> Iterator[World]:
             raise UserError("device: cuda was asked for, but torch finds no CUDA device; use cpu or auto.")
         device = "cpu"
     kind = "cpu" if device == "cpu" else "cuda"
-    index = int(os.environ.get("LOCAL_RANK", "0"))
+    index, _ = whole_number("LOCAL_RANK", 0), whole_number("RANK", 0)
     place = torch.device("cpu") if kind == "cpu" else torch.device("cuda", index)
     if place.type == "cuda":
         torch.cuda.set_device(place)
     if dist.is_initialized():
         yield World(dist.get_rank(), dist.get_world_size(), place)
-    elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    elif whole_number("WORLD_SIZE", 1) > 1:
         dist.init_process_group("gloo" if kind == "cpu" else "nccl")
         try:
             yield World(dist.get_rank(), dist.get_world_size(), place)

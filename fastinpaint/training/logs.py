@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from fastinpaint.errors import UserError
+from fastinpaint.errors import UserError, shown
+from fastinpaint.files import parse_json, read_text
 from fastinpaint.training.checkpoints import replace_file, saying_what_failed
 
+MOST_BYTES = 2**30  # five million lines of about 200 bytes
 BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}{postfix}]"
 
 
@@ -73,9 +75,29 @@ class RunLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a ``log.jsonl``; one that a killed process left unfinished is not read."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """The lines of a ``log.jsonl``; one that a killed process left unfinished is not read.
+
+    Raises:
+        UserError: unreadable, or a line that no run wrote; the sentence names it.
+    """
+    if not path.exists() and not path.is_symlink():
+        return []
+    lines = read_text(path, MOST_BYTES).splitlines(keepends=True)
+    return [_record(path, number, line) for number, line in enumerate(lines, 1) if line.endswith("\n")]
+
+
+def _record(path: Path, number: int, line: str) -> dict[str, Any]:
+    """One line, whose fields are of the kinds that `RunLog` writes."""
+    try:
+        record = parse_json(line)
+    except ValueError:
+        record = None
+    if isinstance(record, dict):
+        known = {name: record.pop(name, None) for name in ("event", "step", "phase")}
+        numbers = all(type(value) in (int, float) for value in record.values())
+        if numbers and [type(value) for value in known.values()] == [str, int, str]:
+            return {**known, **record}
+    raise UserError(f"{path}: line {number} is damaged: {shown(line.strip())}; mend or remove it.")
 
 
 def peak_memory_mib() -> float:

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fastinpaint import graph
 from fastinpaint.data.dataset import VideoSamples
 from fastinpaint.errors import UserError
+from fastinpaint.models.sizes import require_step
 from fastinpaint.models.weights import save_weights
 from fastinpaint.training.backend import accelerate_model
 from fastinpaint.training.batches import TrainBatches, load_steps, to_float, validation_batches
@@ -51,8 +52,8 @@ def train(config: TrainConfig, data: str | Path, out: str | Path, resume: bool =
         UserError: bad input, a loss that is not finite, a full disk. The last checkpoint is whole in every case.
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after a checkpoint was saved; its text says how to go on.
     """
-    with join_world(config.device) as world, StopRequest() as stop:
-        trainer = Trainer(config, Path(data), RunFolder(Path(out)), world, stop)
+    with join_world(config.device) as world, StopRequest() as stop, RunFolder(Path(out)) as folder:
+        trainer = Trainer(config, Path(data), folder, world, stop)
         trainer.begin(resume)
         try:
             trainer.run()
@@ -71,6 +72,7 @@ class Trainer:
         self.validation = VideoSamples(data, "val") if config.validate_every else []
         self.batches = TrainBatches(self.samples, config, world)
         self.phases = phases_of(config)
+        self._require_memory()
         torch.manual_seed(config.seed)
         model = build_model(config)
         model.mean_pixel.copy_(torch.tensor(self.samples.mean_pixel))
@@ -83,14 +85,33 @@ class Trainer:
         self.losses: list[Tensor] = []
         self.log: RunLog | None = None
 
+    def _require_memory(self) -> None:
+        """Refuse a step that cannot fit before anything is built.
+
+        Plain layers keep what the convolution gives and what ReLU gives, fused ones the first alone or less.
+        """
+        batch = self.config.batch // (self.config.accumulate * self.world.size)
+        shape = (batch, self.samples.frames, self.samples.size)
+        precise = 4 if self.config.amp == "none" else 2
+        copies = 2 if self.config.backend == "reference" else 1 if self.config.memory == "default" else 0.5
+        if not self.config.steps:  # 3DCN alone, for which there is no estimate
+            return
+        images_only = self.config.strategy in ("2dcn", "t1")  # t1 keeps nothing of 3DCN's in this phase
+        require_step("train", self.config.model, shape, self.world.device, images_only, precise * copies)
+
     def begin(self, resume: bool) -> None:
-        """Make or take up the run's folder; on resume load the newest checkpoint."""
+        """Make or take up the run's folder; on resume load the newest checkpoint, before anything is changed."""
+        if resume:
+            self.folder.check(self.config)
+        newest = self.folder.newest() if resume else None
+        if newest is not None:
+            self._restore(newest)
         if self.world.is_main:
             self.folder.go_on(self.config) if resume else self.folder.begin(self.config)
         if self.world.size > 1:
             dist.barrier()
-        if resume and (newest := self.folder.newest()) is not None:
-            self._restore(newest)
+        if newest is not None and self.world.is_main:
+            self._publish(newest)
         if self.world.is_main:
             self.log = RunLog(self.folder.path, self.done, self.config.total, self.config.tensorboard)
 
@@ -226,13 +247,17 @@ class Trainer:
         plot_curves({self.folder.path.name: self.folder.log}, self.folder.curves)
 
     def _restore(self, checkpoint: Path) -> None:
-        state = load_checkpoint(checkpoint, self.model, self.optimizer)
+        state = load_checkpoint(checkpoint, self.model, self.optimizer, ("best", "scaler", "data"))
+        best = state["best"]
+        if best and not (isinstance(best.get("phase"), str) and isinstance(best.get("loss"), (int, float))):
+            raise UserError(f"{checkpoint}: not a checkpoint of this run: its best validation is damaged.")
         if state["data"] != self._data_facts():
             raise UserError(f"{self.data}: not the data set that the run was begun with.")
-        self.scaler.load_state_dict(state["scaler"])
+        try:
+            self.scaler.load_state_dict(state["scaler"])
+        except (RuntimeError, KeyError):
+            raise UserError(f"{checkpoint}: not a checkpoint of this run: the scaler's state does not fit.") from None
         self.done, self.best = state["step"], state["best"]
-        if self.world.is_main:
-            self._publish(checkpoint)
 
     def _facts(self) -> dict[str, Any]:
         seen = {"frames": self.samples.frames, "size": self.samples.size}  # what the weights are good for

@@ -90,16 +90,16 @@ def gradients(net: nn.Module) -> Tensor:
 
 
 def test_evaluation_folds_batch_norm_into_the_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastinpaint.ops.conv_block import torch_library as operators
+    from fastinpaint.ops.conv_block import torch_library
 
     seen: list[bool] = []
-    right = operators.fwd
+    right = torch_library.fwd
 
     def watched(call, flat, weight, bias):
         seen.append(flat[1] is None and bias is not None)
         return right(call, flat, weight, bias)
 
-    monkeypatch.setattr(operators, "fwd", watched)
+    monkeypatch.setattr(torch_library, "fwd", watched)
     layers = nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
     net = fastinpaint.accelerate(nn.Sequential(*layers)).eval()
     with torch.no_grad():

@@ -19,7 +19,7 @@ import fastinpaint
 from fastinpaint.acceleration import search, tuner
 from fastinpaint.acceleration.report import Report
 from fastinpaint.acceleration.sandbox import random_states
-from fastinpaint.nn import layers
+from fastinpaint.nn import layers, region
 from fastinpaint.ops.dispatch import native
 
 SLOW = 0.01  # seconds, more than all else that a step of these nets does
@@ -91,12 +91,13 @@ def test_the_model_stays_stock_where_that_is_faster(objective: str) -> None:
 
 
 def test_one_slow_layer_is_left_stock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "RUNS", 3)
     slowed(monkeypatch, nn.Conv2d, "_conv_forward")
     right = layers._Conv._fused
 
     def slow(self, *args, **kwargs):
         if self.kernel_size == (1, 1):
-            time.sleep(3 * SLOW)
+            time.sleep(5 * SLOW)
         return right(self, *args, **kwargs)
 
     monkeypatch.setattr(layers._Conv, "_fused", slow)
@@ -129,11 +130,13 @@ def test_speed_never_keeps_more(monkeypatch: pytest.MonkeyPatch) -> None:
     def hoarding(self, input, *args, **kwargs):
         result = right(self, input, *args, **kwargs)
         plain = fastinpaint.nn.plain(result)
-        return plain * torch.ones(8, *[1] * plain.dim()).exp().mean(0) * plain.exp().log().exp() / plain.exp()
+        return plain + 0 * plain.sin().exp().cos().exp()
 
     monkeypatch.setattr(layers._Conv, "_fused", hoarding)
-    net = fastinpaint.accelerate(network(), example=image())
+    report = fastinpaint.accelerate(net := network(), example=image()).fastinpaint_report
     assert fused_layers(net) == []
+    assert report.notes == []  # it computes the same
+    assert report.layers[0].fused_ms < report.layers[0].stock_ms  # and would be faster
 
 
 @contextmanager
@@ -347,6 +350,47 @@ def test_an_accelerated_model_is_copied_and_saved_with_its_choices(tmp_path: Pat
     for other in (copy.deepcopy(net), torch.load(tmp_path / "net.pt", weights_only=False)):
         torch.testing.assert_close(other(x), net(x))
         assert "_fastinpaint_tuner" not in vars(fastinpaint.restore(other))
+
+
+@pytest.mark.usefixtures("fused_is_slow")
+def test_a_choice_made_in_inference_mode_spoils_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = nn.Conv2d._conv_forward
+
+    def slow_contiguous(self, input, *args):
+        if input.shape[1] > 3 and input.is_contiguous():
+            time.sleep(SLOW)
+        return right(self, input, *args)
+
+    monkeypatch.setattr(nn.Conv2d, "_conv_forward", slow_contiguous)
+    net, x = fastinpaint.accelerate(network()), image()
+    with torch.inference_mode():
+        net.eval()(x)
+    assert net.fastinpaint_report.after["layout"] == "channels-last"
+    net.train()(x).square().sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+@pytest.mark.usefixtures("stock_is_slow")
+@pytest.mark.parametrize("mode", ["example", "first call"])
+def test_outside_of_a_call_the_layers_give_plain_tensors(mode: str) -> None:
+    net = fastinpaint.accelerate(network(), example=image() if mode == "example" else None)
+    if mode == "first call":
+        net(image())
+    assert fused_layers(net)
+    assert not region.inside()
+    assert type(net[0](image())) is Tensor
+
+
+@pytest.mark.usefixtures("stock_is_slow")
+def test_frozen_and_evaluated_parts_are_measured_too() -> None:
+    net = network()
+    net[0].requires_grad_(False)
+    net[1].eval()
+    fastinpaint.accelerate(net, example=image())
+    assert fused_layers(net) == ["0", "3", "7"]
+    net(image()).sum().backward()
+    assert net[0].weight.grad is None
+    assert net[3].weight.grad is not None
 
 
 def test_random_states_come_back() -> None:

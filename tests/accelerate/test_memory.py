@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import fastinpaint
 from fastinpaint.models import ModelConfig, VideoCompletionNet
 from fastinpaint.nn.pending_conv import PendingConv
-from fastinpaint.ops import buffer_pool as map_memory
+from fastinpaint.ops import buffer_pool
 from tests.ops.common import count_convolutions
 
 
@@ -59,12 +59,12 @@ def test_backward_frees_each_map_when_its_layer_is_done() -> None:
     held: list[int] = []
 
     def note(_: Tensor) -> None:
-        map_memory.clear()
-        held.append(map_memory.memory.in_use // map_bytes)
+        buffer_pool.clear()
+        held.append(buffer_pool.memory.in_use // map_bytes)
 
     x = torch.rand(4, 16, 64, 64)
     map_bytes = x.nbytes
-    assert map_bytes >= map_memory.LEAST_BYTES
+    assert map_bytes >= buffer_pool.LEAST_BYTES
     gc.collect()
     gc.disable()
     try:

@@ -18,7 +18,7 @@ from fastinpaint.bench.layers import layer_cases, taps_on_map
 from fastinpaint.bench.machine import rates
 from fastinpaint.bench.measure import Timing, allocated_bytes, kept_bytes, order, paired, time_in_turn
 from fastinpaint.errors import UserError
-from fastinpaint.ops import buffer_pool as map_memory
+from fastinpaint.ops import buffer_pool
 
 
 def test_percentiles_and_noise():
@@ -170,7 +170,7 @@ def test_allocations_are_counted_at_their_most():
 
 def test_maps_in_kept_memory_count_as_allocations():
     def work() -> None:
-        map_memory.empty((1, 64, 64, 128), torch.float32, torch.channels_last).fill_(1)
+        buffer_pool.empty((1, 64, 64, 128), torch.float32, torch.channels_last).fill_(1)
 
     work()  # its memory is kept
     assert allocated_bytes(work, torch.device("cpu")) == 4 * 64 * 64 * 128

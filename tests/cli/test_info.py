@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from fastinpaint.cli import info, main
-from fastinpaint.ops.dispatch import native as _native
-from fastinpaint.ops.dispatch import native_cuda
+from fastinpaint.ops.dispatch import native, native_cuda
 
 
 def test_says_what_runs_and_why_the_rest_does_not(capsys: pytest.CaptureFixture[str]) -> None:
@@ -21,7 +20,7 @@ def test_says_what_runs_and_why_the_rest_does_not(capsys: pytest.CaptureFixture[
 
 
 def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_native, "HERE", _native.HERE / "nowhere")
+    monkeypatch.setattr(native, "HERE", native.HERE / "nowhere")
     reason = "the cpu kernels are not built; install a C++ compiler (g++ or clang++) and run `pip install -e .` again."
     nvcc = "nvcc (of the CUDA toolkit, or by `pip install nvidia-cuda-nvcc nvidia-cuda-runtime nvidia-cuda-cccl`)"
     cuda_reason = f"the cuda kernels are not built; install {nvcc} and run `pip install -e .` again."

@@ -40,7 +40,10 @@ def frames(path) -> np.ndarray:
 
 def test_it_fills_the_hole_and_says_so(clip, tmp_path, capsys, weights):
     source = clip("in.mp4", frames=6)
-    assert main(["inpaint", str(source), "--box", "8,8,20,16", "-o", str(tmp_path / "out"), "-w", weights]) == 0
+    assert (
+        main(["inpaint", str(source), "--box", "8,8,20,16", "--grow", "0", "-o", str(tmp_path / "out"), "-w", weights])
+        == 0
+    )
     out, error = capsys.readouterr()
     assert out.startswith(f"{tmp_path / 'out'}: 6 frames of 64x48 in ")
     assert error == ""
@@ -52,7 +55,8 @@ def test_it_fills_the_hole_and_says_so(clip, tmp_path, capsys, weights):
 
 def test_without_weights_other_frames_fill_the_hole(clip, tmp_path, capsys):
     source = clip("in.mp4", frames=6)
-    assert main(["inpaint", str(source), "--box", "8,8,20,16", "--feather", "2", "-o", str(tmp_path / "out")]) == 0
+    hole = ["--box", "8,8,20,16", "--grow", "0", "--feather", "2"]
+    assert main(["inpaint", str(source), *hole, "-o", str(tmp_path / "out")]) == 0
     out, error = capsys.readouterr()
     assert out.startswith(f"{tmp_path / 'out'}: 6 frames of 64x48 in ")
     assert error == ""
@@ -80,12 +84,10 @@ def test_every_option_together(clip, tmp_path, capsys, weights):
     source, mask = clip("in.mp4", frames=6), np.full((24, 32), 255, np.uint8)
     mask[4:12, 4:14] = 0
     cv2.imwrite(str(tmp_path / "mask.png"), mask)
-    options = (
-        "--mask-invert --mask-resize --feather 2 --full-frame --frames 3 --overlap 1 --lossless --overwrite --quiet"
-    )
+    options = "--mask-invert --mask-resize --grow 0 --feather 2 --full-frame --frames 3 --overlap 1 --lossless"
     arguments = [str(source), "-m", str(tmp_path / "mask.png"), "-o", str(tmp_path / "out.mkv"), "-w", weights]
     for device in ("auto", "cpu"):
-        assert main(["inpaint", *arguments, *options.split(), "--device", device]) == 0
+        assert main(["inpaint", *arguments, *options.split(), "--overwrite", "--quiet", "--device", device]) == 0
     assert capsys.readouterr() == ("", "")
     changed = (frames(tmp_path / "out.mkv") != frames(source)).any(3)
     assert changed[:, 12:20, 14:22].all()
@@ -145,10 +147,15 @@ def test_bad_videos_masks_and_weights_are_named(clip, tmp_path, capsys, weights)
         (["--backend", "abacus"], "invalid choice: 'abacus'"),
         (["--backend", "triton", "--device", "cpu"], "backend 'triton' cannot run this"),
         (["--device", "toaster"], "device 'toaster' cannot be used here"),
-        (["--frames", "0"], "frames must be at least 1, got 0"),
+        (["--frames", "0"], "--frames: must be a whole number from 1 to 4096, got '0'"),
         (["--overlap", "4"], "overlap must be from 0 to frames - 1 = 3, got 4"),
-        (["--crf", "99"], "crf must be from 0 to 51, got 99"),
-        (["--box", "1,2,3"], "must be x,y,width,height in pixels, got '1,2,3'"),
+        (["--crf", "99"], "--crf: must be a whole number from 0 to 51, got '99'"),
+        (["--box", "1,2,3"], "must be x,y,width,height in pixels or per cent, got '1,2,3'"),
+        (["--mask-hold", "x"], "must be a number of frames or auto, got 'x'"),
+        (["--mask-channel", "x"], "invalid choice: 'x'"),
+        (["--label", "-1"], "--label: must be a whole number from 0 to 65535, got '-1'"),
+        (["--grow", "-1"], "--grow: must be a whole number from 0 to 1000, got '-1'"),
+        (["--pix-fmt", "x"], "pix_fmt must be a pixel format such as yuv420p, got 'x'"),
         (["--fp16", "--bf16"], "not allowed with argument"),
         (["--sharpen"], "unrecognized arguments: --sharpen"),
     ],
@@ -160,3 +167,26 @@ def test_option_values_that_cannot_be_are_refused(clip, tmp_path, capsys, weight
     )
     assert message in error
     assert not (tmp_path / "out").exists()
+
+
+def test_options_for_masks_and_boxes_reach_the_file(clip, tmp_path, capsys, weights):
+    """A box that moves, in per cent, beside masks of which each is for two frames; notes come on stderr."""
+    source = clip("in.mkv", frames=6)
+    (tmp_path / "masks").mkdir()
+    for number in range(3):
+        mask = np.zeros((48, 64), np.uint8)
+        mask[4 : 8 + 4 * number, 4:8] = 1
+        cv2.imwrite(str(tmp_path / "masks" / f"{number}.png"), mask)
+    options = ["-m", str(tmp_path / "masks"), "--mask-hold", "2", "--grow", "0", "--lossless", "--quiet", "-w", weights]
+    boxes = ["--box", "50%,50%,25%,25%@0", "--box", "32,12,16,12@0.5"]
+    assert main(["inpaint", str(source), *options, *boxes, "-o", str(tmp_path / "out.mkv")]) == 0
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.startswith("fastinpaint inpaint: ")
+    assert "taken for labels" in error
+    changed = (frames(tmp_path / "out.mkv") != frames(source)).any(3)
+    for t, top in enumerate((24, 22, 19, 17, 14, 12)):
+        expected = np.zeros((48, 64), bool)
+        expected[4 : 8 + 4 * (t // 2), 4:8] = expected[top : top + 12, 32:48] = True
+        assert changed[t][expected].mean() > 0.9
+        assert not changed[t][~expected].any()

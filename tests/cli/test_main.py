@@ -10,7 +10,7 @@ import pytest
 from fastinpaint import __version__, cli
 from fastinpaint.cli import COMMANDS, main
 from fastinpaint.inference.output import whole_or_nothing
-from fastinpaint.ops.dispatch import registry as backends
+from fastinpaint.ops.dispatch import registry
 
 
 @pytest.mark.parametrize(("arguments", "code"), [([], 2), (["--help"], 0), (["-h"], 0)])
@@ -37,7 +37,7 @@ def test_options_that_do_not_fit_are_one_line(capsys):
     assert main(["inpaint", "a.mp4", "-o", "b.mp4", "-w", "w", "--size", "large"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "argument --size: invalid int value: 'large'" in error
+    assert "argument --size: must be a whole number from 8 to 8192, got 'large'" in error
 
 
 def test_the_command_runs_as_a_program():
@@ -48,11 +48,12 @@ def test_the_command_runs_as_a_program():
 
 @pytest.mark.parametrize("asked", ["argument", "variable"])
 def test_an_unknown_backend_is_one_line(asked, monkeypatch, capsys):
-    monkeypatch.setenv(backends.VARIABLE, "cuba" if asked == "variable" else "")
+    monkeypatch.setenv(registry.VARIABLE, "cuba" if asked == "variable" else "")
     backend = "cuba" if asked == "argument" else "auto"
     assert main(["bench", "--frames", "1", "--size", "16", "--width", "0.125", "--backend", backend]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("fastinpaint bench: backend must be one of auto, reference, ")
+    name = "backend" if asked == "argument" else registry.VARIABLE
+    assert said.startswith(f"fastinpaint bench: {name} must be one of auto, reference, ")
     assert said.endswith(", got 'cuba'.\n")
 
 
@@ -108,7 +109,7 @@ def test_a_file_that_the_system_refuses_is_one_line(capsys):
     ("arguments", "message"),
     [
         (["bench", "--device", "toaster"], "device 'toaster' cannot be used here"),
-        (["tune", "--frames", "0"], "--frames must be at least 1, got 0"),
+        (["tune", "--frames", "0"], "--frames: must be a whole number from 1 to 4096, got '0'"),
         (["demo", "--out", "new", "--backend", "triton"], "backend 'triton' cannot run this"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

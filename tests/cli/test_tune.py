@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fastinpaint.cli import main, tune
-from fastinpaint.ops.dispatch import autotune as measured
+from fastinpaint.ops.dispatch import autotune
 
 TINY = ["tune", "--frames", "2", "--size", "16", "--width", "0.0625"]
 
@@ -21,9 +21,9 @@ TINY = ["tune", "--frames", "2", "--size", "16", "--width", "0.0625"]
 def memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """A folder of the test's own."""
     monkeypatch.setenv("FASTINPAINT_CACHE", str(tmp_path))
-    measured._memory_file.cache_clear()
+    autotune._memory_file.cache_clear()
     yield tmp_path
-    measured._memory_file.cache_clear()
+    autotune._memory_file.cache_clear()
 
 
 def test_says_in_one_line_that_it_needs_the_gpu_that_was_asked_for(
@@ -43,7 +43,7 @@ def test_unknown_values_list_the_known(capsys: pytest.CaptureFixture[str]) -> No
 def test_remembers_every_convolution_of_a_step(
     memory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measured, "ROUNDS", 1)
+    monkeypatch.setattr(autotune, "ROUNDS", 1)
     assert main([*TINY, "--device", "cpu"]) == 0
     (file,) = memory.iterdir()
     known = json.loads(file.read_text())
@@ -53,7 +53,7 @@ def test_remembers_every_convolution_of_a_step(
     assert said.startswith(f"remembered for {len(known)} convolutions: ")
     assert said.endswith(f"\n{file}\n")
     assert os.environ["FASTINPAINT_TUNE"] == "0"
-    monkeypatch.setattr(measured, "measure", lambda *arguments: pytest.fail("measured again"))
+    monkeypatch.setattr(autotune, "measure", lambda *arguments: pytest.fail("measured again"))
     assert main([*TINY, "--device", "cpu"]) == 0
 
 

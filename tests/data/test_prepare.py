@@ -247,12 +247,12 @@ def test_the_seed_draws_the_split_and_keeps_the_samples(clips: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--frames", "0"], r"--frames must be at least 1; got 0\."),
-        (["--stride", "-2"], r"--stride must be at least 1; got -2\."),
+        (["--frames", "0"], r"--frames: must be a whole number from 1 to 4096, got '0'"),
+        (["--stride", "-2"], r"--stride: must be a whole number from 1 to 1e6, got '-2'"),
         (["--crop", "head"], r"--crop must be one of center, box, face; got 'head'\."),
         (["--crop", "box"], r"--crop box and --box x,y,w,h go together"),
         (["--box", "1,2,3,3"], r"--crop box and --box x,y,w,h go together; got --crop center"),
-        (["--crop", "box", "--box", "1,2,3"], r"--box: must be four whole numbers x,y,w,h; got '1,2,3'"),
+        (["--crop", "box", "--box", "1,2,3"], r"--box: must be four whole numbers x,y,w,h in pixels, got '1,2,3'"),
         (["--crop", "box", "--box", "0,0,30,20"], r"--box must be a square, as the samples are; got 30x20\."),
     ],
 )

@@ -9,9 +9,11 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 
+from fastinpaint.data.container import side_data
 from fastinpaint.data.reader import DamagedVideo
 from fastinpaint.data.video import open_video, upright
 from fastinpaint.errors import UserError
@@ -258,3 +260,11 @@ def test_broken_image(clip: Clip) -> None:
     (folder / "frame1.png").write_bytes(b"no picture")
     with open_video(folder) as reader, pytest.raises(UserError, match=r"frame1\.png: not an image"):
         list(reader)
+
+
+def test_side_data_of_a_kind_that_pyav_lacks_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "a.tiff"
+    cv2.imwrite(str(path), np.zeros((8, 8, 3), np.uint8))  # whose resolution FFmpeg hands out as EXIF
+    with av.open(str(path)) as file:
+        picture = next(file.decode(video=0))
+        assert side_data(picture) == {}

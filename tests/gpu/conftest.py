@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fastinpaint.ops.dispatch import registry as backends
+from fastinpaint.ops.dispatch import registry
 from fastinpaint.ops.types import Geometry, Source
 
 if not torch.cuda.is_available():
@@ -15,4 +15,4 @@ def why_not(backend: str) -> str | None:
     """Why a backend cannot run a plain 3x3 convolution on the GPU, or None."""
     x, weight = (torch.zeros(shape, device="cuda") for shape in ((1, 16, 8, 8), (16, 16, 3, 3)))
     geometry = Geometry((1, 1), (1, 1), (1, 1), (0, 0), False, 1)
-    return backends.why_not("conv_block", backend, [Source(x)], weight, geometry)
+    return registry.why_not("conv_block", backend, [Source(x)], weight, geometry)

@@ -156,9 +156,9 @@ def test_arguments_that_do_not_fit_are_named():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"frames": 0}, "frames must be at least 1, got 0"),
-        ({"size": 2}, "size must be at least 8, got 2"),
-        ({"feather": -1}, "feather must be at least 0, got -1"),
+        ({"frames": 0}, "frames must be a whole number from 1 to 4096, got 0"),
+        ({"size": 2}, "size must be a whole number from 8 to 8192, got 2"),
+        ({"feather": -1}, "feather must be a whole number from 0 to 8192, got -1"),
         ({"frames": 8, "overlap": 8}, "overlap must be from 0 to frames - 1 = 7, got 8"),
         ({"dtype": "int4"}, "dtype must be one of fp32, bf16, fp16, got 'int4'"),
         ({"device": "toaster"}, "device 'toaster' cannot be used here"),

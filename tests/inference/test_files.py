@@ -13,16 +13,18 @@ import pytest
 
 from fastinpaint.data.video import open_video
 from fastinpaint.errors import UserError
-from fastinpaint.inference import Encoding, Settings, inpaint
+from fastinpaint.inference import Encoding, MaskSettings, Settings, inpaint
 from tests.inference.movies import write_movie
 from tests.inference.stubs import Fail, Paint
 
 SETTINGS = Settings(frames=4, size=16, device="cpu")
+EXACT = MaskSettings(grow=0)
 BOX = (8, 8, 20, 16)
 
 
 def run(model, source: Path, out: Path, **options) -> None:
     options.setdefault("boxes", None if "mask" in options else [BOX])
+    options.setdefault("masks", EXACT)
     inpaint(model, source, out, settings=SETTINGS, **{k: v for k, v in options.items() if v is not None})
 
 
@@ -52,7 +54,7 @@ def test_png_frames_equal_the_source_bit_for_bit_outside_the_mask(clip, tmp_path
 
 
 def test_what_was_written_is_returned(clip, tmp_path):
-    done = inpaint(Paint(), clip("in.mp4", frames=7), tmp_path / "out", boxes=[BOX], settings=SETTINGS)
+    done = inpaint(Paint(), clip("in.mp4", frames=7), tmp_path / "out", boxes=[BOX], settings=SETTINGS, masks=EXACT)
     assert done == (tmp_path / "out", 7, 64, 48)
 
 
@@ -85,9 +87,30 @@ def test_too_few_masks_are_found_where_no_file_tells(clip, tmp_path, monkeypatch
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_more_masks_than_frames_are_fine(clip, tmp_path):
-    run(Paint(), clip("in.mp4", frames=5), tmp_path / "out", mask=write_masks(tmp_path / "masks", 6))
-    assert len(list((tmp_path / "out").iterdir())) == 5
+@pytest.mark.parametrize("out", ["out.mp4", "out"])
+@pytest.mark.parametrize("known", [True, False], ids=["known before", "found at the end"])
+def test_more_masks_than_frames_are_an_error_that_says_what_to_do(clip, tmp_path, monkeypatch, out, known):
+    if not known:
+        monkeypatch.setattr("fastinpaint.inference.files._check_lengths", lambda *_: None)
+    source, masks = clip("in.mp4", frames=5), write_masks(tmp_path / "masks", 7)
+    expected = (
+        "there are 7 masks for the 5 frames of .*; --mask-start 0 leaves out the last 2, --mask-start -2 the first"
+    )
+    with pytest.raises(UserError, match=expected):
+        run(Paint(), source, tmp_path / out, mask=masks)
+    assert sorted(tmp_path.iterdir()) == [source, masks]
+    run(Paint(), source, tmp_path / out, mask=masks, masks=MaskSettings(grow=0, start=0))
+    assert len(decoded(tmp_path / out)) == 5
+
+
+def test_masks_at_another_rate_are_an_error_that_names_both(clip, tmp_path):
+    source = clip("in.mp4", frames=5)
+    masks = clip("masks.mp4", video=np.full((10, 48, 64, 3), 255, np.uint8), rate=20)
+    expected = r"10 masks for the 5 frames of .*in\.mp4 \(20 against 10 a second\); --mask-step 2 uses one in 2"
+    with pytest.raises(UserError, match=expected):
+        run(Paint(), source, tmp_path / "out", mask=masks)
+    with pytest.raises(UserError, match=r"5 masks for the 10 frames of .*; --mask-hold 2 shows each for 2 frames"):
+        run(Paint(), masks, tmp_path / "out", mask=source)
 
 
 @pytest.mark.parametrize("out", ["out.mp4", "out"])
@@ -214,7 +237,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(clip, tmp_path, request,
 
 PEAK = """
 import resource, sys
-from fastinpaint.inference import Encoding, Settings, inpaint
+from fastinpaint.inference import Encoding, MaskSettings, Settings, inpaint
 from tests.inference.movies import write_movie
 from tests.inference.stubs import Paint
 source, *outputs = sys.argv[1:]

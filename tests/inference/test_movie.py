@@ -9,11 +9,12 @@ import pytest
 
 from fastinpaint.data.video import open_video
 from fastinpaint.errors import UserError
-from fastinpaint.inference import Encoding, Settings, inpaint
+from fastinpaint.inference import Encoding, MaskSettings, Settings, inpaint
 from tests.inference.movies import pixels, smooth_video, traits, write_movie
 from tests.inference.stubs import Paint
 
 SETTINGS = Settings(frames=4, size=16, device="cpu")
+EXACT = MaskSettings(grow=0)
 BOX = (8, 8, 20, 16)
 UNEVEN = [0, 300, 700, 710, 1500, 2600, 2601, 5000, 5512, 6000, 8000, 9999]
 
@@ -26,7 +27,7 @@ def outside() -> np.ndarray:
 
 def run(source: Path, name: str = "out.mp4", **options) -> Path:
     out = source.with_name(name)
-    inpaint(Paint(), source, out, boxes=[BOX], settings=SETTINGS, **options)
+    inpaint(Paint(), source, out, boxes=[BOX], settings=SETTINGS, masks=EXACT, **options)
     return out
 
 
@@ -71,7 +72,7 @@ def test_size_is_kept_odd_or_even(tmp_path, size):
 def test_rotation_is_kept(clip, rotation):
     source = clip("in.mp4", frames=5, height=48, width=64, rotation=rotation)
     out = source.with_name("out.mp4")
-    inpaint(Paint(), source, out, boxes=[(0, 0, 10, 20)], settings=SETTINGS)
+    inpaint(Paint(), source, out, boxes=[(0, 0, 10, 20)], settings=SETTINGS, masks=EXACT)
     assert abs(traits(source).rotation) == abs(rotation)
     assert traits(out).rotation == traits(source).rotation
     assert traits(out).size == (64, 48)

@@ -10,12 +10,13 @@ import pytest
 
 from fastinpaint.data.container import ROUNDED
 from fastinpaint.errors import UserError
-from fastinpaint.inference import Encoding, Settings, inpaint
+from fastinpaint.inference import Encoding, MaskSettings, Settings, inpaint
 from fastinpaint.inference.pixels import samples
 from tests.inference.movies import pixels, smooth_video
 from tests.inference.stubs import Paint
 
 SETTINGS = Settings(frames=4, size=16, device="cpu")
+EXACT = MaskSettings(grow=0)
 BOX = (8, 8, 20, 16)
 IMAGES = {
     "gray.png": (np.uint8, 0),
@@ -34,7 +35,7 @@ IMAGES = {
 def run(source: Path, name: str, **options) -> Path:
     out = source.with_name(name)
     options.setdefault("notify", lambda _: None)
-    inpaint(Paint(), source, out, boxes=[BOX], settings=SETTINGS, **options)
+    inpaint(Paint(), source, out, boxes=[BOX], settings=SETTINGS, masks=EXACT, **options)
     return out
 
 
@@ -70,6 +71,17 @@ def test_a_jpeg_keeps_its_planes_to_the_encoder_and_42_db(tmp_path):
     before, after = cv2.imread(str(source)), cv2.imread(str(run(source, "out.jpg")))
     error = (before.astype(float) - after)[:, 32:]  # away from the hole, whose chroma reaches into its neighbours
     assert 10 * np.log10(255**2 / np.square(error).mean()) > 42
+
+
+def test_a_jpeg_of_an_opaque_png_with_an_alpha_channel(tmp_path):
+    image = np.full((48, 64, 4), 200, np.uint8)
+    image[..., 3] = 255
+    cv2.imwrite(str(tmp_path / "in.png"), image)
+    assert cv2.imread(str(run(tmp_path / "in.png", "out.jpg"))).shape == (48, 64, 3)
+    image[0, 0, 3] = 0
+    cv2.imwrite(str(tmp_path / "in.png"), image)
+    with pytest.raises(UserError, match=r"\.jpg files cannot hold .*\(rgba\) without losing transparency"):
+        run(tmp_path / "in.png", "other.jpg")
 
 
 def test_a_still_holds_one_frame(clip, tmp_path):

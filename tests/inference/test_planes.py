@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from fastinpaint.errors import UserError
-from fastinpaint.inference import Encoding, Settings, inpaint
+from fastinpaint.inference import Encoding, MaskSettings, Settings, inpaint
 from fastinpaint.inference.movie import MovieWriter
 from fastinpaint.inference.pixels import layout_of, losses, nearest, samples, what_it_holds, working_format
 from fastinpaint.inference.planes import convert, paste
 from tests.inference.stubs import Paint
 
 SETTINGS = Settings(frames=4, size=16, device="cpu")
+EXACT = MaskSettings(grow=0)
 BOX = (9, 7, 13, 11)
 
 WRITABLE = (
@@ -175,7 +176,7 @@ def given_to_the_encoder(source: Path, out: Path, monkeypatch, **options) -> lis
             return picture
 
     monkeypatch.setattr("fastinpaint.inference.files.MovieWriter", Spy)
-    inpaint(Paint(), source, out, boxes=[BOX], settings=SETTINGS, notify=lambda _: None, **options)
+    inpaint(Paint(), source, out, boxes=[BOX], settings=SETTINGS, masks=EXACT, notify=lambda _: None, **options)
     return seen
 
 
@@ -240,7 +241,7 @@ def worst_psnr(written: list[av.VideoFrame], decoded: list[av.VideoFrame]) -> fl
 def test_lossless_is_bit_for_bit_in_every_format(tmp_path, encoder, name, suffix):
     source = write_noise(tmp_path / f"in{suffix}", encoder, name)
     out = tmp_path / f"out{suffix}"
-    options = {"settings": SETTINGS, "notify": lambda _: None}
+    options = {"settings": SETTINGS, "masks": EXACT, "notify": lambda _: None}
     inpaint(Paint(), source, out, boxes=[BOX], encoding=Encoding(lossless=True), **options)
     decoder = "libvpx-vp9" if name == "yuva420p" else None
     assert worst_psnr(pictures(out, decoder), pictures(source, decoder)) > 120
@@ -248,7 +249,7 @@ def test_lossless_is_bit_for_bit_in_every_format(tmp_path, encoder, name, suffix
 
 def test_what_an_output_cannot_hold_is_refused_and_dropped_where_asked(tmp_path):
     source = write_noise(tmp_path / "in.mov", "prores_ks", "yuva444p10le")
-    options = {"boxes": [BOX], "settings": SETTINGS}
+    options = {"boxes": [BOX], "settings": SETTINGS, "masks": EXACT}
     with pytest.raises(
         UserError, match=r"\.mp4 files cannot hold .*\(yuva444p12le\) without losing transparency; .*mkv"
     ):

@@ -11,12 +11,13 @@ import pytest
 
 from fastinpaint.data.video import open_video
 from fastinpaint.errors import UserError
-from fastinpaint.inference import Encoding, Settings, inpaint
+from fastinpaint.inference import Encoding, MaskSettings, Settings, inpaint
 from fastinpaint.inference.pixels import samples
 from tests.inference.movies import smooth_video, traits
 from tests.inference.stubs import Paint
 
 SETTINGS = Settings(frames=4, size=16, device="cpu")
+EXACT = MaskSettings(grow=0)
 BOX = (8, 8, 20, 16)
 FONT = bytes(range(256)) * 4
 CHAPTERS = [
@@ -112,7 +113,7 @@ def contents(path: Path) -> dict:
 def run(source: Path, name: str, **options) -> Path:
     out = source.with_name(name)
     options.setdefault("notify", lambda _: None)
-    inpaint(Paint(), source, out, boxes=[BOX], settings=SETTINGS, **options)
+    inpaint(Paint(), source, out, boxes=[BOX], settings=SETTINGS, masks=EXACT, **options)
     return out
 
 
@@ -146,7 +147,7 @@ def test_a_turned_and_mirrored_source_keeps_its_matrix_and_takes_its_box_as_show
     source = write_rich(tmp_path / "in.mov", subtitles=None, extras=False)
     out = source.with_name("out.mov")
     inpaint(
-        Paint(), source, out, boxes=[(3, 5, 10, 20)], settings=SETTINGS, encoding=Encoding(lossless=True)
+        Paint(), source, out, boxes=[(3, 5, 10, 20)], settings=SETTINGS, masks=EXACT, encoding=Encoding(lossless=True)
     )  # shown, the picture is 48 x 64
     luma = []
     for path in (source, out):

@@ -202,7 +202,7 @@ def test_wrong_shapes_are_named(call, words: tuple[str, ...]) -> None:
         ({"preset": "chang"}, ("paper, chang2019", "'chang'")),
         ({"time_stride": 3}, ("time_stride", "1, 2", "3")),
         ({"deconv_time": 0}, ("deconv_time", "0")),
-        ({"width": 0}, ("width", "positive", "0")),
+        ({"width": 0}, ("width", "above 0", "0")),
         ({"width": float("nan")}, ("width", "nan")),
         ({"width": "wide"}, ("width", "'wide'")),
         ({"composite_guidance": "yes"}, ("composite_guidance", "'yes'")),

@@ -96,7 +96,7 @@ def missing_tensor(path: Path) -> None:
     ("spoil", "words"),
     [
         (missing, ("no such weights file",)),
-        (folder, ("no such weights file",)),
+        (folder, ("a weights file is needed",)),
         (empty, ("not a readable safetensors file",)),
         (garbage, ("not a readable safetensors file",)),
         (truncated, ("not a readable safetensors file",)),

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 import fastinpaint
 from fastinpaint.nn import Deferred
 from fastinpaint.ops.conv_block import cpu
-from fastinpaint.ops.dispatch import native as _native
+from fastinpaint.ops.dispatch import native
 
-cpu_only = pytest.mark.skipif(_native.why_not("cpu") is not None, reason=str(_native.why_not("cpu")))
+cpu_only = pytest.mark.skipif(native.why_not("cpu") is not None, reason=str(native.why_not("cpu")))
 ACTS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "relu6": lambda: nn.ReLU6(inplace=True),
@@ -85,6 +85,25 @@ class Residual(nn.Module):
         return self.head(x)
 
 
+class Squeezed(nn.Module):
+    """Squeeze-and-excitation and layer scale, as in MobileNetV3, EfficientNet and ConvNeXt."""
+
+    def __init__(self, act: str, norm: str) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 16, 3), NORMS[norm](16), ACTS[act]())
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(16, 4, 1), nn.ReLU(), nn.Conv2d(4, 16, 1), nn.Sigmoid()
+        )
+        self.second = nn.Sequential(nn.Conv2d(16, 16, 1, bias=False), NORMS[norm](16))
+        self.layer_scale = nn.Parameter(torch.randn(1, 16, 1, 1))
+        self.head = nn.Conv2d(16, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        y = self.second(self.gate(x) * x)
+        return self.head(x + y * self.layer_scale)
+
+
 def step(net: nn.Module, x: Tensor) -> list[Tensor]:
     """The result, its gradients, and what training changed."""
     x = x.clone().requires_grad_()
@@ -145,6 +164,34 @@ def test_a_chain_is_torchs(act: str, norm: str) -> None:
 def test_a_residual_chain_is_torchs(act: str, norm: str, before: bool, memory: str) -> None:
     net = Residual(act, norm, before)
     same_as_torch(net, torch.randn(2, 3, 13, 12, dtype=torch.float64), memory=memory)
+
+
+@pytest.mark.parametrize("memory", ["default", "low"])
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("act", ["relu", "silu"])
+def test_factors_of_a_channel_are_torchs(act: str, norm: str, memory: str) -> None:
+    same_as_torch(Squeezed(act, norm), torch.randn(2, 3, 9, 8, dtype=torch.float64), memory=memory)
+
+
+@cpu_only
+def test_neither_a_product_nor_what_it_scales_is_kept() -> None:
+    net, x = Squeezed("silu", "batch"), torch.randn(2, 3, 66, 66)
+    one = 4 * 2 * 16 * 64 * 64  # the first y, the second, and the sum that the head reads
+    assert 3 * one <= kept_bytes(fastinpaint.accelerate(net), x) < 3.05 * one
+
+
+def test_double_backward_is_torchs() -> None:
+    net = Squeezed("silu", "batch").double()
+    x = torch.randn(2, 3, 7, 6, dtype=torch.float64, requires_grad=True)
+
+    def penalty(net: nn.Module) -> Tensor:
+        (dx,) = torch.autograd.grad(net(x).square().sum(), x, create_graph=True)
+        return torch.autograd.grad(dx.square().sum(), x)[0]
+
+    expected = penalty(net)
+    for memory in ("default", "low"):
+        found = penalty(fastinpaint.accelerate(copy.deepcopy(net), memory=memory))
+        torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8)
 
 
 @cpu_only
@@ -225,5 +272,5 @@ def test_a_norm_whose_weight_changed_before_it_ran_says_so() -> None:
     deferred = bn(deferred)
     with torch.no_grad():
         bn.weight.mul_(2)
-    with pytest.raises(RuntimeError, match=r"weight or bias of a norm over .* was modified in place"):
+    with pytest.raises(RuntimeError, match=r"weight or bias of a norm over 2 channels was modified in place"):
         deferred.tensor()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import fastinpaint
-from fastinpaint.ops.dispatch import native as _native
+from fastinpaint.ops.dispatch import native
 
 CHANNELS = 16
 MOST_CALLS = {"onednn": 350, "own": 320}
@@ -44,7 +44,7 @@ def calls_of_a_step(layers: int) -> int:
     return calls
 
 
-@pytest.mark.skipif(_native.why_not("cpu") is not None, reason="the CPU kernels are not built")
+@pytest.mark.skipif(native.why_not("cpu") is not None, reason="the CPU kernels are not built")
 @pytest.mark.parametrize("kernels", ["onednn", "own"])
 def test_a_layer_calls_few_functions(kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FASTINPAINT_BACKEND", raising=False)

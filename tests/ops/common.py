@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from fastinpaint.ops.conv_block import cpu, reference
-from fastinpaint.ops.dispatch import native as _native
+from fastinpaint.ops.dispatch import native
 
-_cpu = _native.why_not("cpu")
+_cpu = native.why_not("cpu")
 BACKENDS = [
     "reference",
     pytest.param("cpu", marks=pytest.mark.skipif(_cpu is not None, reason=str(_cpu))),

@@ -11,62 +11,62 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastinpaint.ops import buffer_pool as map_memory
-from fastinpaint.ops.buffer_pool import LEAST_BYTES, SHARE, MapMemory
+from fastinpaint.ops import buffer_pool
+from fastinpaint.ops.buffer_pool import LEAST_BYTES, SHARE, BufferPool
 
 SIZE = LEAST_BYTES
 
 
 @pytest.fixture
-def memory(monkeypatch: pytest.MonkeyPatch) -> MapMemory:
+def memory(monkeypatch: pytest.MonkeyPatch) -> BufferPool:
     """One for which no amount is little."""
-    monkeypatch.setattr(map_memory, "LITTLE", 0)
-    return MapMemory()
+    monkeypatch.setattr(buffer_pool, "LITTLE", 0)
+    return BufferPool()
 
 
 @pytest.mark.parametrize("little", [4 * SIZE, 3 * SIZE])
-def test_a_little_is_kept_whole(little: int, memory: MapMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_little_is_kept_whole(little: int, memory: BufferPool, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a layer alone needs it, which has two maps: else one of them would be of fresh pages each time."""
-    monkeypatch.setattr(map_memory, "LITTLE", little)
+    monkeypatch.setattr(buffer_pool, "LITTLE", little)
     for _ in range(2):
-        maps = [memory.lend(SIZE) for _ in range(4)]
+        maps = [memory.allocate(SIZE) for _ in range(4)]
         del maps
-    memory.lend(SIZE)
+    memory.allocate(SIZE)
     assert memory.in_use + memory.kept == little
 
 
-def test_a_dead_storage_is_lent_again_and_a_living_one_is_not(memory: MapMemory) -> None:
-    alive, *dying = (memory.lend(SIZE) for _ in range(3))
+def test_a_dead_storage_is_lent_again_and_a_living_one_is_not(memory: BufferPool) -> None:
+    alive, *dying = (memory.allocate(SIZE) for _ in range(3))
     assert alive.nbytes() == SIZE
     addresses = {storage.data_ptr() for storage in dying}
     assert len(addresses | {alive.data_ptr()}) == 3
     del dying
-    again = memory.lend(SIZE)
+    again = memory.allocate(SIZE)
     assert again.data_ptr() in addresses
     assert memory.in_use == 2 * SIZE
     assert memory.kept == 0  # the other one would have made more than a share of three
 
 
-def test_whatever_holds_the_storage_keeps_the_buffer(memory: MapMemory) -> None:
-    tensor = torch.empty(0).set_(memory.lend(SIZE))
+def test_whatever_holds_the_storage_keeps_the_buffer(memory: BufferPool) -> None:
+    tensor = torch.empty(0).set_(memory.allocate(SIZE))
     address, view = tensor.data_ptr(), tensor[5:]
-    array, others = view.numpy(), [memory.lend(SIZE) for _ in range(9)]
+    array, others = view.numpy(), [memory.allocate(SIZE) for _ in range(9)]
     del tensor, view
-    assert memory.lend(SIZE).data_ptr() != address
+    assert memory.allocate(SIZE).data_ptr() != address
     del array, others[2:]
     gc.collect()
-    lent = [memory.lend(SIZE) for _ in range(8)]
+    lent = [memory.allocate(SIZE) for _ in range(8)]
     assert address in {storage.data_ptr() for storage in lent}
 
 
-def test_in_use_and_kept_stay_below_a_share_of_the_most_in_use(memory: MapMemory) -> None:
+def test_in_use_and_kept_stay_below_a_share_of_the_most_in_use(memory: BufferPool) -> None:
     generator = torch.Generator().manual_seed(3)
     alive: list[torch.UntypedStorage] = []
     most_kept = 0
     for _ in range(400):
         if alive and torch.rand((), generator=generator) < 0.7:
             alive.pop(int(torch.randint(len(alive), (), generator=generator)))
-        alive.append(memory.lend(SIZE * int(torch.randint(1, 6, (), generator=generator))))
+        alive.append(memory.allocate(SIZE * int(torch.randint(1, 6, (), generator=generator))))
         assert memory.in_use == sum(storage.nbytes() for storage in alive)
         assert memory.in_use <= memory.most_in_use
         assert memory.kept == 0 or memory.in_use + memory.kept <= SHARE * memory.most_in_use
@@ -74,10 +74,10 @@ def test_in_use_and_kept_stay_below_a_share_of_the_most_in_use(memory: MapMemory
     assert most_kept > 0
 
 
-def test_clear_gives_all_unused_memory_back(memory: MapMemory) -> None:
-    kept = memory.lend(SIZE)
+def test_clear_gives_all_unused_memory_back(memory: BufferPool) -> None:
+    kept = memory.allocate(SIZE)
     del kept
-    held = memory.lend(3 * SIZE)
+    held = memory.allocate(3 * SIZE)
     memory.clear()
     assert memory.kept == 0
     assert memory.in_use == memory.most_in_use == held.nbytes()
@@ -87,12 +87,12 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
 
-def test_what_others_allocate_in_between_does_not_hold_the_memory(memory: MapMemory) -> None:
+def test_what_others_allocate_in_between_does_not_hold_the_memory(memory: BufferPool) -> None:
     size, count = 4 << 20, 24
     torch.empty(16 << 20, dtype=torch.uint8)  # once one has died, malloc puts what is smaller into its heap
     maps, others = [], []
     for _ in range(count):
-        maps.append(torch.empty(0, dtype=torch.uint8).set_(memory.lend(size)).fill_(1))
+        maps.append(torch.empty(0, dtype=torch.uint8).set_(memory.allocate(size)).fill_(1))
         others.append(torch.ones(size, dtype=torch.uint8))
     before = resident_bytes()
     maps.clear()
@@ -101,9 +101,9 @@ def test_what_others_allocate_in_between_does_not_hold_the_memory(memory: MapMem
     assert len(others) == count
 
 
-def test_a_map_that_does_not_fit_is_refused_as_such(memory: MapMemory) -> None:
+def test_a_map_that_does_not_fit_is_refused_as_such(memory: BufferPool) -> None:
     with pytest.raises(MemoryError, match=f"no {1 << 60} bytes"):
-        memory.lend(1 << 60)
+        memory.allocate(1 << 60)
     assert memory.in_use == 0
 
 
@@ -112,7 +112,7 @@ def test_a_map_that_does_not_fit_is_refused_as_such(memory: MapMemory) -> None:
 def test_a_map_is_laid_out_as_torch_lays_it_out(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     memory_format = torch.channels_last if len(shape) == 4 else torch.channels_last_3d
     ours, theirs = (
-        map_memory.empty(shape, dtype, memory_format),
+        buffer_pool.empty(shape, dtype, memory_format),
         torch.empty(shape, dtype=dtype, memory_format=memory_format),
     )
     assert ours.shape == theirs.shape
@@ -124,12 +124,12 @@ def test_a_map_is_laid_out_as_torch_lays_it_out(shape: tuple[int, ...], dtype: t
     assert bool((copied == 2).all())
 
 
-def test_threads_share_it_without_sharing_a_buffer(memory: MapMemory) -> None:
+def test_threads_share_it_without_sharing_a_buffer(memory: BufferPool) -> None:
     clashes: list[int] = []
 
     def work(value: int) -> None:
         for _ in range(200):
-            tensor = torch.empty(0, dtype=torch.uint8).set_(memory.lend(SIZE))
+            tensor = torch.empty(0, dtype=torch.uint8).set_(memory.allocate(SIZE))
             tensor[:64] = value
             if bool((tensor[:64] != value).any()):
                 clashes.append(value)

@@ -67,11 +67,10 @@ def _for_a_gpu_alone(given: str) -> list[str]:
 
 def _without_triton() -> None:
     """Interpreted, a step of tiles to choose from takes minutes."""
-    from fastinpaint.ops.dispatch import autotune as measured
-    from fastinpaint.ops.dispatch import registry as backends
+    from fastinpaint.ops.dispatch import autotune, registry
 
-    backends.AUTO["cuda"] = tuple(row for row in backends.AUTO["cuda"] if row[0] != "triton")
-    measured.ROUNDS = 1
+    registry.AUTO["cuda"] = tuple(row for row in registry.AUTO["cuda"] if row[0] != "triton")
+    autotune.ROUNDS = 1
 
 
 def main() -> int:

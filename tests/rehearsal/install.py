@@ -30,12 +30,11 @@ def _unseen() -> None:
     """Where the library asks whether it sees ordinary tensors, it does."""
     import torch
 
-    from fastinpaint.ops.dispatch import autotune as measured
-    from fastinpaint.ops.dispatch import fast_path as dispatch
+    from fastinpaint.ops.dispatch import autotune, fast_path
     from tests.rehearsal.tensors import StandIn
 
-    dispatch.unseen = lambda *tensors: not torch.compiler.is_compiling()
-    measured.type = lambda value: torch.Tensor if isinstance(value, StandIn) else type(value)  # type: ignore[attr-defined]
+    fast_path.can_bypass_dispatcher = lambda *tensors: not torch.compiler.is_compiling()
+    autotune.type = lambda value: torch.Tensor if isinstance(value, StandIn) else type(value)  # type: ignore[attr-defined]
 
 
 def shrink() -> None:

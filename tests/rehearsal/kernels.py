@@ -87,15 +87,14 @@ class Guarded:
 
 def install_cuda() -> None:
     """``libfastinpaint_cuda.so`` is the emulated one, seen as built."""
-    from fastinpaint.ops.dispatch import native as _native
-    from fastinpaint.ops.dispatch import native_cuda
+    from fastinpaint.ops.dispatch import native, native_cuda
     from tools.verify import emulated
 
     os.environ["FI_SHARED"] = str(native_cuda.SHARED[CAPABILITY])
     library = Guarded(ctypes.CDLL(str(emulated.build())))
-    load, why_not = _native.load, _native.why_not
-    _native.load = lambda name: library if name == "cuda" else load(name)  # type: ignore[assignment]
-    _native.why_not = lambda name: None if name == "cuda" else why_not(name)
+    load, why_not = native.load, native.why_not
+    native.load = lambda name: library if name == "cuda" else load(name)  # type: ignore[assignment]
+    native.why_not = lambda name: None if name == "cuda" else why_not(name)
 
 
 def install_triton() -> None:
@@ -104,13 +103,12 @@ def install_triton() -> None:
     import triton
     from triton.runtime.interpreter import GridExecutor
 
-    from fastinpaint.ops.dispatch import registry as backends
-    from fastinpaint.ops.dispatch import triton_support
+    from fastinpaint.ops.dispatch import registry, triton_support
     from fastinpaint.testing import interpreter
 
     interpreter.install()
-    for op in backends.OPS:
-        assert not isinstance(backends.find(op, "triton"), str)
+    for op in registry.OPS:
+        assert not isinstance(registry.find(op, "triton"), str)
     triton.knobs.runtime.interpret = True  # as the variable says, which others must not see
     del os.environ["TRITON_INTERPRET"]
     triton_support.INTERPRETING = False

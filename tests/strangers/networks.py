@@ -96,7 +96,6 @@ VIDEO, SEGMENTATION = "models.video", "models.segmentation"
 USUAL: dict[str, tuple[Build, tuple[int, ...]]] = {
     "resnet18": (vision("resnet18"), SMALL),
     "resnet50": (vision("resnet50"), SMALL),
-    "resnext50": (vision("resnext50_32x4d"), SMALL),
     "vgg11_bn": (vision("vgg11_bn", num_classes=5), SMALL),
     "squeezenet": (vision("squeezenet1_1"), LARGER),
     "mobilenet_v2": (vision("mobilenet_v2"), SMALL),
@@ -105,7 +104,6 @@ USUAL: dict[str, tuple[Build, tuple[int, ...]]] = {
     "mnasnet": (vision("mnasnet0_5"), SMALL),
     "efficientnet_b0": (vision("efficientnet_b0"), SMALL),
     "regnet": (vision("regnet_y_400mf"), SMALL),
-    "convnext": (vision("convnext_tiny"), SMALL),
     "r2plus1d_18": (vision("r2plus1d_18", VIDEO), (2, 3, 4, 32, 32)),
     "lraspp": (vision("lraspp_mobilenet_v3_large", SEGMENTATION, weights_backbone=None), LARGER),
     "nnunet bn relu": (nnunet(nn.BatchNorm3d, nn.ReLU, [3, 3, 3]), (2, 1, 4, 8, 8)),
@@ -116,6 +114,8 @@ USUAL: dict[str, tuple[Build, tuple[int, ...]]] = {
     "timm cspdarknet": (timm("cs3darknet_s"), SMALL),
 }
 MORE: dict[str, tuple[Build, tuple[int, ...]]] = {
+    "convnext": (vision("convnext_tiny"), SMALL),
+    "resnext50": (vision("resnext50_32x4d"), SMALL),
     "densenet121": (vision("densenet121"), SMALL),
     "googlenet": (vision("googlenet", init_weights=False), LARGER),
     "inception_v3": (vision("inception_v3", init_weights=False), (3, 3, 96, 96)),
@@ -141,7 +141,7 @@ MORE: dict[str, tuple[Build, tuple[int, ...]]] = {
 
 
 def quiet(net: nn.Module) -> nn.Module:
-    """The network in float64, with nothing in it that is drawn anew in each layout."""
+    """The network in float64, with nothing in it that is drawn again in each layout."""
     for module in net.modules():
         for name in ("p", "drop_prob"):
             if isinstance(getattr(module, name, None), float):

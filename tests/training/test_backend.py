@@ -11,7 +11,7 @@ import torch
 from fastinpaint.errors import UserError
 from fastinpaint.models import ModelConfig, TwoDCN, VideoCompletionNet
 from fastinpaint.models.weights import load_weights
-from fastinpaint.ops.dispatch import registry as backends
+from fastinpaint.ops.dispatch import registry
 from fastinpaint.training import TrainConfig, train
 from fastinpaint.training.backend import BACKENDS, accelerate_model
 from fastinpaint.training.logs import read_log
@@ -37,7 +37,7 @@ def test_other_backends_swap_the_layers_and_keep_the_names() -> None:
 
 
 def test_the_known_backends_are_those_there_are() -> None:
-    assert {*backends.BACKENDS, "auto"} == set(BACKENDS)
+    assert {*registry.BACKENDS, "auto"} == set(BACKENDS)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

@@ -32,7 +32,7 @@ def test_options_of_the_file_and_over_it_are_stored(data: Path, tmp_path: Path) 
     stored = yaml.safe_load((run / "config.yaml").read_text())
     assert (stored["strategy"], stored["lr"], stored["steps"]) == ("t2", 1e-4, 1)
     assert (stored["model"]["width"], stored["model"]["time_stride"]) == (0.0625, 2)
-    assert stored.keys() == TrainConfig().to_dict().keys()
+    assert stored.keys() == {"version", *TrainConfig().to_dict()}
 
 
 def test_resume_takes_the_stored_options(data: Path, tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_resume_takes_the_stored_options(data: Path, tmp_path: Path) -> None:
     ("options", "words"),
     [
         (["--strategy", "t9"], "strategy: unknown value 't9'; known: paper, t1, t2, 2dcn."),
-        (["--steps", "some"], "steps: must be a whole number, got 'some'."),
+        (["--steps", "some"], "steps: must be a whole number from 0 to 1e9, got 'some'."),
         (["--skips", "both"], "skips must be one of concat, add, got 'both'."),
         (["--config", "none.yaml"], "none.yaml: No such file or directory."),
         (["--resume"], "no run to resume, config.yaml is missing."),

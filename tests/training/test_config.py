@@ -10,8 +10,9 @@ import yaml
 
 from fastinpaint.errors import UserError
 from fastinpaint.models import ModelConfig
+from fastinpaint.strict_yaml import read_yaml
 from fastinpaint.training import TrainConfig
-from fastinpaint.training.config import read_yaml, resumed
+from fastinpaint.training.config import resumed
 
 
 def test_values_go_over_the_base_and_stay_through_yaml(tmp_path: Path) -> None:
@@ -59,9 +60,9 @@ def test_an_option_of_the_model_goes_over_the_variant() -> None:
         ({"steps": True}, ["steps", "a whole number", "True"]),
         ({"steps": None}, ["steps", "a whole number", "None"]),
         ({"lr": "fast"}, ["lr", "a number", "'fast'"]),
-        ({"lr": float("nan")}, ["lr", "at least 0", "nan"]),
+        ({"lr": float("nan")}, ["lr", "from 0", "nan"]),
         ({"steps": float("inf")}, ["steps", "a whole number", "inf"]),
-        ({"batch": 0}, ["batch", "at least 1", "0"]),
+        ({"batch": 0}, ["batch", "from 1", "0"]),
         ({"flip": "maybe"}, ["flip", "true or false", "'maybe'"]),
         ({"batch": 3, "accumulate": 2}, ["batch", "3", "2", "accumulate"]),
         ({"strategy": "t2", "steps": 0}, ["steps", "nothing to train"]),

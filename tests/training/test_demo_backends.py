@@ -15,7 +15,7 @@ import torch
 
 from fastinpaint.demo.run import DemoSize, train_config
 from fastinpaint.models import TwoDCN, VideoCompletionNet
-from fastinpaint.ops.dispatch import registry as backends
+from fastinpaint.ops.dispatch import registry
 from fastinpaint.training import TrainConfig, train, trainer
 from fastinpaint.training.logs import read_log
 from fastinpaint.training.phases import build_model
@@ -53,7 +53,7 @@ def apart(ours: list[float], theirs: list[float]) -> list[float]:
 
 
 needs_kernels = pytest.mark.skipif(
-    isinstance(backends.find("conv_block", "cpu"), str), reason="the CPU kernels are not built"
+    isinstance(registry.find("conv_block", "cpu"), str), reason="the CPU kernels are not built"
 )
 
 

@@ -27,7 +27,8 @@ from unittest import mock
 
 from fastinpaint.errors import UserError
 from fastinpaint.ops.dispatch import native_cuda
-from tools.inspect import counting, counting_rest, rates, sass, sass_text
+from tools.inspect import counting, counting_rest, rates, sass_text
+from tools.inspect.page import replace_table
 from tools.inspect.paper_layers import PaperLayer, paper_layers
 from tools.inspect.sass_bound import (
     NOTHING,
@@ -41,6 +42,7 @@ from tools.inspect.sass_bound import (
     main_loop,
     occupancy,
 )
+from tools.nvcc import find_nvcc
 from tools.verify import emulated
 
 ROOT = Path(__file__).parents[2]
@@ -89,23 +91,45 @@ def wide_layers() -> list[PaperLayer]:
     return [layer for layer in paper_layers() if min(layer.channels, layer.out_channels) >= WIDE]
 
 
+# The kernels of wide layers alone: the package's sources hold every dtype and width, which takes five times as long.
+SOURCES = {
+    "wide": """#include "common/cuda_launch.cuh"
+#include "conv_block/cuda/kernels/gather.cuh"
+#include "conv_block/cuda/kernels/wgrad_main.cuh"
+void launch(fi::GatherParams p, fi::WgradParams w) {
+  fi::gather_kernel<__nv_bfloat16, 64><<<1, 1>>>(p, 0);
+  fi::gather_kernel<__nv_bfloat16, 128><<<1, 1>>>(p, 0);
+  fi::wgrad_kernel<__nv_bfloat16, 64, false><<<1, 1>>>(w, 0);
+}
+""",
+    "wgmma": """#include "conv_block/cuda/hopper/fwd_dgrad_kernel.cuh"
+#include "conv_block/cuda/hopper/wgrad_kernel.cuh"
+void launch(fi::GatherParams p, fi::WgradParams w) {
+  fi::hopper_gather_kernel<__nv_bfloat16><<<1, 1>>>(p, 0, 0);
+  fi::hopper_wgrad_kernel<__nv_bfloat16><<<1, 1>>>(w, 0);
+}
+""",
+}
+
+
 @functools.cache
 def cuda_cubin(source: str, arch: str) -> bytes:
-    """A source of csrc/conv_block/cuda as nvcc compiles it for the package, kept by the text of what it includes."""
-    compiler = sass.nvcc()
+    """One of `SOURCES` as nvcc compiles it for the package, kept by the text of what it includes."""
+    compiler = find_nvcc()
     if compiler is None:
         raise UserError("there is no nvcc; the bounds of the CUDA kernels are read from what it makes.")
-    name = "sm_90a" if arch == "sm_90" else arch
+    name, made = "sm_90a" if arch == "sm_90" else arch, f"{source}.cu"
     files = {str(p.relative_to(ROOT / "csrc")): p.read_text() for p in (ROOT / "csrc").rglob("*.cu*")}
     folder = ROOT / "build" / "bounds"
     folder.mkdir(parents=True, exist_ok=True)
-    kept = folder / f"{emulated._digest(f'conv_block/cuda/{source}', files, [*FLAGS, name])}.{name}.cubin"
+    kept = folder / f"{emulated.digest(made, {**files, made: SOURCES[source]}, [*FLAGS, name])}.{name}.cubin"
     if not kept.exists():
-        with tempfile.TemporaryDirectory(dir=folder) as made:
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            (Path(place) / made).write_text(SOURCES[source])
             code = f"-gencode=arch=compute_{name[3:]},code={name}"
-            command = [compiler, *FLAGS, code, f"-I{ROOT / 'csrc'}", "-cubin", f"{ROOT}/csrc/conv_block/cuda/{source}"]
-            subprocess.run([*command, "-o", f"{made}/code"], check=True)
-            os.replace(f"{made}/code", kept)
+            command = [compiler, *FLAGS, code, f"-I{ROOT / 'csrc'}", "-cubin", f"{place}/{made}"]
+            subprocess.run([*command, "-o", f"{place}/code"], check=True)
+            os.replace(f"{place}/code", kept)
     return kept.read_bytes()
 
 
@@ -159,19 +183,11 @@ def cuda_row(layer: PaperLayer, count: counting.Count, arch: str, chip: rates.Ch
         source = 4 if addends else 2
         p, q = (gradient, source) if layer.geometry.transposed else (source, gradient)
         ways: tuple[Way, ...] = (Way(p, count.slices / count.steps - of_q), Way(q, of_q))
-        part, source_file = ("hopper_wgrad_kernel", "hopper/wgrad.cu") if hopper else ("12wgrad_kernel", "wgrad.cu")
-        part += "I13__nv_bfloat16" + ("" if hopper else f"Li{count.columns}ELb0")
-        warps = 8 if hopper else warps
-    else:
-        loads = gradient if count.name == "dgrad" else 4 if addends else 2
-        ways = (Way(loads, count.slices / count.steps),)
-        part, source_file = (
-            ("hopper_gather_kernel", "hopper/fwd_dgrad.cu") if hopper else ("13gather_kernel", "fwd_dgrad.cu")
-        )
+        part = "hopper_gather_kernel" if hopper else "13gather_kernel"
         part += "I13__nv_bfloat16" + ("" if hopper else f"Li{count.columns}E")
         copies = None if hopper else CHUNK * count.columns // VECTOR // THREADS
         copied = STAGE if hopper else NOTHING
-    code = _cuda_code(source_file, arch, part)
+    code = _cuda_code("wgmma" if hopper else "wide", arch, part)
     found = loop_cost(code.main, warps, chip, Paths(copies, ways, count.steps), copied)
     seconds = _seconds(found, count.operations, count.least, count.blocks, chip)
     together = occupancy(code.registers, count.shared, warps, chip)
@@ -223,12 +239,14 @@ def triton_rows(arch: str = "sm_90") -> Iterator[Row]:
             )  # fmt: skip
 
 
-def every_row() -> Iterator[Row]:
-    """All rows; compiles what was not compiled before."""
-    with emulated.installed():
-        for arch in rates.CHIPS:
-            yield from cuda_rows(arch)
-        yield from cuda_rows("sm_90", hopper=1)
+def every_row(only: str | None = None) -> Iterator[Row]:
+    """All rows, or those of "cuda" or "triton" only; compiles what was not compiled before."""
+    if only != "triton":
+        with emulated.installed():
+            for arch in rates.CHIPS:
+                yield from cuda_rows(arch)
+            yield from cuda_rows("sm_90", hopper=1)
+    if only != "cuda":
         yield from triton_rows()
 
 
@@ -288,6 +306,8 @@ def estimate(rows: list[Row]) -> str:
     launches = 2 * len(plain) + 3 * len(narrow)
     lines = ["Estimated from machine code, on an H200, batch 1, F = 32, bfloat16, in a graph; nothing was run."]
     for title, chosen in (("cuda", plain), ("cuda, wgmma", wide), ("triton", triton)):
+        if len(chosen) < len(plain):
+            continue
         heavy = sum(row.microseconds for row in chosen.values()) * 1e-6
         total = 1e3 * (heavy + thin + other + launches * LAUNCH)
         lines.append(
@@ -306,19 +326,23 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--write", action="store_true", help="put the rows into docs/results")
     parser.add_argument("--accept", action="store_true", help="write rows that fell as well")
+    parser.add_argument("--only", choices=("cuda", "triton"), help="read and write the rows of these kernels alone")
     parser.add_argument("--estimate", action="store_true", help="print a step's time from the committed rows")
     arguments = parser.parse_args(argv)
     if arguments.estimate:
         print(estimate(list(committed().values())))
         return 0
-    rows = list(every_row())
-    complaints = fallen(rows, committed())
+    before = committed()
+    others = [row for row in before.values() if arguments.only and not row.path.startswith(arguments.only)]
+    rows = sorted(
+        [*every_row(arguments.only), *others], key=lambda row: (row.path.startswith("triton"), row.path, row.arch)
+    )
+    complaints = fallen(rows, before)
     print("\n".join(complaints) or f"{len(rows)} rows, none fell.")
     if arguments.write and (arguments.accept or not complaints):
         ROWS.parent.mkdir(exist_ok=True)
         ROWS.write_text("[\n" + ",\n".join(json.dumps(row._asdict()) for row in rows) + "\n]\n")
-        before, after = PAGE.read_text().split(BEGIN)[0], PAGE.read_text().split(END)[1]
-        PAGE.write_text(f"{before}{BEGIN}\n\n{markdown(rows)}\n\n{END}{after}")
+        replace_table(PAGE, BEGIN, END, markdown(rows))
     return 1 if complaints and not arguments.accept else 0
 
 

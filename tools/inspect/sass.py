@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastinpaint.errors import UserError
-from fastinpaint.ops.dispatch import native as _native
+from fastinpaint.ops.dispatch import native
 from tools.inspect.page import replace_table
 from tools.nvcc import find_nvcc as nvcc
 
@@ -82,7 +82,7 @@ def cuobjdump() -> str | None:
 
 def why_not() -> str | None:
     """Why there is nothing to read, in one sentence, or None."""
-    if not (_native.HERE / "libfastinpaint_cuda.so").exists():
+    if not (native.HERE / "libfastinpaint_cuda.so").exists():
         return "the cuda kernels are not built; install nvcc and run `pip install -e .` again."
     return None if cuobjdump() else "there is no cuobjdump; install the CUDA toolkit or triton."
 
@@ -171,7 +171,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if reason := why_not():
         raise UserError(reason)
-    found = kernels(_native.HERE / "libfastinpaint_cuda.so")
+    found = kernels(native.HERE / "libfastinpaint_cuda.so")
     complaints = [c for k in found if (c := k.complaint())]
     print(table(found))
     print("\n".join(complaints) or f"{len(found)} kernels, none spills.")

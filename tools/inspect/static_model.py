@@ -23,7 +23,7 @@ from triton.runtime.jit import JITFunction
 
 from fastinpaint.ops.conv_block import triton as conv_block
 from fastinpaint.ops.conv_block.geometry import live_taps
-from fastinpaint.ops.conv_block.triton import autotune as triton_tune
+from fastinpaint.ops.conv_block.triton import autotune
 from fastinpaint.ops.conv_block.triton import tiles as launch
 from fastinpaint.ops.conv_block.triton.taps import Gather, Problem
 from fastinpaint.ops.conv_block.triton.taps import live_share as live_share_of
@@ -59,7 +59,7 @@ class Pass(NamedTuple):
 def recorded() -> Iterator[list[tuple[str, launch.Work, tuple[Any, ...]]]]:
     """Inside, launches do nothing, and the passes that ask for a tile are listed."""
     found: list[tuple[str, launch.Work, tuple[Any, ...]]] = []
-    upstream, choose = JITFunction.run, triton_tune.choose
+    upstream, choose = JITFunction.run, autotune.choose
 
     def note(
         kind: str, tiles: tuple[launch.Tile, ...], work: launch.Work, shape: tuple[Any, ...], run: Any
@@ -67,24 +67,24 @@ def recorded() -> Iterator[list[tuple[str, launch.Work, tuple[Any, ...]]]]:
         found.append((kind, work, shape))
         return launch.best(tiles, work)
 
-    triton_tune.choose = note
+    autotune.choose = note
     JITFunction.run = lambda self, *args, **options: None
     try:
         yield found
     finally:
-        triton_tune.choose, JITFunction.run = choose, upstream
+        autotune.choose, JITFunction.run = choose, upstream
 
 
-def live_share(kind: str, it: Problem, tile: launch.Tile, packed: bool) -> float:
+def live_share(kind: str, conv: Problem, tile: launch.Tile, packed: bool) -> float:
     """Live FLOPs over all FLOPs."""
     if kind == "wgrad":
         if packed:
             return 1.0
         shares = []
-        for taps, stride, padding, dilation, small, large in zip(*it[1:5], it.small, it.large, strict=True):
+        for taps, stride, padding, dilation, small, large in zip(*conv[1:5], conv.small, conv.large, strict=True):
             shares.append(live_taps(small, large, taps, stride, padding, dilation) / (small * taps))
         return math.prod(shares)
-    gather: Gather = it.forward() if kind == "fwd" else it.backward()
+    gather: Gather = conv.forward() if kind == "fwd" else conv.backward()
     return live_share_of(gather, launch.gather_block(tile.m, gather))
 
 
@@ -103,16 +103,16 @@ def passes(layer: PaperLayer) -> list[Pass]:
         "wgrad": maps + weight_bytes + y_bytes * (1 + layer.stats),
     }
     rows = []
-    for kind, work, (it, *_) in found:
-        flop = 2.0 * math.prod((it.samples, *it.small, *it.taps)) * layer.channels * layer.out_channels
+    for kind, work, (conv, *_) in found:
+        flop = 2.0 * math.prod((conv.samples, *conv.small, *conv.taps)) * layer.channels * layer.out_channels
         tiles = launch.WGRAD_TILES if kind == "wgrad" else launch.GATHER_TILES
         tile = launch.best(tiles, work)
         packed = kind == "wgrad" and work.products == 1
-        live = live_share(kind, it, tile, packed)
+        live = live_share(kind, conv, tile, packed)
         work = work._replace(depth=max(1, round(work.depth * live)))
         splits = launch.splits(tile, work)
         programs = work.products * -(-work.rows // tile.m) * -(-work.columns // tile.n) * splits
-        waves = -(-programs // (launch.MULTIPROCESSORS * launch.programs_each(tile, work)))
+        waves = -(-programs // (launch.MULTIPROCESSORS * launch.ctas_per_sm(tile, work)))
         steps, expected = -(-work.depth // (tile.k * splits)), launch.expected_seconds(tile, work)
         rows.append(
             Pass(layer.name, kind, flop, flop * live, float(moved[kind]), tile, programs, waves, steps, expected)

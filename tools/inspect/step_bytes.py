@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import torch
 
-from fastinpaint.ops.conv_block.checks import output_shape
+from fastinpaint.ops.conv_block.geometry import output_shape
+from tools.inspect.page import replace_table
 from tools.inspect.paper_layers import PaperLayer, paper_layers
-from tools.inspect.static_model import replace_block
 
 PAGE = Path(__file__).parents[2] / "docs/results/gpu_step_bytes.md"
 BEGIN, END = "<!-- step bytes: begin -->", "<!-- step bytes: end -->"
@@ -94,7 +94,7 @@ def moved(layer: PaperLayer, backend: str) -> tuple[int, int]:
     """Bytes of the layer's elementwise passes, and of its convolutions."""
     sources, weight, _ = layer.inputs(torch.bfloat16, "meta")
     first, pattern = sources[0].x, pattern_of(layer)
-    shape = output_shape((first.shape[0], layer.channels, *first.shape[2:]), weight, layer.geometry)
+    shape = output_shape(first.shape, weight.shape, layer.geometry)
     read = HALF * sum(s.x.numel() for s in sources)
     written = HALF * first.shape[0] * shape[1] * first[0, 0].numel() * _volume(shape, first.shape)
     parts = elementwise(backend, pattern), convolutions(backend, pattern)
@@ -156,7 +156,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--write", action="store_true", help="put the tables into docs/results/gpu_step_bytes.md")
     text = f"{passes()}\n\n{step()}"
     if parser.parse_args(argv).write:
-        PAGE.write_text(replace_block(PAGE.read_text(), BEGIN, END, text))
+        replace_table(PAGE, BEGIN, END, text)
     else:
         print(text)
 

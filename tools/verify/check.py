@@ -3,7 +3,7 @@
     python -m tools.verify.check [--base REVISION] [--seconds 110] [--list]
 
 What changed since the base is taken from git, with what is not committed yet; the base is where the branch left
-``origin/main``, or HEAD where there is no such branch. Tests mirror the sources: see `mirror_of`. The closest come first,
+``origin/main``, or HEAD where there is no such branch. Tests mirror the sources: see `mirror_of`. Closest first,
 until the time is over, without those marked slow. What did not run is named; `make test` runs everything.
 """
 

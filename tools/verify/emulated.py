@@ -94,7 +94,7 @@ def build(sanitizer: str = "plain", plants: Sequence[Plant] = (), sources: Seque
     flags = [*FLAGS, *SANITIZERS[sanitizer]]
     folder = ROOT / "build" / "emulated"
     folder.mkdir(parents=True, exist_ok=True)
-    objects = {source: folder / f"{_digest(source, files, flags)}.o" for source in chosen}
+    objects = {source: folder / f"{digest(source, files, flags)}.o" for source in chosen}
     library = folder / f"{sanitizer}-{_hash([path.name for path in objects.values()])}.so"
     if not library.exists():
         linked = [flag for flag in flags if flag.startswith("-fsanitize")] if RUNTIMES[sanitizer] else []
@@ -106,7 +106,7 @@ def _hash(value: object) -> str:
     return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
 
 
-def _digest(source: str, files: dict[str, str], flags: Sequence[str]) -> str:
+def digest(source: str, files: dict[str, str], flags: Sequence[str]) -> str:
     """Of the source and all that it includes, without comments: what its object depends on, but for line numbers."""
     read, to_read = {}, [source]
     while to_read:

@@ -14,31 +14,6 @@ namespace {
 constexpr int kPieceRows = 8, kPieceColumns = 128;  // a band of 128 channels stays in the second cache
 constexpr int64_t kSplits = 64;                     // most of the weight gradient's
 
-// The phases of one axis. The grid is the convolution's output, or its input.
-int make_phases(const ThinShape& s, int axis, int64_t size, bool grid_is_output, Phase* phases) {
-  const int stride = static_cast<int>(s.stride[axis]), count = grid_is_output ? 1 : stride;
-  const int padding = static_cast<int>(s.padding[axis]), dilation = static_cast<int>(s.dilation[axis]);
-  for (int residue = 0; residue < count; ++residue) {
-    Phase& p = phases[residue];
-    p = {};
-    p.first = residue;
-    p.step = count;
-    p.count = static_cast<int>((size - residue + count - 1) / count);
-    p.scale = grid_is_output ? stride : 1;
-    for (int k = 0; k < s.kernel[axis]; ++k) {
-      const int reach = residue + padding - dilation * k;  // of the input, before division by the stride
-      if (!grid_is_output && reach % stride != 0) continue;
-      p.tap[p.taps] = k;
-      p.at[p.taps++] = grid_is_output ? dilation * k - padding : reach / stride;
-    }
-    for (int i = 0; i < p.taps; ++i) {
-      p.low = i ? std::min(p.low, p.at[i]) : p.at[i];
-      p.high = i ? std::max(p.high, p.at[i]) : p.at[i];
-    }
-  }
-  return count;
-}
-
 // A plan and the pieces it points at.
 struct Planned {
   ThinPlan plan{};
@@ -49,8 +24,8 @@ struct Planned {
     for (int axis = 0; axis < 3; ++axis) {
       plan.grid[axis] = grid_is_wide ? shape.wide[axis] : shape.thin[axis];
       plan.band[axis] = grid_is_wide ? shape.thin[axis] : shape.wide[axis];
-      plan.phases[axis] =
-          make_phases(shape, axis, plan.grid[axis], grid_is_wide != bool(shape.thin_out), plan.phase[axis]);
+      const Axis a{shape.kernel[axis], shape.stride[axis], shape.padding[axis], shape.dilation[axis]};
+      plan.phases[axis] = make_phases(a, plan.grid[axis], grid_is_wide != bool(shape.thin_out), plan.phase[axis]);
     }
     for (int sample = 0; sample < shape.batch; ++sample)
       for (int t = 0; t < plan.phases[0]; ++t)

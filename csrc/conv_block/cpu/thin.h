@@ -14,27 +14,18 @@
 
 #include <cstdint>
 
+#include "conv_block/cpu/phases.h"
 #include "conv_block/cpu/winograd.h"
 
 namespace fi {
 
 constexpr int kThin = 4;      // most channels of the thin map, and floats of its pixels in scratch memory
-constexpr int kMostTaps = 7;  // along one axis
-constexpr int kMostStride = 2;
-
 // As the caller gives it. Axes: t, h, w; 2D is one frame and one tap in time.
 struct ThinShape {
   int64_t batch, wide_channels, thin_channels;
   int64_t wide[3], thin[3];  // sizes
   int64_t kernel[3], stride[3], padding[3], dilation[3];
   int64_t thin_out;  // 1: the convolution's output is the thin map
-};
-
-// Grid places first + step * j, j < count, of one axis: tap[i] reads band place scale * j + at[i].
-struct Phase {
-  int first, step, count, scale;
-  int taps, tap[kMostTaps], at[kMostTaps];
-  int low, high;  // least and greatest of `at`
 };
 
 // A work item: some rows and columns j of one frame's grid, in one phase of each axis.

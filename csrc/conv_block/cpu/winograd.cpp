@@ -26,7 +26,7 @@ float* scratch(Scratch which, int64_t floats) {
     int64_t size = 0;
     ~Buffer() { std::free(data); }
   };
-  static thread_local Buffer buffers[2];
+  static thread_local Buffer buffers[3];
   Buffer& buffer = buffers[static_cast<int>(which)];
   if (buffer.size < floats) {
     std::free(buffer.data);

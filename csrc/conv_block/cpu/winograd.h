@@ -147,8 +147,8 @@ struct WeightGrad {
 };
 
 // Memory of the calling thread, kept between calls and grown as needed: fresh pages are slow to touch. `weights` holds
-// packed weights and their gradients for a whole call, `tiles` the transformed tiles of one item.
-enum class Scratch { weights, tiles };
+// packed weights and their gradients for a whole call, `tiles` the transformed tiles of one item, `results` its results.
+enum class Scratch { weights, tiles, results };
 float* scratch(Scratch which, int64_t floats);
 
 // A chunk of output channels is as wide as a register block; a weight is packed [blocks, chunks, 16, channels_in,

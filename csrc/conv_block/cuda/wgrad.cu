@@ -63,8 +63,8 @@ inline void choose_sources(const Conv& conv, const Roles& roles, WgradPlan& plan
   w.p_channels = roles.gradient_is_p ? conv.out_channels : in_channels(conv);
   w.q_channels = roles.gradient_is_p ? in_channels(conv) : conv.out_channels;
   plan.thin = p.sources == 1 && w.p_channels <= kThinChannels;
-  plan.channels = plan.hopper ? kTurnedChannels : kChunk;
-  plan.columns = plan.hopper ? kTurnedChannels : choose_wgrad_columns(conv.dtype, w.q_channels, plan.thin);
+  plan.channels = plan.hopper ? kWgmmaWgradChannels : kChunk;
+  plan.columns = plan.hopper ? kWgmmaWgradChannels : choose_wgrad_columns(conv.dtype, w.q_channels, plan.thin);
   plan.column_tiles = p.chunks[1] = w.q_tiles[1] = 0;
   for (int i = 0; i < p.sources; ++i) {
     p.source[i] = roles.gradient_is_p ? conv.gradient : conv.source[i];
@@ -139,7 +139,8 @@ inline int64_t bytes_asked(const Conv& conv, const WgradPlan& plan) {
 }
 
 // The plan with these roles and at most that many taps a block. False where a patch is larger than kPatchLimit or the
-// block's memory than the chip's, which those of a single tap never are, or where there are more tiles than an int counts.
+// block's memory than the chip's, which those of a single tap never are, or where there are more tiles than an int
+// counts.
 inline bool plan_blocks(const Conv& conv, const Roles& roles, int most, WgradPlan& plan) {
   GatherParams& p = plan.params.p;
   WgradParams& w = plan.params;
@@ -166,7 +167,7 @@ inline bool plan_blocks(const Conv& conv, const Roles& roles, int most, WgradPla
   plan.groups = kMostGroups;
   bool grouped = !plan.hopper && block_bytes(conv, plan) <= conv.shared_limit;
   Splits splits = choose_splits(plan.row_blocks * plan.column_tiles, w.tiles, operations, partial_bytes,
-                                plan.hopper ? kTurnedBlocks : kWantedBlocks, grouped ? kMostGroups : 1);
+                                plan.hopper ? kWgmmaWgradBlocks : kWantedBlocks, grouped ? kMostGroups : 1);
   plan.groups = splits.groups;
   w.tiles_each = ceil_div(w.tiles, splits.partials * plan.groups);
   w.splits = ceil_div(w.tiles, w.tiles_each * plan.groups);
@@ -252,10 +253,10 @@ FI_EXPORT int fi_conv_wgrad_footprint(const Conv* conv, Footprint* out) {
   if (int status = plan_wgrad(*conv, plan)) return status;
   int64_t blocks = int64_t(plan.row_blocks) * plan.column_tiles * plan.params.splits;
   const WgradParams& w = plan.params;
-  int threads = plan.hopper ? kTurnedThreads : kThreads, each = kSliceVectors * threads;
+  int threads = plan.hopper ? kWgmmaWgradThreads : kThreads, each = kSliceVectors * threads;
   int positions = w.p.patch.rows * w.p.patch.columns;
-  int64_t slices = ceil_div(positions * (plan.channels / kVector), each) +
-                   ceil_div(kTileRows * (plan.columns / kVector), each);
+  int64_t slices =
+      ceil_div(positions * (plan.channels / kVector), each) + ceil_div(kTileRows * (plan.columns / kVector), each);
   *out = {blocks, bytes_asked(*conv, plan), 0, plan.groups, plan.columns, kTileRows / 16, slices};
   out->shared_bytes = plan.hopper ? turned_bytes(plan.params.p.patch) : block_bytes(*conv, plan);
   return kOk;

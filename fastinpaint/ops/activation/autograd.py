@@ -11,17 +11,18 @@ from torch.library import Library, register_fake
 
 from fastinpaint.ops import saved
 from fastinpaint.ops.activation import reference
-from fastinpaint.ops.dispatch import registry as backends
+from fastinpaint.ops.dispatch import registry
 from fastinpaint.ops.dispatch.fast_path import (
     TAGS,
     apart,
+    apply_node,
+    below_autograd,
+    can_bypass_dispatcher,
     dense,
     each_once,
     empty_if_none,
     no_autocast,
     none_if_empty,
-    underneath,
-    unseen,
 )
 from fastinpaint.ops.saved import Operand
 from fastinpaint.ops.types import Source, flatten, unflatten
@@ -41,13 +42,13 @@ def _fwd(flat: list[Tensor | None], relus: list[bool], backend: str) -> Tensor:
 
 def _fwd_now(flat: Sequence[Tensor | None], relus: Sequence[bool], backend: str) -> Tensor:
     sources = unflatten(flat, relus)
-    a = backends.choose(OP, backend, sources[0].x.device, sources).fwd(sources)
+    a = registry.choose(OP, backend, sources[0].x.device, sources).fwd(sources)
     return a.clone() if a is sources[0].x else a
 
 
 def _fwd_fake(flat: list[Tensor | None], relus: list[bool], backend: str) -> Tensor:
     sources = unflatten(flat, relus)
-    module = backends.choose(OP, backend, sources[0].x.device, sources)
+    module = registry.choose(OP, backend, sources[0].x.device, sources)
     a = reference.fwd(sources)
     return dense(a) if module.CHANNELS_LAST else a.clone() if a is sources[0].x else a
 
@@ -61,7 +62,7 @@ def _bwd_now(
     da: Tensor, flat: Sequence[Tensor | None], relus: Sequence[bool], needs: Sequence[bool], backend: str
 ) -> list[Tensor | None]:
     sources = unflatten(flat, relus)
-    grads = backends.choose(OP, backend, da.device, sources).bwd(da, sources, needs)
+    grads = registry.choose(OP, backend, da.device, sources).bwd(da, sources, needs)
     return apart([g for grad in grads for g in grad], da)
 
 
@@ -69,7 +70,7 @@ def _bwd_fake(
     da: Tensor, flat: list[Tensor | None], relus: list[bool], needs: list[bool], backend: str
 ) -> list[Tensor]:
     sources = unflatten(flat, relus)
-    module = backends.choose(OP, backend, da.device, sources)
+    module = registry.choose(OP, backend, da.device, sources)
     grads = reference.bwd(da, sources, needs)
     if module.CHANNELS_LAST:
         grads = [grad._replace(x=None if grad.x is None else dense(grad.x)) for grad in grads]
@@ -83,8 +84,8 @@ for _name, _implementation, _fake in (("activation_fwd", _fwd, _fwd_fake), ("act
 
 def fwd(flat: list[Tensor | None], relus: list[bool], backend: str) -> Tensor:
     """The activation of flattened sources."""
-    if unseen(*flat):
-        with underneath(flat[0].device):  # type: ignore[union-attr]
+    if can_bypass_dispatcher(*flat):
+        with below_autograd(flat[0].device):  # type: ignore[union-attr]
             return _fwd_now(flat, relus, backend)
     return torch.ops.fastinpaint.activation_fwd.default(flat, relus, backend)
 
@@ -93,8 +94,8 @@ def bwd(
     da: Tensor, flat: list[Tensor | None], relus: list[bool], needs: list[bool], backend: str
 ) -> list[Tensor | None]:
     """The gradients of flattened sources."""
-    if unseen(da, *flat):
-        with underneath(da.device):
+    if can_bypass_dispatcher(da, *flat):
+        with below_autograd(da.device):
             return _bwd_now(da, flat, relus, needs, backend)
     found = torch.ops.fastinpaint.activation_bwd.default(da, flat, relus, needs, backend)
     return [none_if_empty(g) for g in found]
@@ -165,4 +166,4 @@ def _differentiable(ctx: Any, parts: Sequence[Tensor], flat: list[Tensor | None]
 def apply(sources: Sequence[Source], backend: str | None = None, recipes: Sequence[Operand] | None = None) -> Tensor:
     """The activation of checked sources; see `Activation` for the recipes."""
     relus = tuple(source.relu for source in sources)
-    return Activation.apply(relus, backend or "auto", recipes, *each_once(flatten(sources)))
+    return apply_node(Activation, relus, backend or "auto", recipes, *each_once(flatten(sources)))

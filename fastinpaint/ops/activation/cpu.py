@@ -29,7 +29,8 @@ def materialise(sources: Sequence[Source]) -> Tensor:
     first = sources[0]
     if len(sources) == 1 and first.mean is None and not first.relu and first.addend is None:
         return first.x
-    a = native.empty(first.x, sum(s.x.shape[1] for s in sources))
+    channels = first.x.shape[1] if len(sources) == 1 else sum(s.x.shape[1] for s in sources)
+    a = native.empty(first.x, channels)
     native.library().fi_cpu_activation_fwd(
         native.c_sources(sources), len(sources), a.data_ptr(), native.pixels(a), native.DTYPES[a.dtype],
         torch.get_num_threads(),

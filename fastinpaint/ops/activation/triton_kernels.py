@@ -89,7 +89,7 @@ def activation_fwd_kernel(
 
 
 @triton.jit
-def leave_source(
+def source_bwd(
     da, x, mean, scale, shift, dx, daddend, partial, i_c, rows, first, channels, all_channels, da_channels,
     rows_per_program, HAS_AFFINE: tl.constexpr, RELU: tl.constexpr, HAS_ADDEND: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -148,17 +148,17 @@ def activation_bwd_kernel(
     first_of_1 = tl.cdiv(channels0, BLOCK_C)
     if HAS_SOURCE1:
         if i_c < first_of_1:
-            leave_source(
+            source_bwd(
                 da0, x0, mean0, scale0, shift0, dx0, daddend0, partial, i_c, rows, 0, channels0, channels0 + channels1,
                 da_channels, rows_per_program, HAS_AFFINE0, RELU0, HAS_ADDEND0, BLOCK_R, BLOCK_C,
             )  # fmt: skip
         else:
-            leave_source(
+            source_bwd(
                 da1, x1, mean1, scale1, shift1, dx1, daddend1, partial, i_c - first_of_1, rows, channels0, channels1,
                 channels0 + channels1, da_channels, rows_per_program, HAS_AFFINE1, RELU1, HAS_ADDEND1, BLOCK_R, BLOCK_C,
             )  # fmt: skip
     else:
-        leave_source(
+        source_bwd(
             da0, x0, mean0, scale0, shift0, dx0, daddend0, partial, i_c, rows, 0, channels0, channels0, da_channels,
             rows_per_program, HAS_AFFINE0, RELU0, HAS_ADDEND0, BLOCK_R, BLOCK_C,
         )  # fmt: skip

@@ -12,8 +12,15 @@ from torch.library import Library, register_fake
 from fastinpaint.ops import saved
 from fastinpaint.ops.batch_norm import reference
 from fastinpaint.ops.batch_norm.reference import Running
-from fastinpaint.ops.dispatch import registry as backends
-from fastinpaint.ops.dispatch.fast_path import TAGS, empty_if_none, no_autocast, none_if_empty, underneath, unseen
+from fastinpaint.ops.dispatch import registry
+from fastinpaint.ops.dispatch.fast_path import (
+    TAGS,
+    below_autograd,
+    can_bypass_dispatcher,
+    empty_if_none,
+    no_autocast,
+    none_if_empty,
+)
 
 OP = "batch_norm"
 _library = Library("fastinpaint", "FRAGMENT")
@@ -48,7 +55,7 @@ def _fwd(
     if running_mean is not None and running_var is not None:
         running = Running(running_mean, running_var, tracked, momentum)
     with no_autocast(var.device):
-        module = backends.choose(OP, backend, var.device, var, weight, bias, running)
+        module = registry.choose(OP, backend, var.device, var, weight, bias, running)
         result = module.fwd(mean, var, weight, bias, running, count if total is None else total, eps)
     if running is not None:  # autograd is to see what a kernel changed
         changed = [t for t in running[:3] if t is not None and not t.is_inference()]
@@ -64,7 +71,7 @@ def _bwd(
     dscale: Tensor, var: Tensor, weight: Tensor | None, eps: float, needs_weight: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
     with no_autocast(var.device):
-        module = backends.choose(OP, backend, var.device, var, weight, None, None)
+        module = registry.choose(OP, backend, var.device, var, weight, None, None)
         dvar, dweight = module.bwd(dscale, var, weight, eps, needs_weight)
     return dvar, empty_if_none(dweight, dvar)
 
@@ -108,8 +115,8 @@ class BatchNorm(torch.autograd.Function):
         arguments = (
             call.mean, var, weight, bias, *(call.running or (None,) * 4), number, total, call.eps, call.backend
         )  # fmt: skip
-        if unseen(*arguments[:7]):
-            with underneath(var.device):
+        if can_bypass_dispatcher(*arguments[:7]):
+            with below_autograd(var.device):
                 return _fwd(*arguments)
         return torch.ops.fastinpaint.batch_norm_fwd.default(*arguments)
 
@@ -123,8 +130,8 @@ class BatchNorm(torch.autograd.Function):
         dvar = dweight = None
         if dscale is not None and (needs_var or needs_weight):
             arguments = (dscale, var, weight, ctx.eps, needs_weight, ctx.backend)
-            if unseen(dscale, var, weight):
-                with underneath(var.device):
+            if can_bypass_dispatcher(dscale, var, weight):
+                with below_autograd(var.device):
                     dvar, found = _bwd(*arguments)
             else:
                 dvar, found = torch.ops.fastinpaint.batch_norm_bwd.default(*arguments)
@@ -132,10 +139,11 @@ class BatchNorm(torch.autograd.Function):
         return None, dvar, dweight, None if bias is None or dshift is None else dshift.to(bias.dtype)
 
 
-def _in_torch(backend: str, var: Tensor, *arguments: Any) -> bool:
-    if var.device.type == "cpu" and backends.requested(backend) == "auto":
+def in_torch(backend: str, var: Tensor, *arguments: Any) -> bool:
+    """Whether it is plain torch, as `reference` has it; further arguments: weight, bias and running statistics."""
+    if var.device.type == "cpu" and registry.requested(backend) == "auto":
         return True  # as the row of the CPU says; a choice would take longer than the arithmetic
-    return backends.choose(OP, backend, var.device, var, *arguments).IN_TORCH
+    return registry.choose(OP, backend, var.device, var, *arguments).IN_TORCH
 
 
 def apply(
@@ -149,7 +157,7 @@ def apply(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     """scale and shift; the running statistics follow. A compiler gets plain torch, to fuse it with what is around."""
-    if torch.compiler.is_compiling() or _in_torch(backend, var, weight, bias, running):
+    if torch.compiler.is_compiling() or in_torch(backend, var, weight, bias, running):
         if running is not None:
             reference.update(mean.detach(), var.detach(), running, count)
         return reference.affine(var, weight, bias, eps)

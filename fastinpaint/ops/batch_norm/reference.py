@@ -63,7 +63,7 @@ class Normed(NamedTuple):
     scale: Tensor
     shift: Tensor
     rstd: Tensor
-    curve: Tensor
+    dvar_per_dscale: Tensor
 
 
 def why_not(var: Tensor, weight: Tensor | None, bias: Tensor | None, running: Running | None) -> str | None:

@@ -76,8 +76,8 @@ def batch_norm_fwd_kernel(
 
 @triton.jit
 def finish_norm_kernel(
-    count, part_mean, part_m2, weight, bias, running_mean, running_var, tracked, mean, scale, shift, rstd, curve,
-    parts, values, momentum, eps,
+    count, part_mean, part_m2, weight, bias, running_mean, running_var, tracked, mean, scale, shift, rstd,
+    dvar_per_dscale, parts, values, momentum, eps,
     HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RUNNING: tl.constexpr, HAS_TRACKED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -97,7 +97,7 @@ def finish_norm_kernel(
     )  # fmt: skip
     tl.store(mean + i_c, b_mean)
     tl.store(rstd + i_c, b_rstd)
-    tl.store(curve + i_c, -0.5 * b_scale * b_rstd * b_rstd)
+    tl.store(dvar_per_dscale + i_c, -0.5 * b_scale * b_rstd * b_rstd)
     if HAS_TRACKED:
         tl.store(tracked, tl.load(tracked, mask=i_c == 0, other=0) + 1, mask=i_c == 0)
 

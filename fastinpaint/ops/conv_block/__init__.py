@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from fastinpaint.ops.activation import checks as activation
-from fastinpaint.ops.conv_block import autograd, checks
-from fastinpaint.ops.conv_block import torch_library as operators
+from fastinpaint.ops.conv_block import autograd, checks, torch_library
 from fastinpaint.ops.dispatch.fast_path import autocast
 from fastinpaint.ops.types import Geometry, Source
 
@@ -78,7 +77,7 @@ def conv_block(
     several = [s._replace(x=autocast(s.x), addend=None if s.addend is None else autocast(s.addend)) for s in several]
     weight, bias = autocast(weight), None if bias is None else autocast(bias)
     checks.check(several, weight, bias, geometry)
-    call = operators.call_of(several, weight, geometry, stats, backend or "auto")
+    call = torch_library.call_of(several, weight, geometry, stats, backend or "auto")
     y, mean, var = autograd.apply(call, several, weight, bias)
     return (y, mean, var) if stats else y
 

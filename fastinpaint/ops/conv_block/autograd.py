@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from fastinpaint.ops import saved
-from fastinpaint.ops.conv_block import reference
-from fastinpaint.ops.conv_block import torch_library as operators
+from fastinpaint.ops.conv_block import reference, torch_library
 from fastinpaint.ops.conv_block.torch_library import Call
-from fastinpaint.ops.dispatch.fast_path import each_once
+from fastinpaint.ops.dispatch.fast_path import apply_node, each_once
 from fastinpaint.ops.saved import Operand, Recipe
 from fastinpaint.ops.types import Source, flatten, unflatten
 
@@ -38,7 +37,7 @@ class ConvBlock(torch.autograd.Function):
         bias: Tensor | None,
         *flat: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        y, mean, var = operators.fwd(call, list(flat), weight, bias)
+        y, mean, var = torch_library.fwd(call, list(flat), weight, bias)
         ctx.set_materialize_grads(False)
         ctx.call, ctx.slot = call, None if own is None else own.slot
         ctx.bias_given = bias is not None
@@ -57,7 +56,7 @@ class ConvBlock(torch.autograd.Function):
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             return (None, None, None, *_differentiable(call, (dy, dmean, dvar), weight, bias, flat))
         needs = [any(ctx.needs_input_grad[5 + 5 * i : 10 + 5 * i]) for i in range(len(call.relus))]
-        grads, dweight, dbias = operators.bwd(
+        grads, dweight, dbias = torch_library.bwd(
             call, dy, dmean, dvar, y, mean, flat, weight, needs, ctx.needs_input_grad[3],
             ctx.bias_given and ctx.needs_input_grad[4],
         )  # fmt: skip
@@ -102,7 +101,7 @@ def recompute(call: Call, operands: list[Tensor | None]) -> Tensor:
     assert weight is not None
     if torch.is_grad_enabled():
         return reference.fwd(unflatten(flat, call.relus), weight, bias, call.geometry, False)[0]
-    return operators.fwd(call._replace(stats=False), flat, weight, bias)[0]
+    return torch_library.fwd(call._replace(stats=False), flat, weight, bias)[0]
 
 
 def apply(
@@ -113,5 +112,5 @@ def apply(
     recipes: Sequence[Operand] | None = None,
     own: Recipe | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, mean and var of checked arguments; call is their `operators.call_of`, recipes and own see `ConvBlock`."""
-    return ConvBlock.apply(call, recipes, own, weight, bias, *each_once(flatten(sources)))
+    """y, mean and var of checked arguments; call is their `torch_library.call_of`, recipes and own see `ConvBlock`."""
+    return apply_node(ConvBlock, call, recipes, own, weight, bias, *each_once(flatten(sources)))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastinpaint.ops.activation import checks as activation
 from fastinpaint.ops.conv_block.geometry import output_shape
-from fastinpaint.ops.dispatch.fast_path import unseen
+from fastinpaint.ops.dispatch.fast_path import can_bypass_dispatcher
 from fastinpaint.ops.types import Geometry, Source
 
 OP = "conv_block"
@@ -50,7 +50,9 @@ def check(sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geomet
 def check_weight(shape: Sequence[int], weight: Tensor, bias: Tensor | None, geometry: Geometry) -> tuple[int, ...]:
     """Weight, bias and geometry against an activation ``[N, C, *space]`` of that shape; returns the shape of y."""
     sizes = tuple(shape), tuple(weight.shape), None if bias is None else tuple(bias.shape), geometry
-    return _check_once(*sizes) if unseen(weight) else _check_weight(*sizes)  # a compiler's sizes may be symbols
+    return (
+        _check_once(*sizes) if can_bypass_dispatcher(weight) else _check_weight(*sizes)
+    )  # a compiler's sizes may be symbols
 
 
 def _check_weight(

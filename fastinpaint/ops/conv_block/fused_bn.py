@@ -21,10 +21,16 @@ from torch.library import Library, register_fake
 from fastinpaint.ops import saved
 from fastinpaint.ops.batch_norm import reference as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Normed, Running
-from fastinpaint.ops.conv_block import reference
-from fastinpaint.ops.conv_block import torch_library as operators
+from fastinpaint.ops.conv_block import reference, torch_library
 from fastinpaint.ops.conv_block.torch_library import GEOMETRY, Call, Flat, geometry_of, pack
-from fastinpaint.ops.dispatch.fast_path import TAGS, empty_if_none, no_autocast, none_if_empty, underneath, unseen
+from fastinpaint.ops.dispatch.fast_path import (
+    TAGS,
+    below_autograd,
+    can_bypass_dispatcher,
+    empty_if_none,
+    no_autocast,
+    none_if_empty,
+)
 from fastinpaint.ops.saved import Operand, Recipe
 from fastinpaint.ops.types import Geometry, Source, flatten, unflatten
 
@@ -71,7 +77,7 @@ def _fwd(
         running = Running(running_mean, running_var, tracked, momentum)
     sources, geometry = unflatten(flat, relus), geometry_of(*axes)
     with no_autocast(weight.device):
-        module = operators.choose(backend, sources, weight, geometry)
+        module = torch_library.choose(backend, sources, weight, geometry)
         return _fwd_on(module, sources, weight, bias, geometry, Norm(norm_weight, norm_bias, running, eps))
 
 
@@ -86,7 +92,7 @@ def _fwd_on(
 
 
 def _fwd_fake(flat: Flat, relus: list[bool], weight: Tensor, bias: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
-    y, mean, _ = operators.run_fwd(True, flat, relus, weight, bias, True, *rest[7:])
+    y, mean, _ = torch_library.run_fwd(True, flat, relus, weight, bias, True, *rest[7:])
     return y, *(torch.empty_like(mean) for _ in Normed._fields)
 
 
@@ -108,7 +114,7 @@ def _bwd(
 ) -> list[Tensor]:
     sources, geometry = unflatten(flat, relus), geometry_of(*axes)
     with no_autocast(weight.device):
-        module = operators.choose(backend, sources, weight, geometry)
+        module = torch_library.choose(backend, sources, weight, geometry)
         needed = (needs, needs_weight, needs_bias)
         found = _bwd_on(module, dy, dmean, dscale, y, normed, norm_weight, sources, weight, geometry, *needed)
     return [empty_if_none(t, dy) for t in found]
@@ -131,7 +137,7 @@ def _bwd_fake(
     norm_weight: Tensor | None,
     *rest: Any,
 ) -> list[Tensor]:
-    found = operators.run_bwd(True, dy, dmean, dscale, y, normed[0], *rest)
+    found = torch_library.run_bwd(True, dy, dmean, dscale, y, normed[0], *rest)
     return [*found, empty_if_none(None if norm_weight is None else torch.empty_like(norm_weight), dy)]
 
 
@@ -164,9 +170,11 @@ class ConvNorm(torch.autograd.Function):
         *flat: Tensor | None,
     ) -> tuple[Tensor, ...]:
         call, running, eps, recipes, own = kept
-        if call.module is not None and unseen(weight, bias, norm_weight, norm_bias, *(running or ())[:3], *flat):
+        if call.module is not None and can_bypass_dispatcher(
+            weight, bias, norm_weight, norm_bias, *(running or ())[:3], *flat
+        ):
             norm = Norm(norm_weight, norm_bias, running, eps)
-            with underneath(weight.device):
+            with below_autograd(weight.device):
                 y, *normed = _fwd_on(call.module, unflatten(flat, call.relus), weight, bias, call.geometry, norm)
         else:
             y, *normed = torch.ops.fastinpaint.conv_norm_fwd.default(
@@ -203,7 +211,7 @@ class ConvNorm(torch.autograd.Function):
         *grads, dweight, dbias, dnorm_weight = found
         dshift = upstream[3]
         dnorm_bias = None if norm_bias is None or dshift is None else dshift.to(norm_bias.dtype)
-        return (None, dweight, dbias, dnorm_weight, dnorm_bias, *operators.with_addends(grads, flat, needs))
+        return (None, dweight, dbias, dnorm_weight, dnorm_bias, *torch_library.with_addends(grads, flat, needs))
 
 
 def _run_backward(call: Call, *arguments: Any) -> list[Tensor | None]:
@@ -211,8 +219,8 @@ def _run_backward(call: Call, *arguments: Any) -> list[Tensor | None]:
     *tensors, flat, weight, needs, needs_weight, needs_bias = arguments
     dy, dmean, dscale, y, normed, norm_weight = tensors
     relus, geometry, _, backend, module = call
-    if module is not None and unseen(dy, dmean, dscale, y, *normed, norm_weight, weight, *flat):
-        with underneath(weight.device):
+    if module is not None and can_bypass_dispatcher(dy, dmean, dscale, y, *normed, norm_weight, weight, *flat):
+        with below_autograd(weight.device):
             sources = unflatten(flat, relus)
             return _bwd_on(module, *tensors, sources, weight, geometry, needs, needs_weight, needs_bias)
     found = torch.ops.fastinpaint.conv_norm_bwd.default(

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from fastinpaint.ops.activation.reference import channel_dims, wide
-from fastinpaint.ops.conv_block import zero_padding as zeros
-from fastinpaint.ops.dispatch import registry as backends
+from fastinpaint.ops.conv_block import zero_padding
+from fastinpaint.ops.dispatch import registry
 from fastinpaint.ops.layout import dense
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
@@ -27,14 +27,14 @@ def why_not(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> st
         return f"the library backend needs tensors on a cuda device, got one on {weight.device}."
     if not torch.backends.cudnn.is_available():
         return "this torch has no cuDNN."
-    return backends.why_not("activation", "library", sources)
+    return registry.why_not("activation", "library", sources)
 
 
 def fwd(
     sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, stats: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """y ``[N, C_out, *space]`` in the sources' dtype; batch mean and biased variance ``[C_out]`` where asked for."""
-    y = dense(zeros.convolution(_activation(sources), dense(weight), bias, geometry))
+    y = dense(zero_padding.convolution(_activation(sources), dense(weight), bias, geometry))
     return (y, *batch_stats(y)) if stats else (y, None, None)
 
 
@@ -42,7 +42,7 @@ def batch_stats(y: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of each channel, in the wide dtype."""
     module = _elementwise(y)
     if not hasattr(module, "batch_stats"):
-        return backends.find("conv_block", module.__name__.rpartition(".")[2]).batch_stats(y)  # type: ignore[union-attr]
+        return registry.find("conv_block", module.__name__.rpartition(".")[2]).batch_stats(y)  # type: ignore[union-attr]
     return module.batch_stats(y)
 
 
@@ -66,7 +66,7 @@ def bwd(
         # G = (y - mean) * 2 dvar / M + dmean / M + dy is an activation like any other
         g = _elementwise(y).fwd([Source(y, mean, 2 * dvar / count, dmean / count, False, g)])
     mask = [any(needs), needs_weight, False]
-    da, dweight = zeros.convolution_backward(g, _activation(sources), dense(weight), geometry, mask)
+    da, dweight = zero_padding.convolution_backward(g, _activation(sources), dense(weight), geometry, mask)
     # the sum widens as it reads: no wide copy of the map
     dbias = g.sum(channel_dims(g), dtype=wide(g[:0]).dtype).to(weight.dtype) if needs_bias else None
     return _gradients(da, sources, needs), None if dweight is None else dweight.contiguous(), dbias
@@ -87,7 +87,7 @@ def _is_plain(sources: Sequence[Source]) -> bool:
 
 
 def _elementwise(x: Tensor) -> ModuleType:
-    return backends.choose("activation", "library", x.device, [Source(x)])
+    return registry.choose("activation", "library", x.device, [Source(x)])
 
 
 def _activation(sources: Sequence[Source]) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fastinpaint.ops.activation import reference as activation
 from fastinpaint.ops.activation.reference import channel_dims, per_channel, wide
-from fastinpaint.ops.conv_block import zero_padding as zeros
+from fastinpaint.ops.conv_block import zero_padding
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 CHANNELS_LAST = False
@@ -33,7 +33,7 @@ def fwd(
     sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, stats: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """y ``[N, C_out, *space]`` in the sources' dtype; batch mean and biased variance ``[C_out]`` where asked for."""
-    y = zeros.convolution(activation.fwd(sources), weight, bias, geometry)
+    y = zero_padding.convolution(activation.fwd(sources), weight, bias, geometry)
     if not stats:
         return y, None, None
     mean, var = batch_stats(y)
@@ -83,7 +83,7 @@ def _convolution_bwd(
     if needs_weight and unwritten(g):
         da, dweight = _convolution_bwd(g.float(), a.float(), weight.float(), geometry, needs_input, True)
         return None if da is None else da.to(g.dtype), None if dweight is None else dweight.to(g.dtype)
-    return zeros.convolution_backward(g, a, weight, geometry, [needs_input, needs_weight, False])
+    return zero_padding.convolution_backward(g, a, weight, geometry, [needs_input, needs_weight, False])
 
 
 def unwritten(g: Tensor) -> bool:

@@ -13,16 +13,16 @@ from torch import Tensor
 from torch.library import Library, register_fake
 
 from fastinpaint.ops.conv_block import reference
-from fastinpaint.ops.dispatch import registry as backends
+from fastinpaint.ops.dispatch import registry
 from fastinpaint.ops.dispatch.fast_path import (
     TAGS,
     apart,
+    below_autograd,
+    can_bypass_dispatcher,
     dense,
     empty_if_none,
     no_autocast,
     none_if_empty,
-    underneath,
-    unseen,
 )
 from fastinpaint.ops.types import Geometry, Source, SourceGrad, unflatten
 
@@ -52,7 +52,7 @@ def geometry_of(
 
 def choose(backend: str, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> ModuleType:
     """The module that runs a convolution."""
-    return backends.choose(OP, backend, weight.device, sources, weight, geometry)
+    return registry.choose(OP, backend, weight.device, sources, weight, geometry)
 
 
 def run_fwd(
@@ -121,7 +121,7 @@ def pack(
 def _batch_stats(fake: bool, x: Tensor, backend: str) -> tuple[Tensor, Tensor]:
     if fake:
         return reference.batch_stats(x)
-    module = backends.choose("activation", backend, x.device, [Source(x)])
+    module = registry.choose("activation", backend, x.device, [Source(x)])
     if not hasattr(module, "batch_stats"):  # it may stand in either room of a backend
         module = importlib.import_module(module.__name__.replace(".activation.", f".{OP}."))
     with no_autocast(x.device):
@@ -152,16 +152,16 @@ class Call(NamedTuple):
 
 def call_of(sources: Sequence[Source], weight: Tensor, geometry: Geometry, stats: bool, backend: str) -> Call:
     """All of a call that is no tensor."""
-    module = None if torch.compiler.is_compiling() else choose(backend, sources, weight, geometry)
+    module = None if torch.compiler.is_dynamo_compiling() else choose(backend, sources, weight, geometry)
     return Call(tuple([s.relu for s in sources]), geometry, stats, backend, module)
 
 
 def fwd(call: Call, flat: Flat, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """y, mean and var; without statistics the latter two are empty."""
     relus, geometry, stats, backend, module = call
-    if module is None or not unseen(weight, bias, *flat):
+    if module is None or not can_bypass_dispatcher(weight, bias, *flat):
         return torch.ops.fastinpaint.conv_block_fwd.default(flat, relus, weight, bias, stats, backend, *geometry)
-    with underneath(weight.device):
+    with below_autograd(weight.device):
         y, mean, var = module.fwd(unflatten(flat, relus), weight, bias, geometry, stats)
         return (y, mean, var) if stats else (y, y.new_empty(0), y.new_empty(0))
 
@@ -189,13 +189,13 @@ def bwd(
         dy = torch.zeros_like(y) if dy is None else dy
     assert dy is not None
     relus, geometry, _, backend, module = call
-    if module is None or not unseen(dy, dmean, dvar, y, mean, weight, *flat):
+    if module is None or not can_bypass_dispatcher(dy, dmean, dvar, y, mean, weight, *flat):
         packed = torch.ops.fastinpaint.conv_block_bwd.default(
             dy, dmean, dvar, y, mean, flat, relus, weight, needs, needs_weight, needs_bias, backend, *geometry
         )
         found = [none_if_empty(g) for g in packed]
     else:
-        with underneath(weight.device):
+        with below_autograd(weight.device):
             grads, dweight, dbias = module.bwd(
                 dy, dmean, dvar, y, mean, unflatten(flat, relus), weight, geometry, needs, needs_weight, needs_bias
             )

@@ -22,8 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastinpaint.ops.dispatch import native
-from fastinpaint.ops.dispatch import tuning_cache as remembered
+from fastinpaint.ops.dispatch import native, tuning_cache
 from fastinpaint.ops.dispatch.fast_path import tf32_convolutions
 from fastinpaint.ops.dispatch.source_hash import source_hash
 from fastinpaint.ops.dispatch.triton_support import failures
@@ -59,7 +58,7 @@ def measure(
     best, path, key = min(times, key=times.__getitem__), memory_file(device), _key(sources, weight, geometry)
     _memory(path)[str(key)] = best
     _lookup.cache_clear()
-    remembered.write(path, _memory(path))
+    tuning_cache.write(path, _memory(path))
     logger.info("%s: %s", key, ", ".join(f"{name} {1e3 * taken:.3f} ms" for name, taken in times.items()))
     return best
 
@@ -130,7 +129,7 @@ def _recorded(run: Callable[[], None]) -> Callable[[], None]:
 def memory_file(device: torch.device) -> Path:
     """One file for each device, versions and built kernels; on the CPU also for each number of threads."""
     if device.type == "cuda":
-        return _memory_file(_graphics(device), 0)
+        return _memory_file(graphics_name(device), 0)
     return _memory_file(processor_name(), torch.get_num_threads())
 
 
@@ -140,11 +139,11 @@ def _memory_file(device: str, threads: int) -> Path:
     built = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(package.glob("*.so"))]
     source = source_hash(package.glob("ops/**/*.py"))
     triton = importlib.metadata.version("triton") if importlib.util.find_spec("triton") else "none"
-    return remembered.file_of("backends", device, str(threads), torch.__version__, triton, source, *built)
+    return tuning_cache.file_of("backends", device, str(threads), torch.__version__, triton, source, *built)
 
 
 @functools.cache
-def _graphics(device: torch.device) -> str:
+def graphics_name(device: torch.device) -> str:
     """The GPU's name."""
     return torch.cuda.get_device_name(device)
 
@@ -163,7 +162,7 @@ def processor_name() -> str:
 @functools.cache
 def _memory(path: Path) -> dict[str, str]:
     """What a file remembers, read once."""
-    return {key: name for key, name in remembered.read(path).items() if isinstance(name, str)}
+    return {key: name for key, name in tuning_cache.read(path).items() if isinstance(name, str)}
 
 
 @functools.lru_cache(maxsize=4096)

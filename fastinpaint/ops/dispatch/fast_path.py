@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ def no_autocast(device: torch.device) -> AbstractContextManager:
     return _AS_IT_IS
 
 
-def unseen(*tensors: Tensor | None) -> bool:
+def can_bypass_dispatcher(*tensors: Tensor | None) -> bool:
     """Whether nothing would see a call of a registered operator: then its body may be called as it stands.
 
     torch's way to the body, through boxes and back, costs as much as a thin layer's whole arithmetic. It is taken where
@@ -45,14 +46,21 @@ def unseen(*tensors: Tensor | None) -> bool:
     )
 
 
-def underneath(device: torch.device) -> AbstractContextManager:
+def apply_node(node: type[torch.autograd.Function], *arguments: Any) -> Any:
+    """``node.apply(*arguments)`` without what it does for functorch alone, argument by argument, in Python."""
+    if torch.compiler.is_dynamo_compiling() or torch._C._are_functorch_transforms_active():
+        return node.apply(*arguments)
+    return super(torch.autograd.Function, node).apply(*arguments)  # type: ignore[misc]
+
+
+def below_autograd(device: torch.device) -> AbstractContextManager:
     """Around an operator's body that is called as it stands: neither autograd nor autocast sees torch's own there."""
-    below_autograd = torch._C._AutoDispatchBelowADInplaceOrView()
+    guard = torch._C._AutoDispatchBelowADInplaceOrView()
     if not autocasts(device):
-        return below_autograd
+        return guard
     both = ExitStack()
     both.enter_context(torch.autocast(device.type, enabled=False))
-    both.enter_context(below_autograd)
+    both.enter_context(guard)
     return both
 
 
@@ -91,7 +99,7 @@ def apart(tensors: Sequence[Tensor | None], given: Tensor) -> list[Tensor | None
 
 def each_once(tensors: list[Tensor | None]) -> list[Tensor | None]:
     """The tensors; under a compiler, which takes none twice, further places of the same one are given views of it."""
-    if not torch.compiler.is_compiling():
+    if not torch.compiler.is_dynamo_compiling():
         return tensors
     found: list[Tensor | None] = []
     for tensor in tensors:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastinpaint.ops import buffer_pool as map_memory
-from fastinpaint.ops.dispatch import native as _native
+from fastinpaint.ops import buffer_pool
+from fastinpaint.ops.dispatch import native
 from fastinpaint.ops.layout import dense, memory_format
 from fastinpaint.ops.types import Source
 
@@ -35,6 +35,12 @@ ARGUMENTS = {
     "fi_cpu_widen_dgrad": "pppppippppi",
     "fi_cpu_narrow": "ppippppi",
     "fi_cpu_thin_wgrad": "ppipippi",
+    "fi_cpu_depthwise_fwd": "ppippppppi",
+    "fi_cpu_depthwise_dgrad": "pppppippppi",
+    "fi_cpu_depthwise_wgrad": "ppipppi",
+    "fi_cpu_matmul_fwd": "ppippppppi",
+    "fi_cpu_matmul_dgrad": "pppppippppi",
+    "fi_cpu_matmul_wgrad": "ppipppi",
     "fi_cpu_norm_act_stats": "ppppi",
     "fi_cpu_norm_act_fwd": "pppppppplli",
     "fi_cpu_norm_act_bwd": "ppll" + "p" * 11 + "i",
@@ -45,9 +51,9 @@ KINDS = {"p": ctypes.c_void_p, "l": ctypes.c_int64, "i": ctypes.c_int, "d": ctyp
 @functools.cache
 def library() -> ctypes.CDLL:
     """The kernels, set to run on torch's own OpenMP threads: a second pool would spin against the first."""
-    loaded = _native.load("cpu")
+    loaded = native.load("cpu")
     if loaded is None:
-        raise RuntimeError(_native.why_not("cpu"))
+        raise RuntimeError(native.why_not("cpu"))
     for name, arguments in ARGUMENTS.items():
         getattr(loaded, name).argtypes = [KINDS[letter] for letter in arguments]
     try:
@@ -65,7 +71,7 @@ def isa() -> str:
 
 def why_not(*tensors: Tensor | None) -> str | None:
     """Why the CPU kernels cannot take these maps, in one sentence, or None where they can."""
-    if (reason := _native.why_not("cpu")) is not None:
+    if (reason := native.why_not("cpu")) is not None:
         return reason
     for tensor in tensors:
         if tensor is None:
@@ -81,12 +87,12 @@ def why_not(*tensors: Tensor | None) -> str | None:
 
 def empty(like: Tensor, channels: int) -> Tensor:
     """An uninitialised channels-last map of like's batch, space and dtype."""
-    return map_memory.empty((like.shape[0], channels, *like.shape[2:]), like.dtype, memory_format(like.dim()))
+    return buffer_pool.empty((like.shape[0], channels, *like.shape[2:]), like.dtype, memory_format(like.dim()))
 
 
 def empty_like(x: Tensor) -> Tensor:
     """An uninitialised channels-last map of x's shape and dtype."""
-    return map_memory.empty(x.shape, x.dtype, memory_format(x.dim()))
+    return buffer_pool.empty(x.shape, x.dtype, memory_format(x.dim()))
 
 
 def pixels(x: Tensor) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastinpaint.errors import UserError
 from fastinpaint.ops import layout
-from fastinpaint.ops.dispatch import native as _native
+from fastinpaint.ops.dispatch import native
 from fastinpaint.ops.layout import dense
 from fastinpaint.ops.types import Source, address
 
@@ -47,9 +47,9 @@ class CSource(ctypes.Structure):
 
 @functools.cache
 def _built() -> ctypes.CDLL:
-    loaded = _native.load("cuda")
+    loaded = native.load("cuda")
     if loaded is None:
-        raise RuntimeError(_native.why_not("cuda"))
+        raise RuntimeError(native.why_not("cuda"))
     return declare(loaded)
 
 
@@ -88,7 +88,7 @@ def why_not(*tensors: Tensor | None) -> str | None:
 def why_not_on(*tensors: Tensor | None) -> str | None:
     """Why the CUDA kernels cannot run where these tensors are, in one sentence, or None where they can."""
     if emulated is None:
-        if (reason := _native.why_not("cuda")) is not None:
+        if (reason := native.why_not("cuda")) is not None:
             return reason
         if not torch.cuda.is_available():
             return "the cuda backend needs a CUDA device, and torch finds none."
@@ -161,7 +161,7 @@ def why_not_hopper(like: Tensor | None = None) -> str | None:
     """Why the wgmma path cannot run on like's device (by default the current one), in one sentence, or None."""
     if emulated is not None:
         return None
-    if (reason := _native.why_not("cuda")) is not None:
+    if (reason := native.why_not("cuda")) is not None:
         return reason
     if not hasattr(library(), "fi_hopper_launch"):
         return "the cuda kernels are built without sm_90a; name 90a in FASTINPAINT_CUDA_ARCH."

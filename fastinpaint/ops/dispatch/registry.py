@@ -18,9 +18,7 @@ from typing import Any
 import torch
 
 from fastinpaint.errors import UserError
-from fastinpaint.ops.dispatch import autotune as measured
-from fastinpaint.ops.dispatch import native as _native
-from fastinpaint.ops.dispatch import tuning_cache as remembered
+from fastinpaint.ops.dispatch import autotune, native, tuning_cache
 
 BACKENDS = ("reference", "cpu", "cuda", "triton", "library")
 OPS = ("activation", "batch_norm", "conv_block")
@@ -61,7 +59,7 @@ def requested(backend: str | None) -> str:
 def find(op: str, name: str) -> ModuleType | str:
     """The module of one backend of one op, imported on first use, or why there is none, in one sentence."""
     if name == "library" and op != "conv_block":  # only convolutions are the library's; what surrounds them is ours
-        return find(op, "cuda" if _native.why_not("cuda") is None else "triton")
+        return find(op, "cuda" if native.why_not("cuda") is None else "triton")
     path = f"fastinpaint.ops.{op}.{name}"
     if importlib.util.find_spec(path) is None:
         return f"{op} has no {name} backend."
@@ -113,13 +111,13 @@ def choose(op: str, backend: str | None, device: torch.device, *arguments: Any) 
 
 def _measured(row: tuple[tuple[str, str], ...], device: torch.device, arguments: tuple[Any, ...]) -> str | None:
     """What a convolution was fastest with, if that was measured or is to be; None where the row decides."""
-    mode = remembered.mode()
+    mode = tuning_cache.mode()
     if mode == "0" or len(row) == 1:
         return None
-    name = measured.fastest(device, *arguments)
-    if name is None and mode == "1" and measured.can_measure(arguments[1]):
+    name = autotune.fastest(device, *arguments)
+    if name is None and mode == "1" and autotune.can_measure(arguments[1]):
         able = {name: _module("conv_block", name) for name, _ in row if why_not("conv_block", name, *arguments) is None}
-        name = measured.measure(device, able, *arguments)
+        name = autotune.measure(device, able, *arguments)
     can = name is not None and name in dict(row) and why_not("conv_block", name, *arguments) is None
     return name if can else None
 

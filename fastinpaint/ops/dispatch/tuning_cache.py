@@ -9,18 +9,23 @@ With ``torch.use_deterministic_algorithms(True)`` it is as with 0.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fastinpaint.files import replace_text
+from fastinpaint.errors import UserError
+from fastinpaint.files import parse_json, read_text, replace_text
 
 logger = logging.getLogger(__name__)
+NEEDED_BYTES = 16_384  # what the measurements of one model take
+_refused: set[Path] = set()  # files that could not be written, which is said once
 
 
 def mode() -> str:
@@ -31,7 +36,10 @@ def mode() -> str:
 def cache_folder() -> Path:
     """Where measurements are kept."""
     root = os.environ.get("FASTINPAINT_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "fastinpaint"
-    return Path(root).expanduser()
+    try:
+        return Path(root).expanduser()
+    except RuntimeError:  # no home: nothing is remembered
+        return Path(os.devnull) / "no-home-folder"
 
 
 def file_of(name: str, *parts: str) -> Path:
@@ -42,19 +50,41 @@ def file_of(name: str, *parts: str) -> Path:
 def read(path: Path) -> dict[str, Any]:
     """What a file remembers; one that cannot be read counts as none."""
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = parse_json(read_text(path)) if path.is_file() else None
     except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}
 
 
+def check_writable(path: Path) -> None:
+    """Refuse to measure what could not be kept; leaves everything as it was.
+
+    Raises:
+        UserError: the folder of the file cannot be made or written to.
+    """
+    made = [folder for folder in path.absolute().parents if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp") as file:
+            file.write(bytes(NEEDED_BYTES))
+    except OSError as error:
+        raise UserError(f"{path.parent}: measurements cannot be kept there: {error.strerror}.") from None
+    finally:
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
 def write(path: Path, known: dict[str, Any]) -> None:
     """Write beside and rename, so that a reader finds the old file or the new one, with what others wrote meanwhile.
 
-    A folder that cannot be written to is no reason to stop: it is said, and the process remembers for itself.
+    A folder that cannot be written to is no reason to stop: it is said once, and the process remembers for itself.
     """
+    if path in _refused:
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_text(path, json.dumps({**read(path), **known}, indent=0, sort_keys=True))
     except OSError as error:
+        _refused.add(path)
         logger.warning("%s: measurements are not remembered: %s", path, error.strerror)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -11,15 +12,15 @@ from torch import Tensor
 from torch.library import Library, register_fake
 
 from fastinpaint.ops import saved
-from fastinpaint.ops.dispatch import registry as backends
+from fastinpaint.ops.dispatch import registry
 from fastinpaint.ops.dispatch.fast_path import (
     TAGS,
+    autocasts,
+    can_bypass_dispatcher,
     dense,
     empty_if_none,
     no_autocast,
     none_if_empty,
-    underneath,
-    unseen,
 )
 from fastinpaint.ops.norm_act import reference
 from fastinpaint.ops.norm_act.types import Act, Form
@@ -36,14 +37,15 @@ _library.define(
 )
 _library.define("norm_act_stats(Tensor x, bool per_sample, int groups, str backend) -> (Tensor, Tensor)", tags=TAGS)
 FWD_TENSORS, BWD_TENSORS = 6, 8
+STATS = Form()
 
 
 def runs(backend: str, device: torch.device) -> bool:
     """Whether some backend that may be chosen there has own kernels, or was asked for by name."""
-    name = backends.requested(backend)
+    name = registry.requested(backend)
     if name == "auto":
         return device.type == "cpu"
-    return not isinstance(backends.find(OP, name), str)
+    return not isinstance(registry.find(OP, name), str)
 
 
 def _form(act: str, parameter: float, eps: float, groups: int, of_batch: bool) -> Form:
@@ -58,7 +60,7 @@ def _fwd(fake: bool, *arguments: Any) -> Tensor:
     tensors, (*of_form, backend) = arguments[:FWD_TENSORS], arguments[FWD_TENSORS:]
     x, form = tensors[0], _form(*of_form)
     with no_autocast(x.device):
-        module = backends.choose(OP, backend, x.device, x, form)
+        module = registry.choose(OP, backend, x.device, x, form)
         a = (reference if fake else module).fwd(*tensors, form)
     if fake:
         return dense(a) if module.CHANNELS_LAST else a
@@ -69,7 +71,7 @@ def _bwd(fake: bool, *arguments: Any) -> list[Tensor]:
     tensors, (*of_form, backend, needs) = arguments[:BWD_TENSORS], arguments[BWD_TENSORS:]
     da, x, form = tensors[0], tensors[1], _form(*of_form)
     with no_autocast(x.device):
-        module = backends.choose(OP, backend, x.device, x, form)
+        module = registry.choose(OP, backend, x.device, x, form)
         found = (reference if fake else module).bwd(*tensors, form, tuple(needs))
     if fake and module.CHANNELS_LAST:
         found = tuple(None if t is None else dense(t) if t.dim() > 1 else t for t in found)
@@ -82,7 +84,7 @@ def _bwd(fake: bool, *arguments: Any) -> list[Tensor]:
 
 def _stats(fake: bool, x: Tensor, per_sample: bool, groups: int, backend: str) -> tuple[Tensor, Tensor]:
     with no_autocast(x.device):
-        module = reference if fake else backends.choose(OP, backend, x.device, x, Form())
+        module = reference if fake else registry.choose(OP, backend, x.device, x, Form())
         return module.stats(x, per_sample, groups)
 
 
@@ -91,29 +93,41 @@ for _name, _function in (("norm_act_fwd", _fwd), ("norm_act_bwd", _bwd), ("norm_
     register_fake(f"fastinpaint::{_name}", partial(_function, True), lib=_library)
 
 
-def fwd(tensors: Sequence[Tensor | None], form: Form, backend: str) -> Tensor:
+def module_of(x: Tensor, form: Form, backend: str) -> ModuleType | None:
+    """What runs it where nothing looks at the call, chosen once for all its passes; None under a compiler."""
+    return None if torch.compiler.is_compiling() else registry.choose(OP, backend, x.device, x, form)
+
+
+def fwd(tensors: Sequence[Tensor | None], form: Form, backend: str, module: ModuleType | None) -> Tensor:
     """a from ``x, mean, var, weight, bias, addend``."""
-    if unseen(*tensors):
-        with underneath(tensors[0].device):  # type: ignore[union-attr]
-            return _fwd(False, *tensors, *_flat(form), backend)
+    x = tensors[0]
+    assert x is not None
+    if module is not None and can_bypass_dispatcher(*tensors) and not autocasts(x.device):
+        a = module.fwd(*tensors, form)
+        return a.clone() if a is x else a
     return torch.ops.fastinpaint.norm_act_fwd.default(*tensors, *_flat(form), backend)
 
 
-def bwd(tensors: Sequence[Tensor | None], form: Form, backend: str, needs: Sequence[bool]) -> list[Tensor | None]:
+def bwd(
+    tensors: Sequence[Tensor | None], form: Form, backend: str, module: ModuleType | None, needs: Sequence[bool]
+) -> list[Tensor | None]:
     """dx, dweight, dbias and daddend from ``da, x, mean, var, weight, bias, addend, out``."""
-    arguments = (*tensors, *_flat(form), backend, list(needs))
-    if unseen(*tensors):
-        with underneath(tensors[0].device):  # type: ignore[union-attr]
-            found = _bwd(False, *arguments)
-    else:
-        found = torch.ops.fastinpaint.norm_act_bwd.default(*arguments)
+    da = tensors[0]
+    assert da is not None
+    if module is not None and can_bypass_dispatcher(*tensors) and not autocasts(da.device):
+        return list(module.bwd(*tensors, form, tuple(needs)))
+    found = torch.ops.fastinpaint.norm_act_bwd.default(*tensors, *_flat(form), backend, list(needs))
     return [none_if_empty(t) if needed else None for t, needed in zip(found, needs, strict=True)]
 
 
 def stats(x: Tensor, per_sample: bool, groups: int, backend: str) -> tuple[Tensor, Tensor]:
     """Mean and biased variance, ``[C]`` or ``[N, C]``, with no gradient: `apply` goes through them by itself."""
+    x = x.detach()
+    if can_bypass_dispatcher(x) and not autocasts(x.device):
+        with torch.no_grad():
+            return registry.choose(OP, backend, x.device, x, STATS).stats(x, per_sample, groups)
     with torch.no_grad():
-        return torch.ops.fastinpaint.norm_act_stats.default(x.detach(), per_sample, groups, backend)
+        return torch.ops.fastinpaint.norm_act_stats.default(x, per_sample, groups, backend)
 
 
 class Call(NamedTuple):
@@ -121,6 +135,7 @@ class Call(NamedTuple):
 
     Attributes:
         form, backend: what is computed, and on what.
+        module: see `module_of`.
         mean, var: the statistics, ``[C]`` or ``[N, C]`` in the wide dtype, or None for no norm.
         x, addend: what backward is to keep of these maps, a tensor or a recipe.
         own: the recipe of a, where nobody is to keep it.
@@ -128,6 +143,7 @@ class Call(NamedTuple):
 
     form: Form
     backend: str
+    module: ModuleType | None
     mean: Tensor | None
     var: Tensor | None
     x: Operand
@@ -143,8 +159,13 @@ class NormAct(torch.autograd.Function):
         ctx: Any, call: Call, x: Tensor, weight: Tensor | None, bias: Tensor | None, addend: Tensor | None
     ) -> Tensor:
         form, act = call.form, call.form.act
-        a = fwd((x, call.mean, call.var, weight, bias, addend), form, call.backend)
-        ctx.form, ctx.backend, ctx.slot = form, call.backend, None if call.own is None else call.own.slot
+        a = fwd((x, call.mean, call.var, weight, bias, addend), form, call.backend, call.module)
+        ctx.form, ctx.backend, ctx.module, ctx.slot = (
+            form,
+            call.backend,
+            call.module,
+            None if call.own is None else call.own.slot,
+        )
         ctx.has_addend, ctx.from_result = addend is not None, addend is not None and act.from_result
         third: Operand = None
         if ctx.from_result:
@@ -171,11 +192,11 @@ class NormAct(torch.autograd.Function):
             if not plain:
                 like = da if x is None else x
                 tensors = (da, like, None, None, None, None, addend, out)
-                dz = bwd(tensors, form, ctx.backend, (True, False, False, False))[0]
+                dz = bwd(tensors, form, ctx.backend, ctx.module, (True, False, False, False))[0]
             grads = [dz if needed[0] else None, None, None, dz if needed[3] else None]
         else:
             asked = (*needed[:3], needed[3] and not plain)
-            grads = bwd((da, x, mean, var, weight, bias, addend, out), form, ctx.backend, asked)
+            grads = bwd((da, x, mean, var, weight, bias, addend, out), form, ctx.backend, ctx.module, asked)
             if needed[3] and plain:
                 grads[3] = da
         if ctx.slot is not None:
@@ -215,12 +236,12 @@ def _differentiable(
     return grads
 
 
-def recompute(form: Form, backend: str, operands: list[Tensor | None]) -> Tensor:
+def recompute(form: Form, backend: str, module: ModuleType | None, operands: list[Tensor | None]) -> Tensor:
     """a from ``[x, mean, var, weight, bias, addend]``: what a recipe runs. Differentiable where autograd records."""
-    x, mean, var, *rest = operands
+    x, mean, var, weight, bias, addend = operands
     assert x is not None
     if not torch.is_grad_enabled():
-        return fwd(operands, form, backend)
+        return fwd(operands, form, backend, module)
     if form.of_batch and mean is not None:
         mean, var = reference.stats(x, mean.dim() == 2, form.groups)
-    return reference.fwd(x, mean, var, *rest, form)
+    return reference.fwd(x, mean, var, weight, bias, addend, form)

@@ -59,7 +59,9 @@ def _vector(vector: Tensor | None, like: Tensor) -> Tensor | None:
     if vector is None:
         return None
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    return (vector if vector.dtype == dtype else vector.to(dtype)).contiguous()
+    if vector.dtype == dtype and vector.is_contiguous():  # to ask costs a tenth of what the methods do
+        return vector
+    return vector.to(dtype).contiguous()
 
 
 def fwd(

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastinpaint.ops.activation import reference as elementwise
 from fastinpaint.ops.conv_block import library, reference
-from fastinpaint.ops.dispatch import registry as backends
+from fastinpaint.ops.dispatch import registry
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 from fastinpaint.testing import fuzz
 from tools.inspect import step_bytes
@@ -19,7 +19,7 @@ from tools.inspect import step_bytes
 
 def test_why_not_without_a_gpu() -> None:
     conv = nn.Conv2d(2, 2, 1)
-    reason = backends.why_not("conv_block", "library", [], conv.weight, None)
+    reason = registry.why_not("conv_block", "library", [], conv.weight, None)
     assert reason == "the library backend needs tensors on a cuda device, got one on cpu."
 
 

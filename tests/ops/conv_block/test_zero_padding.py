@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastinpaint.ops.conv_block import checks, conv_block
-from fastinpaint.ops.conv_block import zero_padding as zeros
+from fastinpaint.ops.conv_block import checks, conv_block, zero_padding
 from fastinpaint.ops.conv_block.zero_padding import Zeros, absorbed
 from fastinpaint.ops.types import Geometry
 from tests.ops.common import BACKENDS
@@ -43,7 +42,7 @@ def test_random_geometries_equal_written_zeros() -> None:
         except RuntimeError:
             continue  # the kernel does not fit
         shape = checks.check_weight(x.shape, weight, None, found)
-        y = zeros.convolution(x, weight, None, found)
+        y = zero_padding.convolution(x, weight, None, found)
         assert y.shape == shape == expected.shape
         torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
         taken[transposed] += 1

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from fastinpaint.ops.dispatch import native as _native
-from fastinpaint.ops.dispatch import native_cuda
+from fastinpaint.ops.dispatch import native, native_cuda
 from tools.verify import emulated
 
 
@@ -21,7 +20,7 @@ def _exact_float32(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module", autouse=True)
 def device() -> Iterator[str]:
     """Where tensors must be for the `cuda` backend."""
-    if torch.cuda.is_available() and _native.why_not("cuda") is None:
+    if torch.cuda.is_available() and native.why_not("cuda") is None:
         yield "cuda"
         return
     reason = emulated.why_not()

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from fastinpaint.ops.conv_block import cuda
-from fastinpaint.ops.dispatch import native as _native
+from fastinpaint.ops.dispatch import native
 from tests.ops.cuda import small_cases, tf32
 from tools.verify import emulated
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device"),
-    pytest.mark.skipif(_native.why_not("cuda") is not None, reason=str(_native.why_not("cuda"))),
+    pytest.mark.skipif(native.why_not("cuda") is not None, reason=str(native.why_not("cuda"))),
 ]
 CASES = ["stride 2, two sources", "transposed 3d", "4 channels in, 5x5", "3 channels out"]
 

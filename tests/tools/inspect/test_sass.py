@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from fastinpaint.ops.dispatch import native as _native
+from fastinpaint.ops.dispatch import native
 from tools.inspect import sass
 
 
@@ -49,7 +49,7 @@ def test_serialised_wgmma_are_named() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sass.why_not() is not None, reason=str(sass.why_not()))
 def test_compiled_kernels() -> None:
-    found = sass.kernels(_native.HERE / "libfastinpaint_cuda.so")
+    found = sass.kernels(native.HERE / "libfastinpaint_cuda.so")
     assert found
     assert not [c for kernel in found if (c := kernel.complaint())]
     page = sass.PAGE.read_text()

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tools.inspect import rates, sass, sass_bound, sass_text
+from tools.inspect import rates, sass_bound, sass_text
 from tools.inspect.sass_bound import Paths, Way
+from tools.nvcc import find_nvcc
 
 PROBES = Path(sass_bound.__file__).parent / "probes"
 NEEDS_TOOLS = pytest.mark.skipif(
@@ -38,7 +39,7 @@ def test_tritons_product_of_matrices_is_fast(arch: str) -> None:
 
 @NEEDS_TOOLS
 def test_a_loop_of_wgmma_and_copies_is_fast_and_one_that_waits_on_registers_is_not(tmp_path: Path) -> None:
-    nvcc = sass.nvcc()
+    nvcc = find_nvcc()
     if nvcc is None:
         pytest.skip("there is no nvcc.")
     text, slow = (PROBES / "wgmma_product.cu").read_text(), []

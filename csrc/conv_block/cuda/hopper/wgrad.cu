@@ -8,7 +8,7 @@ static int launch_turned(const WgradParams& params, int grid_x, void* stream) {
   int bytes = turned_bytes(params.p.patch);
   if (int status = allow_shared(hopper_wgrad_kernel<T>, bytes)) return status;
   dim3 grid(grid_x, params.splits);
-  FI_LAUNCH(hopper_wgrad_kernel<T>, grid, kTurnedThreads, bytes, stream, params, bytes);
+  FI_LAUNCH(hopper_wgrad_kernel<T>, grid, kWgmmaWgradThreads, bytes, stream, params, bytes);
   return launched();
 }
 

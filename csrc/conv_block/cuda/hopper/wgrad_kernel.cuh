@@ -19,14 +19,14 @@
 
 namespace fi {
 
-constexpr int kFirstTaps = (kTurnedTaps + 1) / 2;  // of the first warpgroup
+constexpr int kFirstTaps = (kWgmmaWgradTaps + 1) / 2;  // of the first warpgroup
 
-using TurnedSums = float[kFirstTaps][kTurnedChannels / 8][4];
+using TurnedSums = float[kFirstTaps][kWgmmaWgradChannels / 8][4];
 
 // Where eight channels of a position stand: of a row of 128 bytes, piece i is at i ^ position % 8. Neighbours' pieces
 // are in different banks.
 __device__ __forceinline__ int swizzled(int position, int group) {
-  return position * kTurnedChannels + int(unsigned(group ^ position) % (kTurnedChannels / kVector)) * kVector;
+  return position * kWgmmaWgradChannels + int(unsigned(group ^ position) % (kWgmmaWgradChannels / kVector)) * kVector;
 }
 
 // acc[i] += P^T Q of the warpgroup's tap i over 16 positions. position, group: the lane's in the patch, for ldmatrix.
@@ -51,7 +51,7 @@ __device__ __forceinline__ void multiply_turned(TurnedSums& acc, const T* patch,
 // the sums leave no more.
 template <class T>
 struct TurnedLoader {
-  static constexpr int kGroups = kTurnedChannels / kVector;
+  static constexpr int kGroups = kWgmmaWgradChannels / kVector;
 
   Slice<T> slice;
   const T *x, *addend;  // of the plane, at the thread's channels; x null where nothing is read
@@ -68,11 +68,11 @@ struct TurnedLoader {
   }
 
   __device__ static int slices(const PatchShape& box) {
-    return ceil_div(box.rows * box.columns * kGroups, kSliceVectors * kTurnedThreads);
+    return ceil_div(box.rows * box.columns * kGroups, kSliceVectors * kWgmmaWgradThreads);
   }
 
   __device__ static int position(int index, int i) {
-    return ((index * kSliceVectors + i) * kTurnedThreads + int(threadIdx.x)) / kGroups;
+    return ((index * kSliceVectors + i) * kWgmmaWgradThreads + int(threadIdx.x)) / kGroups;
   }
 
   __device__ void load(const PatchShape& box, const int* size, int index) {
@@ -121,7 +121,7 @@ __device__ __forceinline__ void store_turned_partial(const WgradParams& w, const
     int tap = w.p.taps.tap[block.first + first + i].index;
     int64_t at = (int64_t(blockIdx.y) * w.p.taps.taps + tap) * w.p_channels + rows.first + row;
 #pragma unroll
-    for (int n = 0; n < kTurnedChannels / 8; ++n) {
+    for (int n = 0; n < kWgmmaWgradChannels / 8; ++n) {
       float4 value = join_columns(acc[i][n]);
       int q = columns.channel + n * 8 + t / 2 * 4;
       if (row < rows.source->channels && q < columns.source->channels)
@@ -131,22 +131,22 @@ __device__ __forceinline__ void store_turned_partial(const WgradParams& w, const
 }
 
 template <class T>
-__global__ void __launch_bounds__(kTurnedThreads, 1)
+__global__ void __launch_bounds__(kWgmmaWgradThreads, 1)
     hopper_wgrad_kernel(const __grid_constant__ WgradParams w, int shared_bytes) {
   FI_DYNAMIC_SHARED(memory);
   SharedArena arena(memory, shared_bytes);
   const GatherParams& p = w.p;
   arena.at += -shared_address(arena.at) & 1023;
-  T* q_tiles = arena.take<T>(2 * kTurnedTile);
+  T* q_tiles = arena.take<T>(2 * kWgmmaWgradTile);
   T* first_patch = arena.take<T>(turned_patch_elements(p.patch));
   T* second_patch = arena.take<T>(turned_patch_elements(p.patch));
-  int* offsets = arena.take<int>(kTurnedTaps);  // of the taps in the patch, in positions
+  int* offsets = arena.take<int>(kWgmmaWgradTaps);  // of the taps in the patch, in positions
 
   int column_tiles = w.q_tiles[0] + w.q_tiles[1], rows_index = blockIdx.x / column_tiles;
   const TapBlock& block = w.block[rows_index % w.blocks];
-  Part rows = find_part(p.source, p.chunks[0], rows_index / w.blocks, kTurnedChannels);
-  Part columns = find_part(w.q, w.q_tiles[0], blockIdx.x % column_tiles, kTurnedChannels);
-  if (threadIdx.x < kTurnedTaps) {  // the barrier of the first tile shows them
+  Part rows = find_part(p.source, p.chunks[0], rows_index / w.blocks, kWgmmaWgradChannels);
+  Part columns = find_part(w.q, w.q_tiles[0], blockIdx.x % column_tiles, kWgmmaWgradChannels);
+  if (threadIdx.x < kWgmmaWgradTaps) {  // the barrier of the first tile shows them
     const Tap& tap = p.taps.tap[block.first + (int(threadIdx.x) < block.count ? threadIdx.x : 0)];
     offsets[threadIdx.x] = (tap.h - block.h) * p.patch.columns + tap.w - block.w;
   }
@@ -197,11 +197,11 @@ __global__ void __launch_bounds__(kTurnedThreads, 1)
   }
   for (int half = 0; next < end; half ^= 1) {
     const T* patch = half ? second_patch : first_patch;
-    T *next_patch = half ? first_patch : second_patch, *next_q = q_tiles + (half ^ 1) * kTurnedTile;
+    T *next_patch = half ? first_patch : second_patch, *next_q = q_tiles + (half ^ 1) * kWgmmaWgradTile;
     next = find_live(next + 1);
     int to_load = next < end ? slices : 0, slice = 0;
     __syncthreads();  // this tile is there and shown; the last one has been read
-    uint64_t b = descriptor(q_tiles + half * kTurnedTile);
+    uint64_t b = descriptor(q_tiles + half * kWgmmaWgradTile);
 #pragma unroll 1
     for (int k = 0; k < kTileRows / 16; ++k, b += 2048 >> 4) {
       bool loads = slice < to_load;
@@ -210,7 +210,7 @@ __global__ void __launch_bounds__(kTurnedThreads, 1)
       if (threadIdx.x < 128)
         multiply_turned<T, kFirstTaps>(acc, patch, position, group, offsets, b);
       else
-        multiply_turned<T, kTurnedTaps - kFirstTaps>(acc, patch, position, group, offsets + kFirstTaps, b);
+        multiply_turned<T, kWgmmaWgradTaps - kFirstTaps>(acc, patch, position, group, offsets + kFirstTaps, b);
       loader.keep();
       if (loads) store(slice++, next_patch, next_q);
     }

@@ -6,22 +6,22 @@
 
 namespace fi {
 
-constexpr int kTurnedThreads = 256;  // two warpgroups: 288 sums of a row of D do not fit one's registers
-constexpr int kTurnedChannels = 64;  // of P and of Q in a block: a row of Q is one 128-byte row of the swizzle
-constexpr int kTurnedTaps = 9;       // of a block: five in the first warpgroup, four in the second
-constexpr int kTurnedFewest = 8;     // fewer leave tensor cores idle
-constexpr int kTurnedTile = kTileRows * kTurnedChannels;  // Q of a tile, in elements
-constexpr int kTurnedLimit = 227 << 10;                   // bytes of shared memory: one block an SM
-constexpr int kTurnedBlocks = 132;                        // SMs of an H200
-constexpr int kTurnedWider = 256, kTurnedNarrower = 128;  // the fewest channels of the layer's two sides
+constexpr int kWgmmaWgradThreads = 256;  // two warpgroups: 288 sums of a row of D do not fit one's registers
+constexpr int kWgmmaWgradChannels = 64;  // of P and of Q in a block: a row of Q is one 128-byte row of the swizzle
+constexpr int kWgmmaWgradTaps = 9;       // of a block: five in the first warpgroup, four in the second
+constexpr int kWgmmaWgradFewest = 8;     // fewer leave tensor cores idle
+constexpr int kWgmmaWgradTile = kTileRows * kWgmmaWgradChannels;  // Q of a tile, in elements
+constexpr int kWgmmaWgradLimit = 227 << 10;                       // bytes of shared memory: one block an SM
+constexpr int kWgmmaWgradBlocks = 132;                            // SMs of an H200
+constexpr int kWgmmaWgradWider = 256, kWgmmaWgradNarrower = 128;  // the fewest channels of the layer's two sides
 
 __host__ __device__ inline int turned_patch_elements(const PatchShape& patch) {
-  return patch.rows * patch.columns * kTurnedChannels;
+  return patch.rows * patch.columns * kWgmmaWgradChannels;
 }
 
 inline int turned_bytes(const PatchShape& patch) {
-  return 1024 + shared_part(2 * kTurnedTile * 2) + 2 * shared_part(turned_patch_elements(patch) * 2) +
-         shared_part(kTurnedTaps * int(sizeof(int)));
+  return 1024 + shared_part(2 * kWgmmaWgradTile * 2) + 2 * shared_part(turned_patch_elements(patch) * 2) +
+         shared_part(kWgmmaWgradTaps * int(sizeof(int)));
 }
 
 }  // namespace fi
@@ -38,11 +38,13 @@ inline bool turned_takes(const Conv& conv) {
   bool whole = vectors_aligned(conv.gradient);
   for (int i = 0; i < conv.sources; ++i) whole = whole && vectors_aligned(conv.source[i]);
   int in = in_channels(conv), out = conv.out_channels;
-  return whole && (conv.hopper == 2 || (std::max(in, out) >= kTurnedWider && std::min(in, out) >= kTurnedNarrower));
+  return whole &&
+         (conv.hopper == 2 || (std::max(in, out) >= kWgmmaWgradWider && std::min(in, out) >= kWgmmaWgradNarrower));
 }
 
 inline bool turned_fits(const Conv& conv, const WgradParams& w) {
-  return turned_bytes(w.p.patch) <= kTurnedLimit && (conv.hopper == 2 || w.p.taps.taps >= kTurnedFewest * w.blocks);
+  return turned_bytes(w.p.patch) <= kWgmmaWgradLimit &&
+         (conv.hopper == 2 || w.p.taps.taps >= kWgmmaWgradFewest * w.blocks);
 }
 
 }  // namespace fi

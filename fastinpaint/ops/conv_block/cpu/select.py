@@ -14,7 +14,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from fastinpaint.ops.conv_block.cpu import thin, winograd
+from fastinpaint.ops.conv_block.cpu import depthwise, matmul, thin, winograd
 from fastinpaint.ops.conv_block.geometry import live_taps
 from fastinpaint.ops.types import Geometry, Source
 
@@ -28,18 +28,17 @@ PASSES = ("fwd", "dgrad", "wgrad")
 TRANSFORMED, PACKED, CALL = 15, 45, 4e6
 DIRECT, DIRECT_IN_TIME = {"fwd": 1.1, "dgrad": 1.1, "wgrad": 1.2}, 1.0
 
+# As matrix products. With fewer output pixels, packing a large weight or writing its gradient takes longer than the
+# normalised reads save.
+LEAST_PIXELS, FEW_WEIGHTS = {"fwd": 128, "dgrad": 64, "wgrad": 256}, 1 << 16
 
-_answers: dict[tuple, tuple[ModuleType | None, ...]] = {}  # of `own_all`: every layer asks, which thin nets notice
+
+_answers: dict[tuple, tuple[ModuleType | None, ...]] = {}  # of `select_kernels`, which every layer asks
 MOST_ANSWERS = 4096
 
 
-def own(which: str, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> ModuleType | None:
-    """The own kernels that a pass, one of `PASSES`, runs on: `thin` or `winograd`; None for oneDNN's."""
-    return own_all(sources, weight, geometry)[PASSES.index(which)]
-
-
-def own_all(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> tuple[ModuleType | None, ...]:
-    """Those of every pass, in the order of `PASSES`."""
+def select_kernels(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> tuple[ModuleType | None, ...]:
+    """The own kernels that each of `PASSES` runs on: `thin`, `depthwise`, `winograd` or `matmul`; None for oneDNN's."""
     asked = os.environ.get(VARIABLE)
     maps = tuple([(source.x.shape, source.x.dtype) for source in sources])
     question = (maps, weight.shape, weight.dtype, geometry, torch.get_num_threads(), asked)
@@ -59,8 +58,28 @@ def _own(
         return None
     if thin.fits(sources, weight, geometry):
         return thin
+    if depthwise.fits(sources, weight, geometry):
+        return depthwise
     fits = winograd.fits(sources, weight, geometry)
-    return winograd if fits and (asked == "own" or winograd_is_faster(which, sources, weight, geometry)) else None
+    if fits and (asked == "own" or winograd_is_faster(which, sources, weight, geometry)):
+        return winograd
+    if matmul.fits(sources, weight, geometry) and (
+        asked == "own" or matmul_is_faster(which, sources, weight, geometry)
+    ):
+        return matmul
+    return None
+
+
+def matmul_is_faster(which: str, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> bool:
+    """Whether a pass is faster as a matrix product of ours than with oneDNN between our own elementwise kernels.
+
+    It is with one tap, and with taps in time alone, where oneDNN's kernels reach half the speed of those. With taps in
+    a frame, whose activations are read once a tap, ours take 0.9 to 1.6 times as long.
+    """
+    if math.prod(weight.shape[-2:]) > 1:
+        return False
+    pixels = len(sources[0].x) * math.prod(winograd.output_shape(sources[0].x.shape, weight.shape, geometry)[2:])
+    return pixels >= LEAST_PIXELS[which] or weight.numel() <= FEW_WEIGHTS
 
 
 def winograd_is_faster(which: str, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> bool:

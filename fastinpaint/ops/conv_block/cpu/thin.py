@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastinpaint.ops import buffer_pool as map_memory
+from fastinpaint.ops import buffer_pool
 from fastinpaint.ops.activation import cpu as activation
 from fastinpaint.ops.conv_block.cpu import winograd
 from fastinpaint.ops.dispatch import native_cpu as native
@@ -80,7 +80,7 @@ def fwd(
     """y of dense sources and its batch mean and variance, the activation read on the fly; a thin y goes without."""
     x, channels = sources[0].x, weight.shape[0]
     shape_out = winograd.output_shape(x.shape, weight.shape, geometry)
-    y = map_memory.empty(shape_out, torch.float32, native.memory_format(x.dim()))
+    y = buffer_pool.empty(shape_out, torch.float32, native.memory_format(x.dim()))
     bias = None if bias is None else bias.contiguous()
     into = torch.Size((x.shape[0], weight.shape[1], *x.shape[2:]))
     shape = shape_of(into, shape_out, weight.shape, geometry, thin_out(weight))

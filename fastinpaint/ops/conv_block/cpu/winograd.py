@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastinpaint.ops import buffer_pool as map_memory
+from fastinpaint.ops import buffer_pool
 from fastinpaint.ops.conv_block import geometry as geometry_of
 from fastinpaint.ops.dispatch import native_cpu as native
 from fastinpaint.ops.types import Geometry, Source, SourceGrad, address
@@ -150,7 +150,7 @@ def fwd(
     x = sources[0].x
     shape_out = output_shape(x.shape, weight.shape, geometry)
     channels = shape_out[1]
-    y = map_memory.empty(shape_out, torch.float32, native.memory_format(x.dim()))
+    y = buffer_pool.empty(shape_out, torch.float32, native.memory_format(x.dim()))
     mean, var = (torch.empty(channels), torch.empty(channels)) if stats else (None, None)
     bias = None if bias is None else bias.contiguous()
     shape, weight = forward_shape(x.shape, y.shape, weight.shape, geometry), apart_in_sets(weight)

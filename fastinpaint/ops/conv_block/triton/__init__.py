@@ -110,8 +110,8 @@ def _launch(
     """Fill y; with ``stats`` return count ``[P]``, mean and M2 ``[C_out, P]`` of its tiles."""
     first, second = sources[0], sources[-1]
     out_channels = y.shape[1]
-    it = problem(tuple(first.x.shape), tuple(y.shape), tuple(weight.shape[2:]), geometry)
-    gather = it.forward()
+    conv = problem(tuple(first.x.shape), tuple(y.shape), tuple(weight.shape[2:]), geometry)
+    gather = conv.forward()
     packed, w_tap, w_k, w_n = weight_strides(weight, geometry.transposed)
     channels = tuple(s.x.shape[1] for s in sources)
     work = launch.Work(
@@ -126,7 +126,7 @@ def _launch(
     )
 
     def run(tile: launch.Tile) -> tuple[Tensor, Tensor, Tensor] | None:
-        parts = gather_parts(gather, it.samples, tile)
+        parts = gather_parts(gather, conv.samples, tile)
         count = support.float_empty(y, parts) if stats else None
         mean, m2 = (support.float_empty(y, out_channels, parts) if stats else None for _ in range(2))
         (pack0, even0), (pack1, even1) = lanes(channels[0], tile), lanes(channels[-1], tile)
@@ -137,7 +137,7 @@ def _launch(
             channels0=channels[0], channels1=channels[-1], out_channels=out_channels, w_tap=w_tap, w_k=w_k, w_n=w_n,
             **activation.flags(sources), HAS_BIAS=bias is not None, HAS_STATS=stats,
             PACK0=pack0, PACK1=pack1, EVEN_K0=even0, EVEN_K1=even1,
-            **gather_arguments(gather, it.samples, tile),
+            **gather_arguments(gather, conv.samples, tile),
         )  # fmt: skip
         return (count, mean, m2) if count is not None and mean is not None and m2 is not None else None
 
@@ -145,7 +145,7 @@ def _launch(
         parts = run(tile)
         return [y, *(() if parts is None else launch_moments(*parts))]
 
-    return run(tune.choose("fwd", launch.GATHER_TILES, work, (it, channels, stats, y.dtype), result))
+    return run(tune.choose("fwd", launch.GATHER_TILES, work, (conv, channels, stats, y.dtype), result))
 
 
 def launch_moments(count: Tensor, mean: Tensor, m2: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,7 +190,7 @@ def bwd_norm(
     needs_bias: bool,
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None, Tensor | None]:
     """As `bwd`, given the gradient of the scale in place of dvar; also the gradient of norm_weight, None if that is."""
-    grad = Gradient(layout.dense(dy), layout.dense(y), normed.mean, dmean, dscale, normed.curve)
+    grad = Gradient(layout.dense(dy), layout.dense(y), normed.mean, dmean, dscale, normed.dvar_per_dscale)
     norm = None if norm_weight is None else NormWeight(dscale, normed.rstd, norm_weight)
     return _bwd(grad, norm, sources, weight, geometry, needs, needs_weight, needs_bias)
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from fastinpaint.ops.conv_block.triton import ahead
 from fastinpaint.ops.conv_block.triton import tiles as launch
 from fastinpaint.ops.dispatch import triton_support as support
-from fastinpaint.ops.dispatch import tuning_cache as remembered
+from fastinpaint.ops.dispatch import tuning_cache
 from fastinpaint.ops.dispatch.source_hash import source_hash
 
 logger = logging.getLogger(__name__)
@@ -51,25 +51,22 @@ def choose(
         shape: what else the time depends on; equal shapes share a measurement.
         run: launches the pass and returns its results.
     """
-    mode = "0" if support.INTERPRETING else remembered.mode()
+    mode = "0" if support.INTERPRETING else tuning_cache.mode()
     if ahead.is_collecting():
         return _collect(kind, tiles, work, run, thorough=mode == "1")
     on_gpu = not support.INTERPRETING and torch.cuda.is_initialized()
     device = torch.cuda.current_device() if on_gpu else -1
     key = (mode, device, kind, work, shape)
     if key not in _chosen:
-        if mode == "0":
-            tile = launch.best(tiles, work)
-            if device >= 0 and tile.num_warps > 4:
-                if torch.cuda.is_current_stream_capturing():  # nothing can be compared now
-                    return of_4_warps(tiles, work)
-                tile = (held([tile], of_4_warps(tiles, work), run) or [tile])[0]
-            _chosen[key] = tile
-        else:
-            tile = _measured(kind, tiles, work, shape, run, thorough=mode == "1")
-            if tile is None:
-                return launch.best(tiles, work)
-            _chosen[key] = tile
+        measured = _measured(kind, tiles, work, shape, run, thorough=mode == "1") if mode != "0" else None
+        tile = measured or launch.best(tiles, work)
+        if mode == "0" and device >= 0 and tile.num_warps > 4:
+            if torch.cuda.is_current_stream_capturing():  # nothing can be compared now
+                return of_4_warps(tiles, work)
+            tile = (held([tile], of_4_warps(tiles, work), run) or [tile])[0]
+        if measured is None and mode != "0":
+            return tile
+        _chosen[key] = tile
     return _chosen[key]
 
 
@@ -87,7 +84,7 @@ def _measured(
         return None
     tile = fastest(few, of_4_warps(tiles, work), run) or launch.best(tiles, work)
     _memory(path)[key] = [*tile, len(few)]
-    remembered.write(path, _memory(path))
+    tuning_cache.write(path, _memory(path))
     logger.info("%s: %s", key, tile)
     return tile
 
@@ -166,11 +163,11 @@ def _memory_file(device: str) -> Path:
     import triton
 
     source = source_hash(Path(__file__).parent.glob("*.py"))
-    return remembered.file_of("triton", device, torch.__version__, triton.__version__, source)
+    return tuning_cache.file_of("triton", device, torch.__version__, triton.__version__, source)
 
 
 @functools.cache
 def _memory(path: Path) -> dict[str, list[int]]:
     """The measurements remembered in a file, read once: a tile and how many it was the fastest of."""
     wanted = len(launch.Tile._fields) + 1
-    return {key: entry for key, entry in remembered.read(path).items() if len(entry) == wanted}
+    return {key: entry for key, entry in tuning_cache.read(path).items() if len(entry) == wanted}

@@ -43,7 +43,7 @@ class Gradient(NamedTuple):
     mean: Tensor | None = None
     dmean: Tensor | None = None
     dvar: Tensor | None = None
-    curve: Tensor | None = None
+    dvar_per_dscale: Tensor | None = None
 
     @property
     def inverse_count(self) -> float:
@@ -51,7 +51,7 @@ class Gradient(NamedTuple):
 
     def flags(self) -> dict[str, bool]:
         """What the kernels must know of it when they are compiled."""
-        return {"HAS_STATS": self.y is not None, "HAS_NORM": self.curve is not None}
+        return {"HAS_STATS": self.y is not None, "HAS_NORM": self.dvar_per_dscale is not None}
 
 
 class NormWeight(NamedTuple):
@@ -76,24 +76,24 @@ def bwd_two(
     dy, dense = grad.dy, [densely(s) for s in sources]
     if not dy.numel() or not dense[0].x.numel():
         return *_of_nothing(grad, dense, weight, needs, needs_weight, needs_bias), None
-    it = problem(tuple(dense[0].x.shape), tuple(dy.shape), tuple(weight.shape[2:]), geometry)
+    conv = problem(tuple(dense[0].x.shape), tuple(dy.shape), tuple(weight.shape[2:]), geometry)
     wanted = [source for source, needed in zip(dense, needs, strict=True) if needed]
     skipped = dense[0].x.shape[1] if not needs[0] else 0
     with support.on_device_of(dy):
-        found, sums = _dgrad(grad, wanted, skipped, weight, it) if wanted else ([], None)
+        found, sums = _dgrad(grad, wanted, skipped, weight, conv) if wanted else ([], None)
         if needs_weight:
-            partial, bias_sums = _wgrad(grad, dense, weight, it, needs_bias)
+            partial, bias_sums = _wgrad(grad, dense, weight, conv, needs_bias)
         else:
             partial, bias_sums = None, _gradient_sums(grad) if needs_bias else None
         found, dweight, dbias, dnorm_weight = _finish(
-            wanted, found, sums, partial, bias_sums, norm, weight, it.transposed
+            wanted, found, sums, partial, bias_sums, norm, weight, conv.transposed
         )
     waiting = iter(found)
     return [next(waiting) if needed else SourceGrad() for needed in needs], dweight, dbias, dnorm_weight
 
 
 def _dgrad(
-    grad: Gradient, sources: Sequence[Source], skipped: int, weight: Tensor, it: Problem
+    grad: Gradient, sources: Sequence[Source], skipped: int, weight: Tensor, conv: Problem
 ) -> tuple[list[SourceGrad], Tensor | None]:
     """Gradients of the maps, and the partial sums ``[2, sum C_i, P]`` behind those of the vectors.
 
@@ -101,8 +101,8 @@ def _dgrad(
     """
     channels, out_channels = tuple(s.x.shape[1] for s in sources), grad.dy.shape[1]
     first, second = sources[0], sources[-1]
-    gather = it.backward()
-    packed, w_tap, w_in, w_out = weight_strides(weight, it.transposed)
+    gather = conv.backward()
+    packed, w_tap, w_in, w_out = weight_strides(weight, conv.transposed)
     # a view of the weight's memory from the first wanted channel on
     before = skipped * w_in
     packed = torch.as_strided(packed, (packed.numel() - before,), (1,), packed.storage_offset() + before)
@@ -125,7 +125,7 @@ def _dgrad(
     ]
 
     def run(tile: launch.Tile) -> Tensor | None:
-        parts = gather_parts(gather, it.samples, tile)
+        parts = gather_parts(gather, conv.samples, tile)
         any_affine = any(s.mean is not None for s in sources)
         sums = support.float_empty(first.x, 2, sum(channels), parts) if any_affine else None
         pack, even = lanes(out_channels, tile)
@@ -135,7 +135,7 @@ def _dgrad(
             inverse_count=grad.inverse_count, out_channels=out_channels, channels0=channels[0],
             channels1=channels[-1], w_tap=w_tap, w_k=w_out, w_n=w_in,
             **grad.flags(), **activation.flags(sources), PACK=pack, EVEN_K=even,
-            **gather_arguments(gather, it.samples, tile),
+            **gather_arguments(gather, conv.samples, tile),
         )  # fmt: skip
         return sums
 
@@ -144,21 +144,21 @@ def _dgrad(
         maps = [t for grad in grads for t in (grad.x, grad.addend) if t is not None]
         return maps if sums is None else [*maps, sums.sum(2)]
 
-    shape = (it, out_channels, channels, any(s.mean is not None for s in sources), first.x.dtype)
+    shape = (conv, out_channels, channels, any(s.mean is not None for s in sources), first.x.dtype)
     return grads, run(tune.choose("dgrad", launch.GATHER_TILES, work, shape, result))
 
 
 def _wgrad(
-    grad: Gradient, sources: Sequence[Source], weight: Tensor, it: Problem, needs_bias: bool
+    grad: Gradient, sources: Sequence[Source], weight: Tensor, conv: Problem, needs_bias: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Every split's share of dweight, partial ``[S, taps, C, C_out]``, and where asked for parts of dbias."""
     channels, out_channels = tuple(s.x.shape[1] for s in sources), grad.dy.shape[1]
-    packs = [wgrad_packing(s, it) for s in sources]
+    packs = [wgrad_packing(s, conv) for s in sources]
     taps = weight[0, 0].numel()
     work = launch.Work(
         rows=max(taps * pack if pack else c for pack, c in zip(packs, channels, strict=True)),
         columns=out_channels,
-        depth=it.samples * it.small[0] * it.small[1] * it.small[2],
+        depth=conv.samples * conv.small[0] * conv.small[1] * conv.small[2],
         operands=(1 + any(s.addend is not None for s in sources), 1 if grad.y is None else 2),
         itemsize=weight.element_size(),
         splits_depth=True,
@@ -173,7 +173,7 @@ def _wgrad(
         splits = min(launch.splits(tile, work), (launch.OFFSETS - 1) // (taps * sum(channels) * out_channels))
         partial = support.float_empty(weight, splits, taps, sum(channels), out_channels)
         bias_sums = support.float_empty(weight, out_channels, rows.programs) if needs_bias else None
-        bt, bh, bw = launch.block_shape(tile.k, it.small)
+        bt, bh, bw = launch.block_shape(tile.k, conv.small)
         blocks = sum(
             -(-taps * pack // tile.m) if pack else taps * -(-c // tile.m)
             for pack, c in zip(packs, channels, strict=True)
@@ -181,11 +181,11 @@ def _wgrad(
         triton_wgrad.conv_wgrad_kernel[(splits * blocks * -(-out_channels // tile.n) + bias_programs,)](
             first.x, first.mean, first.scale, first.shift, first.addend,
             second.x, second.mean, second.scale, second.shift, second.addend,
-            *grad, partial, bias_sums, it.samples, it.small, it.large, it.padding, it.dilation, grad.inverse_count,
-            channels[0], channels[-1], out_channels, splits,
+            *grad, partial, bias_sums, conv.samples, conv.small, conv.large, conv.padding, conv.dilation,
+            grad.inverse_count, channels[0], channels[-1], out_channels, splits,
             rows.programs, activation.rows_of(grad.dy), rows.rows_per_program,
             **activation.flags(sources), **grad.flags(), HAS_BIAS=needs_bias,
-            TRANSPOSED=it.transposed, STRIDE=it.stride, TAPS=it.taps,
+            TRANSPOSED=conv.transposed, STRIDE=conv.stride, TAPS=conv.taps,
             BT=bt, BH=bh, BW=bw, BLOCK_M=tile.m, BLOCK_N=tile.n, PACK0=packs[0], PACK1=packs[-1],
             BIAS_R=rows.block_r, BIAS_C=rows.block_c,
             PRECISION="ieee" if support.exact_float32() else "tf32",
@@ -197,13 +197,13 @@ def _wgrad(
         partial, bias_sums = run(tile)
         return [partial.sum(0), *([] if bias_sums is None else [bias_sums.sum(1)])]
 
-    shape = (it, channels, out_channels, any(s.mean is not None for s in sources), weight.dtype)
+    shape = (conv, channels, out_channels, any(s.mean is not None for s in sources), weight.dtype)
     return run(tune.choose("wgrad", launch.WGRAD_TILES, work, shape, result))
 
 
-def wgrad_packing(source: Source, it: Problem) -> int:
+def wgrad_packing(source: Source, conv: Problem) -> int:
     """PACK of the rows; a transposed convolution's taps move G, not the source, and cannot share a step."""
-    return 0 if it.transposed else launch.packing(source.x.shape[1])
+    return 0 if conv.transposed else launch.packing(source.x.shape[1])
 
 
 def bias_tiles(grad: Gradient) -> RowTiles:

@@ -19,7 +19,7 @@ from fastinpaint.ops.conv_block.triton.gather import (
 
 
 @triton.jit
-def leave_columns(
+def dgrad_epilogue(
     acc, x, mean, scale, shift, dx, daddend, partial, tile, parts, out_pixel, out_rows, inside, from_n, first, channels,
     all_channels, HAS_AFFINE: tl.constexpr, RELU: tl.constexpr, HAS_ADDEND: tl.constexpr,
 ):  # fmt: skip
@@ -53,7 +53,7 @@ def leave_columns(
 
 
 @triton.jit
-def leave_source(
+def dgrad_source_epilogue(
     acc, x, mean, scale, shift, dx, daddend, partial, tile, parts, out_pixel, out_rows, inside, from_n, first, channels,
     all_channels, HAS_AFFINE: tl.constexpr, RELU: tl.constexpr, HAS_ADDEND: tl.constexpr,
 ):  # fmt: skip
@@ -61,12 +61,12 @@ def leave_source(
     if acc.shape[1] >= SPLIT_FROM:
         columns = quarters(acc)
         for i in tl.static_range(4):
-            leave_columns(
+            dgrad_epilogue(
                 columns[i], x, mean, scale, shift, dx, daddend, partial, tile, parts, out_pixel, out_rows, inside,
                 from_n + i * (acc.shape[1] // 4), first, channels, all_channels, HAS_AFFINE, RELU, HAS_ADDEND,
             )  # fmt: skip
     else:
-        leave_columns(
+        dgrad_epilogue(
             acc, x, mean, scale, shift, dx, daddend, partial, tile, parts, out_pixel, out_rows, inside,
             from_n, first, channels, all_channels, HAS_AFFINE, RELU, HAS_ADDEND,
         )  # fmt: skip
@@ -74,7 +74,7 @@ def leave_source(
 
 @triton.jit
 def conv_dgrad_kernel(
-    dy, y, y_mean, dmean, dvar, curve, weight,
+    dy, y, y_mean, dmean, dvar, dvar_per_dscale, weight,
     x0, mean0, scale0, shift0, dx0, daddend0, x1, mean1, scale1, shift1, dx1, daddend1, partial, table,
     samples, in_size, out_size, step, inverse_count, out_channels, channels0, channels1, w_tap, w_k, w_n,
     HAS_STATS: tl.constexpr, HAS_NORM: tl.constexpr,
@@ -139,7 +139,7 @@ def conv_dgrad_kernel(
             PACK,
             EVEN_K,
         )
-        vectors = gradient_vectors(y_mean, dmean, dvar, curve, inverse_count, o_c, m_c, HAS_STATS, HAS_NORM)
+        vectors = gradient_vectors(y_mean, dmean, dvar, dvar_per_dscale, inverse_count, o_c, m_c, HAS_STATS, HAS_NORM)
         g = load_gradient(dy, y, vectors, o_g, lanes, HAS_STATS)
         o_w = (tap * w_tap + o_c * w_k)[:, None] + (o_n * w_n)[None, :]
         b = tl.load(weight + o_w, mask=m_c[:, None] & m_n[None, :], other=0.0)
@@ -150,17 +150,17 @@ def conv_dgrad_kernel(
     parts = tl.num_programs(0) // n_blocks
     if HAS_SOURCE1:
         if in_1:
-            leave_source(
+            dgrad_source_epilogue(
                 acc, x1, mean1, scale1, shift1, dx1, daddend1, partial, tile, parts, out_pixel, out_rows, inside,
                 from_n, channels0, channels1, channels0 + channels1, HAS_AFFINE1, RELU1, HAS_ADDEND1,
             )  # fmt: skip
         else:
-            leave_source(
+            dgrad_source_epilogue(
                 acc, x0, mean0, scale0, shift0, dx0, daddend0, partial, tile, parts, out_pixel, out_rows, inside,
                 from_n, 0, channels0, channels0 + channels1, HAS_AFFINE0, RELU0, HAS_ADDEND0,
             )  # fmt: skip
     else:
-        leave_source(
+        dgrad_source_epilogue(
             acc, x0, mean0, scale0, shift0, dx0, daddend0, partial, tile, parts, out_pixel, out_rows, inside, from_n,
             0, channels0, channels0, HAS_AFFINE0, RELU0, HAS_ADDEND0,
         )  # fmt: skip

@@ -10,14 +10,14 @@ from fastinpaint.ops.conv_block.triton.gather import gradient_vectors, load_grad
 
 
 @triton.jit
-def leave_gradient_sum(
-    dy, y, y_mean, dmean, dvar, curve, partial, i_p, i_c, parts, inverse_count, rows, channels, rows_per_program,
-    HAS_STATS: tl.constexpr, HAS_NORM: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+def store_gradient_sum(
+    dy, y, y_mean, dmean, dvar, dvar_per_dscale, partial, i_p, i_c, parts, inverse_count, rows, channels,
+    rows_per_program, HAS_STATS: tl.constexpr, HAS_NORM: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """partial ``[C, parts]`` float32: the sum of G over the i_p-th share of the rows of dy ``[R, C]``, for dbias."""
     o_c = i_c * BLOCK_C + tl.arange(0, BLOCK_C)
     m_c = o_c < channels
-    vectors = gradient_vectors(y_mean, dmean, dvar, curve, inverse_count, o_c, m_c, HAS_STATS, HAS_NORM)
+    vectors = gradient_vectors(y_mean, dmean, dvar, dvar_per_dscale, inverse_count, o_c, m_c, HAS_STATS, HAS_NORM)
     total = tl.zeros((BLOCK_C,), dtype=tl.float32)
     for i in range(0, rows_per_program, BLOCK_R):
         o_r = i_p.to(tl.int64) * rows_per_program + i + tl.arange(0, BLOCK_R)
@@ -30,12 +30,12 @@ def leave_gradient_sum(
 
 @triton.jit
 def gradient_sums_kernel(
-    dy, y, y_mean, dmean, dvar, curve, partial, inverse_count, rows, channels, rows_per_program,
+    dy, y, y_mean, dmean, dvar, dvar_per_dscale, partial, inverse_count, rows, channels, rows_per_program,
     HAS_STATS: tl.constexpr, HAS_NORM: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """`leave_gradient_sum` by itself, where nobody asks for dweight."""
-    leave_gradient_sum(
-        dy, y, y_mean, dmean, dvar, curve, partial, tl.program_id(0), tl.program_id(1), tl.num_programs(0),
+    """`store_gradient_sum` by itself, where nobody asks for dweight."""
+    store_gradient_sum(
+        dy, y, y_mean, dmean, dvar, dvar_per_dscale, partial, tl.program_id(0), tl.program_id(1), tl.num_programs(0),
         inverse_count, rows, channels, rows_per_program, HAS_STATS, HAS_NORM, BLOCK_R, BLOCK_C,
     )  # fmt: skip
 

@@ -45,7 +45,7 @@ def accumulate_source(
 
 
 @triton.jit
-def leave_columns(
+def fwd_epilogue(
     acc, bias, y, count, mean, m2, tile, parts, out_pixel, out_rows, inside, from_n, out_channels,
     HAS_BIAS: tl.constexpr, HAS_STATS: tl.constexpr,
 ):  # fmt: skip
@@ -111,12 +111,12 @@ def conv_fwd_kernel(
     if BLOCK_N >= SPLIT_FROM:
         columns = quarters(acc)
         for i in tl.static_range(4):
-            leave_columns(
+            fwd_epilogue(
                 columns[i], bias, y, count, mean, m2, tile, parts, out_pixel, out_rows, inside,
                 from_n + i * (BLOCK_N // 4), out_channels, HAS_BIAS, HAS_STATS,
             )  # fmt: skip
     else:
-        leave_columns(
+        fwd_epilogue(
             acc, bias, y, count, mean, m2, tile, parts, out_pixel, out_rows, inside, from_n, out_channels, HAS_BIAS,
             HAS_STATS,
         )  # fmt: skip

@@ -82,7 +82,7 @@ def load_source(
 
 @triton.jit
 def gradient_vectors(
-    mean, dmean, dvar, curve, inverse_count, o_c, m_c, HAS_STATS: tl.constexpr, HAS_NORM: tl.constexpr
+    mean, dmean, dvar, dvar_per_dscale, inverse_count, o_c, m_c, HAS_STATS: tl.constexpr, HAS_NORM: tl.constexpr
 ):
     """mean, dmean / M and 2 dvar / M of the lanes' channels, zeros without."""
     b_mean = tl.zeros((o_c.shape[0],), dtype=tl.float32)
@@ -92,7 +92,7 @@ def gradient_vectors(
         constant = tl.load(dmean + o_c, mask=m_c, other=0.0) * inverse_count
         slope = tl.load(dvar + o_c, mask=m_c, other=0.0) * (2.0 * inverse_count)
         if HAS_NORM:
-            slope *= tl.load(curve + o_c, mask=m_c, other=0.0)
+            slope *= tl.load(dvar_per_dscale + o_c, mask=m_c, other=0.0)
     return b_mean, constant, slope
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from fastinpaint.ops import layout
-from fastinpaint.ops.conv_block.triton import tiles as launch
+from fastinpaint.ops.conv_block.triton import tiles
 from fastinpaint.ops.conv_block.triton.taps import Gather, phase_table
 from fastinpaint.ops.dispatch import triton_support as support
 from fastinpaint.ops.types import Source
@@ -34,12 +34,12 @@ def weight_strides(weight: Tensor, transposed: bool) -> tuple[Tensor, int, int, 
 
 def prologue(sources: Sequence[Source]) -> int:
     """Instructions that make an item of the activation, by the launch model's count."""
-    return max((s.mean is not None or s.relu) * launch.AFFINE + (s.addend is not None) * launch.ADDEND for s in sources)
+    return max((s.mean is not None or s.relu) * tiles.AFFINE + (s.addend is not None) * tiles.ADDEND for s in sources)
 
 
-def gather_arguments(gather: Gather, samples: int, tile: launch.Tile) -> dict[str, Any]:
+def gather_arguments(gather: Gather, samples: int, tile: tiles.Tile) -> dict[str, Any]:
     """The arguments that place a gather's tiles, of fwd and of dgrad."""
-    bt, bh, bw = launch.gather_block(tile.m, gather)
+    bt, bh, bw = tiles.gather_block(tile.m, gather)
     return {
         "table": phase_table(gather.axes),
         "samples": samples,
@@ -63,13 +63,13 @@ def gather_arguments(gather: Gather, samples: int, tile: launch.Tile) -> dict[st
     }
 
 
-def gather_parts(gather: Gather, samples: int, tile: launch.Tile) -> int:
+def gather_parts(gather: Gather, samples: int, tile: tiles.Tile) -> int:
     """Tiles over all phases: the parts that statistics and sums come in."""
-    block = launch.gather_block(tile.m, gather)
-    return gather.phase_count * launch.tiles_of(block, gather.phase_size(), samples)
+    block = tiles.gather_block(tile.m, gather)
+    return gather.phase_count * tiles.tiles_of(block, gather.phase_size(), samples)
 
 
-def lanes(channels: int, tile: launch.Tile) -> tuple[int, bool]:
+def lanes(channels: int, tile: tiles.Tile) -> tuple[int, bool]:
     """PACK and EVEN_K of an operand with so many channels."""
-    pack = launch.packing(channels)
+    pack = tiles.packing(channels)
     return pack, pack == channels if pack else channels % tile.k == 0

@@ -148,7 +148,7 @@ def candidates(tiles: tuple[Tile, ...], work: Work) -> list[Tile]:
     return fitting
 
 
-def programs_each(tile: Tile, work: Work) -> int:
+def ctas_per_sm(tile: Tile, work: Work) -> int:
     """Programs that one multiprocessor holds at once, by registers and shared memory."""
     registers = min(255, tile.m * tile.n // (32 * tile.num_warps) + 90)
     by_registers = REGISTERS // (32 * tile.num_warps * registers)
@@ -161,7 +161,7 @@ def splits(tile: Tile, work: Work) -> int:
         return 1
     tiles = work.products * -(-work.rows // tile.m) * -(-work.columns // tile.n)
     steps = -(-work.depth // tile.k)
-    return max(1, min(2 * MULTIPROCESSORS * programs_each(tile, work) // tiles, steps // 8, MAX_SPLITS))
+    return max(1, min(2 * MULTIPROCESSORS * ctas_per_sm(tile, work) // tiles, steps // 8, MAX_SPLITS))
 
 
 def expected_seconds(tile: Tile, work: Work) -> float:
@@ -169,7 +169,7 @@ def expected_seconds(tile: Tile, work: Work) -> float:
     share = splits(tile, work)
     programs = work.products * -(-work.rows // tile.m) * -(-work.columns // tile.n) * share
     steps = -(-work.depth // (tile.k * share))
-    together = programs_each(tile, work)
+    together = ctas_per_sm(tile, work)
     waves = -(-programs // (MULTIPROCESSORS * together))
     # a program alone on its multiprocessor has nothing to hide its first loads and its epilogue behind
     exposed = 4 if together == 1 else 2
@@ -181,11 +181,11 @@ def cycles_of_step(tile: Tile, work: Work, together: int) -> float:
     products = 2 * tile.m * max(tile.n, FULL_RATE_N) * tile.k / MMA_FLOP_PER_CYCLE[work.itemsize]
     prologue = tile.k * (work.prologue[0] * tile.m + work.prologue[1] * tile.n) / LANES
     a, b = work.operands
-    rows = a * tile.m * read_anew(tile, work, together)
+    rows = a * tile.m * l2_fraction(tile, work, together)
     return max(products, prologue, tile.k * (rows + b * tile.n) * work.itemsize / L2_BYTES_PER_CYCLE)
 
 
-def read_anew(tile: Tile, work: Work, together: int) -> float:
+def l2_fraction(tile: Tile, work: Work, together: int) -> float:
     """The share of the sources' items that come from L2: the rest was read by another tap and is still in L1."""
     if work.gather is None:
         return 1.0
@@ -238,10 +238,10 @@ def block_shape(items: int, size: tuple[int, ...]) -> tuple[int, int, int]:
     return items // (w * h), h, w
 
 
-def why_not_offsets(it: Problem, channels: int, out_channels: int) -> str | None:
+def why_not_offsets(conv: Problem, channels: int, out_channels: int) -> str | None:
     """Why the kernels' 32-bit offsets, from a tile's first place on, do not reach all that a tile reads, or None."""
-    most = math.prod(it.taps) * channels * out_channels  # the weight, and a split's sums
-    sizes = ((it.forward(), channels, out_channels), (it.backward(), out_channels, channels))
+    most = math.prod(conv.taps) * channels * out_channels  # the weight, and a split's sums
+    sizes = ((conv.forward(), channels, out_channels), (conv.backward(), out_channels, channels))
     for gather, read, written in sizes:
         for items in {tile.m for tile in GATHER_TILES} | {tile.k for tile in WGRAD_TILES}:
             block = gather_block(items, gather)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastinpaint.ops.conv_block.triton.finish_kernel import leave_gradient_sum
+from fastinpaint.ops.conv_block.triton.finish_kernel import store_gradient_sum
 from fastinpaint.ops.conv_block.triton.gather import (
     gradient_vectors,
     load_gradient,
@@ -45,7 +45,7 @@ def row_blocks(channels, TAPS: tl.constexpr, BLOCK_M: tl.constexpr, PACK: tl.con
 
 @triton.jit
 def sum_of_source(
-    x, mean, scale, shift, addend, dy, y, y_mean, dmean, dvar, curve, partial, i_n, i_m, i_s,
+    x, mean, scale, shift, addend, dy, y, y_mean, dmean, dvar, dvar_per_dscale, partial, i_n, i_m, i_s,
     samples, small, large, padding, dilation, inverse_count, first, channels, all_channels, out_channels, splits,
     HAS_AFFINE: tl.constexpr, RELU: tl.constexpr, HAS_ADDEND: tl.constexpr,
     HAS_STATS: tl.constexpr, HAS_NORM: tl.constexpr, TRANSPOSED: tl.constexpr, STRIDE: tl.constexpr, TAPS: tl.constexpr,
@@ -86,7 +86,7 @@ def sum_of_source(
     if PACK > 0:
         lanes = ((d_t * large[1] + d_h) * large[2] + d_w) * channels + o_c
     of_source = source_vectors(mean, scale, shift, o_c, m_c, HAS_AFFINE)
-    of_gradient = gradient_vectors(y_mean, dmean, dvar, curve, inverse_count, o_n, m_n, HAS_STATS, HAS_NORM)
+    of_gradient = gradient_vectors(y_mean, dmean, dvar, dvar_per_dscale, inverse_count, o_n, m_n, HAS_STATS, HAS_NORM)
 
     blocks_t, blocks_h, blocks_w = tl.cdiv(live_t, BT), tl.cdiv(live_h, BH), tl.cdiv(live_w, BW)
     steps = samples * blocks_t * blocks_h * blocks_w
@@ -149,8 +149,9 @@ def sum_of_source(
 
 @triton.jit
 def sum_of_product(
-    x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, dy, y, y_mean, dmean, dvar, curve, partial,
-    i_p, samples, small, large, padding, dilation, inverse_count, channels0, channels1, out_channels, splits,
+    x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, dy, y, y_mean, dmean, dvar,
+    dvar_per_dscale, partial, i_p, samples, small, large, padding, dilation,
+    inverse_count, channels0, channels1, out_channels, splits,
     first_of_1, m_blocks, n_blocks,
     HAS_AFFINE0: tl.constexpr, RELU0: tl.constexpr, HAS_ADDEND0: tl.constexpr,
     HAS_AFFINE1: tl.constexpr, RELU1: tl.constexpr, HAS_ADDEND1: tl.constexpr,
@@ -171,7 +172,7 @@ def sum_of_product(
             mean, scale = tl.where(in_1, mean1, mean0), tl.where(in_1, scale1, scale0)
             shift = tl.where(in_1, shift1, shift0)
         sum_of_source(
-            tl.where(in_1, x1, x0), mean, scale, shift, addend0, dy, y, y_mean, dmean, dvar, curve, partial,
+            tl.where(in_1, x1, x0), mean, scale, shift, addend0, dy, y, y_mean, dmean, dvar, dvar_per_dscale, partial,
             i_n, tl.where(in_1, i_m - first_of_1, i_m), i_s, samples, small, large, padding, dilation, inverse_count,
             tl.where(in_1, channels0, 0), tl.where(in_1, channels1, channels0), channels0 + channels1, out_channels,
             splits, HAS_AFFINE0, RELU0, HAS_ADDEND0, HAS_STATS, HAS_NORM, TRANSPOSED, STRIDE, TAPS,
@@ -180,7 +181,7 @@ def sum_of_product(
     elif HAS_SOURCE1:
         if i_m < first_of_1:
             sum_of_source(
-                x0, mean0, scale0, shift0, addend0, dy, y, y_mean, dmean, dvar, curve, partial, i_n, i_m, i_s,
+                x0, mean0, scale0, shift0, addend0, dy, y, y_mean, dmean, dvar, dvar_per_dscale, partial, i_n, i_m, i_s,
                 samples, small, large, padding, dilation, inverse_count,
                 0, channels0, channels0 + channels1, out_channels, splits,
                 HAS_AFFINE0, RELU0, HAS_ADDEND0, HAS_STATS, HAS_NORM, TRANSPOSED, STRIDE, TAPS,
@@ -188,15 +189,15 @@ def sum_of_product(
             )  # fmt: skip
         else:
             sum_of_source(
-                x1, mean1, scale1, shift1, addend1, dy, y, y_mean, dmean, dvar, curve, partial, i_n, i_m - first_of_1,
-                i_s, samples, small, large, padding, dilation, inverse_count,
+                x1, mean1, scale1, shift1, addend1, dy, y, y_mean, dmean, dvar, dvar_per_dscale, partial,
+                i_n, i_m - first_of_1, i_s, samples, small, large, padding, dilation, inverse_count,
                 channels0, channels1, channels0 + channels1, out_channels, splits,
                 HAS_AFFINE1, RELU1, HAS_ADDEND1, HAS_STATS, HAS_NORM, TRANSPOSED, STRIDE, TAPS,
                 BT, BH, BW, BLOCK_M, BLOCK_N, PACK1, PRECISION,
             )  # fmt: skip
     else:
         sum_of_source(
-            x0, mean0, scale0, shift0, addend0, dy, y, y_mean, dmean, dvar, curve, partial, i_n, i_m, i_s,
+            x0, mean0, scale0, shift0, addend0, dy, y, y_mean, dmean, dvar, dvar_per_dscale, partial, i_n, i_m, i_s,
             samples, small, large, padding, dilation, inverse_count,
             0, channels0, channels0, out_channels, splits,
             HAS_AFFINE0, RELU0, HAS_ADDEND0, HAS_STATS, HAS_NORM, TRANSPOSED, STRIDE, TAPS,
@@ -206,7 +207,7 @@ def sum_of_product(
 
 @triton.jit
 def conv_wgrad_kernel(
-    x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, dy, y, y_mean, dmean, dvar, curve,
+    x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, dy, y, y_mean, dmean, dvar, dvar_per_dscale,
     partial, bias_partial, samples, small, large, padding, dilation, inverse_count, channels0, channels1, out_channels,
     splits, bias_parts, rows, rows_per_program,
     HAS_AFFINE0: tl.constexpr, RELU0: tl.constexpr, HAS_ADDEND0: tl.constexpr,
@@ -239,21 +240,21 @@ def conv_wgrad_kernel(
         if i_p < of_product:
             sum_of_product(
                 x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, dy, y, y_mean, dmean, dvar,
-                curve, partial, i_p, samples, small, large, padding, dilation, inverse_count,
+                dvar_per_dscale, partial, i_p, samples, small, large, padding, dilation, inverse_count,
                 channels0, channels1, out_channels, splits, first_of_1, m_blocks, n_blocks,
                 HAS_AFFINE0, RELU0, HAS_ADDEND0, HAS_AFFINE1, RELU1, HAS_ADDEND1, HAS_SOURCE1, HAS_STATS, HAS_NORM,
                 TRANSPOSED, STRIDE, TAPS, BT, BH, BW, BLOCK_M, BLOCK_N, PACK0, PACK1, PRECISION,
             )  # fmt: skip
         else:
             o = i_p - of_product
-            leave_gradient_sum(
-                dy, y, y_mean, dmean, dvar, curve, bias_partial, o % bias_parts, o // bias_parts, bias_parts,
+            store_gradient_sum(
+                dy, y, y_mean, dmean, dvar, dvar_per_dscale, bias_partial, o % bias_parts, o // bias_parts, bias_parts,
                 inverse_count, rows, out_channels, rows_per_program, HAS_STATS, HAS_NORM, BIAS_R, BIAS_C,
             )  # fmt: skip
     else:
         sum_of_product(
-            x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, dy, y, y_mean, dmean, dvar, curve,
-            partial, i_p, samples, small, large, padding, dilation, inverse_count,
+            x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, dy, y, y_mean, dmean, dvar,
+            dvar_per_dscale, partial, i_p, samples, small, large, padding, dilation, inverse_count,
             channels0, channels1, out_channels, splits, first_of_1, m_blocks, n_blocks,
             HAS_AFFINE0, RELU0, HAS_ADDEND0, HAS_AFFINE1, RELU1, HAS_ADDEND1, HAS_SOURCE1, HAS_STATS, HAS_NORM,
             TRANSPOSED, STRIDE, TAPS, BT, BH, BW, BLOCK_M, BLOCK_N, PACK0, PACK1, PRECISION,

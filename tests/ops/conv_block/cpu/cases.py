@@ -28,11 +28,12 @@ class Case:
     transposed: bool = False
     output_padding: tuple[int, ...] | None = None
     batch: int = 2
+    groups: int = 1
 
     @property
     def geometry(self) -> Geometry:
         extra = self.output_padding or (0,) * len(self.space)
-        return Geometry(self.stride, self.padding, self.dilation, extra, self.transposed, 1)
+        return Geometry(self.stride, self.padding, self.dilation, extra, self.transposed, self.groups)
 
 
 CONVOLUTIONS = (
@@ -80,7 +81,8 @@ class Inputs:
             self.sources.append(Source(x, *vectors, "r" in letters, addend))
         channels = sum(c for c, _ in case.sources)
         ends = (channels, case.channels_out) if case.transposed else (case.channels_out, channels)
-        self.weight = normal(*ends, *case.kernel) / (channels * torch.Size(case.kernel).numel()) ** 0.5
+        ends = (ends[0], ends[1] // case.groups)
+        self.weight = normal(*ends, *case.kernel) / (ends[1] * torch.Size(case.kernel).numel()) ** 0.5
         self.bias = normal(case.channels_out)
         self.exact = reference.fwd(*self.as_double(), self.geometry, True)
         self.y, self.mean = self.exact[0].float(), self.exact[1].float()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from fastinpaint.ops.dispatch import native as _native
+from fastinpaint.ops.dispatch import native
 from tests.ops.conv_block.norm_nets import KINDS, check_step, check_twice_differentiable, nets
 
-pytestmark = pytest.mark.skipif(_native.why_not("cpu") is not None, reason=str(_native.why_not("cpu")))
+pytestmark = pytest.mark.skipif(native.why_not("cpu") is not None, reason=str(native.why_not("cpu")))
 
 
 @pytest.mark.parametrize("name", KINDS)

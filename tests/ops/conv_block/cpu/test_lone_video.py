@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fastinpaint.ops.conv_block import cpu, reference
+from fastinpaint.ops.conv_block.cpu import onednn
 from fastinpaint.ops.types import Geometry, Source
 
 
@@ -26,8 +27,8 @@ def test_forward_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight = torch.randn(1, 5, 4, 6, 7), torch.randn(3, 5, 3, 3, 3)
     sources = [Source(x.contiguous(memory_format=torch.channels_last_3d), relu=True)]
     seen = []
-    right = cpu.with_company
-    monkeypatch.setattr(cpu, "with_company", lambda a: seen.append(a.shape) or right(a))
+    right = onednn.pad_batch
+    monkeypatch.setattr(onednn, "pad_batch", lambda a: seen.append(a.shape) or right(a))
 
     y, mean, var = cpu.fwd(sources, weight, None, geometry, True)
     dy, dmean, dvar = torch.randn_like(y), torch.randn(3), torch.randn(3)
@@ -45,9 +46,9 @@ def test_forward_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("two_threads")
 def test_others_go_alone() -> None:
     small, weight = torch.empty(1, 5, 4, 6, 7), torch.empty(3, 5, 3, 3, 3)
-    assert cpu.lonely(small, weight)
-    assert not cpu.lonely(torch.empty(2, 5, 4, 6, 7), weight)
-    assert not cpu.lonely(torch.empty(1, 16, 32, 64, 64), weight)
-    assert not cpu.lonely(small.double(), weight)
+    assert onednn.needs_batch_padding(small, weight)
+    assert not onednn.needs_batch_padding(torch.empty(2, 5, 4, 6, 7), weight)
+    assert not onednn.needs_batch_padding(torch.empty(1, 16, 32, 64, 64), weight)
+    assert not onednn.needs_batch_padding(small.double(), weight)
     torch.set_num_threads(1)
-    assert not cpu.lonely(small, weight)
+    assert not onednn.needs_batch_padding(small, weight)

@@ -8,12 +8,12 @@ import torch
 from fastinpaint.ops.activation import cpu, reference
 from fastinpaint.ops.conv_block import cpu as conv_cpu
 from fastinpaint.ops.conv_block import reference as conv_reference
-from fastinpaint.ops.dispatch import native as _native
+from fastinpaint.ops.dispatch import native
 from fastinpaint.ops.types import Source
 from fastinpaint.testing.rule import double
 from tests.ops.conv_block.cpu.cases import judge, named
 
-pytestmark = pytest.mark.skipif(_native.why_not("cpu") is not None, reason=str(_native.why_not("cpu")))
+pytestmark = pytest.mark.skipif(native.why_not("cpu") is not None, reason=str(native.why_not("cpu")))
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 

@@ -7,14 +7,12 @@ import torch
 from torch import Tensor
 
 from fastinpaint.ops.conv_block import cpu
-from fastinpaint.ops.conv_block.cpu import select as cpu_choice
-from fastinpaint.ops.conv_block.cpu import thin as cpu_thin
-from fastinpaint.ops.conv_block.cpu import winograd as cpu_winograd
-from fastinpaint.ops.dispatch import native as _native
+from fastinpaint.ops.conv_block.cpu import select, thin, winograd
+from fastinpaint.ops.dispatch import native
 from fastinpaint.ops.types import Source
 from tests.ops.conv_block.cpu.cases import Case, Inputs
 
-pytestmark = pytest.mark.skipif(_native.why_not("cpu") is not None, reason=str(_native.why_not("cpu")))
+pytestmark = pytest.mark.skipif(native.why_not("cpu") is not None, reason=str(native.why_not("cpu")))
 
 ENDS = {"thin_to_wide": (3, 16), "wide_to_thin": (16, 3), "wide_to_wide": (16, 16)}
 
@@ -30,10 +28,10 @@ def samples(inputs: Inputs, begin: int, end: int) -> tuple[Tensor, Tensor, Tenso
 
 @pytest.mark.parametrize("channels", ENDS.values(), ids=ENDS)
 def test_of_two_samples_each_is_as_alone(channels: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(cpu_choice.VARIABLE, "own")
+    monkeypatch.setenv(select.VARIABLE, "own")
     inputs = Inputs(Case("large", ((channels[0], "ard"),), channels[1], (257, 261), (3, 3), (1, 1), (1, 1), (1, 1)))
-    kernels = cpu_winograd if min(channels) == 16 else cpu_thin
-    assert cpu_choice.own("dgrad", inputs.sources, inputs.weight, inputs.geometry) is kernels
+    kernels = winograd if min(channels) == 16 else thin
+    assert select.select_kernels(inputs.sources, inputs.weight, inputs.geometry) == (kernels,) * 3
     both = samples(inputs, 0, 2)
     assert max(result.nbytes for result in both) > 8 << 20
     for i in range(2):

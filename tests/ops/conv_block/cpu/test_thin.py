@@ -6,13 +6,12 @@ import pytest
 import torch
 
 from fastinpaint.ops.conv_block import cpu, reference
-from fastinpaint.ops.conv_block.cpu import select as cpu_choice
-from fastinpaint.ops.conv_block.cpu import thin as cpu_thin
-from fastinpaint.ops.dispatch import native as _native
+from fastinpaint.ops.conv_block.cpu import select, thin
+from fastinpaint.ops.dispatch import native
 from fastinpaint.ops.types import Geometry, Source
 from tests.ops.conv_block.cpu.cases import Case, Inputs, judge
 
-pytestmark = pytest.mark.skipif(_native.why_not("cpu") is not None, reason=str(_native.why_not("cpu")))
+pytestmark = pytest.mark.skipif(native.why_not("cpu") is not None, reason=str(native.why_not("cpu")))
 
 WIDEN = (
     Case("first_of_combcn", ((4, ""),), 64, (9, 19), (5, 5), (1, 1), (2, 2), (1, 1)),
@@ -43,8 +42,7 @@ CASES = pytest.mark.parametrize("case", [*WIDEN, *NARROW], ids=lambda c: c.name)
 @CASES
 def test_forward_and_gradients(case: Case) -> None:
     inputs = Inputs(case)
-    for which in cpu_choice.PASSES:
-        assert cpu_choice.own(which, inputs.sources, inputs.weight, case.geometry) is cpu_thin
+    assert select.select_kernels(inputs.sources, inputs.weight, case.geometry) == (thin,) * 3
     for name, value, stock, exact in zip(
         ("y", "mean", "var"), inputs.fwd(cpu), inputs.fwd(reference), inputs.exact, strict=True
     ):
@@ -149,21 +147,21 @@ def test_a_weight_of_another_layout_gives_its_gradient_in_its_own(case: Case) ->
 def test_what_does_not_fit_is_left_to_others(weight: tuple[int, ...], geometry: Geometry) -> None:
     channels = weight[0] if geometry.transposed else weight[1] * geometry.groups
     sources = [Source(torch.randn(1, channels, 12, 12))]
-    assert not cpu_thin.fits(sources, torch.randn(weight), geometry)
+    assert not thin.fits(sources, torch.randn(weight), geometry)
     y = cpu.fwd(sources, torch.randn(weight), None, geometry, False)[0]
     assert y.shape[1] == (weight[1] if geometry.transposed else weight[0])
 
 
 def test_onednn_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(cpu_choice.VARIABLE, "onednn")
+    monkeypatch.setenv(select.VARIABLE, "onednn")
     inputs = Inputs(WIDEN[2])
-    assert cpu_choice.own("fwd", inputs.sources, inputs.weight, inputs.geometry) is None
-    monkeypatch.setenv(cpu_choice.VARIABLE, "own")
-    assert cpu_choice.own("fwd", inputs.sources, inputs.weight, inputs.geometry) is cpu_thin
+    assert select.select_kernels(inputs.sources, inputs.weight, inputs.geometry) == (None,) * 3
+    monkeypatch.setenv(select.VARIABLE, "own")
+    assert select.select_kernels(inputs.sources, inputs.weight, inputs.geometry) == (thin,) * 3
 
 
 def test_empty_maps_are_left_to_torch() -> None:
     sources, weight = [Source(torch.empty(0, 3, 8, 8))], torch.randn(16, 3, 3, 3)
     geometry = Geometry((1, 1), (1, 1), (1, 1), (0, 0))
-    assert not cpu_thin.fits(sources, weight, geometry)
+    assert not thin.fits(sources, weight, geometry)
     assert cpu.fwd(sources, weight, None, geometry, False)[0].shape == (0, 16, 8, 8)

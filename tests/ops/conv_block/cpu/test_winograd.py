@@ -6,14 +6,12 @@ import pytest
 import torch
 
 from fastinpaint.ops.conv_block import cpu, reference
-from fastinpaint.ops.conv_block.cpu import select as cpu_choice
-from fastinpaint.ops.conv_block.cpu import winograd as cpu_winograd
-from fastinpaint.ops.dispatch import native as _native
-from fastinpaint.ops.dispatch import native_cpu
+from fastinpaint.ops.conv_block.cpu import onednn, select, winograd
+from fastinpaint.ops.dispatch import native, native_cpu
 from fastinpaint.ops.types import Geometry, Source
 from tests.ops.conv_block.cpu.cases import CONVOLUTIONS, Case, Inputs, judge
 
-pytestmark = pytest.mark.skipif(_native.why_not("cpu") is not None, reason=str(_native.why_not("cpu")))
+pytestmark = pytest.mark.skipif(native.why_not("cpu") is not None, reason=str(native.why_not("cpu")))
 
 # Sums over few pixels end in a handful of numbers, near exact in stock torch by luck: 2.88 and 2.17 seen. Of one pixel
 # 16 transformed places are summed where one tap is live: 2.15 seen.
@@ -26,13 +24,13 @@ def allowed(case: Case, name: str) -> float:
 
 @pytest.fixture(autouse=True)
 def _own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(cpu_choice.VARIABLE, "own")
+    monkeypatch.setenv(select.VARIABLE, "own")
 
 
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=lambda c: c.name)
 def test_forward_and_gradients(case: Case) -> None:
     inputs = Inputs(case)
-    assert all(cpu_choice.own(p, inputs.sources, inputs.weight, case.geometry) for p in cpu_choice.PASSES)
+    assert None not in select.select_kernels(inputs.sources, inputs.weight, case.geometry)
     for name, value, stock, exact in zip(
         ("y", "mean", "var"), inputs.fwd(cpu), inputs.fwd(reference), inputs.exact, strict=True
     ):
@@ -106,7 +104,7 @@ def test_weights_of_any_stride() -> None:
 def test_empty_maps_are_left_to_torch(pixels: tuple[int, int]) -> None:
     sources = [Source(torch.empty(1, 16, *pixels))]
     geometry = Geometry((1, 1), (1, 1), (1, 1), (0, 0))
-    assert not cpu_winograd.fits(sources, torch.empty(16, 16, 3, 3), geometry)
+    assert not winograd.fits(sources, torch.empty(16, 16, 3, 3), geometry)
 
 
 @pytest.mark.parametrize(
@@ -118,14 +116,14 @@ def test_what_does_not_fit_is_not_taken(channels: int, kernel: int, stride: int,
     sources = [Source(torch.randn(4, channels, 24, 24, dtype=dtype))]  # enough values for the worst to say something
     weight = torch.randn(16, channels, kernel, kernel, dtype=dtype)
     geometry = Geometry((stride, stride), (1, 1), (1, 1), (0, 0))
-    assert not cpu_winograd.fits(sources, weight, geometry)
+    assert not winograd.fits(sources, weight, geometry)
     y, _, _ = cpu.fwd(sources, weight, None, geometry, False)
     judge("y", y, reference.fwd(sources, weight, None, geometry, False)[0], reference.fwd(
         [Source(sources[0].x.double())], weight.double(), None, geometry, False)[0])  # fmt: skip
 
 
 def test_unknown_choice_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(cpu_choice.VARIABLE, "fast")
+    monkeypatch.setenv(select.VARIABLE, "fast")
     inputs = Inputs(CONVOLUTIONS[0])
     with pytest.raises(ValueError, match="own or onednn, got 'fast'"):
         inputs.fwd(cpu)
@@ -135,7 +133,7 @@ def chosen(channels: tuple[int, int], x: tuple[int, ...], kernel: tuple[int, ...
     """The passes that the rule gives to the own kernels; x is a batch and its space."""
     ends = channels if geometry.transposed else channels[::-1]
     sources, weight = [Source(torch.empty(x[0], channels[0], *x[1:]))], torch.empty(*ends, *kernel)
-    own = [p for p in cpu_choice.PASSES if cpu_choice.winograd_is_faster(p, sources, weight, geometry)]
+    own = [p for p in select.PASSES if select.winograd_is_faster(p, sources, weight, geometry)]
     return " ".join(own)
 
 
@@ -162,13 +160,13 @@ RULE = {
 @pytest.mark.parametrize("case", RULE.values(), ids=RULE)
 def test_the_rule_chooses_what_was_faster(case: tuple) -> None:
     *question, expected = case
-    assert chosen(*question) == {"all": " ".join(cpu_choice.PASSES), "none": ""}.get(expected, expected)
+    assert chosen(*question) == {"all": " ".join(select.PASSES), "none": ""}.get(expected, expected)
 
 
 def test_taps_on_padding_are_no_work_of_a_direct_sum() -> None:
-    assert cpu_choice.live_share(32, 1) == pytest.approx(1 - 2 / 96)
-    assert cpu_choice.live_share(32, 16) == pytest.approx(2 / 3)
-    assert cpu_choice.live_share(32, 32) == cpu_choice.live_share(32, 40) == pytest.approx(1 / 3)
+    assert select.live_share(32, 1) == pytest.approx(1 - 2 / 96)
+    assert select.live_share(32, 16) == pytest.approx(2 / 3)
+    assert select.live_share(32, 32) == select.live_share(32, 40) == pytest.approx(1 / 3)
 
 
 def test_level_in_use_is_known() -> None:
@@ -184,8 +182,8 @@ def test_taps_on_padding_alone_get_no_gradient_in_bfloat16() -> None:
     geometry = Geometry((1, 2), (1, 2), (1, 1), (0, 0), groups=2)
     a, weight = torch.randn(1, 4, 3, 1).bfloat16(), torch.randn(6, 2, 3, 3).bfloat16()
     g = torch.randn(1, 6, 3, 2).bfloat16()
-    assert cpu.has_dead_tap(g, a, weight, geometry)
-    assert not cpu.has_dead_tap(g, a, weight[..., 1:2], geometry._replace(padding=(1, 0)))
+    assert onednn.has_dead_tap(g, a, weight, geometry)
+    assert not onednn.has_dead_tap(g, a, weight[..., 1:2], geometry._replace(padding=(1, 0)))
     for _ in range(5):
         torch.empty(1 << 12).fill_(torch.nan)  # what the allocator hands out next
         dweight = cpu.bwd(g, None, None, g, None, [Source(a)], weight, geometry, [False], True, False)[1]

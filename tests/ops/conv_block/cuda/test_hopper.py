@@ -140,7 +140,11 @@ def test_a_wrong_layout_of_the_emulation_is_found(name: str) -> None:
 def test_a_transpose_bit_forgotten_is_found() -> None:
     plant = Plant(WGMMA, "issue_wgmma<T, true>", "issue_wgmma<T, false>")
     probe = "hopper_probe.run(ctypes.CDLL(os.environ['FI_LIBRARY']), torch.bfloat16, 'cpu', turned=True)"
-    command = [sys.executable, "-c", f"import ctypes, os, torch; from tests.ops.cuda import hopper_probe; {probe}"]
+    command = [
+        sys.executable,
+        "-c",
+        f"import ctypes, os, torch; from tests.ops.conv_block.cuda import hopper_probe; {probe}",
+    ]
     done = emulated.run("plain", command, emulated.build(plants=[plant], sources=[hopper_probe.SOURCE]))
     assert done.returncode != 0
     assert "points outside shared memory" in done.stderr  # columns of 128 bytes reach beyond the tile

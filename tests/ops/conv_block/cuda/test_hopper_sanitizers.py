@@ -72,7 +72,7 @@ DEFECTS = {
         *("thread", "data race"),
     ),
     "wgrad: tile refilled before it is read": Defect(
-        Plant(WGRAD, "*next_q = q_tiles + (half ^ 1) * kTurnedTile", "*next_q = q_tiles + half * kTurnedTile"),
+        Plant(WGRAD, "*next_q = q_tiles + (half ^ 1) * kWgmmaWgradTile", "*next_q = q_tiles + half * kWgmmaWgradTile"),
         *("thread", "data race"),
     ),
     "wgrad: patch refilled before it is read": Defect(
@@ -102,7 +102,11 @@ DEFECTS = {
         Plant(WGRAD, "(group ^ position) %", "group %"), *("plain", "dweight: max error")
     ),
     "wgrad: swizzle of the patch forgotten": Defect(
-        Plant(WGRAD, "patch + swizzled(at, threadIdx.x)", "patch + at * kTurnedChannels + threadIdx.x % 8 * kVector"),
+        Plant(
+            WGRAD,
+            "patch + swizzled(at, threadIdx.x)",
+            "patch + at * kWgmmaWgradChannels + threadIdx.x % 8 * kVector",
+        ),
         *("plain", "dweight: max error"),
     ),
     "wgrad: wrong descriptor offset": Defect(

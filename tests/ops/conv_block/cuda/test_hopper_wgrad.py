@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastinpaint.ops.conv_block.cuda import abi as launch
+from fastinpaint.ops.conv_block.cuda import abi
 from fastinpaint.ops.dispatch import native_cuda
 from fastinpaint.ops.types import Source
 from tests.ops.conv_block.cuda import hopper_wgrad, wgmma
@@ -29,7 +29,7 @@ FEWEST = Conv((4, 6), (128,), (False,), 256, (3, 3), (1, 1), (1, 1), (1, 1))  # 
 def asked(conv: Conv, dtype: torch.dtype) -> counting.Footprint:
     """The footprint of the case's wgrad, under the switch as it is."""
     dy, _, _, _, _, sources, weight, geometry, *_ = hopper_wgrad.inputs(conv, dtype)
-    described = launch.describe(sources, weight, geometry, dy.shape)
+    described = abi.describe(sources, weight, geometry, dy.shape)
     described.gradient = native_cuda.c_source(native_cuda.dense_source(Source(dy)))
     found = counting.Footprint()
     assert native_cuda.library().fi_conv_wgrad_footprint(ctypes.byref(described), ctypes.byref(found)) == 0

@@ -13,7 +13,8 @@ import torch
 from fastinpaint.ops.conv_block.cuda.abi import describe
 from fastinpaint.ops.dispatch import native_cuda
 from fastinpaint.ops.types import Geometry, Source
-from tools.inspect import counting, sass
+from tools.inspect import counting
+from tools.nvcc import find_nvcc
 from tools.verify import emulated
 
 ROOT = Path(__file__).parents[4]
@@ -59,7 +60,7 @@ def test_every_block_fits_the_chip(limit: int, dtype: int, dilation: int) -> Non
 
 def compiled(folder: Path, *flags: str) -> str:
     """PTX of the kernels that wait for copy engines."""
-    nvcc = sass.nvcc()
+    nvcc = find_nvcc()
     if nvcc is None:
         pytest.skip("there is no nvcc.")
     source = ROOT / "csrc/conv_block/cuda/hopper/fwd_dgrad.cu"

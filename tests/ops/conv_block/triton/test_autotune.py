@@ -10,14 +10,14 @@ import pytest
 import torch
 from triton.runtime.errors import OutOfResources
 
-from fastinpaint.ops.conv_block.triton import autotune as tune
+from fastinpaint.ops.conv_block.triton import autotune
 from fastinpaint.ops.conv_block.triton import tiles as launch
 from fastinpaint.ops.dispatch import triton_support
 
 WORK = launch.Work(rows=32768, columns=256, depth=2304, operands=(1, 1), itemsize=2)
 
 
-NEAR = tune.near(launch.GATHER_TILES, WORK)
+NEAR = autotune.near(launch.GATHER_TILES, WORK)
 ALL = launch.candidates(launch.GATHER_TILES + launch.MEASURED_ONLY["fwd"], WORK)
 
 
@@ -41,7 +41,7 @@ class Kernel:
         return self.slow.get(tile, 1.0)
 
     def choose(self, shape=(1,)) -> launch.Tile:
-        return tune.choose("fwd", launch.GATHER_TILES, WORK, shape, self.run)
+        return autotune.choose("fwd", launch.GATHER_TILES, WORK, shape, self.run)
 
 
 @pytest.fixture
@@ -49,8 +49,8 @@ def forget(monkeypatch):
     """Begins anew, as another process would."""
 
     def begin() -> None:
-        monkeypatch.setattr(tune, "_chosen", {})
-        tune._memory.cache_clear()
+        monkeypatch.setattr(autotune, "_chosen", {})
+        autotune._memory.cache_clear()
 
     begin()
     return begin
@@ -59,22 +59,22 @@ def forget(monkeypatch):
 @pytest.fixture
 def memory(tmp_path, monkeypatch, forget):
     monkeypatch.setattr(triton_support, "INTERPRETING", False)
-    monkeypatch.setattr(tune, "memory_file", lambda: tmp_path / "cache" / "tiles.json")
+    monkeypatch.setattr(autotune, "memory_file", lambda: tmp_path / "cache" / "tiles.json")
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.delenv("FASTINPAINT_TUNE", raising=False)
-    yield tune.memory_file()
-    tune._memory.cache_clear()
+    yield autotune.memory_file()
+    autotune._memory.cache_clear()
 
 
 @pytest.fixture
 def kernel(monkeypatch):
     made = Kernel()
-    monkeypatch.setattr(tune, "seconds", made.seconds)
+    monkeypatch.setattr(autotune, "seconds", made.seconds)
     return made
 
 
 def test_the_first_call_of_a_shape_measures_a_few_and_remembers_on_disk(memory, kernel, forget):
-    assert 1 < len(NEAR) <= tune.FEW < len(ALL)
+    assert 1 < len(NEAR) <= autotune.FEW < len(ALL)
     kernel.slow = {NEAR[-1]: 0.5}
     assert kernel.choose() == NEAR[-1] != launch.best(launch.GATHER_TILES, WORK)
     assert set(kernel.timed) == set(NEAR)
@@ -142,7 +142,7 @@ def test_tiles_that_err_or_do_not_launch_are_left_out(memory, kernel, caplog, mo
 def test_where_all_have_8_warps_a_tile_of_4_is_the_judge(memory, kernel, caplog):
     """It is run and neither timed nor chosen, but where all others differ from it."""
     assert {tile.num_warps for tile in NEAR} == {8}
-    judge = tune.of_4_warps(launch.GATHER_TILES, WORK)
+    judge = autotune.of_4_warps(launch.GATHER_TILES, WORK)
     assert judge.num_warps == 4
     first, *rest = NEAR
     kernel.slow, kernel.wrong = {first: 0.1}, {first}
@@ -159,16 +159,16 @@ def test_where_all_have_8_warps_a_tile_of_4_is_the_judge(memory, kernel, caplog)
 @pytest.mark.parametrize("warps", [4, 8])
 def test_a_lone_tile_is_judged_too(memory, kernel, monkeypatch, warps):
     lone = next(tile for tile in ALL if tile.num_warps == warps)
-    judge = tune.of_4_warps(launch.GATHER_TILES, WORK)
+    judge = autotune.of_4_warps(launch.GATHER_TILES, WORK)
     lone = judge if warps == 4 else lone
-    monkeypatch.setattr(tune, "near", lambda tiles, work: [lone])
+    monkeypatch.setattr(autotune, "near", lambda tiles, work: [lone])
     kernel.wrong = {lone}
     assert kernel.choose() == judge
     assert kernel.ran == ([] if warps == 4 else [judge, lone])
 
 
 def test_maps_that_are_not_finite_leave_the_models_choice(memory, kernel):
-    kernel.run = lambda tile: torch.full((4,), torch.nan)
+    kernel.run = lambda tile: [torch.full((4,), torch.nan)]
     assert kernel.choose() == launch.best(launch.GATHER_TILES, WORK)
 
 
@@ -208,7 +208,9 @@ def test_the_models_choice_of_8_warps_is_held_against_4_once(memory, kernel, mon
         monkeypatch.setenv("FASTINPAINT_TUNE", "0")
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    model, judge = launch.best(launch.GATHER_TILES, WORK), tune.of_4_warps(launch.GATHER_TILES, WORK)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    triton_support._shared_of.cache_clear()
+    model, judge = launch.best(launch.GATHER_TILES, WORK), autotune.of_4_warps(launch.GATHER_TILES, WORK)
     assert kernel.choose() == kernel.choose() == model
     assert kernel.ran == [judge, model]
     kernel.wrong = {model}

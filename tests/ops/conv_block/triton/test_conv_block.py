@@ -8,7 +8,7 @@ import torch
 from fastinpaint.ops.activation import triton_launch as activation_launch
 from fastinpaint.ops.conv_block import reference
 from fastinpaint.ops.conv_block import triton as ours
-from fastinpaint.ops.conv_block.triton import autotune as tune
+from fastinpaint.ops.conv_block.triton import autotune
 from fastinpaint.ops.conv_block.triton import tiles as launch
 from fastinpaint.testing.rule import check_all, check_grads, double
 from tests.ops.triton.cases import CASES, DEVICE, Case, inputs
@@ -76,7 +76,7 @@ def test_the_largest_tiles(name, wgrad, dtype, monkeypatch):
         used.append(tile._replace(k=max(launch.MIN_K, tile.k * 2 // work.itemsize)))
         return used[-1]
 
-    monkeypatch.setattr(tune, "_chosen", {})
+    monkeypatch.setattr(autotune, "_chosen", {})
     monkeypatch.setenv("FASTINPAINT_TUNE", "0")
     monkeypatch.setattr(launch, "best", largest)
     run(CASES[name], dtype)

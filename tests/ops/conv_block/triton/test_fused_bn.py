@@ -12,9 +12,7 @@ from torch import Tensor
 from fastinpaint.ops.batch_norm import reference as reference_norm
 from fastinpaint.ops.batch_norm import triton as triton_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Running
-from fastinpaint.ops.conv_block import fused_bn as conv_norm
-from fastinpaint.ops.conv_block import reference
-from fastinpaint.ops.conv_block import torch_library as operators
+from fastinpaint.ops.conv_block import fused_bn, reference, torch_library
 from fastinpaint.ops.conv_block import triton as ours
 from fastinpaint.ops.dispatch import triton_support
 from fastinpaint.ops.types import flatten
@@ -53,7 +51,9 @@ def test_forward_has_the_bits_of_two_launches(name: str, dtype: torch.dtype) -> 
     for one, two in zip(norm.running or (), apart.running or (), strict=True):
         assert torch.equal(one, two) if isinstance(one, Tensor) else one == two
     torch.testing.assert_close(normed.rstd, (var + EPS).rsqrt())
-    torch.testing.assert_close(normed.curve, reference_norm.bwd(torch.ones_like(var), var, norm.weight, EPS, False)[0])
+    torch.testing.assert_close(
+        normed.dvar_per_dscale, reference_norm.bwd(torch.ones_like(var), var, norm.weight, EPS, False)[0]
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -154,8 +154,8 @@ def test_registered_as_torch_wants_it() -> None:
         torch.randn_like(y), normed[0], normed[1], y, normed, norm.weight, flatten(given.sources), relus, given.weight,
         [True, False], True, False, *axes,
     )  # fmt: skip
-    call = operators.call_of(given.sources, given.weight, given.geometry, True, "triton")
-    assert conv_norm.can(call, given.sources, norm)
+    call = torch_library.call_of(given.sources, given.weight, given.geometry, True, "triton")
+    assert fused_bn.can(call, given.sources, norm)
     for operator, arguments in (("conv_norm_fwd", forward), ("conv_norm_bwd", backward)):
         checked = getattr(torch.ops.fastinpaint, operator).default
         tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")

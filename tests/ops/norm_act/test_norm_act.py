@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional as F
 
-from fastinpaint.ops.dispatch import native as _native
+from fastinpaint.ops.dispatch import native
 from fastinpaint.ops.norm_act import ACTS, Act, Form, autograd, reference
 from fastinpaint.ops.norm_act.autograd import Call, NormAct
 from fastinpaint.testing import rule
@@ -16,8 +16,8 @@ from fastinpaint.testing import rule
 PARAMETERS = {"leaky_relu": 0.01, "elu": 1.3, "softplus": 1.5}
 NORMS = ("none", "batch", "frozen", "instance", "group")
 EPS = 1e-5
-BACKENDS = ("reference", *(["cpu"] if _native.why_not("cpu") is None else []))
-cpu_only = pytest.mark.skipif(_native.why_not("cpu") is not None, reason=str(_native.why_not("cpu")))
+BACKENDS = ("reference", *(["cpu"] if native.why_not("cpu") is None else []))
+cpu_only = pytest.mark.skipif(native.why_not("cpu") is not None, reason=str(native.why_not("cpu")))
 
 
 def act_of(kind: str) -> Act:
@@ -40,7 +40,8 @@ def statistics(x: Tensor, norm: str) -> tuple[Tensor | None, Tensor | None]:
 def apply(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, addend: Tensor | None, act: Act, norm: str, backend: str
 ) -> Tensor:
-    call = Call(form_of(act, norm), backend, *statistics(x, norm), x, addend, None)
+    form = form_of(act, norm)
+    call = Call(form, backend, autograd.module_of(x, form, backend), *statistics(x, norm), x, addend, None)
     return NormAct.apply(call, x, weight, bias, addend)
 
 

@@ -1,0 +1,192 @@
+// Entry points of the convolutions of matmul.h: float32, channels-last, one group. Each returns 0. Work is cut into
+// tiles by sizes alone and sums are merged in a fixed order, so a result does not depend on the number of threads.
+#include "conv_block/cpu/matmul.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "activation/cpu_merge.h"
+#include "common/cpu_parallel.h"
+
+namespace fi {
+namespace {
+
+constexpr int64_t kTileFloats = 160 << 10;  // activations of a tile: they stay in the second cache
+constexpr int64_t kTileStep = 14;           // pixels of a register block
+constexpr int64_t kLeastPixels = 28;
+constexpr int64_t kSplits = 32;
+
+// A problem and the memory it points at.
+struct Planned {
+  Matmul m{};
+  std::vector<MatmulPhase> phases;
+  std::vector<std::vector<DepthPart>> parts;
+  std::vector<std::vector<int64_t>> depths;
+
+  Planned(const DirectShape* shape, bool backward, const Source* sources, int source_count) {
+    m.shape = shape;
+    m.map = correspondence(*shape, backward);
+    m.sources = sources;
+    parts.resize(kPhaseProduct);
+    depths.resize(kPhaseProduct);
+    int64_t first_depth = 0;
+    for (int t = 0; t < m.map.phases[0]; ++t)
+      for (int y = 0; y < m.map.phases[1]; ++y)
+        for (int x = 0; x < m.map.phases[2]; ++x) {
+          const Phase* axis[3] = {&m.map.phase[0][t], &m.map.phase[1][y], &m.map.phase[2][x]};
+          const int64_t pixels = shape->batch * axis[0]->count * axis[1]->count * axis[2]->count;
+          if (pixels > 0) add_phase(axis, pixels, source_count, first_depth);
+        }
+    m.phases = phases.data();
+    m.phase_count = static_cast<int>(phases.size());
+    const int64_t room = kTileFloats / std::max<int64_t>(1, m.slices * kRow);
+    const int64_t most = std::clamp(room / kTileStep * kTileStep, kLeastPixels, kMostPixels);
+    const int64_t pixels = phases[0].pixels, tiles = (pixels + most - 1) / most;  // of nearly equal size
+    m.tile_pixels = ((pixels + tiles - 1) / tiles + kTileStep - 1) / kTileStep * kTileStep;
+    for (MatmulPhase& p : phases) {
+      p.first_tile = m.tiles;
+      m.tiles += (p.pixels + m.tile_pixels - 1) / m.tile_pixels;
+    }
+  }
+  Planned(const Planned&) = delete;
+
+  void add_phase(const Phase* const* axis, int64_t pixels, int source_count, int64_t& first_depth) {
+    std::vector<DepthPart>& list = parts[phases.size()];
+    std::vector<int64_t>& depth = depths[phases.size()];
+    const Phase &t = *axis[0], &y = *axis[1], &x = *axis[2];
+    for (int i = 0; i < t.taps; ++i)
+      for (int j = 0; j < y.taps; ++j)
+        for (int k = 0; k < x.taps; ++k) {
+          int64_t first = 0;
+          for (int s = 0; s < source_count; first += m.sources[s++].channels) {
+            for (int64_t c = 0; c < m.sources[s].channels; c += kDepth) {
+              const int64_t width = std::min<int64_t>(kDepth, m.sources[s].channels - c);
+              if (depth.empty() || depth.back() + width > kDepth) depth.push_back(0);
+              list.push_back({s, c, first + c, width, {t.tap[i], y.tap[j], x.tap[k]}, {t.at[i], y.at[j], x.at[k]},
+                              static_cast<int64_t>(depth.size()) - 1, depth.back()});
+              depth.back() += width;
+            }
+          }
+        }
+    MatmulPhase p{{axis[0], axis[1], axis[2]}, list.data(), static_cast<int64_t>(list.size()),
+                  static_cast<int64_t>(depth.size()), 0, depth.data(), first_depth, 0, pixels};
+    for (int64_t d : depth) p.depth += d;
+    first_depth += p.depth;
+    m.slices = std::max(m.slices, p.slices);
+    phases.push_back(p);
+  }
+  int64_t depth() const {
+    int64_t sum = 0;
+    for (const MatmulPhase& p : phases) sum += p.depth;
+    return sum;
+  }
+  int64_t pixels_of(int64_t tile) const {
+    const MatmulPhase* p = m.phases;
+    while (p + 1 < m.phases + m.phase_count && p[1].first_tile <= tile) ++p;
+    return std::min(m.tile_pixels, p->pixels - (tile - p->first_tile) * m.tile_pixels);
+  }
+};
+
+Taps taps_of(const float* weight, const int64_t* strides) {
+  return {const_cast<float*>(weight), strides[0], strides[1], strides[2], strides[3], strides[4]};
+}
+
+// Packs the weight and runs every item; targets' sums are the caller's to merge.
+void run(Planned& planned, const std::vector<Target>& targets, const Taps& weight, int threads) {
+  Matmul& m = planned.m;
+  int64_t chunk = 0;
+  FI_DISPATCH(matmul_chunk(&chunk))
+  m.targets = targets.data();
+  m.target_count = static_cast<int>(targets.size());
+  for (const Target& target : targets) m.chunks += (target.channels + chunk - 1) / chunk;
+  const int64_t floats = planned.depth() * m.chunks * chunk;
+  float* packed = scratch(Scratch::weights, floats);
+  auto pack = [&](int64_t item, int) { FI_DISPATCH(pack_matmul(m, weight, item, packed)) };
+  parallel_for(m.phase_count * m.chunks, worth(floats, threads), pack);
+  m.packed = packed;
+  // the last item of a thread leaves the others idle: few tiles are cut, though each part reads its activations again
+  m.part = m.chunks;
+  while (m.items() < 8 * threads && m.part > 4) m.part = (m.part + 1) / 2;
+  auto body = [&](int64_t item, int) { FI_DISPATCH(matmul(m, item)) };
+  parallel_for(m.items(), threads, body);
+}
+
+}  // namespace
+}  // namespace fi
+
+using namespace fi;
+
+// y [pixels, channels_out] = correlation of the sources' activations + bias (or null); mean and var [channels_out] of y
+// where not null. strides: of the weight's in, out, t, y, x axes, in values; so in all that follow.
+FI_EXPORT int fi_cpu_matmul_fwd(const DirectShape* shape, const Source* sources, int count, const float* weight,
+                                const int64_t* strides, const float* bias, float* y, float* mean, float* var,
+                                int threads) {
+  Planned planned(shape, false, sources, count);
+  const int64_t channels = shape->channels_out;
+  std::vector<double> sums(mean ? planned.m.tiles * 3 * channels : 0);
+  run(planned,
+      {{y, channels, 0, bias, mean ? sums.data() : nullptr, nullptr, nullptr,
+        leaves_caches(y, shape->pixels_out() * channels)}},
+      taps_of(weight, strides), threads);
+  auto pixels = [&](int64_t tile) { return static_cast<double>(planned.pixels_of(tile)); };
+  if (mean) merge_stats(sums, pixels, channels, mean, var);
+  return 0;
+}
+
+// The gradients of the sources from G, the upstream source; strides: of the weight's out, in, t, y, x axes. out, daddend
+// [count]: dx and daddend maps; a source whose out is null is left out, daddend may be null. dshift, dscale [count]: sum
+// dz and sum dz * (x - mean), for sources with a mean.
+FI_EXPORT int fi_cpu_matmul_dgrad(const DirectShape* shape, const Source* upstream, const float* weight,
+                                  const int64_t* strides, const Source* sources, int count, float* const* out,
+                                  float* const* daddend, float* const* dshift, float* const* dscale, int threads) {
+  Planned planned(shape, true, upstream, 1);
+  std::vector<Target> targets;
+  std::vector<std::vector<double>> sums(count);
+  int64_t first = 0;
+  for (int i = 0; i < count; first += sources[i++].channels) {
+    if (!out[i]) continue;
+    const int64_t values = shape->pixels_in() * sources[i].channels;
+    if (sources[i].mean) sums[i].resize(planned.m.tiles * 2 * sources[i].channels);
+    targets.push_back({out[i], sources[i].channels, first, nullptr, sources[i].mean ? sums[i].data() : nullptr,
+                       &sources[i], daddend[i], leaves_caches(out[i], values) && leaves_caches(daddend[i], values)});
+  }
+  run(planned, targets, taps_of(weight, strides), threads);
+  for (int i = 0; i < count; ++i) {
+    if (out[i] && sources[i].mean) merge_sums(sums[i], sources[i].channels, dshift[i], dscale[i]);
+  }
+  return 0;
+}
+
+// dweight from the sources' activations and G.
+FI_EXPORT int fi_cpu_matmul_wgrad(const DirectShape* shape, const Source* sources, int count, const Source* upstream,
+                                  float* dweight, const int64_t* strides, int threads) {
+  const Planned planned(shape, false, sources, count);
+  const MatmulPhase& p = planned.phases[0];
+  MatmulWeightGrad args{&planned.m, *upstream, nullptr, 1, 0};
+  args.column_blocks = (shape->channels_out + kColumns - 1) / kColumns;
+  args.splits = std::clamp<int64_t>(std::min(kSplits / args.pieces(), p.pixels / 256), 1, kSplits);
+  args.product = scratch(Scratch::weights, args.splits * args.pieces() * kDepth * kColumnRow);
+  auto body = [&](int64_t item, int) { FI_DISPATCH(matmul_weight_grad(args, item)) };
+  parallel_for(args.splits * args.pieces(), threads, body);
+  const Taps to = taps_of(dweight, strides);
+  auto merge = [&](int64_t number, int) {
+    const DepthPart& part = p.parts[number];
+    float* out = to.data + part.first * to.in + part.tap[0] * to.t + part.tap[1] * to.y + part.tap[2] * to.x;
+    auto write = [&](int64_t k, int64_t n) {
+      const int64_t item = part.slice * args.column_blocks + n / kColumns;
+      const float* from = args.product + (item * kDepth + part.at + k) * kColumnRow + n % kColumns;
+      float sum = from[0];
+      for (int64_t split = 1; split < args.splits; ++split) sum += from[split * args.pieces() * kDepth * kColumnRow];
+      out[k * to.in + n * to.out] = sum;
+    };
+    if (to.out <= to.in) {  // as the weight's gradient lies: its strides can be powers of two
+      for (int64_t k = 0; k < part.width; ++k)
+        for (int64_t n = 0; n < shape->channels_out; ++n) write(k, n);
+    } else {
+      for (int64_t n = 0; n < shape->channels_out; ++n)
+        for (int64_t k = 0; k < part.width; ++k) write(k, n);
+    }
+  };
+  parallel_for(p.part_count, worth(args.splits * p.depth * shape->channels_out, threads), merge);
+  return 0;
+}

@@ -1,0 +1,135 @@
+"""The own convolutions as matrix products against float64: 1x1 and other taps, strides, any channels, sources."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastinpaint.ops.conv_block import cpu, reference
+from fastinpaint.ops.conv_block.cpu import matmul, select
+from fastinpaint.ops.dispatch import native
+from fastinpaint.ops.types import Geometry, Source
+from tests.ops.conv_block.cpu.cases import Case, Inputs, judge
+
+pytestmark = pytest.mark.skipif(native.why_not("cpu") is not None, reason=str(native.why_not("cpu")))
+
+CASES = (
+    Case("one_tap", ((24, "ar"),), 40, (9, 19), (1, 1), (1, 1), (0, 0), (1, 1)),
+    Case("one_tap_strided", ((70, "ard"),), 33, (10, 13), (1, 1), (2, 2), (0, 0), (1, 1)),
+    Case("deep", ((300, "ar"), (260, "d")), 80, (8, 7), (1, 1), (1, 1), (0, 0), (1, 1)),
+    Case("wide", ((16, "ar"),), 300, (6, 5), (1, 1), (1, 1), (0, 0), (1, 1)),
+    Case("many_pixels", ((9, "ar"),), 20, (37, 41), (1, 1), (1, 1), (0, 0), (1, 1)),
+    Case("three_taps", ((24, "ar"), (9, "rd")), 24, (9, 19), (3, 3), (1, 1), (1, 1), (1, 1)),
+    Case("three_taps_strided", ((20, "ar"),), 40, (10, 13), (3, 3), (2, 2), (1, 1), (1, 1)),
+    Case("seven_taps_strided", ((5, "ar"),), 24, (11, 9), (7, 7), (2, 2), (3, 3), (1, 1)),
+    Case("dilated", ((12, "ar"),), 10, (12, 11), (3, 3), (2, 1), (2, 2), (2, 2)),
+    Case("in_time", ((45, "ar"),), 64, (5, 6, 7), (3, 1, 1), (1, 1, 1), (1, 0, 0), (1, 1, 1)),
+    Case("in_time_strided", ((23, "ar"),), 20, (5, 6, 7), (3, 1, 1), (2, 1, 1), (1, 0, 0), (1, 1, 1)),
+    Case("in_plane", ((23, "ar"),), 45, (3, 6, 7), (1, 3, 3), (1, 2, 2), (0, 1, 1), (1, 1, 1)),
+    Case("no_padding", ((7, ""),), 1, (3, 5), (2, 2), (2, 2), (0, 0), (1, 1)),
+    Case("one_pixel", ((20, "ar"),), 30, (1, 1), (1, 1), (2, 2), (0, 0), (1, 1), batch=8),
+)
+# Sums of few values are near exact in stock torch by luck; dbias is not summed by these kernels.
+LUCK = {"var": 3.0, "mean": 3.0, "dmean": 3.0, "dshift": 3.0, "dscale": 3.0, "dbias": 5.0}
+
+
+@pytest.fixture(autouse=True)
+def _own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(select.VARIABLE, "own")
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_forward_and_gradients(case: Case) -> None:
+    inputs = Inputs(case)
+    assert select.select_kernels(inputs.sources, inputs.weight, case.geometry) == (matmul,) * 3
+    for name, value, stock, exact in zip(
+        ("y", "mean", "var"), inputs.fwd(cpu), inputs.fwd(reference), inputs.exact, strict=True
+    ):
+        judge(name, value, stock, exact, LUCK.get(name, 2.0))
+    ours, stock, exact = inputs.bwd(cpu), inputs.bwd(reference), inputs.bwd(reference, double=True)
+    assert ours.keys() == stock.keys()
+    for name, value in ours.items():
+        judge(name, value, stock[name], exact[name], LUCK.get(name.split("[")[0], 2.0))
+
+
+def test_long_sums_stay_exact() -> None:
+    for case in (
+        Case("pixels", ((16, ""),), 24, (96, 96), (1, 1), (1, 1), (0, 0), (1, 1), batch=1),
+        Case("depth", ((1100, ""),), 24, (7, 7), (1, 1), (1, 1), (0, 0), (1, 1)),
+    ):
+        inputs = Inputs(case)
+        judge("y", inputs.fwd(cpu)[0], inputs.fwd(reference)[0], inputs.exact[0])
+        ours, stock, exact = inputs.bwd(cpu), inputs.bwd(reference), inputs.bwd(reference, double=True)
+        for name in ("dx[0]", "dweight"):
+            judge(name, ours[name], stock[name], exact[name])
+
+
+@pytest.mark.parametrize("case", [CASES[1], CASES[2], CASES[4], CASES[6]], ids=lambda c: c.name)
+def test_same_for_any_number_of_threads_and_twice(case: Case) -> None:
+    threads, results = torch.get_num_threads(), []
+    inputs = Inputs(case)
+    try:
+        for count in (1, 1, 2, 3):
+            torch.set_num_threads(count)
+            results.append([*inputs.fwd(cpu), *inputs.bwd(cpu).values()])
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2)])
+def test_a_nan_reaches_what_its_taps_reach(kernel: int, stride: int) -> None:
+    x, weight = torch.randn(1, 5, 9, 9), torch.randn(20, 5, kernel, kernel)
+    x[0, 2, 4, 4] = torch.nan
+    geometry = Geometry((stride, stride), (kernel // 2,) * 2, (1, 1), (0, 0))
+    sources = [Source(x, relu=True)]
+    y = cpu.fwd(sources, weight, None, geometry, False)[0]
+    assert torch.equal(y.isnan(), reference.fwd(sources, weight, None, geometry, False)[0].isnan())
+
+    sources, g = [Source(torch.randn(x.shape))], torch.randn(y.shape)
+    g[0, 1, 2, 3] = torch.nan
+    ours, stock = (
+        m.bwd(g, None, None, g, None, sources, weight, geometry, [True], True, False) for m in (cpu, reference)
+    )
+    assert torch.equal(ours[0][0].x.isnan(), stock[0][0].x.isnan())
+    assert torch.equal(ours[1].isnan(), stock[1].isnan())
+
+
+def test_large_mean() -> None:
+    x = torch.randn(2, 1, 24, 40) + 1e3
+    y, mean, var = cpu.fwd([Source(x)], torch.ones(7, 1, 1, 1), None, Geometry((1, 1), (0, 0), (1, 1), (0, 0)), True)
+    exact_var, exact_mean = torch.var_mean(y.double(), (0, 2, 3), correction=0)
+    torch.testing.assert_close(mean.double(), exact_mean, rtol=1e-7, atol=0)
+    torch.testing.assert_close(var.double(), exact_var, rtol=1e-5, atol=0)
+
+
+def test_only_what_is_asked_for() -> None:
+    inputs = Inputs(CASES[2])
+    every = inputs.bwd(cpu)
+    grads, dweight, dbias = cpu.bwd(
+        inputs.dy, inputs.dmean, inputs.dvar, inputs.y, inputs.mean, inputs.sources, inputs.weight,
+        inputs.geometry, [False, True], False, False,
+    )  # fmt: skip
+    assert (dweight, dbias) == (None, None)
+    assert all(t is None for t in grads[0])
+    assert torch.equal(grads[1].x, every["dx[1]"])
+    assert torch.equal(grads[1].addend, every["daddend[1]"])
+
+
+def test_a_weight_of_another_layout_gives_its_gradient_in_its_own() -> None:
+    inputs = Inputs(CASES[5])
+    expected, gradient = inputs.fwd(cpu)[0], inputs.bwd(cpu)["dweight"]
+    assert gradient.stride() == inputs.weight.stride()
+    inputs.weight = inputs.weight.to(memory_format=torch.channels_last)
+    assert torch.equal(inputs.fwd(cpu)[0], expected)
+    again = inputs.bwd(cpu)["dweight"]
+    assert again.stride() == inputs.weight.stride()
+    assert torch.equal(again, gradient)
+
+
+def test_empty_maps_and_groups_are_left_to_others() -> None:
+    geometry = Geometry((1, 1), (0, 0), (1, 1), (0, 0))
+    assert not matmul.fits([Source(torch.empty(0, 3, 8, 8))], torch.randn(5, 3, 1, 1), geometry)
+    grouped = geometry._replace(groups=2)
+    assert not matmul.fits([Source(torch.randn(1, 6, 8, 8))], torch.randn(4, 3, 1, 1), grouped)
