@@ -116,16 +116,18 @@ def read_picture(path: Path) -> tuple[np.ndarray, av.VideoFrame]:
             picture = next(file.decode(video=0))
     except (FFmpegError, OSError, StopIteration, ValueError):
         picture = None
-    if picture is None or (picture.height, picture.width) != rgb.shape[:2]:  # as where EXIF turns the image
+    stored = _decoded(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    turned = stored is None or not np.array_equal(stored[:, :, ::-1], rgb)  # by EXIF
+    if picture is None or turned or (picture.height, picture.width) != rgb.shape[:2]:
         picture = av.VideoFrame.from_ndarray(rgb, format="rgb24")
     return picture.to_ndarray(format="rgb24", interpolation=ROUNDED), picture
 
 
-def _decoded(data: np.ndarray) -> np.ndarray | None:
+def _decoded(data: np.ndarray, how: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
     """uint8 BGR [H, W, 3], or None where OpenCV cannot; without what its libraries print of damaged files."""
     try:
         with silent_libraries():
-            return cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+            return cv2.imdecode(data, how) if data.size else None
     except cv2.error:  # more pixels than OpenCV takes, or no memory for them
         return None
 

@@ -164,8 +164,8 @@ def _inpaint(folder: Path, size: DemoSize, backend: str) -> str:
     settings = Settings(frames=size.frames, full_frame=True)
     fills = classical_fills(clip, mask)
     for name, network, file in (("propagation", None, "filled.mp4"), ("network", model, "completed.mp4")):
-        options = {"mask": folder / "mask.mp4", "masks": MaskSettings(grow=0), "settings": settings}
-        inpaint(network, folder / "input.mp4", folder / file, **options)
+        drawn = MaskSettings(grow=0)  # the mask is the ink, to the pixel
+        inpaint(network, folder / "input.mp4", folder / file, mask=folder / "mask.mp4", masks=drawn, settings=settings)
         with open_video(folder / file) as reader:
             fills[name] = np.stack([frame.rgb for frame in reader])
     return save_comparison(folder, clip, mask, fills, truth)

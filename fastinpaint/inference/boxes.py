@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -11,6 +10,7 @@ import numpy as np
 
 from fastinpaint.errors import UserError
 
+MOST = 1e9
 SOON = 0.001  # seconds within which a frame's time is a key frame's
 
 
@@ -62,8 +62,8 @@ def parse_box(text: str) -> HoleBox:
         box = HoleBox(x, y, width, height, float(seconds) if at else None)
     except ValueError:
         raise UserError(f"box must be x,y,width,height in pixels or per cent, got {text!r}.") from None
-    if not all(map(math.isfinite, [length.value for length in lengths] + [box.seconds or 0.0])):
-        raise UserError(f"box must have finite numbers, got {text!r}.")
+    if not all(abs(number) <= MOST for number in (*(length.value for length in lengths), box.seconds or 0.0)):
+        raise UserError(f"box must have numbers up to {MOST:g}, got {text!r}.")
     return box
 
 

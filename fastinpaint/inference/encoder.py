@@ -122,6 +122,7 @@ class Encoding:
         lossless: samples come back bit for bit.
         pix_fmt: a pixel format of FFmpeg's to store in place of the source's.
         drop_unsupported: go on without what the output cannot hold.
+        encode_audio: encode audio that the output cannot hold again, as AAC, Opus, FLAC or MP3.
         image_format: "png" or "tiff" (16 bits), for a folder of frames.
 
     Raises:
@@ -132,6 +133,7 @@ class Encoding:
     lossless: bool = False
     pix_fmt: str | None = None
     drop_unsupported: bool = False
+    encode_audio: bool = False
     image_format: str = "png"
 
     def __post_init__(self) -> None:

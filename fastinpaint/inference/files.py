@@ -85,15 +85,11 @@ def inpaint(
             writer = _writer(beside, reader, first, encoding, notify)
             stack.callback(writer.release)
             for rgb in tqdm(done, total=reader.length_hint, unit="frame", disable=None if progress else True):
-                writer.write(*_with_fill(held.popleft(), rgb))
+                frame, hole = held.popleft()
+                writer.write(frame, rgb, hole)
                 count += 1
             writer.close()
     return Written(target, count, reader.width, reader.height)
-
-
-def _with_fill(held: tuple[Frame, np.ndarray], rgb: np.ndarray) -> tuple[Frame, np.ndarray, np.ndarray]:
-    frame, mask = held
-    return frame, rgb, mask
 
 
 def _writer(path: Path, reader: VideoReader, first: Frame, encoding: Encoding, notify: Callable[[str], None]) -> Writer:

@@ -78,7 +78,7 @@ class MovieWriter:
             self._stream.set_display_matrix(source.display_matrix)
         self._describe_like(first.picture)
         if self._original is not None:
-            self.notes += self._original.join(self._container, self._suffix, self._drop, self._start)
+            self.notes += self._original.join(self._container, self._suffix, encoding, self._start)
 
     def write(self, frame: Frame, rgb: np.ndarray, mask: np.ndarray) -> None:
         """Encode a frame of the source with the masked pixels of `rgb`, uint8 [H, W, 3], in it."""

@@ -81,7 +81,7 @@ class Settings:
         return device
 
 
-def require_window(model: nn.Module, settings: Settings, reader: VideoReader) -> None:
+def require_window(model: nn.Module | None, settings: Settings, reader: VideoReader) -> None:
     """Refuse windows of frames that cannot fit, before any is decoded.
 
     Raises:

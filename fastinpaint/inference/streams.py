@@ -11,7 +11,8 @@ import av
 from fastinpaint.data.container import main_video
 from fastinpaint.data.timeline import Timeline
 from fastinpaint.errors import UserError
-from fastinpaint.inference.encoder import MUXERS, PICTURES, can_hold
+from fastinpaint.inference.encoder import MUXERS, PICTURES, Encoding, can_hold
+from fastinpaint.inference.sound import ENCODERS, EncodedSound
 
 COVER = av.stream.Disposition.attached_pic
 OWN_TAGS = frozenset({"encoder", "major_brand", "minor_version", "compatible_brands", "duration", "number_of_frames"})
@@ -96,6 +97,7 @@ class OtherStreams:
         self._input = av.open(name, metadata_errors="replace")
         self.pictures = main_video(name, self._input)
         self._targets: dict[int, tuple[Any, Fraction | None]] = {}
+        self._encoded: dict[int, EncodedSound] = {}
         self._last: dict[int, int] = {}
         self._packets = self._demux()
         self._next: tuple[av.Packet, Fraction] | None = None
@@ -118,20 +120,20 @@ class OtherStreams:
     def time_bases(self) -> list[Fraction]:
         return [stream.time_base for stream in self._input.streams if stream.type == "audio" and stream.time_base]
 
-    def join(self, output: av.container.OutputContainer, suffix: str, drop: bool, start: Fraction) -> list[str]:
+    def join(self, output: av.container.OutputContainer, suffix: str, encoding: Encoding, start: Fraction) -> list[str]:
         """Add all streams, chapters and tags to an output.
 
         Args:
             output: where to; nothing has been written yet.
             suffix: its suffix.
-            drop: go on without what it cannot hold.
+            encoding: whether sound that it cannot hold is encoded again, and whether it goes on without the rest.
             start: seconds by which all times are moved towards zero.
 
         Returns:
             Notes for a person.
 
         Raises:
-            UserError: it cannot hold a stream, and `drop` is False.
+            UserError: it cannot hold a stream, and that is not to be dropped.
         """
         self._start = start
         output.metadata.update(self.tags)
@@ -140,7 +142,10 @@ class OtherStreams:
             if stream.index == self.pictures.index or _written_by_muxer(stream):
                 continue
             if suffix in PICTURES or not _fits(stream, suffix):
-                refused.append(_what(stream))
+                if stream.type == "audio" and encoding.encode_audio and MUXERS[suffix] in ENCODERS:
+                    self._encode(output, stream, suffix)
+                else:
+                    refused.append(_what(stream))
             elif stream.type == "attachment":
                 _attach(output, stream)
             elif stream.disposition & COVER and MUXERS[suffix] == "matroska":
@@ -153,7 +158,7 @@ class OtherStreams:
             else:
                 refused.append("chapters")
         self._next = next(self._packets, None)
-        return self._refuse(refused, suffix, drop)
+        return self._refuse(refused, suffix, encoding)
 
     def copy(self, output: av.container.OutputContainer, until: Fraction | None) -> None:
         """Pass on the packets up to a time in seconds, or all that are left."""
@@ -163,9 +168,18 @@ class OtherStreams:
                 return
             self._send(output, packet)
             self._next = next(self._packets, None)
+        if until is None:
+            for sound in self._encoded.values():
+                output.mux(list(sound.packets(None)))
 
     def close(self) -> None:
         self._input.close()
+
+    def _encode(self, output: av.container.OutputContainer, stream: Any, suffix: str) -> None:
+        sound = EncodedSound(output, stream, ENCODERS[MUXERS[suffix]])
+        sound.stream.metadata.update(_kept_tags(stream.metadata))
+        self._encoded[stream.index] = sound
+        self._targets[stream.index] = sound.stream, stream.time_base
 
     def _send(self, output: av.container.OutputContainer, packet: av.Packet) -> None:
         """Muxers demand that decoding times rise within a stream; where the source's do not, they are moved a tick."""
@@ -178,6 +192,9 @@ class OtherStreams:
         if packet.pts is not None:
             packet.pts = packet.pts - shift if rising == dts else max(packet.pts - shift, rising)
         packet.dts = rising
+        if index in self._encoded:
+            output.mux(list(self._encoded[index].packets(packet)))
+            return
         packet.stream = target
         output.mux(packet)
 
@@ -198,15 +215,16 @@ class OtherStreams:
             kind = "png" if stream.codec.name == "png" else "jpeg"
             output.add_attachment(f"cover.{'jpg' if kind == 'jpeg' else kind}", f"image/{kind}", bytes(packet))
 
-    def _refuse(self, refused: list[str], suffix: str, drop: bool) -> list[str]:
+    def _refuse(self, refused: list[str], suffix: str, encoding: Encoding) -> list[str]:
         if not refused:
             return []
         listed = ", ".join(refused)
-        if not drop and suffix not in PICTURES:
+        if not encoding.drop_unsupported and suffix not in PICTURES:
+            sound = "encode the audio by --encode-audio, " if "audio" in listed and not encoding.encode_audio else ""
             other = "" if suffix == ".mkv" else "write a .mkv file, or "
             raise UserError(
                 f"{suffix} files cannot hold the source's {listed} as it is; "
-                f"{other}go on without by --drop-unsupported."
+                f"{other}{sound}go on without by --drop-unsupported."
             )
         return [f"left out, since {suffix} files cannot hold it: {listed}."]
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fastinpaint.data.container import side_data
+from fastinpaint.data.container import ROUNDED, side_data
 from fastinpaint.data.reader import DamagedVideo
 from fastinpaint.data.video import open_video, upright
 from fastinpaint.errors import UserError
@@ -268,3 +268,17 @@ def test_side_data_of_a_kind_that_pyav_lacks_is_passed_over(tmp_path: Path) -> N
     with av.open(str(path)) as file:
         picture = next(file.decode(video=0))
         assert side_data(picture) == {}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_upright_with_its_own_picture_too(tmp_path: Path, orientation: int) -> None:
+    """EXIF turns an image as OpenCV reads it; the decoder's picture must be the same way up."""
+    data = cv2.imencode(".jpg", moving_square(1, 48, 48)[0], [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
+    entry = b"\x01\x12\0\3\0\0\0\1" + bytes([0, orientation, 0, 0])
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\1" + entry + bytes(4)
+    (tmp_path / "in.jpg").write_bytes(data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + data[2:])
+    plain = frames_of(tmp_path / "in.jpg")[0]
+    with open_video(tmp_path / "in.jpg", keep_pictures=True) as reader:
+        frame = next(reader)
+    assert np.abs(frame.rgb.astype(int) - plain).max() <= 6  # two decoders; turned otherwise, about 190
+    assert np.array_equal(frame.picture.to_ndarray(format="rgb24", interpolation=ROUNDED), frame.rgb)

@@ -247,7 +247,9 @@ def test_key_frames_that_make_no_path_are_refused(boxes, message):
         masks(video(), None, [parse_box(box) for box in boxes])
 
 
-@pytest.mark.parametrize("text", ["1,2,3", "1,2,3,x", "1,2,3,4@", "1,2,3,4@x", "nan,0,5,5", "1,2,3,4@inf", ""])
+@pytest.mark.parametrize(
+    "text", ["1,2,3", "1,2,3,x", "1,2,3,4@", "1,2,3,4@x", "nan,0,5,5", "1,2,3,4@inf", "1e308%,0,1,1", ""]
+)
 def test_text_that_is_no_box_is_refused(text):
     with pytest.raises(UserError, match="box must"):
         parse_box(text)

@@ -344,3 +344,37 @@ def test_captions_inside_the_pictures_are_kept(tmp_path):
     assert all(len(each) == 1 for each in before)
     assert captions(run(source, "out.ts")) == before
     assert captions(run(source, "out.mp4")) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("out.mp4", "aac"), ("out.webm", "opus"), ("out.ts", "aac"), ("out.avi", "mp3float")]
+)
+def test_sound_is_encoded_again_only_where_asked(tmp_path, name, codec):
+    held = "pcm_u8" if name == "out.mp4" else "pcm_s32be"
+    source = write_rich(tmp_path / "in.mov", sound=held, subtitles=None, extras=False)
+    with pytest.raises(UserError, match=rf"audio \({held}\).*encode the audio by --encode-audio, go on without"):
+        run(source, name)
+    out = run(source, name, encoding=Encoding(encode_audio=True))
+    with av.open(str(out)) as file:
+        assert [s.codec_context.name for s in file.streams.audio] == [codec] * 2
+        if name == "out.mp4":
+            assert file.streams.audio[1].language == "fra"  # QuickTime has no code for "deu", the first one's
+        heard = np.concatenate([f.to_ndarray().ravel() for f in file.decode(audio=0)])
+    assert len(heard) == pytest.approx(24000, abs=3000)
+    tone = np.abs(np.fft.rfft(heard.astype(float)[2000:22000])).argmax() / 20000
+    assert tone == pytest.approx(0.05 / (2 * np.pi), abs=1e-4), "the same tone"
+
+
+def test_the_kinds_of_pictures_are_the_encoders_choice(tmp_path):
+    """A source of key frames alone does not force as many on the output, where they cost bytes."""
+    source = tmp_path / "in.mp4"
+    with av.open(str(source), "w") as out:
+        stream = out.add_stream("libx264", 25, options={"g": "1"})
+        stream.width, stream.height = 64, 48
+        for t, rgb in enumerate(smooth_video(12)):
+            picture = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format="yuv420p")
+            picture.pts, picture.time_base = t, Fraction(1, 25)
+            out.mux(stream.encode(picture))
+        out.mux(stream.encode(None))
+    with av.open(str(run(source, "out.mp4"))) as file:
+        assert [packet.is_keyframe for packet in file.demux(video=0) if packet.size].count(True) == 1
