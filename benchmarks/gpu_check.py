@@ -5,7 +5,7 @@
 
 Each part runs alone as well. All of it ends within ``--seconds``: where they run short, what matters least is skipped
 or stopped first, and the report is always made. What a part wrote stays when it, or the whole, is stopped; the summary
-is written anew after every command, and keeps what it held of parts that are not run again. Without a CUDA device
+is written again after every command, and keeps what it held of parts that are not run again. Without a CUDA device
 nothing is run, unless ``--anyway`` asks to see what fails.
 """
 

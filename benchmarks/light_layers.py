@@ -33,7 +33,7 @@ from fastinpaint.ops.types import Geometry, Source
 
 TOLERANCE = 1e-4  # of the relative error in norm between two float32 results
 LEAST = 5  # turns
-SECONDS = 0.2  # all contenders of a comparison together, at least
+SECONDS = 0.1  # all contenders of a comparison together, at least
 
 
 class Layer(NamedTuple):

@@ -59,7 +59,7 @@ def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Torch's generator starts anew in every process: a rule judged on other numbers each time fails now and then."""
+    """Torch's generator starts again in every process: a rule judged on other numbers each time fails now and then."""
     torch.manual_seed(0)
 
 

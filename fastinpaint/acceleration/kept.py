@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from fastinpaint.ops.saved import Slot
+
 
 class Kept:
     """Distinct storages that autograd saved, and by whom."""
@@ -39,6 +41,32 @@ class Kept:
             self.by[self.now] = self.by.get(self.now, 0) + storage.nbytes()
             self._alive.append(storage)
         return tensor.detach()  # a node that kept its own result, and so itself, would never be freed
+
+
+class HeldAgain:
+    """The most bytes of maps that backward held at once because it had computed them again, see `ops.saved`."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count what the recipes of all graphs hold inside."""
+
+        def noting(slot: Slot, name: str, value: Tensor | None) -> None:
+            self.now += _bytes(value) - _bytes(slot.value)
+            self.most = max(self.most, self.now)
+            object.__setattr__(slot, name, value)
+
+        Slot.__setattr__ = noting  # type: ignore[method-assign, assignment]
+        try:
+            yield
+        finally:
+            del Slot.__setattr__
+
+
+def _bytes(value: Tensor | None) -> int:
+    return 0 if value is None else value.untyped_storage().nbytes()
 
 
 def kept_bytes(forward: Callable[[], Tensor], parameters: Iterable[Tensor]) -> int:

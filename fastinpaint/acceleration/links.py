@@ -55,7 +55,7 @@ def wrapped(modules: dict[str, nn.Module], around: Around) -> Iterator[None]:
 
     It stands on the instance: unlike a hook, no layer takes it for somebody who looks at its tensors.
     """
-    before = {name: vars(module).get("forward") for name, module in modules.items()}
+    before: dict[str, Any] = {name: vars(module).get("forward") for name, module in modules.items()}
     for name, module in modules.items():
         module.forward = around(name, module, module.forward)
     try:

@@ -71,7 +71,7 @@ def swap(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], dict[st
             module._fastinpaint = Options(backend, tier, module not in handing_on, plan.contiguous, name)
             module._fastinpaint_accelerated = True
             if name in plan.plain:
-                module._fastinpaint_plain = True  # type: ignore[assignment]
+                module._fastinpaint_plain = True
             if plan.by_rule and isinstance(module, NORMS):
                 module._fastinpaint_follows = True  # type: ignore[assignment]
             swapped.append(name)

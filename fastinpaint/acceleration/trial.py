@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fastinpaint.acceleration import layout
 from fastinpaint.acceleration.example import Example, float_tensors
-from fastinpaint.acceleration.kept import Kept
+from fastinpaint.acceleration.kept import HeldAgain, Kept
 from fastinpaint.acceleration.links import Links, wrapped
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.sandbox import random_states
@@ -31,7 +31,8 @@ class Trial:
     Attributes:
         seconds: of one step.
         parts: seconds of a step from the entry of each watched layer to that of the next one, forward and backward.
-        kept: bytes that autograd keeps, all and by part.
+        kept: bytes that autograd keeps, and the most of what backward computes again that it holds at once.
+        kept_by: bytes that autograd keeps, by part.
         results: the model's first results, to be compared.
     """
 
@@ -119,7 +120,10 @@ class Runner:
         watch = Watch(self.model, self.links.order, self.device)
         trial = self.try_out(plan, watch)
         with watch.watching():
-            self.step(watch)
+            again = HeldAgain()
+            with again.counting():
+                self.step(watch)
+            trial.kept += again.most
             seconds, parts = [], []
             for _ in range(runs):
                 seconds.append(self.step(watch))

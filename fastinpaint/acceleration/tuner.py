@@ -283,8 +283,10 @@ def _source() -> str:
 
 def problem(model: nn.Module, example: Example, training: bool, tuner: Tuner) -> str:
     """A key for the network's structure, the call and the goal."""
-    modules = [(name, type(m).__module__, type(m).__qualname__, m.extra_repr(), m.training, _code(type(m)))
-               for name, m in model.named_modules()]  # fmt: skip
+    modules = []
+    for name, module in model.named_modules():
+        kind: Any = type(module)
+        modules.append((name, kind.__module__, kind.__qualname__, module.extra_repr(), module.training, _code(kind)))
     weights = [
         (name, tuple(p.shape), str(p.dtype), str(p.device), p.requires_grad) for name, p in model.named_parameters()
     ]

@@ -57,7 +57,7 @@ def warping_error(result: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> fl
     if len(truth) < 2:
         raise ValueError("warping_error: needs at least 2 frames, got 1.")
     holes = _holes("warping_error", mask)
-    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     grey = [cv2.cvtColor(np.rint(frame).astype(np.uint8), cv2.COLOR_RGB2GRAY) for frame in truth]
     columns, rows = np.meshgrid(
         np.arange(truth.shape[2], dtype=np.float32), np.arange(truth.shape[1], dtype=np.float32)

@@ -22,7 +22,7 @@ from fastinpaint.nn.region import top_hooks
 from fastinpaint.ops.conv_block.zero_padding import Zeros
 
 _own = object.__setattr__
-_make = Tensor._make_wrapper_subclass  # type: ignore[attr-defined]
+_make = Tensor._make_wrapper_subclass
 _Tensor: Any = Tensor  # whose attributes may be written, to a checker of types
 
 

@@ -23,7 +23,7 @@ class Box(NamedTuple):
 def around(masks: np.ndarray, margin: int) -> Box | None:
     """The box of all true pixels of bool ``[..., H, W]``, grown by `margin` inside the frame; None for no pixel."""
     height, width = masks.shape[-2:]
-    plane = masks.reshape(-1, height, width).any(0)
+    plane: np.ndarray = np.logical_or.reduce(masks.reshape(-1, height, width))
     rows, columns = np.flatnonzero(plane.any(1)), np.flatnonzero(plane.any(0))
     if not len(rows):
         return None

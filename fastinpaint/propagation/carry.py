@@ -52,8 +52,9 @@ def carry(
         before = t - step
         if 0 <= before < count and not starts[max(t, before)]:
             x, y = found[t].x, found[t].y
-            if motion is not None:
-                x, y = x + motion[t][:, 0], y + motion[t][:, 1]
+            moved = None if motion is None else motion[t]
+            if moved is not None:
+                x, y = x + moved[:, 0], y + moved[:, 1]
             near_x, near_y = np.rint(x).astype(np.int32), np.rint(y).astype(np.int32)
             inside = (near_x >= 0) & (near_x < width) & (near_y >= 0) & (near_y < height)
             near_x, near_y = near_x.clip(0, width - 1), near_y.clip(0, height - 1)

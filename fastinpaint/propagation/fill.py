@@ -17,7 +17,7 @@ from fastinpaint.propagation.steady import steady
 
 PIXELS = 64_000_000
 """Pixels that a window holds at most."""
-SHORTEST, LONGEST = 12, 120
+SHORTEST, LONGEST = 12, 96
 """Frames of a window."""
 
 Pair = tuple[np.ndarray, np.ndarray]

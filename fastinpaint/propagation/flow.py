@@ -61,7 +61,7 @@ def by_flow(video: np.ndarray, known: np.ndarray, places: Sequence[Place], start
             return np.zeros((len(places[t - 1][0]), 2), np.float32), np.zeros((len(places[t][0]), 2), np.float32)
         grey = [cv2.cvtColor(np.ascontiguousarray(video[i][box.slices]), cv2.COLOR_RGB2GRAY) for i in (t - 1, t)]
         trust = [np.where(known[i][box.slices], np.float32(1), np.float32(inside)) for i in (t - 1, t)]
-        dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         dis.setFinestScale(finest)
         ahead, back = dis.calc(grey[0], grey[1], None), dis.calc(grey[1], grey[0], None)
         fields = _completed(ahead, back, *trust), _completed(back, ahead, *trust[::-1])
@@ -94,7 +94,7 @@ def by_camera(video: np.ndarray, known: np.ndarray, places: Sequence[Place], sta
     height, width = video.shape[1:3]
     scale = min(1.0, CAMERA_SIDE / max(height, width))
     size = (max(12, round(width * scale)), max(12, round(height * scale)))
-    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     dis.setFinestScale(0)
     motion = Motion([None] * len(video), [None] * len(video))
     before: tuple[np.ndarray, np.ndarray] | None = None

@@ -73,6 +73,8 @@ class Clip:
     def candidates(self, t: int, sources: list[list[Source]], mosaic: Mosaic) -> Candidates:
         """Of frame t, which has a hole."""
         box = self.boxes[t]
+        if box is None:
+            raise ValueError(f"candidates: frame {t} has no hole.")
         part, hole = self.video[t][box.slices], self.hole[t][box.slices]
         rows, columns = self.places[t]
         lines = spatial.directional(part, hole)[rows - box.top, columns - box.left]

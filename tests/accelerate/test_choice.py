@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 import fastinpaint
 from fastinpaint.acceleration import search, tuner
+from fastinpaint.acceleration.kept import HeldAgain, kept_bytes
 from fastinpaint.acceleration.report import Report
 from fastinpaint.acceleration.sandbox import random_states
 from fastinpaint.nn import layers, region
@@ -114,11 +115,11 @@ def test_memory_takes_what_keeps_least_however_slow() -> None:
     assert report.after["ms"] > report.before["ms"]
 
 
-@pytest.mark.parametrize("budget", [0.5, "300KB"])
+@pytest.mark.parametrize("budget", [0.7, "600KB"])
 def test_a_budget_is_kept(budget: float | str) -> None:
     net = fastinpaint.accelerate(network(), example=image(2, 3, 32, 32), memory=budget)
     report = net.fastinpaint_report
-    limit = budget * report.before["kept_bytes"] if isinstance(budget, float) else 300e3
+    limit = budget * report.before["kept_bytes"] if isinstance(budget, float) else 600e3
     assert 0 < report.after["kept_bytes"] <= 1.002 * limit < report.before["kept_bytes"]
 
 
@@ -170,6 +171,7 @@ def test_measuring_changes_nothing_of_the_model(mode: str) -> None:
             fastinpaint.accelerate(net, example=x)
         else:
             tuner.begin(net, (x,), {})
+            region.leave(net)
     assert calls == []
     assert net.fastinpaint_report.how == "measured"
 
@@ -393,6 +395,20 @@ def test_frozen_and_evaluated_parts_are_measured_too() -> None:
     assert net[3].weight.grad is not None
 
 
+def test_kept_bytes_count_what_backward_computes_again_and_holds() -> None:
+    """A chain of which nothing is kept is computed again at once when backward begins."""
+    torch.manual_seed(0)
+    chain = [(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()) for _ in range(8)]
+    net, x = nn.Sequential(*(layer for each in chain for layer in each)), image(2, 16, 32, 32)
+    fastinpaint.accelerate(net, objective="fuse", memory="low")
+    assert kept_bytes(lambda: net(x).sum(), net.parameters()) < 2 * x.nbytes
+    again = HeldAgain()
+    with again.counting():
+        net(x).sum().backward()
+    assert 6 * x.nbytes < again.most < 10 * x.nbytes
+    assert again.now == 0
+
+
 def test_random_states_come_back() -> None:
     put_back = random_states()
     before = (torch.rand(1), random.random(), np.random.rand())  # noqa: NPY002
@@ -414,5 +430,5 @@ def test_wrong_options_are_refused() -> None:
 def test_a_budget_that_nothing_meets_takes_the_least_and_says_so() -> None:
     net = fastinpaint.accelerate(network(), example=image(2, 3, 32, 32), memory="100KB")
     report = net.fastinpaint_report
-    assert report.after["kept_bytes"] < 0.5 * report.before["kept_bytes"]
+    assert report.after["kept_bytes"] < 0.7 * report.before["kept_bytes"]
     assert report.notes == ["no choice keeps 0.1 MiB or less: this one keeps the fewest bytes."]

@@ -51,7 +51,7 @@ def test_a_graphed_run_follows_the_eager_one(data: Path, tmp_path: Path, caplog,
         train(config, data, tmp_path / "graphed")
     assert not caplog.messages
     train(dataclasses.replace(config, graph=False), data, tmp_path / "eager")
-    # the same kernels in the same order: our backends give the same bits, cuDNN may choose anew while it is recorded
+    # the same kernels in the same order: our backends give the same bits, cuDNN may choose again while it is recorded
     bound = 0.0 if backend in ("cuda", "triton") else 1e-3
     assert losses(tmp_path / "graphed") == pytest.approx(losses(tmp_path / "eager"), rel=bound, abs=0)
     if not bound:

@@ -32,7 +32,7 @@ WAIT = {
 # Of a mask these must know how many values it takes.
 BY_MASK = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
 # These change their running statistics, which their schema does not say.
-UNSAID = {aten.native_batch_norm.default: (3, 4)}
+UNDECLARED = {aten.native_batch_norm.default: (3, 4)}
 
 
 def tensors(value: Any) -> list[Tensor]:
@@ -74,7 +74,7 @@ class Recording(TorchDispatchMode):
         return result
 
     def _written(self, func: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
-        for place in UNSAID.get(func, ()):
+        for place in UNDECLARED.get(func, ()):
             yield from tensors(args[place])
         for place, argument in enumerate(func._schema.arguments):
             if argument.alias_info is not None and argument.alias_info.is_write:

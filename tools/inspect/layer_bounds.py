@@ -183,6 +183,12 @@ def cuda_row(layer: PaperLayer, count: counting.Count, arch: str, chip: rates.Ch
         source = 4 if addends else 2
         p, q = (gradient, source) if layer.geometry.transposed else (source, gradient)
         ways: tuple[Way, ...] = (Way(p, count.slices / count.steps - of_q), Way(q, of_q))
+        part = "hopper_wgrad_kernel" if hopper else "12wgrad_kernel"
+        part += "I13__nv_bfloat16" + ("" if hopper else f"Li{count.columns}ELb0")
+        warps = 8 if hopper else warps
+    else:
+        loads = gradient if count.name == "dgrad" else 4 if addends else 2
+        ways = (Way(loads, count.slices / count.steps),)
         part = "hopper_gather_kernel" if hopper else "13gather_kernel"
         part += "I13__nv_bfloat16" + ("" if hopper else f"Li{count.columns}E")
         copies = None if hopper else CHUNK * count.columns // VECTOR // THREADS

@@ -127,5 +127,5 @@ def c_sources(sources: Sequence[Source]) -> bytes:
 
 @functools.cache
 def array(kind: type, length: int) -> Any:
-    """The class ``kind * length``: ctypes makes it anew whenever the last of its arrays has died."""
+    """The class ``kind * length``: ctypes makes it again whenever the last of its arrays has died."""
     return kind * length  # type: ignore[operator]

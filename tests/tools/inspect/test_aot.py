@@ -58,7 +58,7 @@ def test_nothing_spills_and_products_are_on_tensor_cores(target):
 
 
 def test_the_table_is_of_these_sources():
-    """Else `python -m tools.inspect.aot --write` makes it anew."""
+    """Else `python -m tools.inspect.aot --write` makes it again."""
     assert f"sources {aot.source_digest()}." in documented()
 
 

@@ -74,4 +74,4 @@ def test_the_page_counts_every_kernel() -> None:
 @pytest.mark.parametrize("module", [counting, counting_rest], ids=lambda module: module.__name__.rsplit(".")[-1])
 def test_the_page_holds_what_is_counted(module) -> None:
     with emulated.installed():
-        assert table_of(counting.PAGE, module.BEGIN, module.END) == module.table(), "write it anew"
+        assert table_of(counting.PAGE, module.BEGIN, module.END) == module.table(), "write it again"

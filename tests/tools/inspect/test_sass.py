@@ -56,7 +56,7 @@ def test_compiled_kernels() -> None:
     documented = {line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")}
     assert {kernel.name for kernel in found} <= documented
     if f"by nvcc {nvcc_release()} " in page:  # another compiler gives other numbers
-        assert not set(sass.table(found).splitlines()) - set(page.splitlines()), "write it anew"
+        assert not set(sass.table(found).splitlines()) - set(page.splitlines()), "write it again"
 
 
 def nvcc_release() -> str | None:

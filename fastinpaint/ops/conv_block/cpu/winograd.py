@@ -18,7 +18,7 @@ from fastinpaint.ops.types import Geometry, Source, SourceGrad, address
 SAME, UP, DOWN = range(3)
 CHANNELS = 16  # every channel count must be a multiple: a vector of AVX-512
 MAX_TIME_TAPS = 8
-# What follows from sizes alone is asked for several times a layer and step: computing it anew takes thin nets longer
+# What follows from sizes alone is asked for several times a layer and step: computing it again takes thin nets longer
 # than their arithmetic.
 REMEMBERED = 4096
 

@@ -17,7 +17,7 @@ from fastinpaint.ops.activation import triton as activation
 from fastinpaint.ops.batch_norm import triton as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Normed
 from fastinpaint.ops.conv_block.geometry import output_shape
-from fastinpaint.ops.conv_block.triton import autotune as tune
+from fastinpaint.ops.conv_block.triton import autotune
 from fastinpaint.ops.conv_block.triton import tiles as launch
 from fastinpaint.ops.conv_block.triton.backward import Gradient, NormWeight, bwd_two
 from fastinpaint.ops.conv_block.triton.host import (
@@ -33,7 +33,7 @@ from fastinpaint.ops.dispatch import triton_support as support
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 if support.INSTALLED:
-    from fastinpaint.ops.conv_block.triton import fwd_kernel as kernels
+    from fastinpaint.ops.conv_block.triton import fwd_kernel
 
 CHANNELS_LAST = True
 MAX_SOURCES = 2
@@ -130,7 +130,7 @@ def _launch(
         count = support.float_empty(y, parts) if stats else None
         mean, m2 = (support.float_empty(y, out_channels, parts) if stats else None for _ in range(2))
         (pack0, even0), (pack1, even1) = lanes(channels[0], tile), lanes(channels[-1], tile)
-        kernels.conv_fwd_kernel[(parts * -(-out_channels // tile.n),)](
+        fwd_kernel.conv_fwd_kernel[(parts * -(-out_channels // tile.n),)](
             first.x, first.mean, first.scale, first.shift, first.addend,
             second.x, second.mean, second.scale, second.shift, second.addend,
             packed, bias, y, count, mean, m2,
@@ -145,7 +145,7 @@ def _launch(
         parts = run(tile)
         return [y, *(() if parts is None else launch_moments(*parts))]
 
-    return run(tune.choose("fwd", launch.GATHER_TILES, work, (conv, channels, stats, y.dtype), result))
+    return run(autotune.choose("fwd", launch.GATHER_TILES, work, (conv, channels, stats, y.dtype), result))
 
 
 def launch_moments(count: Tensor, mean: Tensor, m2: Tensor) -> tuple[Tensor, Tensor]:

@@ -59,7 +59,7 @@ def choose(
     key = (mode, device, kind, work, shape)
     if key not in _chosen:
         measured = _measured(kind, tiles, work, shape, run, thorough=mode == "1") if mode != "0" else None
-        tile = measured or launch.best(tiles, work)
+        tile: launch.Tile = measured or launch.best(tiles, work)
         if mode == "0" and device >= 0 and tile.num_warps > 4:
             if torch.cuda.is_current_stream_capturing():  # nothing can be compared now
                 return of_4_warps(tiles, work)

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastinpaint.ops import layout
 from fastinpaint.ops.activation import triton as activation
 from fastinpaint.ops.activation.triton_launch import FINISH_BLOCK, NUM_WARPS, RowTiles, row_tiles
-from fastinpaint.ops.conv_block.triton import autotune as tune
+from fastinpaint.ops.conv_block.triton import autotune
 from fastinpaint.ops.conv_block.triton import tiles as launch
 from fastinpaint.ops.conv_block.triton.host import (
     densely,
@@ -26,9 +26,7 @@ from fastinpaint.ops.dispatch import triton_support as support
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 if support.INSTALLED:
-    from fastinpaint.ops.conv_block.triton import dgrad_kernel as triton_dgrad
-    from fastinpaint.ops.conv_block.triton import finish_kernel as triton_finish
-    from fastinpaint.ops.conv_block.triton import wgrad_kernel as triton_wgrad
+    from fastinpaint.ops.conv_block.triton import dgrad_kernel, finish_kernel, wgrad_kernel
 
 
 class Gradient(NamedTuple):
@@ -129,7 +127,7 @@ def _dgrad(
         any_affine = any(s.mean is not None for s in sources)
         sums = support.float_empty(first.x, 2, sum(channels), parts) if any_affine else None
         pack, even = lanes(out_channels, tile)
-        triton_dgrad.conv_dgrad_kernel[(parts * sum(-(-c // tile.n) for c in channels),)](
+        dgrad_kernel.conv_dgrad_kernel[(parts * sum(-(-c // tile.n) for c in channels),)](
             *grad, packed,
             *first[:4], grads[0].x, grads[0].addend, *second[:4], grads[-1].x, grads[-1].addend, sums,
             inverse_count=grad.inverse_count, out_channels=out_channels, channels0=channels[0],
@@ -145,7 +143,7 @@ def _dgrad(
         return maps if sums is None else [*maps, sums.sum(2)]
 
     shape = (conv, out_channels, channels, any(s.mean is not None for s in sources), first.x.dtype)
-    return grads, run(tune.choose("dgrad", launch.GATHER_TILES, work, shape, result))
+    return grads, run(autotune.choose("dgrad", launch.GATHER_TILES, work, shape, result))
 
 
 def _wgrad(
@@ -178,7 +176,7 @@ def _wgrad(
             -(-taps * pack // tile.m) if pack else taps * -(-c // tile.m)
             for pack, c in zip(packs, channels, strict=True)
         )
-        triton_wgrad.conv_wgrad_kernel[(splits * blocks * -(-out_channels // tile.n) + bias_programs,)](
+        wgrad_kernel.conv_wgrad_kernel[(splits * blocks * -(-out_channels // tile.n) + bias_programs,)](
             first.x, first.mean, first.scale, first.shift, first.addend,
             second.x, second.mean, second.scale, second.shift, second.addend,
             *grad, partial, bias_sums, conv.samples, conv.small, conv.large, conv.padding, conv.dilation,
@@ -198,7 +196,7 @@ def _wgrad(
         return [partial.sum(0), *([] if bias_sums is None else [bias_sums.sum(1)])]
 
     shape = (conv, channels, out_channels, any(s.mean is not None for s in sources), weight.dtype)
-    return run(tune.choose("wgrad", launch.WGRAD_TILES, work, shape, result))
+    return run(autotune.choose("wgrad", launch.WGRAD_TILES, work, shape, result))
 
 
 def wgrad_packing(source: Source, conv: Problem) -> int:
@@ -215,7 +213,7 @@ def _gradient_sums(grad: Gradient) -> Tensor:
     """Partial sums ``[C_out, P]`` of G, for dbias, where there is no wgrad to leave them."""
     tiles, channels = bias_tiles(grad), grad.dy.shape[1]
     partial = support.float_empty(grad.dy, channels, tiles.programs)
-    triton_finish.gradient_sums_kernel[(tiles.programs, tiles.channel_blocks)](
+    finish_kernel.gradient_sums_kernel[(tiles.programs, tiles.channel_blocks)](
         *grad, partial, grad.inverse_count, activation.rows_of(grad.dy), channels, tiles.rows_per_program,
         **grad.flags(), BLOCK_R=tiles.block_r, BLOCK_C=tiles.block_c, num_warps=NUM_WARPS, **support.OPTIONS,
     )  # fmt: skip
@@ -252,7 +250,7 @@ def _finish(
     bias_programs, bias_parts = (0, 0) if bias_sums is None else bias_sums.shape
     norm_programs = 0 if norm is None else -(-out_channels // launch.FINISH_ITEMS)
     programs = sum_programs + bias_programs + norm_programs + -(-items // launch.FINISH_ITEMS)
-    triton_finish.conv_finish_kernel[(programs,)](
+    finish_kernel.conv_finish_kernel[(programs,)](
         sums, *activation.vectors(sources, grads), bias_sums, dbias,
         *((None, None) if norm is None else norm[:2]), dnorm_weight, partial, dweight,
         channels[0], sum(channels), 0 if sums is None else sums.shape[2], sum_programs, bias_parts, bias_programs,

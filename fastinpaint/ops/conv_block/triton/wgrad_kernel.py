@@ -106,7 +106,7 @@ def sum_of_source(
         if PACK > 0:
             p_t, p_h, p_w = at_t + o_t * STRIDE[0], at_h + o_h * STRIDE[1], at_w + o_w * STRIDE[2]
             i_t, i_h, i_w = p_t[:, None] + d_t[None, :], p_h[:, None] + d_h[None, :], p_w[:, None] + d_w[None, :]
-            # made anew in every step: of so many lanes the offsets would fill the registers
+            # made again in every step: of so many lanes the offsets would fill the registers
             o_x = (pixel(n, p_t, p_h, p_w, large) * channels)[:, None] + lanes[None, :]
             m_a &= (i_t >= 0) & (i_t < large[0]) & (i_h >= 0) & (i_h < large[1]) & (i_w >= 0) & (i_w < large[2])
         else:

@@ -46,7 +46,7 @@ class Kernel:
 
 @pytest.fixture
 def forget(monkeypatch):
-    """Begins anew, as another process would."""
+    """Starts again, as another process would."""
 
     def begin() -> None:
         monkeypatch.setattr(autotune, "_chosen", {})
