@@ -69,12 +69,12 @@ PLANTED: dict[str, Callable[[list[str]], int]] = {
 
 def main() -> None:
     """Every misbehaviour once."""
-    server.MOST_SECONDS = 1.0
     server.MOST_BYTES = 2**29
     found = {}
     with tempfile.TemporaryDirectory() as material:
         for name, misbehave in PLANTED.items():
             fastinpaint.cli.main = misbehave  # type: ignore[assignment]
+            server.MOST_SECONDS = 1.0 if name == "time" else 60.0  # a machine may be busy
             call = Call("planted", "info", (), REFUSED)
             found[name] = judge.faults(call, server.run(call, Path(material)))
     print(json.dumps(found))
