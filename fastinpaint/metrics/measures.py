@@ -64,7 +64,7 @@ def warping_error(result: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> fl
     )
     total, count = 0.0, 0
     for t in range(len(truth) - 1):
-        flow, back = dis.calc(grey[t], grey[t + 1], None), dis.calc(grey[t + 1], grey[t], None)
+        flow, back = dis.calc(grey[t], grey[t + 1], None), dis.calc(grey[t + 1], grey[t], None)  # type: ignore[call-overload]
         x, y = columns + flow[..., 0], rows + flow[..., 1]
         gap = np.hypot(*np.moveaxis(flow + cv2.remap(back, x, y, cv2.INTER_LINEAR), 2, 0))
         seen = holes[t] & (gap < 1) & (x >= 0) & (x <= columns[0, -1]) & (y >= 0) & (y <= rows[-1, 0])

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from fastinpaint.propagation.boxes import around
+from fastinpaint.propagation.carry import Place
 from fastinpaint.propagation.pyramid import extend
 
 AGREE = 1.0
@@ -22,8 +23,6 @@ SMALLEST = 16
 """Pixels of the shorter side that DIS needs; smaller frames are held to be still."""
 CAMERA_SIDE = 192
 """The longer side, in pixels, that frames are shrunk to for the camera's motion."""
-
-Place = tuple[np.ndarray, np.ndarray]
 
 
 class Motion(NamedTuple):
@@ -63,7 +62,7 @@ def by_flow(video: np.ndarray, known: np.ndarray, places: Sequence[Place], start
         trust = [np.where(known[i][box.slices], np.float32(1), np.float32(inside)) for i in (t - 1, t)]
         dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         dis.setFinestScale(finest)
-        ahead, back = dis.calc(grey[0], grey[1], None), dis.calc(grey[1], grey[0], None)
+        ahead, back = dis.calc(grey[0], grey[1], None), dis.calc(grey[1], grey[0], None)  # type: ignore[call-overload]
         fields = _completed(ahead, back, *trust), _completed(back, ahead, *trust[::-1])
         first, second = (
             field[places[i][0] - box.top, places[i][1] - box.left] for i, field in zip((t - 1, t), fields, strict=True)
@@ -102,7 +101,8 @@ def by_camera(video: np.ndarray, known: np.ndarray, places: Sequence[Place], sta
         grey = cv2.resize(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA)
         seen = cv2.resize(known[t].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
         if before is not None:
-            matrix = np.eye(3) if starts[t] else _affine(dis.calc(before[0], grey, None), before[1] & seen)
+            flow = dis.calc(before[0], grey, None)  # type: ignore[call-overload]
+            matrix = np.eye(3) if starts[t] else _affine(flow, before[1] & seen)
             zoom = np.diag([size[0] / width, size[1] / height, 1.0])
             matrix = np.linalg.inv(zoom) @ matrix @ zoom
             motion.future[t - 1] = _moved(matrix, places[t - 1])

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from fastinpaint.propagation.flow import Motion, Place
+from fastinpaint.propagation.carry import Place
+from fastinpaint.propagation.flow import Motion
 
 KEEP = 0.85
 """Share of what is carried along in the average: about 1 / (1 - KEEP) frames of each side take part."""

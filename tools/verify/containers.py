@@ -10,7 +10,6 @@ puts the table into docs/video.md.
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Iterator
 from fractions import Fraction
@@ -375,4 +374,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
