@@ -133,7 +133,7 @@ def evaluate(
     found = Evaluation(holes, seed, len(chosen), frames, (height, width))
     for index in tqdm(chosen, desc="evaluate", unit="sample", disable=None if progress else True):
         video = np.asarray(samples[index])
-        mask = make_holes(holes, *video.shape[:3], np.random.default_rng([seed, index])) > 0
+        mask = make_holes(holes, len(video), video.shape[1], video.shape[2], np.random.default_rng([seed, index])) > 0
         results = dict(sorted(_results(models, video, mask, rivals), key=lambda item: _rank(item[0])))
         for name, result in results.items():
             if not np.isfinite(result).all():

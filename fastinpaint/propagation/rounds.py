@@ -10,7 +10,7 @@ import numpy as np
 from fastinpaint.propagation import spatial
 from fastinpaint.propagation.boxes import around
 from fastinpaint.propagation.candidates import Candidates, collect
-from fastinpaint.propagation.carry import Mosaic, Source, carry
+from fastinpaint.propagation.carry import Mosaic, Place, Source, carry
 from fastinpaint.propagation.flow import Motion, by_camera, by_flow
 
 INSIDE = (0.0, 0.5)
@@ -25,7 +25,7 @@ class Clip:
     def __init__(self, video: np.ndarray, hole: np.ndarray, starts: np.ndarray) -> None:
         self.video, self.hole, self.starts, self.known = video, hole, starts, ~hole
         self.boxes = [around(frame, MARGIN) for frame in hole]
-        self.places = [np.nonzero(frame) for frame in hole]
+        self.places: list[Place] = [(rows, columns) for rows, columns in map(np.nonzero, hole)]
         with ThreadPoolExecutor() as pool:
             self.telea = list(pool.map(lambda t: self._opencv(t, cv2.INPAINT_TELEA), range(len(video))))
 
@@ -48,11 +48,11 @@ class Clip:
         The flow is measured twice: on holes filled from the same place, then on what the first flow brought there.
         """
         still = self.along(None)
-        filled = self.nearest(*still, self.video)
+        filled = self.nearest(still[0], still[1], self.video)
         for inside in INSIDE:
             motion = by_flow(filled, self.known, self.places, self.starts, inside)
             moving = self.along(motion)
-            filled = self.nearest(*moving, filled)
+            filled = self.nearest(moving[0], moving[1], filled)
         camera = self.along(by_camera(filled, self.known, self.places, self.starts))
         return [*still, *moving, *camera], motion, filled
 

@@ -33,7 +33,7 @@ CONTEXT, EACH = 3, 5
 def gather(path: Path, kind: str, target: Path) -> None:
     """Candidates, features and truth at hole pixels of a clip."""
     video = read_clip(path, FRAMES, SIZE)
-    hole = make_holes(kind, *video.shape[:3], np.random.default_rng(len(path.name))) > 0
+    hole = make_holes(kind, len(video), video.shape[1], video.shape[2], np.random.default_rng(len(path.name))) > 0
     clip = Clip(np.where(hole[..., None], 0, video).astype(np.uint8), hole, np.arange(len(video)) == 0)
     sources, _, filled = clip.sources()
     mosaic = Mosaic(filled)
@@ -67,26 +67,27 @@ def mirrored_in_time() -> tuple[list[int], list[int]]:
 class Net(nn.Module):
     """The network that `blend` evaluates."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, features: Tensor) -> None:
         super().__init__()
         self.register_buffer("mean", features.mean(0))
         self.register_buffer("std", features.std(0) + 1e-3)
-        self.layers = nn.ModuleList(
-            [nn.Linear(features.shape[1], HIDDEN), nn.Linear(HIDDEN, HIDDEN), nn.Linear(HIDDEN, len(NAMES) + 1)]
-        )
+        self.first = nn.Linear(features.shape[1], HIDDEN)
+        self.second = nn.Linear(HIDDEN, HIDDEN)
+        self.last = nn.Linear(HIDDEN, len(NAMES) + 1)
 
     def forward(self, features: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Shares ``[B, K]`` and the expected log(1 + error) ``[B]``."""
         x = ((features - self.mean) / self.std).clamp(-USUAL, USUAL)
-        for layer in self.layers[:-1]:
-            x = torch.relu(layer(x))
-        out = self.layers[-1](x)
+        out = self.last(torch.relu(self.second(torch.relu(self.first(x)))))
         return torch.softmax(out[:, :-1].masked_fill(~present, -1e4), 1), out[:, -1]
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What `blend.npz` holds."""
         named = {"mean": self.mean, "std": self.std}
-        for number, layer in enumerate(self.layers, start=1):
+        for number, layer in enumerate((self.first, self.second, self.last), start=1):
             named[f"a{number}"], named[f"b{number}"] = layer.weight, layer.bias
         return {name: tensor.detach().numpy().astype(np.float32) for name, tensor in named.items()}
 
@@ -178,7 +179,7 @@ def main() -> None:
     net = fit(list(files.values()), args.steps)
     report(net, files)
     if args.out:
-        np.savez(args.out, **net.arrays())
+        np.savez(args.out, allow_pickle=False, **net.arrays())
 
 
 if __name__ == "__main__":

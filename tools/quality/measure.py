@@ -57,7 +57,7 @@ def measure(clips: Path, rows: Path, names: list[str]) -> None:
     for name in names or [*HELD_OUT, *TRAINED_ON]:
         video = read_clip(clips / name, FRAMES, SIZE)
         for kind in HOLE_KINDS:
-            mask = make_holes(kind, *video.shape[:3], np.random.default_rng([0, 0])) > 0
+            mask = make_holes(kind, len(video), video.shape[1], video.shape[2], np.random.default_rng([0, 0])) > 0
             blank = np.where(mask[..., None], 0, video).astype(np.uint8)
             errors = {method: hole_l1(fill(blank, mask), video, mask) for method, fill in METHODS.items()}
             with rows.open("a") as file:
