@@ -93,5 +93,6 @@ def test_a_layer_asks_torch_for_nothing_small(device: str) -> None:
         y = net(x)
     with Calls() as backward:
         y.backward(dy)
-    assert forward.names == [*["conv_block_fwd", "batch_norm_fwd"] * 3, "activation_fwd"]
+    leaving = ["activation_fwd", "clone"]  # what leaves the fused layers is contiguous where the weights are
+    assert forward.names == [*["conv_block_fwd", "batch_norm_fwd"] * 3, *leaving]
     assert backward.names == ["activation_bwd", *["batch_norm_bwd", "conv_block_bwd"] * 3]
