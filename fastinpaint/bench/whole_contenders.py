@@ -183,7 +183,8 @@ class _Between(nn.Module):
         if len(maps) > 1:
             a = torch.cat([a, *maps[1:]], 1)
         (part,) = parts_of(self.layers(a))
-        return [part.raw.tensor(), *(t for t in (part.mean, part.scale, part.shift) if t is not None)]
+        vectors = part[1:4] if part.norm is None else part.norm.vectors()
+        return [part.raw.tensor(), *(t for t in vectors if t is not None)]
 
 
 def modules(layer: WholeLayer, inputs: Inputs) -> tuple[nn.Sequential, _BatchNorm | None, nn.Module | None]:

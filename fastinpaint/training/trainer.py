@@ -101,6 +101,8 @@ class Trainer:
 
     def begin(self, resume: bool) -> None:
         """Make or take up the run's folder; on resume load the newest checkpoint, before anything is changed."""
+        if self.world.size > 1:
+            dist.barrier()  # the main process may still be saving what a run before this one left
         if resume:
             self.folder.check(self.config)
         newest = self.folder.newest() if resume else None

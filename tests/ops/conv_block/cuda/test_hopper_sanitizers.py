@@ -99,7 +99,7 @@ DEFECTS = {
         Plant(WGRAD, "ldmatrix_x4<true>", "ldmatrix_x4<false>"), *("plain", "dweight: max error")
     ),
     "wgrad: swizzle forgotten": Defect(
-        Plant(WGRAD, "(group ^ position) %", "group %"), *("plain", "dweight: max error")
+        Plant(WGRAD, "unsigned(group ^ position) %", "unsigned(group) %"), *("plain", "dweight: max error")
     ),
     "wgrad: swizzle of the patch forgotten": Defect(
         Plant(
