@@ -49,6 +49,12 @@ __device__ void begin_patch(const GatherParams& p, const Tile& tile, BoxLoader<T
                     tile.w * p.taps.step[2] + origin.w);
 }
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int kCopiesAhead = 2;  // with four, 128 columns spill 12 registers there
+#else
+constexpr int kCopiesAhead = 4;
+#endif
+
 // Asks for the 32 x BN weights at `row` of the packed matrix.
 template <class T, int BN>
 __device__ __forceinline__ void fetch_weights(const GatherParams& p, int row, int first_column, T* stage) {
@@ -59,7 +65,7 @@ __device__ __forceinline__ void fetch_weights(const GatherParams& p, int row, in
   const T* from = static_cast<const T*>(p.weight) + (exists ? size_t(row + k) * p.n_padded + first_column + n : 0);
   size_t further = exists ? size_t(kRows) * p.n_padded : 0;
   T* to = stage + k * turned_pitch<T>(BN) + n;
-#pragma unroll
+#pragma unroll kCopiesAhead
   for (int first = 0; first < kChunk; first += kRows, from += further, to += kRows * turned_pitch<T>(BN))
     if (kRows <= kChunk || k < kChunk) cp_async16(to, from, exists);
 }
