@@ -17,7 +17,14 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from tests.rehearsal.cuda import CAPABILITY, CUDAGraph, Stream
 from tests.rehearsal.tensors import Memory, StandIn
 
-QUERIES = ("_workspace", "_sizeof", "_footprint", "_launches", "_versions", "_cuda_error")  # what is asked of the host, without a stream
+QUERIES = (
+    "_workspace",
+    "_sizeof",
+    "_footprint",
+    "_launches",
+    "_versions",
+    "_cuda_error",
+)  # what is asked of the host, without a stream
 
 
 def do(launch: Callable[[], None]) -> None:

@@ -45,7 +45,7 @@ def test_every_pass_of_every_layer_is_in_the_table(target):
     assert any(row["layers"] == "elementwise" for row in rows)
 
 
-# Bytes that a thin forward spills by ptxas' own choice, at exactly 128 registers, since its K-steps do without divisions.
+# Bytes that a thin forward spills by ptxas' own choice, at 128 registers, since its K-steps do without divisions.
 SPILLED = {("3dcn.2", "conv_fwd_kernel", "sm_80"): 16, ("3dcn.12", "conv_fwd_kernel", "sm_80"): 8}
 
 

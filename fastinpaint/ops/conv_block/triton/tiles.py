@@ -24,7 +24,8 @@ class Tile(NamedTuple):
     num_stages: int
 
 
-# Rows are places for fwd and dgrad. On sm_80 two thin forwards spill up to 16 bytes, nothing else does: docs/results/triton_compiled.md.
+# Rows are places for fwd and dgrad. On sm_80 two thin forwards spill up to 16 bytes and nothing else does:
+# docs/results/triton_compiled.md.
 GATHER_TILES = (
     # 256 channels at once: the sources are read and made to activations once, and each item of them serves 256 products
     Tile(128, 256, 32, 8, 3),  # the largest that keeps everything in registers; a step of 64, or a fourth stage, spills
