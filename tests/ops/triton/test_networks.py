@@ -74,7 +74,7 @@ def test_one_training_step(name, monkeypatch):
     if triton_support.INTERPRETING:  # launches are counted where they are interpreted
         assert Counter(names) == LAUNCHES[name]
         assert len(names) == {"3dcn": 58, "combcn": 91}[name]
-    assert copies.number == LAUNCHES[name]["conv_wgrad_kernel"]
+    assert copies.number == LAUNCHES[name]["conv_wgrad_kernel"] + 1  # a weight each, and what leaves the model
     expected = step(plain, inputs, upstream)
     exact = step(exact_model, [x.double() for x in inputs], upstream.double())
     assert got.keys() == expected.keys() == exact.keys()

@@ -31,7 +31,7 @@ BUGS = {
         fwd_kernel, "mask=inside[:, None] & m_n[None, :])", "mask=m_n[None, :])", "OutOfBounds.*store"
     ),
     "race between splits": (wgrad_kernel, "row = (i_s * all_taps + tap)", "row = tap", "Race.*stores"),
-    "a split forgotten": (wgrad_kernel, "(i_s + 1) * share", "(i_s + 0) * share", "dweight"),
+    "a split forgotten": (wgrad_kernel, "first_step = i_s * share", "first_step = (i_s + 1) * share", "dweight"),
     "a place of the product missed": (wgrad_kernel, "low, tl.maximum(tl.min", "low, -1 + tl.maximum(tl.min", "dweight"),
 }  # fmt: skip
 

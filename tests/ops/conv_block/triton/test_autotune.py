@@ -206,6 +206,7 @@ def test_the_models_choice_of_8_warps_is_held_against_4_once(memory, kernel, mon
         monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
     else:
         monkeypatch.setenv("FASTINPAINT_TUNE", "0")
+    monkeypatch.setattr(triton_support, "INTERPRETING", False)  # as where kernels are compiled
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
