@@ -30,7 +30,7 @@ test: lint types check-cpu check-triton ## everything that continuous integratio
 lint: $(STAMP) ## ruff: rules and format; codespell
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m codespell_lib $(shell git ls-files '*.py' '*.md' '*.cpp' '*.h' '*.cu' '*.cuh' '*.toml' '*.yml')
+	@$(RUN) -m codespell_lib $(shell git ls-files '*.py' '*.md' '*.cpp' '*.h' '*.cu' '*.cuh' '*.toml' '*.yml')
 
 types: $(STAMP) ## mypy
 	$(RUN) -m mypy
