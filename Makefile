@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml setup.py constraints.txt $(NATIVE)
 demo: $(STAMP) ## train, evaluate and inpaint on rendered clips; results in ./demo
 	$(RUN) -m fastinpaint demo --out demo
 
-check: $(STAMP) ## lint, types and the tests of what changed since origin/main (BASE=revision), under two minutes
+check: $(STAMP) ## lint, types and the tests of what changed since origin/main (BASE=revision), for 110 seconds
 	$(RUN) -m tools.verify.check $(if $(BASE),--base $(BASE))
 
 test: lint types check-cpu check-triton ## everything that continuous integration runs

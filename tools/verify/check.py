@@ -1,4 +1,4 @@
-"""``make check``: lint, types, and the tests of what changed, in under two minutes.
+"""``make check``: lint, types, and the tests of what changed.
 
     python -m tools.verify.check [--base REVISION] [--seconds 110] [--list]
 
