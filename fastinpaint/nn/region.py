@@ -3,11 +3,16 @@
 What runs under a checkpoint is outside of what called the checkpoint: backward runs it again on its own, and must find
 the same tensors. torch shows a checkpoint as the hooks on saved tensors that are in force. So is what runs without
 gradients in a model that runs with them, such as the inside of an autograd.Function, which hands on tensors only.
+
+torch runs no hook behind a call that a KeyboardInterrupt ends. So a call counts while its frame is on the stack.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
+from types import FrameType
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -15,37 +20,55 @@ from torch import nn
 top_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 
 
+class _Call(NamedTuple):
+    module: nn.Module
+    frame: FrameType  # of torch's call of the module
+    saved_by: object
+    grad: bool
+
+
 class _Running(threading.local):
     def __init__(self) -> None:
-        self.modules: list[tuple[nn.Module, object, bool]] = []
+        self.calls: list[_Call] = []
 
 
 _running = _Running()
 
 
 def enter(module: nn.Module) -> None:
-    """A module of an accelerated model begins."""
+    """A module of an accelerated model begins. To be called by a hook of the module itself."""
     if not torch.compiler.is_compiling():
-        leave(module)  # a KeyboardInterrupt may have ended it without a word
-        _running.modules.append((module, saving(), torch.is_grad_enabled()))
+        _drop_interrupted()
+        _running.calls.append(_Call(module, sys._getframe(2), saving(), torch.is_grad_enabled()))
 
 
 def leave(module: nn.Module) -> None:
     """It ends, and with it all that began after it."""
     if not torch.compiler.is_compiling():
-        for i in reversed(range(len(_running.modules))):
-            if _running.modules[i][0] is module:
-                del _running.modules[i:]
+        for i in reversed(range(len(_running.calls))):
+            if _running.calls[i].module is module:
+                del _running.calls[i:]
                 return
 
 
 def inside() -> bool:
     """Whether one is running. Not to be asked under a compiler, which sees the whole model."""
-    if not _running.modules:
+    _drop_interrupted()
+    if not _running.calls:
         return False
-    _, saved_by, grad = _running.modules[-1]
-    hooks = top_hooks(True)
-    return (hooks[0] if hooks else None) is saved_by and grad == torch.is_grad_enabled()
+    call = _running.calls[-1]
+    return saving() is call.saved_by and call.grad == torch.is_grad_enabled()
+
+
+def _drop_interrupted() -> None:
+    """Forget the calls that are no longer on the stack."""
+    while _running.calls:
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None:
+            if frame is _running.calls[-1].frame:
+                return
+            frame = frame.f_back
+        _running.calls.pop()
 
 
 def saving() -> object:

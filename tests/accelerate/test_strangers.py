@@ -248,6 +248,7 @@ def test_an_interrupt_leaves_no_trace_behind_the_next_call() -> None:
     fast = pair(body)[0]
     with pytest.raises(KeyboardInterrupt):
         fast(torch.zeros(1, 3, 4, 4, dtype=torch.float64))
+    assert not region.inside()
     fast(small())
     assert not region.inside()
 
