@@ -23,6 +23,7 @@ from fastinpaint.inference.encoder import Encoding
 from fastinpaint.inference.masks import Masks, MaskSettings, count_frames, no_hole, wrong_count
 from fastinpaint.inference.movie import MovieWriter
 from fastinpaint.inference.output import FolderWriter, TiffWriter, Writer, check_output, is_movie, whole_or_nothing
+from fastinpaint.inference.pipeline import ahead, behind, depth
 from fastinpaint.inference.settings import Settings, require_window
 
 
@@ -79,15 +80,16 @@ def inpaint(
         first = next(reader)
         held: deque[tuple[Frame, np.ndarray]] = deque()
         pairs = _pairs(chain([first], reader), holes, reader, held, (masks or MaskSettings()).invert)
-        done = complete_stream(model, pairs, settings)
-        count = 0
+        most, count = depth(reader.height, reader.width), 0
         with whole_or_nothing(target) as beside, ExitStack() as stack:
             writer = _writer(beside, reader, first, encoding, notify)
             stack.callback(writer.release)
-            for rgb in tqdm(done, total=reader.length_hint, unit="frame", disable=None if progress else True):
-                frame, hole = held.popleft()
-                writer.write(frame, rgb, hole)
-                count += 1
+            with ahead(pairs, most) as decoded, behind(lambda item: writer.write(*item), most) as write:
+                done = complete_stream(model, decoded, settings)
+                for rgb in tqdm(done, total=reader.length_hint, unit="frame", disable=None if progress else True):
+                    frame, hole = held.popleft()
+                    write((frame, rgb, hole))
+                    count += 1
             writer.close()
     return Written(target, count, reader.width, reader.height)
 
