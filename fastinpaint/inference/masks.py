@@ -136,6 +136,17 @@ class Masks:
         return left if left >= self.tolerance else 0
 
     @property
+    def is_fixed(self) -> bool:
+        """Whether all frames have the same mask."""
+        pictured = self._reader is not None and self._one is None
+        return not pictured and not (self._boxes is not None and self._boxes.moves)
+
+    @property
+    def invert(self) -> bool:
+        """Whether black is the hole."""
+        return self._settings.invert
+
+    @property
     def tolerance(self) -> int:
         """By so many frames and more must masks go on beyond the video to be too many."""
         return max(1, self._last_hold)

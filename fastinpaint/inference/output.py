@@ -27,7 +27,7 @@ class TiffWriter:
     """One TIFF image. OpenCV says in the file that its transparency is not multiplied in, which FFmpeg does not."""
 
     def __init__(self, path: Path, name: str) -> None:
-        self._path, self._name = path, name
+        self._path, self._name, self.copied = path, name, 0
 
     def write(self, frame: Frame, rgb: np.ndarray, mask: np.ndarray) -> None:
         if self._path.exists():
@@ -43,6 +43,9 @@ class TiffWriter:
     def close(self) -> None:
         """Nothing is left to write."""
 
+    def check(self, path: Path) -> None:
+        """Nothing was copied."""
+
     def release(self) -> None:
         """Nothing is open."""
 
@@ -55,13 +58,22 @@ def encoded(image: np.ndarray, suffix: str) -> bytes:
 
 
 class Writer(Protocol):
-    """Takes frames in order. The output is complete after `close`; `release` lets go of it in any state."""
+    """Takes frames in order. The output is complete after `close`; `release` lets go of it in any state.
+
+    Attributes:
+        copied: the number of frames that are copied without being encoded.
+    """
+
+    copied: int
 
     def write(self, frame: Frame, rgb: np.ndarray, mask: np.ndarray) -> None:
         """Add a frame of the source with the masked pixels of `rgb`, uint8 [H, W, 3], in it."""
 
     def close(self) -> None:
         """Write what is left, and the end of the file."""
+
+    def check(self, path: Path) -> None:
+        """Compare the file with what it should hold."""
 
     def release(self) -> None:
         """Close files."""
@@ -77,7 +89,7 @@ class FolderWriter:
         path.mkdir()
         self._path = path
         self._suffix = "." + image_format
-        self._next = 0
+        self._next = self.copied = 0
 
     def write(self, frame: Frame, rgb: np.ndarray, mask: np.ndarray) -> None:
         held = what_it_holds(frame.picture.format.name)
@@ -92,6 +104,9 @@ class FolderWriter:
 
     def close(self) -> None:
         """Nothing is left to write."""
+
+    def check(self, path: Path) -> None:
+        """Nothing was copied."""
 
     def release(self) -> None:
         """Nothing is open."""

@@ -55,7 +55,7 @@ def test_png_frames_equal_the_source_bit_for_bit_outside_the_mask(clip, tmp_path
 
 def test_what_was_written_is_returned(clip, tmp_path):
     done = inpaint(Paint(), clip("in.mp4", frames=7), tmp_path / "out", boxes=[BOX], settings=SETTINGS, masks=EXACT)
-    assert done == (tmp_path / "out", 7, 64, 48)
+    assert done == (tmp_path / "out", 7, 64, 48, 0)
 
 
 @pytest.mark.parametrize("out", ["out.mp4", "out"])

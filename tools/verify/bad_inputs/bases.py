@@ -40,7 +40,7 @@ class Bases:
         }
         hole = ("--mask", place["mask"]) if "mask" in place else ("--box", "8,8,8,8")
         few = ("--strategy", "2dcn", "--steps", "1", "--device", "cpu", *TINY)
-        measured = (place["weights"], "--data", place["data"])
+        measured: tuple[str, ...] = (place["weights"], "--data", place["data"])
         if "video" in place:
             measured = ("--video", place["video"], *SIZES)
         return {
