@@ -22,10 +22,10 @@ from fastinpaint.data.reader import VideoReader
 from fastinpaint.data.scenes import split_scenes
 from fastinpaint.data.sources import find_sources, stamp
 from fastinpaint.data.split import split_samples
-from fastinpaint.data.store import FORMAT, PART, VERSION, clip_writer, read_json, write_json
+from fastinpaint.data.store import FORMAT, VERSION, clip_writer, read_json, write_json
 from fastinpaint.data.video import open_video, upright
 from fastinpaint.errors import UserError, one_line, shown
-from fastinpaint.files import locked
+from fastinpaint.files import PART, locked
 from fastinpaint.memory import require
 from fastinpaint.ranges import FRAMES, SEED, SIDE, Number, whole
 

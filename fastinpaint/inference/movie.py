@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import av
 import numpy as np
+from av.codec.context import Flags
 from av.error import FFmpegError
 
 from fastinpaint.data.container import ContainerReader
@@ -83,6 +84,7 @@ class MovieWriter:
         self._like = first.picture
         self._copier = self._copying(source, encoding, find_copies)
         self._container = self._open(path)
+        self._encoder: Any = None
         self._stream = self._add_stream(source)
         if self._original is not None:
             self.notes += self._original.join(self._container, self._suffix, encoding, self._start)
@@ -168,10 +170,20 @@ class MovieWriter:
             stream.codec_context.extradata = self._copier.header or None
             if source.codec == "prores":
                 stream.codec_context.codec_tag = self._copier.stream.codec_context.codec_tag
+        elif self._original is not None and hdr.beside(self._original.pictures, self._like, self.plan.encoder):
+            stream = cast(Any, self._container.add_stream_from_template(self._original.pictures, opaque=True))
+            self._encoder = self._context({})
+            self._encoder.flags |= int(Flags.global_header)
+            self._encoder.open()
+            self._describe(stream.codec_context)
+            stream.codec_context.extradata = self._encoder.extradata
+            if self.plan.encoder == "prores_ks":
+                stream.codec_context.codec_tag = self._encoder.codec_tag
         else:
             options: Any = {"options": self._options({}), "time_base": self._time_base}
             stream = cast(Any, self._container.add_stream(self.plan.encoder, self._rate, **options))
             self._describe(stream.codec_context)
+            self._encoder = stream
         if source.display_matrix is not None:
             stream.set_display_matrix(source.display_matrix)
         if self._original is not None and self._suffix not in PICTURES:
@@ -196,10 +208,11 @@ class MovieWriter:
 
     def _encode(self, picture: Any) -> None:
         """Encode and pass on what is ready, each for as long as the source shows it, which encoders do not tell."""
-        for packet in self._stream.encode(picture):
+        for packet in self._encoder.encode(picture):
             length = self._lengths.pop(packet.pts, 0) if packet.time_base == self._time_base else 0
             if length:
                 packet.duration = length
+            packet.stream = self._stream
             self._container.mux(packet)
 
     def _filled(self, picture: Any, rgb: np.ndarray, mask: np.ndarray) -> Any:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +14,7 @@ from av.error import FFmpegError
 
 from fastinpaint.data.reader import Frame
 from fastinpaint.errors import UserError
+from fastinpaint.files import replacing
 from fastinpaint.inference.encoder import MUXERS
 from fastinpaint.inference.pixels import what_it_holds, working_format
 from fastinpaint.inference.planes import convert, is_opaque, paste
@@ -139,29 +138,13 @@ def check_output(target: Path, inputs: list[Path], overwrite: bool) -> None:
 
 @contextmanager
 def whole_or_nothing(target: Path) -> Iterator[Path]:
-    """A path beside `target` to write to; it takes the target's place at the end, and goes away on any error."""
-    beside = target.absolute().with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
+    """A path beside `target` to write to; it takes the target's place at the end, and goes away on any error.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     try:
-        yield beside
-        _replace(beside, target)
+        with replacing(target.absolute(), suffix=target.suffix) as beside:
+            yield beside
     except (OSError, FFmpegError) as error:
         raise UserError(f"{target}: cannot be written: {getattr(error, 'strerror', None) or error}.") from error
-    finally:
-        _remove(beside)
-
-
-def _replace(beside: Path, target: Path) -> None:
-    if target.is_dir():
-        old = beside.with_suffix(".old")
-        os.replace(target, old)
-        os.replace(beside, target)
-        _remove(old)
-    else:
-        os.replace(beside, target)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    with suppress(OSError):
-        path.unlink(missing_ok=True)

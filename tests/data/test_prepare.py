@@ -208,7 +208,7 @@ def test_killed_and_continued(clips: Path, tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", slow, str(clips), str(data)], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        if len(list(data.glob("clips/*.json"))) >= 2 and list(data.glob("clips/*.npy.part")):
+        if len(list(data.glob("clips/*.json"))) >= 2 and list(data.glob("clips/.*.part")):
             break
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
