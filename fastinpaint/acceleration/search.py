@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import logging
 import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-import torch
 
 from fastinpaint.acceleration import select
 from fastinpaint.acceleration.links import Links, record
 from fastinpaint.acceleration.plan import DEFAULT, LOW, STOCK, Plan
 from fastinpaint.acceleration.rehearsal import rehearse
-from fastinpaint.acceleration.trial import Runner, Trial, wait_for
+from fastinpaint.acceleration.trial import Runner, Trial, second_per_byte
 
 logger = logging.getLogger(__name__)
 RUNS, AGAIN = 2, 2  # timed steps of a plan whose parts are measured; of one that mixes those
@@ -121,7 +118,7 @@ def _candidates(runner: Runner, trials: dict[str, Trial], goal: Goal) -> list[tu
         return known or runner.measure(plan, AGAIN), ways
 
     tiers = {STOCK: stock, DEFAULT: trials[DEFAULT]} if DEFAULT in trials else trials
-    candidates = [measured(select.fastest(tiers, links, _second_per_byte(runner.device)))]
+    candidates = [measured(select.fastest(tiers, links, second_per_byte(runner.device)))]
     trial, ways = candidates[0]
     better = select.refined(ways, trial, stock)
     if better != ways:
@@ -147,19 +144,6 @@ def _candidates(runner: Runner, trials: dict[str, Trial], goal: Goal) -> list[tu
 
 def _estimate(ways: dict[str, str], trials: dict[str, Trial]) -> int:
     return sum(trials[way].kept_by.get(name, 0) for name, way in ways.items())
-
-
-def _second_per_byte(device: torch.device) -> float:
-    """What it costs to write a map out and, in backward, to read it and its gradient: five passes over memory."""
-    x = torch.ones(1 << 22, device=device)
-    seconds = []
-    for _ in range(3):
-        wait_for(device)
-        start = time.perf_counter()
-        x.mul_(1.0)  # reads and writes x
-        wait_for(device)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds) / (2 * x.nbytes) * 5
 
 
 def _finals(
