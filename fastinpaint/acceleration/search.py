@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import logging
 import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-import torch
 
 from fastinpaint.acceleration import select
 from fastinpaint.acceleration.adapt import adapt_plan
 from fastinpaint.acceleration.links import Links, record
 from fastinpaint.acceleration.plan import DEFAULT, LOW, STOCK, Plan
-from fastinpaint.acceleration.trial import Runner, Trial, wait_for
+from fastinpaint.acceleration.trial import Runner, Trial, second_per_byte
 
 logger = logging.getLogger(__name__)
 RUNS, AGAIN = 2, 2  # timed steps of a uniform plan, and of a mixed plan
@@ -121,7 +118,7 @@ def _candidates(runner: Runner, trials: dict[str, Trial], goal: Goal) -> list[tu
         return known or runner.measure(plan, AGAIN), tiers
 
     allowed = {STOCK: stock, DEFAULT: trials[DEFAULT]} if DEFAULT in trials else trials
-    candidates = [measured(select.fastest(allowed, links, _second_per_byte(runner.device)))]
+    candidates = [measured(select.fastest(allowed, links, second_per_byte(runner.device)))]
     trial, tiers = candidates[0]
     better = select.refined(tiers, trial, stock)
     if better != tiers:
@@ -147,19 +144,6 @@ def _candidates(runner: Runner, trials: dict[str, Trial], goal: Goal) -> list[tu
 
 def _estimate(tiers: dict[str, str], trials: dict[str, Trial]) -> int:
     return sum(trials[tier].kept_by.get(name, 0) for name, tier in tiers.items())
-
-
-def _second_per_byte(device: torch.device) -> float:
-    """Seconds per byte to write a map out and, in backward, to read it and its gradient: five passes over memory."""
-    x = torch.ones(1 << 22, device=device)
-    seconds = []
-    for _ in range(3):
-        wait_for(device)
-        start = time.perf_counter()
-        x.mul_(1.0)  # reads and writes x
-        wait_for(device)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds) / (2 * x.nbytes) * 5
 
 
 def _finals(

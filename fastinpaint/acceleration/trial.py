@@ -269,3 +269,16 @@ class _Watching:
         for hook in self._hooks:
             hook.remove()
         self._around.__exit__(None, None, None)
+
+
+def second_per_byte(device: torch.device) -> float:
+    """Seconds per byte to write a map out and, in backward, to read it and its gradient: five passes over memory."""
+    x = torch.ones(1 << 22, device=device)
+    seconds = []
+    for _ in range(3):
+        wait_for(device)
+        start = clock()
+        x.mul_(1.0)  # reads and writes x
+        wait_for(device)
+        seconds.append(clock() - start)
+    return min(seconds) / (2 * x.nbytes) * 5
