@@ -1,4 +1,4 @@
-"""Networks and rivals over a validation set, side by side, as in Table 2 of Wang et al. 2019."""
+"""Measures networks and baselines side by side on a validation set, as in Table 2 of Wang et al. 2019."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fastinpaint.propagation import propagate
 Network = VideoCompletionNet | TwoDCN
 
 PROPAGATION = "propagation"
-"""What `fastinpaint inpaint` fills with where it has no weights."""
+"""The method of `fastinpaint inpaint` without weights."""
 
 COLUMNS = {
     "hole_l1": ("hole L1", "{:.2f}"),
@@ -35,11 +35,11 @@ warping L1: mean change along the truth's own motion, at the holes, 0 to 255 (fl
 
 
 FLOW_SIDE = 16
-"""Pixels; smaller frames are left without a warping error, for want of a flow."""
+"""Pixels. Smaller frames have no warping error, because no flow can be computed."""
 
 
 class Scores(NamedTuple):
-    """One method's figures; None where the videos allow none (one frame, or frames smaller than SSIM's window)."""
+    """One method's figures; None where undefined (a single frame, or frames smaller than SSIM's window)."""
 
     hole_l1: float
     psnr: float
@@ -49,7 +49,7 @@ class Scores(NamedTuple):
 
 
 class Example(NamedTuple):
-    """A sample kept for pictures: video and results uint8 ``[T, H, W, 3]``, mask ``[T, H, W]``."""
+    """A sample for the pictures: video and results uint8 ``[T, H, W, 3]``, mask ``[T, H, W]``."""
 
     number: int
     video: np.ndarray
@@ -59,7 +59,7 @@ class Example(NamedTuple):
 
 @dataclass
 class Evaluation:
-    """What `evaluate` found: each method's mean scores, its scores sample by sample, and examples for pictures."""
+    """The result of `evaluate`: each method's mean scores, its scores per sample, and examples for pictures."""
 
     holes: str
     seed: int
@@ -106,20 +106,20 @@ def evaluate(
     examples: int = 3,
     progress: bool = True,
 ) -> Evaluation:
-    """Measure networks and rivals on the same samples with the same holes.
+    """Measure networks and baselines on the same samples with the same holes.
 
     Args:
-        models: by label; put into eval mode. Labels are shown only where two models give results of the same name.
+        models: by label; put into eval mode. A label is shown only if two models give results of the same name.
         samples: uint8 videos ``[T, H, W, 3]``, as `fastinpaint.data.dataset.VideoSamples`.
         holes: a kind of `fastinpaint.data.holes.make_holes`.
-        limit: measure only that many samples, spread evenly over the set.
-        seed: a sample's hole depends on the seed and its index alone.
+        limit: the most samples to measure, evenly spread over the set.
+        seed: a sample's hole depends only on the seed and its index.
         rivals: whether to measure `BASELINES` and propagation too.
-        examples: how many samples to keep for pictures.
-        progress: show a bar where the output is a terminal.
+        examples: number of samples to keep for pictures.
+        progress: show a progress bar on a terminal.
 
     Raises:
-        UserError: no samples, an unknown kind of holes, or a network whose output is not finite.
+        UserError: there are no samples, the kind of holes is unknown, or a network's output is not finite.
     """
     if len(samples) == 0:
         raise UserError("evaluate: the data set has no samples of this split.")
@@ -150,7 +150,7 @@ def evaluate(
 def _results(
     models: Mapping[str, Network], video: np.ndarray, mask: np.ndarray, rivals: bool
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Every method's result by its name; hole pixels of the video are blank for all."""
+    """Every method's result by name. The video's hole pixels are blanked for all methods."""
     blank = np.where(mask[..., None], 0, video).astype(np.uint8)
     several = {kind: sum(type(m) is kind for m in models.values()) > 1 for kind in (VideoCompletionNet, TwoDCN)}
     for label, model in models.items():
@@ -163,7 +163,7 @@ def _results(
 
 
 def _rank(name: str) -> int:
-    """The paper's order of the networks, then the rivals."""
+    """Sort key: the networks in the paper's order, then the baselines."""
     order = ("3DCN", "2DCN", "CombCN")
     return next((i for i, start in enumerate(order) if name.startswith(start)), len(order))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastinpaint.ops.conv_block import reference
 from fastinpaint.ops.norm_act import Act
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
-from fastinpaint.testing.compare import FACTOR, excess, mismatch
+from fastinpaint.testing.compare import FACTOR, error_ratio, mismatch
 
 PARAMETERS = {"leaky_relu": 0.01, "elu": 1.3, "softplus": 1.5}
 
@@ -124,5 +124,5 @@ def named(grads: Sequence[SourceGrad]) -> dict[str, Tensor]:
 def judge(name: str, value: Tensor, stock: Tensor, exact: Tensor, factor: float = FACTOR) -> None:
     """The rule of exactness: at most twice stock torch's error, one rounding of the result allowed."""
     assert mismatch(value, stock) is None, f"{name}: {mismatch(value, stock)}"
-    times = excess(value, stock, exact, value.dtype)
+    times = error_ratio(value, stock, exact, value.dtype)
     assert times <= factor, f"{name}: {times:.2f} times the error of stock torch"
