@@ -57,10 +57,10 @@ def flags(sources: Sequence[Source]) -> dict[str, bool]:
     first, second = sources[0], sources[1] if len(sources) > 1 else Source(sources[0].x)
     return {
         "HAS_AFFINE0": first.mean is not None,
-        "RELU0": first.relu,
+        "RELU0": bool(first.relu),
         "HAS_ADDEND0": first.addend is not None,
         "HAS_AFFINE1": second.mean is not None,
-        "RELU1": second.relu,
+        "RELU1": bool(second.relu),
         "HAS_ADDEND1": second.addend is not None,
         "HAS_SOURCE1": len(sources) > 1,
     }
