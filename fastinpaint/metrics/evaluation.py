@@ -12,7 +12,7 @@ from tqdm import tqdm
 from fastinpaint.data.holes import make_holes
 from fastinpaint.errors import UserError
 from fastinpaint.metrics.baselines import BASELINES
-from fastinpaint.metrics.measures import SSIM_WINDOW, hole_l1, psnr, ssim, temporal_error, warping_error
+from fastinpaint.metrics.measures import SSIM_WINDOW, border_error, hole_l1, psnr, ssim, temporal_error, warping_error
 from fastinpaint.metrics.networks import complete, truth_at
 from fastinpaint.models import TwoDCN, VideoCompletionNet
 from fastinpaint.propagation import propagate
@@ -21,6 +21,8 @@ Network = VideoCompletionNet | TwoDCN
 
 PROPAGATION = "propagation"
 """What `fastinpaint inpaint` fills with where it has no weights."""
+SOURCE = "source"
+"""The truth itself, whose own flicker the others are compared with."""
 
 COLUMNS = {
     "hole_l1": ("hole L1", "{:.2f}"),
@@ -28,10 +30,12 @@ COLUMNS = {
     "ssim": ("SSIM", "{:.4f}"),
     "temporal_error": ("temporal L1", "{:.2f}"),
     "warping_error": ("warping L1", "{:.2f}"),
+    "border_error": ("border L1", "{:.2f}"),
 }
 NOTE = """hole L1: mean error of a colour value inside the holes, 0 to 255. PSNR and SSIM: whole frames.
 temporal L1: mean error of the change from frame to frame, at the holes, 0 to 255 (flicker).
-warping L1: mean change along the truth's own motion, at the holes, 0 to 255 (flicker; the truth's own is not 0)."""
+warping L1: mean change along the truth's own motion, at the holes, 0 to 255 (flicker; the source's own is not 0).
+border L1: mean error of the gradients along the holes' edges, 0 to 255 (seams)."""
 
 
 FLOW_SIDE = 16
@@ -39,13 +43,17 @@ FLOW_SIDE = 16
 
 
 class Scores(NamedTuple):
-    """One method's figures; None where the videos allow none (one frame, or frames smaller than SSIM's window)."""
+    """One method's figures.
+
+    None stands where the videos allow none: one frame alone, frames smaller than SSIM's window, holes without an edge.
+    """
 
     hole_l1: float
     psnr: float
     ssim: float | None
     temporal_error: float | None
     warping_error: float | None = None
+    border_error: float | None = None
 
 
 class Example(NamedTuple):
@@ -114,7 +122,7 @@ def evaluate(
         holes: a kind of `fastinpaint.data.holes.make_holes`.
         limit: measure only that many samples, spread evenly over the set.
         seed: a sample's hole depends on the seed and its index alone.
-        rivals: whether to measure `BASELINES` and propagation too.
+        rivals: whether to measure `BASELINES`, propagation and the source itself too.
         examples: how many samples to keep for pictures.
         progress: show a bar where the output is a terminal.
 
@@ -141,7 +149,11 @@ def evaluate(
                 raise UserError(f"evaluate: {name} gave values that are not finite on sample {index}.")
             found.per_sample.setdefault(name, []).append(_scores(result, video, mask))
         if index in kept:
-            full = {n: np.rint(r).astype(np.uint8) for n, r in results.items() if r.shape == video.shape}
+            full = {
+                name: np.rint(result).astype(np.uint8)
+                for name, result in results.items()
+                if name != SOURCE and result.shape == video.shape
+            }
             found.examples.append(Example(index, video, mask, full))
     found.means = {name: _mean(scores) for name, scores in found.per_sample.items()}
     return found
@@ -160,6 +172,7 @@ def _results(
         yield name, rival(blank, mask)
     if rivals:
         yield PROPAGATION, propagate(blank, mask).video
+        yield SOURCE, video
 
 
 def _rank(name: str) -> int:
@@ -176,6 +189,7 @@ def _scores(result: np.ndarray, video: np.ndarray, mask: np.ndarray) -> Scores:
         ssim(result, truth) if min(truth.shape[1:3]) >= SSIM_WINDOW else None,
         temporal_error(result, truth, holes) if len(truth) > 1 else None,
         warping_error(result, truth, holes) if len(truth) > 1 and min(truth.shape[1:3]) >= FLOW_SIDE else None,
+        border_error(result, truth, holes) if not holes.all((1, 2)).all() else None,
     )
 
 
