@@ -1,4 +1,4 @@
-"""How good a completed video is: measures, rivals that do not learn, and whole evaluations."""
+"""Evaluation of completed videos: measures, baselines without learning, and reports."""
 
 from fastinpaint.metrics.baselines import BASELINES, navier_stokes, nearest_in_time, telea, temporal_median
 from fastinpaint.metrics.evaluation import Evaluation, evaluate

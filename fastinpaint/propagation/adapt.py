@@ -15,6 +15,8 @@ from fastinpaint.propagation.carry import Mosaic
 from fastinpaint.propagation.mixing import Examples, Net, examples, fit, joined, mean_error
 from fastinpaint.propagation.rounds import Clip
 
+ADAPT_SECONDS = 60
+"""The usual budget, on two cores."""
 FRAMES = 32
 """Frames that are looked at, at most, from the middle of the window."""
 SHORTEST = 8
@@ -48,7 +50,7 @@ class Adaptation:
         progress: whether a bar is drawn on stderr, if that is a terminal.
     """
 
-    seconds: int = 60
+    seconds: int = ADAPT_SECONDS
     seed: int = 0
     notify: Callable[[str], None] = lambda note: None
     progress: bool = False

@@ -27,7 +27,7 @@ from fastinpaint.metrics import (
 from fastinpaint.metrics.networks import complete, truth_at
 from fastinpaint.models import ModelConfig, TwoDCN, VideoCompletionNet
 from fastinpaint.models.preprocess import downsample_video
-from fastinpaint.propagation import propagate
+from fastinpaint.propagation import Adaptation, propagate
 from fastinpaint.training.losses import threedcn_loss
 
 SAMPLES = [synthetic_clip(seed, frames=4, size=24) for seed in range(3)]
@@ -80,6 +80,15 @@ def test_every_row_is_the_measure_of_that_methods_result(holes: str) -> None:
         columns = [None if None in column else np.mean(column) for column in zip(*scores, strict=True)]
         assert [value is None for value in found.means[name]] == [column is None for column in columns]
         assert [v for v in found.means[name] if v is not None] == pytest.approx([c for c in columns if c is not None])
+
+
+def test_the_adapted_fill_has_a_row_where_it_is_asked_for() -> None:
+    found = evaluate({}, SAMPLES[:1], "rectangle", rivals=False, adapt=2, progress=False)
+    assert list(found.means) == ["propagation, adapted"]
+    mask = mask_of(0, "rectangle")
+    blank = np.where(mask[..., None], 0, SAMPLES[0]).astype(np.uint8)
+    filled = propagate(blank, mask, Adaptation(2)).video
+    assert found.means["propagation, adapted"].hole_l1 == pytest.approx(hole_l1(filled, SAMPLES[0], mask))
 
 
 @pytest.mark.parametrize("r", [2, 4])
