@@ -12,15 +12,19 @@ from tqdm import tqdm
 from fastinpaint.data.holes import make_holes
 from fastinpaint.errors import UserError
 from fastinpaint.metrics.baselines import BASELINES
-from fastinpaint.metrics.measures import SSIM_WINDOW, hole_l1, psnr, ssim, temporal_error, warping_error
+from fastinpaint.metrics.measures import SSIM_WINDOW, border_error, hole_l1, psnr, ssim, temporal_error, warping_error
 from fastinpaint.metrics.networks import complete, truth_at
 from fastinpaint.models import TwoDCN, VideoCompletionNet
-from fastinpaint.propagation import propagate
+from fastinpaint.propagation import Adaptation, propagate
 
 Network = VideoCompletionNet | TwoDCN
 
 PROPAGATION = "propagation"
 """The method of `fastinpaint inpaint` without weights."""
+ADAPTED = "propagation, adapted"
+"""The method of `fastinpaint inpaint --adapt`."""
+SOURCE = "source"
+"""The truth itself, whose own flicker the others are compared with."""
 
 COLUMNS = {
     "hole_l1": ("hole L1", "{:.2f}"),
@@ -28,10 +32,12 @@ COLUMNS = {
     "ssim": ("SSIM", "{:.4f}"),
     "temporal_error": ("temporal L1", "{:.2f}"),
     "warping_error": ("warping L1", "{:.2f}"),
+    "border_error": ("border L1", "{:.2f}"),
 }
 NOTE = """hole L1: mean error of a colour value inside the holes, 0 to 255. PSNR and SSIM: whole frames.
 temporal L1: mean error of the change from frame to frame, at the holes, 0 to 255 (flicker).
-warping L1: mean change along the truth's own motion, at the holes, 0 to 255 (flicker; the truth's own is not 0)."""
+warping L1: mean change along the truth's own motion, at the holes, 0 to 255 (flicker; the source's own is not 0).
+border L1: mean error of the gradients along the holes' edges, 0 to 255 (seams)."""
 
 
 FLOW_SIDE = 16
@@ -39,13 +45,17 @@ FLOW_SIDE = 16
 
 
 class Scores(NamedTuple):
-    """One method's figures; None where undefined (a single frame, or frames smaller than SSIM's window)."""
+    """One method's figures.
+
+    None where undefined: a single frame, frames smaller than SSIM's window, or holes without an edge.
+    """
 
     hole_l1: float
     psnr: float
     ssim: float | None
     temporal_error: float | None
     warping_error: float | None = None
+    border_error: float | None = None
 
 
 class Example(NamedTuple):
@@ -103,23 +113,33 @@ def evaluate(
     limit: int | None = None,
     seed: int = 0,
     rivals: bool = True,
+    adapt: int = 0,
     examples: int = 3,
     progress: bool = True,
 ) -> Evaluation:
     """Measure networks and baselines on the same samples with the same holes.
 
-    Args:
-        models: by label; put into eval mode. A label is shown only if two models give results of the same name.
-        samples: uint8 videos ``[T, H, W, 3]``, as `fastinpaint.data.dataset.VideoSamples`.
-        holes: a kind of `fastinpaint.data.holes.make_holes`.
-        limit: the most samples to measure, evenly spread over the set.
-        seed: a sample's hole depends only on the seed and its index.
-        rivals: whether to measure `BASELINES` and propagation too.
-        examples: number of samples to keep for pictures.
-        progress: show a progress bar on a terminal.
+        Args:
+            models: by label; put into eval mode. A label is shown only if two models give results of the same name.
+            samples: uint8 videos ``[T, H, W, 3]``, as `fastinpaint.data.dataset.VideoSamples`.
+            holes: a kind of `fastinpaint.data.holes.make_holes`.
+    <<<<<<< HEAD
+            limit: measure only that many samples, spread evenly over the set.
+            seed: a sample's hole depends on the seed and its index alone.
+            rivals: whether to measure `BASELINES`, propagation and the source itself too.
+            adapt: seconds on two cores that propagation adapts to each sample, as another row; 0 leaves that row out.
+            examples: how many samples to keep for pictures.
+            progress: show a bar where the output is a terminal.
+    =======
+            limit: the most samples to measure, evenly spread over the set.
+            seed: a sample's hole depends only on the seed and its index.
+            rivals: whether to measure `BASELINES` and propagation too.
+            examples: number of samples to keep for pictures.
+            progress: show a progress bar on a terminal.
+    >>>>>>> main
 
-    Raises:
-        UserError: there are no samples, the kind of holes is unknown, or a network's output is not finite.
+        Raises:
+            UserError: there are no samples, the kind of holes is unknown, or a network's output is not finite.
     """
     if len(samples) == 0:
         raise UserError("evaluate: the data set has no samples of this split.")
@@ -135,20 +155,24 @@ def evaluate(
         video = np.asarray(samples[index])
         length, rows, columns = video.shape[:3]
         mask = make_holes(holes, length, rows, columns, np.random.default_rng([seed, index])) > 0
-        results = dict(sorted(_results(models, video, mask, rivals), key=lambda item: _rank(item[0])))
+        results = dict(sorted(_results(models, video, mask, rivals, adapt), key=lambda item: _rank(item[0])))
         for name, result in results.items():
             if not np.isfinite(result).all():
                 raise UserError(f"evaluate: {name} gave values that are not finite on sample {index}.")
             found.per_sample.setdefault(name, []).append(_scores(result, video, mask))
         if index in kept:
-            full = {n: np.rint(r).astype(np.uint8) for n, r in results.items() if r.shape == video.shape}
+            full = {
+                name: np.rint(result).astype(np.uint8)
+                for name, result in results.items()
+                if name != SOURCE and result.shape == video.shape
+            }
             found.examples.append(Example(index, video, mask, full))
     found.means = {name: _mean(scores) for name, scores in found.per_sample.items()}
     return found
 
 
 def _results(
-    models: Mapping[str, Network], video: np.ndarray, mask: np.ndarray, rivals: bool
+    models: Mapping[str, Network], video: np.ndarray, mask: np.ndarray, rivals: bool, adapt: int
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Every method's result by name. The video's hole pixels are blanked for all methods."""
     blank = np.where(mask[..., None], 0, video).astype(np.uint8)
@@ -160,6 +184,10 @@ def _results(
         yield name, rival(blank, mask)
     if rivals:
         yield PROPAGATION, propagate(blank, mask).video
+    if adapt:
+        yield ADAPTED, propagate(blank, mask, Adaptation(adapt)).video
+    if rivals:
+        yield SOURCE, video
 
 
 def _rank(name: str) -> int:
@@ -176,6 +204,7 @@ def _scores(result: np.ndarray, video: np.ndarray, mask: np.ndarray) -> Scores:
         ssim(result, truth) if min(truth.shape[1:3]) >= SSIM_WINDOW else None,
         temporal_error(result, truth, holes) if len(truth) > 1 else None,
         warping_error(result, truth, holes) if len(truth) > 1 and min(truth.shape[1:3]) >= FLOW_SIDE else None,
+        border_error(result, truth, holes) if not holes.all((1, 2)).all() else None,
     )
 
 

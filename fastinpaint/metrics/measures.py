@@ -11,6 +11,9 @@ PSNR_IDENTICAL = 100.0
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
 
+BORDER = 2
+"""Pixels inside a hole's edge over which `border_error` looks for a seam."""
+
 
 def hole_l1(result: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
     """The mean absolute error of a colour value inside the holes, in [0, 255]: 255 times Eq. 1 of Wang et al. 2019.
@@ -71,6 +74,31 @@ def warping_error(result: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> fl
         warped = cv2.remap(result[t + 1].astype(np.float32), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         total += float(np.abs(warped[seen] - result[t][seen]).sum())
         count += 3 * int(seen.sum())
+    return total / max(count, 1)
+
+
+def border_error(result: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
+    """How visible the edge of the holes is, in [0, 255]: the error of gradients along it.
+
+        mean of |(result[q] - result[p]) - (truth[q] - truth[p])|
+
+    over neighbours p and q of one frame, side by side or one above the other, of which one is a hole pixel at most
+    `BORDER` pixels from a known one.
+
+    Raises:
+        ValueError: for shapes that do not fit, no hole, or frames that are holes all over.
+    """
+    check("border_error", result, truth, mask)
+    holes = _holes("border_error", mask)
+    reach = np.ones((2 * BORDER + 1, 2 * BORDER + 1), np.uint8)
+    near = np.stack([cv2.dilate((~hole).astype(np.uint8), reach) > 0 for hole in holes]) & holes
+    if not near.any():
+        raise ValueError("border_error: the frames are holes all over, so no hole has an edge.")
+    gap, total, count = result.astype(np.float64) - truth, 0.0, 0
+    for axis in (1, 2):
+        first, second = (np.take(near, range(start, near.shape[axis] + start - 1), axis) for start in (0, 1))
+        errors = np.abs(np.diff(gap, axis=axis)).mean(-1)[first | second]
+        total, count = total + float(errors.sum()), count + errors.size
     return total / max(count, 1)
 
 
