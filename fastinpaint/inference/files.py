@@ -122,7 +122,7 @@ def _fill(
             writer.write(*item)
 
         with ahead(pairs, most) as decoded, behind(write_one, most) as write:
-            done = complete_stream(model, decoded, settings)
+            done = complete_stream(model, decoded, settings, notify, progress)
             for rgb in tqdm(done, total=reader.length_hint, unit="frame", disable=None if progress else True):
                 frame, hole = held.popleft()
                 write((frame, rgb, hole))

@@ -1,4 +1,4 @@
-"""The same tests on every lower instruction set, each in a process of its own: the level is chosen once a process."""
+"""The CPU tests on every lower instruction set, in separate processes, as the level is chosen once per process."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def test_kernels_of_a_lower_level(level: str) -> None:
         str(HERE / "test_thin.py"),
         str(HERE / "test_depthwise.py"),
         str(HERE / "test_matmul.py"),
+        str(HERE / "test_loaded_activations.py"),
         str(HERE / "test_maps.py"),
         str(HERE.parents[1] / "norm_act"),
     )
