@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import fastinpaint
 from fastinpaint.acceleration import search
-from fastinpaint.acceleration.kept import HeldAgain, kept_bytes
+from fastinpaint.acceleration.kept import RecomputedBytes, kept_bytes
 from fastinpaint.acceleration.report import Report
 from fastinpaint.nn import layers
 from fastinpaint.ops.dispatch import native
@@ -170,7 +170,7 @@ def test_kept_bytes_count_what_backward_computes_again_and_holds() -> None:
     net, x = nn.Sequential(*(layer for each in chain for layer in each)), image(2, 16, 32, 32)
     fastinpaint.accelerate(net, objective="fuse", memory="low")
     assert kept_bytes(lambda: net(x).sum(), net.parameters()) < 2 * x.nbytes
-    again = HeldAgain()
+    again = RecomputedBytes()
     with again.counting():
         net(x).sum().backward()
     assert 6 * x.nbytes < again.most < 10 * x.nbytes

@@ -61,7 +61,7 @@ def test_measuring_changes_nothing_of_the_model(mode: str) -> None:
         if mode == "example":
             fastinpaint.accelerate(net, example=x)
         else:
-            tuner.begin(net, (x,), {})
+            tuner.before_call(net, (x,), {})
             region.leave(net)
     assert calls == []
     assert net.fastinpaint_report.how == "measured"

@@ -36,14 +36,14 @@ from fastinpaint.ops.types import Geometry, Source, flatten, unflatten
 
 _library = Library("fastinpaint", "FRAGMENT")
 _library.define(
-    "conv_norm_fwd(Tensor?[] sources, bool[] relus, Tensor weight, Tensor? bias, Tensor? norm_weight, "
+    "conv_norm_fwd(Tensor?[] sources, int[] relus, Tensor weight, Tensor? bias, Tensor? norm_weight, "
     "Tensor? norm_bias, Tensor(a!)? running_mean, Tensor(b!)? running_var, Tensor(c!)? tracked, float? momentum, "
     f"float eps, str backend, {GEOMETRY}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     tags=TAGS,
 )
 _library.define(
     "conv_norm_bwd(Tensor dy, Tensor dmean, Tensor dscale, Tensor y, Tensor[] normed, Tensor? norm_weight, "
-    "Tensor?[] sources, bool[] relus, Tensor weight, bool[] needs, bool needs_weight, bool needs_bias, str backend, "
+    "Tensor?[] sources, int[] relus, Tensor weight, bool[] needs, bool needs_weight, bool needs_bias, str backend, "
     f"{GEOMETRY}) -> Tensor[]",
     tags=TAGS,
 )
@@ -59,7 +59,7 @@ def can(call: Call, sources: Sequence[Source], norm: Norm) -> bool:
 
 def _fwd(
     flat: Flat,
-    relus: list[bool],
+    relus: list[int],
     weight: Tensor,
     bias: Tensor | None,
     norm_weight: Tensor | None,
@@ -91,7 +91,7 @@ def _fwd_on(
     return y, *normed
 
 
-def _fwd_fake(flat: Flat, relus: list[bool], weight: Tensor, bias: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
+def _fwd_fake(flat: Flat, relus: list[int], weight: Tensor, bias: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
     y, mean, _ = torch_library.run_fwd(True, flat, relus, weight, bias, True, *rest[7:])
     return y, *(torch.empty_like(mean) for _ in Normed._fields)
 
@@ -104,7 +104,7 @@ def _bwd(
     normed: list[Tensor],
     norm_weight: Tensor | None,
     flat: Flat,
-    relus: list[bool],
+    relus: list[int],
     weight: Tensor,
     needs: list[bool],
     needs_weight: bool,
