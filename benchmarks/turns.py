@@ -1,4 +1,4 @@
-"""What the two tables of layers share: how contenders are compared, and memory that stays mapped."""
+"""Shared by the two tables of layers: comparing contenders, and keeping freed memory mapped."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from fastinpaint.bench.measure import Timing
 from fastinpaint.ops import buffer_pool
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-IN_USE = 2 << 30  # bytes at one time in a step
+IN_USE = 2 << 30  # bytes in use during a step
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
 
 
 def against_best(taken: Sequence[Sequence[float]]) -> str:
-    """How many times as fast as the faster of the others the last one is, and ± the spread in percent.
+    """The last contender's speed-up over the fastest of the others, ± its spread in percent.
 
-    Both are of the ratios of single turns: their median, and half of what lies between their 20th and 80th percentile.
+    It is the median of the ratios of single turns. The spread is half the distance of their 20th and 80th percentiles.
     """
     *others, ours = taken
     best = min(others, key=median)
@@ -31,7 +31,7 @@ def against_best(taken: Sequence[Sequence[float]]) -> str:
 
 
 def summed(sums: Sequence[float]) -> str:
-    """The same of sums over layers, which have no spread."""
+    """The speed-up for sums over layers, which have no spread."""
     return f"{min(sums[:-1]) / sums[-1]:.2f}"
 
 
@@ -41,8 +41,8 @@ def heading(options: Namespace) -> str:
 
 
 def keep_freed_memory() -> None:
-    """Have freed memory handed out again instead of given back to the system, by malloc (glibc) and by our maps'."""
-    # what our maps keep is a share of what was once in use: of one layer that is nothing, of a training step enough
+    """Make malloc (glibc) and this library's buffer pool reuse freed memory instead of returning it to the system."""
+    # the pool keeps a share of the peak memory in use: pretend that of a training step, not of a single layer
     buffer_pool.empty((1, IN_USE // 4, 1, 1), torch.float32, torch.channels_last)
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(M_MMAP_MAX, 0)

@@ -1,4 +1,4 @@
-"""The table of whole layers: see `fastinpaint.bench.whole_layers` for what a layer is and how it is cut."""
+"""The table of whole layers. `fastinpaint.bench.whole_layers` defines a layer."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fastinpaint.bench.measure import paired
 from fastinpaint.bench.whole_contenders import Fused, LayerRun, Named, Plain
 from fastinpaint.bench.whole_layers import Inputs, WholeLayer, whole_layers
 
-TOLERANCE = 1e-4  # of the relative error in norm between two float32 results
-SECONDS = 0.1  # a layer's forward and its backward are repeated for so long each at least
+TOLERANCE = 1e-4  # relative error in norm between two float32 results
+SECONDS = 0.1  # least time that each pass of a layer is repeated
 COLUMNS = ("fwd", "bwd", "fwd+bwd")
 
 
 def table(options: Namespace) -> None:
-    """Print one line a layer, and the sums over the layers."""
+    """Print one line per layer, and the sums over the layers."""
     print(f"Whole layers: milliseconds, {heading(options)}.")
     print("Each cell: torch contiguous / torch channels-last / ours.\n")
     print(f"| layer | {' | '.join(COLUMNS)} | ours against torch's best, ±% |")
@@ -53,7 +53,7 @@ def times(layer: WholeLayer, options: Namespace) -> list[list[list[float]]]:
 
 
 def check(name: str, results: list[Named]) -> None:
-    """Stop where one result is not the first one's."""
+    """Stop if a result differs from the first contender's."""
     for other in results[1:]:
         for what, expected in results[0].items():
             error = float((other[what] - expected).norm() / expected.norm())

@@ -177,7 +177,7 @@ def test_compiles_whole_with_backward(make: type[nn.Module]) -> None:
 
 
 class Joined(nn.Module):
-    """What a compiler of torch takes only with help: a tuple joined, a dict returned, a tensor given twice."""
+    """Constructs that torch.compile supports only with help: a joined tuple, a returned dict, a tensor passed twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ class JoinedTuple(Joined):
 
 
 @pytest.mark.parametrize("make", [Joined, JoinedTuple])
-def test_compiles_whole_what_torchs_compiler_hardly_takes(make: type[nn.Module]) -> None:
+def test_constructs_that_are_hard_to_compile(make: type[nn.Module]) -> None:
     torch.manual_seed(0)
     net = make().double()
     fast = torch.compile(fastinpaint.accelerate(copy.deepcopy(net)), fullgraph=True, backend="aot_eager")

@@ -1,4 +1,4 @@
-"""The largest sizes within a budget, with a runner whose memory is a formula, and what a child process's end means."""
+"""The search for the largest sizes within a budget, with simulated memory, and the exit of child processes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ FACTOR = {"eager channels-last": 2.0, "fastinpaint": 1.0, "fastinpaint low": 0.5
 
 
 def peak(contender: str, workload: Workload) -> int:
-    """Half a GiB, and what grows with F, with the pixels, and for 3DCN with those of a side of size / r."""
+    """Simulated memory: half a GiB, plus terms that grow with F and the pixels of CombCN and 3DCN."""
     pixels = workload.frames * workload.size**2
     return int(GIB / 2 + FACTOR[contender] * pixels * (1500 + 2000 / workload.r**2))
 
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Workload]]:
-    """What was run; beyond 3 GiB memory runs out."""
+    """The sizes that were run. Beyond 3 GiB memory runs out."""
     found: list[tuple[str, Workload]] = []
 
     def run_child(contender: str, workload: Workload, steps: int = 2) -> dict | None:

@@ -1,4 +1,4 @@
-"""What measures is measured: timings, kept bytes, the search for the largest size, rows and the layers' work."""
+"""The measuring code: timings, kept bytes, the search for the largest size, rows, and the layers' multiply-adds."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_kept_bytes_lets_what_it_counted_go():
 
     def forward() -> torch.Tensor:
         def hook(*gradients: object) -> None:
-            """Lives as long as the node that it hangs on."""
+            """Lives as long as the node that it is attached to."""
 
         y = x.exp()
         y.grad_fn.register_hook(hook)
@@ -76,7 +76,7 @@ def test_kept_bytes_lets_what_it_counted_go():
 @pytest.mark.parametrize("limit", [0, 1, 15, 16, 17, 100, 1000])
 @pytest.mark.parametrize("growth", [float, lambda n: float(n * n)], ids=["linear", "square"])
 def test_the_largest_that_fits(limit, growth):
-    """Whatever memory really does, the answer and the next size were run."""
+    """For any behaviour of memory, the answer and the next size have been run."""
     for unit in (1, 16):
         search = Search(lambda n: 3.0 + n**1.3, 3.0 + limit**1.3, growth, unit, most=512)
         expected = min(limit, 512) // unit * unit

@@ -1,4 +1,4 @@
-"""Which benchmark is timed once more, what its turns come to, and that a run of the suite leaves one row of each."""
+"""Turns of benchmarks: when a case gets another one, which one counts, and that a run writes one row per case."""
 
 from __future__ import annotations
 

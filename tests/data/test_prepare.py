@@ -156,7 +156,7 @@ def test_the_same_command_again_reads_no_clip(clips: Path, tmp_path: Path, monke
     assert everything(tmp_path / "data") == before
 
 
-def test_a_changed_clip_is_made_anew(clip: Clip, clips: Path, tmp_path: Path) -> None:
+def test_a_changed_clip_is_cut_again(clip: Clip, clips: Path, tmp_path: Path) -> None:
     prepare(SMALL, [clips], tmp_path / "data")
     clip("clips/a.mp4", video=synthetic_clip(50, 16, 48))
     summary = prepare(SMALL, [clips], tmp_path / "data")

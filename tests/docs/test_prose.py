@@ -33,7 +33,7 @@ def prose() -> list[Path]:
 
 
 def found_in(text: str) -> list[str]:
-    """What is to be replaced, by line."""
+    """The banned words of a text, by line."""
     lines = enumerate(text.splitlines(), 1)
     found = [(number, m[0]) for number, line in lines for m in PATTERN.finditer(line)]
     return [f"{number}: {word!r}; write {BANNED[word.lower()]!r}" for number, word in found]

@@ -1,4 +1,4 @@
-"""The wgmma path on a Hopper GPU: what the instructions do beside what the emulation says, and the wide layers."""
+"""The wgmma path on a Hopper GPU: its instructions compared with the emulation, and the wide layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Buffers of dead maps are lent again, and kept up to a share of what was once in use."""
+"""Buffers of freed maps are reused, and kept up to a share of the peak in use."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ SIZE = LEAST_BYTES
 
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> BufferPool:
-    """One for which no amount is little."""
+    """A pool whose lower limit is zero."""
     monkeypatch.setattr(buffer_pool, "LITTLE", 0)
     return BufferPool()
 
 
 @pytest.mark.parametrize("little", [4 * SIZE, 3 * SIZE])
-def test_a_little_is_kept_whole(little: int, memory: BufferPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a layer alone needs it, which has two maps: else one of them would be of fresh pages each time."""
+def test_a_small_amount_is_kept_completely(little: int, memory: BufferPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A single layer has two maps; otherwise one of them would get fresh pages each time."""
     monkeypatch.setattr(buffer_pool, "LITTLE", little)
     for _ in range(2):
         maps = [memory.allocate(SIZE) for _ in range(4)]
@@ -35,7 +35,7 @@ def test_a_little_is_kept_whole(little: int, memory: BufferPool, monkeypatch: py
     assert memory.in_use + memory.kept == little
 
 
-def test_a_dead_storage_is_lent_again_and_a_living_one_is_not(memory: BufferPool) -> None:
+def test_a_freed_storage_is_reused_and_a_live_one_is_not(memory: BufferPool) -> None:
     alive, *dying = (memory.allocate(SIZE) for _ in range(3))
     assert alive.nbytes() == SIZE
     addresses = {storage.data_ptr() for storage in dying}
@@ -47,7 +47,7 @@ def test_a_dead_storage_is_lent_again_and_a_living_one_is_not(memory: BufferPool
     assert memory.kept == 0  # the other one would have made more than a share of three
 
 
-def test_whatever_holds_the_storage_keeps_the_buffer(memory: BufferPool) -> None:
+def test_any_reference_to_the_storage_keeps_the_buffer(memory: BufferPool) -> None:
     tensor = torch.empty(0).set_(memory.allocate(SIZE))
     address, view = tensor.data_ptr(), tensor[5:]
     array, others = view.numpy(), [memory.allocate(SIZE) for _ in range(9)]

@@ -1,4 +1,4 @@
-"""`batch_norm` on the CUDA kernels: against float64, for parameters of any dtype, and how little a layer calls."""
+"""`batch_norm` on the CUDA kernels: against float64, for parameters of any dtype, and the operators a layer calls."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_running_statistics_with_gaps_are_updated_in_place(device: str) -> None:
 
 
 class Calls(TorchDispatchMode):
-    """The names of the operations that torch is asked for, in order, but for views, which launch nothing."""
+    """The names of torch's operators in order of their calls, without views, which launch nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,8 +84,8 @@ class Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_a_layer_asks_torch_for_nothing_small(device: str) -> None:
-    """Torch's own batch norm of a channel's values, and its backward, would be thirteen launches a layer."""
+def test_a_layer_calls_no_small_operators_of_torch(device: str) -> None:
+    """Torch's operators for batch norm's vectors, forward and backward, would be thirteen launches per layer."""
     net = nn.Sequential(*(m for _ in range(3) for m in (nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())))
     fastinpaint.accelerate(net, backend="cuda").to(device)
     x, dy = torch.randn(2, 8, 6, 6, device=device), torch.ones(2, 8, 6, 6, device=device)

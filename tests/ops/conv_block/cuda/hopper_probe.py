@@ -1,4 +1,4 @@
-"""The wgmma probe (csrc/cuda_on_cpu/probe_hopper.cu): its inputs as sm_90a reads them, and what must come out."""
+"""The wgmma probe (csrc/cuda_on_cpu/probe_hopper.cu): its inputs in sm_90a's layout, and its expected results."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def run(
 
 
 def run_bulk(library: ctypes.CDLL, device: str) -> tuple[Tensor, Tensor]:
-    """What two bulk copies a phase bring, and what they were given."""
+    """The results of two bulk copies per phase, and their inputs."""
     given = torch.randint(0, 256, (5, 2 * 1040), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     there, found = given.to(device), torch.zeros_like(given, device=device)
     pointers = [ctypes.c_void_p(t.data_ptr()) for t in (there, found)]

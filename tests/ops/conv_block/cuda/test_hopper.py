@@ -1,4 +1,4 @@
-"""The wgmma path: by the rule of every kernel (emulated without a Hopper GPU), what it takes, how it compiles."""
+"""The wgmma path: its accuracy (emulated without a Hopper GPU), the layers it runs, and its compiled code."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
         native_cuda.hopper(x)
 
 
-def test_it_takes_the_wide_layers() -> None:
+def test_it_runs_the_wide_layers() -> None:
     """Of the paper's: 256 channels on one side, 128 on the other at least, and 128 blocks; two fit an SM."""
     with emulated.installed():
         before, after = (
