@@ -4,7 +4,7 @@
     pytest benchmarks --benchmark-only --device cuda        at the paper's size and beyond, in bfloat16
 
 Each benchmark compares its result with plain PyTorch before it is timed. Ops and layers are timed in several turns
-(`benchmarks.visits`), and the fastest turn becomes the row. Rows are appended to
+(`benchmarks.turn_schedule`), and the fastest turn becomes the row. Rows are appended to
 ``benchmarks/results/<commit>-<device>.jsonl`` (or the file of ``--rows``). `benchmarks.compare` compares two runs.
 
 For ops and layers, ``peak_bytes`` is what torch allocates during one call, and ``kept_bytes`` what autograd keeps of
@@ -21,14 +21,17 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.visits import MINUTES, TURNS, Visits
+from benchmarks.turn_schedule import MINUTES, TURNS, TurnSchedule
 from fastinpaint.bench import rows
 from fastinpaint.bench.contenders import BACKENDS, Workload
 from fastinpaint.bench.machine import ceilings, commit, describe, rates, synchronise
 from fastinpaint.bench.measure import Timing, allocated_bytes, device_times
 
 LEAST, MOST = 6, 200  # timed rounds of a benchmark in one turn
-VISITS, WAITING = pytest.StashKey[Visits](), pytest.StashKey[dict[tuple[str, str], tuple[Path, dict[str, Any]]]]()
+SCHEDULE, WAITING = (
+    pytest.StashKey[TurnSchedule](),
+    pytest.StashKey[dict[tuple[str, str], tuple[Path, dict[str, Any]]]](),
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,13 +50,13 @@ def pytest_configure(config: pytest.Config) -> None:
     least, most = (
         config.getoption("--turns") or TURNS["cuda" if config.getoption("--device").startswith("cuda") else "cpu"]
     )
-    config.stash[VISITS] = Visits(least, max(least, most), time.monotonic() + 60 * MINUTES)
+    config.stash[SCHEDULE] = TurnSchedule(least, max(least, most), time.monotonic() + 60 * MINUTES)
     config.stash[WAITING] = {}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.definition.get_closest_marker("in_turns") is not None:
-        turns = range(metafunc.config.stash[VISITS].most)
+        turns = range(metafunc.config.stash[SCHEDULE].most)
         metafunc.parametrize("turn", turns, indirect=True, ids=lambda turn: f"turn{turn + 1}")
 
 
@@ -79,7 +82,7 @@ def parameters_of(item: pytest.Item) -> dict[str, Any]:
 def turn(request: pytest.FixtureRequest) -> int:
     """The number of this turn, from 0. An unnecessary turn is skipped before anything is built."""
     number = getattr(request, "param", 0)
-    if not request.config.stash[VISITS].wanted(case_of(request.node), number):
+    if not request.config.stash[SCHEDULE].wanted(case_of(request.node), number):
         pytest.skip("no further turn: the fastest was repeated, or the time is up")
     return number
 
@@ -122,7 +125,7 @@ def measure(
     """
     device = torch.device(workload.device)
     seconds = request.config.getoption("--rounds-seconds")
-    visits, waiting = request.config.stash[VISITS], request.config.stash[WAITING]
+    schedule, waiting = request.config.stash[SCHEDULE], request.config.stash[WAITING]
 
     def run(work: Callable[[], Any], case: str, contender: str, flops: int = 0, moved: int = 0, **more: Any) -> Timing:
         def synchronised() -> None:
@@ -137,7 +140,7 @@ def measure(
         benchmark.group = case
         benchmark.pedantic(synchronised, rounds=rounds)
         by_device = device.type == "cuda" and more.get("kind") in ("op", "layer")
-        turns = visits.add(
+        turns = schedule.add(
             case_of(request.node),
             contender,
             Timing.of(device_times(work, device, rounds) if by_device else benchmark.stats.stats.data),
@@ -163,7 +166,7 @@ def measure(
         }
         benchmark.extra_info.update(row)
         row = describe(device) | row
-        if request.node.get_closest_marker("in_turns") is not None and turn + 1 < visits.most:
+        if request.node.get_closest_marker("in_turns") is not None and turn + 1 < schedule.most:
             waiting[case, contender] = rows_file, row
         else:
             rows.append(rows_file, [row])

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from benchmarks import whole_layers
-from benchmarks.turns import CLOCKS, against_best, heading, keep_freed_memory, summed
+from benchmarks.layer_tables import CLOCKS, conditions, keep_freed_memory, speedup_of_sums, speedup_over_best
 from fastinpaint.bench.contenders import Workload
 from fastinpaint.bench.layers import LayerCase, layer_cases
-from fastinpaint.bench.measure import paired
+from fastinpaint.bench.measure import time_pairwise
 from fastinpaint.ops.conv_block import cpu
 from fastinpaint.ops.conv_block.cpu import onednn, select
 from fastinpaint.ops.types import Geometry, Source
@@ -82,7 +82,7 @@ def passes_of(case: LayerCase) -> tuple[Passes, Passes, Passes, list[str]]:
 
 def table(options: argparse.Namespace) -> None:
     """Print one line per convolution, and the sums over them."""
-    print(f"Convolutions alone: GFLOP/s, {heading(options)}.")
+    print(f"Convolutions alone: GFLOP/s, {conditions(options)}.")
     print("Each cell: torch contiguous / torch channels-last / ours; * own kernels, = torch's own call.\n")
     print("| layer | weight | GFLOP | fwd | dgrad | wgrad | ours against torch's best, ±% |")
     print("|---|---|---|---|---|---|---|")
@@ -99,15 +99,15 @@ def table(options: argparse.Namespace) -> None:
                 error = float((result - reference).norm() / reference.norm())
                 if not error < TOLERANCE:
                     raise SystemExit(f"{case.name} {name}: relative error {error:.1e}, nothing is reported.")
-            taken = paired(calls, options.repeats, SECONDS, CLOCKS[options.clock])
+            taken = time_pairwise(calls, options.repeats, SECONDS, CLOCKS[options.clock])
             times = [median(t) for t in taken]
             total[i] = [t + s for t, s in zip(total[i], times, strict=True)]
             cells.append(" / ".join(f"{flops / t / 1e9:.0f}" for t in times) + marks[i])
-            ratios.append(against_best(taken) + marks[i].strip("*"))
+            ratios.append(speedup_over_best(taken) + marks[i].strip("*"))
         shape = "x".join(map(str, case.conv.weight.shape))
         print(f"| {case.name} | {shape} | {flops / 1e9:.2f} | {' | '.join(cells)} | {' '.join(ratios)} |", flush=True)
     sums = [" / ".join(f"{t * 1e3:.0f} ms" for t in part) for part in total]
-    print(f"| all | | | {' | '.join(sums)} | {' '.join(map(summed, total))} |")
+    print(f"| all | | | {' | '.join(sums)} | {' '.join(map(speedup_of_sums, total))} |")
 
 
 TABLES = {"alone": table, "whole": whole_layers.table}

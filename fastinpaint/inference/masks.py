@@ -193,8 +193,8 @@ class Masks:
             if not steps or min(steps) < 1:
                 raise UserError(f"{self.name}: --mask-hold auto needs images with rising numbers in their names.")
             return [*steps, steps[-1]]
-        paired = self._settings.hold is not None or self._settings.start is not None or as_video
-        if not paired and steps and max(steps) > 1 and min(steps) > 0:
+        time_pairwise = self._settings.hold is not None or self._settings.start is not None or as_video
+        if not time_pairwise and steps and max(steps) > 1 and min(steps) > 0:
             place = steps.index(max(steps))
             even = len(set(steps)) == 1
             raise UserError(

@@ -140,10 +140,10 @@ def test_checkpointing_a_whole_accelerated_model() -> None:
     net = AnisotropicUNet().double()
     pair = []
     for inner in (fastinpaint.accelerate(copy.deepcopy(net)), net):
-        wrapped = nn.Module()
-        wrapped.net = inner
-        wrapped.forward = partial(checkpoint, inner, use_reentrant=False)  # type: ignore[method-assign]
-        pair.append(wrapped)
+        wrapped_forwards = nn.Module()
+        wrapped_forwards.net = inner
+        wrapped_forwards.forward = partial(checkpoint, inner, use_reentrant=False)  # type: ignore[method-assign]
+        pair.append(wrapped_forwards)
     assert_same_step(*pair, small(1, 1, 2, 8, 8))
 
 

@@ -230,13 +230,13 @@ def test_checkpointing_a_part_from_outside(reentrant: bool) -> None:
     torch.manual_seed(0)
     block = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.ReLU(inplace=True))
     net = nn.Sequential(block, copy.deepcopy(block), nn.Conv2d(3, 1, 1)).double()
-    wrapped = []
+    wrapped_forwards = []
     for inner in (fastinpaint.accelerate(copy.deepcopy(net)), net):
         outer = nn.Module()
         outer.net = inner
         outer.forward = lambda x, net=inner: net[2](checkpoint(net[1], net[0](x), use_reentrant=reentrant))
-        wrapped.append(outer)
-    assert_same_step(*wrapped, small())
+        wrapped_forwards.append(outer)
+    assert_same_step(*wrapped_forwards, small())
 
 
 def test_an_interrupt_leaves_no_trace_behind_the_next_call() -> None:

@@ -16,7 +16,7 @@ from fastinpaint.bench.budget import Search
 from fastinpaint.bench.contenders import Workload, build, disagreement
 from fastinpaint.bench.layers import layer_cases, taps_on_map
 from fastinpaint.bench.machine import rates
-from fastinpaint.bench.measure import Timing, allocated_bytes, kept_bytes, order, paired, time_in_turn
+from fastinpaint.bench.measure import Timing, allocated_bytes, kept_bytes, time_in_turn, time_pairwise, turn_order
 from fastinpaint.errors import UserError
 from fastinpaint.ops import buffer_pool
 
@@ -36,12 +36,12 @@ def test_contenders_take_turns():
 
 
 def test_no_contender_always_follows_the_same_one():
-    assert sorted(order(3, turn) for turn in range(6)) == [list(p) for p in itertools.permutations(range(3))]
+    assert sorted(turn_order(3, turn) for turn in range(6)) == [list(p) for p in itertools.permutations(range(3))]
 
 
 def test_times_of_a_turn_are_kept_together():
     clock = itertools.count()
-    first, second = paired([lambda: None, lambda: None], least=4, seconds=0.0, clock=lambda: float(next(clock)))
+    first, second = time_pairwise([lambda: None, lambda: None], least=4, seconds=0.0, clock=lambda: float(next(clock)))
     assert first == second == [1.0] * 4
 
 

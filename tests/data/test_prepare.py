@@ -208,9 +208,11 @@ def test_killed_and_continued(clips: Path, tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", slow, str(clips), str(data)], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
+        os.kill(process.pid, signal.SIGSTOP)  # so that nothing changes between the look and the kill
         if len(list(data.glob("clips/*.json"))) >= 2 and list(data.glob("clips/.*.part")):
             break
-        time.sleep(0.005)
+        os.kill(process.pid, signal.SIGCONT)
+        time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert list(data.glob("clips/*.part"))

@@ -136,7 +136,7 @@ def _row(count: Count) -> str:
     return f"| {' | '.join(map(str, (count.layer, count.name, *cells)))} |"
 
 
-def show(description: str | None, make: Callable[[], str], begin: str, end: str) -> None:
+def run_table_command(description: str | None, make: Callable[[], str], begin: str, end: str) -> None:
     """The command line for one table of docs/results/cuda_counted.md, between two marks."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="put the table into docs/results/cuda_counted.md")
@@ -149,4 +149,4 @@ def show(description: str | None, make: Callable[[], str], begin: str, end: str)
 
 
 if __name__ == "__main__":
-    show(__doc__, table, BEGIN, END)
+    run_table_command(__doc__, table, BEGIN, END)

@@ -18,7 +18,7 @@ import torch
 from fastinpaint.ops.conv_block.cuda.abi import CConv, describe
 from fastinpaint.ops.conv_block.geometry import output_shape
 from fastinpaint.ops.dispatch import native_cuda
-from tools.inspect.counting import BYTES, counts, show
+from tools.inspect.counting import BYTES, counts, run_table_command
 from tools.inspect.paper_layers import PaperLayer, paper_layers
 
 BEGIN, END = "<!-- counted kernels -->", "<!-- end of counted kernels -->"
@@ -128,4 +128,4 @@ def _bare(layer: PaperLayer, hopper: int) -> CConv:
 
 
 if __name__ == "__main__":
-    show(__doc__, table, BEGIN, END)
+    run_table_command(__doc__, table, BEGIN, END)

@@ -36,7 +36,7 @@ from tools.inspect.sass_bound import (
     Cost,
     MainLoop,
     Paths,
-    Way,
+    Prefetch,
     find_kernel,
     loop_cost,
     main_loop,
@@ -184,19 +184,19 @@ def cuda_row(layer: PaperLayer, count: counting.Count, arch: str, chip: rates.Ch
         of_q = -(-128 * count.columns // VECTOR // (2 * threads)) / count.steps
         source = 4 if addends else 2
         p, q = (gradient, source) if layer.geometry.transposed else (source, gradient)
-        ways: tuple[Way, ...] = (Way(p, count.slices / count.steps - of_q), Way(q, of_q))
+        prefetches: tuple[Prefetch, ...] = (Prefetch(p, count.slices / count.steps - of_q), Prefetch(q, of_q))
         part = "hopper_wgrad_kernel" if hopper else "12wgrad_kernel"
         part += "I13__nv_bfloat16" + ("" if hopper else f"Li{count.columns}ELb0")
         warps = 8 if hopper else warps
     else:
         loads = gradient if count.name == "dgrad" else 4 if addends else 2
-        ways = (Way(loads, count.slices / count.steps),)
+        prefetches = (Prefetch(loads, count.slices / count.steps),)
         part = "hopper_gather_kernel" if hopper else "13gather_kernel"
         part += "I13__nv_bfloat16" + ("" if hopper else f"Li{count.columns}E")
         copies = None if hopper else CHUNK * count.columns // VECTOR // THREADS
         copied = STAGE if hopper else NOTHING
     code = _cuda_code("wgmma" if hopper else "wide", arch, part)
-    found = loop_cost(code.main, warps, chip, Paths(copies, ways, count.steps), copied)
+    found = loop_cost(code.main, warps, chip, Paths(copies, prefetches, count.steps), copied)
     seconds = _seconds(found, count.operations, count.least, count.blocks, chip)
     together = occupancy(code.registers, count.shared, warps, chip)
     path = "cuda, wgmma" if hopper else "cuda"

@@ -26,7 +26,7 @@ TENSOR = ("HGMMA", "HMMA")
 FLOATS = ("FFMA", "FADD", "FMUL", "HFMA2", "HADD2", "HMUL2", "FMNMX", "HMNMX2", "F2FP")
 
 
-class Way(NamedTuple):
+class Prefetch(NamedTuple):
     """Iterations that prefetch: a thread's 16-byte LDG in one of them, and their share of all iterations.
 
     A share above 1 stands for loads that the outer loop has to catch up.
@@ -41,12 +41,12 @@ class Paths(NamedTuple):
 
     Attributes:
         copies: LDGSTS per thread and iteration; None: all in the loop.
-        ways: the iterations that load; others take the shortest path through all products. None: a single path.
+        prefetches: the iterations that load; others take the shortest path through all products. None: a single path.
         steps: iterations per iteration of the outer loop; None ignores the outer loop.
     """
 
     copies: int | None = None
-    ways: tuple[Way, ...] | None = None
+    prefetches: tuple[Prefetch, ...] | None = None
     steps: float | None = None
 
 
@@ -124,13 +124,13 @@ def walk(main: MainLoop, loop: Loop, copies: int | None, loads: int | None, hole
     graph, inside = main.graph, loop.blocks
     order = _order(graph, loop)
     inner_headers = {x.header: x.blocks for x in main.loops if x.blocks < inside}
-    # state: (copies, loads) -> (value, way)
+    # state: (copies, loads) -> (value, path)
     best: dict[int, dict[tuple[int, int], tuple[tuple[float, ...], list[int]]]] = {
         loop.header: {(0, 0): ((0,) * 4, [])}
     }
     ends: list[tuple[tuple[float, ...], list[int]]] = []
     for at in order:
-        for (used_copies, used_loads), (value, way) in best.get(at, {}).items():
+        for (used_copies, used_loads), (value, path) in best.get(at, {}).items():
             counted = [] if hole is not None and at in hole.blocks else graph[at].instructions
             now_copies = used_copies + sum(i.base == "LDGSTS" for i in counted)
             wide = sum(i.base == "LDG" and ".128" in i.name for i in counted)
@@ -146,7 +146,7 @@ def walk(main: MainLoop, loop: Loop, copies: int | None, loads: int | None, hole
                 sum(i.base in FLOATS for i in counted) if loads != 0 else 0,
                 -len(counted),
             )
-            new = tuple(a + b for a, b in zip(value, gain, strict=True)), [*way, at]
+            new = tuple(a + b for a, b in zip(value, gain, strict=True)), [*path, at]
             for follower in graph[at].followers:
                 if follower == loop.header:
                     ends.append(new)
@@ -156,9 +156,9 @@ def walk(main: MainLoop, loop: Loop, copies: int | None, loads: int | None, hole
                     if key not in here or here[key][0] < new[0]:
                         here[key] = new
     if not ends:
-        raise ValueError("sass_bound: no way through the loop keeps within these bounds.")
-    way = max(ends, key=lambda end: end[0])[1]
-    return way if hole is None else [at for at in way if at not in hole.blocks]
+        raise ValueError("sass_bound: no path through the loop keeps within these bounds.")
+    path = max(ends, key=lambda end: end[0])[1]
+    return path if hole is None else [at for at in path if at not in hole.blocks]
 
 
 def _order(graph: list[Block], loop: Loop) -> list[int]:
@@ -215,15 +215,15 @@ def loop_cost(main: MainLoop, warps: int, chip: rates.Chip, paths: Paths = PLAIN
     """The cost of an iteration of the main loop, with its share of the outer loop if `paths.steps` is given."""
     listed: list[tuple[Instruction, float]] = []
 
-    def add(way: list[int], times: float) -> None:
-        listed.extend((i, times) for at in way for i in main.graph[at].instructions if times)
+    def add(path: list[int], times: float) -> None:
+        listed.extend((i, times) for at in path for i in main.graph[at].instructions if times)
 
-    if paths.ways is None:
+    if paths.prefetches is None:
         add(walk(main, main.inner, paths.copies, None), 1)
     else:
-        for way in paths.ways:
-            add(walk(main, main.inner, paths.copies, way.loads), way.share)
-        add(walk(main, main.inner, paths.copies, 0), 1 - sum(way.share for way in paths.ways))
+        for prefetch in paths.prefetches:
+            add(walk(main, main.inner, paths.copies, prefetch.loads), prefetch.share)
+        add(walk(main, main.inner, paths.copies, 0), 1 - sum(prefetch.share for prefetch in paths.prefetches))
     if paths.steps and main.around:
         add(walk(main, main.around[0], 0, 0, hole=main.inner), 1 / paths.steps)
     return cost(listed, warps, copied, chip)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 ALWAYS = "tests/test_layering.py"
-APART = ("triton", "interpreter")  # folders whose tests need Triton's interpreter, in a separate process
+INTERPRETED = ("triton", "interpreter")  # folders whose tests need Triton's interpreter, in a separate process
 # The test folder of a top folder, below tests.
 FOLDERS: dict[str, list[str]] = {
     "fastinpaint": [], "csrc": ["ops"], "tools": ["tools"], "benchmarks": ["bench"], "docs": ["docs"],
@@ -92,9 +92,9 @@ def _files(test: Path) -> list[Path]:
     return [test] if test.is_file() else sorted(test.rglob("test_*.py"))
 
 
-def is_apart(test: Path) -> bool:
+def is_interpreted(test: Path) -> bool:
     """Whether this test file needs Triton's interpreter."""
-    return any(part in APART for part in test.parts)
+    return any(part in INTERPRETED for part in test.parts)
 
 
 def _git(*arguments: str) -> list[str]:
@@ -144,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if subprocess.run([sys.executable, "-m", "ruff", *command], cwd=ROOT, check=False).returncode
     ]
     for interpreted in (False, True):
-        chosen = [str(file) for file in files if is_apart(file) == interpreted]
+        chosen = [str(file) for file in files if is_interpreted(file) == interpreted]
         if failed := _pytest(chosen, interpreted, until):
             wrong.append(failed)
     try:

@@ -254,14 +254,21 @@ def _fill(source: Path, out: Path, encoding: Encoding) -> list[tuple[str, dict[s
     try:
         exact = MaskSettings(grow=0)
         inpaint(
-            OneColour(), source, out, boxes=[BOX], masks=exact, settings=settings, encoding=encoding, notify=_unheard
+            OneColour(),
+            source,
+            out,
+            boxes=[BOX],
+            masks=exact,
+            settings=settings,
+            encoding=encoding,
+            notify=_ignore_note,
         )
     finally:
         files.MovieWriter = original  # type: ignore[misc]
     return seen
 
 
-def _unheard(note: str) -> None:
+def _ignore_note(note: str) -> None:
     """Ignore notes."""
 
 
@@ -283,7 +290,7 @@ def _hole(source: Path, ring: int) -> np.ndarray:
         return reader.orientation.stored(shown)
 
 
-def _touched(hole: np.ndarray, kind: str, shape: tuple[int, ...], form: str) -> np.ndarray:
+def _samples_in_hole(hole: np.ndarray, kind: str, shape: tuple[int, ...], form: str) -> np.ndarray:
     """The samples of a component that belong to pixels of the hole."""
     layout = layout_of(form)
     assert layout is not None  # encoders only get such formats
@@ -297,7 +304,7 @@ def _touched(hole: np.ndarray, kind: str, shape: tuple[int, ...], form: str) -> 
 def _equal_outside(hole: np.ndarray, before: dict[str, np.ndarray], given: dict[str, np.ndarray], form: str) -> bool:
     """Whether samples outside the hole, and all of alpha, are equal."""
     for kind, old in before.items():
-        free = _touched(hole, kind, old.shape, form) if kind != "a" else np.zeros(old.shape, bool)
+        free = _samples_in_hole(hole, kind, old.shape, form) if kind != "a" else np.zeros(old.shape, bool)
         if not np.array_equal(old[~free], given[kind][~free]):
             return False
     return True
@@ -313,7 +320,7 @@ def _worst_psnr(hole: np.ndarray, before: list[Any], after: list[Any]) -> float:
         have, want = samples(convert(old, form)), samples(convert(new, form))
         top = (1 << layout.depth) - 1
         for kind, view in have.items():
-            kept = ~_touched(hole, kind, view.shape, form)
+            kept = ~_samples_in_hole(hole, kind, view.shape, form)
             error = (view.astype(float) - want[kind])[kept] / (1 << layout.shift)
             worst = min(worst, 10 * np.log10(top**2 / max(np.square(error).mean(), top**2 * 1e-20)))
     return worst

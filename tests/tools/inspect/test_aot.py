@@ -40,7 +40,7 @@ def test_every_pass_of_every_layer_is_in_the_table(target):
     rows = [row for row in rows_of(documented()) if row["target"] == target]
     for kernel in HEAVY:
         named = {name for row in rows if row["kernel"] == kernel for name in row["layers"].split(", ")}
-        # nobody asks for the gradient of the video
+        # the video needs no gradient
         assert named == {p.name for p in paper_layers() if kernel != "conv_dgrad_kernel" or p.channels != 4}, kernel
     assert any(row["layers"] == "elementwise" for row in rows)
 

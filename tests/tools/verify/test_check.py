@@ -49,10 +49,10 @@ def test_a_module_without_a_mirror_is_tested_by_those_who_import_it() -> None:
     assert "tests/data/test_crops.py" in check.selected(["fastinpaint/errors.py"])
 
 
-def test_triton_is_interpreted_apart() -> None:
-    assert check.is_apart(Path("tests/ops/conv_block/triton/test_taps.py"))
-    assert check.is_apart(Path("tests/testing/interpreter/test_guard.py"))
-    assert not check.is_apart(Path("tests/ops/conv_block/test_library.py"))
+def test_triton_tests_are_interpreted() -> None:
+    assert check.is_interpreted(Path("tests/ops/conv_block/triton/test_taps.py"))
+    assert check.is_interpreted(Path("tests/testing/interpreter/test_guard.py"))
+    assert not check.is_interpreted(Path("tests/ops/conv_block/test_library.py"))
 
 
 def test_time_that_is_over_is_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ MINUTES = 8.5  # after that only first turns are started, so that the suite ends
 
 
 @dataclass
-class Visits:
+class TurnSchedule:
     """The turns so far, and whether a case gets another one.
 
     Attributes:

@@ -19,7 +19,7 @@ IN_USE = 2 << 30  # bytes in use during a step
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
 
 
-def against_best(taken: Sequence[Sequence[float]]) -> str:
+def speedup_over_best(taken: Sequence[Sequence[float]]) -> str:
     """The last contender's speed-up over the fastest of the others, ± its spread in percent.
 
     It is the median of the ratios of single turns. The spread is half the distance of their 20th and 80th percentiles.
@@ -30,12 +30,12 @@ def against_best(taken: Sequence[Sequence[float]]) -> str:
     return f"{ratio.p50:.2f}±{50 * (ratio.p80 - ratio.p20) / ratio.p50:.0f}"
 
 
-def summed(sums: Sequence[float]) -> str:
+def speedup_of_sums(sums: Sequence[float]) -> str:
     """The speed-up for sums over layers, which have no spread."""
     return f"{min(sums[:-1]) / sums[-1]:.2f}"
 
 
-def heading(options: Namespace) -> str:
+def conditions(options: Namespace) -> str:
     """The conditions of a table."""
     return f"F={options.frames}, {options.threads} threads, torch {torch.__version__}, {options.clock} clock"
 
