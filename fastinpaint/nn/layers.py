@@ -226,7 +226,11 @@ class _Norm(_Layer, _BatchNorm):
         if self.training or running_mean is None or running_var is None:
             normed = self._normed(part.raw, norm)
             if normed is not None:
-                return defer(Deferred, [Part(part.raw, *normed)], self._fastinpaint)
+                *vectors, var = normed
+                if var is None:
+                    return defer(Deferred, [Part(part.raw, *vectors)], self._fastinpaint)
+                later = Normed(vectors[0].detach(), var, weight, bias, self.eps, vectors=vectors)
+                return defer(Deferred, [Part(part.raw, norm=later)], self._fastinpaint)
             mean, var, count = self._batch_statistics(part.raw)
         else:
             if self._folds(part.raw):
@@ -252,8 +256,8 @@ class _Norm(_Layer, _BatchNorm):
         parts = parts_of(input)
         return parts[0] if len(parts) == 1 and parts[0].bare else Part(Raw(plain(input)))
 
-    def _normed(self, raw: Raw, norm: Norm) -> tuple[Tensor, Tensor, Tensor] | None:
-        """mean, scale and shift from the convolution before it, where its backend finishes both at once."""
+    def _normed(self, raw: Raw, norm: Norm) -> tuple[Tensor, Tensor, Tensor, Tensor | None] | None:
+        """mean, scale, shift and variance from the convolution before it, where its backend finishes both at once."""
         few = _values_per_channel(raw) == 1  # a value a channel has no statistics
         if not isinstance(raw, PendingConv) or few or self._process_group() is not None:
             return None

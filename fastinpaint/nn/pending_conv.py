@@ -56,7 +56,7 @@ class PendingConv(Raw):
         self.mode = Mode.now()
         self.weight_version = version(weight)
         self._statistics: tuple[Tensor, Tensor] | None = None
-        self._normed: tuple[Tensor, Tensor, Tensor] | None = None
+        self._normed: tuple[Tensor, Tensor, Tensor, Tensor | None] | None = None
         self.measured = False  # whether the statistics came with y, out of one node of the graph
         if self.mode.inference and any(part.untracked for part in self.parts):
             self._run(stats=False)
@@ -74,8 +74,8 @@ class PendingConv(Raw):
             self._statistics = batch_stats(self.tensor(), backend=backend)
         return self._statistics
 
-    def normed(self, norm: Norm) -> tuple[Tensor, Tensor, Tensor] | None:
-        """mean, scale and shift of a batch norm, out of the convolution's own node; None where they are separate."""
+    def normed(self, norm: Norm) -> tuple[Tensor, Tensor, Tensor, Tensor | None] | None:
+        """mean, scale, shift and variance of a batch norm, out of the convolution's own node; None where they are separate."""
         if self.x is not None or self.mode != Mode.now():
             return None
         self._run(stats=True, norm=norm)

@@ -43,7 +43,8 @@ class BufferPool:
     def allocate(self, size: int) -> torch.UntypedStorage:
         """An uninitialised storage of `size` bytes."""
         with self._lock:
-            self._take_back()
+            if self._returned:
+                self._take_back()
             buffers = self._kept.get(size)
             if buffers:
                 buffer = buffers.pop()

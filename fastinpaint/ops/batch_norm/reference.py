@@ -56,7 +56,8 @@ class Normed(NamedTuple):
 
     Attributes:
         mean, scale, shift: what applies it, see `fastinpaint.ops.types.Source`.
-        rstd, curve: what its backward needs: dweight = dscale * rstd, dvar = dscale * curve.
+        rstd, dvar_per_dscale: what its backward needs: dweight = dscale * rstd, dvar = dscale * dvar_per_dscale.
+        var: the biased variance, from backends that hand it on; has no gradient.
     """
 
     mean: Tensor
@@ -64,6 +65,10 @@ class Normed(NamedTuple):
     shift: Tensor
     rstd: Tensor
     dvar_per_dscale: Tensor
+    var: Tensor | None = None
+
+
+VECTORS = 5  # of `Normed`, which every backend gives
 
 
 def why_not(var: Tensor, weight: Tensor | None, bias: Tensor | None, running: Running | None) -> str | None:
