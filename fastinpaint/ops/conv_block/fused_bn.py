@@ -26,7 +26,6 @@ from fastinpaint.ops.conv_block import reference, torch_library
 from fastinpaint.ops.conv_block.torch_library import GEOMETRY, Call, Flat, geometry_of, pack
 from fastinpaint.ops.dispatch.fast_path import (
     TAGS,
-    apply_node,
     below_autograd,
     can_bypass_dispatcher,
     empty_if_none,
@@ -242,7 +241,7 @@ def _forward(
     return y, mean, *batch_norm.affine(var, norm_weight, norm_bias, eps)
 
 
-def apply(
+def node(
     call: Call,
     sources: Sequence[Source],
     weight: Tensor,
@@ -250,7 +249,7 @@ def apply(
     norm: Norm,
     recipes: Sequence[Operand] | None = None,
     own: Recipe | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """y, and mean, scale, shift and variance of the batch norm that follows, where `can` is true; see `ConvNorm`."""
+) -> tuple[Any, ...]:
+    """`ConvNorm` and its arguments, of checked ones for which `can` is true."""
     kept = Kept(call, norm.running, norm.eps, recipes, own)
-    return apply_node(ConvNorm, kept, weight, bias, norm.weight, norm.bias, *flatten(sources))
+    return ConvNorm, kept, weight, bias, norm.weight, norm.bias, *flatten(sources)
