@@ -22,8 +22,8 @@ from fastinpaint.nn.deferred import Deferred, defer, parts_of, plain
 from fastinpaint.nn.observed import hooked, torch_must_run, unobserved
 from fastinpaint.nn.padded import Padded, zeros_of
 from fastinpaint.nn.pending_conv import PendingConv
-from fastinpaint.nn.plans import Plan, Plans
-from fastinpaint.nn.raw import Options, Part, Raw
+from fastinpaint.nn.plans import Plan, Plans, is_light
+from fastinpaint.nn.raw import Mode, Options, Part, Raw
 from fastinpaint.nn.region import inside
 from fastinpaint.nn.sync import all_reduce_statistics
 from fastinpaint.ops.activation.checks import DTYPES
@@ -54,6 +54,11 @@ class _Layer(nn.Module):
         if hooked(self):
             args, kwargs = plain(args, True), plain(kwargs, True)
         return super().__call__(*args, **kwargs)
+
+    def _by_torch(self, input: Map) -> Any:
+        """What torch's own layer makes of the input, where nobody looks on."""
+        result = super().forward(input.tensor() if isinstance(input, Deferred) else input)
+        return result.contiguous() if self._fastinpaint.contiguous else result
 
     def forward(self, input: Map, *args: Any, **kwargs: Any) -> Any:
         compiling = torch.compiler.is_compiling()
@@ -93,8 +98,15 @@ class _Conv(_Layer, _ConvNd):
             plan = self._plan(input, weight, bias, question)
             if plan is None:
                 return super().__call__(*args, **kwargs)
-        parts = input.parts() if deferred else (Part(Raw(input)),)
         options = self._fastinpaint
+        if plan.light and self._fastinpaint_accelerated and not torch.is_grad_enabled():
+            return self._by_torch(input)
+        parts = input.parts() if deferred else (Part(Raw(input)),)
+        for part in parts:
+            raw = part.raw
+            if raw.x is None and type(raw) is PendingConv and raw.mode == Mode.now():  # here, not layers deep
+                found = raw.prepare(False)
+                raw.finish(found, apply_node(*found))
         pending = PendingConv(parts, weight, bias, plan.geometry, options, plan.shape, plan.calls)
         return defer(Deferred, (Part(pending),), options)
 
@@ -106,7 +118,8 @@ class _Conv(_Layer, _ConvNd):
         geometry = geometry_of(self, input)
         if min(geometry.output_padding) < 0:
             return None
-        plan = Plan(question, geometry, checks.check_weight(shape, weight, bias, geometry))
+        result = torch.Size(checks.check_weight(shape, weight, bias, geometry))
+        plan = Plan(question, geometry, result, is_light(result, weight.device, self._fastinpaint.backend))
         return self.__dict__.setdefault("_fastinpaint_plans", Plans()).keep(shape, plan)
 
     def _fused(self, input: Map, output_size: list[int] | None = None) -> Any:
@@ -211,7 +224,11 @@ class _Norm(_Layer, _BatchNorm):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Where nobody looks on, in training: the convolution before it runs, and this batch norm in its node."""
         found = None
-        if len(args) == 1 and not kwargs and isinstance(args[0], Deferred) and unobserved(self):
+        if len(args) != 1 or kwargs or not unobserved(self):
+            return super().__call__(*args, **kwargs)
+        if not isinstance(args[0], Deferred):
+            return self._by_torch(args[0]) if self._is_light(args[0]) else super().__call__(*args)
+        if self.training:
             raw = args[0].waiting_conv()
             if raw is not None and self._joins(raw, args[0]):
                 weight, bias = self._parameters["weight"], self._parameters["bias"]
@@ -224,10 +241,16 @@ class _Norm(_Layer, _BatchNorm):
             return super().__call__(*args, **kwargs)
         return defer(Deferred, (raw.normalised(weight, bias, self.eps),), self._fastinpaint)
 
+    def _is_light(self, input: Any) -> bool:
+        """Whether nothing but a small plain map is to be normalised, by running statistics and without gradients."""
+        if self.training or not self._fastinpaint_accelerated or torch.is_grad_enabled() or type(input) is not Tensor:
+            return False
+        return is_light(input.shape, input.device, self._fastinpaint.backend)
+
     def _joins(self, raw: PendingConv, input: Map) -> bool:
         """Whether this batch norm can be taken into the node of the convolution before it."""
         shape, parameters, buffers = raw.shape, self._parameters, self._buffers
-        if not self.training or not raw.mode.grad or shape[1] != self.num_features or self._process_group() is not None:
+        if not raw.mode.grad or shape[1] != self.num_features or self._process_group() is not None:
             return False
         if _values_per_channel(raw) <= 1 or "weight" not in parameters or "running_mean" not in buffers:
             return False
@@ -352,6 +375,15 @@ class SyncBatchNorm(_Norm, nn.SyncBatchNorm):
 
 class ReLU(_Layer, nn.ReLU):
     """``torch.nn.ReLU`` over deferred activations."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Where nobody looks on, without torch's own call of a module."""
+        if len(args) != 1 or kwargs or not unobserved(self):
+            return super().__call__(*args, **kwargs)
+        (input,) = args
+        if isinstance(input, Deferred):
+            return input.relu_() if self.inplace else input.relu()
+        return self._by_torch(input) if type(input) is Tensor else super().__call__(input)
 
     def _fused(self, input: Map) -> Any:
         if not isinstance(input, Deferred):
