@@ -19,18 +19,18 @@ struct BatchNormFwd {
   const void *weight, *bias;            // or null
   void *running_mean, *running_var;     // in place, or null
   int64_t* tracked;                     // counted up, or null
-  void *scale, *shift, *rstd, *dvar_per_dscale;
+  void *scale, *shift;
   int64_t channels, is_double;
   double correction, momentum, eps;
 };
 
 struct BatchNormBwd {
   const void *dmean, *dscale;           // or null: zeros
-  const void *rstd, *dvar_per_dscale;
+  const void *scale, *var;
   void *by_y, *constant;
   void* dweight;                        // or null
   int64_t channels, is_double;
-  double values;                        // M
+  double values, eps;                   // M, and what was added to var
 };
 
 namespace {
@@ -47,10 +47,8 @@ void fwd(const BatchNormFwd& p) {
   for (int64_t c = 0; c < p.channels; ++c) {
     const double var = at(p.var)[c], rstd = 1 / std::sqrt(var + p.eps);
     const double scale = p.weight ? at(p.weight)[c] * rstd : rstd;
-    out(p.rstd)[c] = static_cast<A>(rstd);
     out(p.scale)[c] = static_cast<A>(scale);
     out(p.shift)[c] = p.bias ? at(p.bias)[c] : A(0);
-    out(p.dvar_per_dscale)[c] = static_cast<A>(-0.5 * scale * rstd * rstd);
     follow(p.running_mean, c, at(p.mean)[c]);
     follow(p.running_var, c, var * p.correction);
   }
@@ -62,10 +60,10 @@ void bwd(const BatchNormBwd& p) {
   const auto at = [](const void* v, int64_t c) { return v ? static_cast<double>(static_cast<const A*>(v)[c]) : 0.0; };
   const auto out = [](void* v) { return static_cast<A*>(v); };
   for (int64_t c = 0; c < p.channels; ++c) {
-    const double dscale = at(p.dscale, c);
-    out(p.by_y)[c] = static_cast<A>(2 / p.values * dscale * at(p.dvar_per_dscale, c));
+    const double dscale = at(p.dscale, c), rstd = 1 / std::sqrt(at(p.var, c) + p.eps);
+    out(p.by_y)[c] = static_cast<A>(-1 / p.values * dscale * at(p.scale, c) * rstd * rstd);
     out(p.constant)[c] = static_cast<A>(at(p.dmean, c) / p.values);
-    if (p.dweight) out(p.dweight)[c] = static_cast<A>(dscale * at(p.rstd, c));
+    if (p.dweight) out(p.dweight)[c] = static_cast<A>(dscale * rstd);
   }
 }
 

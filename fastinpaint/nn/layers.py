@@ -67,7 +67,8 @@ class _Layer(nn.Module):
             fused = False
         result = self._fused(input, *args, **kwargs) if fused else NotImplemented
         if result is NotImplemented:
-            return super().forward(plain(input), *args, **kwargs)
+            result = super().forward(plain(input), *args, **kwargs)
+            return result.contiguous() if self._fastinpaint.contiguous and isinstance(result, Tensor) else result
         refused = compiling and (self._fastinpaint.plain_compiled or not COMPILER_TAKES_DEFERRED)
         outside = not compiling and self._fastinpaint_accelerated and not inside()
         return plain(result) if refused or outside or self._fastinpaint_plain or hooked(self) else result

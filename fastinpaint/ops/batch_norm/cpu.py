@@ -17,7 +17,7 @@ from fastinpaint.ops.types import Source
 
 __all__ = ["IN_TORCH", "bwd", "finish", "fwd", "upstream", "why_not", "why_not_after"]
 
-C_FWD, C_BWD = struct.Struct("@11P2q3d"), struct.Struct("@7P2qd")  # `fi::BatchNormFwd`, `fi::BatchNormBwd`
+C_FWD, C_BWD = struct.Struct("@9P2q3d"), struct.Struct("@7P2q2d")  # `fi::BatchNormFwd`, `fi::BatchNormBwd`
 
 
 def why_not(var: Tensor, weight: Tensor | None, bias: Tensor | None, running: Running | None) -> str | None:
@@ -38,7 +38,7 @@ def why_not_after(x: Tensor, norm: Norm) -> str | None:
 def finish(mean: Tensor, var: Tensor, norm: Norm, values: int) -> Normed:
     """`Normed` from a map's statistics, of so many values a channel; the running statistics follow, in place."""
     weight, bias, running, eps = norm
-    scale, shift, rstd, slope = [torch.empty_like(mean) for _ in range(4)]
+    scale, shift = torch.empty_like(mean), torch.empty_like(mean)
     running_mean = running_var = tracked = momentum = 0
     if running is not None:
         running_mean, running_var, momentum = running.mean.data_ptr(), running.var.data_ptr(), running.momentum
@@ -47,11 +47,11 @@ def finish(mean: Tensor, var: Tensor, norm: Norm, values: int) -> Normed:
         C_FWD.pack(
             mean.data_ptr(), var.data_ptr(), 0 if weight is None else weight.data_ptr(),
             0 if bias is None else bias.data_ptr(), running_mean, running_var, tracked, scale.data_ptr(),
-            shift.data_ptr(), rstd.data_ptr(), slope.data_ptr(), mean.shape[0], mean.dtype == torch.float64,
+            shift.data_ptr(), mean.shape[0], mean.dtype == torch.float64,
             values / max(1, values - 1), momentum, eps,
         )
     )  # fmt: skip
-    return Normed(mean, scale, shift, rstd, slope, var)
+    return Normed(mean, scale, shift, var=var, eps=eps)
 
 
 def upstream(
@@ -60,16 +60,17 @@ def upstream(
     """G, the gradient that reaches y, as a source: (y - mean) * scale + shift + dy; and norm_weight's, where given."""
     if dmean is None and dscale is None:
         return Source(dy), None if norm_weight is None else torch.zeros_like(norm_weight)
-    mean, wide = normed.mean, normed.mean.dtype
+    mean, var, wide = normed.mean, normed.var, normed.mean.dtype
+    assert var is not None
     dmean, dscale = [None if d is None else d.to(wide).contiguous() for d in (dmean, dscale)]
     by_y, constant = torch.empty_like(mean), torch.empty_like(mean)
     dweight = None if norm_weight is None else torch.empty_like(mean)
     native.library().fi_cpu_batch_norm_bwd(
         C_BWD.pack(
             0 if dmean is None else dmean.data_ptr(), 0 if dscale is None else dscale.data_ptr(),
-            normed.rstd.data_ptr(), normed.dvar_per_dscale.data_ptr(), by_y.data_ptr(), constant.data_ptr(),
+            normed.scale.data_ptr(), var.data_ptr(), by_y.data_ptr(), constant.data_ptr(),
             0 if dweight is None else dweight.data_ptr(), mean.shape[0], mean.dtype == torch.float64,
-            max(1, y.numel() // mean.shape[0]),
+            max(1, y.numel() // mean.shape[0]), normed.eps,
         )
     )  # fmt: skip
     return Source(y, mean, by_y, constant, False, dy), dweight

@@ -57,15 +57,16 @@ class Normed(NamedTuple):
     Attributes:
         mean, scale, shift: what applies it, see `fastinpaint.ops.types.Source`.
         rstd, dvar_per_dscale: what its backward needs: dweight = dscale * rstd, dvar = dscale * dvar_per_dscale.
-        var: the biased variance, from backends that hand it on; has no gradient.
+        var, eps: from backends whose backward takes them in place of those two; the biased variance has no gradient.
     """
 
     mean: Tensor
     scale: Tensor
     shift: Tensor
-    rstd: Tensor
-    dvar_per_dscale: Tensor
+    rstd: Tensor | None = None
+    dvar_per_dscale: Tensor | None = None
     var: Tensor | None = None
+    eps: float = 0.0
 
 
 VECTORS = 5  # of `Normed`, which every backend gives

@@ -175,7 +175,7 @@ class ConvNorm(torch.autograd.Function):
             norm = Norm(norm_weight, norm_bias, running, eps)
             with below_autograd(weight.device):
                 y, found = call.module.fwd_norm(unflatten(flat, call.relus), weight, bias, call.geometry, norm)
-            *normed, var = found
+            *normed, var, _ = found
             _count_changes(running)
         else:
             y, *normed = torch.ops.fastinpaint.conv_norm_fwd.default(
@@ -185,18 +185,22 @@ class ConvNorm(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.call, ctx.eps, ctx.slot = call, eps, None if own is None else own.slot
         double = bias if bias is not None and bias.requires_grad else None  # a vector, for double backward only
-        vectors = (weight, double, norm_weight, norm_bias, *normed)
+        mean, scale, shift, *others = normed  # shift is for the next layer alone
+        vectors = (weight, double, norm_weight, norm_bias, mean, scale, *others, var)
         saved.remember(ctx, (*vectors, y if own is None else own, *(flat if recipes is None else recipes)))
         if var is not None:
             ctx.mark_non_differentiable(var)
-        return y, *normed[:3], var
+        return y, mean, scale, shift, var
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         weight, bias, norm_weight, norm_bias, *rest = saved.recall(ctx)
-        normed, y, flat = rest[:VECTORS], rest[VECTORS], rest[VECTORS + 1 :]
+        (mean, scale, *others), y, flat = rest[:VECTORS], rest[VECTORS], rest[VECTORS + 1 :]
         assert weight is not None
         assert y is not None
+        assert mean is not None
+        assert scale is not None
+        normed = Normed(mean, scale, scale, *others, ctx.eps)  # no backward reads shift
         if torch.is_grad_enabled():
             forward = partial(_forward, ctx.call, ctx.eps)
             return (None, *saved.differentiate(forward, [weight, bias, norm_weight, norm_bias, *flat], upstream[:4]))
@@ -206,18 +210,22 @@ class ConvNorm(torch.autograd.Function):
         dy = torch.zeros_like(y) if dy is None else dy
         scaled = norm_weight if needs_norm_weight else None
         module, needed = call.module, (needs, needs_weight, needs_bias)
-        if module is not None and can_bypass_dispatcher(dy, dmean, dscale, y, *normed, norm_weight, weight, *flat):
+        own = normed.var is not None  # no registered operator takes that, and no backend that gives it needs zeros
+        if not own:
+            dmean, dscale = (torch.zeros_like(mean) if d is None else d for d in (dmean, dscale))
+        if own or (
+            module is not None and can_bypass_dispatcher(dy, dmean, dscale, y, *others, norm_weight, weight, *flat)
+        ):
             with below_autograd(weight.device):
                 grads, dweight, dbias, dnorm_weight = module.bwd_norm(
-                    dy, dmean, dscale, y, Normed(*normed), scaled, unflatten(flat, call.relus), weight, call.geometry,
-                    *needed,
-                )  # fmt: skip
+                    dy, dmean, dscale, y, normed, scaled, unflatten(flat, call.relus), weight, call.geometry, *needed
+                )
                 *dflat, dweight, dbias = torch_library.pack(grads, dweight, dbias, dy, module)
         else:
-            dmean, dscale = (torch.zeros_like(normed[0]) if d is None else d for d in (dmean, dscale))
             packed = torch.ops.fastinpaint.conv_norm_bwd.default(
-                dy, dmean, dscale, y, normed, scaled, flat, call.relus, weight, *needed, call.backend, *call.geometry
-            )
+                dy, dmean, dscale, y, list(normed[:VECTORS]), scaled, flat, call.relus, weight, *needed, call.backend,
+                *call.geometry,
+            )  # fmt: skip
             *dflat, dweight, dbias, dnorm_weight = [none_if_empty(g) for g in packed]
         if ctx.slot is not None:
             ctx.slot.value = None  # the maker of a map is its last reader
