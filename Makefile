@@ -4,10 +4,12 @@ VENV   ?= .venv
 PYTHON ?= python3
 RUN    := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
+NEWEST ?= .venv-newest
+WITH_TORCH := tests/ops tests/nn tests/accelerate tests/models tests/training tests/strangers
 NATIVE := $(shell find csrc -name "*.cpp" -o -name "*.cu" -o -name "*.cuh" -o -name "*.h")
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test lint types check-cpu check-triton strangers fix docs wheel bench figures swap report bad-inputs gpu-bounds gpu-estimate gpu-check wheel-check clean
+.PHONY: help install demo check test lint types check-cpu check-triton strangers test-newest-torch fix docs wheel bench figures swap report bad-inputs gpu-bounds gpu-estimate gpu-check wheel-check clean
 
 help: ## print these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,8 +41,14 @@ check-cpu: $(STAMP) ## pytest: the package, the CPU kernels, the CUDA kernels em
 	$(RUN) -m pytest tests -n 2 --dist loadfile --durations 15
 
 strangers: $(STAMP) ## pytest: what accelerate computes on every public network of tests/strangers
-	$(RUN) -m pip install --quiet --no-deps segmentation-models-pytorch dynamic-network-architectures einops
+	$(RUN) -m pip install --quiet --no-deps segmentation-models-pytorch dynamic-network-architectures einops monai ultralytics ultralytics-thop
 	STRANGERS=all $(RUN) -m pytest tests/strangers -n 2
+
+test-newest-torch: ## pytest: ops, layers, networks with the newest torch and Triton, in an environment of their own
+	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade --editable '.[dev,strangers]'
+	$(NEWEST)/bin/python -m pytest $(WITH_TORCH) -n 2
+	TRITON_INTERPRET=1 $(NEWEST)/bin/python -m pytest tests/ops -n 2
 
 check-triton: $(STAMP) ## pytest: the Triton kernels, interpreted under the guard, and compiled without a GPU
 	TRITON_INTERPRET=1 $(RUN) -m pytest tests -n 2 --durations 10

@@ -17,7 +17,7 @@ from fastinpaint.acceleration.report import Layer, Report
 from fastinpaint.acceleration.rules import rule_of
 from fastinpaint.acceleration.search import Goal
 from fastinpaint.acceleration.swap import FUSED, reasons, swap, unswap
-from fastinpaint.acceleration.tuner import Tuner, forget_calls, key_of, take, try_rules, tune, watch_calls
+from fastinpaint.acceleration.tuner import Tuner, key_of, try_rules, tune, unwatch_calls, use_plan, watch_calls
 from fastinpaint.ops.dispatch import native, native_cpu, registry, tuning_cache
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -99,7 +99,7 @@ def accelerate(
 
 def restore(model: Model) -> Model:
     """Take `accelerate` back: every module has its own class again, weights their layout. Returns the model."""
-    forget_calls(model)
+    unwatch_calls(model)
     unswap(model)
     for module in model.modules():
         vars(module).pop("fastinpaint_report", None)
@@ -192,8 +192,8 @@ def _choose_now(model: nn.Module, example: Any, tuner: Tuner) -> None:
     call = Example(args, kwargs)
     with torch.set_grad_enabled(model.training):
         if tuning_cache.mode() == "0":
-            take(model, tuner, *try_rules(model, call, model.training, tuner))
+            use_plan(model, tuner, *try_rules(model, call, model.training, tuner))
             return
         tuner.key = key_of(model, args, kwargs)
         tuner.plans[tuner.key] = tune(model, call, model.training, tuner)
-        take(model, tuner, *tuner.plans[tuner.key])
+        use_plan(model, tuner, *tuner.plans[tuner.key])

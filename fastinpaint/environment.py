@@ -1,4 +1,4 @@
-"""The environment variables that the package reads, with what each may hold."""
+"""The environment variables that the package reads, and their allowed values."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "FASTINPAINT_CPU_ISA": ("scalar", "avx2", "avx512"),
     "FASTINPAINT_HOPPER": ("0", "1", "all"),
 }
-"""Those with a fixed set of values. FASTINPAINT_CACHE names a folder."""
+"""Variables with a fixed set of values. FASTINPAINT_CACHE, a folder, is not among them."""
 
 
 def check() -> None:
-    """Refuse a value that no part of the package knows; an empty one counts as none.
+    """Reject unknown values. An empty variable counts as unset.
 
     Raises:
-        UserError: names the variable and its values.
+        UserError: names the variable and its allowed values.
     """
     for name, known in VARIABLES.items():
         value = os.environ.get(name)
@@ -29,10 +29,10 @@ def check() -> None:
 
 
 def whole_number(name: str, default: int) -> int:
-    """A count that another program sets, as torchrun sets RANK.
+    """A count set by another program, such as torchrun's RANK.
 
     Raises:
-        UserError: it is no whole number of at least 0.
+        UserError: the value is not a whole number of at least 0.
     """
     value = os.environ.get(name) or str(default)
     if not (value.isascii() and value.isdigit() and len(value) < 10):

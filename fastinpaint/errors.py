@@ -1,4 +1,4 @@
-"""The error a person at the command line can mend."""
+"""Errors that the user can fix."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ MOST_CHARACTERS = 1200
 
 
 class UserError(ValueError):
-    """Bad input: one sentence that names what was wrong, what was expected and what came.
+    """Bad input: one sentence that names the problem, what was expected and what came.
 
-    The command line prints it as one line and exits with status 2; a caller in Python sees a ``ValueError``.
+    The command line prints it as one line and exits with status 2. Python callers see a ``ValueError``.
     """
 
 
 def one_line(text: str) -> str:
-    """The text as one line that any terminal can show.
+    """Turn a text into one line that any terminal can show.
 
-    Control characters, line breaks and bytes that are not UTF-8 (from file names) are escaped as Python writes them;
-    the middle of a long text is left out.
+    Control characters, line breaks and non-UTF-8 bytes (from file names) are escaped as in Python. The middle of a
+    long text is cut out.
     """
     if len(text) > MOST_CHARACTERS:
         text = f"{text[: MOST_CHARACTERS // 2]} ... {text[-MOST_CHARACTERS // 2 :]}"
@@ -24,9 +24,9 @@ def one_line(text: str) -> str:
 
 
 def shown(value: object, most: int = 60) -> str:
-    """A value that came where another was expected, short enough for a sentence."""
+    """The repr of an unexpected value, shortened for an error message."""
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # a whole number of more than 4,300 digits; something very deep
+    except (ValueError, RecursionError):  # an integer of more than 4,300 digits; very deep nesting
         return f"a {type(value).__name__} too large to show"
     return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"

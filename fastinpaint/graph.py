@@ -1,9 +1,9 @@
-"""A training step as one CUDA graph: recorded once, then launched whole, with no Python between its kernels.
+"""A training step as one CUDA graph: captured once, then replayed without Python between its kernels.
 
-A recording keeps addresses and not values. What changes from step to step must therefore lie in tensors that stay where
-they are: the batch is copied into buffers, and the weights, Adam's moments, its count of steps and its learning rate,
-the scale of the loss and the running statistics are changed in place. Numbers of Python's are frozen when it is
-recorded, and a recording cannot wait for the device, so no step may ask for a value (``.item()``, ``bool(tensor)``).
+A graph stores addresses, not values. Everything that changes from step to step must therefore be a tensor at a fixed
+address that is updated in place: the batch (copied into buffers), weights, Adam's moments, step count and learning
+rate, the loss scale, and running statistics. Python numbers are frozen at capture. A capture cannot wait for the
+device, so a step must not read a value (``.item()``, ``bool(tensor)``).
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-# Steps launched one by one before the recording. The first compiles kernels, measures tiles and lets cuDNN choose, all
-# of which a recording forbids, and makes Adam's moments; the others run as the recorded one will.
+# Steps launched kernel by kernel before the capture. The first one compiles kernels, measures tiles, lets cuDNN choose
+# (none of which a capture allows) and creates Adam's moments. The others run as the captured one will.
 WARM_UP = 3
 
 Step = Callable[..., Tensor]
 
 
 def why_not(device: torch.device, processes: int) -> str | None:
-    """Why no step can be recorded here, in one sentence, or None where it can be tried."""
+    """Why steps cannot be captured here, in one sentence, or None."""
     if device.type != "cuda":
         return f"CUDA graphs need a CUDA device, and this run is on the {device.type}."
     if processes > 1:
@@ -35,24 +35,24 @@ def why_not(device: torch.device, processes: int) -> str | None:
 
 
 class Recorder(Protocol):
-    """What records work on a device and repeats it."""
+    """Captures work on a device and replays it."""
 
     def aside(self) -> AbstractContextManager[None]:
-        """Inside, work is launched as it will be when it is recorded, and is done once."""
+        """A context for warm-up: work runs once, on the stream of the later capture."""
 
     def record(self, work: Callable[[], None]) -> None:
-        """Record the work without doing it.
+        """Capture the work without running it.
 
         Raises:
-            RuntimeError: it did what cannot be recorded.
+            RuntimeError: the work contains something that cannot be captured.
         """
 
     def replay(self) -> None:
-        """Do the recorded work on the current stream."""
+        """Run the captured work on the current stream."""
 
 
 class CudaRecorder:
-    """A CUDA graph, with a stream of its own to warm up and to be recorded on."""
+    """A CUDA graph with its own stream for warm-up and capture."""
 
     def __init__(self, device: torch.device) -> None:
         self.stream = torch.cuda.Stream(device)
@@ -60,7 +60,7 @@ class CudaRecorder:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """On the stream that will be recorded: some of autograd's nodes remember where they first ran."""
+        """Work runs on the capture stream, because some autograd nodes keep the stream of their first run."""
         current = torch.cuda.current_stream()
         self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):
@@ -68,8 +68,8 @@ class CudaRecorder:
         current.wait_stream(self.stream)
 
     def record(self, work: Callable[[], None]) -> None:
-        # the stream is set twice: a recording that fails leaves its own behind. Other threads may go on using CUDA, as
-        # the one that pins batches does.
+        # The outer context restores the current stream, which a failed capture does not. "thread_local" lets other
+        # threads, such as the one that pins batches, go on using CUDA.
         with (
             torch.cuda.stream(torch.cuda.current_stream()),
             torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"),
@@ -81,9 +81,9 @@ class CudaRecorder:
 
 
 class GraphedStep:
-    """Like the step it is given: launched kernel by kernel for ``WARM_UP`` batches, then recorded, then replayed.
+    """A training step that runs kernel by kernel for ``WARM_UP`` batches, is then captured, and from then on replayed.
 
-    The step does everything from zeroed gradients to the optimizer's step, and returns a new tensor, as the loss:
+    The step includes everything from ``zero_grad`` to ``optimizer.step`` and returns a new tensor, such as the loss:
 
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, capturable=True)
 
@@ -98,20 +98,18 @@ class GraphedStep:
         for x, target in batches:
             loss = graphed(x, target)
 
-    It must not ask for a value on the way (``.item()``, ``bool(tensor)``), and what changes from step to step must be a
-    tensor on the device that is changed in place: a learning rate that is a Python number is frozen. A step that cannot
-    be recorded, and a batch of other shapes than the first, run kernel by kernel; a warning says so
-    once for the former.
+    The step must not read a value (``.item()``, ``bool(tensor)``). What changes from step to step must be a device
+    tensor updated in place: a learning rate that is a Python number is frozen. A step that cannot be captured runs
+    kernel by kernel, with one warning. So does a batch whose shapes differ from the first one's.
 
     Args:
         step: takes a batch's tensors on the device.
         device: where the batch goes.
-        recorder: records and replays; by default a CUDA graph of that device.
-        reset: puts right what a step leaves behind in Python where its recording stops halfway, as gradients; no kernel
-            of it has run.
+        recorder: captures and replays; by default a CUDA graph on that device.
+        reset: undoes what a failed capture left in Python, such as gradients. No kernel of that step has run.
 
     Raises:
-        ValueError: the device is no CUDA device and no recorder is given.
+        ValueError: the device is not a CUDA device and no recorder is given.
     """
 
     def __init__(
@@ -128,11 +126,11 @@ class GraphedStep:
         self.step, self.device, self.recorder, self.reset = step, device, recorder, reset or (lambda: None)
         self.buffers: tuple[Tensor, ...] = ()
         self.warmed = 0
-        self.result: Tensor | None = None  # what the recorded step writes
+        self.result: Tensor | None = None  # written by the captured step
         self.refusal: str | None = None
 
     def __call__(self, *batch: Tensor) -> Tensor:
-        """The step's result for a batch, a tensor of its own; copies of pinned host tensors do not wait."""
+        """Run the step on a batch; returns its result in a new tensor. Copies of pinned tensors are asynchronous."""
         if not self.buffers:
             self.buffers = tuple(torch.empty_like(t, device=self.device) for t in batch)
         kinds = [[(t.shape, t.dtype) for t in tensors] for tensors in (batch, self.buffers)]
@@ -151,7 +149,7 @@ class GraphedStep:
         return self.result.clone()  # the next replay writes over it
 
     def _record(self) -> bool:
-        """Record the step; where it cannot be, say why and never try again."""
+        """Capture the step. If that fails, log the reason and never try again."""
 
         def work() -> None:
             self.result = self.step(*self.buffers)

@@ -1,4 +1,4 @@
-"""How much memory there is, so that what cannot fit is refused before it is tried."""
+"""Available memory, so that work that cannot fit is rejected before it starts."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ CGROUPS = (
     (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
     (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
 )
-CACHE = ("inactive_file", "active_file")  # of a group's memory, what Linux takes back when it is needed
+CACHE = ("inactive_file", "active_file")  # page cache, which Linux reclaims when memory is short
 
 
 def available_bytes(device: torch.device | None = None) -> int | None:
-    """Bytes that a process may still take on a device (None: the CPU); None where the system does not tell.
+    """Bytes that this process can still allocate on a device (None: the CPU), or None where that is unknown.
 
-    On the CPU the least of what Linux calls available, what the control group leaves and what ``ulimit -v`` leaves.
+    On the CPU it is the smallest of Linux's MemAvailable, the rest of the control group and the rest of ``ulimit -v``.
     """
     if device is not None and device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
@@ -29,14 +29,14 @@ def available_bytes(device: torch.device | None = None) -> int | None:
 
 
 def require(what: str, needed: float, device: torch.device | None = None) -> None:
-    """Refuse what is certain not to fit.
+    """Reject work that is certain not to fit.
 
     Args:
-        what: subject of the sentence, with the numbers that matter.
-        needed: bytes, at the very least.
+        what: subject of the error message, with its sizes.
+        needed: a lower bound of the bytes needed.
 
     Raises:
-        UserError: the device has less; the sentence says how much is needed and how much there is.
+        UserError: the device has less; the message states both amounts.
     """
     there = available_bytes(device)
     if there is not None and needed > there:
@@ -56,7 +56,7 @@ def _number(path: Path) -> int | None:
 
 
 def _table(path: Path) -> dict[str, int]:
-    """Lines of a name and a number, as Linux lists them."""
+    """Lines of a name and a number, such as /proc/meminfo."""
     try:
         lines = [line.replace(":", " ").split() for line in path.read_text().splitlines()]
         return {words[0]: int(words[1]) for words in lines if len(words) > 1}

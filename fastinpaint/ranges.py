@@ -1,4 +1,4 @@
-"""Numbers with a range, the same for the command line, for files of options and for callers in Python."""
+"""Numbers with a range, for the command line, option files and Python callers alike."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Number:
             value = _read(value)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return None
-        if not (self.least < value if self.above else self.least <= value) or not value <= self.most:  # NaN neither
+        if not (self.least < value if self.above else self.least <= value) or not value <= self.most:  # NaN fails both
             return None
         if self.kind is int and value != int(value):
             return None
@@ -95,13 +95,13 @@ def _short(bound: float) -> str:
 
 
 FRAMES = whole(1, 4096)
-"""Frames of a sample, or that a network sees at once."""
+"""Frames of a sample, or of one network input."""
 
 SIDE = whole(1, 8192)
-"""Pixels of a side."""
+"""Side length in pixels."""
 
 BATCH = whole(1, 65_536)
 SEED = whole(0, 2**63 - 1)
 COUNT, POSITIVE_COUNT = whole(0, 10**9), whole(1, 10**9)
 WIDTH = real(0, 64, above=True)
-"""Factor on the channels of a network."""
+"""Factor on a network's channel counts."""

@@ -1,4 +1,4 @@
-"""Files of options: the plain part of YAML, in which no small file can ask for much."""
+"""Option files: a plain subset of YAML, in which a small file cannot expand into a large object."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ MOST_BYTES, DEEPEST = 2**20, 4
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file: keys to texts, or to mappings of keys to texts. An empty file gives {}.
+    """Read a YAML mapping of keys to strings, or to mappings of keys to strings. An empty file gives {}.
 
-    Every value stays text, as on a command line, so there are no dates, no octal numbers and no "no" that is false.
+    Every value stays a string, as on a command line: no dates, no octal numbers, and "no" is not false.
 
     Raises:
-        UserError: unreadable, no YAML, no mapping, or with what options do not need: anchors, aliases, tags, keys
-            given twice, lists in lists.
+        UserError: the file is unreadable, not YAML, not a mapping, or uses anchors, aliases, tags, duplicate keys
+            or nested lists.
     """
     text = read_text(path, MOST_BYTES)
     try:
@@ -37,7 +37,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _check(path: Path, text: str) -> None:
-    """Walk over the parser's events, which take no memory, before anything is built."""
+    """Check the parser's events, which take no memory, before any object is built."""
     depth = 0
     events: Iterator[Any] = yaml.parse(text, yaml.SafeLoader)
     for event in events:
@@ -52,7 +52,7 @@ def _check(path: Path, text: str) -> None:
 
 
 class _Loader(yaml.BaseLoader):
-    """Leaves scalars as text, and refuses a key that is given twice."""
+    """Keeps scalars as strings and rejects duplicate keys."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen = set()

@@ -12,7 +12,9 @@ namespace fi {
 
 enum class Dtype { float32, float64, bfloat16 };
 
-// One deferred activation: a = (relu(z) or z) + addend, z = (x - mean) * scale + shift (z = x where mean is null).
+// One deferred activation: a = act(z) + addend, z = (x - mean) * scale + shift (z = x where mean is null). `relu` is 0
+// for none, 1 for ReLU. The direct convolutions also take the other codes: the `fi::Act` in the low 8 bits, the bits of
+// its float parameter in the next 32.
 struct Source {
   const void* x;     // D [pixels, channels], dense
   const void* mean;  // [channels], or null with scale and shift

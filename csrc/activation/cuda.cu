@@ -1,13 +1,13 @@
-// Entry points of the elementwise family. Maps are [rows][channels], rows = N * T * H * W; workspace is
-// fi_channel_workspace(rows, channels) bytes, 16-byte aligned, uninitialised. Each returns 0, a cudaError_t, or a
-// negative Status of common/cuda_launch.cuh.
+// Entry points of the elementwise kernels. Maps are [rows][channels], rows = N * T * H * W. workspace has
+// fi_channel_workspace(rows, channels) bytes, 16-byte aligned, uninitialised. Each function returns 0, a cudaError_t,
+// or a negative Status of common/cuda_launch.cuh.
 #include "activation/kernels.cuh"
 #include "common/cuda_launch.cuh"
 
 namespace fi {
 
-// Rows to a block: 8 to a thread where there are many, so that parameters and folds cost little, and at most 2048
-// blocks in a reduction, so that the second stage stays under 64 partials to a thread.
+// Rows per block. Large maps get 8 rows per thread, so that parameters and folds cost little. Reductions have at most
+// 2048 blocks, so that the second stage has fewer than 64 partials per thread.
 static Columns make_columns(int64_t rows, int channels, bool reduces) {
   Columns columns{int(rows), 0, 1};
   while (columns.groups < 32 && columns.groups * kVector < channels) columns.groups *= 2;
@@ -49,7 +49,7 @@ FI_EXPORT int fi_activation_fwd(const Source* source, void* a, int stride, int64
   });
 }
 
-// dmean, dscale and dshift may be null together (a source without statistics); dx may be null.
+// dmean, dscale and dshift may be null together (a source without statistics). dx may be null.
 FI_EXPORT int fi_activation_bwd(const void* da, int stride, const Source* source, void* dx, float* dmean, float* dscale,
                                 float* dshift, void* workspace, int64_t rows, int dtype, void* stream) {
   if (rows >= 1ll << 31) return kTooLarge;

@@ -1,16 +1,15 @@
-// The elementwise family: activation forward, its backward with both channel sums, and batch statistics.
+// The elementwise kernels: activation forward, its backward with both channel sums, and batch statistics.
 //
-// A thread keeps eight channels (their parameters stay in registers) and walks rows; a block has `groups` such threads
-// side by side, so a warp reads 512 neighbouring bytes of 16-bit maps. Each kernel reads every input and writes every
-// output once. Sums and parameters are float32.
+// A thread processes eight channels, keeps their parameters in registers and walks rows. A block has `groups` such
+// threads side by side, so a warp reads 512 contiguous bytes of 16-bit maps. Each kernel reads every input and writes
+// every output once. Sums and parameters are float32.
 #pragma once
 #include "common/cuda_reduce.cuh"
 #include "common/cuda_source.cuh"
 
 namespace fi {
 
-// How rows and channels are dealt to blocks: blockIdx.x takes rows [x * rows_each, ...), blockIdx.y 8 * groups
-// channels.
+// Rows and channels per block: blockIdx.x takes rows [x * rows_each, ...), blockIdx.y takes 8 * groups channels.
 struct Columns {
   int rows, rows_each, groups;
 };
@@ -31,13 +30,13 @@ __device__ __forceinline__ Lane lane_of(const Columns& columns, int channels) {
   return lane;
 }
 
-// a[row][c] = activation of the source, a's rows being `stride` channels apart (its part of a concatenation).
+// a[row][c] = activation of the source. a's rows are `stride` channels apart (its part of a concatenation).
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     activation_fwd_kernel(Source source, T* __restrict__ a, int stride, Columns columns, bool aligned) {
   Lane lane = lane_of(columns, source.channels);
   ChannelParams params = load_params(source, lane.channel);
-  const T* __restrict__ x = static_cast<const T*>(source.x);  // a is nobody's source: rows are read ahead of stores
+  const T* __restrict__ x = static_cast<const T*>(source.x);  // a aliases no source: rows are read ahead of stores
   const T* __restrict__ addend = static_cast<const T*>(source.addend);
 #pragma unroll 4
   for (int row = lane.row; row < lane.end; row += lane.step) {
@@ -49,7 +48,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// dz = da * 1[z > 0], dx = dz * scale, and per block sum dz and sum dz * (x - mean).
+// dz = da * 1[z > 0], dx = dz * scale, and per block the sums of dz and dz * (x - mean).
 //   gradient in: da, rows `stride` channels apart   saved: source   gradient out: dx [rows][C] or null, sums
 template <class T>
 __global__ void __launch_bounds__(kThreads)
@@ -80,7 +79,7 @@ __global__ void __launch_bounds__(kThreads)
                       blockIdx.y * columns.groups * kVector, blockIdx.x, sums);
 }
 
-// Per block the mean and the sum of squared deviations of each channel of the activation.
+// Per block, the mean and the sum of squared deviations of each channel of the activation.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     batch_stats_kernel(const T* x, int channels, Columns columns, bool aligned, Partials out) {
@@ -97,12 +96,12 @@ __global__ void __launch_bounds__(kThreads)
     for (int i = 0; i < kVector; ++i) wide[i] = to_float(value.v[i]);
     moments.add_moments(wide, count);
   }
-  // a lane without channels saw no row: the count of its row lane is that of the first group, which has some
+  // a thread without channels has read no rows, so take its row lane's count from the first group
   fold_block<true>(SharedArena(memory, fold_bytes()), moments, count, columns.groups,
                    blockIdx.y * columns.groups * kVector, blockIdx.x, out);
 }
 
-// Per block the sum of each channel of a source's activation (a bias's gradient, when the source stands for G).
+// Per block, the sum of each channel of a source's activation (a bias gradient if the source represents G).
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     channel_sum_kernel(Source source, Columns columns, bool aligned, Partials out) {

@@ -1,5 +1,5 @@
-// batch_norm: what batch norm computes for each channel between two convolutions. Equations in
-// fastinpaint/ops/batch_norm/reference.py.
+// batch_norm: the per-channel part of batch norm between two convolutions. fastinpaint/ops/batch_norm/reference.py has
+// the equations.
 #pragma once
 #include "common/cuda_launch.cuh"
 #include "common/cuda_vector.cuh"
@@ -7,9 +7,9 @@
 namespace fi {
 
 constexpr int kFloat64 = 4;     // beside the dtypes of maps
-constexpr int kChannels = 128;  // a thread each; thread sanitizer follows at most 255
+constexpr int kChannels = 128;  // one per thread; thread sanitizer supports at most 255
 
-// One value a channel, in a dtype of its own; data is null where there is none.
+// One value per channel, of any dtype; data may be null.
 struct PerChannel {
   void* data;
   int dtype;
@@ -36,7 +36,7 @@ struct PerChannel {
 struct BatchNorm {
   PerChannel weight, bias, running_mean, running_var, dweight;
   const float *mean, *var, *dscale;
-  const float* total;  // of how many values mean and var are; null: of `count`
+  const float* total;  // number of values behind mean and var; null: `count`
   int64_t* tracked;    // batches so far, or null
   float *scale, *shift, *dvar;
   double count, momentum;  // momentum < 0: 1 / tracked
@@ -46,7 +46,7 @@ struct BatchNorm {
 
 __device__ inline float rstd_of(const BatchNorm& p, int c) { return 1.0f / sqrtf(p.var[c] + p.eps); }
 
-// One block for all channels: each of its threads must have read `tracked` before one counts it up.
+// One block for all channels: all threads read `tracked` before one of them increments it.
 __global__ void __launch_bounds__(kChannels) batch_norm_fwd_kernel(const __grid_constant__ BatchNorm p) {
   int64_t tracked = p.tracked ? *p.tracked + 1 : 0;
   __syncthreads();
@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(kChannels) batch_norm_fwd_kernel(const __grid_
   }
 }
 
-// One thread a channel; dweight may be null.
+// One thread per channel; dweight may be null.
 __global__ void __launch_bounds__(kChannels) batch_norm_bwd_kernel(const __grid_constant__ BatchNorm p) {
   int c = blockIdx.x * kChannels + threadIdx.x;
   if (c >= p.channels) return;

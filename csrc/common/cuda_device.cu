@@ -1,12 +1,12 @@
-// What the host asks of the CUDA runtime that is linked into the library.
+// Queries of the CUDA runtime that is linked into the library.
 #include "common/cuda_launch.cuh"
 
-// The newest CUDA that the driver runs and the runtime's own, as 1000 * major + 10 * minor; 0 without a driver. Returns
-// a cudaError_t.
+// The newest CUDA version of the driver (0 without a driver) and that of the runtime, as 1000 * major + 10 * minor.
+// Returns a cudaError_t.
 FI_EXPORT int fi_cuda_versions(int* driver, int* runtime) {
   if (int status = cudaDriverGetVersion(driver)) return status;
   return cudaRuntimeGetVersion(runtime);
 }
 
-// The runtime's words for a cudaError_t.
+// The runtime's message for a cudaError_t.
 FI_EXPORT const char* fi_cuda_error(int code) { return cudaGetErrorString(static_cast<cudaError_t>(code)); }

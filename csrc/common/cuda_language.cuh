@@ -1,4 +1,4 @@
-// CUDA C++ as every kernel here uses it, compiled by nvcc for a GPU or, with FI_EMULATED, by g++ for the CPU.
+// The CUDA C++ language for all kernels: by nvcc for a GPU or, with FI_EMULATED, by g++ for the CPU.
 #pragma once
 
 #ifdef FI_EMULATED
@@ -7,7 +7,7 @@
 #define FI_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
   emu::note_launch(emu::name_of<kernel>()), emu::launch(grid, block, shared_bytes, [&] { kernel(__VA_ARGS__); })
 namespace fi {
-constexpr int kSharedGap = 32;  // poisoned bytes behind each part of shared memory
+constexpr int kSharedGap = 32;  // poisoned bytes after each part of shared memory
 inline void poison_shared(void* p, size_t bytes) { emu::poison(p, bytes); }
 inline void unpoison_shared(void* p, size_t bytes) { emu::unpoison(p, bytes); }
 }  // namespace fi
@@ -36,14 +36,14 @@ namespace fi {
 __host__ __device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 __host__ __device__ constexpr int round_up(int a, int b) { return ceil_div(a, b) * b; }
 
-// Bytes that a SharedArena needs for a part of `bytes`.
+// Bytes that a part of `bytes` takes in a SharedArena.
 __host__ __device__ constexpr int shared_part(int bytes) { return round_up(bytes, 16) + kSharedGap; }
 
-// Hands out a block's dynamic shared memory part by part, each 16-byte aligned.
+// Allocates a block's dynamic shared memory in parts, each 16-byte aligned.
 struct SharedArena {
   char* at;
 
-  // A second arena over the same memory takes the first one's place, after a barrier.
+  // After a barrier a second arena may reuse the same memory.
   __device__ SharedArena(char* memory, int total_bytes) : at(memory) { unpoison_shared(memory, total_bytes); }
 
   template <class T>

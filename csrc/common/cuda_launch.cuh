@@ -1,4 +1,4 @@
-// What every launch function shares: dtypes, error codes and the count of blocks.
+// Shared by all launch functions: dtypes, error codes and the number of blocks.
 #pragma once
 #include "cuda_language.cuh"
 
@@ -9,7 +9,7 @@ enum Status { kOk = 0, kBadDtype = -1, kBadGeometry = -2, kTooLarge = -3 };  // 
 
 inline cudaError_t launched() { return cudaGetLastError(); }
 
-// Calls f(T()) with the type that dtype names; of tf32 only convolutions know.
+// Calls f(T()) with the type of dtype. Only convolutions support tf32.
 template <class F>
 int with_dtype(int dtype, F f) {
   switch (dtype) {
@@ -24,7 +24,7 @@ int with_dtype(int dtype, F f) {
   }
 }
 
-// Launches with more dynamic shared memory than the 48 KiB that need no asking.
+// Launches with more dynamic shared memory than the default limit of 48 KiB.
 template <class K>
 int allow_shared(K kernel, int bytes) {
   if (bytes <= 48 << 10) return kOk;

@@ -1,6 +1,6 @@
-// Mean and sum of squared deviations of a set of values, updated by Welford's rule and merged by Chan's: never a raw
-// sum of squares. The mean is kept as base + mean, base being one of the values, so a mean of a thousand deviations
-// costs no precision: differences of two bases are exact, and what is added to them is small.
+// Mean and sum of squared deviations, updated by Welford's rule and merged by Chan's, without raw sums of squares.
+// The mean is stored as base + mean, where base is one of the values. A large mean then costs no precision, because
+// differences of bases are exact and the rest is small.
 #pragma once
 #include "cuda_language.cuh"
 
@@ -10,7 +10,7 @@ struct Moments {
   float count = 0, base = 0, mean = 0, m2 = 0;
 };
 
-// One more value, less base; inverse is 1 / (count with it), which eight channels share.
+// Adds a value (minus base). inverse is 1 / (count including it), shared by eight channels.
 __device__ __forceinline__ void add_value(float& mean, float& m2, float value, float inverse) {
   float before = value - mean;
   mean += before * inverse;

@@ -1,9 +1,9 @@
-// The PTX instructions that CUDA C++ has no word for; csrc/cuda_on_cpu has the same functions for the CPU.
+// PTX instructions without a CUDA C++ intrinsic. csrc/cuda_on_cpu has the same functions for the CPU.
 #pragma once
 
 namespace fi {
 
-// d += a b: 16x8 += 16x16 16x8, float32 sums; T is __half or __nv_bfloat16.
+// d += a b: 16x8 += 16x16 16x8 with float32 sums; T is __half or __nv_bfloat16.
 template <class T>
 __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   if constexpr (std::is_same<T, __half>::value) {
@@ -18,21 +18,21 @@ __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[
   }
 }
 
-// Round to nearest, ties away from zero, to the ten bits of mantissa of tf32.
+// Rounds to tf32 (ten mantissa bits), to nearest, ties away from zero.
 __device__ __forceinline__ uint32_t round_to_tf32(float v) {
   uint32_t bits;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(v));
   return bits;
 }
 
-// d += a b: 16x8 += 16x8 8x8, tf32 factors, float32 sums.
+// d += a b: 16x8 += 16x8 8x8 with tf32 factors and float32 sums.
 __device__ __forceinline__ void mma_m16n8k8(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-// Four 8x8 matrices of 16-bit values; lane l gives the address of row l % 8 of matrix l / 8.
+// Loads four 8x8 matrices of 16-bit values. Lane l gives the address of row l % 8 of matrix l / 8.
 template <bool transposed>
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
   uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
@@ -49,12 +49,12 @@ __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
   }
 }
 
-// A barrier of its own for each group of `threads`, whole warps, of a block.
+// A separate barrier for each group of `threads` (whole warps) of a block.
 __device__ __forceinline__ void sync_group(int group, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(1 + group), "r"(threads) : "memory");
 }
 
-// Copies 16 bytes to shared memory without waiting; a false predicate writes zeros and reads nothing.
+// Copies 16 bytes to shared memory asynchronously. A false predicate writes zeros and reads nothing.
 __device__ __forceinline__ void cp_async16(void* to, const void* from, bool predicate) {
   uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
   int bytes = predicate ? 16 : 0;
@@ -63,7 +63,7 @@ __device__ __forceinline__ void cp_async16(void* to, const void* from, bool pred
 
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-// Waits until at most `pending` committed groups are under way.
+// Waits until at most `pending` committed groups are in flight.
 template <int pending>
 __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");

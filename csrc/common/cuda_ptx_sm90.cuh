@@ -14,12 +14,12 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
-// A phase of the barrier completes after `arrivals` arrivals, once all bytes announced have landed.
+// A phase of the barrier completes after `arrivals` arrivals and once all announced bytes have landed.
 __device__ __forceinline__ void mbarrier_init(uint64_t* barrier, uint32_t arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
 }
 
-// Shows initialised barriers to the copy engine; the block's threads need a barrier besides.
+// Makes initialised barriers visible to the copy engine. The block's threads also need a __syncthreads.
 __device__ __forceinline__ void mbarrier_init_fence() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
@@ -29,7 +29,7 @@ __device__ __forceinline__ void mbarrier_arrive(uint64_t* barrier) {
                : "memory");
 }
 
-// Announces `bytes` of the phase and arrives.
+// Announces `bytes` for this phase and arrives.
 __device__ __forceinline__ void mbarrier_arrive_expect(uint64_t* barrier, uint32_t bytes) {
   asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.expect_tx.shared::cta.b64 state, [%0], %1;\n}" ::"r"(
                    shared_address(barrier)),
@@ -37,10 +37,10 @@ __device__ __forceinline__ void mbarrier_arrive_expect(uint64_t* barrier, uint32
                : "memory");
 }
 
-// Tries before a wait is given up with a trap; only where FI_TRAP_WAITS is defined, for finding a lost arrival.
+// Attempts before a wait traps, if FI_TRAP_WAITS is defined (to find a lost arrival).
 constexpr uint32_t kMostTries = 1u << 24;
 
-// Returns when the phase of that parity is complete.
+// Waits until the phase of that parity is complete.
 __device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, uint32_t parity) {
   uint32_t done;
 #ifdef FI_TRAP_WAITS
@@ -57,8 +57,8 @@ __device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, uint32_t parity
   } while (!done);
 }
 
-// Copies to shared memory without waiting; the bytes count for the barrier's phase when they land. Everything is
-// 16-byte aligned.
+// Copies to shared memory asynchronously. The bytes count for the barrier's phase when they land. Addresses and size
+// are 16-byte aligned.
 __device__ __forceinline__ void bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
                    shared_address(to)),
@@ -66,19 +66,19 @@ __device__ __forceinline__ void bulk_copy(void* to, const void* from, uint32_t b
                : "memory");
 }
 
-// Orders what this thread did with registers before the wgmma that follow. Accumulators and A need it.
+// Orders this thread's register accesses before the following wgmma. Needed for accumulators and A.
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 
-// Waits until at most `pending` committed groups are at work.
+// Waits until at most `pending` committed groups are in flight.
 template <int pending>
 __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
 }
 
-// Describes 128-byte rows of k in groups of eight (1024 bytes, swizzled by 16-byte pieces); 1024-byte aligned. The
-// address counts units of 16 bytes, so a k16 further on is 2 more.
+// The descriptor of 128-byte rows of k in groups of eight (1024 bytes, swizzled in 16-byte units), 1024-byte aligned.
+// The address is in units of 16 bytes, so the next k16 is at + 2.
 __device__ __forceinline__ uint64_t descriptor(const void* tile) {
   return uint64_t((shared_address(tile) & 0x3FFFF) >> 4) | uint64_t(1) << 16 | uint64_t(1024 >> 4) << 32 |
          uint64_t(1) << 62;
@@ -96,9 +96,9 @@ __device__ __forceinline__ uint64_t descriptor(const void* tile) {
                : FI_D64                                                                                               \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
 
-// d += a b, asynchronously: 64x128 += 64x16 16x128, float32 sums. Each warp gives 16 rows of A in the layout of
-// mma.sync's A and gets d in that of its D, d[n] being columns 8 n ... 8 n + 7. Neither d nor a may be touched until a
-// wait_group has covered it.
+// d += a b, asynchronous: 64x128 += 64x16 16x128 with float32 sums. Each warp gives 16 rows of A in the layout of
+// mma.sync's A and gets d in the layout of its D; d[n] holds columns 8 n ... 8 n + 7. d and a must not be accessed
+// until wait_group has covered the group.
 template <class T>
 __device__ __forceinline__ void wgmma_m64k16(float (&d)[16][4], const uint32_t (&a)[4], uint64_t b) {
   if constexpr (std::is_same<T, __half>::value) {
@@ -108,7 +108,7 @@ __device__ __forceinline__ void wgmma_m64k16(float (&d)[16][4], const uint32_t (
   }
 }
 
-// After the last wait: keeps the compiler from reading d before it.
+// Call after the last wait: keeps the compiler from moving reads of d before it.
 __device__ __forceinline__ void wgmma_settled(float (&d)[16][4]) { asm volatile("" : FI_D64::"memory"); }
 
 #define FI_D32 FI_D4(0), FI_D4(1), FI_D4(2), FI_D4(3), FI_D4(4), FI_D4(5), FI_D4(6), FI_D4(7)
@@ -119,8 +119,8 @@ __device__ __forceinline__ void wgmma_settled(float (&d)[16][4]) { asm volatile(
                : FI_D32                                                                                               \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
 
-// The same with 64 columns and B turned: its 128-byte rows are 64 columns of one k, in the same groups of eight and the
-// same swizzle, so that descriptor() describes it, and a k16 further on is 2048 bytes more.
+// The same with 64 columns and B transposed: a 128-byte row holds 64 columns of one k. Groups and swizzle are as in
+// descriptor(). The next k16 is 2048 bytes further on.
 template <class T>
 __device__ __forceinline__ void wgmma_turned_m64n64k16(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
   if constexpr (std::is_same<T, __half>::value) {
@@ -132,18 +132,18 @@ __device__ __forceinline__ void wgmma_turned_m64n64k16(float (&d)[8][4], const u
 
 __device__ __forceinline__ void wgmma_settled(float (&d)[8][4]) { asm volatile("" : FI_D32::"memory"); }
 
-// Writes 16 bytes that wgmma shall read, after this thread's fence_proxy_async and a barrier.
+// Writes 16 bytes for wgmma to read, after this thread's fence_proxy_async and a barrier.
 __device__ __forceinline__ void store_operand(void* to, const uint4& value) {
-  // in one piece: left to the compiler, four stores of four bytes meet in the same banks
+  // one 16-byte store: the compiler would emit four 4-byte stores with bank conflicts
   asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(to)), "r"(value.x), "r"(value.y),
                "r"(value.z), "r"(value.w)
                : "memory");
 }
 
-// Shows what this thread has written to shared memory to the tensor cores, which read it through another proxy.
+// Makes this thread's writes to shared memory visible to the tensor cores, which read through the async proxy.
 __device__ __forceinline__ void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// Nothing is made of the value before this.
+// Keeps the compiler from using the value before this point.
 __device__ __forceinline__ void keep_packed(uint4& value) {
   asm volatile("" : "+r"(value.x), "+r"(value.y), "+r"(value.z), "+r"(value.w));
 }

@@ -1,21 +1,21 @@
-// Two-stage channel reductions: each block folds its rows into a few floats a channel ("partials"), a second kernel
-// folds the blocks'. Every fold has a fixed order, so equal inputs give equal bits.
+// Two-stage channel reductions: each block reduces its rows to a few floats per channel ("partials"), and a second
+// kernel reduces the partials of all blocks. The order is fixed, so equal inputs give equal bits.
 #pragma once
 #include "cuda_moments.cuh"
 #include "cuda_vector.cuh"
 
 namespace fi {
 
-constexpr int kThreads = 128;  // of every block here; thread sanitizer follows at most 255 fibers
+constexpr int kThreads = 128;  // per block; thread sanitizer supports at most 255 fibers
 
-// What a block folds into, [blocks][channels]: two sums, or mean, m2 and base of moments, whose float count[blocks].
+// A block's results, [blocks][channels]: two sums, or the moments' mean, m2 and base, with float count[blocks].
 struct Partials {
   float4* value;
   float* count;
   int channels;
 };
 
-// A sum that carries what rounding lost, so that the number of its terms does not show.
+// A compensated sum, whose error does not grow with the number of terms.
 struct Sum {
   float value = 0, lost = 0;
   __device__ __forceinline__ void add(float term) {
@@ -25,11 +25,11 @@ struct Sum {
   }
 };
 
-// Two sums, or mean, m2 and base, for each of the thread's eight channels.
+// Two sums, or the moments' mean, m2 and base, of each of the thread's eight channels.
 struct Fold {
   float first[kVector] = {}, second[kVector] = {}, base[kVector] = {};
 
-  // One more value of each channel into the moments, the count-th.
+  // Adds the count-th value of each channel to the moments.
   __device__ __forceinline__ void add_moments(const float (&value)[kVector], float count) {
     float inverse = __frcp_rn(count);
 #pragma unroll
@@ -40,12 +40,12 @@ struct Fold {
   }
 };
 
-// Shared memory of fold_block.
+// Shared memory of fold_block in bytes.
 constexpr int fold_bytes() {
   return shared_part(kThreads * kVector * int(sizeof(float4))) + shared_part(kThreads * int(sizeof(float)));
 }
 
-// Folds the block's threads: thread = row lane * groups + group, a group being eight channels. With moments, they are
+// Reduces over the block's threads: thread = row lane * groups + group, where a group is eight channels. Moments are
 // those of `count` values.
 template <bool moments>
 __device__ void fold_block(SharedArena arena, const Fold& mine, float count, int groups, int first_channel, int block,
@@ -74,9 +74,9 @@ __device__ void fold_block(SharedArena arena, const Fold& mine, float count, int
   }
 }
 
-constexpr int kFoldChannels = 4;  // of a block of the second stage: a warp each
+constexpr int kFoldChannels = 4;  // per block of the second stage, one warp each
 
-// mean[c], var[c] (biased) from the partials of `blocks` blocks.
+// mean[c] and var[c] (biased) from the partials of `blocks` blocks.
 static __global__ void __launch_bounds__(kThreads)
     finish_moments_kernel(Partials in, int blocks, float* mean, float* var) {
   int channel = blockIdx.x * kFoldChannels + threadIdx.x / 32;
@@ -97,7 +97,7 @@ static __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// first[c] and second[c], the sums over blocks, and scaled[c] = -scale[c] * first[c]; each may be null.
+// first[c] and second[c] are the sums over blocks; scaled[c] = -scale[c] * first[c]. Each may be null.
 static __global__ void __launch_bounds__(kThreads)
     finish_sums_kernel(Partials in, int blocks, const float* scale, float* scaled, float* second, float* first) {
   int channel = blockIdx.x * kFoldChannels + threadIdx.x / 32;

@@ -1,15 +1,15 @@
-// A deferred activation, as fastinpaint/ops/types.py's Source, and its value at eight channels of one position.
+// A deferred activation, as Source in fastinpaint/ops/types.py, and its value at eight channels of one position:
 //
 //   z = (x - mean) * (scale_factor * scale) + shift_factor * shift     a = (relu ? max(z, 0) : z) + addend
 //
-// The gradient G = dy + dmean / M + 2 dvar (y - mean) / M is one too: x = y, scale = dvar, scale_factor = 2 / M,
+// The gradient G = dy + dmean / M + 2 dvar (y - mean) / M has the same form: x = y, scale = dvar, scale_factor = 2 / M,
 // shift = dmean, shift_factor = 1 / M, addend = dy.
 #pragma once
 #include "cuda_vector.cuh"
 
 namespace fi {
 
-// Part of the C ABI: plain, and the same on both sides.
+// Part of the C ABI: a plain struct, equal on both sides.
 struct Source {
   const void* x;       // [N, T, H, W, C]
   const void* addend;  // as x, or null
@@ -27,12 +27,12 @@ struct ChannelParams {
 
 __host__ __device__ inline bool is_aligned(const void* p) { return (reinterpret_cast<uintptr_t>(p) & 15) == 0; }
 
-// Whether every vector of the map may be read as a whole.
+// Whether every vector of the map can be read in one access.
 __host__ __device__ inline bool vectors_aligned(const Source& source) {
   return source.channels % kVector == 0 && is_aligned(source.x) && is_aligned(source.addend);
 }
 
-// Of the eight channels from `channel` on, a multiple of eight; a channel that does not exist stays as it is.
+// Parameters of the eight channels from `channel` on, a multiple of eight. Missing channels stay unchanged.
 __device__ __forceinline__ ChannelParams load_params(const Source& source, int channel) {
   int valid = source.mean ? min(kVector, source.channels - channel) : 0;
   bool aligned = valid == kVector && is_aligned(source.mean) && is_aligned(source.scale) && is_aligned(source.shift);

@@ -1,16 +1,16 @@
-// Eight neighbouring channels of a map: the unit in which every kernel reads and writes.
+// Eight adjacent channels of a map: the unit of all reads and writes.
 #pragma once
 #include "cuda_language.cuh"
 
 namespace fi {
 
-// A float32 factor of a tf32 product. It is rounded to ten bits of mantissa once, on its way into shared memory: the
-// tensor cores would cut the others off.
+// A float32 factor of a tf32 product. It is rounded to ten mantissa bits once, on its way into shared memory, because
+// the tensor cores would truncate.
 struct Tf32 {
   uint32_t bits;
 };
 
-// The type in maps of what shared memory holds as T.
+// The map's type for a shared-memory type T.
 template <class T>
 struct MapOf {
   using type = T;
@@ -45,7 +45,7 @@ __device__ __forceinline__ Tf32 from_float<Tf32>(float v) {
   return {round_to_tf32(v)};
 }
 
-// Two values in one instruction where the chip has one.
+// Converts two values in one instruction where the chip supports it.
 template <class T>
 __device__ __forceinline__ void round_pair(T* to, float first, float second) {
   to[0] = from_float<T>(first), to[1] = from_float<T>(second);
@@ -68,7 +68,7 @@ struct alignas(16) Vector {
   T v[kVector];
 };
 
-// Eight values of a map, rounded to its type.
+// Eight values rounded to the map's type.
 template <class T>
 __device__ __forceinline__ Vector<T> rounded(const float (&value)[kVector]) {
   Vector<T> result;
@@ -85,7 +85,8 @@ __device__ __forceinline__ Vector<T> zero_vector() {
   return result;
 }
 
-// `valid` channels from p, the rest zero; `aligned` (the same for the whole map): p is 16-byte aligned and valid is 8.
+// Reads `valid` channels from p and zeros for the rest. `aligned` (constant per map): p is 16-byte aligned and valid is
+// 8.
 template <class T>
 __device__ __forceinline__ Vector<T> load_vector(const T* p, int valid, bool aligned) {
   Vector<T> result;

@@ -1,1 +1,1 @@
-"""What `fastinpaint.accelerate` is made of: swapping layers, borders around them, rules, trials and the report."""
+"""The parts of `fastinpaint.accelerate`: swapping layers, hooks at their borders, rules, trials and the report."""

@@ -1,4 +1,4 @@
-"""Hooks where activations leave the fused layers: there every map is a plain tensor."""
+"""Hooks where activations leave the fused layers. They turn every map into a plain tensor."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ TUNER = "_fastinpaint_tuner"  # the attribute of a model that measures its first
 
 
 def draw_borders(model: nn.Module, fused: frozenset[type[nn.Module]]) -> None:
-    """Hooks at foreign modules, and at containers called from outside.
+    """Put hooks on foreign modules and on containers called from outside.
 
-    fused: the classes of fused layers.
+    Args:
+        fused: the classes of fused layers.
     """
     holders = {id(module) for module in model.modules() if any(type(m) in fused for m in module.modules())}
     seen: set[int] = set()
@@ -27,7 +28,7 @@ def draw_borders(model: nn.Module, fused: frozenset[type[nn.Module]]) -> None:
         seen.add(id(module))
         if id(module) not in holders:
             handles = []
-            if not isinstance(module, torch.jit.ScriptModule):  # which takes no such hook
+            if not isinstance(module, torch.jit.ScriptModule):  # it does not support this hook
                 before = _hooked_inputs if type(module) is nn.Identity else _plain_inputs
                 handles = [module.register_forward_pre_hook(before, with_kwargs=True, prepend=True)]
         else:
@@ -43,24 +44,24 @@ def draw_borders(model: nn.Module, fused: frozenset[type[nn.Module]]) -> None:
 
 
 def _plain_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Before a foreign module."""
+    """Runs before a foreign module."""
     hooked = layers.hooked(module, _own_hooks(module))
     return plain(args, hooked), plain(kwargs, hooked)
 
 
 def _hooked_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Before an Identity, which hands on what it was given: other hooks see plain tensors."""
+    """Runs before an Identity, which passes its input on: other hooks see plain tensors."""
     return _plain_inputs(module, args, kwargs) if layers.hooked(module, _own_hooks(module)) else None
 
 
 def _own_hooks(module: nn.Module) -> int:
-    """How many hooks of the module are the library's own."""
+    """The number of the module's hooks that belong to this library."""
     return len(vars(module).get("_fastinpaint_borders", ())) + (TUNER in vars(module))
 
 
 def _enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
-    """Before a container; other hooks see plain tensors."""
-    if kwargs is None:  # this hook was removed by one before it, in this very call
+    """Runs before a container: other hooks see plain tensors."""
+    if kwargs is None:  # an earlier hook removed this one during this call
         return None
     region.enter(module)
     hooked = layers.hooked(module, _own_hooks(module))
@@ -68,7 +69,7 @@ def _enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
 
 
 def _leave(module: nn.Module, args: tuple[Any, ...], result: Any) -> Any:
-    """After a container, be it by an exception."""
+    """Runs after a container, also when it raised."""
     region.leave(module)
     hooked = layers.hooked(module, _own_hooks(module))
     outermost = hasattr(module, "fastinpaint_report") or not (torch.compiler.is_compiling() or region.inside())

@@ -1,4 +1,4 @@
-"""What a model is called with, to be called with it again; and which of its results have gradients."""
+"""A model call that can be repeated, and the results of it that have gradients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PLAIN = (*VALUES, torch.dtype, torch.device, torch.Size)
 
 
 def arguments_of(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A batch as a call's arguments: a tuple or list by position, a dict with names by keyword, else one argument."""
+    """A batch as call arguments: a tuple or list by position, a dict of names by keyword, anything else as one."""
     if isinstance(example, Mapping) and all(isinstance(key, str) for key in example):
         return (), dict(example)
     if isinstance(example, Sequence) and not isinstance(example, str):
@@ -46,7 +46,7 @@ class Example:
         return [leaf for leaf in self.leaves if isinstance(leaf, Tensor)]
 
     def fresh(self) -> tuple[tuple[Any, ...], dict[str, Any], list[Tensor]]:
-        """Copies of the arguments, outside of the caller's graph, and those among them that take gradients."""
+        """Copies of the arguments outside the caller's graph, and those of them that require gradients."""
         taking: list[Tensor] = []
 
         def copied(tensor: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class Example:
 
 
 def float_tensors(value: Any) -> list[Tensor]:
-    """Every floating tensor in a model's result: in tuples, lists, dicts, dataclasses and other plain objects."""
+    """Every floating-point tensor in a model's result: in tuples, lists, dicts, dataclasses and other plain objects."""
     found: list[Tensor] = []
     _collect(value, found, set())
     return found

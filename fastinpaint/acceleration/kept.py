@@ -1,4 +1,4 @@
-"""How many bytes autograd keeps between forward and backward."""
+"""Counts the bytes that autograd keeps between forward and backward."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from fastinpaint.ops.saved import Slot
 
 
 class Kept:
-    """Distinct storages that autograd saved, and by whom."""
+    """The distinct storages that autograd saved, by the layer that saved them."""
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:
         self.own = {p.untyped_storage().data_ptr() for p in parameters}
         self.sizes: dict[int, int] = {}
         self.by: dict[str, int] = {}
-        self.now = ""  # who saves at present
+        self.now = ""  # the layer that runs now
         self._alive: list[torch.UntypedStorage] = []
 
     @property
@@ -28,7 +28,7 @@ class Kept:
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        """Count what is saved inside; everything saved stays alive, so that no address is used twice."""
+        """Count what is saved inside. All of it stays alive, so that no address is used twice."""
         with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
             yield
         self._alive.clear()
@@ -40,18 +40,18 @@ class Kept:
             self.sizes[address] = storage.nbytes()
             self.by[self.now] = self.by.get(self.now, 0) + storage.nbytes()
             self._alive.append(storage)
-        return tensor.detach()  # a node that kept its own result, and so itself, would never be freed
+        return tensor.detach()  # a node that keeps its own result would keep itself alive
 
 
-class HeldAgain:
-    """The most bytes of maps that backward held at once because it had computed them again, see `ops.saved`."""
+class RecomputedBytes:
+    """The peak bytes of maps that backward recomputed (see `ops.saved`)."""
 
     def __init__(self) -> None:
         self.now = self.most = 0
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        """Count what the recipes of all graphs hold inside."""
+        """Count what the recipes of all graphs hold while inside."""
 
         def noting(slot: Slot, name: str, value: Tensor | None) -> None:
             self.now += _bytes(value) - _bytes(slot.value)
@@ -72,7 +72,7 @@ def _bytes(value: Tensor | None) -> int:
 def kept_bytes(forward: Callable[[], Tensor], parameters: Iterable[Tensor]) -> int:
     """Bytes that autograd keeps between forward and backward: distinct storages, parameters excluded.
 
-    ``forward`` must return the loss, which stays alive while the storages are counted.
+    ``forward`` must return the loss. The loss stays alive while the storages are counted.
     """
     kept = Kept(parameters)
     with kept.counting():

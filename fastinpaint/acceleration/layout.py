@@ -22,12 +22,12 @@ def set_layout(parameter: nn.Parameter, channels_last: bool) -> None:
     """Give a 4-D or 5-D parameter this layout, in place."""
     form = FORMATS[parameter.dim()] if channels_last else torch.contiguous_format
     if not parameter.is_contiguous(memory_format=form):
-        with torch.inference_mode(False):  # which would make it one that no graph takes
+        with torch.inference_mode(False):  # an inference tensor could not take part in autograd
             parameter.data = parameter.data.contiguous(memory_format=form)
 
 
 def to_channels_last(value: Any) -> Any:
-    """The value with every floating 4-D and 5-D tensor in it channels-last."""
+    """The value with all floating-point 4-D and 5-D tensors in it as channels-last."""
     return tree_map_only(Tensor, _to_channels_last, value)
 
 

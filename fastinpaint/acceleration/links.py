@@ -1,4 +1,4 @@
-"""Which layers a model runs, in order, on maps of which shapes, and which layer reads another's result directly."""
+"""Records the order of a model's layers, their input shapes, and which layer reads which result directly."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from fastinpaint.acceleration.swap import FUSED, NORMS
 
 @dataclass
 class Links:
-    """What one run showed.
+    """The record of one forward pass.
 
     Attributes:
-        order: every convolution, and every norm that does not read a convolution's result, as first called.
-        follows: norms and the convolutions whose results they read.
-        result_bytes: of a layer's result at its first call.
-        calls: how often each layer was called.
-        problems: a layer's own description, with its input's shape.
-        readers: by the type's name, the modules that read the map of a convolution, its norm or activation.
+        order: every convolution, and every norm that reads no convolution's result, in order of the first call.
+        follows: {norm: the convolution whose result it reads}.
+        result_bytes: bytes of a layer's result at its first call.
+        calls: number of calls of each layer.
+        problems: a layer's repr with its input's shape.
+        readers: type names of the modules that read the map of a convolution, its norm or activation.
     """
 
     order: list[str] = field(default_factory=list)
@@ -34,7 +34,7 @@ class Links:
     problems: dict[str, str] = field(default_factory=dict)
 
     def alike(self) -> list[list[str]]:
-        """The layers of `order`, those together that have the same problem and the same kinds of readers."""
+        """The layers of `order`, grouped by equal problem and equal types of readers."""
         groups: dict[tuple[Any, ...], list[str]] = {}
         for name in self.order:
             key = (self.problems.get(name), frozenset(self.readers.get(name, ())), len(self.unit(name)))
@@ -42,7 +42,7 @@ class Links:
         return list(groups.values())
 
     def unit(self, name: str) -> list[str]:
-        """The layers that are chosen together with a layer of `order`."""
+        """The layers that are always fused together with a layer of `order`."""
         return [name, *(norm for norm, conv in self.follows.items() if conv == name)]
 
 
@@ -51,9 +51,9 @@ Around = Callable[[str, nn.Module, Callable[..., Any]], Callable[..., Any]]
 
 @contextmanager
 def wrapped(modules: dict[str, nn.Module], around: Around) -> Iterator[None]:
-    """Inside, each module's ``forward`` is what `around` makes of its name, the module and its own forward.
+    """Inside, replace each module's ``forward`` by ``around(name, module, forward)``.
 
-    It stands on the instance: unlike a hook, no layer takes it for somebody who looks at its tensors.
+    It is set on the instance. Unlike a hook, it does not make a layer hand out plain tensors.
     """
     before: dict[str, Any] = {name: vars(module).get("forward") for name, module in modules.items()}
     for name, module in modules.items():
@@ -69,9 +69,9 @@ def wrapped(modules: dict[str, nn.Module], around: Around) -> Iterator[None]:
 
 
 def record(model: nn.Module, run: Callable[[], Any]) -> Links:
-    """What one forward pass of the stock model shows."""
+    """Record one forward pass of the stock model."""
     links = Links()
-    made: dict[int, tuple[str, Tensor]] = {}  # by a map's id: the convolution or norm whose unit it belongs to
+    made: dict[int, tuple[str, Tensor]] = {}  # {id of a map: (convolution or norm of its unit, the map)}
 
     def around(name: str, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
         def noted(*args: Any, **kwargs: Any) -> Any:
@@ -103,7 +103,7 @@ def _note(
     maker: str | None,
     result: Tensor,
 ) -> None:
-    """A leaf module has run."""
+    """Record that a leaf module has run."""
     watched = isinstance(module, (_ConvNd, *NORMS))
     if watched:
         links.calls[name] = links.calls.get(name, 0) + 1

@@ -1,4 +1,4 @@
-"""`Plan`: which layers of a model are fused, in which memory layout it runs. Changes nothing by itself."""
+"""`Plan`: which layers of a model are fused, and in which memory layout the model runs."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ STOCK, DEFAULT, LOW = "stock", "default", "low"
 
 @dataclass(frozen=True)
 class Plan:
-    """A choice for a whole model; layers are named as in ``model.named_modules()``.
+    """A choice for a whole model. Layers are named as in ``model.named_modules()``.
 
     Attributes:
-        channels_last: whether weights and the inputs at the root are channels-last; None leaves both as they are.
-        fused: the tier, "default" or "low", of every convolution and batch norm that is fused.
-        everything: whether every layer that can be is fused, whatever `fused` names, with the tier `memory`.
-        contiguous: whether what leaves the fused layers is contiguous, for code that merges axes by ``view``.
-        memory: the tier where everything is fused.
-        plain: layers that hand on plain tensors, as something reads them that knows no others.
-        by_rule: whether every batch norm and ReLU is fused that a fused convolution comes before.
+        channels_last: whether the weights and the model's inputs are channels-last; None leaves both unchanged.
+        fused: the tier, "default" or "low", of every fused convolution and batch norm.
+        everything: fuse every layer that can be fused, with the tier `memory`, whatever `fused` contains.
+        contiguous: whether the fused layers return contiguous tensors, for code that merges axes by ``view``.
+        memory: the tier for `everything`.
+        plain: layers that return plain tensors, because their reader needs them.
+        by_rule: whether to fuse every batch norm and ReLU after a fused convolution.
     """
 
     channels_last: bool | None = None

@@ -1,4 +1,4 @@
-"""`Report`: what `fastinpaint.accelerate` chose for a model, what that gained, and what keeps it from more."""
+"""`Report`: what `fastinpaint.accelerate` chose for a model, what it gained, and what limits it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WIDTH = 100  # columns of a printed report
 
 @dataclass
 class Layer:
-    """One convolution or batch norm: what was chosen and why; milliseconds where they were measured."""
+    """One convolution or batch norm: the choice, its reason, and milliseconds if measured."""
 
     name: str
     kind: str
@@ -35,15 +35,15 @@ class Report:
 
     Attributes:
         swapped: the layers that are fused now.
-        left: the layers of a kind that could have been fused, but never can be here, and why.
-        notes: what else there is to know.
-        objective: what was asked for.
-        how: "measured", "remembered", "rules" or "fuse".
+        left: layers of a supported kind that cannot be fused here, with the reason.
+        notes: further remarks.
+        objective: the objective of the call.
+        how: how the choice was made: "measured", "remembered", "rules" or "fuse".
         layers: each layer's choice.
-        stock: by layout: "ms" of a step and "kept_bytes" of the untouched model.
-        before, after: the same of the better stock layout, which is named, and of the model as it is now.
-        cost: "steps" that were run to choose, and their "seconds".
-        limit: what keeps the network from more, in one sentence.
+        stock: by layout, "ms" per step and "kept_bytes" of the stock model.
+        before, after: the same figures of the better stock layout (named) and of the model now.
+        cost: the "steps" run to choose, and their "seconds".
+        limit: what limits the gain, in one sentence.
     """
 
     swapped: list[str] = field(default_factory=list)
@@ -96,7 +96,7 @@ class Report:
 
 
 def _folded(lines: list[str]) -> list[str]:
-    """Sentences that are too long for the width, on several lines; rows of the table are cut."""
+    """Wrap sentences that are longer than the width. Rows of the table are cut instead."""
     folded: list[str] = []
     for line in lines:
         words = line.split(" ")
@@ -116,39 +116,39 @@ def _folded(lines: list[str]) -> list[str]:
 
 def layers_of(
     model: nn.Module,
-    ways: Mapping[str, str],
+    tiers: Mapping[str, str],
     parts: Mapping[str, Mapping[str, float]],
     left: Mapping[str, str],
     links: Links,
 ) -> list[Layer]:
-    """Every part's choice and why."""
+    """Every part's choice and its reason."""
     found, modules = [], dict(model.named_modules())
-    fused = next((times for way, times in parts.items() if way != STOCK), {})
+    fused = next((times for tier, times in parts.items() if tier != STOCK), {})
     for name in links.order:
-        way = ways.get(name, STOCK)
-        own = parts.get(way, {}) if way != STOCK else fused
+        tier = tiers.get(name, STOCK)
+        own = parts.get(tier, {}) if tier != STOCK else fused
         stock_ms, fused_ms = (1e3 * t[name] if name in t else None for t in (parts.get(STOCK, {}), own))
         if name in left:
             why = left[name]
         elif stock_ms is None or fused_ms is None:
             why = "not measured apart"
-        elif way == STOCK:
+        elif tier == STOCK:
             why = "slower fused" if fused_ms > stock_ms else "gains too little"
         else:
             why = "faster fused" if fused_ms < stock_ms else "keeps less, or its neighbours gain"
-        found.append(Layer(name, type(modules[name]).__name__, way, why, stock_ms, fused_ms))
+        found.append(Layer(name, type(modules[name]).__name__, tier, why, stock_ms, fused_ms))
     return found
 
 
-def limit_of(model: nn.Module, ways: Mapping[str, str], stock: Mapping[str, float], links: Links) -> str:
-    """What keeps the network from more, in one sentence that its user can act on."""
+def limit_of(model: nn.Module, tiers: Mapping[str, str], stock: Mapping[str, float], links: Links) -> str:
+    """What limits the gain, in one sentence that the user can act on."""
     total = sum(stock.values())
     if not total or not links.order:
         return "The model has no convolution or batch norm that could be fused."
     shares, ends = Counter[str](), Counter[str]()
     modules = dict(model.named_modules())
     for name in links.order:
-        kind = _kind(modules[name], ways.get(name, STOCK))
+        kind = _kind(modules[name], tiers.get(name, STOCK))
         shares[kind] += stock.get(name, 0.0) / total  # type: ignore[assignment]
         for reader in links.readers.get(name, set()) - {kind.__name__ for kind in FUSED}:
             ends[reader] += 1
@@ -175,8 +175,8 @@ ADVICE = {
 }
 
 
-def _kind(module: nn.Module, way: str) -> str:
-    if way != STOCK:
+def _kind(module: nn.Module, tier: str) -> str:
+    if tier != STOCK:
         return "fused"
     if not isinstance(module, _ConvNd):
         return "norm"

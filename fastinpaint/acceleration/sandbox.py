@@ -1,4 +1,4 @@
-"""A model that may be run and changed for a while, and is then as it was: values, buffers, hooks, random states."""
+"""Lets a model be run and changed, then restores it: values, buffers, hooks and random states."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 
 def why_not(model: nn.Module) -> str | None:
-    """Why a model cannot be run aside, in one sentence, or None."""
+    """Why a model cannot run in a sandbox, in one sentence, or None."""
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if type(tensor) not in (nn.Parameter, Tensor, nn.Buffer):
             return f"{name} is a {type(tensor).__name__}, not a plain parameter or buffer."
@@ -30,11 +30,11 @@ def why_not(model: nn.Module) -> str | None:
 
 @contextmanager
 def sandbox(model: nn.Module) -> Iterator[None]:
-    """Inside, the model has other parameters over the same values, copies of its buffers, and no hooks of others.
+    """Inside, the model has new parameters that share the values, copies of its buffers, and no hooks of others.
 
-    A backward pass reaches no gradient and no hook of the model's own parameters; a forward pass changes no buffer of
-    its own. Plain attributes, and lists, dicts and sets among them, are put back too. Hooks that torch's own utilities
-    have put before a module's forward stay: they compute its weight.
+    A backward pass touches no gradient and no hook of the model's own parameters; a forward pass changes none of its
+    buffers. Plain attributes are restored too, including lists, dicts and sets. Forward hooks of torch's own utilities
+    stay, because they compute weights.
     """
     modules = list(model.modules())
     kept = [dict(vars(module)) for module in modules]
@@ -51,11 +51,11 @@ def sandbox(model: nn.Module) -> Iterator[None]:
         states()
         put_back()
         if torch.is_autocast_enabled("cpu") or (torch.cuda.is_initialized() and torch.is_autocast_enabled("cuda")):
-            torch.clear_autocast_cache()  # which holds casts of parameters that are gone
+            torch.clear_autocast_cache()  # it holds casts of the sandbox's parameters
 
 
 def _replace(module: nn.Module, aliases: dict[int, Any]) -> None:
-    """Give one module tensors, containers and hooks that may change; what is shared by modules stays shared."""
+    """Give one module its own tensors, containers and hooks. What modules share stays shared."""
     own = vars(module)
     for name, value in list(own.items()):
         if name in HOOKS:
@@ -91,7 +91,7 @@ def _copy(buffer: Tensor | None, aliases: dict[int, Any]) -> Tensor | None:
 
 
 def random_states() -> Callable[[], None]:
-    """A function that puts back every global random state: torch's, on every GPU in use, Python's and numpy's."""
+    """Returns a function that restores all global random states: torch's, every used GPU's, Python's and numpy's."""
     cpu, python, numpy = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
 
@@ -106,7 +106,7 @@ def random_states() -> Callable[[], None]:
 
 
 def generators(modules: list[nn.Module]) -> Callable[[], None]:
-    """A function that puts back the states of random generators that modules hold as attributes."""
+    """Returns a function that restores the random generators that modules hold as attributes."""
     found = [value for module in modules for value in vars(module).values()]
     torchs = [(g, g.get_state()) for g in found if isinstance(g, torch.Generator)]
     numpys = [(g, g.bit_generator.state) for g in found if isinstance(g, np.random.Generator)]

@@ -1,52 +1,49 @@
-"""The search for a model's plan: parts first, then whole steps in turns beside both stock layouts."""
+"""Searches for a model's plan: measures parts, then alternates whole steps of the best plans and both stock layouts."""
 
 from __future__ import annotations
 
 import logging
 import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
-
 from fastinpaint.acceleration import select
+from fastinpaint.acceleration.adapt import adapt_plan
 from fastinpaint.acceleration.links import Links, record
 from fastinpaint.acceleration.plan import DEFAULT, LOW, STOCK, Plan
-from fastinpaint.acceleration.rehearsal import rehearse
-from fastinpaint.acceleration.trial import Runner, Trial, wait_for
+from fastinpaint.acceleration.trial import Runner, Trial, second_per_byte
 
 logger = logging.getLogger(__name__)
-RUNS, AGAIN = 2, 2  # timed steps of a plan whose parts are measured; of one that mixes those
-TURNS, MORE_TURNS = 3, 4  # whole steps of every finalist; more of the two best where they are close
-CLOSE = 0.03  # of a step's time: what one more round of turns decides
-TIE = 0.01  # of a step's time: nobody is faster, and fewer kept bytes decide
-SLACK = 0.05  # of the fastest's time: what "balanced" may give for fewer bytes
-SHORT = 0.03  # seconds: shorter steps are repeated within a turn
-FINALISTS = 2  # of ours that are timed beside both stock layouts
-BUDGETED = 2  # tries to meet a budget
-HOPELESS = 1.2  # a stock layout that is so many times slower than the other, by parts, is not timed again
+RUNS, AGAIN = 2, 2  # timed steps of a uniform plan, and of a mixed plan
+TURNS, MORE_TURNS = 3, 4  # whole steps of every finalist; further ones of the best two if they are close
+CLOSE = 0.03  # relative difference of step times that needs further turns
+TIE = 0.01  # relative difference of step times below which fewer kept bytes decide
+SLACK = 0.05  # relative time that "balanced" may spend to keep fewer bytes
+SHORT = 0.03  # seconds; shorter steps are repeated within a turn
+FINALISTS = 2  # fused plans that are timed beside both stock layouts
+BUDGETED = 2  # attempts to meet a budget
+MUCH_SLOWER = 1.2  # a stock layout slower than the other by this factor is not timed again
 
 
 @dataclass
 class Found:
-    """What a search has found.
+    """The result of a search.
 
     Attributes:
         plan: the choice.
-        seconds, kept: of a step under the plan; kept bytes are 0 without a backward pass.
-        stock: by layout, "contiguous" or "channels-last": seconds and kept bytes of the untouched model.
-        ways: by part: what was chosen.
-        parts: by way and part: seconds.
-        links: the layers as they ran.
-        notes: what else there is to know.
+        seconds, kept: time and kept bytes of a step under the plan; kept is 0 without a backward pass.
+        stock: by layout ("contiguous" or "channels-last"), seconds and kept bytes of the stock model.
+        tiers: the tier of every part.
+        parts: seconds by tier and part.
+        links: the record of the layers.
+        notes: remarks for the report.
     """
 
     plan: Plan
     seconds: float
     kept: int
     stock: dict[str, tuple[float, int]]
-    ways: dict[str, str] = field(default_factory=dict)
+    tiers: dict[str, str] = field(default_factory=dict)
     parts: dict[str, dict[str, float]] = field(default_factory=dict)
     links: Links = field(default_factory=Links)
     notes: list[str] = field(default_factory=list)
@@ -54,7 +51,7 @@ class Found:
 
 @dataclass
 class Goal:
-    """What is wanted: an objective of `fastinpaint.accelerate`, and a budget of kept bytes or a share, or None."""
+    """An objective of `fastinpaint.accelerate`, and a budget: kept bytes, a share of stock's (at most 1), or None."""
 
     objective: str
     budget: float | None = None
@@ -70,7 +67,7 @@ LAYOUTS = {False: "contiguous", True: "channels-last"}
 
 
 def search(runner: Runner, goal: Goal) -> Found:
-    """The plan for a model, by measurement. The runner's model must be in a sandbox."""
+    """Find a plan by measurement. The runner's model must be in a sandbox."""
     runner.apply(Plan())
     runner.links = record(runner.model, lambda: runner.forward())
     tried = {flag: _stock(runner, flag) for flag in LAYOUTS}
@@ -89,12 +86,12 @@ def search(runner: Runner, goal: Goal) -> Found:
     found = _finals(runner, layouts, candidates, goal)
     found.notes += notes
     found.links = runner.links
-    found.parts = {way: trial.parts for way, trial in trials.items()}
+    found.parts = {tier: trial.parts for tier, trial in trials.items()}
     return found
 
 
 def _stock(runner: Runner, channels_last: bool) -> Trial | None:
-    """The untouched model in one layout; None where its code takes no channels-last maps."""
+    """Measure the stock model in one layout; None if its code does not accept channels-last maps."""
     try:
         return runner.measure(Plan(channels_last), RUNS)
     except RuntimeError as error:
@@ -104,71 +101,58 @@ def _stock(runner: Runner, channels_last: bool) -> Trial | None:
 
 
 def _fused(runner: Runner, base: bool, tier: str, contiguous: bool, like: Trial) -> tuple[Trial | None, str]:
-    """Everything fused, or why that cannot be."""
+    """Measure the model with every layer fused; None and the reason if that fails."""
     if not runner.links.order:
         return None, ""
     plan = select.plan_of(dict.fromkeys(runner.links.order, tier), runner.links, Plan(base, contiguous=contiguous))
-    return rehearse(runner.model, plan, like, lambda plan: runner.measure(plan, RUNS))
+    return adapt_plan(runner.model, plan, like, lambda plan: runner.measure(plan, RUNS))
 
 
 def _candidates(runner: Runner, trials: dict[str, Trial], goal: Goal) -> list[tuple[Trial, dict[str, str]]]:
-    """Mixed plans worth a whole step's timing, each measured once by parts."""
-    links, stock, fused = runner.links, trials[STOCK], next(t for way, t in trials.items() if way != STOCK)
+    """Mixed plans that are worth timing as whole steps, each measured once by parts."""
+    links, stock, fused = runner.links, trials[STOCK], next(t for tier, t in trials.items() if tier != STOCK)
 
-    def measured(ways: dict[str, str]) -> tuple[Trial, dict[str, str]]:
-        plan = select.plan_of(ways, links, fused.plan)
+    def measured(tiers: dict[str, str]) -> tuple[Trial, dict[str, str]]:
+        plan = select.plan_of(tiers, links, fused.plan)
         known = next((t for t in trials.values() if t.plan == plan), None)
-        return known or runner.measure(plan, AGAIN), ways
+        return known or runner.measure(plan, AGAIN), tiers
 
-    tiers = {STOCK: stock, DEFAULT: trials[DEFAULT]} if DEFAULT in trials else trials
-    candidates = [measured(select.fastest(tiers, links, _second_per_byte(runner.device)))]
-    trial, ways = candidates[0]
-    better = select.refined(ways, trial, stock)
-    if better != ways:
+    allowed = {STOCK: stock, DEFAULT: trials[DEFAULT]} if DEFAULT in trials else trials
+    candidates = [measured(select.fastest(allowed, links, second_per_byte(runner.device)))]
+    trial, tiers = candidates[0]
+    better = select.refined(tiers, trial, stock)
+    if better != tiers:
         candidates.append(measured(better))
     limit = goal.limit(stock.kept)
     if goal.objective == "speed" and limit is None:
         limit = stock.kept
-    trial, ways = candidates[-1]
+    trial, tiers = candidates[-1]
     if limit is None:
-        limit = 0.0  # every step down that is worth a measurement
+        limit = 0.0  # "memory" and "balanced": as few kept bytes as possible
     for _ in range(BUDGETED):
         if trial.kept <= limit * 1.002 or not runner.training:
             break
-        estimated = _estimate(ways, trials)
-        fewer = select.within(ways, trials, limit - (trial.kept - estimated), estimated, links)
-        if fewer == ways:
+        estimated = _estimate(tiers, trials)
+        fewer = select.within(tiers, trials, limit - (trial.kept - estimated), estimated, links)
+        if fewer == tiers:
             break
         candidates.append(measured(fewer))
-        trial, ways = candidates[-1]
-    whole = [(trials[way], dict.fromkeys(links.order, way)) for way in trials if way != STOCK]
+        trial, tiers = candidates[-1]
+    whole = [(trials[tier], dict.fromkeys(links.order, tier)) for tier in trials if tier != STOCK]
     return candidates + [c for c in whole if all(c[0].plan != trial.plan for trial, _ in candidates)]
 
 
-def _estimate(ways: dict[str, str], trials: dict[str, Trial]) -> int:
-    return sum(trials[way].kept_by.get(name, 0) for name, way in ways.items())
-
-
-def _second_per_byte(device: torch.device) -> float:
-    """What it costs to write a map out and, in backward, to read it and its gradient: five passes over memory."""
-    x = torch.ones(1 << 22, device=device)
-    seconds = []
-    for _ in range(3):
-        wait_for(device)
-        start = time.perf_counter()
-        x.mul_(1.0)  # reads and writes x
-        wait_for(device)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds) / (2 * x.nbytes) * 5
+def _estimate(tiers: dict[str, str], trials: dict[str, Trial]) -> int:
+    return sum(trials[tier].kept_by.get(name, 0) for name, tier in tiers.items())
 
 
 def _finals(
     runner: Runner, layouts: dict[bool, Trial], candidates: list[tuple[Trial, dict[str, str]]], goal: Goal
 ) -> Found:
-    """Whole steps in turns: both stock layouts and the best candidates; the goal decides."""
+    """Alternate whole steps of both stock layouts and the best candidates; the goal decides."""
     least = min(trial.kept for trial in layouts.values())
     best = min(trial.seconds for trial in layouts.values())
-    stocks = [trial for trial in layouts.values() if trial.seconds <= HOPELESS * best]
+    stocks = [trial for trial in layouts.values() if trial.seconds <= MUCH_SLOWER * best]
     ours = [c for c in candidates if not c[0].plan.stock]
     if goal.objective == "speed" and goal.budget is None:
         ours = [c for c in ours if c[0].kept <= least * 1.002 or not runner.training]
@@ -177,16 +161,16 @@ def _finals(
         ours = _distinct(ours)
     finalists = [*((trial, {}) for trial in stocks), *ours]
     _time(runner, finalists, len(stocks))
-    trial, ways = _winner(finalists, len(stocks), goal, least)
+    trial, tiers = _winner(finalists, len(stocks), goal, least)
     stock = {LAYOUTS[flag]: (layouts[flag].seconds, layouts[flag].kept) for flag in layouts}
-    found, limit = Found(trial.plan, trial.seconds, trial.kept, stock, ways), goal.limit(least)
+    found, limit = Found(trial.plan, trial.seconds, trial.kept, stock, tiers), goal.limit(least)
     if limit is not None and trial.kept > limit * 1.002:
         found.notes.append(f"no choice keeps {limit / 2**20:.1f} MiB or less: this one keeps the fewest bytes.")
     return found
 
 
 def _time(runner: Runner, finalists: Sequence[tuple[Trial, dict[str, str]]], stocks: int) -> None:
-    """Give every finalist its seconds a step, the first so many of which are stock."""
+    """Set every finalist's seconds per step. The first `stocks` finalists are stock."""
     within = 3 if min(trial.seconds for trial, _ in finalists) < SHORT else 1
     taken = runner.alternate([trial.plan for trial, _ in finalists], TURNS, within)
     medians = [statistics.median(t) for t in taken]
@@ -203,11 +187,11 @@ def _time(runner: Runner, finalists: Sequence[tuple[Trial, dict[str, str]]], sto
 
 
 def _distinct(candidates: list[tuple[Trial, dict[str, str]]]) -> list[tuple[Trial, dict[str, str]]]:
-    """Those that nobody else beats in both time and bytes, four at most."""
+    """The Pareto front of time and kept bytes, at most four plans."""
     front: list[tuple[Trial, dict[str, str]]] = []
-    for trial, ways in sorted(candidates, key=lambda c: (c[0].kept, c[0].seconds)):
+    for trial, tiers in sorted(candidates, key=lambda c: (c[0].kept, c[0].seconds)):
         if not front or trial.seconds < front[-1][0].seconds:
-            front.append((trial, ways))
+            front.append((trial, tiers))
     return front[:2] + front[-2:] if len(front) > 4 else front
 
 

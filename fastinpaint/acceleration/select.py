@@ -1,7 +1,7 @@
-"""From measured parts to a plan: which layers are fused, as a whole chain, within a limit on kept bytes.
+"""Turns measured parts into a plan: chooses a tier for every part, within a limit on kept bytes.
 
-A part is a convolution with the norm that follows it, or a batch norm that follows no convolution, and all that runs
-before the next part. Its cost is forward and backward, with its neighbours as they were when it was measured.
+A part is a convolution with the norm after it, or a batch norm without a convolution before it, and everything up to
+the next part. Its cost is forward plus backward, beside the neighbours it was measured with.
 """
 
 from __future__ import annotations
@@ -13,45 +13,45 @@ from fastinpaint.acceleration.links import Links
 from fastinpaint.acceleration.plan import STOCK, Plan
 from fastinpaint.acceleration.trial import Trial
 
-MARGIN = 0.01  # of a part's time: what a fused part must gain at least
+MARGIN = 0.01  # relative gain that a part needs to be fused
 
 
 def fastest(trials: Mapping[str, Trial], links: Links, second_per_byte: float) -> dict[str, str]:
-    """The way of every part, one of those in `trials`, that makes the sum of their times least.
+    """The tier of every part that minimises the sum of their times, by dynamic programming over their order.
 
-    A fused part whose successor is stock writes its activation out, and backward reads it again: that costs
-    `second_per_byte` times its bytes. Dynamic programming over the order of the parts.
+    A fused part before a stock one writes its activation out, and backward reads it again. That costs
+    `second_per_byte` times its bytes.
 
     Args:
-        trials: by way: "stock" and the tiers.
+        trials: by tier, "stock" included.
     """
-    ways, order = list(trials), links.order
+    tiers, order = list(trials), links.order
     if not order:
         return {}
-    best: list[dict[str, tuple[float, str]]] = []  # by part and way: the cost up to there, and the way before
+    best: list[dict[str, tuple[float, str]]] = []  # by part and tier: the cost so far, and the previous part's tier
     for i, name in enumerate(order):
         row: dict[str, tuple[float, str]] = {}
-        for way in ways:
-            own = trials[way].parts.get(name, 0.0) * (1 if way == STOCK else 1 + MARGIN)
-            cost, previous = 0.0, way
+        for tier in tiers:
+            own = trials[tier].parts.get(name, 0.0) * (1 if tier == STOCK else 1 + MARGIN)
+            cost, previous = 0.0, tier
             if i:
                 name_before = order[i - 1]
                 cost, previous = min(
-                    (best[-1][w][0] + _handing_over(links, name_before, w, way, second_per_byte), w) for w in ways
+                    (best[-1][w][0] + _boundary_seconds(links, name_before, w, tier, second_per_byte), w) for w in tiers
                 )
-            row[way] = (cost + own, previous)
+            row[tier] = (cost + own, previous)
         best.append(row)
-    way = min(ways, key=lambda w: best[-1][w][0])
+    tier = min(tiers, key=lambda w: best[-1][w][0])
     chosen: dict[str, str] = {}
     for name, row in zip(reversed(order), reversed(best), strict=True):
-        chosen[name] = way
-        way = row[way][1]
+        chosen[name] = tier
+        tier = row[tier][1]
     return {name: chosen[name] for name in order}
 
 
-def _handing_over(links: Links, name: str, way: str, next_way: str, second_per_byte: float) -> float:
-    """What it costs that a part is fused and the next one, which reads its map, is not."""
-    if way == STOCK or next_way != STOCK or not links.readers.get(name, set()) & READING:
+def _boundary_seconds(links: Links, name: str, tier: str, next_tier: str, second_per_byte: float) -> float:
+    """The extra seconds of a fused part whose map is read by a stock one."""
+    if tier == STOCK or next_tier != STOCK or not links.readers.get(name, set()) & READING:
         return 0.0
     return links.result_bytes.get(name, 0) * second_per_byte
 
@@ -59,13 +59,13 @@ def _handing_over(links: Links, name: str, way: str, next_way: str, second_per_b
 READING = {"Conv2d", "Conv3d", "ConvTranspose2d", "ConvTranspose3d"}
 
 
-def refined(ways: Mapping[str, str], mixed: Trial, stock: Trial) -> dict[str, str]:
-    """The ways, without the runs of fused parts that were slower among their neighbours than stock ones."""
-    found, names = dict(ways), list(ways)
+def refined(tiers: Mapping[str, str], mixed: Trial, stock: Trial) -> dict[str, str]:
+    """The tiers, with runs of fused parts that were slower than stock in the mixed plan set back to stock."""
+    found, names = dict(tiers), list(tiers)
     i = 0
     while i < len(names):
         j = i
-        while j < len(names) and ways[names[j]] != STOCK:
+        while j < len(names) and tiers[names[j]] != STOCK:
             j += 1
         if j > i:
             run = _least_run(names[i:j], mixed, stock)
@@ -75,7 +75,7 @@ def refined(ways: Mapping[str, str], mixed: Trial, stock: Trial) -> dict[str, st
 
 
 def _least_run(names: Sequence[str], mixed: Trial, stock: Trial) -> Sequence[str]:
-    """The consecutive parts that lose most together, if any lose."""
+    """The consecutive parts with the largest total loss, if any lose (maximum subarray)."""
     most, result, start, sum_ = 0.0, (0, 0), 0, 0.0
     for i, name in enumerate(names):
         sum_ += mixed.parts.get(name, 0.0) - stock.parts.get(name, 0.0)
@@ -87,33 +87,35 @@ def _least_run(names: Sequence[str], mixed: Trial, stock: Trial) -> Sequence[str
 
 
 def within(
-    ways: Mapping[str, str], trials: Mapping[str, Trial], limit: float, now: float, links: Links
+    tiers: Mapping[str, str], trials: Mapping[str, Trial], limit: float, now: float, links: Links
 ) -> dict[str, str]:
-    """Ways that keep at most `limit` bytes by estimate: a knapsack, filled by milliseconds a byte.
+    """Tiers that keep an estimated `limit` bytes or less: a greedy knapsack by seconds lost per byte saved.
 
     Args:
-        ways: where to start.
-        trials: by way, with the bytes and seconds of every part.
-        limit: bytes in all.
-        now: bytes that are kept with `ways`.
+        tiers: the starting point.
+        trials: by tier, with the bytes and seconds of every part.
+        limit: total bytes allowed.
+        now: total bytes kept with `tiers`.
     """
-    found = dict(ways)
+    found = dict(tiers)
     while now > limit:
         moves = []
         for name in links.order:
-            for way, trial in trials.items():
+            for tier, trial in trials.items():
                 saved = trials[found[name]].kept_by.get(name, 0) - trial.kept_by.get(name, 0)
                 lost = trial.parts.get(name, 0.0) - trials[found[name]].parts.get(name, 0.0)
                 if saved > 0:
-                    moves.append((lost / saved, saved, name, way))
+                    moves.append((lost / saved, saved, name, tier))
         if not moves:
             break
-        _, saved, name, way = min(moves)
-        found[name] = way
+        _, saved, name, tier = min(moves)
+        found[name] = tier
         now -= saved
     return found
 
 
-def plan_of(ways: Mapping[str, str], links: Links, like: Plan) -> Plan:
-    """The plan in which every part has its way, and all else is as in another plan."""
-    return replace(like, fused={layer: way for name, way in ways.items() if way != STOCK for layer in links.unit(name)})
+def plan_of(tiers: Mapping[str, str], links: Links, like: Plan) -> Plan:
+    """A copy of the plan `like` with these tiers."""
+    return replace(
+        like, fused={layer: tier for name, tier in tiers.items() if tier != STOCK for layer in links.unit(name)}
+    )

@@ -1,4 +1,4 @@
-"""The layers of a model as fused ones, in place, as a `Plan` says; and back."""
+"""Swaps a model's layers for fused ones in place, as a `Plan` says, and swaps them back."""
 
 from __future__ import annotations
 
@@ -45,21 +45,21 @@ PLAIN = {fused: plain_class for plain_class, fused in FUSED.items()}
 
 
 def swap(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], dict[str, str]]:
-    """Make the layers that the plan names fused, and draw the borders around them.
+    """Fuse the plan's layers and put hooks at their borders.
 
     Args:
-        model: with stock layers only; changed.
+        model: a model with stock layers only; changed in place.
         backend: a name of `fastinpaint.ops.dispatch.registry.BACKENDS` or "auto".
 
     Returns:
-        The names of the layers that are fused now; those that can never be, with the reason.
+        The names of the fused layers, and the layers that cannot be fused with the reason.
     """
     swapped: list[str] = []
     left: dict[str, str] = {}
-    unread = _unread_zeros(model)
+    unread = _unfusable_padding(model)
     if plan.stock:
         return swapped, reasons(model)
-    handing_on = _hand_on(model)
+    read_by_fused = _read_by_fused(model)
     for name, module in list(model.named_modules()):
         fused = FUSED.get(type(module))
         reason = why_not(module) or unread.get(module)
@@ -68,7 +68,7 @@ def swap(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], dict[st
         elif fused is not None and _is_wanted(plan, name, module):
             module.__class__ = fused
             tier = plan.tier(name) or plan.memory
-            module._fastinpaint = Options(backend, tier, module not in handing_on, plan.contiguous, name)
+            module._fastinpaint = Options(backend, tier, module not in read_by_fused, plan.contiguous, name)
             module._fastinpaint_accelerated = True
             if name in plan.plain:
                 module._fastinpaint_plain = True
@@ -79,24 +79,24 @@ def swap(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], dict[st
     return swapped, left
 
 
-def _hand_on(model: nn.Module) -> set[nn.Module]:
-    """The layers whose result an nn.Sequential gives to another one that can be fused, and nobody else.
+def _read_by_fused(model: nn.Module) -> set[nn.Module]:
+    """The layers whose result an nn.Sequential passes to a fusable layer and to nothing else.
 
-    Under a compiler these alone are deferred: it cannot trace all that other code may do with such an object.
+    Under a compiler only these are deferred, because it cannot trace what other code may do with a deferred tensor.
     """
     rows = [m for m in model.modules() if isinstance(m, nn.Sequential) and type(m).forward is nn.Sequential.forward]
     return {one for row in rows for one, other in pairwise(row) if type(one) in FUSED and type(other) in FUSED}
 
 
 def _is_wanted(plan: Plan, name: str, module: nn.Module) -> bool:
-    """Whether the plan has the layer fused; activations and padding only hand on what they are given deferred."""
+    """Whether the plan fuses the layer. Activations and padding only forward deferred inputs."""
     if isinstance(module, _ConvNd) or (isinstance(module, NORMS) and not plan.by_rule):
         return plan.tier(name) is not None
     return True
 
 
 def unswap(model: Model) -> Model:
-    """Every module has its own class again. Returns the model."""
+    """Give every module its own class back. Returns the model."""
     for module in model.modules():
         if "_fastinpaint" in vars(module) and (plain_class := _plain_class(module)) is not None:
             module.__class__ = plain_class
@@ -109,16 +109,16 @@ def unswap(model: Model) -> Model:
 
 
 def reasons(model: nn.Module) -> dict[str, str]:
-    """Every layer of a kind that could be fused which cannot, and why."""
-    unread = _unread_zeros(model)
+    """The layers of a supported kind that cannot be fused, with the reason."""
+    unread = _unfusable_padding(model)
     found = {name: why_not(module) or unread.get(module) for name, module in model.named_modules()}
     return {name: reason for name, reason in found.items() if reason is not None}
 
 
 def _plain_class(module: nn.Module) -> type[nn.Module] | None:
-    """The class that a fused layer had; None for another module.
+    """The class that a fused layer had before; None for other modules.
 
-    `torch.nn.utils.parametrize` gave the layer a class of its own, derived from the fused one: that is made again.
+    `torch.nn.utils.parametrize` derives a class from the fused one; here it is derived from the original class.
     """
     kind, parent = type(module), type(module).__bases__[0]
     if is_parametrized(module) and parent in PLAIN:
@@ -128,7 +128,7 @@ def _plain_class(module: nn.Module) -> type[nn.Module] | None:
 
 
 def why_not(module: nn.Module) -> str | None:
-    """Why a layer that could be fused by its kind is not, in one sentence, or None."""
+    """Why a layer of a supported kind cannot be fused, in one sentence, or None."""
     if type(module) not in FUSED:
         kind = next((k for k in FUSED if isinstance(module, k) and type(module) not in PLAIN), None)
         if kind is None:
@@ -143,8 +143,8 @@ def why_not(module: nn.Module) -> str | None:
     return layers.pads_otherwise(module) if isinstance(module, _ConstantPadNd) else None
 
 
-def _unread_zeros(model: nn.Module) -> dict[nn.Module, str]:
-    """The padding modules that an nn.Sequential gives to something that must be given a plain tensor, and why."""
+def _unfusable_padding(model: nn.Module) -> dict[nn.Module, str]:
+    """The padding modules in an nn.Sequential whose reader needs a plain tensor, with the reason."""
     reasons: dict[nn.Module, list[str | None]] = {}
     for row in model.modules():
         if not isinstance(row, nn.Sequential) or type(row).forward is not nn.Sequential.forward:
@@ -152,14 +152,14 @@ def _unread_zeros(model: nn.Module) -> dict[nn.Module, str]:
         children = [child for child in row if type(child) is not nn.Identity]
         for pad, reader in pairwise(children):
             if type(pad) in FUSED and isinstance(pad, _ConstantPadNd):
-                reasons.setdefault(pad, []).append(_why_unread(pad, reader))
+                reasons.setdefault(pad, []).append(_why_unfusable(pad, reader))
     return {pad: found[0] for pad, found in reasons.items() if found[0] is not None and None not in found}
 
 
-def _why_unread(pad: _ConstantPadNd, reader: nn.Module) -> str | None:
-    """Why a module cannot take the zeros around its input for padding of its own, or None if it may."""
+def _why_unfusable(pad: _ConstantPadNd, reader: nn.Module) -> str | None:
+    """Why a module cannot merge the zeros around its input into its own padding, or None."""
     if type(reader) not in FUSED and any(type(module) in FUSED for module in reader.modules()):
-        return None  # a container: which of them reads it is not known
+        return None  # a container: its reader is not known
     if not isinstance(reader, _ConvNd) or type(reader) not in FUSED:
         return f"only a convolution takes zeros for padding of its own, and {type(reader).__name__} follows."
     if (reason := why_not(reader)) is not None:

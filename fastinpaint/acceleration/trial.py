@@ -1,4 +1,4 @@
-"""One model under several plans: seconds of a step, of each of its parts, and bytes kept for backward."""
+"""Measures one model under several plans: seconds per step, seconds per part, and bytes kept for backward."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from torch import Tensor, nn
 
 from fastinpaint.acceleration import layout
 from fastinpaint.acceleration.example import Example, float_tensors
-from fastinpaint.acceleration.kept import HeldAgain, Kept
+from fastinpaint.acceleration.kept import Kept, RecomputedBytes
 from fastinpaint.acceleration.links import Links, wrapped
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.sandbox import random_states
 from fastinpaint.acceleration.swap import swap, unswap
 
 clock = time.perf_counter
-BEFORE = ""  # the name of what a step does before its first watched layer
+BEFORE = ""  # the part before the first watched layer
 
 
 @dataclass
 class Trial:
-    """What was measured of a model under a plan.
+    """The measurements of a model under a plan.
 
     Attributes:
-        seconds: of one step.
-        parts: seconds of a step from the entry of each watched layer to that of the next one, forward and backward.
-        kept: bytes that autograd keeps, and the most of what backward computes again that it holds at once.
+        seconds: time of one step.
+        parts: seconds from the entry of each watched layer to the entry of the next one, forward plus backward.
+        kept: bytes that autograd keeps, plus the peak of what backward recomputes.
         kept_by: bytes that autograd keeps, by part.
-        results: the model's first results, to be compared.
+        results: the model's first results, for comparison.
     """
 
     plan: Plan
@@ -49,9 +49,9 @@ class Runner:
 
     Args:
         model: inside a `sandbox`.
-        example: what it is called with.
+        example: the arguments of its calls.
         training: whether a step has a backward pass.
-        backend: of the fused layers.
+        backend: the backend of the fused layers.
         tick: called after every step.
     """
 
@@ -69,7 +69,7 @@ class Runner:
         self.device = next((d for d in devices if d.type == "cuda"), torch.device("cpu"))
 
     def apply(self, plan: Plan) -> None:
-        """The model becomes what the plan says."""
+        """Change the model to the plan."""
         unswap(self.model)
         self._channels_last = bool(plan.channels_last)
         if plan.channels_last is not None:
@@ -77,23 +77,23 @@ class Runner:
         swap(self.model, plan, self.backend)
 
     def forward(self) -> tuple[Any, list[Tensor]]:
-        """One forward pass: the model's results, and the copies of its inputs that take gradients."""
+        """Run forward: returns the model's results, and the copies of its inputs that require gradients."""
         args, kwargs, taking = self.example.fresh()
         if self._channels_last:
             args, kwargs = layout.to_channels_last((args, kwargs))
         return self.model(*args, **kwargs), taking
 
     def step(self, watch: Watch | None = None) -> float:
-        """Seconds of one step: forward and, in training, backward from random gradients of all floating results."""
+        """Seconds of one step: forward and, in training, backward from random gradients of all results."""
         wait_for(self.device)
         start = clock()
         if watch is not None:
-            watch.begin()
+            watch.begin_step()
         results, taking = self.forward()
         if self.training:
             self._backward(results, taking, watch)
         if watch is not None:
-            watch.end()
+            watch.end_step()
         wait_for(self.device)
         self.steps += 1
         self.tick()
@@ -101,14 +101,14 @@ class Runner:
 
     def _backward(self, results: Any, taking: list[Tensor], watch: Watch | None) -> None:
         if watch is not None:
-            watch.turn()
+            watch.begin_backward()
         ends = [t for t in float_tensors(results) if t.requires_grad]
         variables = [*(p for p in self.model.parameters() if p.requires_grad), *taking]
         if ends and variables:
             torch.autograd.grad(ends, variables, [self._gradient(t) for t in ends], allow_unused=True)
 
     def _gradient(self, like: Tensor) -> Tensor:
-        """A random gradient of a result, the same in every step, from a generator of its own."""
+        """A random gradient of a result, the same in every step, from its own generator."""
         key = (*like.shape, *like.stride())
         if key not in self._gradients:
             drawn = torch.randn(like.shape, generator=torch.Generator().manual_seed(0))
@@ -116,11 +116,11 @@ class Runner:
         return self._gradients[key].to(like.dtype)
 
     def measure(self, plan: Plan, runs: int) -> Trial:
-        """Try a plan out, warm up, and time its parts: the least of several runs, the median of alike layers."""
+        """Apply a plan, warm up, and time its parts: the minimum over runs, then the median over equal layers."""
         watch = Watch(self.model, self.links.order, self.device)
         trial = self.try_out(plan, watch)
         with watch.watching():
-            again = HeldAgain()
+            again = RecomputedBytes()
             with again.counting():
                 self.step(watch)
             trial.kept += again.most
@@ -130,13 +130,13 @@ class Runner:
                 parts.append(watch.parts())
         trial.seconds = statistics.median(seconds)
         trial.parts = {name: min(part.get(name, 0.0) for part in parts) for name in {n for part in parts for n in part}}
-        for names in self.links.alike():  # so that one disturbance decides on nothing
+        for names in self.links.alike():  # so that one disturbance has no effect
             usual = statistics.median(trial.parts.get(name, 0.0) for name in names)
             trial.parts.update(dict.fromkeys(names, usual))
         return trial
 
     def try_out(self, plan: Plan, watch: Watch | None = None) -> Trial:
-        """Apply a plan and run forward once: the results, and what is kept for backward."""
+        """Apply a plan and run forward once, to get the results and the kept bytes."""
         self.apply(plan)
         self._put_back()
         state, kept, trial = self._random_state(), Kept(self.model.parameters()), Trial(plan)
@@ -149,7 +149,7 @@ class Runner:
         return trial
 
     def _put_back(self) -> None:
-        """Buffers and random states are as before the first step, so that plans can be compared."""
+        """Restore buffers and random states, so that plans can be compared."""
         self._put_back_random_states()
         with torch.no_grad():
             for buffer, value in self._buffers:
@@ -163,7 +163,7 @@ class Runner:
 
     @torch.no_grad()
     def _evaluated(self) -> list[Tensor]:
-        """The results in evaluation mode: where dropout drops depends on the layout."""
+        """The results in evaluation mode, because dropout's pattern depends on the layout."""
         self._put_back()
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
@@ -173,7 +173,7 @@ class Runner:
         return results
 
     def alternate(self, plans: Sequence[Plan], turns: int, within: int = 1) -> list[list[float]]:
-        """Seconds of a step under each plan, in turns; every second turn goes backwards."""
+        """Seconds per step of each plan in alternating turns. Every second turn runs in reverse order."""
         taken: list[list[float]] = [[0.0] * turns for _ in plans]
         for turn in range(turns):
             order = range(len(plans)) if turn % 2 == 0 else reversed(range(len(plans)))
@@ -184,13 +184,13 @@ class Runner:
 
 
 def wait_for(device: torch.device) -> None:
-    """Return when the device has done all it was given."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 class Watch:
-    """Takes the time at the entry of layers, and when the gradients of their weights arrive."""
+    """Records the times at which layers are entered and at which their weights' gradients arrive."""
 
     def __init__(self, model: nn.Module, names: Sequence[str], device: torch.device) -> None:
         self.model, self.names, self.device = model, names, device
@@ -199,12 +199,12 @@ class Watch:
         self._kept: Kept | None = None
 
     def watching(self, kept: Kept | None = None) -> Any:
-        """A context in which the layers are watched; kept bytes are put down to the layer that was entered last."""
+        """A context in which the layers are watched. Kept bytes count for the layer entered last."""
         self._kept = kept
         return _Watching(self)
 
     def mark(self, name: str) -> None:
-        """Something begins, or has ended in backward."""
+        """Record the time at which a layer begins, or ends in backward."""
         if self._kept is not None:
             self._kept.now = name
         if self.device.type == "cuda":
@@ -214,24 +214,24 @@ class Watch:
         else:
             self._marks.append((name, clock()))
 
-    def begin(self) -> None:
-        """A step begins."""
+    def begin_step(self) -> None:
+        """Call before a step."""
         self._marks.clear()
         self.mark(BEFORE)
         self._turn = 0
 
-    def turn(self) -> None:
-        """Its backward begins."""
+    def begin_backward(self) -> None:
+        """Call between forward and backward."""
         self._turn = len(self._marks)
         self.mark(BEFORE)
 
-    def end(self) -> None:
-        """It has ended."""
+    def end_step(self) -> None:
+        """Call after a step."""
         self._turn = self._turn or len(self._marks)
         self.mark(BEFORE)
 
     def parts(self) -> dict[str, float]:
-        """Seconds by layer: forward from its entry to the next one's, backward until its weight's gradient arrived."""
+        """Seconds by layer: forward from its entry to the next entry, backward until its weight's gradient arrived."""
         wait_for(self.device)
         found: dict[str, float] = {}
         for i in range(len(self._marks) - 1):
@@ -269,3 +269,16 @@ class _Watching:
         for hook in self._hooks:
             hook.remove()
         self._around.__exit__(None, None, None)
+
+
+def second_per_byte(device: torch.device) -> float:
+    """Seconds per byte to write a map out and, in backward, to read it and its gradient: five passes over memory."""
+    x = torch.ones(1 << 22, device=device)
+    seconds = []
+    for _ in range(3):
+        wait_for(device)
+        start = clock()
+        x.mul_(1.0)  # reads and writes x
+        wait_for(device)
+        seconds.append(clock() - start)
+    return min(seconds) / (2 * x.nbytes) * 5

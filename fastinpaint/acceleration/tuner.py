@@ -1,4 +1,4 @@
-"""When a model is measured: with an example, and on the first call of each new set of shapes."""
+"""Measures a model: with a given example, or on the first call of each new set of shapes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 from fastinpaint import _version
 from fastinpaint.acceleration import layout, sandbox
+from fastinpaint.acceleration.adapt import adapt_plan
 from fastinpaint.acceleration.borders import TUNER
 from fastinpaint.acceleration.example import Example
 from fastinpaint.acceleration.plan import Plan
-from fastinpaint.acceleration.rehearsal import rehearse
 from fastinpaint.acceleration.report import Report, layers_of, limit_of
 from fastinpaint.acceleration.search import LAYOUTS, Goal, search
 from fastinpaint.acceleration.swap import FUSED, PLAIN, reasons, swap, unswap
@@ -33,19 +33,19 @@ from fastinpaint.ops.dispatch import autotune, native, tuning_cache
 from fastinpaint.ops.dispatch.source_hash import source_hash
 
 logger = logging.getLogger(__name__)
-MOST_SHAPES = 8  # sets of shapes that one model is measured at; further ones take the choice of the nearest
+MOST_SHAPES = 8  # sets of shapes measured per model; further ones use the nearest measured plan
 Key = tuple[Any, ...]
 
 
 @dataclass
 class Tuner:
-    """What an accelerated model knows of its calls.
+    """The tuning state of an accelerated model.
 
     Attributes:
-        goal, backend: as `accelerate` was asked.
-        plans: by key of a call: the plan and its report.
-        plan: the one in force.
-        key: of the last call.
+        goal, backend: the arguments of `accelerate`.
+        plan: the current plan.
+        plans: by key of a call, the plan and its report.
+        key: the key of the last call.
     """
 
     goal: Goal
@@ -53,18 +53,18 @@ class Tuner:
     plan: Plan
     plans: dict[Key, tuple[Plan, Report]] = field(default_factory=dict)
     key: Key | None = None
-    rehearsed: bool = False  # whether the plan by rules has been tried
+    rules_tried: bool = False  # whether the plan by rules has been tried
 
 
 def watch_calls(model: nn.Module, tuner: Tuner) -> None:
-    """Measure the model on the first call of each new set of shapes."""
+    """Register the hook that measures the model on the first call of each new set of shapes."""
     vars(model)[TUNER] = tuner
-    tuner_handle = model.register_forward_pre_hook(begin, with_kwargs=True, prepend=True)
+    tuner_handle = model.register_forward_pre_hook(before_call, with_kwargs=True, prepend=True)
     vars(model)["_fastinpaint_tuner_hook"] = tuner_handle
 
 
-def forget_calls(model: nn.Module) -> None:
-    """Take `watch_calls` back."""
+def unwatch_calls(model: nn.Module) -> None:
+    """Undo `watch_calls`."""
     for module in model.modules():
         vars(module).pop(TUNER, None)
         handle = vars(module).pop("_fastinpaint_tuner_hook", None)
@@ -72,40 +72,42 @@ def forget_calls(model: nn.Module) -> None:
             handle.remove()
 
 
-def begin(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Before every call: take the plan of these shapes, measuring it where it is new; inputs in its layout."""
-    if torch.compiler.is_compiling() or getattr(model, "_is_replica", False):  # of nn.DataParallel, in a thread
+def before_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Pre-forward hook: use the plan of these shapes, measured if new; returns inputs in its layout."""
+    if torch.compiler.is_compiling() or getattr(
+        model, "_is_replica", False
+    ):  # a replica of nn.DataParallel, in a thread
         return None
     tuner = vars(model)[TUNER]
     key = key_of(model, args, kwargs)
     if key != tuner.key:
         before = tuner.plan
-        if key not in tuner.plans and may_run_aside():
+        if key not in tuner.plans and can_run_extra_steps():
             example, grad = Example(args, kwargs), torch.is_grad_enabled()
             if tuning_cache.mode() != "0":
-                tuner.plans[key] = _near(tuner, key) or tune(model, example, grad, tuner)
-            elif not tuner.rehearsed:
-                take(model, tuner, *try_rules(model, example, grad, tuner))
+                tuner.plans[key] = _nearest(tuner, key) or tune(model, example, grad, tuner)
+            elif not tuner.rules_tried:
+                use_plan(model, tuner, *try_rules(model, example, grad, tuner))
         if key in tuner.plans:
             tuner.key = key
-            take(model, tuner, *tuner.plans[key])
+            use_plan(model, tuner, *tuner.plans[key])
         if tuner.plan != before and not tuner.plan.stock:
-            region.enter(model)  # the hook that does so came too late for this call
+            region.enter(model)  # the hook that does so was added too late for this call
     if tuner.plan.channels_last and torch._C._get_tracing_state() is None:
         args, kwargs = layout.to_channels_last((args, kwargs))
     return args, kwargs
 
 
-def take(model: nn.Module, tuner: Tuner, plan: Plan, report: Report) -> None:
-    """Put a plan in force."""
+def use_plan(model: nn.Module, tuner: Tuner, plan: Plan, report: Report) -> None:
+    """Make a plan the model's current one."""
     if plan != tuner.plan:
-        put_in_force(model, plan, tuner.backend)
+        apply_plan(model, plan, tuner.backend)
         tuner.plan = plan
     model.fastinpaint_report = report  # type: ignore[assignment]
 
 
-def put_in_force(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], dict[str, str]]:
-    """The model becomes what the plan says; returns what `swap` does."""
+def apply_plan(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], dict[str, str]]:
+    """Change the model to the plan; returns the results of `swap`."""
     unswap(model)
     if plan.channels_last is not None:
         layout.set_weights(model, plan.channels_last)
@@ -113,7 +115,7 @@ def put_in_force(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str],
 
 
 def key_of(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Key:
-    """What a plan depends on: shapes, dtypes, the mode, autocast and threads."""
+    """The key of a call: shapes, dtypes, training mode, autocast and threads."""
     tensors = args if not kwargs and all(map(_is_tensor, args)) else Example(args, kwargs).tensors()
     maps = tuple([(t.shape, t.dtype, t.device, t.requires_grad) for t in tensors])
     cast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
@@ -126,8 +128,8 @@ def _is_tensor(value: Any) -> bool:
     return isinstance(value, Tensor)
 
 
-def _near(tuner: Tuner, key: Key) -> tuple[Plan, Report] | None:
-    """The choice of a known call that differs in its batch alone and is larger; of any size once many are known."""
+def _nearest(tuner: Tuner, key: Key) -> tuple[Plan, Report] | None:
+    """The plan of a known call with the same shapes and a larger batch; of any size once `MOST_SHAPES` are known."""
     maps, *rest = key
     alike = [(k, found) for k, found in tuner.plans.items() if list(k[1:]) == rest and _kinds(k[0]) == _kinds(maps)]
     for known, found in alike:
@@ -146,11 +148,11 @@ def _values(maps: Any) -> int:
     return sum(shape.numel() for shape, *_ in maps)
 
 
-def may_run_aside() -> bool:
-    """Whether steps may be run now that nobody has asked for.
+def can_run_extra_steps() -> bool:
+    """Whether extra steps may run now, for measuring.
 
-    Not where something looks at the operators that run (a compiler, tracer, checkpoint, functorch, a mode, a graph that
-    is captured), in a backward pass, or where other processes wait for a choice that all must share.
+    They must not run where something observes the operators (a compiler, tracer, checkpoint, functorch, a mode, a CUDA
+    graph's capture), in a backward pass, or in distributed training, where all processes must make the same choice.
     """
     return not (
         torch.compiler.is_compiling()
@@ -167,10 +169,10 @@ def may_run_aside() -> bool:
 
 
 def tune(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> tuple[Plan, Report]:
-    """The plan for a model's call, remembered or measured, and its report. Leaves the model as it was.
+    """The plan for a model's call, remembered or measured, and its report. The model is restored afterwards.
 
     Args:
-        grad: whether the call is to be followed by a backward pass.
+        grad: whether gradients are enabled for the call.
     """
     training = grad and any(t.requires_grad for t in (*model.parameters(), *example.tensors()))
     reason = sandbox.why_not(model) or example.why_not()
@@ -178,7 +180,7 @@ def tune(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> tuple[
         reason = "the model is one layer."
     if reason is not None:
         return _unmeasured(tuner, f"the model was not measured: {reason}")
-    file, key = memory_file(example), problem(model, example, training, tuner)
+    file, key = plans_file(example), problem(model, example, training, tuner)
     known = tuning_cache.read(file).get(key)
     if known is not None:
         plan, report = Plan.from_dict(known["plan"]), Report.from_dict(known["report"])
@@ -202,7 +204,7 @@ def tune(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> tuple[
         logger.warning("accelerate: the model was not measured: %s", error)
         reason = f"the model was not measured: {str(error).partition(chr(10))[0]}"
     finally:
-        put_in_force(model, tuner.plan, tuner.backend)
+        apply_plan(model, tuner.plan, tuner.backend)
     if reason is not None:
         plan, report = try_rules(model, example, grad, tuner)
         return plan, replace(report, notes=[*report.notes, reason])
@@ -211,8 +213,8 @@ def tune(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> tuple[
 
 
 def try_rules(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> tuple[Plan, Report]:
-    """The plan by rules, mended until the model computes with it what it computes without; two forward passes."""
-    tuner.rehearsed = True
+    """The plan by rules, adapted until the model runs with equal results. Takes at least two forward passes."""
+    tuner.rules_tried = True
     report, plan = vars(model)["fastinpaint_report"], replace(tuner.plan, contiguous=False)
     if sandbox.why_not(model) or example.why_not() or type(model) in FUSED or type(model) in PLAIN:
         return tuner.plan, report
@@ -222,14 +224,14 @@ def try_rules(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> t
         with torch.set_grad_enabled(grad), sandbox.sandbox(model):
             runner = Runner(model, example, training, tuner.backend, int)
             try:
-                trial, reason = rehearse(model, plan, runner.try_out(Plan()), runner.try_out)
+                trial, reason = adapt_plan(model, plan, runner.try_out(Plan()), runner.try_out)
             finally:
                 unswap(model)
-    except Exception as error:  # which the model's own call will raise
+    except Exception as error:  # the model's own call will raise it again
         logger.debug("accelerate: the rules were not tried: %s", error)
         return tuner.plan, report
     finally:
-        put_in_force(model, tuner.plan, tuner.backend)
+        apply_plan(model, tuner.plan, tuner.backend)
     if trial is None:
         return Plan(), replace(report, swapped=[], layers=[], notes=[reason])
     return trial.plan, report
@@ -240,7 +242,7 @@ def _unmeasured(tuner: Tuner, note: str) -> tuple[Plan, Report]:
 
 
 def _report(model: nn.Module, found: Any, tuner: Tuner) -> Report:
-    """The report of a model that is as its plan says."""
+    """The report of a model that has the found plan applied."""
     swapped = [name for name, module in model.named_modules() if type(module) in PLAIN]
     unswap(model)
     left = reasons(model)
@@ -253,21 +255,21 @@ def _report(model: nn.Module, found: Any, tuner: Tuner) -> Report:
         found.notes,
         objective=tuner.goal.objective,
         how="measured",
-        layers=layers_of(model, found.ways, found.parts, left, found.links),
+        layers=layers_of(model, found.tiers, found.parts, left, found.links),
         stock=stock,
         before={"layout": before, "ms": 1e3 * seconds, "kept_bytes": kept},
         after={"layout": layout_name, "ms": 1e3 * found.seconds, "kept_bytes": found.kept},
-        limit=limit_of(model, found.ways, found.parts["stock"], found.links),
+        limit=limit_of(model, found.tiers, found.parts["stock"], found.links),
     )
 
 
 def progress() -> Any:
-    """A bar on a terminal, nothing elsewhere."""
+    """A progress bar, shown on a terminal only."""
     return tqdm(desc="accelerate", unit="step", disable=not sys.stderr.isatty(), leave=False)
 
 
-def memory_file(example: Example) -> Path:
-    """Where choices are remembered: one file for each device, versions and source."""
+def plans_file(example: Example) -> Path:
+    """The file of remembered plans: one per device, versions and source."""
     device = next((t.device for t in example.tensors() if t.device.type == "cuda"), torch.device("cpu"))
     name = autotune.graphics_name(device) if device.type == "cuda" else autotune.processor_name()
     return tuning_cache.file_of("choices", name, torch.__version__, _version.__version__, _source())
@@ -275,14 +277,14 @@ def memory_file(example: Example) -> Path:
 
 @functools.cache
 def _source() -> str:
-    """Of the kernels and of all that decides."""
+    """A hash of the libraries and of all Python code that affects the choice."""
     python = [path for room in ("ops", "nn", "acceleration") for path in native.HERE.glob(f"{room}/**/*.py")]
     built = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(native.HERE.glob("*.so"))]
     return source_hash(python) + "".join(built)
 
 
 def problem(model: nn.Module, example: Example, training: bool, tuner: Tuner) -> str:
-    """A key for the network's structure, the call and the goal."""
+    """A key of the network's structure, the call and the goal."""
     modules = []
     for name, module in model.named_modules():
         kind: Any = type(module)
@@ -297,7 +299,7 @@ def problem(model: nn.Module, example: Example, training: bool, tuner: Tuner) ->
 
 @functools.cache
 def _code(kind: Any) -> str:
-    """A digest of a module's own forward, so that a changed one is measured again."""
+    """A hash of a module's own forward, so that changed code is measured again."""
     code = getattr(getattr(kind, "forward", None), "__code__", None)
     if kind.__module__.partition(".")[0] == "torch" or code is None:
         return ""

@@ -1,1 +1,1 @@
-"""Measuring what the library saves, beside plain PyTorch, in one run: for `fastinpaint bench` and ``benchmarks/``."""
+"""Measures the library beside plain PyTorch in one run, for `fastinpaint bench` and ``benchmarks/``."""

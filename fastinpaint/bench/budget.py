@@ -1,4 +1,4 @@
-"""The largest size that trains within a memory budget, found by really training it in a child process."""
+"""Finds the largest size that trains within a memory budget, by training in child processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from fastinpaint.bench.contenders import Workload
 from fastinpaint.errors import UserError
 
-# How the memory of a step grows with each axis, and the unit and the smallest pair of sizes to try first.
+# By axis: how a step's memory grows with it, the unit of its sizes, and the first pair of sizes to try.
 GROWTH: dict[str, Callable[[int], float]] = {"frames": float, "size": lambda pixels: float(pixels**2)}
 UNIT = {"frames": 1, "size": 16}
 FIRST = {"frames": (8, 16), "size": (64, 96)}
@@ -22,7 +22,7 @@ MOST = 4096
 
 
 def run_child(contender: str, workload: Workload, steps: int = 2) -> dict[str, Any] | None:
-    """Train a few steps in a fresh process; its row (peak bytes, seconds a step), or None where memory ran out."""
+    """Train a few steps in a new process; returns peak bytes and seconds per step, or None if out of memory."""
     request = json.dumps({"contender": contender, "workload": dataclasses.asdict(workload), "steps": steps})
     child = subprocess.run(
         [sys.executable, "-m", "fastinpaint.bench.child", request], capture_output=True, text=True, check=False
@@ -38,12 +38,12 @@ def run_child(contender: str, workload: Workload, steps: int = 2) -> dict[str, A
 
 @dataclass
 class Search:
-    """Looks for the largest size whose peak memory is within a budget; every size it rules on was run.
+    """Searches the largest size whose peak memory is within a budget. Every decision rests on a run of that size.
 
     Attributes:
-        peak: peak bytes at a size, infinite where memory ran out. Larger sizes must not take less.
+        peak: peak bytes at a size, infinite if out of memory. Must not fall with the size.
         budget: in bytes.
-        growth: peak memory is nearly affine in this of the size, which guides the search and decides nothing.
+        growth: a function of the size in which the peak is nearly affine. It only guides the search.
         unit: sizes are multiples of it.
         tried: the peak of every size that was run.
     """
@@ -57,16 +57,16 @@ class Search:
 
     @property
     def good(self) -> int:
-        """The largest size seen to fit; 0 where none did."""
+        """The largest size that fitted so far, or 0."""
         return max((size for size, peak in self.tried.items() if peak <= self.budget), default=0)
 
     @property
     def bad(self) -> int:
-        """The smallest size seen not to fit, or the first one past the most."""
+        """The smallest size that did not fit so far, or the first one above the maximum."""
         return min((size for size, peak in self.tried.items() if peak > self.budget), default=self.most + self.unit)
 
     def run(self, first: tuple[int, ...]) -> int:
-        """The largest size that fits, 0 where none does: it and the next one were run."""
+        """The largest size that fits, or 0. It and the next size have both been run."""
         for size in first:
             if self.good < size < self.bad:
                 self.tried[size] = self.peak(size)
@@ -76,7 +76,7 @@ class Search:
         return self.good
 
     def _guess(self) -> int:
-        """Where the line through the two runs nearest to the budget meets it; the middle where there is no line."""
+        """The size where the line through the two runs nearest to the budget meets it, else the midpoint."""
         known = sorted(
             (item for item in self.tried.items() if math.isfinite(item[1])), key=lambda item: abs(item[1] - self.budget)
         )
@@ -92,10 +92,10 @@ class Search:
 def within(
     contender: str, workload: Workload, axis: str, budget_bytes: int, log: Callable[[str], None]
 ) -> dict[str, Any]:
-    """The largest ``axis`` of the workload ("frames" or "size"), or the smallest ("r"), that trains in the budget.
+    """The largest ``axis`` ("frames" or "size") of the workload, or the smallest ("r"), that trains within the budget.
 
     Returns:
-        ``value``, 0 where nothing fits; ``peaks``, the peak bytes of every size that was run (None: out of memory).
+        ``value``, 0 if nothing fits; ``peaks``, the peak bytes of every size that was run (None: out of memory).
     """
 
     def peak(value: int) -> float:

@@ -1,6 +1,6 @@
-"""One contender, one workload, a few training steps, in a process of its own: prints one row of JSON.
+"""Trains one contender on one workload for a few steps and prints a row of JSON.
 
-Run by `fastinpaint.bench.budget`; the process is fresh so that its peak memory is the contender's alone.
+`fastinpaint.bench.budget` runs it in a new process, so that the peak memory is the contender's alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def peak_bytes(device: torch.device) -> int:
     """The most memory held at once: allocated on a GPU, resident on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    # getrusage would count the parent as well: its ru_maxrss survives fork and exec
+    # getrusage would include the parent's peak: ru_maxrss survives fork and exec
     status = Path("/proc/self/status").read_text()
     return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
 

@@ -1,4 +1,4 @@
-"""Who is compared: the same training step of the whole system, as plain PyTorch runs it and as this library does."""
+"""The contenders: the same training step of the whole system by plain PyTorch and by this library."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fastinpaint.training.losses import total_loss
 
 @dataclass(frozen=True)
 class Workload:
-    """One training step's size: ``[batch, 3, frames, size, size]``, 3DCN at ``size / r``, in `dtype` on `device`."""
+    """The size of a training step: ``[batch, 3, frames, size, size]``, 3DCN at ``size / r``, in `dtype` on `device`."""
 
     frames: int = 32
     size: int = 128
@@ -37,7 +37,7 @@ class Workload:
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """The dtype that the convolutions compute in."""
+        """The compute dtype of the convolutions."""
         known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
         if self.dtype not in known:
             raise UserError(f"bench: dtype must be one of {', '.join(known)}, got {self.dtype!r}.")
@@ -45,10 +45,10 @@ class Workload:
 
 
 class TrainingStepRun:
-    """A model with its optimiser and one batch; `step` is one training step, `forward` its loss alone.
+    """A model with its optimiser and one batch. `step` is a training step, `forward` computes the loss only.
 
     Attributes:
-        call: the model, or what a compiler made of it.
+        call: the model, or its compiled form.
     """
 
     def __init__(self, model: nn.Module, workload: Workload, call: Callable[..., Any] | None = None) -> None:
@@ -66,7 +66,7 @@ class TrainingStepRun:
         return total_loss(completed, coarse, self.video, self.mask, workload.r).total
 
     def gradients(self) -> float:
-        """Forward and backward; returns the loss. The gradients stay on the parameters."""
+        """Forward and backward; returns the loss and leaves the gradients on the parameters."""
         self._optimiser.zero_grad(set_to_none=True)
         loss = self.forward()
         loss.backward()
@@ -80,7 +80,7 @@ class TrainingStepRun:
 
 
 def batch(workload: Workload) -> tuple[Tensor, Tensor]:
-    """Random pixels and the paper's training hole, the same for every contender."""
+    """Random pixels and the paper's training hole, equal for all contenders."""
     generator = torch.Generator().manual_seed(workload.seed)
     size, frames = workload.size, workload.frames
     video = torch.rand(workload.batch, 3, frames, size, size, generator=generator)
@@ -90,13 +90,13 @@ def batch(workload: Workload) -> tuple[Tensor, Tensor]:
 
 
 def plain(workload: Workload) -> VideoCompletionNet:
-    """The reference model, with the workload's seed."""
+    """The reference model, seeded by the workload."""
     torch.manual_seed(workload.seed)
     return VideoCompletionNet(ModelConfig(width=workload.width, r=workload.r)).to(workload.device)
 
 
 def channels_last(model: nn.Module) -> nn.Module:
-    """The model with its convolution weights in channels-last memory, which torch's convolutions then follow."""
+    """Convert the convolution weights to channels-last; torch's convolutions then use that layout."""
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     for parameter in model.parameters():
         if parameter.dim() in formats:
@@ -140,7 +140,7 @@ def _by_backend(backend: str, workload: Workload) -> TrainingStepRun:
     return _accelerated(dataclasses.replace(workload, backend=backend), "default")
 
 
-# Ours by one backend alone, which a GPU can run; by which, "fastinpaint" leaves to the workload.
+# Ours with one fixed GPU backend; plain "fastinpaint" chooses by workload.
 BACKENDS = {f"fastinpaint {name}": name for name in ("cuda", "triton", "library")}
 CONTENDERS: dict[str, Callable[[Workload], TrainingStepRun]] = {
     "eager": lambda w: TrainingStepRun(plain(w), w),
@@ -152,19 +152,19 @@ CONTENDERS: dict[str, Callable[[Workload], TrainingStepRun]] = {
     "fastinpaint low": lambda w: _accelerated(w, "low"),
     **{name: functools.partial(_by_backend, backend) for name, backend in BACKENDS.items()},
 }
-# How far gradients may be from plain PyTorch's. Rounding decides on which side of zero a ReLU's input falls: torch's
-# own two memory formats are 1.3e-3 apart in float32 at F=8.
+# Allowed difference of gradients from plain PyTorch's. Rounding can flip the sign of a ReLU's input: torch's own two
+# memory formats differ by 1.3e-3 in float32 at F=8.
 TOLERANCE = {torch.float32: 1e-2, torch.bfloat16: 0.3, torch.float16: 0.3}
 OURS = ("fastinpaint", "fastinpaint low")
 
 
 def is_ours(name: str) -> bool:
-    """Whether a contender is this library, by whichever backend."""
+    """Whether a contender is this library, with any backend."""
     return name in OURS or name in BACKENDS
 
 
 def build(name: str, workload: Workload) -> TrainingStepRun:
-    """The contender of that name, or a `UserError` that lists the known ones."""
+    """Create the contender of that name. Raises a `UserError` that lists the known names."""
     if name not in CONTENDERS:
         raise UserError(f"bench: unknown contender {name!r}; known: {', '.join(CONTENDERS)}.")
     if workload.device.startswith("cuda"):
@@ -173,9 +173,9 @@ def build(name: str, workload: Workload) -> TrainingStepRun:
 
 
 def disagreement(ours: TrainingStepRun, reference: TrainingStepRun) -> float:
-    """How far two contenders' gradients are apart, relative to the reference's norm, over all parameters at once.
+    """The difference of two contenders' gradients over all parameters, relative to the reference's norm.
 
-    The reference keeps its gradients, and is run only where it has none yet.
+    The reference keeps its gradients and is run only once.
     """
     ours.gradients()
     if all(parameter.grad is None for parameter in reference.model.parameters()):

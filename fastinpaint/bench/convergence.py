@@ -1,4 +1,4 @@
-"""Whether training with the fused modules ends where plain PyTorch's training ends."""
+"""Compares the convergence of training with fused modules and with plain PyTorch."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from fastinpaint.data.synthetic import synthetic_clip
 from fastinpaint.models import ModelConfig, VideoCompletionNet
 from fastinpaint.training.losses import total_loss
 
-EVERY = 10  # steps to a point of a curve
+EVERY = 10  # steps averaged per point of a curve
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Losses in [0, 255] of every step, ``[seeds, steps]``, of the reference and of the fused modules."""
+    """Losses in [0, 255] of every step, ``[seeds, steps]``, of the reference and the fused modules."""
 
     reference: np.ndarray
     fused: np.ndarray
 
     def final(self, window: int = 50) -> tuple[np.ndarray, np.ndarray]:
-        """The mean loss of the last steps, by seed: reference and fused."""
+        """The mean loss of the last steps by seed, of reference and fused."""
         return self.reference[:, -window:].mean(1), self.fused[:, -window:].mean(1)
 
     def thinned(self, every: int = EVERY) -> dict[str, list[list[float]]]:
-        """Means over every so many steps, by seed: what a row keeps and a picture shows."""
+        """Means over groups of steps, by seed, for rows and pictures."""
         return {
             name: runs[:, : runs.shape[1] // every * every].reshape(len(runs), -1, every).mean(2).round(3).tolist()
             for name, runs in (("reference", self.reference), ("fused", self.fused))
         }
 
     def agree(self) -> bool:
-        """Whether the fused runs' mean final loss lies within the reference seeds' spread about their own mean."""
+        """Whether the fused runs' mean final loss is within the spread of the reference seeds about their mean."""
         reference, fused = self.final()
         spread = reference.max() - reference.min()
         return bool(abs(fused.mean() - reference.mean()) <= spread)
@@ -45,7 +45,7 @@ class Curves:
 def train(
     seed: int, steps: int, backend: str | None, frames: int = 4, size: int = 32, width: float = 0.125
 ) -> list[float]:
-    """Losses of one short training, jointly from scratch, on rendered clips; `backend` None is plain PyTorch."""
+    """Losses of a short joint training from scratch on rendered clips; `backend` None is plain PyTorch."""
     torch.manual_seed(seed)
     model = VideoCompletionNet(ModelConfig(width=width))
     if backend is not None:
@@ -68,6 +68,6 @@ def train(
 
 
 def compare(steps: int = 500, seeds: int = 3, backend: str = "auto") -> Curves:
-    """Train both, with the same seeds and data."""
+    """Train both with the same seeds and data."""
     runs = {name: [train(seed, steps, name) for seed in range(seeds)] for name in (None, backend)}
     return Curves(np.asarray(runs[None]), np.asarray(runs[backend]))

@@ -1,4 +1,4 @@
-"""The 29 layers of Table 1 and the two guidance convolutions, each as a case with its input's size and its work."""
+"""The 29 layers of Table 1 and the two guidance convolutions, with their shapes and multiply-adds."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from fastinpaint.ops.conv_block.geometry import live_taps
 
 @dataclass(frozen=True)
 class LayerCase:
-    """One convolution, with the batch norm and ReLU that follow it where any do.
+    """One convolution with its batch norm and ReLU, if any.
 
     Attributes:
         name: "3DCN 7", "CombCN 15", "guidance 2".
         module: the layer, on the meta device.
-        shape: of its input, [N, C, T, h, w] or [B, C, h, w].
-        conv_shape: of its convolution's input, which may be padded by a frame.
-        out_shape: of its output.
+        shape: the input's shape, [N, C, T, h, w] or [B, C, h, w].
+        conv_shape: the shape of the convolution's input, which may be padded by a frame.
+        out_shape: the output's shape.
     """
 
     name: str
@@ -41,13 +41,13 @@ class LayerCase:
         return next(m for m in self.module if isinstance(m, _ConvNd))
 
     def macs(self) -> int:
-        """Multiply-adds of one pass, taps that fall on padding included."""
+        """Multiply-adds of one pass, including taps on padding."""
         weight = self.conv.weight
         places = self.shape if self.conv.transposed else self.out_shape
         return weight.numel() * places[0] * math.prod(places[2:])
 
     def needed_macs(self) -> int:
-        """Multiply-adds of one pass whose tap falls on the map: what no implementation of the sum can leave out."""
+        """Multiply-adds of one pass without taps on padding: the least that a direct sum needs."""
         conv = self.conv
         padding, size = conv.padding, self.conv_shape[2:]
         assert not isinstance(padding, str)
@@ -56,7 +56,7 @@ class LayerCase:
         return conv.weight.numel() // math.prod(conv.kernel_size) * self.shape[0] * math.prod(counts)
 
     def make(self, device: str, dtype: torch.dtype, seed: int = 0) -> tuple[nn.Sequential, Tensor]:
-        """The layer with random weights and a random input that asks for its gradient."""
+        """The layer with random weights, and a random input that requires a gradient."""
         torch.manual_seed(seed)
         module = copy.deepcopy(self.module).to_empty(device=device)
         for part in module:
@@ -68,7 +68,7 @@ class LayerCase:
 def taps_on_map(
     size: int, kernel: int, stride: int, padding: int, dilation: int, output_padding: int, transposed: bool
 ) -> int:
-    """Pairs of a place and a tap along an axis that meet the map: the input's, or of a transposed one the output's."""
+    """Pairs of position and tap along an axis that fall on the input (transposed: output) and not on padding."""
     reach = dilation * (kernel - 1) + 1
     if transposed:
         places, limit = size, (size - 1) * stride - 2 * padding + reach + output_padding
@@ -78,7 +78,7 @@ def taps_on_map(
 
 
 def layer_cases(workload: Workload) -> list[LayerCase]:
-    """Every layer of the system at the workload's size, found by running the model on the meta device."""
+    """Every layer of the system at the workload's size, recorded from the model on the meta device."""
     with torch.device("meta"):
         model = VideoCompletionNet(ModelConfig(width=workload.width, r=workload.r))
         shape = (workload.batch, 3, workload.frames, workload.size, workload.size)
@@ -86,7 +86,7 @@ def layer_cases(workload: Workload) -> list[LayerCase]:
     cases: list[LayerCase] = []
 
     def note(name: str, module: nn.Sequential) -> None:
-        shapes: list[tuple[int, ...]] = []  # the layer's input, then its convolution's
+        shapes: list[tuple[int, ...]] = []  # of the layer's input, then of its convolution's input
         for part in (module[0], next(m for m in module if isinstance(m, _ConvNd))):
             part.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
 

@@ -1,4 +1,4 @@
-"""What a row must say of the machine it was measured on, and that machine's own ceilings."""
+"""Describes the machine of a measurement and measures its ceilings."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import torch
 from fastinpaint._version import __version__
 from fastinpaint.ops.dispatch.autotune import processor_name
 
-# What the ceilings are measured with: floats to copy, more than any cache holds, and the side of the square matrices.
+# Sizes for measuring the ceilings: floats to copy (more than any cache holds) and the side of the square matrices.
 SIZES = {"cuda": (1 << 28, 8192), "cpu": (1 << 24, 1536)}
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait for a GPU's work; nothing to wait for on a CPU."""
+    """Wait until a GPU has finished. Does nothing on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -32,9 +32,9 @@ def device_name(device: torch.device) -> str:
     return f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
 
 
-@functools.cache  # a long run is of the commit that it began with
+@functools.cache  # a long run belongs to the commit that it started with
 def commit() -> str:
-    """The checkout's short commit, with ``+`` where tracked files differ from it; "unknown" outside a checkout."""
+    """The checkout's short commit, with ``+`` if tracked files are modified; "unknown" outside a checkout."""
     root = Path(__file__).resolve().parents[2]
     try:
         git = functools.partial(subprocess.run, cwd=root, capture_output=True, text=True, check=True, timeout=20)
@@ -46,7 +46,7 @@ def commit() -> str:
 
 
 def _best_time(work: Any, device: torch.device, repeats: int) -> float:
-    """The shortest of several timings in seconds: a ceiling is what the machine can do undisturbed."""
+    """The shortest of several timings in seconds, as a ceiling must be measured undisturbed."""
     best = float("inf")
     for _ in range(repeats):
         synchronise(device)
@@ -59,9 +59,9 @@ def _best_time(work: Any, device: torch.device, repeats: int) -> float:
 
 @functools.cache
 def ceilings(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
-    """Measured on the spot: ``copy_gbs`` (GB read plus written a second) and ``matmul_tflops`` of a square product.
+    """Measure ``copy_gbs`` (GB read plus written per second) and ``matmul_tflops`` of a square matrix product.
 
-    On a CPU the product is that of torch.mm or of a 1x1 convolution, whichever is faster.
+    On a CPU the product is torch.mm or a 1x1 convolution, whichever is faster.
     """
     big, side = SIZES[device.type]
     source = torch.randn(big, device=device)
@@ -69,9 +69,7 @@ def ceilings(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     copy = _best_time(lambda: target.copy_(source), device, 8)
     a = torch.randn(side, side, device=device).to(dtype)
     product = _best_time(lambda: torch.mm(a, a), device, 8)
-    if (
-        device.type == "cpu"
-    ):  # torch's own product leaves vectors half empty on some processors, its convolutions do not
+    if device.type == "cpu":  # torch.mm uses half vectors on some processors; its convolutions do not
         x, weight = a.view(1, side, side, 1).contiguous(memory_format=torch.channels_last), a.view(side, side, 1, 1)
         with torch.no_grad():
             product = min(product, _best_time(lambda: torch.conv2d(x, weight), device, 8))
@@ -79,16 +77,16 @@ def ceilings(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
 
 
 def rates(seconds: float, flops: int, moved: int, ceiling: dict[str, float]) -> dict[str, Any]:
-    """What a time comes to beside this machine's ceilings.
+    """Compare a time with this machine's ceilings.
 
     Args:
         seconds: of one call.
-        flops, moved: operations it must do and bytes it must move; 0 where nothing is said of them.
-        ceiling: of `ceilings`.
+        flops, moved: operations and bytes that a call needs at least; 0 if unknown.
+        ceiling: the result of `ceilings`.
 
     Returns:
-        ``gflops`` and ``gbs`` a second; ``floor_seconds``, what the slower of both would take at the ceilings, and what
-        part of the time that is, ``percent_of_floor``; None for what is not known.
+        ``gflops`` and ``gbs`` per second; ``floor_seconds``, the time of the slower of both at the ceilings;
+        ``percent_of_floor``, its share of the measured time. Unknown figures are None.
     """
     floor = max(flops / (1e12 * ceiling["matmul_tflops"]), moved / (1e9 * ceiling["copy_gbs"]))
     return {
@@ -101,7 +99,7 @@ def rates(seconds: float, flops: int, moved: int, ceiling: dict[str, float]) -> 
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Device, versions, commit and date, as every row carries them."""
+    """Device, versions, commit and date, for every row."""
     versions = {"fastinpaint": __version__, "torch": torch.__version__, "python": platform.python_version()}
     if device.type == "cuda":
         versions |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}

@@ -12,22 +12,22 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from fastinpaint.acceleration.kept import kept_bytes  # noqa: F401 - one of the three measures of this room
+from fastinpaint.acceleration.kept import kept_bytes  # noqa: F401 - part of this module's interface
 from fastinpaint.bench.machine import synchronise
 from fastinpaint.ops import buffer_pool
 
-REPEATS_WITHIN = 0.05  # medians that are farther apart than this make a row noisy
-FLUSHED = 1 << 28  # bytes, more than any GPU's L2 holds
+REPEATS_WITHIN = 0.05  # relative difference of medians above which a row is noisy
+FLUSHED = 1 << 28  # bytes, more than any GPU's L2 cache
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Percentiles of the seconds that one call took.
+    """Percentiles of the seconds per call.
 
     Attributes:
-        runs: how many calls were timed.
-        drift: how far the medians of the first and the second half of the runs are apart, as a part of the median; of
-            several turns, those of the two fastest.
+        runs: number of timed calls.
+        drift: relative difference of the medians of the first and second half of the runs; for several turns, of the
+            two fastest turns.
     """
 
     p20: float
@@ -38,7 +38,7 @@ class Timing:
 
     @classmethod
     def of(cls, seconds: Iterable[float]) -> Timing:
-        """From the single timings."""
+        """Compute the percentiles of single timings."""
         values = np.asarray(list(seconds))
         p20, p50, p80 = (float(np.percentile(values, q)) for q in (20, 50, 80))
         half = len(values) // 2
@@ -47,27 +47,27 @@ class Timing:
 
     @classmethod
     def fastest(cls, turns: Sequence[Timing]) -> Timing:
-        """The turn with the least median; of several its drift is how far from it the next one's median is."""
+        """The turn with the smallest median. Its drift is the relative distance to the next one's median."""
         first, *others = sorted(turns, key=lambda turn: turn.p50)
         return dataclasses.replace(first, drift=others[0].p50 / first.p50 - 1) if others else first
 
     @property
     def noisy(self) -> bool:
-        """Whether they disagree by more than a timing may when it is repeated."""
+        """Whether the drift is larger than a repeated timing allows."""
         return self.drift > REPEATS_WITHIN
 
 
 def time_in_turn(
     contenders: dict[str, Callable[[], Any]], device: torch.device, seconds: float, least: int = 4, warmup: int = 1
 ) -> dict[str, Timing]:
-    """Time several callables in turn, each turn in another order: what drifts or lingers meets all of them alike.
+    """Time several callables in turns, each turn in another order, so that drift and caches affect all alike.
 
     Args:
-        contenders: what to time, by name.
+        contenders: callables by name.
         device: synchronised around each call.
-        seconds: about how long each contender may take in all, after its warm-up.
-        least: at least so many counted calls each.
-        warmup: calls of each that are not counted.
+        seconds: approximate total time per contender after its warm-up.
+        least: minimum number of timed calls each.
+        warmup: untimed calls each.
     """
     for work in contenders.values():
         for _ in range(warmup):
@@ -88,9 +88,9 @@ def time_in_turn(
 
 
 def order(count: int, turn: int) -> list[int]:
-    """Who comes when in a turn: every rotation, forwards and backwards.
+    """The order of contenders in a turn: every rotation, forwards and backwards.
 
-    A call finds in the caches and in the allocator what the one before it left, so none may always follow the same one.
+    A call finds caches and allocator as the previous call left them, so no contender may always follow the same one.
     """
     places = [(i + turn // 2) % count for i in range(count)]
     return places[::-1] if turn % 2 else places
@@ -99,9 +99,9 @@ def order(count: int, turn: int) -> list[int]:
 def paired(
     calls: Sequence[Callable[[], Any]], least: int, seconds: float, clock: Callable[[], float] = time.perf_counter
 ) -> list[list[float]]:
-    """The seconds of each call, one a turn, so that those of a turn can be compared with each other.
+    """The seconds of each call, one per turn, so that the times of a turn can be compared pairwise.
 
-    There are `least` turns, and more until `seconds` have passed in all. Nothing is warmed up or synchronised.
+    There are at least `least` turns, and more until `seconds` have passed. There is no warm-up or synchronisation.
     """
     taken: list[list[float]] = [[] for _ in calls]
     until = time.perf_counter() + seconds
@@ -114,9 +114,9 @@ def paired(
 
 
 def device_times(work: Callable[[], Any], device: torch.device, runs: int) -> list[float]:
-    """Seconds that a GPU itself took for each of several calls, none of which finds its data in the cache.
+    """GPU seconds of each of several calls with a cold L2 cache.
 
-    A buffer larger than any L2 is written before each call, which also gives the host time to queue the call's kernels.
+    A buffer larger than any L2 is written before each call. This also gives the host time to queue the call's kernels.
     """
     flush = torch.empty(FLUSHED, dtype=torch.int8, device=device)
     events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(runs)]
@@ -130,7 +130,7 @@ def device_times(work: Callable[[], Any], device: torch.device, runs: int) -> li
 
 
 def allocated_bytes(work: Callable[[], Any], device: torch.device) -> int:
-    """The most that torch holds at once during a call beyond what it held before, by its own count of allocations."""
+    """Peak bytes that torch allocates during a call beyond those before it, from torch's allocation events."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -140,7 +140,7 @@ def allocated_bytes(work: Callable[[], Any], device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device) - before
     with buffer_pool.disabled(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         work()
-    # the profiler's own list: its public one hides the allocations that an operator makes
+    # the profiler's raw events; its public list hides allocations inside operators
     events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
     changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
     return int(max(np.cumsum(changes), default=0))

@@ -1,4 +1,4 @@
-"""Pictures of measurements, by matplotlib."""
+"""Draws measurements with matplotlib."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 from fastinpaint.training.checkpoints import replace_file
 
 OURS_COLOUR, RIVAL_COLOUR = "#c4472b", "#8a94a6"
-# What a contender is called where people read it, with its shade and its marker.
+# By contender: the displayed name, its shade and its marker.
 LOOKS = {
     "eager": ("PyTorch", "#b3bac7", "s"),
     "eager channels-last": ("PyTorch, channels-last", "#8a94a6", "o"),
@@ -30,24 +30,24 @@ LOOKS = {
 
 
 def label(contender: str) -> str:
-    """The contender's name for people."""
+    """The contender's displayed name."""
     return LOOKS[contender][0] if contender in LOOKS else contender
 
 
 def colour(contender: str) -> str:
-    """Ours stand out, and what is of us alone has our colour."""
+    """The contender's colour; this library's contenders stand out."""
     return LOOKS[contender][1] if contender in LOOKS else OURS_COLOUR
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG, whole or not at all."""
+    """Write a PNG atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)
     replace_file(path, lambda beside: figure.savefig(beside, format="png", dpi=130))
 
 
 def draw_bars(values: dict[str, float], title: str, unit: str, path: Path, digits: int = 2) -> None:
-    """One horizontal bar a contender, its value and unit written at its end."""
+    """Draw one horizontal bar per contender, with value and unit at its end."""
     figure = Figure(figsize=(7.5, 0.42 * len(values) + 0.9), layout="constrained")
     axes = figure.subplots()
     names = [label(name) for name in values]
@@ -62,7 +62,7 @@ def draw_bars(values: dict[str, float], title: str, unit: str, path: Path, digit
 
 
 def draw_lines(series: dict[str, tuple[list[float], list[float]]], title: str, x: str, y: str, path: Path) -> None:
-    """One line a contender through its measured points."""
+    """Draw one line per contender through its measured points."""
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     axes = figure.subplots()
     for name, (xs, ys) in series.items():
@@ -78,7 +78,7 @@ def draw_lines(series: dict[str, tuple[list[float], list[float]]], title: str, x
 
 
 def draw_roofline(panels: dict[str, list[dict[str, Any]]], ceilings: dict[str, float], path: Path) -> None:
-    """Layers as points, a panel a pass: operations a byte against rate, under the machine's two ceilings."""
+    """Draw layers as points, one panel per pass: operations per byte against rate, under the machine's two ceilings."""
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     every = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     points = [p for panel in panels.values() for p in panel]
@@ -104,7 +104,7 @@ def draw_roofline(panels: dict[str, list[dict[str, Any]]], ceilings: dict[str, f
 
 
 def draw_layers(times: dict[str, dict[str, float]], title: str, path: Path) -> None:
-    """A pair of thin bars a layer, in milliseconds: the faster of plain PyTorch's layouts, and ours."""
+    """Draw two thin bars per layer, in milliseconds: the faster of plain PyTorch's layouts, and ours."""
     figure = Figure(figsize=(7.5, 0.27 * len(times) + 1.1), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(times))
@@ -121,7 +121,7 @@ def draw_layers(times: dict[str, dict[str, float]], title: str, path: Path) -> N
 
 
 def draw_convergence(curves: dict[str, list[list[float]]], every: int, path: Path) -> None:
-    """Loss against step, a point for every so many steps, one line a seed; plain PyTorch broad, fused thin upon it."""
+    """Draw loss against step, one line per seed, with a thin fused line over a broad one of plain PyTorch."""
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     axes = figure.subplots()
     looks: tuple[tuple[str, str, dict[str, Any]], ...] = (

@@ -1,4 +1,4 @@
-"""Rows of results: one JSON object a line, appended, never rewritten."""
+"""Result rows: one JSON object per line, only ever appended."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from fastinpaint.errors import UserError
 
 
 def check(path: Path) -> None:
-    """Whether rows can be added to a file; leaves everything as it was.
+    """Check that rows can be added to a file, without changing anything.
 
     Raises:
-        UserError: it is a folder, a device or a pipe, or cannot be made or written to.
+        UserError: the path is not a regular file, or cannot be created or written.
     """
     if path.exists() and not path.is_file():
         raise UserError(f"{path}: rows are added to a regular file, this is none.")
@@ -33,10 +33,10 @@ def check(path: Path) -> None:
 
 
 def append(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Add rows to a file, made with its folder where missing: all of them or, on a full disk, none.
+    """Add rows to a file, which is created with its folder if missing. On a full disk no row is added.
 
     Raises:
-        UserError: the file cannot be written to.
+        UserError: the file cannot be written.
     """
     text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows).encode()
     is_new = not path.exists()
@@ -57,7 +57,7 @@ def append(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def read(paths: list[Path]) -> list[dict[str, Any]]:
-    """All rows of several files, in order; a line that is no JSON is an error that names it."""
+    """All rows of several files in order. Raises a `UserError` that names a line that is not JSON."""
     rows = []
     for path in paths:
         for number, line in enumerate(path.read_text().splitlines(), 1):

@@ -1,4 +1,4 @@
-"""A whole layer by plain PyTorch and by this library: see `whole_layers` for what each computes."""
+"""Runs a whole layer by plain PyTorch and by this library. `whole_layers` defines what each computes."""
 
 from __future__ import annotations
 
@@ -24,29 +24,31 @@ Named = dict[str, Tensor]
 
 
 class LayerRun(Protocol):
-    """What is timed, and what it gave.
+    """A timed layer and its results.
 
     Attributes:
-        leaves: what gradients are asked of, by name.
+        leaves: the tensors that require gradients, by name.
     """
 
     leaves: Named
 
     def forward(self) -> Any:
-        """What a step does forward, while autograd records."""
+        """The forward part of a training step."""
 
     def backward(self) -> Any:
-        """What it does backward, again and again of one forward."""
+        """The backward part. It can be repeated after one forward."""
 
     def results(self) -> Named:
-        """y, its statistics and every gradient, in the same terms for all."""
+        """y, its statistics and every gradient, in the same terms for all contenders."""
 
 
 class Plain:
-    """By torch's own modules and functions, in one memory format."""
+    """A layer by torch's own modules and functions, in one memory format."""
 
     def __init__(self, layer: WholeLayer, inputs: Inputs, last: bool) -> None:
-        """last: channels-last."""
+        """Args:
+        last: channels-last.
+        """
         self._inputs, self._last = inputs, last
         self._layers, self._norm, self._guide = modules(layer, inputs)
         for module in (self._layers, self._guide):
@@ -83,7 +85,7 @@ class Plain:
         return found
 
     def _convolution(self, training: bool) -> Tensor:
-        """y; in training batch norm takes the statistics of x too, so that its backward is the whole of it."""
+        """y. In training mode batch norm also computes the statistics of x, for a complete backward."""
         a, x = self._x, self._inputs.x
         assert a is not None
         if isinstance(x, Normed):
@@ -97,7 +99,7 @@ class Plain:
         return self._layers(a)
 
     def _statistics(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Batch mean and variance of y, on which the running ones follow."""
+        """Batch mean and variance of y; updates the running statistics."""
         norm = self._norm
         assert norm is not None
         assert norm.momentum is not None
@@ -105,14 +107,14 @@ class Plain:
         return torch.batch_norm_update_stats(y, norm.running_mean, norm.running_var, norm.momentum)
 
     def _laid(self, tensor: Tensor) -> Tensor:
-        return laid(tensor, self._last)
+        return in_layout(tensor, self._last)
 
     def _leaf(self, tensor: Tensor) -> Tensor:
         return self._laid(tensor).detach().clone().requires_grad_()
 
 
 class Fused:
-    """By this library's modules, from deferred activations to a deferred activation."""
+    """A layer by this library's modules, from deferred activations to a deferred activation."""
 
     def __init__(self, layer: WholeLayer, inputs: Inputs, backend: str = "auto") -> None:
         self._inputs = inputs
@@ -126,16 +128,16 @@ class Fused:
         if inputs.image is not None:
             self.leaves["image"] = inputs.image.detach().clone().requires_grad_()
         self.leaves |= parameters(layers, guide)
-        self._net = accelerate(_Between(layers, guide), backend, objective="fuse")
+        self._net = accelerate(_LayerInNet(layers, guide), backend, objective="fuse")
         self._out = self.forward()
-        self._upstream = [laid(inputs.dy, True)]
+        self._upstream = [in_layout(inputs.dy, True)]
         if self._norm is not None:
             weight, scale = self._norm.weight.detach(), self._out[2].detach()
             dscale = -2 * inputs.dvar * weight.square() / scale**3  # of scale = weight / sqrt(var + eps)
             self._upstream += [inputs.dmean, dscale, torch.ones_like(dscale)]
 
     def forward(self) -> list[Tensor]:
-        """y, and of a batch norm after it mean, scale and shift."""
+        """y and, with a batch norm after it, mean, scale and shift."""
         return self._net(self._parts, self.leaves.get("image"))
 
     def backward(self) -> tuple[Tensor, ...]:
@@ -145,7 +147,7 @@ class Fused:
         found = dict(zip(self.leaves, self.backward(), strict=True))
         found |= {name: out.detach() for name, out in zip(("y", "y.mean", "y.scale"), self._out, strict=False)}
         x = self._inputs.x
-        if isinstance(x, Normed):  # x reaches its own statistics too: that part is the layer before's
+        if isinstance(x, Normed):  # x also reaches its own statistics: that part belongs to the previous layer
             rstd = torch.rsqrt(x.var + EPS)
             dscale, dshift = found.pop("x.scale"), found.pop("x.shift")
             dvar = -0.5 * dscale * x.weight * rstd**3
@@ -153,13 +155,13 @@ class Fused:
             found |= {"norm.weight": dscale * rstd, "norm.bias": dshift}
         elif "x.x" in found:
             found["x"] = found.pop("x.x")
-        if self._norm is not None:  # of the batch norm behind, which Plain leaves to the next layer
+        if self._norm is not None:  # of the batch norm after it, which Plain counts for the next layer
             del found["y.weight"], found["y.bias"]
         return found
 
     def _part(self, name: str, value: Tensor | Normed, first: bool) -> Source:
         source = value.source() if isinstance(value, Normed) else Source(value)
-        source = source._replace(x=laid(source.x, True))
+        source = source._replace(x=in_layout(source.x, True))
         if first:
             return source
         leaves = {k: t.detach().clone().requires_grad_() for k, t in source._asdict().items() if isinstance(t, Tensor)}
@@ -167,15 +169,15 @@ class Fused:
         return source._replace(**leaves)  # type: ignore[arg-type]  # relu is none of them
 
 
-class _Between(nn.Module):
-    """The layer in a net: it makes the deferred activations that its neighbours would give and take."""
+class _LayerInNet(nn.Module):
+    """A net of one layer that creates and consumes the deferred activations of its neighbours."""
 
     def __init__(self, layers: nn.Sequential, guide: nn.Module | None) -> None:
         super().__init__()
         self.layers, self.guide = layers, guide
 
     def forward(self, sources: list[Source], image: Tensor | None) -> list[Tensor]:
-        """y, and of a batch norm behind it mean, scale and shift."""
+        """y and, with a batch norm after it, mean, scale and shift."""
         maps: list[Any] = [Deferred([Part(Raw(s.x), s.mean, s.scale, s.shift, s.relu)]) for s in sources]
         a = maps[0]
         if self.guide is not None:
@@ -188,7 +190,7 @@ class _Between(nn.Module):
 
 
 def modules(layer: WholeLayer, inputs: Inputs) -> tuple[nn.Sequential, _BatchNorm | None, nn.Module | None]:
-    """The layer up to its convolution, the batch norm behind it and the guidance, the same for everyone."""
+    """The layer up to its convolution, the batch norm after it and the guidance, equal for all contenders."""
     device, dtype = str(inputs.dy.device), inputs.dy.dtype
     parts = list(layer.case.make(device, dtype)[0])
     guide = None if layer.guidance is None else layer.guidance.make(device, dtype)[0][0]
@@ -197,20 +199,20 @@ def modules(layer: WholeLayer, inputs: Inputs) -> tuple[nn.Sequential, _BatchNor
 
 
 def parameters(layers: nn.Sequential, guide: nn.Module | None) -> Named:
-    """Those of the convolution, of the batch norm behind it if it is among the layers, and of guidance."""
+    """The parameters of the convolution, of the batch norm after it if among the layers, and of the guidance."""
     groups = {"": next(part for part in layers if isinstance(part, _ConvNd)), "guide.": guide}
     groups["y."] = next((part for part in layers if isinstance(part, _BatchNorm)), None)
     return {prefix + name: p for prefix, m in groups.items() if m is not None for name, p in m.named_parameters()}
 
 
 def upstream(inputs: Inputs, y: Tensor) -> Tensor:
-    """The whole gradient that reaches y: its own and what its statistics add."""
+    """The total gradient of y: dy plus the terms of its statistics."""
     mean = y.float().mean([0, *range(2, y.dim())])
     return reference.stats_bwd(inputs.dy, inputs.dmean, inputs.dvar, y, mean)
 
 
-def laid(tensor: Tensor, last: bool) -> Tensor:
-    """The map channels-last, or contiguous; a vector as it is."""
+def in_layout(tensor: Tensor, last: bool) -> Tensor:
+    """A map as channels-last or contiguous; vectors are unchanged."""
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     return tensor.contiguous(memory_format=formats.get(tensor.dim(), torch.contiguous_format) if last
                              else torch.contiguous_format)  # fmt: skip

@@ -1,22 +1,20 @@
-"""Every layer as a training step uses it: from the raw map of the layer before it to its own.
+"""Every layer as a training step runs it, from the previous convolution's output x to its own output y.
 
-A net of conv -> batch norm -> ReLU is cut here at the results x and y of its convolutions, the one place where plain
-PyTorch and this library hold the same values. So both do the same arithmetic in a layer, and its sum over the layers is
-that of the net:
+Plain PyTorch and this library have equal values at the outputs of convolutions, so the net is cut there. Both then do
+the same arithmetic per layer, and the sum over the layers is that of the net:
 
     forward     a = cat(relu((x - mean) * scale + shift) + guidance, skip),   y = conv(a),   mean and variance of y
     backward    from the gradient that reaches y, those of x, of its batch norm's parameters, skip, guidance, weight
 
-`whole_contenders.Plain` runs what a net's modules run: batch norm (the half of it that applies statistics; the layer
-before took them), ReLU, ``+``, ``torch.cat``, the convolution, and ``batch_norm_update_stats`` of y. Its backward is
-that of batch norm in training, down to the whole gradient of x. The skip arrives activated, as its own layer left it.
+`whole_contenders.Plain` runs the net's own modules: the part of batch norm that applies statistics (the previous layer
+computed them), ReLU, ``+``, ``torch.cat``, the convolution, and ``batch_norm_update_stats`` of y. Its backward includes
+batch norm's in training mode, down to the total gradient of x. The skip arrives activated.
 
-`whole_contenders.Fused` takes x and the skip as deferred activations and hands on y as one. In backward the term of the
-batch statistics is due for y (Plain: for x); the skip goes through batch norm and ReLU once more, and guidance is
-computed again.
+`whole_contenders.Fused` takes x and the skip as deferred activations and returns y as one. Its backward includes the
+batch statistics' term for y (Plain: for x). The skip's batch norm and ReLU, and the guidance, are recomputed.
 
-The first layers read pixels: nothing before them, no gradient of theirs. The last ones have a bias and no batch norm
-behind. CombCN 3 and 15 hold their guidance convolution, which is a case of its own as well.
+The first layers read pixels, which need no gradient. The last layers have a bias and no batch norm. CombCN 3 and 15
+include their guidance convolution, which is also a case of its own.
 """
 
 from __future__ import annotations
@@ -34,18 +32,18 @@ from fastinpaint.ops.activation import reference as activation
 from fastinpaint.ops.types import Source
 
 EPS = 1e-5
-NEAR_ZERO = 1e-3  # rounding decides on which side of a ReLU a value this small falls: there are none
+NEAR_ZERO = 1e-3  # rounding could flip a ReLU at smaller values, so inputs avoid them
 
 
 @dataclass(frozen=True)
 class WholeLayer:
-    """One layer and what its input is made of.
+    """One layer and the sources of its input.
 
     Attributes:
-        case: the layer; without batch norm if it is the last of its net or a guidance convolution.
-        skip: channels of the skip connection that joins its input, or 0.
-        normed: whether its input comes from batch norm and ReLU.
-        guidance: the convolution that is added to its input, or None.
+        case: the layer; without batch norm if it is a net's last one or a guidance convolution.
+        skip: channels of the skip connection in its input, or 0.
+        normed: whether its input comes through batch norm and ReLU.
+        guidance: the convolution whose output is added to its input, or None.
     """
 
     case: LayerCase
@@ -55,15 +53,15 @@ class WholeLayer:
 
     @property
     def first(self) -> bool:
-        """Whether it reads pixels, which want no gradient."""
+        """Whether it reads pixels, which need no gradient."""
         return not self.normed and not self.case.name.startswith("guidance")
 
     def macs(self) -> int:
-        """Multiply-adds of forward."""
+        """Multiply-adds of forward, including taps on padding."""
         return self.case.macs() + (0 if self.guidance is None else self.guidance.macs())
 
     def needed_macs(self) -> int:
-        """Those of them whose tap falls on the map."""
+        """Multiply-adds of forward without taps on padding."""
         return self.case.needed_macs() + (0 if self.guidance is None else self.guidance.needed_macs())
 
 
@@ -91,10 +89,10 @@ class Normed(NamedTuple):
 
     @classmethod
     def random(cls, x: Tensor) -> Normed:
-        """The map with random parameters; what would be all but zero after batch norm is moved away."""
+        """The map with random parameters. Values that batch norm would bring near zero are moved away."""
         weight, bias = (torch.rand(x.shape[1], device=x.device) + offset for offset in (0.5, -0.5))
         dims = [0, *range(2, x.dim())]
-        for _ in range(2):  # moving values moves the statistics a little
+        for _ in range(2):  # moving values changes the statistics a little
             var, mean = torch.var_mean(x.float(), dims, correction=0)
             z = activation.normalised(Source(x, mean, weight * torch.rsqrt(var + EPS), bias))
             x = torch.where(z.abs() < NEAR_ZERO, x + 0.1, x)
@@ -107,9 +105,9 @@ class Normed(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What all contenders are given; None where the layer has no such thing.
+    """The inputs of all contenders; None for what the layer does not have.
 
-    dmean and dvar are the gradients of y's statistics, of the size of dy's effect on y.
+    dmean and dvar are the gradients of y's statistics, scaled to the effect of dy on y.
     """
 
     x: Tensor | Normed

@@ -13,9 +13,11 @@ from fastinpaint.data.dataset import VideoSamples
 from fastinpaint.data.holes import HOLE_KINDS
 from fastinpaint.errors import UserError
 from fastinpaint.inference import Settings
+from fastinpaint.inference.settings import RANGES
 from fastinpaint.metrics import evaluate, save_report
 from fastinpaint.metrics.clips import read_clip
 from fastinpaint.models.weights import load_weights
+from fastinpaint.propagation.adapt import ADAPT_SECONDS
 from fastinpaint.ranges import POSITIVE_COUNT, SEED, whole
 from fastinpaint.training.backend import BACKENDS, accelerate_model
 
@@ -51,6 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-rivals", action="store_true", help="leave out OpenCV's inpainting and the temporal median"
     )
+    parser.add_argument(
+        "--adapt",
+        type=RANGES["adapt"],
+        nargs="?",
+        const=ADAPT_SECONDS,
+        default=0,
+        metavar="SECONDS",
+        help="measure the fill adapted to each clip too, for about SECONDS on two cores (default: %(const)s)",
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     parser.add_argument("--backend", metavar="|".join(BACKENDS), default="reference", help="default: reference")
 
@@ -67,7 +78,9 @@ def run(args: argparse.Namespace) -> None:
     else:
         raise UserError("--data: needs a run or weights to evaluate on it.")
     holes = "rectangles" if args.holes == "random" else args.holes
-    found = evaluate(models, samples, holes, limit=args.limit, seed=args.seed, rivals=not args.no_rivals)
+    found = evaluate(
+        models, samples, holes, limit=args.limit, seed=args.seed, rivals=not args.no_rivals, adapt=args.adapt
+    )
     print(found.table())
     if args.out is not None:
         source = {"videos": list(map(str, args.video))} if args.video else {"data": str(args.data), "split": args.split}

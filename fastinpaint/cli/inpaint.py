@@ -15,6 +15,7 @@ from fastinpaint.inference import Encoding, HoleBox, MaskSettings, Settings, inp
 from fastinpaint.inference.mask_pictures import CHANNELS
 from fastinpaint.inference.settings import DTYPES, RANGES
 from fastinpaint.models.weights import load_weights, weights_info
+from fastinpaint.propagation.adapt import ADAPT_SECONDS
 from fastinpaint.ranges import whole
 from fastinpaint.training.backend import BACKENDS, accelerate_model
 
@@ -59,6 +60,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     file.add_argument("--image-format", choices=("png", "tiff"), default="png", help="of a folder of frames")
     file.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     run = parser.add_argument_group("how to run")
+    run.add_argument(
+        "--adapt",
+        type=RANGES["adapt"],
+        nargs="?",
+        const=ADAPT_SECONDS,
+        metavar="SECONDS",
+        help="learn from the video's own known pixels first, for about SECONDS on two cores (default: %(const)s)",
+    )
+    run.add_argument(
+        "--quality", choices=("standard", "high"), default="standard", help="high turns --adapt on (default: standard)"
+    )
     run.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     run.add_argument(
         "--backend", choices=BACKENDS, default="reference", help="what computes the layers (default: reference)"
@@ -111,6 +123,7 @@ def run(args: argparse.Namespace) -> None:
         size=args.size if args.size is not None else trained.get("size", Settings.size),
         full_frame=args.full_frame,
         feather=args.feather,
+        adapt=_adapt_seconds(args),
         device=args.device,
         dtype=args.dtype,
     )
@@ -160,6 +173,14 @@ def run(args: argparse.Namespace) -> None:
         print(
             f"{done.path}: {done.frames} frames of {done.width}x{done.height} in {seconds:.1f} s, {rate:.1f} frames/s."
         )
+
+
+def _adapt_seconds(args: argparse.Namespace) -> int:
+    if args.adapt and args.weights:
+        raise UserError("--adapt: adapts the fill that needs no weights, so it cannot be combined with --weights.")
+    if args.adapt is not None:
+        return args.adapt
+    return ADAPT_SECONDS if args.quality == "high" and not args.weights else 0
 
 
 def _say(note: str) -> None:

@@ -1,4 +1,4 @@
-"""How large a picture or a frame may be, read from a file's header before anything is decoded."""
+"""Size limits of pictures and frames, checked from a file's header before anything is decoded."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import struct
 from fastinpaint.errors import UserError
 
 MOST_PIXELS = 2**26
-"""Pixels of a frame: twice those of 8K video, 192 MiB as RGB. A program and its encoder hold several copies of one."""
+"""Pixels per frame: twice 8K video, 192 MiB as RGB. A program and its encoder hold several copies of a frame."""
 
 PNG = b"\x89PNG\r\n\x1a\n"
-FRAME_HEADERS = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}  # of JPEG
+FRAME_HEADERS = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}  # JPEG markers
 
 
 def check_frame_size(name: str, width: int, height: int) -> None:
-    """Refuse frames that no memory is meant for.
+    """Reject frames of an impossible size.
 
     Raises:
-        UserError: no pixel at all, or more than `MOST_PIXELS`.
+        UserError: the frame has no pixels, or more than `MOST_PIXELS`.
     """
     if width < 1 or height < 1 or width * height > MOST_PIXELS:
         raise UserError(f"{name}: frames of {width}x{height} pixels; at most {MOST_PIXELS} pixels are read.")
 
 
 def check_image(name: str, data: bytes | memoryview) -> None:
-    """Refuse an encoded image for which a decoder would take memory without measure.
+    """Reject an encoded image that would make a decoder allocate too much memory.
 
     Raises:
-        UserError: its header states too many pixels, or a part of a PNG more bytes than the file has.
+        UserError: the header states too many pixels, or a PNG chunk is longer than the file.
     """
     size = image_size(data)
     if size is not None:
@@ -41,7 +41,7 @@ def check_image(name: str, data: bytes | memoryview) -> None:
 
 
 def image_size(data: bytes | memoryview) -> tuple[int, int] | None:
-    """Width and height as the header of a PNG, JPEG, BMP, TIFF, WebP or PNM states them; None where there is none."""
+    """Width and height from the header of a PNG, JPEG, BMP, TIFF, WebP or PNM; None if unknown."""
     head = bytes(data[:64])
     try:
         if head.startswith(PNG):
@@ -63,7 +63,7 @@ def image_size(data: bytes | memoryview) -> tuple[int, int] | None:
 
 
 def _tiff(data: bytes | memoryview, order: str) -> tuple[int, int] | None:
-    """The largest of its pictures' tags 256 and 257, in the first directory."""
+    """Width and height (tags 256 and 257) in the first directory."""
     (place,) = struct.unpack(order + "I", data[4:8])
     (count,) = struct.unpack(order + "H", data[place : place + 2])
     sizes = {}

@@ -1,4 +1,4 @@
-"""Video files through PyAV, which is FFmpeg's libraries."""
+"""Reads video files through PyAV (FFmpeg's libraries)."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from fastinpaint.data.reader import FOLDER_RATE, DamagedVideo, Frame, VideoReade
 from fastinpaint.data.timeline import Timeline
 from fastinpaint.errors import UserError
 
-# Colours rounded to nearest. Without flags swscale's RGB is up to a level too dark, of a coloured picture about one on
-# average; and accurate rounding is none, two levels dark, unless full chroma goes with it.
+# Round colours to nearest. Without these flags swscale's RGB is up to one level too dark, about one level on average
+# in coloured pictures. ACCURATE_RND without FULL_CHR_H_INT is two levels too dark.
 ROUNDED = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 LIMITS = {"max_pixels": str(MOST_PIXELS)}
-DURATION_SLACK = 0.25  # seconds by which the length a Matroska header states may be off
+DURATION_SLACK = 0.25  # seconds of tolerance on the length that a Matroska header states
 
 
 class ContainerReader(VideoReader):
     """The frames of a file's first video stream.
 
-    A missing timestamp is put one frame after the last, a repeated one a tick after it. Timestamps of transport streams
-    that wrap or jump go on where they were (see `Timeline`).
+    A missing timestamp becomes one frame after the last; a repeated one becomes one tick after it. Timestamps that wrap
+    or jump, as in transport streams, are made continuous (see `Timeline`).
     """
 
     def __init__(self, name: str, keep_pictures: bool = False) -> None:
@@ -69,7 +69,7 @@ class ContainerReader(VideoReader):
         self._container.close()
 
     def _decode(self) -> Iterator[Frame]:
-        """Every frame; then DamagedVideo where the file ended before its own header says it does."""
+        """Yield every frame. Raises DamagedVideo at the end if the file is shorter than its header says."""
         packets = 0
         end = 0.0
         decoded = 0
@@ -95,7 +95,7 @@ class ContainerReader(VideoReader):
             raise DamagedVideo(f"{self.name}: cut short: {decoded} frames could be read of {stated}.", decoded)
 
     def _describe(self, picture: av.VideoFrame) -> None:
-        """Fill in the attributes; the decoder's first picture tells the size and the rotation for certain."""
+        """Fill in the attributes. Only the first decoded picture gives the size and rotation reliably."""
         stream = self._stream
         self.width, self.height = picture.width, picture.height
         self.rotation = picture.rotation
@@ -111,7 +111,7 @@ class ContainerReader(VideoReader):
         return picture.time_base or self._stream.time_base or 1 / self.rate
 
     def _pts(self, picture: av.VideoFrame) -> int:
-        """The picture's timestamp, made to rise strictly, as every writer demands."""
+        """The picture's timestamp, made strictly increasing, as writers require."""
         last, pts = self._last_pts, picture.pts
         if pts is None:
             step = max(1, round(1 / (self.rate * self._time_base(picture))))
@@ -122,7 +122,7 @@ class ContainerReader(VideoReader):
         return pts
 
     def _cut_short(self, packets: int, end: float) -> str | None:
-        """What the header promised, where the file holds less; None for a whole file or a format without promises."""
+        """The length that the header states if the file holds less, else None. Not every format states one."""
         container = self._container
         formats = container.format.name.split(",")
         if "mp4" in formats and packets < len(self._stream.index_entries):
@@ -136,7 +136,7 @@ class ContainerReader(VideoReader):
 
 
 def side_data(picture: Any) -> dict[str, bytes]:
-    """What a picture carries beside its samples, by FFmpeg's names; nothing where PyAV does not know all of it."""
+    """A picture's side data by FFmpeg's names; empty where PyAV does not know one of the kinds."""
     try:
         return {side.type.name: bytes(side) for side in picture.side_data}
     except ValueError:
@@ -144,7 +144,7 @@ def side_data(picture: Any) -> dict[str, bytes]:
 
 
 def main_video(name: str, container: av.container.InputContainer) -> av.VideoStream:
-    """The first stream that is a video and not a cover picture."""
+    """The first video stream that is not a cover picture."""
     cover = av.stream.Disposition.attached_pic
     for stream in container.streams.video:
         if not stream.disposition & cover:
@@ -157,7 +157,7 @@ def main_video(name: str, container: av.container.InputContainer) -> av.VideoStr
 
 
 def _decoder(stream: av.VideoStream) -> Any:
-    """What decodes a stream: FFmpeg's own decoders of VP8 and VP9 leave transparency aside, libvpx does not."""
+    """The decoder of a stream. Transparent VP8 and VP9 need libvpx, as FFmpeg's own decoders ignore transparency."""
     libvpx = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec.canonical_name)
     if libvpx is None or stream.metadata.get("alpha_mode") != "1":
         stream.codec_context.options = LIMITS
@@ -168,6 +168,6 @@ def _decoder(stream: av.VideoStream) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """FFmpeg's or the system's own words, without the number and the file's name."""
+    """FFmpeg's or the system's error text, without the number and the file name."""
     text = getattr(error, "strerror", None) or str(error)
     return text[0].lower() + text[1:]

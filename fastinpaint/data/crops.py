@@ -1,4 +1,4 @@
-"""Which square of a sample's frames is kept. A crop sees frames one by one, then makes a sample of F of them."""
+"""Square crops. A crop sees the frames one by one, then makes a sample from F of them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy as np
 
 from fastinpaint.errors import UserError
 
-LOOK_EVERY = 4  # frames between two looks for faces; between them a face moves by little
-LOOK_SIDE = 360  # the shorter side in pixels at which faces are sought
-LOOK_NEIGHBOURS = 4  # rectangles that must agree before the cascade calls it a face
-CASCADE = "haarcascade_frontalface_alt2.xml"  # found more faces in trials than "default", and none in floors and roads
+DETECT_EVERY = 4  # frames between two face detections; a face moves little in between
+DETECT_SIDE = 360  # the shorter side of the detector's input, in pixels
+MIN_NEIGHBOURS = 4  # overlapping rectangles that the cascade needs to report a face
+CASCADE = "haarcascade_frontalface_alt2.xml"  # found more faces in trials than "default", none in floors
 SMALLEST_FACE = 1 / 10  # of the shorter side
-FACE_MARGIN = 1.5  # side of the square over side of the cascade's box, which ends at brow and chin
-FACE_SHARE, FACE_LOOKS = 0.5, 3  # share and number of the looks that must agree on one face
+FACE_MARGIN = 1.5  # side of the crop over side of the cascade's box, which spans brow to chin
+AGREEING_SHARE, MIN_AGREEING = 0.5, 3  # share and number of detections that must agree on one face
 
 
 class Square(NamedTuple):
-    """A square of the frame, in pixels of the upright frame."""
+    """A square in pixels of the upright frame."""
 
     x: int
     y: int
@@ -32,7 +32,7 @@ class Crop:
 
     Args:
         size: side of the samples in pixels.
-        min_side: squares smaller than this are not used, for enlarged pictures are blurred.
+        min_side: smallest square to use, because enlarged pictures are blurred.
     """
 
     def __init__(self, size: int, min_side: int) -> None:
@@ -42,14 +42,14 @@ class Crop:
         """A new clip begins."""
 
     def see(self, rgb: np.ndarray) -> Any:
-        """What `cut` needs to have of this frame ``[H, W, 3]``; it is called once per frame, in order."""
+        """What `cut` needs of a frame ``[H, W, 3]``. Called once per frame, in order."""
         square = self.square(*rgb.shape[:2])
         if square.side < self.min_side:
             raise UserError(f"the square to crop must be at least {self.min_side} pixels wide; it has {square.side}.")
         return square, resize(rgb, square, self.size)
 
     def cut(self, seen: list[Any]) -> tuple[Square, np.ndarray] | None:
-        """One square and a sample uint8 ``[F, size, size, 3]`` of F frames seen, or None where nothing fits."""
+        """The square and the sample uint8 ``[F, size, size, 3]`` of F frames seen, or None if no square fits."""
         return seen[0][0], np.stack([frame for _, frame in seen])
 
     def square(self, height: int, width: int) -> Square:
@@ -73,10 +73,10 @@ class BoxCrop(Crop):
 
 
 class FaceCrop(Crop):
-    """The face that most of a sample's frames agree on, by OpenCV's frontal Haar cascade: one square per sample.
+    """A square around the face that most frames of a sample agree on, found by OpenCV's frontal Haar cascade.
 
-    Single detections jitter and err; the square is the median of those that agree, over all F frames. The frames of a
-    sample are held at full size until it is complete.
+    Single detections jitter and fail, so the square is the median of those that agree over all F frames. Frames are
+    held at full size until the sample is complete.
     """
 
     def __init__(self, size: int, min_side: int) -> None:
@@ -88,7 +88,7 @@ class FaceCrop(Crop):
         self._count = 0
 
     def see(self, rgb: np.ndarray) -> Any:
-        looks = self._count % LOOK_EVERY == 0
+        looks = self._count % DETECT_EVERY == 0
         self._count += 1
         return rgb, self._faces(rgb) if looks else None
 
@@ -104,20 +104,20 @@ class FaceCrop(Crop):
 
     def _faces(self, rgb: np.ndarray) -> np.ndarray:
         """Faces in the frame: float64 ``[K, 3]`` of centre x, centre y and side."""
-        scale = min(1.0, LOOK_SIDE / min(rgb.shape[:2]))
+        scale = min(1.0, DETECT_SIDE / min(rgb.shape[:2]))
         luma = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)
         luma = cv2.resize(luma, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         least = max(20, round(SMALLEST_FACE * min(luma.shape)))
-        found = self._cascade.detectMultiScale(luma, 1.1, LOOK_NEIGHBOURS, minSize=(least, least))
+        found = self._cascade.detectMultiScale(luma, 1.1, MIN_NEIGHBOURS, minSize=(least, least))
         boxes = np.asarray(found, np.float64).reshape(-1, 4) / scale
         return np.stack([boxes[:, 0] + boxes[:, 2] / 2, boxes[:, 1] + boxes[:, 3] / 2, boxes[:, 2]], 1)
 
 
 def agreed_face(looks: list[np.ndarray]) -> np.ndarray | None:
-    """The median (x, y, side) of the detections that belong to one face, or None where too few looks show one.
+    """The median (x, y, side) of the detections of one face, or None if too few looks found one.
 
-    A detection supports another if the centres lie within half a side and the sides within a factor of 1.5. The
-    detection with support in most looks wins; among equals the largest one.
+    A detection supports another if their centres are within half a side and their sides within a factor of 1.5. The
+    detection with support in most looks wins, on a tie the largest one.
     """
     best: tuple[int, float] = (0, 0.0)
     chosen: np.ndarray | None = None
@@ -132,19 +132,19 @@ def agreed_face(looks: list[np.ndarray]) -> np.ndarray | None:
         if (len(support), candidate[2]) > best:
             best = len(support), float(candidate[2])
             chosen = np.median(support, axis=0)
-    needed = max(1, FACE_SHARE * len(looks), min(FACE_LOOKS, len(looks)))
+    needed = max(1, AGREEING_SHARE * len(looks), min(MIN_AGREEING, len(looks)))
     return chosen if best[0] >= needed else None
 
 
 def around(face: np.ndarray, height: int, width: int) -> Square:
-    """The square around a face (x, y, side), with its margin, moved and if need be shrunk into the frame."""
+    """The square around a face (x, y, side) with its margin, moved and, if necessary, shrunk to fit the frame."""
     side = min(round(FACE_MARGIN * face[2]), height, width)
     x, y = (round(centre - side / 2) for centre in face[:2])
     return Square(min(max(x, 0), width - side), min(max(y, 0), height - side), side)
 
 
 def resize(rgb: np.ndarray, square: Square, size: int) -> np.ndarray:
-    """The square of the frame, ``[size, size, 3]``: by area where it shrinks, cubic where it grows."""
+    """Resize a square of the frame to ``[size, size, 3]``: by area when shrinking, cubic when growing."""
     x, y, side = square
     cut = np.ascontiguousarray(rgb[y : y + side, x : x + side])
     return cv2.resize(cut, (size, size), interpolation=cv2.INTER_AREA if side >= size else cv2.INTER_CUBIC)

@@ -1,4 +1,4 @@
-"""The samples that `fastinpaint prepare` wrote, read back through memory maps."""
+"""Samples written by `fastinpaint prepare`, read through memory maps."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ CHANNEL = real(0, 1)
 class VideoSamples(Sequence[np.ndarray]):
     """The samples of one split: ``samples[i]`` is uint8 RGB ``[T, size, size, 3]``, a copy.
 
-    Nothing is read before it is asked for, and only maps are held, so the data may be larger than memory. It can be
-    pickled for the workers of a DataLoader; each opens the files again.
+    Files are mapped and read on access, so the data may exceed memory. The object can be pickled for DataLoader
+    workers; each worker opens the files again.
 
     Args:
         root: the folder given to ``fastinpaint prepare --out``.
@@ -32,7 +32,8 @@ class VideoSamples(Sequence[np.ndarray]):
         mean_pixel: red, green and blue in [0, 1], the mean over the training split.
 
     Raises:
-        UserError: no such folder, not prepared or only in part, damaged, of another version, or an empty split.
+        UserError: the folder does not exist, is not (completely) prepared, damaged or of another version, or the split
+            is empty.
     """
 
     def __init__(self, root: str | Path, split: str = "train") -> None:
@@ -75,7 +76,7 @@ class VideoSamples(Sequence[np.ndarray]):
         return {**self.__dict__, "_maps": {}}
 
     def _check(self, clip: int, length: int) -> None:
-        """The array is there, of the right shape, and as long as its header says."""
+        """Check that the array exists, has the right shape, and is as long as its header says."""
         path = self._files[clip]
         expected = (length, self.frames, self.size, self.size, 3)
         if not path.is_file():
@@ -94,14 +95,14 @@ def _colour(values: Any) -> tuple[float, float, float]:
 
 
 def _name(file: Any) -> str:
-    """The name of a file in ``clips``, and not a path to elsewhere."""
+    """Check that the value is a file name in ``clips``, not a path to elsewhere."""
     if not isinstance(file, str) or Path(file).name != file:
         raise UserError(f"a clip's file must be a name, got {shown(file)}.")
     return file
 
 
 def _range(entry: Any, lengths: list[int]) -> tuple[int, int, int]:
-    """(clip, first, count), all within the clips that there are."""
+    """Check that (clip, first, count) lies within the existing clips."""
     clip, first, count = (COUNT.checked("a sample's place", value) for value in entry)
     if clip >= len(lengths) or first + count > lengths[clip]:
         raise UserError(f"samples {first} to {first + count} of clip {clip} are not there.")

@@ -1,4 +1,4 @@
-"""Holes to train and measure with, drawn from a numpy Generator alone: the same seed draws the same holes."""
+"""Random holes for training and evaluation. The same seed gives the same holes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from fastinpaint.errors import UserError
 
 SIDE_RANGE = (0.375, 0.5)
-"""Shares of the frame's side between which a rectangle's sides lie (paper, "Data preparation": [0.375 l, 0.5 l])."""
+"""A rectangle's side over the frame's side: least, most (paper, "Data preparation": [0.375 l, 0.5 l])."""
 
 STROKES = (1, 4)
 STROKE_VERTICES = (5, 10)
@@ -18,8 +18,8 @@ STROKE_WIDTH = (0.05, 0.12)
 STROKE_STEP = (0.08, 0.22)
 STROKE_TURN = 0.8
 STROKE_SPEED = 0.008
-"""How many strokes and corners; width, step between corners and speed per frame as shares of the frame's shorter side,
-the turn at a corner in radians. With these a hole covers about a fifth of the frame."""
+"""Numbers of strokes and corners; width, step between corners and speed per frame over the frame's shorter side; the
+turn at a corner in radians. Such a hole covers about a fifth of the frame."""
 
 
 def make_holes(kind: str, frames: int, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
@@ -29,10 +29,10 @@ def make_holes(kind: str, frames: int, height: int, width: int, rng: np.random.G
         kind: "rectangle", one place and size for all frames, as the paper trains; "rectangles", another for every
             frame, as its random holes; "strokes", brush strokes that drift over the frames.
         frames, height, width: T, H, W, each at least 1.
-        rng: where all randomness comes from.
+        rng: the only source of randomness.
 
     Raises:
-        UserError: an unknown kind; the message lists the known ones.
+        UserError: the kind is unknown; the message lists the known ones.
     """
     if kind not in _KINDS:
         raise UserError(f"holes: kind must be one of {', '.join(_KINDS)}; got {kind!r}.")
@@ -52,7 +52,7 @@ def _rectangles(holes: np.ndarray, rng: np.random.Generator) -> None:
 
 
 def _span(length: int, rng: np.random.Generator) -> slice:
-    """Where a rectangle lies along one side: its size uniform in SIDE_RANGE, then its place uniform in the frame."""
+    """A rectangle's extent along one axis: its size uniform in SIDE_RANGE, its place uniform in the frame."""
     low, high = (share * length for share in SIDE_RANGE)
     smallest = max(1, int(np.ceil(low)))
     size = int(rng.integers(smallest, max(smallest, int(high)) + 1))
@@ -61,7 +61,7 @@ def _span(length: int, rng: np.random.Generator) -> slice:
 
 
 def _strokes(holes: np.ndarray, rng: np.random.Generator) -> None:
-    """Polygon lines that turn a little at every corner; each drifts straight on and is mirrored at the frame's edge."""
+    """Polylines that turn a little at every corner. Each drifts in a straight line and reflects at the frame's edge."""
     extent = np.array(holes.shape[:0:-1])  # x, y
     side = int(extent.min())
     for _ in range(rng.integers(*STROKES, endpoint=True)):
@@ -77,7 +77,7 @@ def _strokes(holes: np.ndarray, rng: np.random.Generator) -> None:
 
 
 def _mirror(points: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Fold coordinates into [0, last], as if the edges were mirrors."""
+    """Reflect coordinates into [0, last]."""
     folded = np.mod(points, np.maximum(2 * last, 1))
     return np.minimum(np.minimum(folded, 2 * last - folded).clip(0), last)
 

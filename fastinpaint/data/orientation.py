@@ -1,4 +1,4 @@
-"""How a player turns or mirrors the frames that a file stores."""
+"""The rotation and mirroring that a player applies to stored frames."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Orientation(NamedTuple):
-    """From frames as stored to frames as shown: rows and columns swapped, then mirrored along x, y or both."""
+    """Maps stored frames to shown frames: transpose, then mirror along x, y or both."""
 
     swapped: bool = False
     mirrored_x: bool = False

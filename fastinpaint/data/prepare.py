@@ -1,4 +1,4 @@
-"""Videos in, training samples out: `prepare` cuts clips into samples of F frames and splits them for training."""
+"""`prepare` cuts videos into samples of F frames and splits them into training and validation."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from fastinpaint.files import locked
 from fastinpaint.memory import require
 from fastinpaint.ranges import FRAMES, SEED, SIDE, Number, whole
 
-COPIES = 2  # of a sample that are held at least: its frames, and all of them as one array
+COPIES = 2  # at least two copies of a sample are held: its frames, and the array of all of them
 CROPS = ("center", "box", "face")
 RANGES: dict[str, Number] = {"frames": FRAMES, "size": SIDE, "stride": whole(1, 10**6), "min_side": SIDE, "seed": SEED}
 
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """What a sample is: `frames` consecutive frames of one scene, cropped to a square and resized to `size`.
+    """Options of a sample: `frames` consecutive frames of one scene, cropped to a square and resized to `size`.
 
-    Samples of a scene start `stride` frames apart (default: `frames`, so that none overlap). Squares of less than
-    `min_side` pixels are not used (default: half of `size`). `seed` draws the split alone.
+    Samples of a scene start `stride` frames apart (default: `frames`, without overlap). Squares smaller than `min_side`
+    pixels are not used (default: half of `size`). `seed` affects the split only.
     """
 
     frames: int = 32
@@ -62,7 +62,7 @@ class PrepareConfig:
             raise UserError(f"--box must be a square, as the samples are; got {self.box[2]}x{self.box[3]}.")
 
     def settings(self) -> dict[str, Any]:
-        """Everything that the samples depend on."""
+        """All settings that the samples depend on."""
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -75,7 +75,7 @@ class PrepareConfig:
         }
 
     def make_crop(self) -> Crop:
-        """The crop that the settings name."""
+        """Create the crop of these settings."""
         min_side = self.settings()["min_side"]
         if self.box is not None:
             return BoxCrop(self.size, min_side, Square(*self.box[:3]))
@@ -84,7 +84,7 @@ class PrepareConfig:
 
 @dataclass
 class Summary:
-    """What `prepare` did: clips that gave samples, samples of each split, and why the other clips gave none."""
+    """The result of `prepare`: clips that gave samples, samples per split, and why other clips gave none."""
 
     clips: int = 0
     train: int = 0
@@ -106,8 +106,8 @@ class Summary:
 def prepare(config: PrepareConfig, sources: Sequence[str | Path], out: str | Path) -> Summary:
     """Cut the sources into samples under the folder `out`, for `fastinpaint.data.dataset.VideoSamples`.
 
-    Clips that an earlier, interrupted call has finished are kept; those whose source has changed are cut again. A file
-    that cannot be read is named, skipped and counted, and so is one that gives no sample.
+    Clips finished by an earlier, interrupted call are kept, unless their source has changed. A file that cannot be read
+    or gives no sample is reported and skipped.
 
     Args:
         config: what a sample is.
@@ -115,7 +115,7 @@ def prepare(config: PrepareConfig, sources: Sequence[str | Path], out: str | Pat
         out: the folder to write; new, empty, or prepared before with the same settings.
 
     Raises:
-        UserError: no source, no sample at all, another content of `out`, or `out` cannot be written.
+        UserError: there is no source or no sample, `out` holds something else, or `out` cannot be written.
     """
     root = Path(out)
     crop = config.make_crop()
@@ -132,7 +132,7 @@ def prepare(config: PrepareConfig, sources: Sequence[str | Path], out: str | Pat
         with locked(root, "the data set"):
             return _prepare_all(found, config, crop, root, clips)
     except (OSError, UserError) as error:
-        if was_empty and not clips:  # nothing that another call could go on with
+        if was_empty and not clips:  # nothing to resume from
             _empty(root, made)
         if isinstance(error, UserError):
             raise
@@ -142,9 +142,9 @@ def prepare(config: PrepareConfig, sources: Sequence[str | Path], out: str | Pat
 def _prepare_all(
     found: list[Path], config: PrepareConfig, crop: Crop, root: Path, clips: list[dict[str, Any]]
 ) -> Summary:
-    """Every clip, then the index; fills ``clips`` with what is known of those that gave samples."""
+    """Cut every clip, then write the index. Fills ``clips`` with the notes of clips that gave samples."""
     summary = Summary()
-    for left in (root / "clips").glob("*" + PART):  # by a call that was killed
+    for left in (root / "clips").glob("*" + PART):  # left by a killed call
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     write_json(root / "settings.json", config.settings())
     for path in (bar := tqdm(found, desc="clips", unit="clip", file=sys.stderr)):
@@ -168,7 +168,7 @@ def _prepare_all(
 
 
 def _empty(root: Path, made: list[Path]) -> None:
-    """Take away what this call put into a folder that was empty or not there."""
+    """Remove what this call wrote into a new or empty folder."""
     with contextlib.suppress(OSError):
         shutil.rmtree(root / "clips", ignore_errors=True)
         (root / "settings.json").unlink(missing_ok=True)
@@ -177,7 +177,7 @@ def _empty(root: Path, made: list[Path]) -> None:
 
 
 def _open_out(root: Path, config: PrepareConfig) -> None:
-    """Make the folder, or make sure that it is one that this call may go on with."""
+    """Create the folder, or check that this call can continue in it."""
     if (root / "settings.json").exists():
         there = read_json(root / "settings.json")
         for name, value in config.settings().items():
@@ -192,7 +192,7 @@ def _open_out(root: Path, config: PrepareConfig) -> None:
 
 
 def _clip(path: Path, config: PrepareConfig, crop: Crop, folder: Path) -> dict[str, Any]:
-    """What is known of one clip, from its JSON if that is still true, else by cutting the clip."""
+    """One clip's notes, from its JSON if that is still valid, else by cutting the clip."""
     resolved = str(path.resolve())
     slug = re.sub(r"[^A-Za-z0-9]+", "-", path.stem).strip("-")[:40]
     key = f"{slug}-{hashlib.sha1(os.fsencode(resolved)).hexdigest()[:10]}"
@@ -210,7 +210,7 @@ def _clip(path: Path, config: PrepareConfig, crop: Crop, folder: Path) -> dict[s
 
 
 def _known(note: Path) -> dict[str, Any] | None:
-    """What a clip's JSON says, or None where it is damaged, so that the clip is cut again."""
+    """A clip's JSON, or None if it is damaged; the clip is then cut again."""
     kinds = {"stamp": list, "samples": int, "scenes": int, "starts": list, "squares": list, "means": list}
     try:
         known = read_json(note)
@@ -222,7 +222,7 @@ def _known(note: Path) -> dict[str, Any] | None:
 
 
 def cut_clip(path: Path, config: PrepareConfig, crop: Crop, array: Path) -> dict[str, Any]:
-    """Write one clip's samples to `array`; tells their number, first frames, squares and mean pixels."""
+    """Write one clip's samples to `array`; returns their number, first frames, squares and mean pixels."""
     settings = config.settings()
     starts: list[int] = []
     squares: list[Square] = []
@@ -262,8 +262,8 @@ def cut_clip(path: Path, config: PrepareConfig, crop: Crop, array: Path) -> dict
 def _windows(
     reader: VideoReader, crop: Crop, frames: int, stride: int
 ) -> Iterator[tuple[int, int, int, list[Any] | None]]:
-    """After every frame: scene, its length so far, and where a sample is complete its first frame and its frames."""
-    window: deque[Any] = deque(maxlen=frames)  # of one scene alone once that is as long
+    """For every frame yield its scene and the scene's length so far and, when a sample is complete, its frames."""
+    window: deque[Any] = deque(maxlen=frames)  # of one scene only, once it is full
     pictures: Iterable[np.ndarray] = (upright(frame.rgb, reader.rotation) for frame in reader)
     name, total = Path(reader.name).name[:30], reader.length_hint
     progress = tqdm(pictures, name, total, leave=False, unit="frame", file=sys.stderr, disable=None)

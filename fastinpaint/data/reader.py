@@ -1,4 +1,4 @@
-"""What a video's reader is, whatever it reads from: an iterator over frames."""
+"""The interface of video readers: an iterator over frames."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FOLDER_RATE = Fraction(25)
 
 
 class DamagedVideo(UserError):
-    """The video stops before its end. `frames_read` frames came before, and all of them were handed out."""
+    """The video is truncated or damaged. The `frames_read` frames before that have all been returned."""
 
     def __init__(self, message: str, frames_read: int) -> None:
         super().__init__(message)
@@ -26,8 +26,7 @@ class DamagedVideo(UserError):
 class Frame(NamedTuple):
     """One frame as stored: `rgb` uint8 [H, W, 3], shown at `pts * time_base` seconds.
 
-    `picture` is what the decoder gave, an `av.VideoFrame` with the source's own samples, where the reader was asked
-    to keep it, else None.
+    `picture` is the decoder's `av.VideoFrame` with the source's own samples if the reader keeps pictures, else None.
     """
 
     rgb: np.ndarray
@@ -37,17 +36,17 @@ class Frame(NamedTuple):
 
 
 class VideoReader:
-    """An iterator over the frames of one video, in order of presentation, once. Use it in a `with` statement.
+    """A one-time iterator over the frames of a video in presentation order. Use it in a `with` statement.
 
     Attributes:
-        name: the path as given, for messages.
+        name: the given path, for messages.
         width, height: of the frames as stored, in pixels.
-        rotation: the counter-clockwise turn, in degrees, by which a player shows them (see `upright`). Frames come
-            as stored, so that a video written with the same rotation looks like its source.
-        display_matrix: the nine integers that `rotation` comes from, as FFmpeg keeps them, or None.
-        rate: frames a second, an average where the rate varies; the times that count are the `pts`.
-        codec: FFmpeg's name of what the frames are stored with, such as "h264"; empty where it is not known.
-        length_hint: the number of frames as the file states it, or an estimate, or None where it says nothing.
+        rotation: degrees by which a player turns the frames counter-clockwise (see `upright`). Frames are returned
+            as stored, so a video written with the same rotation looks like its source.
+        display_matrix: the nine integers that `rotation` comes from, in FFmpeg's order, or None.
+        rate: frames per second, an average where the rate varies. Exact times are the `pts`.
+        codec: FFmpeg's name of the codec, such as "h264"; empty if unknown.
+        length_hint: the number of frames by the file's header, an estimate, or None.
     """
 
     name: str
@@ -61,7 +60,7 @@ class VideoReader:
 
     @property
     def orientation(self) -> Orientation:
-        """How a player turns the stored frames, mirroring included."""
+        """How a player rotates and mirrors the stored frames."""
         return Orientation.of(self.display_matrix)
 
     def __iter__(self) -> Iterator[Frame]:

@@ -1,9 +1,9 @@
-"""Where a film cuts from one scene to another.
+"""Detects cuts between scenes.
 
-Two frames belong to one scene if most of the 8x8 blocks of the second one's thumbnail are found again near their place
-in the first one. Every block is sought within `REACH` pixels, which camera and objects may have moved, by its
-correlation without mean and contrast, and it must have kept its brightness next to the rest of the picture. So motion,
-exposure and flashes leave the measure high, and only another content brings it down. Fades and dissolves are no cuts.
+Two frames belong to one scene if most 8x8 blocks of the second thumbnail match the first one near the same place. A
+block is searched within `REACH` pixels, to allow for motion, by normalised correlation; its brightness relative to the
+rest of the picture must also match. Motion, exposure and flashes therefore keep the similarity high; new content lowers
+it. Fades and dissolves do not count as cuts.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ import numpy as np
 THUMB_WIDTH, THUMB_HEIGHT = 64, 36
 BLOCK = 8
 REACH = 6
-NOISE = 3.0  # grey levels: below this standard deviation a block is flat and only its brightness is compared
-BRIGHTNESS_RANGE = 32.0  # grey levels of relative change at which a block counts as another one
+NOISE = 3.0  # grey levels; a block with a lower standard deviation is flat, and only its brightness is compared
+BRIGHTNESS_RANGE = 32.0  # grey levels of relative change at which a block counts as different
 BLUR = 0.8  # pixels of the thumbnail: smooths the dither of palettes and the noise of small or dark films
 SAME_SCENE = 0.73
-"""On driving, people, street and rendered clips neighbouring frames measured 0.87 or more, and frames of two clips
-0.64 or less."""
-STILL = 3.0  # mean absolute change, in grey levels, below which nothing more needs to be compared
+"""On driving, people, street and rendered clips neighbouring frames measured at least 0.87, and frames of different
+clips at most 0.64."""
+STILL = 3.0  # mean absolute change, in grey levels, below which two frames surely belong together
 FLASH = 3
-"""Frames that a flash may last: a scene that is seen again after at most so many others did not end."""
+"""Longest flash in frames: a scene that returns after at most so many other frames did not end."""
 
 Item = TypeVar("Item")
 
 
 def split_scenes(items: Iterable[Item], rgb_of: Callable[[Item], np.ndarray]) -> Iterator[tuple[int, Item]]:
-    """Number the scenes: yields ``(scene, item)``, scene 0, 1, 2 ... rising at every cut.
+    """Number the scenes: yields ``(scene, item)``, the scene rising from 0 by 1 at every cut.
 
     Args:
-        items: whatever carries the frames; `FLASH` of them are held back at a time.
-        rgb_of: gives an item's frame, uint8 ``[H, W, 3]``.
+        items: carriers of the frames; up to `FLASH` of them are buffered.
+        rgb_of: returns an item's frame, uint8 ``[H, W, 3]``.
     """
     ahead: deque[tuple[Item, np.ndarray]] = deque()
     scene = 0
-    seen: np.ndarray | None = None  # the latest frame that surely belongs to the scene
+    seen: np.ndarray | None = None  # the latest frame that certainly belongs to the scene
 
     def next_item() -> tuple[int, Item]:
         nonlocal scene, seen
@@ -60,7 +60,7 @@ def split_scenes(items: Iterable[Item], rgb_of: Callable[[Item], np.ndarray]) ->
 
 
 def thumbnail(rgb: np.ndarray) -> np.ndarray:
-    """Luma of a frame, shrunk to float32 ``[THUMB_HEIGHT, THUMB_WIDTH]`` whatever its shape, and slightly blurred."""
+    """Luma of a frame, resized to float32 ``[THUMB_HEIGHT, THUMB_WIDTH]`` and slightly blurred."""
     luma = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)
     small = cv2.resize(luma, (THUMB_WIDTH, THUMB_HEIGHT), interpolation=cv2.INTER_AREA)
     return cv2.GaussianBlur(small.astype(np.float32), (0, 0), BLUR)
@@ -72,12 +72,12 @@ def same_scene(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def similarity(a: np.ndarray, b: np.ndarray) -> float:
-    """Share of the picture that is found again, at most 1: the lower one of both directions."""
+    """Share of the picture that matches, at most 1: the lower of both directions."""
     return min(_found(a, b), _found(b, a))
 
 
 def _found(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean over b's blocks of correlation times brightness match, each at its best in the window of a."""
+    """Mean over b's blocks of correlation times brightness match, each at its best place in a's window."""
     exposure = float(np.median(b) - np.median(a))
     scores = []
     for y in range(0, THUMB_HEIGHT - BLOCK + 1, BLOCK - 1):  # 0, 7, ... 28: the last row ends at the edge

@@ -1,4 +1,4 @@
-"""C libraries that print by themselves."""
+"""Silences C libraries that print to stderr."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _lock = threading.Lock()
 
 @contextlib.contextmanager
 def silent_libraries() -> Iterator[None]:
-    """Inside, what libpng, libjpeg and libtiff print about a damaged file, to file descriptor 2, goes nowhere.
+    """Discard what libpng, libjpeg and libtiff print about damaged files to file descriptor 2.
 
-    What other threads write there meanwhile is lost too, so keep the block short.
+    Output of other threads is lost too, so keep the block short.
     """
     with _lock:
         try:
             sys.stderr.flush()
             kept, nowhere = os.dup(STDERR), os.open(os.devnull, os.O_WRONLY)
-        except (OSError, AttributeError, ValueError):  # no stderr, or none that can be flushed
+        except (OSError, AttributeError, ValueError):  # stderr is absent or cannot be flushed
             yield
             return
         os.dup2(nowhere, STDERR)

@@ -1,4 +1,4 @@
-"""Which clips a list of files and folders holds."""
+"""Finds the clips in a list of files and folders."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ VIDEO_SUFFIXES = frozenset("." + kind for kind in _KINDS.split())
 
 
 def find_sources(paths: Sequence[str | Path], leave_out: Path) -> list[Path]:
-    """The clips in natural order, each once: files as given, and in folders, at any depth, videos and frame folders.
+    """The clips in natural order, without repetition: given files, and the videos and frame folders in given folders.
 
-    A folder that directly holds two images or more is itself a clip. Hidden entries and `leave_out` are passed over.
+    Folders are searched at any depth. A folder that directly holds two or more images is itself a clip. Hidden entries
+    and `leave_out` are skipped.
 
     Raises:
         UserError: a path does not exist.
@@ -30,7 +31,7 @@ def find_sources(paths: Sequence[str | Path], leave_out: Path) -> list[Path]:
 
 
 def stamp(path: Path) -> list[int]:
-    """Changes when the source does: bytes and time of the last change, of all images together for a folder."""
+    """Size in bytes and time of the last change, over all images of a folder: changes when the source does."""
     files = [p for p in path.iterdir() if is_image(p)] if path.is_dir() else [path]
     stats = [file.stat() for file in files]
     return [len(files), sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)]

@@ -13,20 +13,19 @@ Range = tuple[int, int, int]
 
 
 def split_samples(starts: Sequence[Sequence[int]], frames: int, seed: int) -> tuple[list[Range], list[Range]]:
-    """Split so that a sixth of the clips validates, with at most a sixth of the samples, and no clip is on both sides.
+    """Use a sixth of the clips, with at most a sixth of the samples, for validation. No clip is on both sides.
 
-    Clips are drawn in a seeded order and taken for validation where they fit; where none fits, the one with the fewest
-    samples is taken. Both bounds matter where lengths differ much: by samples alone, all the short clips would
-    validate and training would see the few long ones only. A single clip is split in time: its last sixth validates,
-    and training samples that share frames with it are left out.
+    Clips are visited in a seeded order and used for validation if they fit. If none fits, the clip with the fewest
+    samples is used. Bounding the samples alone would move all short clips to validation. A single clip is split in
+    time: its last sixth validates, and training samples that share frames with it are dropped.
 
     Args:
-        starts: for every clip the first frames of its samples, rising; no clip is empty.
-        frames: frames of a sample.
-        seed: draws the order.
+        starts: for every clip the increasing first frames of its samples; no clip is empty.
+        frames: frames per sample.
+        seed: seed of the order.
 
     Returns:
-        The training and the validation ranges. A single clip of one sample has no validation.
+        The training and validation ranges. A single clip of one sample has no validation range.
     """
     counts = [len(clip) for clip in starts]
     if len(counts) == 1:

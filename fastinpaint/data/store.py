@@ -1,11 +1,11 @@
-"""How samples lie on disk.
+"""The format of prepared samples on disk.
 
-    DATA/settings.json       what the samples were made with; another prepare into DATA must have the same
-    DATA/clips/KEY.npy       uint8 [samples, F, size, size, 3], mapped into memory when read
-    DATA/clips/KEY.json      what is known of the clip: written after the array, so it says that the array is whole
+    DATA/settings.json       the settings of the samples; another prepare into DATA must have the same
+    DATA/clips/KEY.npy       uint8 [samples, F, size, size, 3], read through a memory map
+    DATA/clips/KEY.json      the clip's notes; written after the array, so its presence shows that the array is complete
     DATA/index.json          written last: the clips, the two splits and the mean pixel
 
-Every file is written beside its place and renamed into it.
+Every file is written atomically, under another name that is then renamed.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ VERSION = 1
 
 
 class ClipWriter:
-    """Appends samples to an array file whose length is known only at its end."""
+    """Appends samples to an array file whose final length is not known in advance."""
 
     def __init__(self, file: BinaryIO, shape: tuple[int, ...]) -> None:
         self.file, self.shape, self.count = file, shape, 0
         self._header()
 
     def append(self, sample: np.ndarray) -> None:
-        """Write one sample uint8 of the shape given."""
+        """Write one uint8 sample of the given shape."""
         if sample.shape != self.shape or sample.dtype != np.uint8:
             raise ValueError(f"sample must be uint8 {self.shape}, got {sample.dtype} {sample.shape}.")
         self.file.write(np.ascontiguousarray(sample).data)
         self.count += 1
 
     def finish(self) -> None:
-        """Put the final length into the header, which numpy pads so that the first axis can grow."""
+        """Write the final length into the header, which numpy pads so that the first axis can grow."""
         self.file.seek(0)
         self._header()
 
@@ -52,7 +52,7 @@ class ClipWriter:
 
 @contextmanager
 def clip_writer(path: Path, shape: tuple[int, ...]) -> Iterator[ClipWriter]:
-    """Write DATA/clips/KEY.npy: it appears when the block ends, unless it ends in an error or without a sample."""
+    """Write DATA/clips/KEY.npy. The file appears when the block ends, unless with an error or without a sample."""
     part = path.with_name(path.name + PART)
     try:
         with open(part, "wb") as file:
@@ -66,15 +66,15 @@ def clip_writer(path: Path, shape: tuple[int, ...]) -> Iterator[ClipWriter]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write the object, whole or not at all."""
+    """Write a JSON object atomically."""
     replace_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of this format and version.
+    """Read a JSON object of this format and version.
 
     Raises:
-        UserError: unreadable, damaged, of another format or version.
+        UserError: the file is unreadable, damaged, or of another format or version.
     """
     try:
         content = parse_json(read_text(path))

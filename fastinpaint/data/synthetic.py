@@ -1,8 +1,8 @@
-"""Moving clips rendered by the program, so that the system can be tried, tested and compared with no file at hand.
+"""Rendered clips, so that the system can be tried, tested and compared without any file.
 
-A scene is a "dead leaves" picture (overlapping shapes of power-law sizes, which has the edge statistics of
-photographs) under a camera that pans, turns and zooms, with a few textured bodies that move over it by themselves.
-What a hole hides is therefore seen in other frames or follows from its surroundings, as in real video.
+A scene is a "dead leaves" picture (overlapping shapes of power-law sizes, with the edge statistics of photographs)
+under a camera that pans, rotates and zooms. A few textured bodies move over it. As in real video, what a hole hides is
+visible in other frames or follows from its surroundings.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def write_synthetic(folder: str | Path, clips: int, frames: int, size: int, seed
 
 
 class _Body:
-    """An ellipse or a polygon with its own texture and shading that moves on its own smooth path."""
+    """An ellipse or polygon with its own texture, shading and smooth path."""
 
     def __init__(self, rng: np.random.Generator, frames: int, size: int) -> None:
         self.size = size
@@ -63,7 +63,7 @@ class _Body:
         self.texture = _texture(rng, size)
 
     def over(self, frame: np.ndarray, t: int) -> np.ndarray:
-        """The frame [H, W, 3] with the body in front; its edge is smooth and its texture moves and turns with it."""
+        """Draw the body over a frame [H, W, 3]. Its edge is smooth; its texture moves and rotates with it."""
         cosine, sine = np.cos(self.turns[t]), np.sin(self.turns[t])
         turn = np.array([[cosine, -sine], [sine, cosine]])
         corners = self.outline @ turn.T + self.places[t]
@@ -78,7 +78,7 @@ class _Body:
 
 
 def _leaves(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A dead-leaves picture float32 [size, size, 3]; the small shapes come last, or the large ones would hide them."""
+    """A dead-leaves picture float32 [size, size, 3]. Small shapes are drawn last, on top of large ones."""
     picture = cv2.resize(_palette(rng, 16).reshape(4, 4, 3), (size, size), interpolation=cv2.INTER_CUBIC)
     palette = _palette(rng, 12)
     radii = np.sort(size * 0.015 * rng.uniform(0.004, 1, LEAVES) ** -0.5)[::-1]  # density falls as radius^-3
@@ -123,7 +123,7 @@ def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _camera(rng: np.random.Generator, frames: int, size: int) -> np.ndarray:
-    """Affine maps [T, 2, 3] from frame to canvas: a pan, a slight turn and zoom, and a sway of the hand."""
+    """Affine maps [T, 2, 3] from frame to canvas: a pan, a slight rotation and zoom, and hand shake."""
     time = np.arange(frames)
     pan = rng.normal(0, 0.008 * size, 2) * (time - frames / 2)[:, None]
     sway = 0.02 * size * np.stack([_sway(rng, frames), _sway(rng, frames)], 1)

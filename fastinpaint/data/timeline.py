@@ -1,4 +1,4 @@
-"""Timestamps of a file put into one line, where its clock wraps or jumps."""
+"""Makes the timestamps of a file continuous where its clock wraps or jumps."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from typing import cast
 import av
 from av.format import Flags
 
-JUMP = 10  # seconds, forwards or backwards; shorter ones may be pauses of the picture
-BACK = Fraction(1, 10)  # seconds backwards that only a jump explains
-APART = 2  # seconds by which two streams may be apart at one jump
+JUMP = 10  # least seconds of a jump, forwards or backwards; shorter gaps may be pauses
+BACK = Fraction(1, 10)  # least seconds of a step backwards that only a jump explains
+APART = 2  # most seconds between two streams at the same jump
 
 
 class Timeline:
-    """The packets of a container in the file's order, their timestamps changed in place so that they go on steadily.
+    """Yields a container's packets in file order, with their timestamps changed in place to be continuous.
 
-    Formats for broadcast let their clock start again where recordings are joined. There the times of all streams are
-    shifted so that the stream in which it shows first goes on where it stood. Each stream takes the new shift at its
-    own jump, since packets of other streams from before it may still come. Two readers of one file that both take all
-    packets get the same times.
+    In broadcast formats the clock restarts where recordings are joined. All streams are then shifted so that the stream
+    that jumps first continues without a gap. Each stream takes the new shift at its own jump, because packets from
+    before it may still follow in other streams. Two readers that both take all packets get the same times.
     """
 
     def __init__(self, container: av.container.InputContainer) -> None:
@@ -56,7 +55,7 @@ class Timeline:
         return self._shifts[clock.run]
 
     def _next_run(self, clock: _Clock, time: Fraction) -> None:
-        """Take the shift that another stream found at this jump, or a new one."""
+        """Use the shift that another stream found at this jump, or a new one."""
         assert clock.expected is not None  # a first packet cannot jump
         clock.run += 1
         known = clock.run < len(self._shifts) and abs(time + self._shifts[clock.run] - clock.expected) < APART
@@ -65,7 +64,7 @@ class Timeline:
 
 
 class _Clock:
-    """Where one stream stands: in which run between jumps, its last time and the next one expected, in seconds."""
+    """One stream's position: its run between jumps, its last time and the next expected time, in seconds."""
 
     def __init__(self) -> None:
         self.run = 0

@@ -1,6 +1,6 @@
 """Frames of a video file, a GIF, an image or a folder of images, one at a time.
 
-`open_video` is the one door. A reader holds a few frames at most, whatever the length of the video.
+`open_video` opens all of them. A reader holds only a few frames, however long the video.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ IMAGE_CODECS = {".jpg": "mjpeg", ".jpeg": "mjpeg", ".tif": "tiff", ".webp": "web
 
 
 class FolderReader(VideoReader):
-    """Images as frames, shown one after another at `rate` a second."""
+    """Reads images as the frames of a video of `rate` frames per second."""
 
     def __init__(self, name: str, images: list[Path], rate: Fraction, keep_pictures: bool = False) -> None:
         self.name, self.rate, self.length_hint = name, rate, len(images)
@@ -60,17 +60,18 @@ class FolderReader(VideoReader):
 def open_video(path: str | Path, rate: Fraction = FOLDER_RATE, keep_pictures: bool = False) -> VideoReader:
     """Open a video file (all that FFmpeg reads), a GIF, one image, or a folder of images in natural order.
 
-    The first video stream is read, cover pictures left aside, wherever it stands among the streams. The first frame is
-    decoded at once, so an unreadable file fails here and not later.
+    The first video stream that is not a cover picture is read. The first frame is decoded at once, so an unreadable
+    file fails here and not later.
 
     Args:
         path: a local file or folder.
-        rate: frames a second for images, which carry none.
-        keep_pictures: hand out the decoder's own pictures too (see `Frame`).
+        rate: frames per second for images.
+        keep_pictures: return the decoder's own pictures too (see `Frame`).
 
     Raises:
-        UserError: no such path; not a video; no video stream; no frame; no images; images of different sizes.
-        DamagedVideo: (while iterating) the file is cut short or its data broken; the frames before it have come.
+        UserError: the path does not exist, is not a video, has no video stream, frame or image, or its images differ
+            in size.
+        DamagedVideo: (while iterating) the file is truncated or damaged; the frames before that have been returned.
     """
     source = Path(path)
     if source.is_dir():
@@ -89,12 +90,12 @@ def open_video(path: str | Path, rate: Fraction = FOLDER_RATE, keep_pictures: bo
 
 
 def upright(rgb: np.ndarray, rotation: int) -> np.ndarray:
-    """The frame [H, W, 3] as a player shows it: turned counter-clockwise by `rotation`, to the nearest right angle."""
+    """Rotate a frame [H, W, 3] as a player does: counter-clockwise by `rotation`, to the nearest right angle."""
     return np.rot90(rgb, round(rotation / 90) % 4)
 
 
 def read_image(path: Path) -> np.ndarray:
-    """An image as uint8 RGB [H, W, 3]: grey is repeated, 16 bits become 8, transparency is dropped."""
+    """Read an image as uint8 RGB [H, W, 3]. Grey is repeated, 16 bits become 8, transparency is dropped."""
     if not path.is_file():
         raise UserError(f"{path}: cannot be read: it is no regular file.")
     try:
@@ -109,7 +110,7 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def read_picture(path: Path) -> tuple[np.ndarray, av.VideoFrame]:
-    """An image as `read_image` gives it, and with its own samples: depth, transparency, palette, YUV of a JPEG."""
+    """Read an image as `read_image` does, and also with its own samples (depth, transparency, palette, YUV)."""
     rgb = read_image(path)
     try:
         with av.open(str(path)) as file:
@@ -117,23 +118,23 @@ def read_picture(path: Path) -> tuple[np.ndarray, av.VideoFrame]:
     except (FFmpegError, OSError, StopIteration, ValueError):
         picture = None
     stored = _decoded(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    turned = stored is None or not np.array_equal(stored[:, :, ::-1], rgb)  # by EXIF
+    turned = stored is None or not np.array_equal(stored[:, :, ::-1], rgb)  # rotated by EXIF
     if picture is None or turned or (picture.height, picture.width) != rgb.shape[:2]:
         picture = av.VideoFrame.from_ndarray(rgb, format="rgb24")
     return picture.to_ndarray(format="rgb24", interpolation=ROUNDED), picture
 
 
 def _decoded(data: np.ndarray, how: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
-    """uint8 BGR [H, W, 3], or None where OpenCV cannot; without what its libraries print of damaged files."""
+    """Decode to uint8 BGR [H, W, 3], or None if OpenCV cannot. Its libraries' messages are silenced."""
     try:
         with silent_libraries():
             return cv2.imdecode(data, how) if data.size else None
-    except cv2.error:  # more pixels than OpenCV takes, or no memory for them
+    except cv2.error:  # too many pixels for OpenCV or for the memory
         return None
 
 
 def is_image(path: Path) -> bool:
-    """Whether the name is that of a picture; hidden files are not."""
+    """Whether the name is that of an image and not hidden."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 

@@ -13,7 +13,7 @@ import torch
 
 from fastinpaint._version import __version__
 from fastinpaint.metrics import Evaluation
-from fastinpaint.metrics.evaluation import COLUMNS, NOTE
+from fastinpaint.metrics.evaluation import COLUMNS, NOTE, SOURCE
 
 PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
@@ -108,7 +108,7 @@ def write_page(
 def _table(found: Evaluation) -> str:
     """Table 2 as HTML; the fill with the smallest error inside the holes stands out."""
     head = "".join(f"<th>{html.escape(title)}</th>" for title in ("method", *(title for title, _ in COLUMNS.values())))
-    fills = [name for name in found.means if not name.startswith("3DCN (")]  # those at another size aside
+    fills = [name for name in found.means if not name.startswith("3DCN (") and name != SOURCE]
     best = min(fills, key=lambda name: found.means[name].hole_l1)
     rows = []
     for name, scores in found.means.items():

@@ -53,8 +53,8 @@ class DemoSize:
     frames: int = 6
     size: int = 48
     width: float = 0.125
-    pretrain_steps: int = 600
-    steps: int = 2000
+    pretrain_steps: int = 300
+    steps: int = 900
     batch: int = 2
     lr: float = 6e-3
     held_out_frames: int = 64

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ from fastinpaint.inference.regions import Region, find_regions, whole_frame
 from fastinpaint.inference.settings import DTYPES, Settings
 from fastinpaint.inference.temporal import blend, sliding
 from fastinpaint.models import TwoDCN, complete_frames
-from fastinpaint.propagation import propagate_stream
+from fastinpaint.propagation import Adaptation, propagate_stream
 
 
 def complete(
@@ -51,18 +51,28 @@ def complete(
 
 
 def complete_stream(
-    model: nn.Module | None, pairs: Iterable[tuple[np.ndarray, np.ndarray]], settings: Settings
+    model: nn.Module | None,
+    pairs: Iterable[tuple[np.ndarray, np.ndarray]],
+    settings: Settings,
+    notify: Callable[[str], None] = lambda note: None,
+    progress: bool = False,
 ) -> Iterator[np.ndarray]:
     """`complete` for a video of any length: takes (frame, mask) pairs and yields completed frames, in order.
 
     At most two windows of frames are held. Where a network's windows overlap, the later one fades in linearly.
+
+    Args:
+        notify: is given what came of adapting to the video, if the settings ask for that.
+        progress: whether adapting draws a bar on stderr, if that is a terminal.
     """
+    adaptation = Adaptation(settings.adapt, notify=notify, progress=progress) if settings.adapt else None
     if model is None:
-        yield from _propagated(pairs, settings.feather)
+        yield from _propagated(pairs, settings.feather, adaptation)
         return
     model = model.eval().to(settings.torch_device())
     if corrects(model):
-        pairs = ((filled.video, 1 - filled.confidence) for filled in propagate_stream(pairs))
+        filled_pairs = propagate_stream(pairs, adaptation=adaptation)
+        pairs = ((filled.video, 1 - filled.confidence) for filled in filled_pairs)
     pending: list[np.ndarray] = []
     for window, settled in sliding(pairs, settings.frames, settings.stride):
         done = complete_window(model, window, settings)
@@ -77,10 +87,12 @@ def corrects(model: nn.Module) -> bool:
     return getattr(getattr(model, "config", None), "fill", "mean") == "propagated"
 
 
-def _propagated(pairs: Iterable[tuple[np.ndarray, np.ndarray]], feather: int) -> Iterator[np.ndarray]:
+def _propagated(
+    pairs: Iterable[tuple[np.ndarray, np.ndarray]], feather: int, adaptation: Adaptation | None
+) -> Iterator[np.ndarray]:
     """Frames filled by propagation; with a feather the source fades in from the hole's edge."""
     if not feather:
-        yield from (filled.video for filled in propagate_stream(pairs))
+        yield from (filled.video for filled in propagate_stream(pairs, adaptation=adaptation))
         return
     waiting: deque[tuple[np.ndarray, np.ndarray]] = deque()
 
@@ -89,7 +101,7 @@ def _propagated(pairs: Iterable[tuple[np.ndarray, np.ndarray]], feather: int) ->
             waiting.append(pair)
             yield pair
 
-    for filled in propagate_stream(noted()):
+    for filled in propagate_stream(noted(), adaptation=adaptation):
         frame, mask = waiting.popleft()
         result = frame.copy()
         _paste(result, filled.video, mask, mask, feather)

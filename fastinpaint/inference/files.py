@@ -79,7 +79,7 @@ def inpaint(
         first = next(reader)
         held: deque[tuple[Frame, np.ndarray]] = deque()
         pairs = _pairs(chain([first], reader), holes, reader, held, (masks or MaskSettings()).invert)
-        done = complete_stream(model, pairs, settings)
+        done = complete_stream(model, pairs, settings, notify, progress)
         count = 0
         with whole_or_nothing(target) as beside, ExitStack() as stack:
             writer = _writer(beside, reader, first, encoding, notify)

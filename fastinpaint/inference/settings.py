@@ -19,6 +19,7 @@ RANGES: dict[str, Number] = {
     "overlap": whole(0, 4095),
     "size": whole(8, 8192),
     "feather": whole(0, 8192),
+    "adapt": whole(0, 86_400),
 }
 COPIES = 2  # of a window that are held at least: the source's frames and the completed ones
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -36,6 +37,7 @@ class Settings:
         full_frame: show the network the whole frame, unscaled, in place of windows.
         feather: pixels, counted from the hole's edge inwards, over which the source fades into the completion. The
             source shows there, so draw the mask that much larger than what must go. 0 switches at the edge.
+        adapt: seconds on two cores to adapt the fill without a network to the video first (`Adaptation`); 0 does not.
         device: a torch device; "auto" is CUDA where there is one, else the CPU.
         dtype: "fp32", or "bf16" or "fp16" for autocast.
 
@@ -48,6 +50,7 @@ class Settings:
     size: int = 128
     full_frame: bool = False
     feather: int = 0
+    adapt: int = 0
     device: str = "auto"
     dtype: str = "fp32"
 

@@ -1,7 +1,7 @@
-"""What fills holes without learning: the rivals in `fastinpaint evaluate`.
+"""Baselines without learning for `fastinpaint evaluate`.
 
-Each takes a video uint8 ``[T, H, W, 3]`` and a mask ``[T, H, W]`` (true = hole), looks at known pixels only and returns
-uint8 ``[T, H, W, 3]`` with every known pixel as it was.
+Each takes a video uint8 ``[T, H, W, 3]`` and a mask ``[T, H, W]`` (true = hole), reads known pixels only, and returns
+uint8 ``[T, H, W, 3]`` with all known pixels unchanged.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ import cv2
 import numpy as np
 
 RADIUS = 3
-"""Pixels; OpenCV's own examples use it."""
+"""Radius in pixels, as in OpenCV's own examples."""
 
 
 def telea(video: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """OpenCV's fast marching inpainting (Telea 2004) of each frame by itself."""
+    """OpenCV's fast marching inpainting (Telea 2004), frame by frame."""
     return _each_frame(video, mask, cv2.INPAINT_TELEA)
 
 
 def navier_stokes(video: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """OpenCV's fluid dynamics inpainting (Bertalmio, Bertozzi, Sapiro 2001) of each frame by itself."""
+    """OpenCV's fluid dynamics inpainting (Bertalmio, Bertozzi, Sapiro 2001), frame by frame."""
     return _each_frame(video, mask, cv2.INPAINT_NS)
 
 
 def temporal_median(video: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Each hole pixel becomes the median over time of the values known at its place; Telea where there are none."""
+    """Each hole pixel becomes the median over time of the known values at its place; Telea where there are none."""
     holes = mask > 0
     result = video.copy()
     somewhere = holes.any(0) & ~holes.all(0)
@@ -36,7 +36,7 @@ def temporal_median(video: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def nearest_in_time(video: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Each hole pixel from the nearest frames before and after that show its place; Telea where none does.
+    """Interpolate each hole pixel from the nearest frames before and after that show its place; Telea if none does.
 
     v = (v_before / d_before + v_after / d_after) / (1 / d_before + 1 / d_after),   d in frames
     """
@@ -65,7 +65,7 @@ BASELINES = {
 def _each_frame(video: np.ndarray, mask: np.ndarray, method: int) -> np.ndarray:
     frames = []
     for frame, holes in zip(video, np.ascontiguousarray(mask > 0, np.uint8), strict=True):
-        blank = np.where(holes[:, :, None] > 0, 0, frame).astype(np.uint8)  # hole pixels can have no influence
+        blank = np.where(holes[:, :, None] > 0, 0, frame).astype(np.uint8)  # hole pixels must have no influence
         filled = cv2.inpaint(blank, holes, RADIUS, method)
         frames.append(np.where(holes[:, :, None] > 0, filled, frame))
     return np.stack(frames)

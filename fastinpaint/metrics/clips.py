@@ -1,4 +1,4 @@
-"""Clips as samples for an evaluation: the start of a file, a square of it, scaled."""
+"""Reads clips as evaluation samples: the first frames of a file, cropped to a square and scaled."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from fastinpaint.errors import UserError
 
 
 def read_clip(path: str | Path, frames: int, size: int) -> np.ndarray:
-    """The middle square of a video's first frames.
+    """Read the centre square of a video's first frames.
 
     Args:
-        frames: at most that many.
-        size: of the square's side after scaling, in pixels; 0 takes whole frames as they are.
+        frames: the most frames to read.
+        size: side of the square after scaling, in pixels; 0 keeps whole frames.
 
     Returns:
         uint8 ``[T, size, size, 3]``, or ``[T, H, W, 3]`` for size 0.
 
     Raises:
-        UserError: no frames or size asked for that could be, or a file that cannot be read.
+        UserError: `frames` or `size` is out of range, or the file cannot be read.
     """
     if frames < 1 or size < 0:
         raise UserError(f"evaluate: needs at least 1 frame and a size of at least 0, got {frames} and {size}.")

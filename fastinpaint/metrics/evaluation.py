@@ -1,4 +1,4 @@
-"""Networks and rivals over a validation set, side by side, as in Table 2 of Wang et al. 2019."""
+"""Measures networks and baselines side by side on a validation set, as in Table 2 of Wang et al. 2019."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from tqdm import tqdm
 from fastinpaint.data.holes import make_holes
 from fastinpaint.errors import UserError
 from fastinpaint.metrics.baselines import BASELINES
-from fastinpaint.metrics.measures import SSIM_WINDOW, hole_l1, psnr, ssim, temporal_error, warping_error
+from fastinpaint.metrics.measures import SSIM_WINDOW, border_error, hole_l1, psnr, ssim, temporal_error, warping_error
 from fastinpaint.metrics.networks import complete, truth_at
 from fastinpaint.models import TwoDCN, VideoCompletionNet
-from fastinpaint.propagation import propagate
+from fastinpaint.propagation import Adaptation, propagate
 
 Network = VideoCompletionNet | TwoDCN
 
 PROPAGATION = "propagation"
-"""What `fastinpaint inpaint` fills with where it has no weights."""
+"""The method of `fastinpaint inpaint` without weights."""
+ADAPTED = "propagation, adapted"
+"""The method of `fastinpaint inpaint --adapt`."""
+SOURCE = "source"
+"""The truth itself, whose own flicker the others are compared with."""
 
 COLUMNS = {
     "hole_l1": ("hole L1", "{:.2f}"),
@@ -28,28 +32,34 @@ COLUMNS = {
     "ssim": ("SSIM", "{:.4f}"),
     "temporal_error": ("temporal L1", "{:.2f}"),
     "warping_error": ("warping L1", "{:.2f}"),
+    "border_error": ("border L1", "{:.2f}"),
 }
 NOTE = """hole L1: mean error of a colour value inside the holes, 0 to 255. PSNR and SSIM: whole frames.
 temporal L1: mean error of the change from frame to frame, at the holes, 0 to 255 (flicker).
-warping L1: mean change along the truth's own motion, at the holes, 0 to 255 (flicker; the truth's own is not 0)."""
+warping L1: mean change along the truth's own motion, at the holes, 0 to 255 (flicker; the source's own is not 0).
+border L1: mean error of the gradients along the holes' edges, 0 to 255 (seams)."""
 
 
 FLOW_SIDE = 16
-"""Pixels; smaller frames are left without a warping error, for want of a flow."""
+"""Pixels. Smaller frames have no warping error, because no flow can be computed."""
 
 
 class Scores(NamedTuple):
-    """One method's figures; None where the videos allow none (one frame, or frames smaller than SSIM's window)."""
+    """One method's figures.
+
+    None where undefined: a single frame, frames smaller than SSIM's window, or holes without an edge.
+    """
 
     hole_l1: float
     psnr: float
     ssim: float | None
     temporal_error: float | None
     warping_error: float | None = None
+    border_error: float | None = None
 
 
 class Example(NamedTuple):
-    """A sample kept for pictures: video and results uint8 ``[T, H, W, 3]``, mask ``[T, H, W]``."""
+    """A sample for the pictures: video and results uint8 ``[T, H, W, 3]``, mask ``[T, H, W]``."""
 
     number: int
     video: np.ndarray
@@ -59,7 +69,7 @@ class Example(NamedTuple):
 
 @dataclass
 class Evaluation:
-    """What `evaluate` found: each method's mean scores, its scores sample by sample, and examples for pictures."""
+    """The result of `evaluate`: each method's mean scores, its scores per sample, and examples for pictures."""
 
     holes: str
     seed: int
@@ -103,23 +113,33 @@ def evaluate(
     limit: int | None = None,
     seed: int = 0,
     rivals: bool = True,
+    adapt: int = 0,
     examples: int = 3,
     progress: bool = True,
 ) -> Evaluation:
-    """Measure networks and rivals on the same samples with the same holes.
+    """Measure networks and baselines on the same samples with the same holes.
 
-    Args:
-        models: by label; put into eval mode. Labels are shown only where two models give results of the same name.
-        samples: uint8 videos ``[T, H, W, 3]``, as `fastinpaint.data.dataset.VideoSamples`.
-        holes: a kind of `fastinpaint.data.holes.make_holes`.
-        limit: measure only that many samples, spread evenly over the set.
-        seed: a sample's hole depends on the seed and its index alone.
-        rivals: whether to measure `BASELINES` and propagation too.
-        examples: how many samples to keep for pictures.
-        progress: show a bar where the output is a terminal.
+        Args:
+            models: by label; put into eval mode. A label is shown only if two models give results of the same name.
+            samples: uint8 videos ``[T, H, W, 3]``, as `fastinpaint.data.dataset.VideoSamples`.
+            holes: a kind of `fastinpaint.data.holes.make_holes`.
+    <<<<<<< HEAD
+            limit: measure only that many samples, spread evenly over the set.
+            seed: a sample's hole depends on the seed and its index alone.
+            rivals: whether to measure `BASELINES`, propagation and the source itself too.
+            adapt: seconds on two cores that propagation adapts to each sample, as another row; 0 leaves that row out.
+            examples: how many samples to keep for pictures.
+            progress: show a bar where the output is a terminal.
+    =======
+            limit: the most samples to measure, evenly spread over the set.
+            seed: a sample's hole depends only on the seed and its index.
+            rivals: whether to measure `BASELINES` and propagation too.
+            examples: number of samples to keep for pictures.
+            progress: show a progress bar on a terminal.
+    >>>>>>> main
 
-    Raises:
-        UserError: no samples, an unknown kind of holes, or a network whose output is not finite.
+        Raises:
+            UserError: there are no samples, the kind of holes is unknown, or a network's output is not finite.
     """
     if len(samples) == 0:
         raise UserError("evaluate: the data set has no samples of this split.")
@@ -135,22 +155,26 @@ def evaluate(
         video = np.asarray(samples[index])
         length, rows, columns = video.shape[:3]
         mask = make_holes(holes, length, rows, columns, np.random.default_rng([seed, index])) > 0
-        results = dict(sorted(_results(models, video, mask, rivals), key=lambda item: _rank(item[0])))
+        results = dict(sorted(_results(models, video, mask, rivals, adapt), key=lambda item: _rank(item[0])))
         for name, result in results.items():
             if not np.isfinite(result).all():
                 raise UserError(f"evaluate: {name} gave values that are not finite on sample {index}.")
             found.per_sample.setdefault(name, []).append(_scores(result, video, mask))
         if index in kept:
-            full = {n: np.rint(r).astype(np.uint8) for n, r in results.items() if r.shape == video.shape}
+            full = {
+                name: np.rint(result).astype(np.uint8)
+                for name, result in results.items()
+                if name != SOURCE and result.shape == video.shape
+            }
             found.examples.append(Example(index, video, mask, full))
     found.means = {name: _mean(scores) for name, scores in found.per_sample.items()}
     return found
 
 
 def _results(
-    models: Mapping[str, Network], video: np.ndarray, mask: np.ndarray, rivals: bool
+    models: Mapping[str, Network], video: np.ndarray, mask: np.ndarray, rivals: bool, adapt: int
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Every method's result by its name; hole pixels of the video are blank for all."""
+    """Every method's result by name. The video's hole pixels are blanked for all methods."""
     blank = np.where(mask[..., None], 0, video).astype(np.uint8)
     several = {kind: sum(type(m) is kind for m in models.values()) > 1 for kind in (VideoCompletionNet, TwoDCN)}
     for label, model in models.items():
@@ -160,10 +184,14 @@ def _results(
         yield name, rival(blank, mask)
     if rivals:
         yield PROPAGATION, propagate(blank, mask).video
+    if adapt:
+        yield ADAPTED, propagate(blank, mask, Adaptation(adapt)).video
+    if rivals:
+        yield SOURCE, video
 
 
 def _rank(name: str) -> int:
-    """The paper's order of the networks, then the rivals."""
+    """Sort key: the networks in the paper's order, then the baselines."""
     order = ("3DCN", "2DCN", "CombCN")
     return next((i for i, start in enumerate(order) if name.startswith(start)), len(order))
 
@@ -176,6 +204,7 @@ def _scores(result: np.ndarray, video: np.ndarray, mask: np.ndarray) -> Scores:
         ssim(result, truth) if min(truth.shape[1:3]) >= SSIM_WINDOW else None,
         temporal_error(result, truth, holes) if len(truth) > 1 else None,
         warping_error(result, truth, holes) if len(truth) > 1 and min(truth.shape[1:3]) >= FLOW_SIDE else None,
+        border_error(result, truth, holes) if not holes.all((1, 2)).all() else None,
     )
 
 

@@ -1,15 +1,18 @@
-"""How far a completed video is from the truth. Videos are ``[T, H, W, 3]`` in [0, 255], masks ``[T, H, W]``."""
+"""Errors of a completed video against the truth. Videos are ``[T, H, W, 3]`` in [0, 255], masks ``[T, H, W]``."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
-PSNR_OF_EQUALS = 100.0
-"""dB; what an exact frame counts as in a mean, its own value being infinite."""
+PSNR_IDENTICAL = 100.0
+"""dB; stands for the infinite PSNR of an exact frame in a mean."""
 
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
+
+BORDER = 2
+"""Pixels inside a hole's edge over which `border_error` looks for a seam."""
 
 
 def hole_l1(result: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
@@ -25,11 +28,11 @@ def hole_l1(result: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
 
 
 def temporal_error(result: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
-    """How much the frame-to-frame changes differ from the truth's, in [0, 255]: small for a result without flicker.
+    """Mean error of the frame-to-frame change, in [0, 255]: small for a result without flicker.
 
         mean of |(result[t+1] - result[t]) - (truth[t+1] - truth[t])|
 
-    over the pixels that are a hole in frame t or t+1; elsewhere a composited result has no such error.
+    over the pixels that are a hole in frame t or t+1. Elsewhere a composited result has no such error.
 
     Raises:
         ValueError: for shapes that do not fit, less than two frames, or no hole.
@@ -43,12 +46,12 @@ def temporal_error(result: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> f
 
 
 def warping_error(result: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
-    """How much a result flickers along the truth's own motion, in [0, 255]; the truth's own is above 0 too.
+    """Mean change of a result along the true motion (flicker), in [0, 255]. The truth's own value is above 0 too.
 
         mean of |result[t](p) - result[t+1](p + flow_t(p))|
 
-    over hole pixels p of frame t that are seen in frame t+1: where the truth's DIS flow to frame t+1 and back ends
-    within a pixel of p.
+    over hole pixels p of frame t that are visible in frame t+1: the truth's DIS flow to frame t+1 and back ends within
+    a pixel of p.
 
     Raises:
         ValueError: for shapes that do not fit, less than two frames, or no hole.
@@ -74,26 +77,51 @@ def warping_error(result: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> fl
     return total / max(count, 1)
 
 
-def psnr(result: np.ndarray, truth: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB, ``20 log10(255 / rms error)`` of each whole frame, the mean over frames.
+def border_error(result: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
+    """How visible the edge of the holes is, in [0, 255]: the error of gradients along it.
 
-    An exact frame counts `PSNR_OF_EQUALS`.
+        mean of |(result[q] - result[p]) - (truth[q] - truth[p])|
+
+    over neighbours p and q of one frame, side by side or one above the other, of which one is a hole pixel at most
+    `BORDER` pixels from a known one.
+
+    Raises:
+        ValueError: for shapes that do not fit, no hole, or frames that are holes all over.
+    """
+    check("border_error", result, truth, mask)
+    holes = _holes("border_error", mask)
+    reach = np.ones((2 * BORDER + 1, 2 * BORDER + 1), np.uint8)
+    near = np.stack([cv2.dilate((~hole).astype(np.uint8), reach) > 0 for hole in holes]) & holes
+    if not near.any():
+        raise ValueError("border_error: the frames are holes all over, so no hole has an edge.")
+    gap, total, count = result.astype(np.float64) - truth, 0.0, 0
+    for axis in (1, 2):
+        first, second = (np.take(near, range(start, near.shape[axis] + start - 1), axis) for start in (0, 1))
+        errors = np.abs(np.diff(gap, axis=axis)).mean(-1)[first | second]
+        total, count = total + float(errors.sum()), count + errors.size
+    return total / max(count, 1)
+
+
+def psnr(result: np.ndarray, truth: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB: ``20 log10(255 / rms error)`` of each whole frame, averaged over frames.
+
+    An exact frame counts as `PSNR_IDENTICAL`.
     """
     check("psnr", result, truth)
     squares = np.square(result.astype(np.float64) - truth).mean((1, 2, 3))
     with np.errstate(divide="ignore"):
         values = 10 * np.log10(255**2 / squares)
-    return float(np.minimum(values, PSNR_OF_EQUALS).mean())
+    return float(np.minimum(values, PSNR_IDENTICAL).mean())
 
 
 def ssim(result: np.ndarray, truth: np.ndarray) -> float:
-    """Structural similarity (Wang, Bovik, Sheikh, Simoncelli 2004, Eq. 13) of whole frames, the mean over all.
+    """Structural similarity (Wang, Bovik, Sheikh, Simoncelli 2004, Eq. 13) of whole frames, averaged over frames.
 
         (2 mx my + C1) (2 sxy + C2) / ((mx^2 + my^2 + C1) (sx^2 + sy^2 + C2)),
         C1 = (0.01 * 255)^2,   C2 = (0.03 * 255)^2
 
-    Means and covariances are taken for each colour under a Gaussian window of 11 x 11 pixels, sigma 1.5, at every place
-    where the window lies inside the frame.
+    Means and covariances are computed per colour under a Gaussian window of 11 x 11 pixels, sigma 1.5, wherever the
+    window lies inside the frame.
 
     Raises:
         ValueError: for shapes that do not fit, or frames smaller than the window.
@@ -131,7 +159,7 @@ def _holes(name: str, mask: np.ndarray) -> np.ndarray:
 
 
 def check(name: str, result: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> None:
-    """Raise ValueError unless result and truth are ``[T, H, W, 3]`` alike and mask ``[T, H, W]``."""
+    """Raise ValueError unless result and truth have the same shape ``[T, H, W, 3]`` and mask is ``[T, H, W]``."""
     if truth.ndim != 4 or truth.shape[3] != 3 or result.shape != truth.shape:
         raise ValueError(f"{name}: result and truth must both be [T, H, W, 3], got {result.shape} and {truth.shape}.")
     if mask is not None and mask.shape != truth.shape[:3]:

@@ -1,4 +1,4 @@
-"""Trained networks as methods that complete a numpy video, the known pixels composited."""
+"""Runs trained networks on numpy videos and composites the known pixels."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def to_numpy(video: Tensor) -> np.ndarray:
 
 @torch.no_grad()
 def complete(model: VideoCompletionNet | TwoDCN, video: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
-    """Complete one video, on the device and in the mode the model is in.
+    """Complete one video on the model's device and in its current mode.
 
     Args:
         video: uint8 ``[T, H, W, 3]``.
         mask: ``[T, H, W]``, true = hole.
 
     Returns:
-        float32 ``[T, h, w, 3]`` in [0, 255], composited: "2DCN"; or "3DCN (WxH)" at the size 3DCN works at (not for
-        r=1), "3DCN", the same enlarged (bilinear), and "CombCN".
+        Composited float32 ``[T, h, w, 3]`` in [0, 255] by name: "2DCN"; or "3DCN (WxH)" at 3DCN's own size (if r > 1),
+        "3DCN", the same enlarged (bilinear), and "CombCN".
     """
     pixels, holes = to_tensors(video, mask, model.mean_pixel.device)
     if isinstance(model, TwoDCN):
@@ -50,7 +50,7 @@ def complete(model: VideoCompletionNet | TwoDCN, video: np.ndarray, mask: np.nda
 
 
 def truth_at(size: tuple[int, int], video: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The true video (float32 in [0, 255]) and the mask at a smaller size ``(h, w)``, as 3DCN's loss sees them."""
+    """The true video (float32 in [0, 255]) and the mask at the size ``(h, w)``, as in 3DCN's loss."""
     height, width = video.shape[1:3]
     if size == (height, width):
         return video.astype(np.float32), mask > 0
@@ -61,7 +61,7 @@ def truth_at(size: tuple[int, int], video: np.ndarray, mask: np.ndarray) -> tupl
 
 
 def _enlarge(coarse: Tensor, r: int, shape: torch.Size) -> Tensor:
-    """3DCN's output at the frames' own size."""
+    """Enlarge 3DCN's output to the frames' size."""
     frames, height, width = shape[-3:]
     large = F.interpolate(coarse, scale_factor=(1, r, r), mode="trilinear", align_corners=False)
     return large[:, :, :frames, :height, :width]

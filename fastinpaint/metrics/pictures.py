@@ -1,4 +1,4 @@
-"""Results as pictures in the manner of Figs. 3 and 4 of Wang et al. 2019."""
+"""Draws results as in Figs. 3 and 4 of Wang et al. 2019."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TITLE_WIDTH = 20  # characters of a line that fit above a picture
 
 
 def frame_rows(examples: Sequence[Example]) -> list[tuple[str, dict[str, np.ndarray]]]:
-    """Fig. 3: two frames of each sample, a third and two thirds of the way; labelled rows of labelled pictures."""
+    """Fig. 3: each sample's frames at one third and two thirds of its length, as labelled rows of labelled pictures."""
     rows = []
     for example in examples:
         frames = len(example.video)
@@ -30,13 +30,13 @@ def frame_rows(examples: Sequence[Example]) -> list[tuple[str, dict[str, np.ndar
 
 
 def difference_rows(examples: Sequence[Example]) -> list[tuple[str, dict[str, np.ndarray]]]:
-    """Fig. 4: the two successive frames between which the truth changes most inside the hole, and their difference.
+    """Fig. 4: the pair of successive frames whose truth changes most inside the hole, and their difference.
 
-    Differences are absolute, and brightened by one factor for all columns of a row, named in its label.
+    Differences are absolute, and brightened by one factor per row, which its label states.
     """
     rows = []
     for example in examples:
-        t = _liveliest(example)
+        t = _most_changed(example)
         first, second = _pictures(example, t), _pictures(example, t + 1)
         rows.append((f"sample {example.number}\nframe {t}", first))
         rows.append((f"sample {example.number}\nframe {t + 1}", second))
@@ -48,7 +48,7 @@ def difference_rows(examples: Sequence[Example]) -> list[tuple[str, dict[str, np
 
 
 def save_grid(rows: Sequence[tuple[str, Mapping[str, np.ndarray]]], path: Path) -> None:
-    """Labelled rows of pictures uint8 ``[H, W, 3]``, the columns named on top, as one PNG; whole or not at all."""
+    """Write labelled rows of pictures uint8 ``[H, W, 3]`` as one PNG, with column names on top, atomically."""
     names = list(rows[0][1])
     titles = [textwrap.fill(name, TITLE_WIDTH) for name in names]
     height, width = rows[0][1][names[0]].shape[:2]
@@ -70,14 +70,14 @@ def save_grid(rows: Sequence[tuple[str, Mapping[str, np.ndarray]]], path: Path) 
 
 
 def _pictures(example: Example, t: int) -> dict[str, np.ndarray]:
-    """Input with grey holes, the networks' results and the truth at frame t."""
+    """The input with grey holes, the networks' results and the truth at frame t."""
     hole = example.mask[t][..., None]
     networks = {name: video[t] for name, video in example.results.items() if name not in BASELINES}
     return {"input": np.where(hole, GREY, example.video[t]).astype(np.uint8), **networks, "truth": example.video[t]}
 
 
-def _liveliest(example: Example) -> int:
-    """t of the pair of frames (t, t+1) with the largest true change inside the hole."""
+def _most_changed(example: Example) -> int:
+    """The t whose pair of frames (t, t+1) has the largest true change inside the hole."""
     change = np.abs(np.diff(example.video.astype(np.int16), axis=0)).mean(3)
     holes = example.mask[1:] | example.mask[:-1]
     return int(np.argmax((change * holes).sum((1, 2)) / np.maximum(1, holes.sum((1, 2)))))

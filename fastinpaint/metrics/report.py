@@ -1,4 +1,4 @@
-"""An evaluation on disk: its numbers as JSON and its examples as pictures."""
+"""Saves an evaluation: figures as JSON, examples as pictures."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from fastinpaint.metrics.pictures import difference_rows, frame_rows, save_grid
 
 
 def save_report(evaluation: Evaluation, folder: str | Path, facts: Mapping[str, Any] | None = None) -> list[Path]:
-    """Write evaluation.json, frames.png (as Fig. 3) and, of videos with several frames, differences.png (as Fig. 4).
+    """Write evaluation.json, frames.png (as Fig. 3) and, for several frames, differences.png (as Fig. 4).
 
     Args:
-        folder: made if need be; each file appears in it whole or not at all.
-        facts: what else the JSON should say, for instance the data and the weights.
+        folder: created if missing; each file is written atomically.
+        facts: more entries for the JSON, for instance the data and the weights.
 
     Returns:
         The files written.
 
     Raises:
-        UserError: where the folder or a file cannot be written.
+        UserError: the folder or a file cannot be written.
     """
     folder = Path(folder)
     written = [folder / "evaluation.json"]

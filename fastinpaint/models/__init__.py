@@ -1,4 +1,4 @@
-"""The networks of Wang et al. (AAAI 2019) in plain PyTorch, and what stands around them."""
+"""The networks of Wang et al. (AAAI 2019) in plain PyTorch, their configuration and their weights files."""
 
 from fastinpaint.models.combcn import CombCN, TwoDCN
 from fastinpaint.models.completion import VideoCompletionNet, coarse_input, complete_frames, fill_pixel

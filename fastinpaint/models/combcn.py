@@ -12,10 +12,10 @@ from fastinpaint.models.table import COMBCN, COMBCN_SKIPS, GUIDANCE_PLACES, MULT
 
 
 class TwoDCN(nn.Module):
-    """2DCN: CombCN without guidance, the paper's rival that knows one frame at a time.
+    """2DCN: CombCN without guidance, the paper's single-frame baseline.
 
     Buffers:
-        mean_pixel: ``[3]``, RGB in [0, 1], what holes are filled with; set by the trainer.
+        mean_pixel: ``[3]``, RGB in [0, 1]: the fill value of holes, set by the trainer.
     """
 
     mean_pixel: Tensor
@@ -46,9 +46,9 @@ class TwoDCN(nn.Module):
 class CombCN(nn.Module):
     """The 3D-2D combined completion network: 17 layers and two guidance convolutions.
 
-    Two 3x3 convolutions turn 3DCN's frames into maps that are added at the first and at the last place of their size
-    (r=2: layer 2's output and layer 14's, which is layer 15's input). The skip from the first place leaves before the
-    addition. With ``guidance="before"`` they are added to the raw convolutions of those layers, before BN and ReLU.
+    Two 3x3 convolutions turn 3DCN's frames into maps. The maps are added to CombCN's first and last maps of the same
+    size (r=2: the outputs of layers 2 and 14). The skip connection from the first one branches off before the addition.
+    With ``guidance="before"`` they are added to the convolution outputs of those layers, before BN and ReLU.
     """
 
     def __init__(self, config: ModelConfig | None = None) -> None:
@@ -62,7 +62,7 @@ class CombCN(nn.Module):
         else:
             self.layers = build(COMBCN, COMBCN_SKIPS, {}, self.config, dims=2)
             widths = {n: self.config.channels(COMBCN[n - 1].channels) for n in self.places}
-            bias = self.config.guidance == "after"  # batch norm would take it away again
+            bias = self.config.guidance == "after"  # batch norm would cancel it
             self.guidance = nn.ModuleDict({str(n): nn.Conv2d(3, w, 3, padding=1, bias=bias) for n, w in widths.items()})
 
     def forward(self, frames: Tensor, guidance: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class CombCN(nn.Module):
         return x[:, :, :height, :width]
 
     def _fit(self, frames: Tensor, guidance: Tensor) -> Tensor:
-        """The guidance, padded to the size that the padded frames need; wrong shapes raise ValueError."""
+        """The guidance, padded to match the padded frames. Raises ValueError for wrong shapes."""
         if frames.dim() != 4 or frames.shape[1] != 4:
             raise ValueError(f"CombCN: frames must be [B, 4, H, W], got {tuple(frames.shape)}.")
         r, (batch, _, height, width) = self.config.r, frames.shape

@@ -1,4 +1,4 @@
-"""The whole system: 3DCN completes the video small, CombCN completes its frames at full size under that guidance."""
+"""The whole system: 3DCN completes a small video; it guides CombCN, which completes the frames at full size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class VideoCompletionNet(nn.Module):
     """3DCN and CombCN joined (Wang et al. 2019, Fig. 2).
 
     Buffers:
-        mean_pixel: ``[3]``, RGB in [0, 1], what holes are filled with; set by the trainer (``chang2019`` fills with 0).
+        mean_pixel: ``[3]``, RGB in [0, 1]: the fill value of holes, set by the trainer (``chang2019``: 0).
     """
 
     mean_pixel: Tensor
@@ -35,15 +35,15 @@ class VideoCompletionNet(nn.Module):
         self.register_buffer("mean_pixel", torch.zeros(3))
 
     def forward(self, video: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Complete a video; what it holds inside the holes has no influence.
+        """Complete a video. Its pixels inside the holes have no influence.
 
         Args:
             video: ``[N, 3, T, H, W]``, RGB in [0, 1]; any T, H, W >= 1.
             mask: ``[N, 1, T, H, W]``, any dtype, 1 = hole.
 
         Returns:
-            completed ``[N, 3, T, H, W]`` and coarse ``[N, 3, T, ceil(H/r), ceil(W/r)]``, 3DCN's output: both linear,
-            neither clamped nor composited.
+            completed ``[N, 3, T, H, W]``, and 3DCN's output coarse ``[N, 3, T, ceil(H/r), ceil(W/r)]``. Neither is
+            clamped or composited.
         """
         mask = mask.to(video.dtype)
         filled = fill_holes(video, mask, fill_pixel(self))
@@ -55,12 +55,12 @@ class VideoCompletionNet(nn.Module):
         return as_video(completed, len(video)), coarse
 
     def complete_coarse(self, video: Tensor, mask: Tensor) -> Tensor:
-        """3DCN alone, as in its pre-training: coarse of `forward`."""
+        """Run 3DCN alone, as in its pre-training; returns `forward`'s coarse output."""
         return self.threedcn(coarse_input(self, video, mask))
 
 
 def coarse_input(model: VideoCompletionNet, video: Tensor, mask: Tensor) -> Tensor:
-    """What 3DCN sees: ``[N, 4, T, ceil(H/r), ceil(W/r)]``."""
+    """3DCN's input ``[N, 4, T, ceil(H/r), ceil(W/r)]``."""
     mask, r = mask.to(video.dtype), model.config.r
     filled = fill_holes(video, mask, fill_pixel(model))
     return torch.cat([downsample_video(filled, r), downsample_mask(mask, r)], 1)
@@ -74,5 +74,5 @@ def complete_frames(model: TwoDCN, video: Tensor, mask: Tensor) -> Tensor:
 
 
 def fill_pixel(model: VideoCompletionNet | TwoDCN) -> Tensor:
-    """``[3]``: what this model's holes are filled with."""
+    """``[3]``: the fill value of this model's holes."""
     return torch.zeros_like(model.mean_pixel) if model.config.zero_fill else model.mean_pixel

@@ -1,4 +1,4 @@
-"""Every choice that shapes a network, in one small frozen value."""
+"""The options that define a network."""
 
 from __future__ import annotations
 
@@ -14,28 +14,27 @@ Guidance = Literal["after", "before"]
 Preset = Literal["paper", "chang2019"]
 
 RANGES: dict[str, Number] = {"width": WIDTH, "r": whole(1, 4), "deconv_time": whole(1, 64), "time_stride": whole(1, 2)}
-"""Of the numbers among the options."""
+"""Ranges of the numeric options."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """How the networks of Wang et al. 2019 are built; the defaults are the paper's.
+    """Options of the networks of Wang et al. 2019. The defaults are the paper's.
 
     Attributes:
-        width: factor on every layer's channels but the last one's 3.
-        r: how much smaller 3DCN's frames are: 1, 2 (paper) or 4 (variant V-1). Guidance joins the first and the last
-            map of CombCN with that size.
-        skips: skip connections join by concatenation over channels, as in U-Net, or by addition.
-        guidance: whether the guidance is added after a layer's batch norm and ReLU, or before them.
-        deconv_time: taps in time of 3DCN's two deconvolutions (Table 1 gives one number for all axes, 4).
-        time_stride: 1, or 2 (variant V-2): stride in time of 3DCN's layers 2 and 4, undone by layers 9 and 11.
-        preset: ``paper``, or ``chang2019``, the way a public re-implementation builds them: conv, ReLU, then batch
-            norm; the guiding RGB frames concatenated to the inputs of the layers after the two places; holes filled
-            with zero.
+        width: factor on every layer's channels, except the last layer's 3.
+        r: down-sampling factor of 3DCN's frames: 1, 2 (paper) or 4 (variant V-1). Guidance joins CombCN's first and
+            last maps of that size.
+        skips: how skip connections join: by channel concatenation, as in U-Net, or by addition.
+        guidance: whether guidance is added after or before a layer's batch norm and ReLU.
+        deconv_time: kernel size in time of 3DCN's two deconvolutions (Table 1 gives one number, 4, for all axes).
+        time_stride: stride in time of 3DCN's layers 2 and 4, undone by layers 9 and 11: 1, or 2 (variant V-2).
+        preset: ``paper``, or ``chang2019``, as in a public re-implementation: batch norm after ReLU; guidance as RGB
+            frames concatenated to the inputs of the layers after the two places; holes filled with zero.
         composite_guidance: whether 3DCN's output gets its known pixels back before it guides CombCN.
 
     Raises:
-        UserError: for a value that is none of these.
+        UserError: for an invalid value.
     """
 
     width: float = 1.0
@@ -63,7 +62,7 @@ class ModelConfig:
                 raise UserError(f"model config: {name} must be one of {names}, got {shown(value)}.")
         for name, kinds in (("width", (int, float)), ("deconv_time", (int,))):
             value = getattr(self, name)
-            if type(value) not in kinds:  # text is converted before, where it comes from
+            if type(value) not in kinds:  # text has been converted where it was read
                 raise UserError(f"model config: {name} must be {RANGES[name]}, got {shown(value)}.")
             RANGES[name].checked(f"model config: {name}", value)
         if self.preset == "chang2019" and self.guidance != "after":
@@ -84,7 +83,7 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """The config of `to_dict`; missing fields take their defaults, unknown ones raise `UserError`."""
+        """The inverse of `to_dict`. Missing fields take their defaults; unknown ones raise `UserError`."""
         if not isinstance(values, Mapping):
             raise UserError(f"model config: must be a mapping of options to values, got {shown(values)}.")
         known = [field.name for field in fields(cls)]

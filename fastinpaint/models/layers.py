@@ -1,4 +1,4 @@
-"""The layers of both networks: plain convolution, batch norm and ReLU modules in a row."""
+"""The layers of both networks: sequences of plain convolution, batch norm and ReLU modules."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fastinpaint.models.table import Row
 def build(
     rows: Sequence[Row], skips: Mapping[int, int], extra: Mapping[int, int], config: ModelConfig, dims: int
 ) -> nn.ModuleDict:
-    """The layers of a table by the paper's numbers ("1", "2", ...).
+    """Build the layers of a table, keyed by the paper's numbers ("1", "2", ...).
 
     Args:
         rows: the table.
-        skips: as `fastinpaint.models.table.COMBCN_SKIPS`.
-        extra: channels that a layer's input has beyond the previous output and the skip.
+        skips: such as `fastinpaint.models.table.COMBCN_SKIPS`.
+        extra: by layer, input channels beyond the previous output and the skip.
         dims: 2 for frames, 3 for videos.
     """
     last = len(rows)
@@ -37,10 +37,10 @@ def build(
 
 
 def layer(row: Row, channels_in: int, channels_out: int, config: ModelConfig, dims: int, bare: bool) -> nn.Sequential:
-    """conv -> BN -> ReLU (``chang2019``: conv -> ReLU -> BN); a bare layer, the last, is the convolution alone.
+    """conv -> BN -> ReLU (``chang2019``: conv -> ReLU -> BN). A bare layer (the last one) is the convolution alone.
 
-    A convolution has no bias where batch norm follows at once and takes any constant away again. Counted so, 3DCN has
-    6.84 M and CombCN 8.67 M parameters.
+    A convolution directly before batch norm has no bias, because batch norm cancels it. 3DCN then has 6.84 M and CombCN
+    8.67 M parameters.
     """
     relu_first = config.preset == "chang2019"
     parts: list[tuple[str, nn.Module]] = convolution(row, channels_in, channels_out, config, dims, relu_first or bare)
@@ -54,7 +54,7 @@ def layer(row: Row, channels_in: int, channels_out: int, config: ModelConfig, di
 def convolution(
     row: Row, channels_in: int, channels_out: int, config: ModelConfig, dims: int, bias: bool
 ) -> list[tuple[str, nn.Module]]:
-    """The convolution of a row; H and W keep their size at stride 1, are halved or doubled at stride 2."""
+    """The convolution of a row. Stride 1 keeps H and W; stride 2 halves or (deconv) doubles them."""
     if dims == 2:
         if row.type == "deconv":
             return [("conv", nn.ConvTranspose2d(channels_in, channels_out, row.kernel, row.stride, 1, bias=bias))]
@@ -65,7 +65,7 @@ def convolution(
     time_stride = config.time_stride if row.stride == 2 else 1
     if row.type == "deconv":
         return deconvolution3d(row, channels_in, channels_out, config.deconv_time, time_stride, bias)
-    # The table's one number is the kernel of all three axes; stride and dilation act within a frame only.
+    # The table's kernel size holds for all three axes; stride and dilation act within a frame only.
     half = row.kernel // 2
     conv = nn.Conv3d(
         channels_in,
@@ -82,10 +82,10 @@ def convolution(
 def deconvolution3d(
     row: Row, channels_in: int, channels_out: int, taps: int, time_stride: int, bias: bool
 ) -> list[tuple[str, nn.Module]]:
-    """A transposed convolution that doubles H and W, and in time keeps F (stride 1) or doubles it (stride 2).
+    """A transposed convolution that doubles H and W, and keeps (stride 1 in time) or doubles (stride 2) the frames.
 
-    At stride 1 an even number of taps has no middle. As TensorFlow's SAME, output t then sums inputs t+1, t, t-1, t-2
-    (4 taps). Torch pads both ends alike, so the input gets its missing frame of zeros in front.
+    At stride 1 an even kernel has no centre tap. As in TensorFlow's SAME, output t then sums inputs t+1, t, t-1, t-2
+    (4 taps). Torch pads both ends alike, so one frame of zeros is put in front of the input.
     """
     parts: list[tuple[str, nn.Module]] = []
     padding, output_padding = (taps - 1) // 2, 0
@@ -107,5 +107,5 @@ def deconvolution3d(
 
 
 def join(x: Tensor, skip: Tensor, config: ModelConfig) -> Tensor:
-    """A skip connection meets the map it joins."""
+    """Join a skip connection to a map, by concatenation or addition."""
     return torch.cat([x, skip], 1) if config.skips == "concat" else x + skip

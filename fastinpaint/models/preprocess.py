@@ -1,4 +1,4 @@
-"""What happens to pixels around the networks: filling holes, down-sampling, compositing. All plain torch."""
+"""Pixel operations around the networks in plain torch: filling holes, down-sampling, compositing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastinpaint.models.padding import pad_to_multiple
 
 
 def fill_holes(video: Tensor, mask: Tensor, mean_pixel: Tensor) -> Tensor:
-    """``where(mask > 0, mean_pixel, video)``: no hole pixel of the video reaches the result, whatever it holds.
+    """``where(mask > 0, mean_pixel, video)``: the video's hole pixels, even NaN, do not reach the result.
 
     Args:
         video: ``[N, 3, *space]``, RGB in [0, 1].
@@ -17,7 +17,7 @@ def fill_holes(video: Tensor, mask: Tensor, mean_pixel: Tensor) -> Tensor:
         mean_pixel: ``[3]``, RGB in [0, 1].
 
     Raises:
-        ValueError: where mask or mean_pixel do not fit the video.
+        ValueError: the mask or mean_pixel does not fit the video.
     """
     check_mask("fill_holes", video, mask)
     if tuple(mean_pixel.shape) != (3,):
@@ -27,7 +27,7 @@ def fill_holes(video: Tensor, mask: Tensor, mean_pixel: Tensor) -> Tensor:
 
 
 def downsample_video(video: Tensor, r: int) -> Tensor:
-    """Frames of ``ceil(H/r) x ceil(W/r)``, each pixel the mean of its r x r square; the last row and column go on.
+    """Mean over r x r blocks: frames of ``ceil(H/r) x ceil(W/r)``. Blocks past the edge repeat the last row or column.
 
     Args:
         video: ``[N, C, T, H, W]``, holes already filled.
@@ -36,12 +36,12 @@ def downsample_video(video: Tensor, r: int) -> Tensor:
 
 
 def downsample_mask(mask: Tensor, r: int) -> Tensor:
-    """A small pixel is a hole where any pixel of its r x r square is: ``[N, 1, T, ceil(H/r), ceil(W/r)]``."""
+    """Maximum over r x r blocks ``[N, 1, T, ceil(H/r), ceil(W/r)]``: any hole pixel makes its block a hole."""
     return _squares(mask, r).amax((-3, -1))
 
 
 def composite(output: Tensor, video: Tensor, mask: Tensor) -> Tensor:
-    """The output inside the holes, the video's own pixels, bit for bit, outside; both ``[N, 3, *space]``."""
+    """The output inside the holes and the video's pixels, bit for bit, outside. Both are ``[N, 3, *space]``."""
     check_mask("composite", output, mask)
     if output.shape != video.shape:
         raise ValueError(f"composite: video must be {tuple(output.shape)} as the output, got {tuple(video.shape)}.")
@@ -54,12 +54,12 @@ def as_frames(video: Tensor) -> Tensor:
 
 
 def as_video(frames: Tensor, samples: int) -> Tensor:
-    """``[N*T, C, H, W]`` as ``[N, C, T, H, W]``, N being `samples`."""
+    """``[N*T, C, H, W]`` as ``[N, C, T, H, W]``, with N = `samples`."""
     return frames.unflatten(0, (samples, -1)).transpose(1, 2)
 
 
 def _squares(x: Tensor, r: int) -> Tensor:
-    """x as ``[..., ceil(H/r), r, ceil(W/r), r]``. A view has a mean in every dtype, torch's pooling has not."""
+    """x as ``[..., ceil(H/r), r, ceil(W/r), r]``. A view supports every dtype; torch's pooling does not."""
     return pad_to_multiple(x, (r, r)).unflatten(-1, (-1, r)).unflatten(-3, (-1, r))
 
 

@@ -1,4 +1,4 @@
-"""The memory that networks need at the very least, in closed form, for sizes that could never be built."""
+"""Lower bounds of the networks' memory in closed form, for sizes too large to build."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from fastinpaint.models.table import COMBCN, THREEDCN, Row
 
 FLOAT, HALF = 4, 2
 TAPS_IN_TIME = 3
-STATES = 4  # of a weight in training: itself, its gradient, Adam's two moments
+STATES = 4  # per weight in training: the weight, its gradient, Adam's two moments
 
 
 def weights(config: ModelConfig, table: tuple[Row, ...]) -> int:
-    """Weights of a network's convolutions without those of its skips."""
+    """Number of convolution weights, without the channels that skips add."""
     in_time = TAPS_IN_TIME if table is THREEDCN else 1
     widths = [4, *(config.channels(row.channels) for row in table[:-1]), 3]
     return sum(widths[i] * widths[i + 1] * row.kernel**2 * in_time for i, row in enumerate(table))
 
 
 def maps(config: ModelConfig, table: tuple[Row, ...], pixels: float) -> list[float]:
-    """Values of each layer's map, for that many pixels of input over all frames."""
+    """Number of values in each layer's map, for an input of that many pixels over all frames."""
     found, scale = [], 1.0
     for row in table:
         scale = scale / row.stride if row.type == "deconv" else scale * row.stride
@@ -38,16 +38,16 @@ def require_step(
     images_only: bool = False,
     kept_bytes: float = HALF,
 ) -> None:
-    """Refuse a training step that cannot fit: every layer keeps its map for backward.
+    """Reject a training step that cannot fit, counting that every layer keeps its map for backward.
 
     Args:
-        what: the command, for the sentence.
+        what: the command, for the error message.
         shape: (batch, frames, size).
         images_only: 2DCN alone.
-        kept_bytes: the least that is kept of a value of a map: 2 where half precision may be all.
+        kept_bytes: the fewest bytes kept per map value, 2 for half precision.
 
     Raises:
-        UserError: the device has less memory than the least that the step takes.
+        UserError: the device has less memory than this lower bound.
     """
     batch, frames, size = shape
     pixels = batch * frames * size**2
@@ -65,10 +65,10 @@ def require_step(
 def require_completion(
     what: str, config: ModelConfig, frames: int, height: int, width: int, device: torch.device
 ) -> None:
-    """Refuse a completion that cannot fit: the network's largest map, at half precision, and its weights.
+    """Reject a completion that cannot fit the network's weights and its largest map at half precision.
 
     Raises:
-        UserError: the device has less memory than the least that it takes.
+        UserError: the device has less memory than this lower bound.
     """
     largest = max(maps(config, COMBCN, frames * height * width))
     needed = FLOAT * weights(config, COMBCN) + HALF * largest

@@ -1,4 +1,4 @@
-"""Table 1 of Wang et al. 2019, one row a layer, and what Fig. 2 adds to it: the skips and the places of guidance."""
+"""Table 1 of Wang et al. 2019, one row per layer, with the skips and guidance places of Fig. 2."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    """One layer of Table 1. Kernel, stride and dilation are those of H and W; the table's "-" is a dilation of 1."""
+    """One layer of Table 1. Kernel, stride and dilation are those of H and W. The table's "-" is a dilation of 1."""
 
     number: int
     type: str
@@ -51,13 +51,13 @@ COMBCN = (
     Row(17, "conv", 3, 1, 3, 1),
 )
 
-# Skips by the layer whose input they join; the value is the layer whose output they carry (Fig. 2).
+# Skips (Fig. 2): {layer whose input the skip joins: layer whose output it carries}.
 THREEDCN_SKIPS = {9: 4, 10: 3, 11: 2}
 COMBCN_SKIPS = {10: 7, 11: 6, 12: 5, 13: 4, 14: 3, 15: 2, 16: 1}
 
-# By r: the layer whose output is CombCN's first map of size H/r, and the layer whose input has the last such map.
+# {r: (layer whose output is CombCN's first map of size H/r, layer whose input has the last such map)}.
 # The paper marks 2 and 15 for r=2, and moves them to "the first and last feature maps" of the new size for r=4 (V-1).
 GUIDANCE_PLACES = {1: (1, 17), 2: (2, 15), 4: (4, 13)}
 
-# Both networks halve H and W twice, so inputs are padded to a multiple of 4 inside.
+# Both networks halve H and W twice, so they pad their inputs to a multiple of 4.
 MULTIPLE = 4

@@ -11,7 +11,7 @@ from fastinpaint.models.table import MULTIPLE, THREEDCN, THREEDCN_SKIPS
 
 
 class ThreeDCN(nn.Module):
-    """The 3D completion network: 12 layers, F constant, the output of the input's size and not composited."""
+    """The 3D completion network: 12 layers. The output has the input's size and frames and is not composited."""
 
     def __init__(self, config: ModelConfig | None = None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Weights on disk: one safetensors file that knows what it is. Its metadata holds the kind and the config."""
+"""Weights on disk: one safetensors file whose metadata holds the model's kind and config."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from fastinpaint.models.completion import VideoCompletionNet
 from fastinpaint.models.config import ModelConfig
 
 VERSION = 1
-"""Of what the metadata say; a file that states none is of version 1."""
+"""Version of the metadata. A file without one is of version 1."""
 
 KINDS: dict[str, type[VideoCompletionNet] | type[TwoDCN]] = {"completion": VideoCompletionNet, "twodcn": TwoDCN}
 
 
 class WeightsInfo(NamedTuple):
-    """What a weights file says about itself: the kind (a key of `KINDS`), the config, and what the writer added."""
+    """A weights file's metadata: the kind (a key of `KINDS`), the config, and the writer's extra facts."""
 
     kind: str
     config: ModelConfig
@@ -32,14 +32,14 @@ class WeightsInfo(NamedTuple):
 
 
 def save_weights(path: str | Path, model: VideoCompletionNet | TwoDCN, extra: dict[str, Any] | None = None) -> None:
-    """Write a model's parameters and buffers; the file appears whole or not at all.
+    """Write a model's parameters and buffers atomically.
 
     Args:
-        extra: anything JSON can hold, for instance the step and the validation loss.
+        extra: JSON facts, for instance the step and the validation loss.
 
     Raises:
-        UserError: where the file cannot be written (no such folder, full disk).
-        TypeError: for a model that is neither of `KINDS`.
+        UserError: the file cannot be written (no such folder, full disk).
+        TypeError: the model is not one of `KINDS`.
     """
     kind = next((name for name, known in KINDS.items() if type(model) is known), None)
     if kind is None:
@@ -53,24 +53,24 @@ def save_weights(path: str | Path, model: VideoCompletionNet | TwoDCN, extra: di
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
     try:
         with replacing(Path(path)) as beside:
-            beside.write_bytes(save(tensors, metadata))  # save_file would keep other users from reading it
+            beside.write_bytes(save(tensors, metadata))  # save_file makes it unreadable to other users
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write weights to {path}: {error}.") from error
 
 
 def load_weights(path: str | Path, kind: str | None = None) -> VideoCompletionNet | TwoDCN:
-    """The model of a weights file, on the CPU and in eval mode.
+    """Load the model of a weights file, on the CPU and in eval mode.
 
     Args:
-        kind: the kind that is needed ("completion" or "twodcn"); None takes either.
+        kind: the required kind ("completion" or "twodcn"); None accepts either.
 
     Raises:
-        UserError: where the file is missing, damaged, not ours, of another kind, or does not fit its own config.
+        UserError: the file is missing, damaged, foreign, of another kind, or does not fit its own config.
     """
     info = weights_info(path)
     if kind is not None and info.kind != kind:
         raise UserError(f"{path}: needed weights of kind {kind}, got {info.kind}.")
-    with torch.device("meta"):  # so that a config that asks for much is compared before memory is taken
+    with torch.device("meta"):  # compares shapes before memory is allocated, however large the config
         model = KINDS[info.kind](info.config)
     try:
         with safe_open(path, "pt") as file:
@@ -88,7 +88,7 @@ def load_weights(path: str | Path, kind: str | None = None) -> VideoCompletionNe
 
 
 def _check_shapes(path: str | Path, model: nn.Module, found: dict[str, tuple[int, ...]]) -> None:
-    """The file's tensors are those of the model that its config describes."""
+    """Check that the file's tensors are those of the model that its config describes."""
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     if wrong:
@@ -100,12 +100,12 @@ def _check_shapes(path: str | Path, model: nn.Module, found: dict[str, tuple[int
 
 
 def weights_info(path: str | Path) -> WeightsInfo:
-    """Kind, config and extra of a weights file, without reading its tensors; the errors of `load_weights`."""
+    """Read the metadata of a weights file without its tensors. Raises as `load_weights`."""
     if not Path(path).is_file():
         there = "a weights file is needed, this is none" if Path(path).exists() else "no such weights file"
         raise UserError(f"{path}: {there}.")
     try:
-        with open(path, "rb"):  # safetensors calls every file absent that it may not read
+        with open(path, "rb"):  # safetensors reports an unreadable file as absent
             pass
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}

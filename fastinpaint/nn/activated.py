@@ -148,6 +148,16 @@ def pending(part: Part, act: Act, addend: Raw | None, options: Options) -> Activ
     return Activated(raw, norm, act, addend, options)
 
 
+def opened(part: Part) -> Part | None:
+    """A part whose activation is left to what loads it; None where its map exists, or is more than act(norm(y))."""
+    raw = part.raw
+    if not isinstance(raw, Activated) or raw.x is not None or raw.addend is not None or not part.bare:
+        return None
+    if raw.mode != Mode.now() or (raw.norm is not None and (raw.norm.mean.dim() > 1 or raw.norm.groups)):
+        return None
+    return Part(raw.raw, relu=raw.act.code, norm=raw.norm)
+
+
 def made(part: Part, options: Options) -> Raw | None:
     """A normalised part, with its ReLU if it has one, as a map that all its readers share; None for another part."""
     if part.norm is None or part.addend is not None:

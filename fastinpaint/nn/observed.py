@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from fastinpaint.nn.region import inside
 
+
 def hooked(module: nn.Module, own: int = 0) -> bool:
     """Whether somebody looks at the module's inputs or outputs, by more hooks than the library's own."""
     return bool(

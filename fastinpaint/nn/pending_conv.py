@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastinpaint.nn.activated import Normed, made
+from fastinpaint.nn.activated import Normed, made, opened
 from fastinpaint.nn.raw import MOST_STEPS, Mode, Options, Part, Raw, version
 from fastinpaint.ops.activation import autograd as activation
 from fastinpaint.ops.batch_norm.reference import Norm
@@ -112,7 +112,7 @@ class PendingConv(Raw):
                 "convolution that reads it ran; use the result, or call .clone() on it, before an optimiser's step."
             )
         weight, bias = self._own_weight(), None if self.bias is None else self.bias.to(self.dtype)
-        parts = self.parts
+        parts = self._opened(weight)
         if parts[0].norm is not None and parts[0].raw.shape.numel() >= cpu.LEAST_PLAIN and self.device.type == "cpu":
             maps = [Source(part.raw.tensor()) for part in parts]
             if not cpu.normalises(maps, weight, self.geometry):
@@ -168,6 +168,17 @@ class PendingConv(Raw):
         folded.weight, folded.bias = weight.to(self.dtype), (bias * scale + shift).to(self.dtype)
         folded.weight_version = version(folded.weight)
         return folded
+
+    def _opened(self, weight: Tensor) -> Sequence[Part]:
+        """The parts, activations left to the convolution's own load where its kernels know them."""
+        if self.device.type != "cpu" or self.options.backend not in ("auto", "cpu"):
+            return self.parts
+        found = [opened(part) for part in self.parts]
+        if found.count(None) == len(found):
+            return self.parts
+        parts = [part if new is None else new for part, new in zip(self.parts, found, strict=True)]
+        maps = [Source(part.raw.tensor()) for part in parts]
+        return parts if cpu.loads_activations(maps, weight, self.geometry) else self.parts
 
     def _own_weight(self) -> Tensor:
         """The weight in this convolution's dtype, for a GPU with its channels innermost: one launch for both passes."""

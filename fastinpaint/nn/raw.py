@@ -116,7 +116,7 @@ class Part(NamedTuple):
     mean: Tensor | None = None
     scale: Tensor | None = None
     shift: Tensor | None = None
-    relu: bool = False
+    relu: int = False
     addend: Raw | None = None
     norm: Normed | None = None
 

@@ -12,7 +12,7 @@ class Source(NamedTuple):
     """A deferred activation: a raw map and what turns it into the activation it stands for.
 
         z = (x - mean) * scale + shift        or z = x where mean, scale and shift are None
-        a = (relu(z) if relu else z) + addend
+        a = (relu(z) if relu else z) + addend      (or another activation of z in relu's place)
 
     For batch norm, ``scale = weight * rstd`` and ``shift = bias``; the mean is subtracted first, so a large mean costs
     no precision.
@@ -20,7 +20,8 @@ class Source(NamedTuple):
     Attributes:
         x: ``[N, C, T, H, W]`` or ``[N, C, H, W]``, float64, float32, bfloat16 or float16.
         mean, scale, shift: ``[C]``, float32 (float64 where x is float64); all three or none.
-        relu: whether z is clamped at zero.
+        relu: whether z is clamped at zero. More than 1: the `code` of another `fastinpaint.ops.norm_act.Act`, which
+            only `reference` and the direct convolutions of the CPU load.
         addend: the shape and dtype of x, or None.
     """
 
@@ -28,7 +29,7 @@ class Source(NamedTuple):
     mean: Tensor | None = None
     scale: Tensor | None = None
     shift: Tensor | None = None
-    relu: bool = False
+    relu: int = False
     addend: Tensor | None = None
 
 
@@ -62,13 +63,13 @@ def flatten(sources: Sequence[Source]) -> list[Tensor | None]:
     return [t for s in sources for t in (s.x, s.mean, s.scale, s.shift, s.addend)]
 
 
-def unflatten(flat: Sequence[Tensor | None], relus: Sequence[bool]) -> list[Source]:
-    """The inverse of `flatten`; ``relus[i]`` says whether source i is clamped."""
+def unflatten(flat: Sequence[Tensor | None], relus: Sequence[int]) -> list[Source]:
+    """The inverse of `flatten`; ``relus[i]`` is the relu of source i."""
     sources = []
     for i, relu in enumerate(relus):
         x, mean, scale, shift, addend = flat[5 * i : 5 * i + 5]
         assert x is not None
-        sources.append(Source(x, mean, scale, shift, relu, addend))
+        sources.append(Source(x, mean, scale, shift, relu if relu > 1 else bool(relu), addend))
     return sources
 
 

@@ -1,7 +1,7 @@
 """How much of each candidate goes into a hole pixel: a small network on what speaks for and against them.
 
-It is trained by `tools/blend/train.py` on known pixels that were hidden; its weights, some three thousand numbers, are
-part of the package.
+`tools/blend/train.py` trains it on known pixels that were hidden. Its weights, about two thousand numbers in half
+precision, are part of the package; docs/quality.md is their model card.
 """
 
 from __future__ import annotations
@@ -11,14 +11,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from safetensors.numpy import load_file
 
 from fastinpaint.propagation.candidates import SPATIAL, Candidates
 
-WEIGHTS = Path(__file__).with_name("blend.npz")
+WEIGHTS = Path(__file__).with_name("blend.safetensors")
 DOUBT = 12.0
 """Expected error, in grey levels, at which the confidence of a pixel that other frames show falls to 1/e."""
 USUAL = 3.0
 """Standard deviations from the mean that features are clipped at: larger holes than those trained on count as those."""
+
+Weights = dict[str, np.ndarray]
+"""`mean` and `std` of the features ``[F]``; `a1`, `b1`, `a2`, `b2`, `a3`, `b3` of `blend`; all float32."""
 
 
 class Blended(NamedTuple):
@@ -29,12 +33,12 @@ class Blended(NamedTuple):
 
 
 @cache
-def _weights() -> dict[str, np.ndarray]:
-    with np.load(WEIGHTS) as stored:
-        return {name: stored[name] for name in stored.files}
+def shipped() -> Weights:
+    """The weights of the package."""
+    return {name: array.astype(np.float32) for name, array in load_file(WEIGHTS).items()}
 
 
-def blend(candidates: Candidates) -> Blended:
+def blend(candidates: Candidates, weights: Weights | None = None) -> Blended:
     """Mix a frame's candidates.
 
         h1 = relu(A1 x + b1),  h2 = relu(A2 h1 + b2),  (z, e) = A3 h2 + b3,   x the normalised features, clipped
@@ -42,8 +46,11 @@ def blend(candidates: Candidates) -> Blended:
         confidence = (sum of temporal candidates' w_k) * exp(-expm1(e) / DOUBT),   e the expected log(1 + error)
 
     So what no frame shows has confidence 0.
+
+    Args:
+        weights: None takes those of the package.
     """
-    w = _weights()
+    w = shipped() if weights is None else weights
     hidden = ((candidates.features - w["mean"]) / w["std"]).clip(-USUAL, USUAL)
     for layer in ("1", "2"):
         hidden = np.maximum(hidden @ w[f"a{layer}"].T + w[f"b{layer}"], 0)

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fastinpaint.data.scenes import SAME_SCENE, STILL, similarity, thumbnail
-from fastinpaint.propagation.blend import blend
+from fastinpaint.propagation.adapt import Adaptation
+from fastinpaint.propagation.blend import Weights, blend
 from fastinpaint.propagation.carry import Mosaic
 from fastinpaint.propagation.rounds import Clip
 from fastinpaint.propagation.steady import steady
@@ -35,12 +36,13 @@ class Filled(NamedTuple):
     confidence: np.ndarray
 
 
-def propagate(video: np.ndarray, mask: np.ndarray) -> Filled:
+def propagate(video: np.ndarray, mask: np.ndarray, adaptation: Adaptation | None = None) -> Filled:
     """Fill the holes of a video with what other frames show, else from their surroundings.
 
     Args:
         video: uint8 ``[T, H, W, 3]``; what it holds inside holes has no influence.
         mask: bool ``[T, H, W]``, true = hole.
+        adaptation: how the mixing network is adapted to the video first; None leaves it as it is.
 
     Raises:
         TypeError, ValueError: dtypes or shapes other than these.
@@ -50,18 +52,21 @@ def propagate(video: np.ndarray, mask: np.ndarray) -> Filled:
     if video.ndim != 4 or video.shape[3] != 3 or mask.shape != video.shape[:3]:
         raise ValueError(f"propagate: video must be [T, H, W, 3] and mask [T, H, W], got {video.shape}, {mask.shape}.")
     frames, confidences = np.empty_like(video), np.empty(mask.shape, np.float32)
-    for t, done in enumerate(propagate_stream(zip(video, mask, strict=True))):
+    for t, done in enumerate(propagate_stream(zip(video, mask, strict=True), None, adaptation)):
         frames[t], confidences[t] = done
     return Filled(frames, confidences)
 
 
-def propagate_stream(pairs: Iterable[Pair], frames: int | None = None) -> Iterator[Filled]:
+def propagate_stream(
+    pairs: Iterable[Pair], frames: int | None = None, adaptation: Adaptation | None = None
+) -> Iterator[Filled]:
     """`propagate` for a video of any length: takes (frame, mask) pairs and yields filled frames, in order.
 
     A frame sees at least a quarter of a window before it and after it.
 
     Args:
         frames: of a window; None chooses by the size of the frames.
+        adaptation: to the first window with a hole, for all of them; None uses the package's weights.
     """
     source = iter(pairs)
     window = list(islice(source, 1))
@@ -72,10 +77,13 @@ def propagate_stream(pairs: Iterable[Pair], frames: int | None = None) -> Iterat
     context = length // 4
     window += islice(source, length - 1)
     before: list[Filled] = []
+    weights: Weights | None = None
     while window:
         fresh = list(islice(source, length - 2 * context))
         end = len(window) - context if fresh else len(window)
-        done = _fill_window(window, before, end)
+        if adaptation is not None and weights is None:
+            weights = _adapted(window, adaptation)
+        done = _fill_window(window, before, end, weights)
         yield from done
         if not fresh:
             return
@@ -83,7 +91,17 @@ def propagate_stream(pairs: Iterable[Pair], frames: int | None = None) -> Iterat
         window = window[end - len(before) :] + fresh
 
 
-def _fill_window(window: list[Pair], before: list[Filled], end: int) -> list[Filled]:
+def _adapted(window: list[Pair], adaptation: Adaptation) -> Weights | None:
+    """None where the window has no hole."""
+    hole = np.stack([mask for _, mask in window])
+    if not hole.any():
+        return None
+    video = np.stack([frame for frame, _ in window])
+    video[hole] = 0
+    return adaptation.weights(video, hole, _scene_starts(video, ~hole))
+
+
+def _fill_window(window: list[Pair], before: list[Filled], end: int, weights: Weights | None) -> list[Filled]:
     """Fill the frames of a window up to `end`; the first are filled already, those from `end` only looked at."""
     start = len(before)
     hole = np.stack([mask for _, mask in window])
@@ -99,7 +117,8 @@ def _fill_window(window: list[Pair], before: list[Filled], end: int) -> list[Fil
         filled[t], doubts[t] = before[t].video, 1 - before[t].confidence[clip.places[t]]
     todo = [t for t in range(start, end) if len(clip.places[t][0])]
     with ThreadPoolExecutor() as pool:
-        for t, mixed in zip(todo, pool.map(lambda t: blend(clip.candidates(t, sources, mosaic)), todo), strict=True):
+        mixtures = pool.map(lambda t: blend(clip.candidates(t, sources, mosaic), weights), todo)
+        for t, mixed in zip(todo, mixtures, strict=True):
             filled[t][clip.places[t]] = np.rint(mixed.value).clip(0, 255).astype(np.uint8)
             doubts[t] = 1 - mixed.confidence
     upto = slice(end)

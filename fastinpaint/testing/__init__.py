@@ -1,1 +1,1 @@
-"""What tests and benchmarks share: the rule of exactness and the generator of cases."""
+"""Shared by tests and benchmarks: the accuracy rule, random cases and Triton's checked interpreter."""

@@ -1,9 +1,9 @@
-"""The rule of exactness: an error at most twice that of stock torch in the same dtype, against float64.
+"""The accuracy rule: an error against float64 of at most twice stock torch's in the same dtype.
 
-Both errors are taken against the same float64 computation from the same rounded inputs, once as the largest and once as
-the root of the mean square. One rounding of the result to its own dtype is always allowed: where stock torch happens to
-be exact, nobody else could be closer. A sum that ends in a handful of numbers can be near exact by luck; there stock's
-error can be made to count for no less than what rounding the inputs once more would change (`jitter`).
+Both errors are measured against one float64 computation from the same rounded inputs, as maximum and as RMS. One
+rounding of the result to its dtype is always allowed, because stock torch may happen to be exact. Stock's error in a
+sum of few results can be small by luck. There it can be bounded below by the effect of rounding the inputs again
+(`jitter`).
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import torch
 from torch import Tensor
 
 FACTOR = 2.0
-FLOAT64 = 1e-10  # relative, in place of the rule where stock torch is itself the measure
+FLOAT64 = 1e-10  # relative tolerance for float64, where stock torch is itself the reference
 
 
 class Error(NamedTuple):
-    """Largest and root-mean-square difference."""
+    """Maximum and RMS difference."""
 
     largest: float
     rms: float
 
 
 def error(value: Tensor, exact: Tensor) -> Error:
-    """The error of a value against float64; places where both are NaN, or the same infinity, count as equal."""
+    """The error of a value against float64. Places where both are NaN, or the same infinity, count as equal."""
     value, exact = value.detach().double(), exact.detach().double()
     same = (value == exact) | (value.isnan() & exact.isnan())
     difference = torch.where(same, torch.zeros_like(exact), (value - exact).abs())
@@ -37,21 +37,21 @@ def error(value: Tensor, exact: Tensor) -> Error:
 
 
 def jitter(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """The tensor in float64, every value moved at random within a rounding to float32."""
+    """The tensor in float64, with every value moved at random within float32 rounding."""
     half = torch.finfo(torch.float32).eps / 2
     noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64) * 2 - 1
     return tensor.detach().double() * (1 + half * noise.to(tensor.device))
 
 
-def excess(value: Tensor, stock: Tensor, exact: Tensor, dtype: torch.dtype, moved: Sequence[Tensor] = ()) -> float:
-    """How many times stock torch's error a value's error is, the larger of largest and rms; the rule is `FACTOR`.
+def error_ratio(value: Tensor, stock: Tensor, exact: Tensor, dtype: torch.dtype, moved: Sequence[Tensor] = ()) -> float:
+    """A value's error over stock torch's error, the larger of maximum and RMS. The rule allows `FACTOR`.
 
     Args:
-        value: what is to be judged.
+        value: the result to judge.
         stock: stock torch's result.
         exact: the float64 result.
-        dtype: what the whole computation runs in.
-        moved: float64 results of jittered inputs.
+        dtype: the dtype of the computation.
+        moved: float64 results from jittered inputs.
     """
     ours = error(value, exact)
     finite = exact.detach().double()
@@ -77,11 +77,11 @@ def mismatch(value: Tensor, stock: Tensor) -> str | None:
 
 
 def assert_close(name: str, value: Tensor, stock: Tensor, exact: Tensor, dtype: torch.dtype) -> None:
-    """Raises AssertionError where a value breaks the rule."""
+    """Raise AssertionError if a value breaks the rule."""
     wrong = mismatch(value, stock)
     if wrong is not None:
         raise AssertionError(f"{name}: {wrong}")
-    times = excess(value, stock, exact, dtype)
+    times = error_ratio(value, stock, exact, dtype)
     if times > FACTOR:
         raise AssertionError(
             f"{name}: {times:.2f} times the error of stock torch in {dtype}, at most {FACTOR:g} allowed"

@@ -1,8 +1,8 @@
-"""Random cases of `conv_block`, the same for every backend: geometry, sources, addends, dtypes and memory formats.
+"""Random cases of `conv_block` for every backend: geometry, sources, addends, dtypes and memory formats.
 
-python -m fastinpaint.testing.fuzz --seed 7 --cases 200 --backend cpu
+    python -m fastinpaint.testing.fuzz --seed 7 --cases 200 --backend cpu
 
-With ``--unjudged`` nothing is compared: for a sanitizer, which judges by itself and would watch torch's kernels too.
+``--unjudged`` compares nothing. It is for sanitizers, which would otherwise check stock torch's kernels too.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from fastinpaint.ops.conv_block import conv_block
 from fastinpaint.ops.conv_block.checks import fitting_output_shape
 from fastinpaint.ops.dispatch import registry
 from fastinpaint.ops.types import Geometry, Source
-from fastinpaint.testing.compare import FACTOR, excess, jitter, mismatch
+from fastinpaint.testing.compare import FACTOR, error_ratio, jitter, mismatch
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 FORMATS = ("contiguous", "channels-last", "strided")
 MOST_MACS = 400_000
 JITTERS = 3
-ALONE = {False: 8.0, True: 32.0}  # with a large mean the last bit of the mean alone decides
+SINGLE_CASE_LIMIT = {False: 8.0, True: 32.0}  # a large mean amplifies the rounding of its last bit
 
 Change = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class SourceCase:
-    """One source: its channels, and what is done to the raw map."""
+    """One source: its channels and the operations on the raw map."""
 
     channels: int
     affine: bool
@@ -45,7 +45,7 @@ class SourceCase:
 
 @dataclass(frozen=True)
 class Case:
-    """One call of `conv_block`; its repr makes it again."""
+    """One call of `conv_block`. Its repr is Python code that recreates it."""
 
     seed: int
     batch: int
@@ -81,7 +81,7 @@ class Case:
 
 
 def cases(seed: int, count: int, dtypes: Sequence[torch.dtype] = DTYPES) -> Iterator[Case]:
-    """The first `count` cases of a seed; the same on every machine."""
+    """The first `count` cases of a seed, equal on all machines."""
     rng, found = random.Random(seed), 0
     while found < count:
         case = _draw(rng, dtypes)
@@ -116,18 +116,18 @@ def _draw(rng: random.Random, dtypes: Sequence[torch.dtype]) -> Case:
         memory_format=rng.choice(FORMATS),
         large_mean=rng.random() < 0.1,
     )
-    return _left_off(case) if transposed else case
+    return _with_cropped_ends(case) if transposed else case
 
 
-def _left_off(case: Case) -> Case:
-    """The transposed convolution with up to 3 rows less at the end of some axes."""
+def _with_cropped_ends(case: Case) -> Case:
+    """The transposed convolution with up to 3 rows cropped at the end of some axes."""
     rng = random.Random(case.seed)
     extra = tuple(n - rng.choice((0, 0, 1, 3)) for n in case.geometry.output_padding)
     return replace(case, geometry=case.geometry._replace(output_padding=extra))
 
 
 class Inputs:
-    """The tensors of a case and the gradients that reach its results: the same numbers on every device."""
+    """The tensors of a case and the upstream gradients, with equal values on every device."""
 
     def __init__(self, case: Case, device: str = "cpu") -> None:
         self.device = device
@@ -156,12 +156,12 @@ class Inputs:
             vector = torch.float64 if case.dtype == torch.float64 else torch.float32
             scale, shift = (self._normal((channels,)).to(vector) for _ in range(2))
             mean = level.to(vector)
-        x = self._off_the_kink(x.to(case.dtype), mean, scale, shift) if source.relu else x.to(case.dtype)
+        x = self._away_from_zero(x.to(case.dtype), mean, scale, shift) if source.relu else x.to(case.dtype)
         addend = self._arranged(self._normal(shape).to(case.dtype)) if source.addend else None
         return Source(self._arranged(x), mean, scale, shift, source.relu, addend)
 
-    def _off_the_kink(self, x: Tensor, mean: Tensor | None, scale: Tensor | None, shift: Tensor | None) -> Tensor:
-        """Nobody's rounding may decide on which side of zero a value lies: move what is too near to it."""
+    def _away_from_zero(self, x: Tensor, mean: Tensor | None, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+        """Move values away from ReLU's kink, so that rounding cannot flip their sign."""
         mean, scale, shift = (None if vector is None else vector.double() for vector in (mean, scale, shift))
         near = _stock_activation([Source(x.double(), mean, scale, shift)]).abs() < 1e-2
         return torch.where(near, x + torch.full_like(x, 1.0), x)
@@ -174,7 +174,7 @@ class Inputs:
         return x
 
     def leaves(self, change: Change | None = None) -> tuple[list[Source], Tensor, Tensor | None, list[Tensor]]:
-        """Sources, weight, bias, and all that a gradient is wanted of; each changed as is said."""
+        """Sources, weight, bias and all leaves that require gradients, each transformed by `change`."""
         wanted: list[Tensor] = []
 
         def leaf(tensor: Tensor) -> Tensor:
@@ -192,14 +192,14 @@ class Inputs:
 
 
 def _stock_activation(sources: Sequence[Source]) -> Tensor:
-    """The activation as torch's own layers make it: batch norm in eval mode, ReLU, addition, concatenation."""
+    """The activation by torch's own layers: batch norm in eval mode, ReLU, addition, concatenation."""
     parts = []
     for x, mean, scale, shift, relu, addend in sources:
         if mean is not None and scale is not None:
             fixed = mean.detach()
-            half = 0.5  # var + eps is exactly 1; not every torch takes an eps of 0
+            half = 0.5  # var + eps is exactly 1; some torch versions reject an eps of 0
             x = F.batch_norm(x, fixed, torch.full_like(fixed, half), scale, shift, False, 0.0, half)
-            # batch norm gives its running mean no gradient: a zero that has it
+            # batch norm has no gradient for its running mean, so add a zero that has it
             zero = (fixed - mean) * scale
             x = x + zero.to(x.dtype).view(1, -1, *[1] * (x.dim() - 2))
         a = x.relu() if relu else x
@@ -208,13 +208,13 @@ def _stock_activation(sources: Sequence[Source]) -> Tensor:
 
 
 def _stock(case: Case, inputs: Inputs, change: Change | None = None) -> list[Tensor]:
-    """Results and gradients by torch's own layers and autograd; in float64 they are the measure of all others."""
+    """Results and gradients by torch's own layers and autograd. In float64 they are the exact reference."""
     sources, weight, bias, wanted = inputs.leaves(change)
     stride, padding, dilation, output_padding, transposed, groups = case.geometry
     a = _stock_activation(sources)
     torchs, less = [max(0, n) for n in output_padding], [min(0, n) for n in output_padding]
     y = torch.ops.aten.convolution(a, weight, bias, stride, padding, dilation, transposed, torchs, groups)
-    y = F.pad(y, [end for n in reversed(less) for end in (0, n)])  # torch's cannot leave rows off at the end
+    y = F.pad(y, [end for n in reversed(less) for end in (0, n)])  # torch's op cannot crop rows at the end
     results = [y]
     if case.stats:
         var, mean = torch.var_mean(wide(y), channel_dims(y), correction=0)
@@ -232,12 +232,12 @@ def _gradients(
 
 
 def run_case(case: Case, backend: str, device: str = "cpu", judged: bool = True) -> dict[str, float | str]:
-    """By the names of results and gradients: what is wrong, or how many times stock torch's error a backend's is.
+    """By result or gradient: a description of what is wrong, or the backend's error over stock torch's.
 
-    Not judged, nothing of stock torch's is run, and only a shape can be wrong.
+    If not judged, stock torch does not run, and only shapes are checked.
 
     Raises:
-        NotImplementedError: the backend cannot run the case; says why.
+        NotImplementedError: the backend cannot run the case (with the reason).
     """
     inputs = Inputs(case, device)
     sources, weight, bias, wanted = inputs.leaves()
@@ -257,7 +257,7 @@ def run_case(case: Case, backend: str, device: str = "cpu", judged: bool = True)
     report: dict[str, float | str] = {}
     for i, name in enumerate(["y", "mean", "var"][: len(results)] + [f"d{name}" for name in _names(case)]):
         wrong = mismatch(ours[i], stock[i])
-        report[name] = wrong or excess(ours[i], stock[i], exact[i], case.dtype, [m[i] for m in moved])
+        report[name] = wrong or error_ratio(ours[i], stock[i], exact[i], case.dtype, [m[i] for m in moved])
     return report
 
 
@@ -277,10 +277,10 @@ def fuzz(
     device: str = "cpu",
     judged: bool = True,
 ) -> tuple[int, list[str], set[str]]:
-    """Run the first `count` cases of a seed: how many ran, what was wrong, and why others were refused.
+    """Run the first `count` cases of a seed: the number that ran, what was wrong, and why others were refused.
 
-    The rule of `fastinpaint.testing.compare` holds for the mean over the cases of each kind of result and dtype. One
-    case has few numbers, of which stock torch's may be near exact by luck: alone it may be `ALONE` times worse.
+    The rule of `fastinpaint.testing.compare` must hold for the mean over cases, by result and dtype. In a single case
+    stock torch's error can be small by luck, so `SINGLE_CASE_LIMIT` times its error is allowed.
     """
     ran, wrong, refused = 0, [], set()
     every: dict[tuple[str, torch.dtype], list[float]] = {}
@@ -295,9 +295,9 @@ def fuzz(
             if isinstance(found, str):
                 wrong.append(f"{name}: {found}\n  {case}")
                 continue
-            if found > ALONE[case.large_mean]:
+            if found > SINGLE_CASE_LIMIT[case.large_mean]:
                 wrong.append(f"{name}: {found:.1f} times the error of stock torch\n  {case}")
-            every.setdefault((name.partition("[")[0], case.dtype), []).append(min(found, ALONE[False]))
+            every.setdefault((name.partition("[")[0], case.dtype), []).append(min(found, SINGLE_CASE_LIMIT[False]))
     for (name, dtype), times in every.items():
         if sum(times) / len(times) > FACTOR:
             wrong.append(f"{name} in {dtype}: {sum(times) / len(times):.2f} times the error of stock torch on average")
@@ -305,7 +305,7 @@ def fuzz(
 
 
 def main() -> int:
-    """The command line; 1 where something was wrong or nothing ran."""
+    """The command line. Returns 1 if anything was wrong or nothing ran."""
     parser = argparse.ArgumentParser(prog="python -m fastinpaint.testing.fuzz", description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cases", type=int, default=200)
@@ -313,12 +313,12 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--unjudged", action="store_true", help="compare nothing")
     args = parser.parse_args()
-    narrow = args.backend in ("cuda", "triton", "library")  # a float64 case would be refused, and not count
+    narrow = args.backend in ("cuda", "triton", "library")  # these refuse float64
     dtypes = [dtype for dtype in DTYPES if not (narrow and dtype == torch.float64)]
-    torch.backends.cudnn.allow_tf32 = False  # float32 is held to the rule as float32
+    torch.backends.cudnn.allow_tf32 = False  # the rule compares true float32
     ran, wrong, refused = fuzz(args.seed, args.cases, args.backend, dtypes, args.device, not args.unjudged)
     if torch.device(args.device).type == "cuda":
-        torch.cuda.synchronize()  # what nobody looked at may not have run yet
+        torch.cuda.synchronize()  # kernels whose results were not read may still be running
     verdict = "nothing compared" if args.unjudged else f"{len(wrong)} wrong"
     print(f"{args.backend}, seed {args.seed}: {ran} of {args.cases} cases ran, {verdict}.")
     print("\n".join([*wrong, *(f"refused: {reason}" for reason in sorted(refused))]))

@@ -1,7 +1,7 @@
-"""The rule that a kernel's own tests check, for what its entry points take and give: sources, their gradients, vectors.
+"""The accuracy rule for the tests of single kernels: for sources, their gradients and per-channel vectors.
 
-At most twice the error of plain torch in the same dtype, against float64, as the largest and as the root of the mean
-square. `compare` is the same rule for whole results, with the allowances that random cases need.
+An error against float64 may be at most twice plain torch's in the same dtype, as maximum and as RMS. `compare` applies
+the rule to whole results, with the allowances that random cases need.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from fastinpaint.testing.compare import FACTOR, error
 
 
 def check(name: str, got: Tensor | None, plain: Tensor | None, exact: Tensor | None) -> None:
-    """``got`` against ``exact`` (float64), ``plain`` being torch's result.
+    """Compare ``got`` and torch's result ``plain`` with ``exact`` (float64).
 
-    One last place of the largest value is free; four for a vector of sums, where the error that plain torch happens to
-    make on a handful of channels is no yardstick (worst seen: 2.5 places).
+    One unit in the last place of the largest value is always allowed. Vectors of sums may have four, because plain
+    torch's error on a few channels varies by luck (worst seen: 2.5).
 
     Raises:
-        AssertionError: the rule is broken, or shape, dtype or the places of NaN differ.
+        AssertionError: the rule is broken, or shapes, dtypes or the places of NaN differ.
     """
     assert (got is None) == (exact is None), name
     if got is None or plain is None or exact is None:
@@ -40,26 +40,26 @@ def check(name: str, got: Tensor | None, plain: Tensor | None, exact: Tensor | N
 
 
 def check_all(names: Iterable[str], got: Sequence, plain: Sequence, exact: Sequence) -> None:
-    """`check` of several."""
+    """`check` several tensors."""
     for name, *triple in zip(names, got, plain, exact, strict=True):
         check(name, *triple)
 
 
 def check_grads(got: Sequence[SourceGrad], plain: Sequence[SourceGrad], exact: Sequence[SourceGrad]) -> None:
-    """Every gradient of every source."""
+    """`check` every gradient of every source."""
     for i, triple in enumerate(zip(got, plain, exact, strict=True)):
         check_all([f"source {i}: d{field}" for field in SourceGrad._fields], *triple)
 
 
 def relative_error(found: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
-    """The norm of the difference over the norm, of all tensors together."""
+    """The norm of the difference over the norm, over all tensors together."""
     pairs = [(f.double(), e.double()) for f, e in zip(found, exact, strict=True)]
     apart = sum(float((f - e).square().sum()) for f, e in pairs)
     return (apart / sum(float(e.square().sum()) for _, e in pairs)) ** 0.5
 
 
 def double(value):
-    """Tensors, sources and lists of them in float64; anything else as it is."""
+    """Convert tensors, sources and lists of them to float64. Other values are unchanged."""
     if isinstance(value, Tensor):
         return value.double() if value.is_floating_point() else value
     if isinstance(value, Geometry):
@@ -80,7 +80,7 @@ def source(
     channels_last: bool = True,
     device: str = "cpu",
 ) -> Source:
-    """A random source; ``mean`` is the mean of x in units of its deviation, the generator is the CPU's."""
+    """A random source. ``mean`` is the mean of x in units of its standard deviation; the generator is a CPU one."""
     x, extra = (torch.randn(*shape, generator=generator).to(device) for _ in range(2))
     x = (x + mean).to(dtype)
     if channels_last:

@@ -1,4 +1,4 @@
-"""The reference trainer: the paper's strategies in plain PyTorch."""
+"""The reference trainer: the paper's training strategies in plain PyTorch."""
 
 from fastinpaint.training.config import TrainConfig
 from fastinpaint.training.trainer import train

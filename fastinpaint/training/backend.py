@@ -1,4 +1,4 @@
-"""The one place where the trainer meets the kernels: swap the model's layers for fused ones, if asked."""
+"""Swaps the model's layers for fused ones if asked: the only place where the trainer uses the kernels."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Model = TypeVar("Model", bound=VideoCompletionNet | TwoDCN)
 
 
 def accelerate_model(model: Model, backend: str, memory: str = "default", shared: bool = False) -> Model:
-    """``model`` as it is for ``reference``, else with its layers swapped for fused ones; names of weights stay.
+    """Return ``model`` unchanged for ``reference``, else with its layers fused. Names of weights stay.
 
-    Every layer is fused, which pays on these networks: a resumed run chooses as the first did, and nothing is measured.
+    Every layer is fused, as that is faster on these networks. Nothing is measured, so resumed runs choose the same.
 
     Args:
-        shared: whether several processes train together; batch norm then takes its statistics over all of them.
+        shared: whether several processes train together. Batch norm then uses the statistics of all processes.
 
     Raises:
-        UserError: unknown backend or memory, or a backend that cannot run here, with its reason.
+        UserError: the backend or memory is unknown, or the backend cannot run here (with the reason).
     """
     for name, value, known in (("backend", backend, BACKENDS), ("memory", memory, MEMORY)):
         if value not in known:
@@ -34,12 +34,12 @@ def accelerate_model(model: Model, backend: str, memory: str = "default", shared
     if backend == "reference" and memory != "default":
         raise UserError(f"memory: {memory} needs fused layers; choose a backend other than reference.")
     if shared and backend != "reference" and next(model.parameters()).is_cuda:
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # which has a fused form; DDP takes it on GPUs only
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # has a fused form; DDP supports it on GPUs only
     elif shared:
         synchronise_batch_norm(model)
     if backend == "reference":
         return model
-    from fastinpaint.accelerate import accelerate  # kept out of the reference trainer's imports
+    from fastinpaint.accelerate import accelerate  # not imported by the reference trainer
 
     _try(accelerate(model, backend=backend, memory=memory, objective="fuse"), backend)
     return model
@@ -47,7 +47,7 @@ def accelerate_model(model: Model, backend: str, memory: str = "default", shared
 
 @torch.no_grad()
 def _try(model: VideoCompletionNet | TwoDCN, backend: str) -> None:
-    """Complete a small video, so that a backend that cannot run here says so before anything is written."""
+    """Complete a small video, so that a backend that cannot run fails before anything is written."""
     video = torch.zeros(1, 3, 2, 16, 16).to(model.mean_pixel)
     mask, was_training = torch.ones_like(video[:, :1]), model.training
     model.eval()

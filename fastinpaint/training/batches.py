@@ -1,4 +1,4 @@
-"""What a step trains on: a pure function of (seed, step), whoever loads it and however often the run was resumed."""
+"""The data of a training step: a pure function of (seed, step), independent of workers and of resumed runs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from fastinpaint.training.config import TrainConfig
 from fastinpaint.training.distributed import World
 
 ORDER, STEP, VALIDATION = range(3)
-"""First words of the seeds, so that no two uses share a stream of random numbers."""
+"""First words of the seeds, so that each use has its own random stream."""
 
 
 class TrainBatches(Dataset[tuple[Tensor, Tensor]]):
-    """``batches[step]``: this rank's share of the step, ``accumulate`` parts of n videos.
+    """``batches[step]`` is this rank's share of a step: ``accumulate`` parts of n videos.
 
-    The slots of a step are numbered over all ranks and parts, and each slot's sample, mirror and hole depend on its
-    number alone: two ranks, or two parts, see together what one would.
+    Slots of a step are numbered over all ranks and parts. A slot's sample, flip and hole depend only on its number, so
+    splitting a step over ranks or parts does not change its data.
     """
 
     def __init__(self, samples: Sequence[np.ndarray], config: TrainConfig, world: World) -> None:
@@ -52,7 +52,7 @@ class TrainBatches(Dataset[tuple[Tensor, Tensor]]):
 
 
 def load_steps(batches: TrainBatches, steps: range, workers: int, pin: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of ``steps`` in order, loaded ahead by ``workers`` processes (0: here)."""
+    """The batches of ``steps`` in order, prefetched by ``workers`` processes (0: loaded in this one)."""
     loader = DataLoader(
         batches, batch_size=None, sampler=steps, num_workers=workers, pin_memory=pin, worker_init_fn=_ignore_ctrl_c
     )
@@ -62,7 +62,7 @@ def load_steps(batches: TrainBatches, steps: range, workers: int, pin: bool) -> 
 def validation_batches(
     samples: Sequence[np.ndarray], config: TrainConfig, world: World
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """This rank's validation samples, one at a time, each with the same hole at every validation."""
+    """This rank's validation samples, one at a time. A sample has the same hole at every validation."""
     count = min(config.validation_samples or len(samples), len(samples))
     for index in range(world.rank, count, world.size):
         video = samples[index]
@@ -91,7 +91,7 @@ def _stacked(arrays: Sequence[np.ndarray]) -> Tensor:
 
 
 def _ignore_ctrl_c(worker: int) -> None:
-    """Ctrl-C reaches the workers too; the run decides when they end."""
+    """Make a worker ignore Ctrl-C, which reaches it too. The main process ends it."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)

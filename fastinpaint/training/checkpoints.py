@@ -1,8 +1,8 @@
-"""Checkpoints that are there as a whole or not at all.
+"""Atomic checkpoints.
 
-A checkpoint is a folder ``step-00000300/`` with ``weights.safetensors`` (as by `save_weights`),
-``optimizer.safetensors`` and ``state.json``. It is written as ``.step-00000300.partial/``, flushed to the disk and
-renamed: a process killed at any point leaves the folders before it whole, and a partial one that nobody reads.
+A checkpoint is a folder ``step-00000300/`` with ``weights.safetensors`` (see `save_weights`),
+``optimizer.safetensors`` and ``state.json``. It is written as ``.step-00000300.partial/``, flushed to disk and renamed.
+A killed process therefore leaves all earlier checkpoints intact, and at most a partial folder that is never read.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ def save_checkpoint(
     facts: dict[str, Any],
     keep: int,
 ) -> Path:
-    """Write the checkpoint of ``step`` (that many steps are done) and drop all but the newest ``keep``.
+    """Write the checkpoint after ``step`` steps and delete all but the newest ``keep``.
 
     Args:
-        state: whatever else the run needs to go on, as JSON.
-        facts: what the weights' file says about itself.
+        state: JSON state that the run needs to resume.
+        facts: extra metadata of the weights file.
 
     Raises:
-        UserError: the disk is full, or not to be written to; what was there before is untouched.
+        UserError: the disk is full or not writable. Earlier checkpoints are untouched.
     """
     path = folder / f"step-{step:08d}"
     if path.exists():
         return path
     partial = folder / f".{path.name}.partial"
-    with saying_what_failed(path):
+    with as_user_error(path):
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
@@ -74,13 +74,13 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, mappings: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Put the checkpoint's weights and moments into ``model`` and ``optimizer``; returns its state.
+    """Load the checkpoint's weights and moments into ``model`` and ``optimizer``; returns its state.
 
     Args:
-        mappings: what of the state must be there and be a mapping.
+        mappings: keys of the state that must exist and hold mappings.
 
     Raises:
-        UserError: a part is missing, damaged or of another run.
+        UserError: a part is missing, damaged or from another run.
     """
     try:
         weights, moments = _tensors(path / WEIGHTS), _tensors(path / OPTIMIZER)
@@ -99,7 +99,7 @@ def load_checkpoint(
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, all of them finite."""
+    """The tensors of a safetensors file. Raises ValueError unless all are finite."""
     if not path.is_file():
         raise ValueError(f"{path.name} is missing")
     tensors = load_file(path)
@@ -110,19 +110,19 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 def step_of(checkpoint: Path) -> int:
-    """The number of steps that a checkpoint's name states."""
+    """The number of steps in a checkpoint's name."""
     found = NAME.fullmatch(checkpoint.name)
     assert found is not None, checkpoint
     return int(found[1])
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The whole checkpoints in ``folder``, oldest first."""
+    """The complete checkpoints in ``folder``, oldest first."""
     return sorted((path for path in folder.glob("step-*") if NAME.fullmatch(path.name)), key=step_of)
 
 
 def clear_partial(folder: Path) -> None:
-    """Remove what a killed process left half written or half removed."""
+    """Remove partly written or partly removed checkpoints of a killed process."""
     for leftover in folder.glob(".step-*"):
         remove(leftover)
 
@@ -136,14 +136,14 @@ def remove(path: Path) -> None:
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, then rename it over ``path``."""
-    with saying_what_failed(path), replacing(path, durable=True) as beside:
+    """Replace ``path`` atomically by what ``write`` writes."""
+    with as_user_error(path), replacing(path, durable=True) as beside:
         write(beside)
 
 
 @contextmanager
-def saying_what_failed(path: Path) -> Iterator[None]:
-    """A failed write as one sentence for the user, who can free the disk and resume."""
+def as_user_error(path: Path) -> Iterator[None]:
+    """Turn a failed write into a one-sentence `UserError`, so that the user can free disk space and resume."""
     try:
         yield
     except OSError as error:
@@ -151,7 +151,7 @@ def saying_what_failed(path: Path) -> Iterator[None]:
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """``{"combcn.conv1.weight:exp_avg": ...}``: every tensor the optimiser keeps for a parameter, by its name."""
+    """``{"combcn.conv1.weight:exp_avg": ...}``: every optimiser tensor by its parameter's name."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{names[parameter]}:{key}": value.contiguous()
@@ -173,7 +173,7 @@ def _restore_optimizer(tensors: dict[str, Tensor], model: nn.Module, optimizer: 
 
 
 def _remove(path: Path) -> None:
-    """Rename first, so that no half-removed folder passes for a checkpoint."""
+    """Remove a folder. It is renamed first, so that a partly removed folder is not mistaken for a checkpoint."""
     doomed = path.with_name(f".{path.name}.removed")
     os.rename(path, doomed)
     shutil.rmtree(doomed)

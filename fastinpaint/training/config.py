@@ -1,4 +1,4 @@
-"""The options of a training run: one frozen dataclass, read from YAML and the command line, stored with the run."""
+"""The options of a training run: a frozen dataclass, read from YAML and the command line and stored with the run."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "v1": {"r": 4, "time_stride": 1},
     "v2": {"r": 2, "time_stride": 2},
 }
-"""What the paper's ablations of 3DCN change in the model: V-1 a coarser video, V-2 strides in time."""
+"""The model options of the paper's ablations of 3DCN: V-1 a coarser video, V-2 strides in time."""
 
 
 def _option(
     default: Any, help: str, *, choices: tuple[str, ...] | None = None, range: Number | None = None, free: bool = False
 ) -> Any:
-    """A field; ``free`` ones may change when a run is resumed, since no weight depends on them."""
+    """A field. ``free`` options may change on resume, because the weights do not depend on them."""
     return field(default=default, metadata={"help": help, "choices": choices, "range": range, "free": free})
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train. Defaults are the paper's where it names a value.
+    """Training options. Defaults are the paper's where it states a value.
 
     Raises:
-        UserError: a value is out of its range; the sentence names the option and what is allowed.
+        UserError: a value is out of range; the message names the option and the allowed values.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -109,12 +109,12 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], base: TrainConfig | None = None) -> TrainConfig:
-        """``base`` (the defaults if None) with ``values`` over it.
+        """``base`` (default: the defaults) updated by ``values``.
 
-        ``values["model"]`` is a mapping itself; ``values["variant"]`` is short for the model's options of V-1 or V-2.
+        ``values["model"]`` is itself a mapping. ``values["variant"]`` stands for the model options of V-1 or V-2.
 
         Raises:
-            UserError: an unknown key or a value of the wrong kind; the sentence lists the known ones.
+            UserError: a key is unknown or a value of the wrong type; the message lists the known ones.
         """
         base = base or cls()
         values = dict(values)
@@ -131,10 +131,10 @@ class TrainConfig:
 
 
 def resumed(stored: TrainConfig, asked: TrainConfig, done: int) -> TrainConfig:
-    """``asked``, if a run that was begun as ``stored`` and has ``done`` steps behind it may go on so.
+    """Return ``asked`` if a run started as ``stored`` and now at ``done`` steps may continue with it.
 
     Raises:
-        UserError: an option on which the weights depend differs, or steps already done would be cut off.
+        UserError: an option that the weights depend on differs, or steps already done would be cut off.
     """
     before, now = _flat(stored), _flat(asked)
     free = {item.name for item in dataclasses.fields(TrainConfig) if item.metadata.get("free")}
@@ -159,7 +159,7 @@ def _flat(config: TrainConfig) -> dict[str, Any]:
 
 
 def _convert(cls: type, values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values as the fields' types; a file and a command line give everything as text."""
+    """Convert values to the fields' types. Files and the command line give strings."""
     kinds = get_type_hints(cls)
     return {name: _as(f"{prefix}{name}", value, kinds[name], _range_of(cls, name)) for name, value in values.items()}
 

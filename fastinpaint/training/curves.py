@@ -1,4 +1,4 @@
-"""Loss curves like the paper's Fig. 5: training and validation loss, 3DCN above CombCN, one colour a run."""
+"""Loss curves as in the paper's Fig. 5: training and validation loss, 3DCN above CombCN, one colour per run."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from fastinpaint.training.checkpoints import replace_file
 from fastinpaint.training.logs import read_log
 
 MOST_POINTS = 400
-"""More points than this are drawn as the means of equal groups; a long run's curve would be a smear otherwise."""
+"""Longer curves are drawn as means of equal groups of points, to stay readable."""
 
 TITLES = {"3dcn": "3DCN", "combcn": "CombCN", "2dcn": "2DCN"}
 
 
 def plot_curves(logs: Mapping[str, Path], out: Path) -> None:
-    """Draw the ``log.jsonl`` of one run, or of several to compare, as a PNG.
+    """Draw the ``log.jsonl`` of one or several runs as a PNG.
 
-    Thin lines are the training loss, thick ones with dots the validation loss, both mean errors in [0, 255]; a dotted
-    upright line is where a run's next phase began.
+    Thin lines are the training loss, thick lines with dots the validation loss, both mean errors in [0, 255]. A dotted
+    vertical line marks the start of a run's next phase.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,7 +1,7 @@
-"""Several processes as one: the process group, sums over ranks and batch statistics of the whole batch.
+"""Distributed training: the process group, differentiable sums over ranks, and batch norm over the whole batch.
 
-``torch.nn.SyncBatchNorm`` refuses tensors on the CPU; the one here is plain torch and runs on any backend of
-``torch.distributed`` (gloo on the CPU, nccl on GPUs).
+``torch.nn.SyncBatchNorm`` does not support CPU tensors. The one here is plain torch and runs on any backend of
+``torch.distributed`` (gloo on CPUs, nccl on GPUs).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DEVICES = ("auto", "cpu", "cuda")
 
 @dataclass(frozen=True)
 class World:
-    """This process's place among the ``size`` processes that train together, and the device it trains on."""
+    """This process's rank among the ``size`` processes that train together, and its device."""
 
     rank: int
     size: int
@@ -36,7 +36,7 @@ class World:
         return self.rank == 0
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean of ``values`` over the ranks; no gradient flows through it."""
+        """The mean of ``values`` over the ranks, without gradient."""
         if self.size == 1:
             return values
         total = values.detach().clone()
@@ -46,7 +46,7 @@ class World:
 
 @contextmanager
 def join_world(device: str) -> Iterator[World]:
-    """Join the processes that torchrun started, if it did, and leave them at the end."""
+    """Join torchrun's process group, if there is one, and leave it at the end."""
     if device != "cpu" and not torch.cuda.is_available():
         if device == "cuda":
             raise UserError("device: cuda was asked for, but torch finds no CUDA device; use cpu or auto.")
@@ -63,14 +63,14 @@ def join_world(device: str) -> Iterator[World]:
         try:
             yield World(dist.get_rank(), dist.get_world_size(), place)
         finally:
-            gc.collect()  # a reducer in a reference cycle would outlive the group that it holds
+            gc.collect()  # a reducer in a reference cycle would outlive its group
             dist.destroy_process_group()
     else:
         yield World(0, 1, place)
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """y = sum over ranks of x; each rank's x moves every rank's y, so dx = sum over ranks of dy."""
+    """y = sum over ranks of x. Each rank's x affects every rank's y, so dx = sum over ranks of dy."""
 
     @staticmethod
     def forward(ctx: object, x: Tensor) -> Tensor:
@@ -86,20 +86,20 @@ class _SumOverRanks(torch.autograd.Function):
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:
-    """The sum of ``x`` over the ranks, the same on each; differentiable."""
+    """The sum of ``x`` over the ranks; differentiable."""
     return _SumOverRanks.apply(x)
 
 
 class SyncBatchNorm(_BatchNorm):
-    """Batch normalisation whose statistics are those of the batch over all ranks.
+    """Batch normalisation with the statistics of the batch over all ranks.
 
-    Each rank sends (count, mean, M2) of its part, M2 the sum of squares about its own mean; they are merged by Chan,
-    Golub and LeVeque's formula, which does not cancel where the mean is large:
+    Each rank sends (count, mean, M2) of its part, where M2 is the sum of squares about its own mean. They are merged by
+    Chan, Golub and LeVeque's formula, which has no cancellation for large means:
 
         count = sum_r count_r,  mean = sum_r count_r mean_r / count,
         M2 = sum_r M2_r + count_r (mean_r - mean)^2,  var = M2 / count
 
-    In eval mode it is torch's own layer. Parameters, buffers and their names are those of ``torch.nn.BatchNorm*d``.
+    In eval mode it is torch's own layer. Parameters and buffers have the names of ``torch.nn.BatchNorm*d``.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -138,7 +138,7 @@ def _own_statistics(x: Tensor, dims: list[int]) -> tuple[int, Tensor, Tensor]:
 
 
 def _merge(count: int, mean: Tensor, m2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(count, mean, M2) of all ranks together, from one sum: rank r fills row r of a matrix of zeros."""
+    """(count, mean, M2) over all ranks by one all-reduce: rank r fills row r of a matrix of zeros."""
     own = torch.cat([mean.new_tensor([count]), mean, m2])
     row = torch.arange(dist.get_world_size(), device=own.device) == dist.get_rank()
     counts, means, m2s = sum_over_ranks(row[:, None] * own).split([1, len(mean), len(mean)], dim=1)
@@ -160,5 +160,5 @@ def _synchronised(layer: _BatchNorm) -> SyncBatchNorm:
     sync = SyncBatchNorm(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
     sync.train(layer.training)
     for name, value in [*layer.named_parameters(), *layer.named_buffers()]:
-        setattr(sync, name, value)  # the same tensors: an optimiser that holds them stays right
+        setattr(sync, name, value)  # the same tensors, so that optimisers that hold them stay valid
     return sync

@@ -1,4 +1,4 @@
-"""What a run tells: JSON lines in ``log.jsonl``, TensorBoard if asked, and a progress bar."""
+"""The output of a run: JSON lines in ``log.jsonl``, TensorBoard if asked, and a progress bar."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from fastinpaint.errors import UserError, shown
 from fastinpaint.files import parse_json, read_text
-from fastinpaint.training.checkpoints import replace_file, saying_what_failed
+from fastinpaint.training.checkpoints import as_user_error, replace_file
 
 MOST_BYTES = 2**30  # five million lines of about 200 bytes
 BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}{postfix}]"
@@ -24,10 +24,10 @@ BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remainin
 class RunLog:
     """The log of one run, written by rank 0.
 
-    Every line is a JSON object: ``event`` ("train" or "validation"), ``step`` (steps done), ``phase``, and the losses
-    (``3dcn``, ``combcn``, ``2dcn``, ``total``) as mean errors in [0, 255]. Lines of training are means over the steps
-    since the one before and add ``seconds_per_step``, ``lr`` and ``peak_memory_mib`` (of the GPU's allocator, else of
-    the process).
+    Every line is a JSON object with ``event`` ("train" or "validation"), ``step`` (steps done), ``phase``, and the
+    losses (``3dcn``, ``combcn``, ``2dcn``, ``total``) as mean errors in [0, 255]. Training lines are means over the
+    steps since the previous one. They add ``seconds_per_step``, ``lr`` and ``peak_memory_mib`` (of the GPU's allocator,
+    else of the process).
     """
 
     def __init__(self, out: Path, done: int, total: int, tensorboard: bool) -> None:
@@ -40,7 +40,7 @@ class RunLog:
         self.bar = tqdm(total=total, initial=done, unit="step", bar_format=BAR, disable=None, dynamic_ncols=True)
 
     def train(self, step: int, phase: str, losses: Mapping[str, float], seconds: float, lr: float) -> None:
-        """Add a line of training: losses in [0, 255] and seconds a step, means since the line before."""
+        """Add a training line: losses in [0, 255] and seconds per step, as means since the previous line."""
         memory = round(peak_memory_mib(), 1)
         figures = {**losses, "seconds_per_step": round(seconds, 6), "lr": lr, "peak_memory_mib": memory}
         self._write("train", step, phase, figures)
@@ -48,7 +48,7 @@ class RunLog:
         self.bar.set_postfix({name: f"{value:.2f}" for name, value in losses.items()}, refresh=False)
 
     def validation(self, step: int, phase: str, losses: Mapping[str, float], best: bool) -> None:
-        """Add a line of validation, losses in [0, 255], and print it."""
+        """Add a validation line with losses in [0, 255], and print it."""
         self._write("validation", step, phase, losses)
         text = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
         tqdm.write(f"step {step} ({phase}): validation {text}{'  best so far' if best else ''}", file=sys.stdout)
@@ -58,15 +58,15 @@ class RunLog:
         self.bar.update(done - self.bar.n)
 
     def close(self) -> None:
-        """End the bar, and what was written to."""
+        """Close the bar and the files."""
         self.bar.close()
-        with suppress(OSError):  # a full disk: said when the line was written
+        with suppress(OSError):  # a full disk was reported when the line was written
             self.file.close()
         if self.writer is not None:
             self.writer.close()
 
     def _write(self, event: str, step: int, phase: str, figures: Mapping[str, float]) -> None:
-        with saying_what_failed(self.path):
+        with as_user_error(self.path):
             self.file.write(json.dumps({"event": event, "step": step, "phase": phase, **figures}) + "\n")
             self.file.flush()
         if self.writer is not None:
@@ -75,10 +75,10 @@ class RunLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a ``log.jsonl``; one that a killed process left unfinished is not read.
+    """Read the lines of a ``log.jsonl``. A last line that a killed process left unfinished is ignored.
 
     Raises:
-        UserError: unreadable, or a line that no run wrote; the sentence names it.
+        UserError: the file is unreadable, or a line is damaged (its number is given).
     """
     if not path.exists() and not path.is_symlink():
         return []
@@ -87,7 +87,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def _record(path: Path, number: int, line: str) -> dict[str, Any]:
-    """One line, whose fields are of the kinds that `RunLog` writes."""
+    """Parse one line and check the types of its fields."""
     try:
         record = parse_json(line)
     except ValueError:
@@ -101,7 +101,7 @@ def _record(path: Path, number: int, line: str) -> dict[str, Any]:
 
 
 def peak_memory_mib() -> float:
-    """Most memory held so far: by torch's CUDA allocator where one works, else by this process."""
+    """Peak memory so far: of torch's CUDA allocator if in use, else of this process."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**20
     if os.name != "posix":
@@ -113,7 +113,7 @@ def peak_memory_mib() -> float:
 
 
 def _drop_after(path: Path, done: int) -> None:
-    """Forget the lines of steps that a resumed run will do again."""
+    """Drop the lines of steps that a resumed run will repeat."""
     if path.exists():
         kept = [line for line in read_log(path) if line["step"] <= done]
         text = "".join(json.dumps(line) + "\n" for line in kept)
@@ -121,7 +121,7 @@ def _drop_after(path: Path, done: int) -> None:
 
 
 def tensorboard_writer() -> Any:
-    """TensorBoard's SummaryWriter, the class.
+    """TensorBoard's SummaryWriter class.
 
     Raises:
         UserError: TensorBoard is not installed.

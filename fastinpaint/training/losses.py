@@ -1,4 +1,4 @@
-"""The losses of Wang et al. 2019, Eqs. 1 to 3. Of pixels in [0, 1]; times 255 they are the paper's figures."""
+"""The losses of Wang et al. 2019, Eqs. 1 to 3, for pixels in [0, 1]. The paper's figures are 255 times larger."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastinpaint.models.preprocess import check_mask, downsample_mask, downsampl
 
 
 class Losses(NamedTuple):
-    """Eq. 3 and its two parts, scalars."""
+    """Eq. 3 and its two parts, as scalars."""
 
     total: Tensor
     threedcn: Tensor
@@ -25,19 +25,19 @@ def masked_l1(
 
         mean over groups of  || mask * (output - target) || / || mask ||
 
-    A group is one sample (Eq. 1) or, with `per_frame`, one frame (Eq. 2). The mask's norm counts each of its pixels
-    once for each colour channel, which makes the loss a mean error.
+    A group is one sample (Eq. 1) or, with `per_frame`, one frame (Eq. 2). The mask's norm counts each pixel once per
+    colour channel, so the loss is a mean error.
 
     Args:
         output: ``[N, 3, T, H, W]``, any float dtype; sums are float32 (float64 for float64).
-        target: as output.
+        target: same shape as output.
         mask: ``[N, 1, T, H, W]``, 1 = hole.
-        checked: whether every group is known to have a hole; the look at the mask, which waits for the device, is
-            left out. The loss of a group without one is NaN.
+        checked: every group is known to have a hole, so the check, which waits for the device, is skipped. The loss of
+            a group without a hole is NaN.
 
     Raises:
-        ValueError: for shapes that do not fit, and for a group without a hole (not looked for inside a compiled
-            function or a CUDA graph's capture either).
+        ValueError: the shapes do not fit, or a group has no hole. Inside a compiled function or a CUDA graph's capture
+            holes are not checked.
     """
     check_mask("masked_l1", output, mask)
     if output.dim() != 5 or target.shape != output.shape:
@@ -49,7 +49,7 @@ def masked_l1(
     output, target, mask = output.to(dtype), target.to(dtype), mask.to(dtype)
     dims = (-2, -1) if per_frame else (-3, -2, -1)
     holes = mask.sum(dims)
-    if not checked and may_look(mask) and not bool(holes.all()):
+    if not checked and can_read_values(mask) and not bool(holes.all()):
         group = "frame" if per_frame else "sample"
         index = tuple(torch.nonzero(holes[:, 0] == 0)[0].tolist())
         raise ValueError(f"masked_l1: every {group} needs a hole, but the mask of {group} {index} is empty.")
@@ -58,7 +58,7 @@ def masked_l1(
 
 
 def threedcn_loss(coarse: Tensor, target: Tensor, mask: Tensor, r: int, *, checked: bool = False) -> Tensor:
-    """Eq. 1: coarse ``[N, 3, T, ceil(H/r), ceil(W/r)]`` against target ``[N, 3, T, H, W]``, down-sampled by area."""
+    """Eq. 1: coarse ``[N, 3, T, ceil(H/r), ceil(W/r)]`` against the down-sampled target ``[N, 3, T, H, W]``."""
     return masked_l1(coarse, downsample_video(target, r), downsample_mask(mask.to(target.dtype), r), checked=checked)
 
 
@@ -77,12 +77,12 @@ def total_loss(
     *,
     checked: bool = False,
 ) -> Losses:
-    """Eq. 3: ``threedcn + alpha * combcn``, for what `VideoCompletionNet` returns."""
+    """Eq. 3: ``threedcn + alpha * combcn``, of the results of `VideoCompletionNet`."""
     threedcn = threedcn_loss(coarse, target, mask, r, checked=checked)
     combcn = combcn_loss(completed, target, mask, checked=checked)
     return Losses(threedcn + alpha * combcn, threedcn, combcn)
 
 
-def may_look(x: Tensor) -> bool:
-    """Whether the values of x may decide what Python does next."""
+def can_read_values(x: Tensor) -> bool:
+    """Whether Python may read the values of x here: not under a compiler or a CUDA graph's capture."""
     return not torch.compiler.is_compiling() and not (x.is_cuda and torch.cuda.is_current_stream_capturing())

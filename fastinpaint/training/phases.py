@@ -1,4 +1,4 @@
-"""The paper's training strategies as phases: which networks move, and by which loss."""
+"""The paper's training strategies as phases: which networks are trained, with which losses."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from fastinpaint.training.losses import combcn_loss, threedcn_loss, total_loss
 
 @dataclass(frozen=True)
 class Phase:
-    """Steps that train the same networks by the same loss.
+    """A range of steps that train the same networks with the same loss.
 
     Attributes:
-        name: in logs and errors.
-        first, end: the steps of the run that belong to it, ``range(first, end)``.
-        trains: the sub-networks whose weights move; the empty name is the whole model.
-        losses: what is measured; by the last one a validation is the best so far or not.
-        frozen: the sub-networks that work with their running statistics and get no gradient.
+        name: the name in logs and errors.
+        first, end: its steps, ``range(first, end)``.
+        trains: the sub-networks to train; the empty name is the whole model.
+        losses: the losses to measure. The last one decides which validation is best.
+        frozen: the sub-networks in eval mode and without gradients.
     """
 
     name: str
@@ -31,16 +31,15 @@ class Phase:
     frozen: tuple[str, ...] = ()
 
     @property
-    def totalled(self) -> tuple[str, ...]:
-        """The names of what `PhaseLoss` returns."""
+    def loss_names(self) -> tuple[str, ...]:
+        """The names of the losses that `PhaseLoss` returns."""
         return (*self.losses, "total")
 
 
 def phases_of(config: TrainConfig) -> list[Phase]:
-    """The phases of the section "Performance of variants of training strategy", in order.
+    """The phases of the paper's section "Performance of variants of training strategy", in order.
 
-    T-1 keeps the pre-trained 3DCN as it is: its weights do not move and its batch norm uses and keeps the statistics
-    it learnt, so it guides CombCN in training exactly as it will afterwards.
+    T-1 freezes the pre-trained 3DCN and its batch norm statistics, so it guides CombCN in training exactly as in use.
     """
     begin, end = config.pretrain_steps, config.pretrain_steps + config.steps
     pretrain = Phase("pretrain", 0, begin, ("threedcn",), ("3dcn",))
@@ -54,14 +53,14 @@ def phases_of(config: TrainConfig) -> list[Phase]:
 
 
 def build_model(config: TrainConfig) -> VideoCompletionNet | TwoDCN:
-    """The plain network that the strategy trains."""
+    """The plain network of the strategy."""
     return TwoDCN(config.model) if config.strategy == "2dcn" else VideoCompletionNet(config.model)
 
 
 class PhaseLoss(nn.Module):
-    """A model with the losses of one phase around it; only what the phase trains asks for gradients.
+    """A model together with the losses of one phase. Only the phase's networks require gradients.
 
-    A module, so that DistributedDataParallel can wrap model and loss as one.
+    It is a module, so that DistributedDataParallel can wrap model and loss together.
     """
 
     def __init__(self, model: VideoCompletionNet | TwoDCN, phase: Phase, alpha: float) -> None:
@@ -78,11 +77,11 @@ class PhaseLoss(nn.Module):
         return self
 
     def forward(self, video: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """Losses of pixels in [0, 1], scalars; ``total`` is the one to minimise.
+        """Scalar losses for pixels in [0, 1]; ``total`` is to be minimised.
 
         Args:
             video: the complete video ``[N, 3, T, H, W]``, RGB in [0, 1].
-            mask: ``[N, 1, T, H, W]``, 1 = hole; at least one hole pixel a frame, as `make_holes` draws them.
+            mask: ``[N, 1, T, H, W]``, 1 = hole, with at least one hole pixel per frame (see `make_holes`).
         """
         model = self.model
         if isinstance(model, TwoDCN):

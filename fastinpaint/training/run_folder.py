@@ -13,24 +13,24 @@ from fastinpaint.errors import UserError, shown
 from fastinpaint.files import PART, locked
 from fastinpaint.strict_yaml import read_yaml
 from fastinpaint.training.checkpoints import (
+    as_user_error,
     checkpoints,
     clear_partial,
     remove,
     replace_file,
-    saying_what_failed,
     step_of,
 )
 from fastinpaint.training.config import TrainConfig, resumed
 from fastinpaint.training.logs import read_log
 
 VERSION = 1
-"""Of what lies in a run's folder; one that says nothing is of version 1."""
+"""Version of the folder's format. A folder without a version is of version 1."""
 
-OLD_PART = ".partial"  # how unfinished files ended in earlier releases
+OLD_PART = ".partial"  # suffix of unfinished files in earlier releases
 
 
 class RunFolder:
-    """The names inside a run's folder. As a context it ends what `begin` and `go_on` begin: the lock on the folder."""
+    """The files of a run. `create` and `resume` lock the folder; leaving the context releases the lock."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -51,17 +51,17 @@ class RunFolder:
         self._held.close()
 
     def newest(self) -> Path | None:
-        """The newest whole checkpoint."""
+        """The newest complete checkpoint."""
         found = checkpoints(self.checkpoints)
         return found[-1] if found else None
 
-    def begin(self, config: TrainConfig) -> None:
-        """Make the folder and store the config in it.
+    def create(self, config: TrainConfig) -> None:
+        """Create the folder and store the config in it.
 
         Raises:
-            UserError: something is there already, which is left as it is.
+            UserError: the path exists already; it is left unchanged.
         """
-        with saying_what_failed(self.path):
+        with as_user_error(self.path):
             if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
                 raise UserError(f"{self.path}: exists already; choose another --out, or go on with it by --resume.")
             made = _missing(self.path)
@@ -75,11 +75,11 @@ class RunFolder:
                 folder.rmdir()
             raise
 
-    def go_on(self, config: TrainConfig) -> None:
-        """Take up a run that was stopped or killed.
+    def resume(self, config: TrainConfig) -> None:
+        """Continue a run that was stopped or killed.
 
         Raises:
-            UserError: there is no run, or it was begun with other options.
+            UserError: there is no run, or it was started with other options.
         """
         self.check(config)
         self._held.enter_context(locked(self.path, "the run"))
@@ -90,13 +90,13 @@ class RunFolder:
         self._store(config)
 
     def check(self, config: TrainConfig) -> None:
-        """Whether a run may go on as ``config``; changes nothing. Raises as `go_on` does."""
+        """Check that the run may continue with ``config``, without changing anything. Raises as `resume`."""
         newest = self.newest()
         resumed(self.stored_config(), config, step_of(newest) if newest else 0)
         read_log(self.log)
 
     def stored_config(self) -> TrainConfig:
-        """What the run was begun with."""
+        """The config that the run was started with."""
         if not self.config.exists():
             raise UserError(f"{self.path}: no run to resume, {self.config.name} is missing.")
         values = read_options(self.config)
@@ -111,10 +111,10 @@ class RunFolder:
 
 
 def read_options(path: Path) -> dict[str, Any]:
-    """The options in a YAML file, which may be a run's own ``config.yaml``.
+    """Read the options of a YAML file, for instance a run's own ``config.yaml``.
 
     Raises:
-        UserError: unreadable, not plain YAML, or of another version.
+        UserError: the file is unreadable, not plain YAML, or of another version.
     """
     values = read_yaml(path)
     version = values.pop("version", str(VERSION))
@@ -124,5 +124,5 @@ def read_options(path: Path) -> dict[str, Any]:
 
 
 def _missing(path: Path) -> list[Path]:
-    """The folders of a path that are not there yet, the deepest first."""
+    """The missing folders of a path, deepest first."""
     return [folder for folder in (path, *path.parents) if not folder.exists()]

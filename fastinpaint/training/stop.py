@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop, granted after the step in hand."""
+"""Stops a run on Ctrl-C or SIGTERM after the current step."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from types import FrameType
 
 
 class StopRequest:
-    """Inside ``with StopRequest() as stop``, the first Ctrl-C or SIGTERM sets ``stop.asked``; the second acts at once.
+    """Inside ``with StopRequest() as stop``, a first Ctrl-C or SIGTERM sets ``stop.asked``; a second acts at once.
 
-    Signals can be caught in the main thread only; elsewhere this does nothing.
+    Only the main thread can catch signals. In other threads this does nothing.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The reference trainer: plain PyTorch, step by step as the paper's section "Training" has it."""
+"""The reference trainer in plain PyTorch, following the paper's section "Training"."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def train(config: TrainConfig, data: str | Path, out: str | Path, resume: bool = False) -> None:
-    """Train on a prepared data set; leaves a run folder (see `RunFolder`) with the weights in it.
+    """Train on a prepared data set and write a run folder (see `RunFolder`) with the weights.
 
-    Everything that decides the weights is a function of the config, the data and the step, so a run that was stopped,
-    killed and resumed ends, on the CPU, with the very bits of an unbroken one. Under torchrun the processes share each
-    step's batch; they must see the same file system. Seeds torch's global random numbers.
+    The weights depend only on the config, the data and the step. On the CPU a run that was stopped, killed and resumed
+    therefore ends with the same bits as an uninterrupted one. Under torchrun the processes share each step's batch and
+    must see the same file system. Seeds torch's global random generators.
 
     Args:
-        data: a folder made by ``fastinpaint prepare``.
-        out: the run's folder, new or empty; with ``resume`` that of the run to go on with.
+        data: a folder written by ``fastinpaint prepare``.
+        out: the run's folder, new or empty; with ``resume`` the folder of the run to continue.
 
     Raises:
-        UserError: bad input, a loss that is not finite, a full disk. The last checkpoint is whole in every case.
-        KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after a checkpoint was saved; its text says how to go on.
+        UserError: bad input, a loss that is not finite, or a full disk. The last checkpoint is intact in every case.
+        KeyboardInterrupt: stopped by Ctrl-C or SIGTERM after saving a checkpoint; the message says how to resume.
     """
     with join_world(config.device) as world, StopRequest() as stop, RunFolder(Path(out)) as folder:
         trainer = Trainer(config, Path(data), folder, world, stop)
-        trainer.begin(resume)
+        trainer.start(resume)
         try:
             trainer.run()
         finally:
@@ -62,12 +62,12 @@ def train(config: TrainConfig, data: str | Path, out: str | Path, resume: bool =
 
 
 class Trainer:
-    """One process's part in a run."""
+    """One process of a run."""
 
     def __init__(self, config: TrainConfig, data: Path, folder: RunFolder, world: World, stop: StopRequest) -> None:
         self.config, self.data, self.folder, self.world, self.stop = config, data, folder, world, stop
         if config.tensorboard:
-            tensorboard_writer()  # that it is missing should be known before anything is written
+            tensorboard_writer()  # fails before anything is written if TensorBoard is missing
         self.samples = VideoSamples(data, "train")
         self.validation = VideoSamples(data, "val") if config.validate_every else []
         self.batches = TrainBatches(self.samples, config, world)
@@ -86,30 +86,30 @@ class Trainer:
         self.log: RunLog | None = None
 
     def _require_memory(self) -> None:
-        """Refuse a step that cannot fit before anything is built.
+        """Reject a step that cannot fit before anything is built.
 
-        Plain layers keep what the convolution gives and what ReLU gives, fused ones the first alone or less.
+        Plain layers keep the outputs of convolution and ReLU; fused layers keep the former or less.
         """
         batch = self.config.batch // (self.config.accumulate * self.world.size)
         shape = (batch, self.samples.frames, self.samples.size)
         precise = 4 if self.config.amp == "none" else 2
         copies = 2 if self.config.backend == "reference" else 1 if self.config.memory == "default" else 0.5
-        if not self.config.steps:  # 3DCN alone, for which there is no estimate
+        if not self.config.steps:  # 3DCN alone has no estimate
             return
-        images_only = self.config.strategy in ("2dcn", "t1")  # t1 keeps nothing of 3DCN's in this phase
+        images_only = self.config.strategy in ("2dcn", "t1")  # t1 keeps no map of 3DCN in this phase
         require_step("train", self.config.model, shape, self.world.device, images_only, precise * copies)
 
-    def begin(self, resume: bool) -> None:
-        """Make or take up the run's folder; on resume load the newest checkpoint, before anything is changed."""
+    def start(self, resume: bool) -> None:
+        """Create or resume the run's folder. On resume the newest checkpoint is loaded before anything is changed."""
         if self.world.size > 1:
-            dist.barrier()  # the main process may still be saving what a run before this one left
+            dist.barrier()  # the main process may still be writing the results of a previous run
         if resume:
             self.folder.check(self.config)
         newest = self.folder.newest() if resume else None
         if newest is not None:
             self._restore(newest)
         if self.world.is_main:
-            self.folder.go_on(self.config) if resume else self.folder.begin(self.config)
+            self.folder.resume(self.config) if resume else self.folder.create(self.config)
         if self.world.size > 1:
             dist.barrier()
         if newest is not None and self.world.is_main:
@@ -118,7 +118,7 @@ class Trainer:
             self.log = RunLog(self.folder.path, self.done, self.config.total, self.config.tensorboard)
 
     def run(self) -> None:
-        """All steps that are left, phase by phase."""
+        """Run the remaining steps, phase by phase."""
         for phase in self.phases:
             if self.done < phase.end:
                 self._run_phase(phase)
@@ -132,13 +132,13 @@ class Trainer:
         shared = DistributedDataParallel(loss) if self.world.size > 1 else None
         loss.train()
         steps = range(self.done, phase.end)
-        step: graph.Step = partial(self._step, shared or loss, phase.totalled)
+        step: graph.Step = partial(self._step, shared or loss, phase.loss_names)
         if self.graphed:
             device = self.world.device
-            step = graph.GraphedStep(step, device, graph.CudaRecorder(device), self._forget_step)
+            step = graph.GraphedStep(step, device, graph.CudaRecorder(device), self._reset_step)
         self.since = time.perf_counter()
         for videos, masks in load_steps(self.batches, steps, self.config.workers, self.world.device.type == "cuda"):
-            torch.manual_seed(self.config.seed + self.done)  # so that no random state need be saved
+            torch.manual_seed(self.config.seed + self.done)  # so that no random state needs to be saved
             self.losses.append(step(videos, masks))
             self.done += 1
             self._after_step(phase, loss)
@@ -146,10 +146,10 @@ class Trainer:
     def _step(
         self, loss: PhaseLoss | DistributedDataParallel, names: Sequence[str], videos: Tensor, masks: Tensor
     ) -> Tensor:
-        """One step of Adam; the gradient is the mean over the parts and the processes. Returns the losses by name.
+        """One step of Adam with the mean gradient over parts and processes. Returns the losses in order of `names`.
 
-        Nothing here waits for the device, and nothing but the arguments and what is changed in place differs from step
-        to step, so that it can be recorded (see `graph`).
+        It can be captured in a CUDA graph (see `graph`): it never waits for the device, and only its arguments and
+        tensors updated in place change from step to step.
         """
         parts: list[Tensor] = []
         for part in range(self.config.accumulate):
@@ -169,7 +169,7 @@ class Trainer:
         return torch.stack(parts).mean(0)
 
     def _after_step(self, phase: Phase, loss: PhaseLoss) -> None:
-        """Log, validate and save where it is time; stop where it is wished."""
+        """Log, validate and save when due; stop if requested."""
         ends = self.done == phase.end
         validates = bool(self.config.validate_every) and (ends or self.done % self.config.validate_every == 0)
         saves = ends or (self.config.save_every > 0 and self.done % self.config.save_every == 0)
@@ -191,14 +191,14 @@ class Trainer:
             self.since = time.perf_counter()
 
     def _report(self, phase: Phase) -> bool:
-        """Log the mean losses of the steps since the last report; returns whether any process was asked to stop."""
-        names = phase.totalled
+        """Log the mean losses since the last report; returns whether any process was asked to stop."""
+        names = phase.loss_names
         steps = (self.world.mean(torch.stack(self.losses)) * 255).tolist()
         seconds = (time.perf_counter() - self.since) / len(steps)
         first, self.losses, self.since = self.done - len(steps) + 1, [], time.perf_counter()
         for step, losses in enumerate(steps, first):
             if not all(map(math.isfinite, losses)):
-                self._complain(step, phase, dict(zip(names, losses, strict=True)))
+                self._raise_not_finite(step, phase, dict(zip(names, losses, strict=True)))
         if self.log is not None:
             means = {name: sum(column) / len(steps) for name, *column in zip(names, *steps, strict=True)}
             self.log.train(self.done, phase.name, means, seconds, self.config.lr)
@@ -207,7 +207,7 @@ class Trainer:
         asked = torch.tensor(float(self.stop.asked), device=self.world.device)
         return bool(self.world.mean(asked) > 0)
 
-    def _complain(self, step: int, phase: Phase, losses: dict[str, float]) -> None:
+    def _raise_not_finite(self, step: int, phase: Phase, losses: dict[str, float]) -> None:
         newest = self.folder.newest()
         kept = f"the last good checkpoint is {newest}" if newest else "no checkpoint had been saved"
         figures = ", ".join(f"{name} {value}" for name, value in losses.items())
@@ -215,7 +215,7 @@ class Trainer:
 
     @torch.no_grad()
     def _validate(self, phase: Phase, loss: PhaseLoss) -> None:
-        """Mean losses over the validation samples, shared out among the processes; keeps the best weights."""
+        """Mean losses over the validation samples, which the processes share; saves the best weights."""
         sums = torch.zeros(1 + len(phase.losses), dtype=torch.float64)
         loss.eval()
         for videos, masks in validation_batches(self.validation, self.config, self.world):
@@ -244,7 +244,7 @@ class Trainer:
         self._publish(path)
 
     def _publish(self, checkpoint: Path) -> None:
-        """The newest weights and the curves, where people look for them."""
+        """Copy the newest weights and draw the curves into the run's folder."""
         replace_file(self.folder.last, lambda path: shutil.copyfile(checkpoint / WEIGHTS, path))
         plot_curves({self.folder.path.name: self.folder.log}, self.folder.curves)
 
@@ -262,11 +262,11 @@ class Trainer:
         self.done, self.best = state["step"], state["best"]
 
     def _facts(self) -> dict[str, Any]:
-        seen = {"frames": self.samples.frames, "size": self.samples.size}  # what the weights are good for
+        seen = {"frames": self.samples.frames, "size": self.samples.size}  # the training size
         return {"step": self.done, "strategy": self.config.strategy, **seen}
 
     def _data_facts(self) -> dict[str, Any]:
-        """What must be the same for a resumed run to see the same data."""
+        """Facts of the data set that must not change when a run is resumed."""
         samples = self.samples
         return {
             "samples": len(samples),
@@ -276,14 +276,14 @@ class Trainer:
         }
 
     def _can_be_graphed(self) -> bool:
-        """Whether steps may be recorded; says why not."""
+        """Whether steps may be captured as a CUDA graph; logs why not."""
         reason = graph.why_not(self.world.device, self.world.size)
         if reason is not None and self.world.is_main:
             logger.warning("graph: steps are launched one by one: %s", reason)
         return reason is None
 
     def _new_optimizer(self) -> torch.optim.Adam:
-        """On a GPU, and in a recording, all that changes is on the device, the learning rate too."""
+        """Adam. On a GPU all its changing values are on the device, including the learning rate, for CUDA graphs."""
         on_gpu = self.world.device.type == "cuda"
         in_place = on_gpu or self.graphed
         lr = torch.tensor(self.config.lr, device=self.world.device) if in_place else self.config.lr
@@ -294,8 +294,8 @@ class Trainer:
     def _new_scaler(self) -> torch.amp.GradScaler:
         return torch.amp.GradScaler(self.world.device.type, enabled=self.config.amp == "fp16")
 
-    def _forget_step(self) -> None:
-        """Drop what a step that stopped halfway left: gradients, and the scaler's notes on this step."""
+    def _reset_step(self) -> None:
+        """Discard what an aborted step left: gradients, and the scaler's state of this step."""
         self.optimizer.zero_grad(set_to_none=True)
         state, self.scaler = self.scaler.state_dict(), self._new_scaler()
         self.scaler.load_state_dict(state)

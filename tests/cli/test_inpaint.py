@@ -157,6 +157,9 @@ def test_bad_videos_masks_and_weights_are_named(clip, tmp_path, capsys, weights)
         (["--grow", "-1"], "--grow: must be a whole number from 0 to 1000, got '-1'"),
         (["--pix-fmt", "x"], "pix_fmt must be a pixel format such as yuv420p, got 'x'"),
         (["--fp16", "--bf16"], "not allowed with argument"),
+        (["--adapt", "5"], "--adapt: adapts the fill that needs no weights"),
+        (["--adapt", "-1"], "--adapt: must be a whole number from 0 to 86400, got '-1'"),
+        (["--quality", "best"], "invalid choice: 'best'"),
         (["--sharpen"], "unrecognized arguments: --sharpen"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -190,3 +193,17 @@ def test_options_for_masks_and_boxes_reach_the_file(clip, tmp_path, capsys, weig
         expected[4 : 8 + 4 * (t // 2), 4:8] = expected[top : top + 12, 32:48] = True
         assert changed[t][expected].mean() > 0.9
         assert not changed[t][~expected].any()
+
+
+def test_adapt_and_quality_say_what_came_of_it(clip, tmp_path, capsys, monkeypatch):
+    source = str(clip("in.mp4", frames=4))
+    arguments = ["inpaint", source, "--box", "8,8,20,16", "--quiet", "--overwrite", "-o", str(tmp_path / "out.mkv")]
+    assert main(arguments) == 0
+    assert "adapt:" not in capsys.readouterr().err
+    for options in (["--adapt", "2"], ["--quality", "high"]):
+        monkeypatch.setattr("fastinpaint.cli.inpaint.ADAPT_SECONDS", 2)
+        assert main([*arguments, *options]) == 0
+        said = capsys.readouterr().err
+        assert said.startswith("fastinpaint inpaint: note: adapt: the error on held-out known pixels went from"), said
+    assert main([*arguments, "--quality", "high", "--adapt", "0"]) == 0
+    assert "adapt:" not in capsys.readouterr().err

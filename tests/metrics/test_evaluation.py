@@ -13,11 +13,21 @@ import torch
 from fastinpaint import UserError
 from fastinpaint.data.holes import make_holes
 from fastinpaint.data.synthetic import synthetic_clip
-from fastinpaint.metrics import evaluate, hole_l1, psnr, save_report, ssim, telea, temporal_error, warping_error
+from fastinpaint.metrics import (
+    border_error,
+    evaluate,
+    hole_l1,
+    psnr,
+    save_report,
+    ssim,
+    telea,
+    temporal_error,
+    warping_error,
+)
 from fastinpaint.metrics.networks import complete, truth_at
 from fastinpaint.models import ModelConfig, TwoDCN, VideoCompletionNet
 from fastinpaint.models.preprocess import downsample_video
-from fastinpaint.propagation import propagate
+from fastinpaint.propagation import Adaptation, propagate
 from fastinpaint.training.losses import threedcn_loss
 
 SAMPLES = [synthetic_clip(seed, frames=4, size=24) for seed in range(3)]
@@ -49,24 +59,36 @@ def test_every_row_is_the_measure_of_that_methods_result(holes: str) -> None:
     found = evaluate({"a": completion, "b": twodcn}, SAMPLES, holes, progress=False)
     assert list(found.means) == [
         "3DCN (12x12)", "3DCN", "2DCN", "CombCN", "Telea", "Navier-Stokes", "temporal median",
-        "nearest in time", "propagation",
+        "nearest in time", "propagation", "source",
     ]  # fmt: skip
     for index, video in enumerate(SAMPLES):
         mask = mask_of(index, holes)
         grey = np.where(mask[..., None], 127.5, video)
         expected = [hole_l1(grey, video, mask), psnr(grey, video), ssim(grey, video), temporal_error(grey, video, mask)]
-        expected.append(warping_error(grey, video, mask))
+        expected += [warping_error(grey, video, mask), border_error(grey, video, mask)]
         assert list(found.per_sample["CombCN"][index]) == pytest.approx(expected, rel=1e-5)
         dark = np.where(mask[..., None], 63.75, video)
         assert found.per_sample["3DCN"][index].hole_l1 == pytest.approx(hole_l1(dark, video, mask), rel=1e-5)
         rival = telea(video, mask)
         assert found.per_sample["Telea"][index].hole_l1 == pytest.approx(hole_l1(rival, video, mask))
+        own = found.per_sample["source"][index]
+        assert (own.hole_l1, own.border_error) == (0, 0)
+        assert own.warping_error == warping_error(video, video, mask)
         carried = propagate(np.where(mask[..., None], 0, video).astype(np.uint8), mask).video
         assert found.per_sample["propagation"][index].hole_l1 == pytest.approx(hole_l1(carried, video, mask))
     for name, scores in found.per_sample.items():
         columns = [None if None in column else np.mean(column) for column in zip(*scores, strict=True)]
         assert [value is None for value in found.means[name]] == [column is None for column in columns]
         assert [v for v in found.means[name] if v is not None] == pytest.approx([c for c in columns if c is not None])
+
+
+def test_the_adapted_fill_has_a_row_where_it_is_asked_for() -> None:
+    found = evaluate({}, SAMPLES[:1], "rectangle", rivals=False, adapt=2, progress=False)
+    assert list(found.means) == ["propagation, adapted"]
+    mask = mask_of(0, "rectangle")
+    blank = np.where(mask[..., None], 0, SAMPLES[0]).astype(np.uint8)
+    filled = propagate(blank, mask, Adaptation(2)).video
+    assert found.means["propagation, adapted"].hole_l1 == pytest.approx(hole_l1(filled, SAMPLES[0], mask))
 
 
 @pytest.mark.parametrize("r", [2, 4])
@@ -140,11 +162,13 @@ def test_table_and_json() -> None:
     found = evaluate({"a": completion}, SAMPLES, "rectangle", progress=False)
     lines = found.table().splitlines()
     assert lines[0] == "3 samples of 4 frames, 24x24, holes: rectangle"
-    assert lines[1].split() == ["method", "hole", "L1", "PSNR", "dB", "SSIM", "temporal", "L1", "warping", "L1"]
+    assert lines[1].split() == (
+        ["method", "hole", "L1", "PSNR", "dB", "SSIM", "temporal", "L1", "warping", "L1", "border", "L1"]
+    )
     row = next(line for line in lines if line.startswith("CombCN"))
     scores = found.means["CombCN"]
     expected = [f"{scores.hole_l1:.2f}", f"{scores.psnr:.2f}", f"{scores.ssim:.4f}", f"{scores.temporal_error:.2f}"]
-    expected.append(f"{scores.warping_error:.2f}")
+    expected += [f"{scores.warping_error:.2f}", f"{scores.border_error:.2f}"]
     assert row.split()[1:] == expected
     facts = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert facts["means"]["CombCN"] == scores._asdict()
@@ -155,7 +179,7 @@ def test_one_frame_has_no_temporal_error() -> None:
     _, twodcn = networks()
     found = evaluate({"b": twodcn}, [SAMPLES[0][:1]], "rectangle", rivals=False, progress=False)
     assert found.means["2DCN"].temporal_error is None
-    assert found.table().splitlines()[2].split()[-1] == "-"
+    assert found.table().splitlines()[2].split()[-3:-1] == ["-", "-"]
 
 
 def test_report_on_disk(tmp_path: Path) -> None:

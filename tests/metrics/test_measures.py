@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fastinpaint.metrics import hole_l1, psnr, ssim, temporal_error, warping_error
+from fastinpaint.metrics import border_error, hole_l1, psnr, ssim, temporal_error, warping_error
 
 
 def case(frames: int = 3, height: int = 5, width: int = 6) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -78,12 +78,13 @@ def test_ssim_is_the_formula_at_every_window() -> None:
         (lambda r, t, m: hole_l1(r[:1], t, m), ("hole_l1", "(1, 5, 6, 3)", "(3, 5, 6, 3)")),
         (lambda r, t, m: hole_l1(r, t, m[:2]), ("mask must be (3, 5, 6)", "(2, 5, 6)")),
         (lambda r, t, m: hole_l1(r, t, m & False), ("hole_l1", "no hole")),
+        (lambda r, t, m: border_error(r, t, m | True), ("border_error", "no hole has an edge")),
         (lambda r, t, m: temporal_error(r, t, m & False), ("temporal_error", "no hole")),
         (lambda r, t, m: temporal_error(r[:1], t[:1], m[:1]), ("at least 2 frames",)),
         (lambda r, t, m: psnr(r[..., :2], t[..., :2]), ("psnr", "[T, H, W, 3]")),
         (lambda r, t, m: ssim(r, t), ("at least 11 x 11", "5 x 6")),
     ],
-    ids=["shape", "mask", "no-hole", "no-hole-in-time", "one-frame", "channels", "window"],
+    ids=["shape", "mask", "no-hole", "no-edge", "no-hole-in-time", "one-frame", "channels", "window"],
 )
 def test_what_cannot_be_measured_is_named(call, words: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match=":") as caught:
@@ -105,3 +106,18 @@ def test_warping_error_follows_the_truths_motion() -> None:
     assert warping_error(flicker.clip(0, 255).astype(np.uint8), truth, mask) == pytest.approx(20, abs=2)
     with pytest.raises(ValueError, match="at least 2 frames"):
         warping_error(truth[:1], truth[:1], mask[:1])
+
+
+def test_border_error_counts_a_step_at_the_edge_and_nothing_deep_inside() -> None:
+    truth = np.full((2, 20, 20, 3), 100, np.uint8)
+    mask = np.zeros(truth.shape[:3], bool)
+    mask[:, 4:16, 4:16] = True
+    step, deep = truth.copy(), truth.copy()
+    step[mask] += 30
+    deep[:, 8:12, 8:12] += 30
+    ring = np.zeros((20, 20), bool)
+    ring[4:16, 4:16], ring[6:14, 6:14] = True, False
+    pairs = int((ring[:, 1:] | ring[:, :-1]).sum() + (ring[1:] | ring[:-1]).sum())
+    assert border_error(step, truth, mask) == pytest.approx(30 * 48 / pairs)
+    assert border_error(deep, truth, mask) == 0
+    assert border_error(truth, truth, mask) == 0

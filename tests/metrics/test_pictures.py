@@ -33,7 +33,7 @@ def test_frames_show_input_networks_and_truth() -> None:
     assert np.array_equal(pictures["truth"], given.video[4])
 
 
-def test_differences_show_the_liveliest_pair_with_one_gain() -> None:
+def test_differences_show_the_pair_with_most_change_at_one_gain() -> None:
     rows = difference_rows([example()])
     assert [label for label, _ in rows] == ["sample 7\nframe 3", "sample 7\nframe 4", "difference\ntimes 6"]
     shown = rows[2][1]

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 import fastinpaint
 from fastinpaint.acceleration.example import float_tensors
-from tests.strangers.networks import MORE, USUAL, example, quiet
+from tests.strangers.networks import USUAL, example, more, quiet
 
-NETWORKS = {**USUAL, **MORE}
+NETWORKS = {**more(), **USUAL}
 CLOSE = 1e-8  # of a tensor's norm
+# torch rounds the 1/6 of hardsigmoid's gradient to float32, in float64 too; efficientvit's attention is float32's
+AS_CLOSE_AS_TORCH_IS = {"timm efficientvit_b0": 1e-6, "timm ese_vovnet19b_dw": 1e-6}
 NOTHING = 1e-9  # of the largest gradient: what rounding leaves of sums that cancel, as for a bias before batch norm
 
 
@@ -35,17 +37,17 @@ def step(net: nn.Module, x: Tensor) -> dict[str, list[Tensor]]:
     return {"results": [*results, loss], "gradients": [*grads, x.grad], "buffers": buffers, "eval": evaluated}  # type: ignore[list-item]
 
 
-def assert_equal(ours: dict[str, list[Tensor]], expected: dict[str, list[Tensor]]) -> None:
+def assert_equal(ours: dict[str, list[Tensor]], expected: dict[str, list[Tensor]], close: float = CLOSE) -> None:
     for what, tensors in expected.items():
         largest = max((float(t.detach().norm()) for t in tensors if t.numel()), default=0.0)
         for i, (mine, right) in enumerate(zip(ours[what], tensors, strict=True)):
             distance, norm = float((mine - right).detach().norm()), float(right.detach().norm())
-            assert distance <= CLOSE * norm + NOTHING * largest, f"{what} {i}: {distance:.1e} of {norm:.1e}"
+            assert distance <= close * norm + NOTHING * largest, f"{what} {i}: {distance:.1e} of {norm:.1e}"
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_public_network_computes_the_same(name: str) -> None:
-    if name in MORE and os.environ.get("STRANGERS") != "all":
+    if name not in USUAL and os.environ.get("STRANGERS") != "all":
         pytest.skip("runs with STRANGERS=all")
     build, shape = NETWORKS[name]
     torch.manual_seed(0)
@@ -55,6 +57,7 @@ def test_a_public_network_computes_the_same(name: str) -> None:
     assert list(fast.state_dict()) == list(net.state_dict())
     twin = copy.deepcopy(fast)
     expected = step(copy.deepcopy(net), x)
-    assert_equal(step(fast, x), expected)
+    close = AS_CLOSE_AS_TORCH_IS.get(name, CLOSE)
+    assert_equal(step(fast, x), expected, close)
     twin.load_state_dict(net.state_dict())
-    assert_equal(step(twin, x), expected)
+    assert_equal(step(twin, x), expected, close)

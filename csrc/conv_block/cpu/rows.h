@@ -1,10 +1,12 @@
 // How direct convolutions read and write any number of channels, some pixels at a time. For simd*.cpp.
 #pragma once
 
+#include <cstring>
 #include <type_traits>
 
-#include "conv_block/cpu/winograd.h"
 #include "conv_block/cpu/reader.h"
+#include "conv_block/cpu/winograd.h"
+#include "norm_act/cpu_acts.h"
 
 namespace {
 
@@ -12,26 +14,22 @@ constexpr int kWideVectors = 4;   // read side by side: one at a time would read
 constexpr int64_t kStripFloats = 1024;  // of one source, read before the next channels are
 constexpr int64_t kSegment = 32;  // most pixels whose sums are taken in float before they join those in double
 
-// The activations: a = act(z), and dz = da * act'(z). The codes are those of `Source::relu`.
-enum Act { kIdentity, kRelu };
+// The activation of a source and its parameter, out of `Source::relu`.
+struct Activation {
+  fi::Act act;
+  float parameter;
 
-template <int ACT>
-FI_INLINE vfloat act(vfloat z) {
-  return ACT == kRelu ? relu(z) : z;
-}
-template <int ACT>
-FI_INLINE vfloat act_grad(vfloat z, vfloat da) {
-  return ACT == kRelu ? gate(z, da) : da;
-}
-// Calls f with the activation as a constant.
-template <class F>
-void with_act(int64_t code, F f) {
-  code == kRelu ? f(std::integral_constant<int, kRelu>{}) : f(std::integral_constant<int, kIdentity>{});
-}
+  explicit Activation(const fi::Source& s) : act(static_cast<fi::Act>(s.relu & 0xff)) {
+    const uint32_t bits = static_cast<uint32_t>(s.relu >> 8);
+    std::memcpy(&parameter, &bits, sizeof(bits));
+  }
+  // Whether it takes more than the clamp that goes with a load.
+  bool needs_pass() const { return act != fi::Act::none && act != fi::Act::relu; }
+};
 
 // Activations of COUNT vectors of channels from c on, the last with n channels, at `count` pixels. Negative pixels are
 // padding, which is zero.
-template <int COUNT, bool AFFINE, int ACT, bool ADDEND, class Pixel>
+template <int COUNT, bool AFFINE, bool RELU, bool ADDEND, class Pixel>
 void read_vectors(const fi::Source& s, int64_t c, int64_t n, int64_t count, Pixel pixel, float* to, int64_t stride) {
   vfloat mean[COUNT] = {}, scale[COUNT] = {}, shift[COUNT] = {};
   auto vector = [&](const void* v, int i) { return load_n(static_cast<const float*>(v) + c + i * kLanes, n); };
@@ -50,12 +48,32 @@ void read_vectors(const fi::Source& s, int64_t c, int64_t n, int64_t count, Pixe
       if (place >= 0) {
         v = load_n(x + at + i * kLanes, n);
         if (AFFINE) v = (v - mean[i]) * scale[i] + shift[i];
-        v = act<ACT>(v);
+        if (RELU) v = relu(v);
         if (ADDEND) v += load_n(addend + at + i * kLanes, n);
       }
       store(to + i * kLanes, v);
     }
   }
+}
+
+// rows[i * stride + k], k < width: act of what is there, plus the addend of channel c + k at pixel(i); padding stays
+// zero. The rows are in the first cache: an activation in the load itself would be compiled once for each kind of load.
+template <class Pixel>
+void activate_rows(const fi::Source& s, int64_t c, int64_t width, int64_t count, Pixel pixel, float* rows,
+                   int64_t stride) {
+  const Activation activation(s);
+  const float* addend = static_cast<const float*>(s.addend);
+  with_act<float>(activation.act, [&](auto chosen) {
+    for (int64_t i = 0; i < count; ++i, rows += stride) {
+      const int64_t place = pixel(i);
+      if (place < 0) continue;
+      for (int64_t k = 0; k < width; k += kLanes) {
+        vfloat v = decltype(chosen)::fwd(load(rows + k), activation.parameter);
+        if (addend) v += load_n(addend + place * s.channels + c + k, width - k);
+        store(rows + k, v);
+      }
+    }
+  });
 }
 
 // to[i * stride + k] = the source's activation of channel c + k at pixel(i), k < width and i < count. Whole vectors are
@@ -64,27 +82,32 @@ void read_vectors(const fi::Source& s, int64_t c, int64_t n, int64_t count, Pixe
 template <class Pixel>
 void read_rows(const fi::Source& s, int64_t c, int64_t width, int64_t count, Pixel pixel, float* to, int64_t stride) {
   const int64_t strip = width < kStripFloats / 4 ? kStripFloats / width : 4;
-  auto by = [&](auto affine, auto code, auto addend) {
-    constexpr bool kAffine = decltype(affine)::value, kAddend = decltype(addend)::value;
-    constexpr int kAct = decltype(code)::value;
+  const Activation activation(s);
+  auto by = [&](auto affine, auto clamp, auto addend) {
+    constexpr bool kAffine = decltype(affine)::value, kRelu = decltype(clamp)::value;
+    constexpr bool kAddend = decltype(addend)::value;
     for (int64_t first = 0; first < count; first += strip, to += strip * stride) {
       const int64_t pixels = count - first < strip ? count - first : strip;
       auto at = [&](int64_t i) { return pixel(first + i); };
       int64_t k = 0;
       for (; k + kWideVectors * kLanes <= width; k += kWideVectors * kLanes) {
-        read_vectors<kWideVectors, kAffine, kAct, kAddend>(s, c + k, kLanes, pixels, at, to + k, stride);
+        read_vectors<kWideVectors, kAffine, kRelu, kAddend>(s, c + k, kLanes, pixels, at, to + k, stride);
       }
       for (; k < width; k += kLanes) {
-        read_vectors<1, kAffine, kAct, kAddend>(s, c + k, width - k, pixels, at, to + k, stride);
+        read_vectors<1, kAffine, kRelu, kAddend>(s, c + k, width - k, pixels, at, to + k, stride);
       }
+      if (!kRelu && !kAddend && activation.needs_pass()) activate_rows(s, c, width, pixels, at, to, stride);
     }
   };
-  with_act(s.relu, [&](auto code) {
-    constexpr std::true_type yes;
-    constexpr std::false_type no;
-    if (s.mean) return s.addend ? by(yes, code, yes) : by(yes, code, no);
-    s.addend ? by(no, code, yes) : by(no, code, no);
-  });
+  constexpr std::true_type yes;
+  constexpr std::false_type no;
+  auto with_addend = [&](auto affine, auto clamp) {
+    s.addend && !activation.needs_pass() ? by(affine, clamp, yes) : by(affine, clamp, no);
+  };
+  auto with_clamp = [&](auto affine) {
+    activation.act == fi::Act::relu ? with_addend(affine, yes) : with_addend(affine, no);
+  };
+  s.mean ? with_clamp(yes) : with_clamp(no);
 }
 
 // y = result + bias for n channels from c on and, where wanted, the sums of what exceeds an offset, the mean of the
@@ -139,7 +162,7 @@ struct StoreRows {
 
 // The activation's backward: dz = da * act'(z), dx = dz * scale, and the sums of dz and dz * (x - mean).
 struct ActivationGradRows {
-  const fi::Source& source;
+  const Activation activation;
   const float* x;
   float *out, *daddend;
   int64_t channels, n;
@@ -148,7 +171,7 @@ struct ActivationGradRows {
   bool affine, past_caches;
 
   ActivationGradRows(const fi::Target& t, int64_t c, int64_t n)
-      : source(*t.source),
+      : activation(*t.source),
         x(static_cast<const float*>(t.source->x) + c),
         out(t.out + c),
         daddend(t.daddend ? t.daddend + c : nullptr),
@@ -163,7 +186,7 @@ struct ActivationGradRows {
   }
   FI_INLINE void put(float* to, vfloat v) const { past_caches ? stream(to, v) : store_n(to, v, n); }
 
-  template <int ACT, bool AFFINE, class Pixel>
+  template <class ACT, bool AFFINE, class Pixel>
   void rows(const float* results, int64_t row, int64_t count, Pixel pixel) {
     for (int64_t begin = 0; begin < count; begin += kSegment) {
       const int64_t end = begin + kSegment < count ? begin + kSegment : count;
@@ -172,9 +195,9 @@ struct ActivationGradRows {
         vfloat dz = load(results + i * row);
         const int64_t at = pixel(i) * channels;
         if (daddend) put(daddend + at, dz);
-        if (AFFINE || ACT != kIdentity) {
+        if (AFFINE || activation.act != fi::Act::none) {
           const vfloat xv = load_n(x + at, n);
-          dz = act_grad<ACT>(AFFINE ? (xv - mean) * scale + shift : xv, dz);
+          dz = ACT::bwd(AFFINE ? (xv - mean) * scale + shift : xv, activation.parameter, dz);
           s += dz;
           q += dz * (xv - mean);
         }
@@ -187,14 +210,14 @@ struct ActivationGradRows {
   }
   template <class Pixel>
   void operator()(const float* results, int64_t row, int64_t count, Pixel pixel) {
-    with_act(source.relu, [&](auto code) {
-      constexpr int kAct = decltype(code)::value;
-      affine ? rows<kAct, true>(results, row, count, pixel) : rows<kAct, false>(results, row, count, pixel);
+    with_act<float>(activation.act, [&](auto chosen) {
+      using Chosen = decltype(chosen);
+      affine ? rows<Chosen, true>(results, row, count, pixel) : rows<Chosen, false>(results, row, count, pixel);
     });
   }
   FI_INLINE void expect(int64_t pixel) const {
     if (!past_caches) __builtin_prefetch(out + pixel * channels, 1);
-    if (affine || source.relu) __builtin_prefetch(x + pixel * channels);
+    if (affine || activation.act != fi::Act::none) __builtin_prefetch(x + pixel * channels);
   }
   static constexpr int count = 2;
   void finish(double* sums) const {

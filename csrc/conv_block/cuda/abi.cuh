@@ -1,13 +1,13 @@
-// The convolution as the C ABI hands it over; fastinpaint/ops/conv_block/cuda/abi.py has the same structure in ctypes.
+// The convolution's arguments in the C ABI. fastinpaint/ops/conv_block/cuda/abi.py has the same structure in ctypes.
 //
-// Axes are T, H, W; a 2D convolution has T = 1 and its frames in the batch. Maps are [N][T][H][W][C]. The caller owns
-// every buffer; workspaces need fi_conv_*_workspace bytes, 16-byte aligned, and may hold anything.
+// Axes are T, H, W. A 2D convolution has T = 1 and its frames in the batch. Maps are [N][T][H][W][C]. The caller owns
+// all buffers. A workspace has fi_conv_*_workspace bytes, 16-byte aligned, uninitialised.
 #pragma once
 #include "common/cuda_source.cuh"
 
 namespace fi {
 
-struct SourceGradient {  // all null where the source wants none
+struct SourceGradient {  // all null if the source needs none
   void* dx;
   void* daddend;
   float* dmean;  // with dscale and dshift, or null
@@ -20,8 +20,8 @@ struct Conv {
   int in[3], out[3];  // sizes of the sources and of y
   int kernel[3], stride[3], padding[3], dilation[3];
   int out_channels;
-  int shared_limit;                   // bytes of shared memory that a block may have
-  int hopper;                         // 0: never the wgmma path; 1: where it may pay; 2: wherever it can
+  int shared_limit;                   // most bytes of shared memory per block
+  int hopper;                         // the wgmma path: 0 never, 1 where it should be faster, 2 wherever it can run
   Source source[2];                   // concatenated over channels
   Source gradient;                    // G, with out_channels channels (backward)
   const void* weight;                 // in the maps' dtype

@@ -1,5 +1,5 @@
-// Entry points of forward and dgrad. See abi.cuh for the arguments; each returns 0, a cudaError_t, or a negative
-// Status of common/cuda_launch.cuh. Nothing here waits for the device or allocates.
+// Entry points of forward and dgrad. abi.cuh describes the arguments. Each function returns 0, a cudaError_t, or a
+// negative Status of common/cuda_launch.cuh. None of them waits for the device or allocates.
 #include "conv_block/cuda/hopper/fwd_dgrad_plan.cuh"
 
 namespace fi {
@@ -99,7 +99,7 @@ static Footprint footprint_of(const Conv& conv, const GatherPlan& plan) {
   return result;
 }
 
-// The plan of the path that runs.
+// The plan of the path that will run.
 static int plan_any(const Conv& conv, bool backward, GatherPlan& plan) {
   int status = plan_gather(conv, backward, plan);
   return status || !hopper_takes(conv, plan) ? status : plan_hopper(conv, backward, plan);
@@ -120,10 +120,10 @@ static int run_gather(const Conv& conv, bool backward, void* stream) {
 
 using namespace fi;
 
-// Bytes of fi::Conv, so that the binding can tell a layout that differs.
+// Bytes of fi::Conv, so that the binding can detect a different layout.
 FI_EXPORT int fi_conv_sizeof() { return int(sizeof(Conv)); }
 
-// Bytes of workspace, or a negative Status; conv.workspace is not read.
+// Bytes of workspace, or a negative Status. conv.workspace is not read.
 FI_EXPORT int64_t fi_conv_workspace(const Conv* conv, int backward) {
   Conv copy = *conv;
   copy.workspace = nullptr;
@@ -132,7 +132,7 @@ FI_EXPORT int64_t fi_conv_workspace(const Conv* conv, int backward) {
   return status ? status : plan.workspace;
 }
 
-// Blocks, bytes and shared memory of a forward pass or dgrad.
+// Blocks, loaded bytes and shared memory of forward or dgrad.
 FI_EXPORT int fi_conv_footprint(const Conv* conv, int backward, Footprint* out) {
   GatherPlan plan;
   if (int status = plan_any(*conv, backward, plan)) return status;
@@ -140,8 +140,8 @@ FI_EXPORT int fi_conv_footprint(const Conv* conv, int backward, Footprint* out) 
   return kOk;
 }
 
-// y = conv(activation of the sources) + bias; mean and var of y where they are not null.
+// y = conv(activation of the sources) + bias, and mean and var of y if not null.
 FI_EXPORT int fi_conv_fwd(const Conv* conv, void* stream) { return run_gather(*conv, false, stream); }
 
-// The gradients of the sources whose dx is not null.
+// Computes the gradients of the sources whose dx is not null.
 FI_EXPORT int fi_conv_dgrad(const Conv* conv, void* stream) { return run_gather(*conv, true, stream); }

@@ -1,4 +1,4 @@
-// Entry points of wgrad. See abi.cuh for the arguments and fwd_dgrad.cu for what they return.
+// Entry points of wgrad. abi.cuh describes the arguments, fwd_dgrad.cu the return values.
 #include "conv_block/cuda/hopper/wgrad_plan.cuh"
 #include "conv_block/cuda/kernels/reduce.cuh"
 #include "conv_block/cuda/kernels/wgrad_main.cuh"
@@ -10,19 +10,19 @@ struct WgradPlan {
   WgradParams params;
   ReduceParams reduce;
   int channels, columns, row_blocks, column_tiles;  // channels of P in a row block
-  int groups;  // of kThreads in a block of wgrad_kernel: they sum tiles of their own, and store one partial
+  int groups;  // of kThreads per block of wgrad_kernel: they sum separate tiles and store one partial
   bool thin, hopper;
   int64_t workspace;
 };
 
-// P is the side that taps move: the activation, or G of a transposed convolution. Where the stride is 1 it may be G of
-// any (inverse: the taps' offsets change sign).
+// P is the side that taps shift: the activation, or G of a transposed convolution. At stride 1 it may also be G of any
+// convolution (inverse: the taps' offsets change sign).
 struct Roles {
   bool gradient_is_p, inverse;
 };
 
-// Cuts the taps into blocks of one plane and at most `most` (thin: entries), whole kernel rows where they fit so that a
-// block's patch stays small.
+// Splits the taps into blocks of one plane with at most `most` taps (thin: entries). Whole kernel rows are kept
+// together if they fit, so that a block's patch stays small.
 inline void cut_taps(const Conv& conv, int most, WgradPlan& plan) {
   GatherParams& p = plan.params.p;
   int rows = conv.kernel[0] * conv.kernel[1], in_row = plan.thin ? ceil_div(conv.kernel[2], 2) : conv.kernel[2];
@@ -49,8 +49,8 @@ inline void cut_taps(const Conv& conv, int most, WgradPlan& plan) {
   p.patch = make_box(kTileRows >> p.tile_bits, 1 << p.tile_bits, span_h, span_w, p.taps.step);
 }
 
-// 32 columns for narrow Q, else 64. float32 and tf32 stop at 32: the one holds every sum twice, the other has more
-// taps' sums than registers (thin blocks have fewer).
+// Columns per tile: 32 for narrow Q, else 64. float32 has at most 32, because it holds every sum twice. So does tf32,
+// because more taps' sums would exceed the registers (thin blocks have fewer).
 inline int choose_wgrad_columns(int dtype, int channels, bool thin) {
   return channels <= 32 || dtype == kFloat32 || (dtype == kTf32 && !thin) ? 32 : 64;
 }
@@ -83,12 +83,11 @@ inline void choose_sources(const Conv& conv, const Roles& roles, WgradPlan& plan
 constexpr int kOperationsPerByte = 183;  // an H200's 788 TFLOP/s over its 4.3 TB/s
 
 struct Splits {
-  int partials, groups;  // that share a partial
+  int partials, groups;  // groups that share a partial
 };
 
-// The fewest splits of those that take least time: rounds of as many groups as an H200 holds, all as long as the tiles
-// of a split, and the partials, written and read. operations: of a group and a tile. held: groups that an H200 holds at
-// a time.
+// The smallest number of splits with the least estimated time: rounds of resident groups, each as long as the tiles of
+// a split, plus writing and reading the partials. operations: per group and tile. held: groups resident on an H200.
 inline Splits choose_splits(int blocks, int tiles, int64_t operations, int64_t partial_bytes, int held,
                             int most_groups) {
   Splits best{1, 1};
@@ -102,7 +101,7 @@ inline Splits choose_splits(int blocks, int tiles, int64_t operations, int64_t p
   return best;
 }
 
-// Shared memory of a block.
+// Shared memory per block.
 template <class T, int BN, bool thin>
 int block_bytes(const WgradPlan& plan) {
   int each = wgrad_bytes<T, BN, thin>(plan.params.p);
@@ -117,7 +116,7 @@ inline int block_bytes(const Conv& conv, const WgradPlan& plan) {
   });
 }
 
-// How the partials of that many splits are summed: a thread sums four splits before there are two for a vector.
+// How the partials of that many splits are summed. A vector gets a second thread only beyond four splits per thread.
 inline ReduceParams plan_reduce(const WgradParams& w, bool p_inner) {
   ReduceParams reduce{w.p.taps.taps, w.p_channels, w.q_channels, w.splits, p_inner, kVector, 0, 1};
   while (reduce.parts < kVector && reduce.parts * 4 < w.splits) reduce.parts *= 2;
@@ -126,7 +125,7 @@ inline ReduceParams plan_reduce(const WgradParams& w, bool p_inner) {
   return reduce;
 }
 
-// Bytes that the blocks read and write in global memory, dead taps included.
+// Bytes that the blocks access in global memory, including dead taps.
 inline int64_t bytes_asked(const Conv& conv, const WgradPlan& plan) {
   const WgradParams& w = plan.params;
   auto maps = [](const Source& source) { return source.addend ? 2 : 1; };
@@ -138,9 +137,8 @@ inline int64_t bytes_asked(const Conv& conv, const WgradPlan& plan) {
   return w.tiles * (patches * plan.column_tiles + q * plan.row_blocks) + 2 * plan.workspace;
 }
 
-// The plan with these roles and at most that many taps a block. False where a patch is larger than kPatchLimit or the
-// block's memory than the chip's, which those of a single tap never are, or where there are more tiles than an int
-// counts.
+// Plans with these roles and at most that many taps per block. Returns false if a patch exceeds kPatchLimit, the
+// block's memory exceeds the chip's (neither can happen for a single tap), or the number of tiles exceeds an int.
 inline bool plan_blocks(const Conv& conv, const Roles& roles, int most, WgradPlan& plan) {
   GatherParams& p = plan.params.p;
   WgradParams& w = plan.params;
@@ -163,7 +161,7 @@ inline bool plan_blocks(const Conv& conv, const Roles& roles, int most, WgradPla
   int64_t partial_bytes = int64_t(p.taps.taps) * w.p_channels * w.q_channels * int64_t(sizeof(float));
   int64_t rows = plan.thin ? kThinEntries * kVector : (p.taps.taps / w.blocks) * plan.channels;
   int64_t operations = 2 * rows * kTileRows * plan.columns;
-  if (!plan.hopper) operations += operations / 2;  // mma.sync does not reach the rate of wgmma
+  if (!plan.hopper) operations += operations / 2;  // mma.sync is slower than wgmma
   plan.groups = kMostGroups;
   bool grouped = !plan.hopper && block_bytes(conv, plan) <= conv.shared_limit;
   Splits splits = choose_splits(plan.row_blocks * plan.column_tiles, w.tiles, operations, partial_bytes,
@@ -183,8 +181,8 @@ inline bool plan_blocks(const Conv& conv, const Roles& roles, int most, WgradPla
   return p.patch.rows * p.patch.columns * position_bytes <= kPatchLimit && block_bytes(conv, plan) <= conv.shared_limit;
 }
 
-// Of the roles, and of a plane's taps, a kernel row's or a single one in a block, what asks for the fewest bytes. A
-// side of at most kThinChannels is always P: as Q it would leave most columns empty.
+// Chooses the roles and the taps per block (a plane, a kernel row or a single tap) that load the fewest bytes. A side
+// of at most kThinChannels is always P, because as Q it would leave most columns empty.
 inline bool choose_blocks(const Conv& conv, bool hopper, WgradPlan& best) {
   int64_t least = -1;
   bool unit = conv.stride[0] * conv.stride[1] * conv.stride[2] == 1, transposed = conv.transposed;
@@ -238,7 +236,7 @@ static int launch_columns(const WgradPlan& plan, void* stream) {
 
 using namespace fi;
 
-// Bytes of workspace, or a negative Status; conv.workspace is not read.
+// Bytes of workspace, or a negative Status. conv.workspace is not read.
 FI_EXPORT int64_t fi_conv_wgrad_workspace(const Conv* conv) {
   Conv copy = *conv;
   copy.workspace = nullptr;
@@ -247,7 +245,7 @@ FI_EXPORT int64_t fi_conv_wgrad_workspace(const Conv* conv) {
   return status ? status : plan.workspace;
 }
 
-// Blocks, bytes and shared memory of wgrad, with its partials.
+// Blocks, loaded bytes (including partials) and shared memory of wgrad.
 FI_EXPORT int fi_conv_wgrad_footprint(const Conv* conv, Footprint* out) {
   WgradPlan plan;
   if (int status = plan_wgrad(*conv, plan)) return status;
@@ -262,7 +260,7 @@ FI_EXPORT int fi_conv_wgrad_footprint(const Conv* conv, Footprint* out) {
   return kOk;
 }
 
-// dweight from the sources and the gradient.
+// Computes dweight from the sources and the gradient.
 FI_EXPORT int fi_conv_wgrad(const Conv* conv, void* stream) {
   WgradPlan plan;
   if (int status = plan_wgrad(*conv, plan)) return status;

@@ -1,6 +1,6 @@
 """`activation` and batch statistics in CUDA C++: one read of each input, one write of each output.
 
-Contract: reference.py. Every map returned is channels-last.
+`reference` holds the contract. All returned maps are channels-last.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def fwd(sources: Sequence[Source]) -> Tensor:
 
 
 def write(source: Source, a: Tensor, offset: int, scale_factor: float = 1.0, shift_factor: float = 1.0) -> None:
-    """The activation of a dense source into the channels of a (dense, channels-last) from `offset` on."""
+    """Write the activation of a dense source into the channels of a (dense, channels-last) from `offset` on."""
     if source.x.numel() == 0:
         return
     native.call(
@@ -44,7 +44,7 @@ def write(source: Source, a: Tensor, offset: int, scale_factor: float = 1.0, shi
 
 
 def bwd(da: Tensor, sources: Sequence[Source], needs: Sequence[bool]) -> list[SourceGrad]:
-    """The gradients of every source; ``needs[i]`` says whether source i wants any."""
+    """The gradients of every source. ``needs[i]`` tells whether source i needs any."""
     da, offset, grads = native.dense(da), 0, []
     for source, needed in zip(sources, needs, strict=True):
         grads.append(_source_bwd(da, offset, native.dense_source(source)) if needed else SourceGrad())

@@ -1,4 +1,4 @@
-"""`activation` in Triton: for two sources one launch forward; one backward, and a small one for its sums."""
+"""`activation` in Triton. Per two sources: one launch forward; one launch backward and a small one for its sums."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def why_not(sources: Sequence[Source]) -> str | None:
-    """Why these sources cannot be taken, or None."""
+    """Why these sources cannot run here, in one sentence, or None."""
     return support.why_not("activation", [s.x for s in sources])
 
 
@@ -43,36 +43,36 @@ def fwd(sources: Sequence[Source]) -> Tensor:
 
 
 def pairs(items: Sequence[T]) -> list[Sequence[T]]:
-    """The items, as many as a launch takes together."""
+    """The items in groups of two, as many as one launch processes."""
     return [items[i : i + 2] for i in range(0, len(items), 2)]
 
 
 def channel_blocks(channels: Sequence[int], tiles: RowTiles) -> int:
-    """Blocks of channels that sources have together; none spans two."""
+    """Total number of channel blocks of the sources. No block spans two sources."""
     return sum(-(-c // tiles.block_c) for c in channels)
 
 
 def flags(sources: Sequence[Source]) -> dict[str, bool]:
-    """What the kernels must know of one source or two when they are compiled."""
+    """Compile-time flags of the kernels for one or two sources."""
     first, second = sources[0], sources[1] if len(sources) > 1 else Source(sources[0].x)
     return {
         "HAS_AFFINE0": first.mean is not None,
-        "RELU0": first.relu,
+        "RELU0": bool(first.relu),
         "HAS_ADDEND0": first.addend is not None,
         "HAS_AFFINE1": second.mean is not None,
-        "RELU1": second.relu,
+        "RELU1": bool(second.relu),
         "HAS_ADDEND1": second.addend is not None,
         "HAS_SOURCE1": len(sources) > 1,
     }
 
 
 def _write(sources: Sequence[Source], out: Tensor, first: int) -> None:
-    """One source or two into out's columns, from its channel ``first`` on."""
+    """Write one or two sources into out's columns from channel ``first`` on."""
     rows, total = rows_of(out), out.shape[1]
     channels = [s.x.shape[1] for s in sources]
     tiles = row_tiles(rows, max(channels))
     operands = [(layout.dense(s.x), s.mean, s.scale, s.shift, _dense(s.addend)) for s in sources]
-    # a view of the memory from the first source's first channel on: the kernel counts columns from there
+    # a view of the memory that starts at the first source's first channel, where the kernel counts columns from
     columns = torch.as_strided(out, (rows, sum(channels)), (total, 1), first)
     kernels.activation_fwd_kernel[(-(-rows // tiles.block_r), channel_blocks(channels, tiles))](
         *operands[0], *operands[-1], columns, rows, channels[0], channels[-1], total,
@@ -81,7 +81,7 @@ def _write(sources: Sequence[Source], out: Tensor, first: int) -> None:
 
 
 def bwd(da: Tensor, sources: Sequence[Source], needs: Sequence[bool]) -> list[SourceGrad]:
-    """The gradients of every source; ``needs[i]`` says whether source i wants any."""
+    """The gradients of every source. ``needs[i]`` tells whether source i needs any."""
     da, first = layout.dense(da), 0
     grads, wanted = [SourceGrad() for _ in sources], []
     for i, (source, needed) in enumerate(zip(sources, needs, strict=True)):
@@ -97,7 +97,7 @@ def bwd(da: Tensor, sources: Sequence[Source], needs: Sequence[bool]) -> list[So
 
 
 def _bwd_two(da: Tensor, sources: Sequence[Source], firsts: Sequence[int]) -> list[SourceGrad]:
-    """The gradients of one source or two, whose channels of da begin at ``firsts``."""
+    """The gradients of one or two sources, whose channels of da start at ``firsts``."""
     channels, rows = [s.x.shape[1] for s in sources], rows_of(da)
     tiles = row_tiles(rows, max(channels))
     grads = [
@@ -120,7 +120,7 @@ def _bwd_two(da: Tensor, sources: Sequence[Source], firsts: Sequence[int]) -> li
 
 
 def finish_sums(partial: Tensor, sources: Sequence[Source], grads: Sequence[SourceGrad]) -> list[SourceGrad]:
-    """The gradients of one source or two with those of their vectors, from partial sums ``[2, C_0 + C_1, P]``."""
+    """Add the vectors' gradients of one or two sources from partial sums ``[2, C_0 + C_1, P]``."""
     _, all_channels, parts = partial.shape
     grads = with_vectors(sources, grads)
     if all_channels:
@@ -132,7 +132,7 @@ def finish_sums(partial: Tensor, sources: Sequence[Source], grads: Sequence[Sour
 
 
 def with_vectors(sources: Sequence[Source], grads: Sequence[SourceGrad]) -> list[SourceGrad]:
-    """The gradients with room for those of the sources' vectors."""
+    """The gradients with empty tensors for those of the sources' vectors."""
     names = ("mean", "scale", "shift")
     return [
         g if s.mean is None else g._replace(**{name: torch.empty_like(s.mean) for name in names})
@@ -141,7 +141,7 @@ def with_vectors(sources: Sequence[Source], grads: Sequence[SourceGrad]) -> list
 
 
 def vectors(sources: Sequence[Source], grads: Sequence[SourceGrad]) -> list[Tensor | None]:
-    """scale, dmean, dscale and dshift of two sources, for the kernels that finish sums."""
+    """scale, dmean, dscale and dshift of two sources, as arguments of the kernels that finish sums."""
     given = [v for s, g in zip(sources, grads, strict=True) for v in (s.scale, g.mean, g.scale, g.shift)]
     return (given + [None] * 8)[:8]
 
@@ -152,7 +152,7 @@ def sums_flags(sources: Sequence[Source]) -> dict[str, bool]:
 
 
 def batch_stats(y: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance ``[C]``, float32, of y ``[N, C, *space]``; NaN for an empty map, as torch's."""
+    """Mean and biased variance ``[C]``, float32, of y ``[N, C, *space]``. NaN for an empty map, as in torch."""
     y, channels, rows = layout.dense(y), y.shape[1], rows_of(y)
     tiles = row_tiles(rows, channels)
     if not rows:

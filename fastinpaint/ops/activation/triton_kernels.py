@@ -1,8 +1,8 @@
-"""The Triton kernels of `activation`: see `reference` for the equations.
+"""The Triton kernels of `activation`. `reference` holds the equations.
 
-Maps are dense channels-last, seen as ``[R, C]`` with R = N * space rows. Arithmetic and sums are float32. A program of
-the reducing kernels walks ``rows_per_program`` rows and leaves one partial result ``[C, P]``, P programs, channel by
-channel, so that the second stage reads it in order: the same bits in every run.
+Maps are dense channels-last, viewed as ``[R, C]`` with R = N * space rows. Arithmetic and sums are float32. In reducing
+kernels each of the P programs walks ``rows_per_program`` rows and stores one column of a partial result ``[C, P]``. The
+second stage sums it in a fixed order, so every run gives the same bits.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import triton.language as tl
 
 @triton.jit
 def normalise(x, mean, scale, shift):
-    """z = (x - mean) * scale + shift; the mean goes first, so a large mean costs no precision."""
+    """z = (x - mean) * scale + shift. The mean is subtracted first, so a large mean costs no precision."""
     return (x - mean) * scale + shift
 
 
 @triton.jit
 def relu(z):
-    """max(z, 0), and NaN for NaN as torch's."""
+    """max(z, 0), with NaN for NaN as in torch."""
     return tl.maximum(z, 0.0, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
 def merge_chan(count_a, mean_a, m2_a, count_b, mean_b, m2_b):
-    """Count, mean and M2 of two groups together (Chan, Golub and LeVeque 1979)."""
+    """Merge count, mean and M2 of two groups (Chan, Golub and LeVeque 1979)."""
     count = count_a + count_b
     share = tl.where(count > 0, count_b / tl.maximum(count, 1.0), 0.0)
     delta = mean_b - mean_a
@@ -38,7 +38,7 @@ def write_source(
     HAS_AFFINE: tl.constexpr, RELU: tl.constexpr, HAS_ADDEND: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """The i_c-th block of a source's channels into its columns of out; see `activation_fwd_kernel`."""
+    """Write the i_c-th block of a source's channels into its columns of out; see `activation_fwd_kernel`."""
     o_r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     o_c = i_c * BLOCK_C + tl.arange(0, BLOCK_C)
     m_c = o_c < channels
@@ -64,9 +64,9 @@ def activation_fwd_kernel(
     HAS_AFFINE1: tl.constexpr, RELU1: tl.constexpr, HAS_ADDEND1: tl.constexpr, HAS_SOURCE1: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """a = relu(z) + addend for one source or two ``[R, C_i]``, side by side in out ``[R, out_channels]``.
+    """a = relu(z) + addend for one or two sources ``[R, C_i]``, side by side in out ``[R, out_channels]``.
 
-    x, addend: maps of one dtype; mean, scale, shift ``[C_i]`` float32; out: starts at the first source's channels.
+    x, addend: maps of one dtype. mean, scale, shift: ``[C_i]`` float32. out: starts at the first source's channels.
     """
     i_c = tl.program_id(1)
     first_of_1 = tl.cdiv(channels0, BLOCK_C)
@@ -94,7 +94,7 @@ def source_bwd(
     rows_per_program, HAS_AFFINE: tl.constexpr, RELU: tl.constexpr, HAS_ADDEND: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """The i_c-th block of a source's channels, whose sums lie from channel ``first`` of partial on."""
+    """Backward of the i_c-th block of a source's channels. Its sums start at channel ``first`` of partial."""
     i_p = tl.program_id(0)
     o_c = i_c * BLOCK_C + tl.arange(0, BLOCK_C)
     m_c = o_c < channels
@@ -140,9 +140,12 @@ def activation_bwd_kernel(
 ):  # fmt: skip
     """dz = da * 1[z > 0], dx = dz * scale, daddend = da, and this program's sums of dz and dz * (x - mean).
 
-    gradient in: da ``[R, da_channels]`` twice, from the channels of either source on. saved: of one source or two x
-    ``[R, C_i]``, mean, scale, shift ``[C_i]`` float32. gradient out: dx, daddend ``[R, C_i]``, partial ``[2, C_0 + C_1,
-    P]`` float32 of the sources with a mean, all written whole.
+    Gradient in:
+        da: ``[R, da_channels]``, given once per source, starting at its channels.
+    Saved (one or two sources):
+        x: ``[R, C_i]``. mean, scale, shift: ``[C_i]`` float32.
+    Gradient out, all of it written:
+        dx, daddend: ``[R, C_i]``. partial: ``[2, C_0 + C_1, P]`` float32, of the sources with a mean.
     """
     i_c = tl.program_id(1)
     first_of_1 = tl.cdiv(channels0, BLOCK_C)
@@ -166,7 +169,7 @@ def activation_bwd_kernel(
 
 @triton.jit
 def sum_parts(partial, parts, BLOCK: tl.constexpr):
-    """The sum of partial ``[P]``, in one order."""
+    """The sum of partial ``[P]`` in a fixed order."""
     total = tl.zeros((BLOCK,), dtype=tl.float32)
     for i in range(0, parts, BLOCK):
         o = i + tl.arange(0, BLOCK)
@@ -176,7 +179,7 @@ def sum_parts(partial, parts, BLOCK: tl.constexpr):
 
 @triton.jit
 def finish_channel(partial, scale, dmean, dscale, dshift, i_p, i_c, channels, parts, BLOCK: tl.constexpr):
-    """dshift, dscale and dmean = -scale * dshift of channel i_c, the i_p-th of partial ``[2, channels, P]``."""
+    """dshift, dscale and dmean = -scale * dshift of channel i_c, channel i_p of partial ``[2, channels, P]``."""
     b_dshift = sum_parts(partial + i_p * parts, parts, BLOCK)
     tl.store(dshift + i_c, b_dshift)
     tl.store(dscale + i_c, sum_parts(partial + (channels + i_p) * parts, parts, BLOCK))
@@ -188,7 +191,7 @@ def finish_sources(
     partial, scale0, dmean0, dscale0, dshift0, scale1, dmean1, dscale1, dshift1, i_p, channels0, all_channels, parts,
     HAS_SUMS0: tl.constexpr, HAS_SUMS1: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """`finish_channel` of the i_p-th channel of two sources, where its source has sums at all."""
+    """`finish_channel` for channel i_p of two sources, if its source has sums."""
     if i_p < channels0:
         if HAS_SUMS0:
             finish_channel(partial, scale0, dmean0, dscale0, dshift0, i_p, i_p, all_channels, parts, BLOCK)
@@ -201,7 +204,7 @@ def finish_sums_kernel(
     partial, scale0, dmean0, dscale0, dshift0, scale1, dmean1, dscale1, dshift1, channels0, all_channels, parts,
     HAS_SUMS0: tl.constexpr, HAS_SUMS1: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """dmean, dscale and dshift ``[C_i]`` float32 from partial ``[2, all_channels, P]``; a program has one channel."""
+    """dmean, dscale and dshift ``[C_i]`` float32 from partial ``[2, all_channels, P]``; one channel per program."""
     finish_sources(
         partial, scale0, dmean0, dscale0, dshift0, scale1, dmean1, dscale1, dshift1, tl.program_id(0), channels0,
         all_channels, parts, HAS_SUMS0, HAS_SUMS1, BLOCK,
@@ -239,8 +242,8 @@ def batch_stats_kernel(
 def merge_parts(count, part_mean, part_m2, i_c, parts, BLOCK: tl.constexpr):
     """Mean and biased variance of channel i_c from count ``[P]``, part_mean and part_m2 ``[C, P]``, float32.
 
-    M2 = sum_p m2_p + n_p (mean_p - mean)^2, Chan's formula for P groups at once; means are summed as differences from
-    the first, so that a large mean costs no precision.
+    M2 = sum_p m2_p + n_p (mean_p - mean)^2 is Chan's formula for P groups. Means are summed as differences from the
+    first one, so a large mean costs no precision.
     """
     first = tl.load(part_mean + i_c * parts)
     total = tl.zeros((BLOCK,), dtype=tl.float32)
@@ -263,7 +266,7 @@ def merge_parts(count, part_mean, part_m2, i_c, parts, BLOCK: tl.constexpr):
 
 @triton.jit
 def finish_stats_kernel(count, part_mean, part_m2, mean, var, parts, BLOCK: tl.constexpr):
-    """mean and var ``[C]`` float32 from the parts of `merge_parts`; a program has one channel."""
+    """mean and var ``[C]`` float32 by `merge_parts`; one channel per program."""
     i_c = tl.program_id(0)
     b_mean, b_var = merge_parts(count, part_mean, part_m2, i_c, parts, BLOCK)
     tl.store(mean + i_c, b_mean)

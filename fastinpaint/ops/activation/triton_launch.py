@@ -1,14 +1,14 @@
-"""Launch shapes of the `activation` kernels, as data with their reasons."""
+"""Launch shapes of the `activation` kernels, with their reasons."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-# Items a program holds at once: 16 a thread at 8 warps, two 16-byte accesses of bfloat16 for each map.
+# Items per program: 16 per thread at 8 warps, which are two 16-byte accesses of bfloat16 per map.
 BLOCK_ITEMS = 4096
-# A row of 128 channels is 256 bytes of bfloat16, two full cache lines: wider blocks gain nothing.
+# A row of 128 bfloat16 channels is 256 bytes, two full cache lines. Wider blocks gain nothing.
 MAX_BLOCK_C = 128
-# Partial results a reduction leaves: four waves of two programs on 132 multiprocessors, and a quick second stage.
+# Partial results of a reduction: four waves of two programs on 132 multiprocessors, for a quick second stage.
 MAX_PROGRAMS = 1024
 # Partial results that the second stage reads at once.
 FINISH_BLOCK = 1024
@@ -16,7 +16,7 @@ NUM_WARPS = 8
 
 
 class RowTiles(NamedTuple):
-    """How ``[R, C]`` is cut: blocks of rows and channels, and, for reductions, programs and the rows each walks."""
+    """Tiles of ``[R, C]``: blocks of rows and channels and, for reductions, programs and rows per program."""
 
     block_r: int
     block_c: int

@@ -1,4 +1,4 @@
-"""`batch_norm` in CUDA C++: one small launch forward and one backward. Contract: reference.py."""
+"""`batch_norm` in CUDA C++: one small launch forward and one backward. `reference` holds the contract."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def fwd(
     count: int | Tensor,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    """scale and shift; the running statistics follow, in place, whatever their strides."""
+    """scale and shift. Updates the running statistics in place, with any strides."""
     mean, var, weight, bias = (None if t is None else t.contiguous() for t in (mean, var, weight, bias))  # type: ignore[assignment]
     scale, shift = (native.vector(var, len(var)) for _ in range(2))
     total = count.float() if isinstance(count, Tensor) else None
@@ -73,7 +73,7 @@ def fwd(
 def bwd(
     dscale: Tensor, var: Tensor, weight: Tensor | None, eps: float, needs_weight: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """dvar and dweight."""
+    """The gradients dvar and dweight."""
     dscale, var = dscale.contiguous(), var.contiguous()
     weight = None if weight is None else weight.contiguous()
     dvar = native.vector(var, len(var))

@@ -1,4 +1,4 @@
-"""`batch_norm` in Triton: one small launch forward and one backward. Contract: reference.py."""
+"""`batch_norm` in Triton: one small launch forward and one backward. `reference` holds the contract."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if support.INSTALLED:
     from fastinpaint.ops.batch_norm import triton_kernels as kernels
 
 IN_TORCH = False
-BLOCK = 256  # channels at a time: most layers have fewer, and one warp holds eight a thread
+BLOCK = 256  # channels at once: eight per thread of one warp; most layers have fewer
 
 
 def why_not(var: Tensor, weight: Tensor | None, bias: Tensor | None, running: Running | None) -> str | None:
-    """Why this cannot be taken, or None."""
+    """Why this cannot run here, in one sentence, or None."""
     if var.dtype != torch.float32:
         return f"batch_norm: the Triton kernels take float32 statistics, got {var.dtype}."
     return support.why_not_on("batch_norm", var)
@@ -32,7 +32,7 @@ def fwd(
     count: int | Tensor,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    """scale and shift; the running statistics follow, in place, whatever their strides."""
+    """scale and shift. Updates the running statistics in place, with any strides."""
     scale, shift = (support.float_empty(var, len(var)) for _ in range(2))
     running_mean = running_var = tracked = None
     momentum: float | None = 0.0
@@ -54,12 +54,12 @@ def fwd(
 
 
 def finish(count: Tensor, part_mean: Tensor, part_m2: Tensor, norm: Norm, values: int) -> Normed:
-    """`Normed` from the statistics of a map's parts, in one launch; the running statistics follow, in place.
+    """`Normed` from the statistics of a map's parts, in one launch. Updates the running statistics in place.
 
     Args:
         count: ``[P]``. part_mean, part_m2: ``[C, P]``, at least one channel and one part.
-        norm: its momentum is a number: programs of one launch cannot all read a count that one of them changes.
-        values: how many there are a channel.
+        norm: its momentum must be a number, because one program updates the batch count and the others cannot read it.
+        values: number of values per channel.
     """
     channels, parts = part_mean.shape
     found = Normed(*(support.float_empty(count, channels) for _ in range(VECTORS)))
@@ -80,7 +80,7 @@ def finish(count: Tensor, part_mean: Tensor, part_m2: Tensor, norm: Norm, values
 
 
 def _put_back(running: Running | None, mean: Tensor | None, var: Tensor | None) -> None:
-    """Where the running statistics have gaps, a dense copy was changed."""
+    """Copy updated running statistics back if a dense copy was used."""
     if running is not None:
         for given, changed in ((running.mean, mean), (running.var, var)):
             if changed is not None and given is not changed:
@@ -90,7 +90,7 @@ def _put_back(running: Running | None, mean: Tensor | None, var: Tensor | None) 
 def bwd(
     dscale: Tensor, var: Tensor, weight: Tensor | None, eps: float, needs_weight: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """dvar and dweight."""
+    """The gradients dvar and dweight."""
     dvar = support.float_empty(var, len(var))
     weight = None if weight is None else weight.contiguous()
     dweight = torch.empty_like(weight) if needs_weight and weight is not None else None

@@ -1,6 +1,6 @@
-"""The Triton kernels of `batch_norm`: see `reference` for the equations.
+"""The Triton kernels of `batch_norm`. `reference` holds the equations.
 
-Vectors ``[C]`` are dense; statistics, scale, shift and their gradients float32, the others in dtypes of their own.
+Vectors ``[C]`` are dense. Statistics, scale, shift and their gradients are float32; other vectors have any dtype.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from fastinpaint.ops.activation.triton_kernels import merge_parts
 
 @triton.jit
 def follow(running, o_c, m_c, value, momentum):
-    """running += momentum * (value - running), computed in float64: dtypes are the caller's, and vectors short."""
+    """running += momentum * (value - running), in float64, because running may be float64 and vectors are short."""
     old = tl.load(running + o_c, mask=m_c, other=0.0).to(tl.float64)
     new = old + momentum * (value.to(tl.float64) - old)
     if running.dtype.element_ty == tl.float64:
@@ -27,7 +27,7 @@ def apply_norm(
     mean, var, weight, bias, running_mean, running_var, scale, shift, o_c, m_c, momentum, correction, eps,
     HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RUNNING: tl.constexpr,
 ):  # fmt: skip
-    """Store scale and shift of the channels o_c, let the running statistics follow; return scale and rstd."""
+    """Store scale and shift of channels o_c and update the running statistics; return scale and rstd."""
     rstd = 1.0 / tl.sqrt_rn(var + eps)
     b_scale, b_shift = rstd, tl.zeros_like(rstd)
     if HAS_WEIGHT:
@@ -49,10 +49,10 @@ def batch_norm_fwd_kernel(
     HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RUNNING: tl.constexpr, HAS_TRACKED: tl.constexpr,
     HAS_TOTAL: tl.constexpr, CUMULATIVE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """scale and shift, and the running statistics in place; one program, of one warp, for all channels.
+    """scale and shift of all channels, and the running statistics in place, by one program of one warp.
 
-    total: a float32 scalar that takes the place of count. CUMULATIVE: momentum is 1 / tracked. A single warp reads
-    `tracked` before it counts it up, as several might not.
+    total: a float32 scalar that replaces count. CUMULATIVE: momentum is 1 / tracked. With a single warp all threads
+    read `tracked` before it is incremented.
     """
     share = tl.full([], 0.0, dtype=tl.float64) + momentum
     if HAS_TRACKED:
@@ -81,11 +81,12 @@ def finish_norm_kernel(
     HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RUNNING: tl.constexpr, HAS_TRACKED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """All that stands between a convolution and the next layer, from its tiles' statistics; a program has one channel.
+    """Batch norm from the statistics of a convolution's tiles; one channel per program.
 
-    count ``[P]``, part_mean, part_m2 ``[C, P]`` float32: see `merge_parts`. out ``[C]`` float32: mean, scale, shift,
-    and for backward rstd and curve = dvar / dscale. In place: running_mean, running_var; tracked, which the first
-    program counts up and no other reads, so that momentum must be a number. values: how many there were a channel.
+    In: count ``[P]``, part_mean, part_m2 ``[C, P]`` float32 (see `merge_parts`); values, the number per channel.
+    Out: mean, scale, shift, and for backward rstd and dvar_per_dscale = dvar / dscale, all ``[C]`` float32.
+    In place: running_mean, running_var, and tracked. Only the first program reads and increments tracked, so momentum
+    must be a number.
     """
     i_c = tl.program_id(0)
     b_mean, b_var = merge_parts(count, part_mean, part_m2, i_c, parts, BLOCK)
@@ -107,9 +108,9 @@ def batch_norm_bwd_kernel(
     dscale, var, weight, dvar, dweight, channels, eps,
     HAS_WEIGHT: tl.constexpr, HAS_DWEIGHT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """dvar and dweight; a program has BLOCK channels.
+    """dvar and dweight; BLOCK channels per program.
 
-    gradient in: dscale. saved: var, weight. gradient out: dvar, dweight, written whole.
+    Gradient in: dscale. Saved: var, weight. Gradient out, all of it written: dvar, dweight.
     """
     o_c = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     m_c = o_c < channels

@@ -116,8 +116,6 @@ def node(
     return ConvBlock, call, recipes, own, weight, bias, *each_once(flatten(sources))
 
 
-def apply(
-    call: Call, sources: Sequence[Source], weight: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def apply(call: Call, sources: Sequence[Source], weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """y, mean and var of checked arguments."""
     return apply_node(*node(call, sources, weight, bias))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -33,18 +32,18 @@ from fastinpaint.ops.dispatch.fast_path import (
     none_if_empty,
 )
 from fastinpaint.ops.saved import Operand, Recipe
-from fastinpaint.ops.types import Geometry, Source, flatten, unflatten
+from fastinpaint.ops.types import Source, flatten, unflatten
 
 _library = Library("fastinpaint", "FRAGMENT")
 _library.define(
-    "conv_norm_fwd(Tensor?[] sources, bool[] relus, Tensor weight, Tensor? bias, Tensor? norm_weight, "
+    "conv_norm_fwd(Tensor?[] sources, int[] relus, Tensor weight, Tensor? bias, Tensor? norm_weight, "
     "Tensor? norm_bias, Tensor(a!)? running_mean, Tensor(b!)? running_var, Tensor(c!)? tracked, float? momentum, "
     f"float eps, str backend, {GEOMETRY}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     tags=TAGS,
 )
 _library.define(
     "conv_norm_bwd(Tensor dy, Tensor dmean, Tensor dscale, Tensor y, Tensor[] normed, Tensor? norm_weight, "
-    "Tensor?[] sources, bool[] relus, Tensor weight, bool[] needs, bool needs_weight, bool needs_bias, str backend, "
+    "Tensor?[] sources, int[] relus, Tensor weight, bool[] needs, bool needs_weight, bool needs_bias, str backend, "
     f"{GEOMETRY}) -> Tensor[]",
     tags=TAGS,
 )
@@ -62,7 +61,7 @@ def can(call: Call, sources: Sequence[Source], norm: Norm) -> bool:
 
 def _fwd(
     flat: Flat,
-    relus: list[bool],
+    relus: list[int],
     weight: Tensor,
     bias: Tensor | None,
     norm_weight: Tensor | None,
@@ -92,7 +91,7 @@ def _count_changes(running: Running | None) -> None:
         torch.autograd.graph.increment_version([t for t in running[:3] if t is not None and not t.is_inference()])
 
 
-def _fwd_fake(flat: Flat, relus: list[bool], weight: Tensor, bias: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
+def _fwd_fake(flat: Flat, relus: list[int], weight: Tensor, bias: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
     y, mean, _ = torch_library.run_fwd(True, flat, relus, weight, bias, True, *rest[7:])
     return y, *(torch.empty_like(mean) for _ in range(VECTORS))
 
@@ -105,7 +104,7 @@ def _bwd(
     normed: list[Tensor],
     norm_weight: Tensor | None,
     flat: Flat,
-    relus: list[bool],
+    relus: list[int],
     weight: Tensor,
     needs: list[bool],
     needs_weight: bool,

@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from fastinpaint.ops.activation import reference as activation
-from fastinpaint.ops.activation.reference import channel_dims, per_channel, wide
+from fastinpaint.ops.activation.reference import channel_dims, normalised, per_channel, wide
 from fastinpaint.ops.conv_block import zero_padding
+from fastinpaint.ops.norm_act.reference import act_bwd, act_fwd
+from fastinpaint.ops.norm_act.types import act_of
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 CHANNELS_LAST = False
@@ -33,7 +35,7 @@ def fwd(
     sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, stats: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """y ``[N, C_out, *space]`` in the sources' dtype; batch mean and biased variance ``[C_out]`` where asked for."""
-    y = zero_padding.convolution(activation.fwd(sources), weight, bias, geometry)
+    y = zero_padding.convolution(activated(sources), weight, bias, geometry)
     if not stats:
         return y, None, None
     mean, var = batch_stats(y)
@@ -70,10 +72,35 @@ def bwd(
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None]:
     """The gradients of every source, of the weight and of the bias; y and mean are what `fwd` returned."""
     g = stats_bwd(dy, dmean, dvar, y, mean)
-    da, dweight = _convolution_bwd(g, activation.fwd(sources), weight, geometry, any(needs), needs_weight)
+    da, dweight = _convolution_bwd(g, activated(sources), weight, geometry, any(needs), needs_weight)
     dbias = wide(g).sum(channel_dims(g)).to(weight.dtype) if needs_bias else None
-    grads = [SourceGrad() for _ in sources] if da is None else activation.bwd(da, sources, needs)
+    grads = [SourceGrad() for _ in sources] if da is None else activated_bwd(da, sources, needs)
     return grads, dweight, dbias
+
+
+def activated(sources: Sequence[Source]) -> Tensor:
+    """`activation.fwd`, and of sources with another activation than ReLU."""
+    return activation.fwd([source if source.relu <= 1 else _plain(source) for source in sources])
+
+
+def _plain(source: Source) -> Source:
+    a = act_fwd(act_of(source.relu), normalised(source))
+    return Source(a.to(source.x.dtype), addend=source.addend)
+
+
+def activated_bwd(da: Tensor, sources: Sequence[Source], needs: Sequence[bool]) -> list[SourceGrad]:
+    """`activation.bwd`, and of sources with another activation than ReLU."""
+    if all(source.relu <= 1 for source in sources):
+        return activation.bwd(da, sources, needs)
+    grads = []
+    for part, source, needed in zip(da.split([s.x.shape[1] for s in sources], 1), sources, needs, strict=True):
+        given, upstream = source, part
+        if needed and source.relu > 1:
+            given = source._replace(relu=False, addend=None)
+            upstream = act_bwd(act_of(source.relu), wide(part), normalised(source)).to(part.dtype)
+        (grad,) = activation.bwd(upstream, [given], [needed])
+        grads.append(grad if given is source or source.addend is None else grad._replace(addend=part))
+    return grads
 
 
 def _convolution_bwd(

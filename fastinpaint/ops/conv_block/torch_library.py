@@ -30,12 +30,12 @@ OP = "conv_block"
 GEOMETRY = "int[] stride, int[] padding, int[] dilation, int[] output_padding, bool transposed, int groups"
 _library = Library("fastinpaint", "FRAGMENT")
 _library.define(
-    "conv_block_fwd(Tensor?[] sources, bool[] relus, Tensor weight, Tensor? bias, bool stats, str backend, "
+    "conv_block_fwd(Tensor?[] sources, int[] relus, Tensor weight, Tensor? bias, bool stats, str backend, "
     f"{GEOMETRY}) -> (Tensor, Tensor, Tensor)",
     tags=TAGS,
 )
 _library.define(
-    "conv_block_bwd(Tensor dy, Tensor? dmean, Tensor? dvar, Tensor? y, Tensor? mean, Tensor?[] sources, bool[] relus, "
+    "conv_block_bwd(Tensor dy, Tensor? dmean, Tensor? dvar, Tensor? y, Tensor? mean, Tensor?[] sources, int[] relus, "
     f"Tensor weight, bool[] needs, bool needs_weight, bool needs_bias, str backend, {GEOMETRY}) -> Tensor[]",
     tags=TAGS,
 )
@@ -58,7 +58,7 @@ def choose(backend: str, sources: Sequence[Source], weight: Tensor, geometry: Ge
 def run_fwd(
     fake: bool,
     flat: Flat,
-    relus: list[bool],
+    relus: list[int],
     weight: Tensor,
     bias: Tensor | None,
     stats: bool,
@@ -83,7 +83,7 @@ def run_bwd(
     y: Tensor | None,
     mean: Tensor | None,
     flat: Flat,
-    relus: list[bool],
+    relus: list[int],
     weight: Tensor,
     needs: list[bool],
     needs_weight: bool,
@@ -138,13 +138,13 @@ class Call(NamedTuple):
     """All of a call that is no tensor.
 
     Attributes:
-        relus: ``relus[i]`` says whether source i is clamped.
+        relus: the relu of each source.
         stats: whether batch statistics are wanted.
         backend: a name or "auto".
         module: what runs it where nothing looks at the call, chosen once for all its passes; None under a compiler.
     """
 
-    relus: tuple[bool, ...]
+    relus: tuple[int, ...]
     geometry: Geometry
     stats: bool
     backend: str

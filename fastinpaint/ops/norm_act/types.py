@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import NamedTuple
 
 # In the order of `fi::Act` in csrc/norm_act/cpu.h.
@@ -41,8 +42,20 @@ class Act(NamedTuple):
         """Whether backward can take act' from act's result."""
         return self.kind in FROM_RESULT and self.parameter >= 0
 
+    @property
+    def code(self) -> int:
+        """`Source.relu` of it: the kind in the low 8 bits, the bits of the float parameter in the next 32."""
+        (bits,) = struct.unpack("I", struct.pack("f", self.parameter))
+        return ACTS.index(self.kind) | bits << 8
+
 
 NONE, RELU = Act(), Act("relu")
+
+
+def act_of(code: int) -> Act:
+    """The inverse of `Act.code`, but for the rounding of the parameter."""
+    (parameter,) = struct.unpack("f", struct.pack("I", code >> 8))
+    return Act(ACTS[code & 0xFF], parameter)
 
 
 class Form(NamedTuple):

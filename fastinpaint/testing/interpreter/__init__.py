@@ -1,17 +1,17 @@
 """Makes Triton's interpreter as strict as a GPU, and right for bfloat16.
 
-``TRITON_INTERPRET=1`` runs a kernel program by program in numpy. As it comes it computes on the bit patterns of
-bfloat16, truncates where a GPU rounds, reads and writes any address, fills masked lanes with zeros and runs programs in
-order. After `install` every kernel launched is checked:
+``TRITON_INTERPRET=1`` runs a kernel program by program in numpy. Unmodified, it computes on the bit patterns of
+bfloat16, truncates where a GPU rounds, accesses any address, fills masked lanes with zeros and runs programs in order.
+After `install` every launch is checked:
 
     numerics   bfloat16 arithmetic, casts, products and reductions round to nearest; float32 products round their
-               operands to tf32 unless the kernel asks for ieee
+               operands to tf32 unless the kernel requests ieee
     addresses  each unmasked lane lies inside a tensor argument and on a multiple of its item size (`OutOfBounds`)
-    races      no program stores what another loads or stores, atomics excepted (`Race`)
+    races      no program stores what another one loads or stores, except by atomics (`Race`)
     masks      lanes masked off without ``other=`` hold NaN or a large integer, as undefined as on a GPU
     order      programs run shuffled, by a seed
 
-What it cannot show: races between the threads of one program, the generated code, speed. Results are "interpreted".
+It cannot show races between threads of one program, errors in generated code, or speed. Results are "interpreted".
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What happens around a launch: a shadow of its arguments, shuffled programs, a record of its name."""
+"""Wraps a launch: shadow memory for its arguments, shuffled programs, a record of its name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fastinpaint.testing.interpreter.memory import Memory, Shadow
 
 @dataclass(frozen=True)
 class Settings:
-    """What is checked.
+    """The checks in force.
 
     Attributes:
         races: look for races between programs.
@@ -41,7 +41,7 @@ class Settings:
 
 
 class State:
-    """The settings in force, and the launches since they are recorded."""
+    """The current settings and the recorded launches."""
 
     installed = False
     settings = Settings()
@@ -91,7 +91,7 @@ def shuffled_index(upstream: Callable) -> Callable:
 
 
 def patched_once(upstream: Callable) -> Callable:
-    """Calls of a device function: upstream patches the language at each, most of their time; once is enough."""
+    """Patch the language once per launch. Upstream patches at each call of a device function, which is slow."""
 
     def call(self, *args, **kwargs):
         modules = frozenset(id(m) for m in self.fn.__globals__.values() if inspect.ismodule(m) and m in (tl, tl.core))
@@ -106,7 +106,7 @@ def patched_once(upstream: Callable) -> Callable:
 
 
 def with_index(upstream: Callable) -> Callable:
-    """Lets a one-item tensor bound a loop with numpy 2.4, which no longer takes its array for a number (triton 3.6)."""
+    """Let a one-item tensor bound a loop. Numpy 2.4 no longer converts its array to a number (triton 3.6)."""
 
     def patch(tensor, scope):
         upstream(tensor, scope)
@@ -116,11 +116,11 @@ def with_index(upstream: Callable) -> Callable:
 
 
 def install() -> None:
-    """Check every kernel interpreted in this process from now on; ``TRITON_INTERPRET=1`` came before triton."""
+    """Check every kernel launch from now on. ``TRITON_INTERPRET=1`` must be set before triton is imported."""
     if State.installed:
         return
     State.installed = True
-    # the checks for overflow double the time, and their assertion is off unless a kernel is built for debugging
+    # overflow checks double the time, and only debug builds assert them
     interpreter_builder.options = InterpreterOptions(sanitize_overflow=False)
     interpreter._patch_lang_tensor = with_index(interpreter._patch_lang_tensor)
     numerics.install()
@@ -132,7 +132,7 @@ def install() -> None:
 
 @contextmanager
 def settings(**changes: Any) -> Iterator[Settings]:
-    """Other `Settings` for the length of a ``with``."""
+    """Change `Settings` inside a ``with``."""
     before = State.settings
     State.settings = replace(before, **changes)
     try:

@@ -1,4 +1,4 @@
-"""Address checks, races between programs and poisoned lanes, by shadow memory over the arguments of a launch."""
+"""Checks addresses and races between programs by shadow memory, and poisons masked lanes."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ NOBODY, SEVERAL = -1, -2
 
 
 class OutOfBounds(AssertionError):
-    """An unmasked lane reads or writes outside every tensor argument, or off its item grid."""
+    """An unmasked lane accesses memory outside every tensor argument, or at a misaligned address."""
 
 
 class Race(AssertionError):
-    """Two programs of one launch touch one address and at least one of them stores."""
+    """Two programs of one launch access the same address, and at least one of them stores."""
 
 
 class Shadow:
-    """Who read and who wrote each item of the arguments of the launch in flight.
+    """The last reader and writer of each item in the arguments of the current launch.
 
     Attributes:
-        program: linear index of the program that runs now.
+        program: linear index of the running program.
     """
 
     def __init__(self, tensors: Iterable[torch.Tensor], races: bool) -> None:
@@ -43,7 +43,7 @@ class Shadow:
         self.reader, self.writer = (np.full(self.first[-1] if races else 0, NOBODY, dtype=np.int32) for _ in range(2))
 
     def locate(self, pointers: np.ndarray, mask: np.ndarray, nbytes: int, what: str) -> np.ndarray:
-        """The index into the shadow of every unmasked lane; raises where a lane lies nowhere."""
+        """The shadow index of every unmasked lane. Raises if a lane lies outside all arguments."""
         addresses = pointers.astype(np.int64)[mask] if pointers.shape == mask.shape else None
         if addresses is None:
             addresses = np.broadcast_to(pointers, mask.shape)[mask].astype(np.int64)
@@ -64,7 +64,7 @@ class Shadow:
         return self.first[span] + offset
 
     def load(self, index: np.ndarray) -> None:
-        """Note a load, and refuse what another program has stored."""
+        """Record a load. Raises if another program has stored there."""
         if not self.races:
             return
         self.refuse(index, self.writer, "loads what program {} stores")
@@ -72,7 +72,7 @@ class Shadow:
         self.reader[index] = np.where((seen == NOBODY) | (seen == self.program), self.program, SEVERAL)
 
     def store(self, index: np.ndarray) -> None:
-        """Note a store, and refuse what another program has loaded or stored."""
+        """Record a store. Raises if another program has loaded or stored there."""
         if not self.races:
             return
         self.refuse(index, self.writer, "stores what program {} stores")
@@ -89,7 +89,7 @@ class Shadow:
 
 
 class Memory:
-    """The shadow of the launch in flight, if any, and whether masked lanes are poisoned."""
+    """The current launch's shadow, if any, and whether masked lanes are poisoned."""
 
     shadow: Shadow | None = None
     poison = True
@@ -104,7 +104,7 @@ def full_mask(pointers: TensorHandle, mask: TensorHandle) -> np.ndarray:
 
 
 def poison_like(pointers: TensorHandle) -> TensorHandle:
-    """What a masked lane holds on a GPU: nothing to rely on."""
+    """NaN or a large integer, for masked lanes, whose value is undefined on a GPU."""
     dtype = pointers.get_element_ty()
     numpy_dtype = interpreter._get_np_dtype(dtype)
     if dtype == tl.bfloat16:
@@ -150,7 +150,7 @@ def atomic_rmw(upstream: Callable) -> Callable:
 
 
 def install() -> None:
-    """Put the checks around every load, store and atomic."""
+    """Wrap every load, store and atomic in the checks."""
     InterpreterBuilder.create_masked_load = masked_load(InterpreterBuilder.create_masked_load)
     InterpreterBuilder.create_masked_store = masked_store(InterpreterBuilder.create_masked_store)
     InterpreterBuilder.create_atomic_rmw = atomic_rmw(InterpreterBuilder.create_atomic_rmw)

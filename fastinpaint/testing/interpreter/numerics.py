@@ -1,4 +1,4 @@
-"""bfloat16 and tf32 as the hardware has them, in numpy. The interpreter keeps bfloat16 as uint16 bit patterns."""
+"""bfloat16 and tf32 arithmetic as in hardware, in numpy. The interpreter stores bfloat16 as uint16 bit patterns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import triton.language as tl
 from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
-# Every builder method that computes on floating-point values; those that only move them are right as they are.
+# Every builder method that computes on floating-point values. Methods that only move them are correct already.
 ARITHMETIC = (
     "fadd fsub fmul fdiv frem fneg fma minimumf maximumf minnumf maxnumf clampf precise_divf approx_divf "
     "cos exp exp2 floor ceil log log2 precise_sqrt sqrt sin erf rsqrt "
@@ -25,7 +25,7 @@ def widen(bits: np.ndarray) -> np.ndarray:
 
 def narrow(values: np.ndarray) -> np.ndarray:
     """float32 as bfloat16 bit patterns, to nearest even; NaN stays NaN."""
-    values = np.array(values, dtype=np.float32)  # a copy: broadcast views have no bits of their own
+    values = np.array(values, dtype=np.float32)  # a copy, because broadcast views share their bits
     bits = values.view(np.uint32)
     rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
     return np.where(np.isnan(values), np.uint16(0x7FC0), rounded)
@@ -42,7 +42,7 @@ def is_bf16(value: Any) -> bool:
 
 
 def as_float32(value: Any) -> Any:
-    """A handle of bfloat16 as one of float32; anything else as it is."""
+    """Convert a bfloat16 handle to float32. Other values are unchanged."""
     return TensorHandle(widen(value.data), tl.float32) if is_bf16(value) else value
 
 
@@ -51,7 +51,7 @@ def as_bf16(handle: TensorHandle) -> TensorHandle:
 
 
 def through_float32(method: Callable) -> Callable:
-    """The builder method, computing bfloat16 in float32 and rounding the result once; comparisons stay booleans."""
+    """Wrap a builder method: bfloat16 is computed in float32 and rounded once. Comparisons stay booleans."""
 
     def wrapped(self, *args):
         if not any(map(is_bf16, args)):
@@ -63,7 +63,7 @@ def through_float32(method: Callable) -> Callable:
 
 
 def cast(upstream: Callable) -> Callable:
-    """Casts from and to bfloat16, rounding to nearest; all others upstream's."""
+    """Casts to and from bfloat16 round to nearest. Other casts are upstream's."""
 
     def wrapped(self, src, dst_type, *rest):
         source, target = src.dtype.scalar, dst_type.scalar
@@ -77,7 +77,7 @@ def cast(upstream: Callable) -> Callable:
 
 
 def dot(upstream: Callable) -> Callable:
-    """Products of bfloat16 are exact in float32; products of float32 are tf32's unless ieee was asked for."""
+    """Products of bfloat16 are exact in float32. Products of float32 use tf32 unless ieee is requested."""
 
     def wrapped(self, a, b, d, precision, *rest):
         if is_bf16(a):
@@ -90,7 +90,7 @@ def dot(upstream: Callable) -> Callable:
 
 
 def pairwise_sum(self: Any, value: tl.tensor) -> tl.tensor:
-    """A sum as a tree of additions, which is a GPU's order; numpy's along an outer axis goes one by one."""
+    """A sum as a tree of additions, as on a GPU. Numpy sums an outer axis one by one."""
     data = value.handle.data
     if self.axis is not None:
         data = np.ascontiguousarray(np.moveaxis(data, self.axis, -1))
@@ -101,7 +101,7 @@ def pairwise_sum(self: Any, value: tl.tensor) -> tl.tensor:
 
 
 def narrowed(op: Any, result: tl.tensor) -> tl.tensor:
-    """A reduction's float32 result as bfloat16; a scalar stays a scalar."""
+    """Round a reduction's float32 result to bfloat16. A scalar stays a scalar."""
     bits = narrow(result.handle.data)
     return op.to_tensor(bits if result.shape else bits.item(), tl.bfloat16)
 
@@ -121,7 +121,7 @@ def reduce(upstream: Callable) -> Callable:
 
 
 def install() -> None:
-    """Put all of this in place of what the interpreter has."""
+    """Replace the interpreter's methods by these."""
     for name in (f"create_{op}" for op in ARITHMETIC.split()):
         if hasattr(InterpreterBuilder, name):
             setattr(InterpreterBuilder, name, through_float32(getattr(InterpreterBuilder, name)))

@@ -1,4 +1,4 @@
-// Packs weights and launches the wgmma path. Compiled for sm_90a alone; ../fwd_dgrad.cu finds it where it is.
+// Packs weights and launches the wgmma path. Compiled for sm_90a only; ../fwd_dgrad.cu uses it if present.
 #include "conv_block/cuda/hopper/fwd_dgrad_kernel.cuh"
 
 namespace fi {
@@ -24,7 +24,7 @@ static int launch_hopper(const Conv& conv, const GatherPlan& plan, void* stream)
 
 using namespace fi;
 
-// The forward pass or dgrad that `plan` says, without its statistics' last stage. Returns a Status or a cudaError_t.
+// Launches the planned forward or dgrad, without the last stage of its statistics. Returns a Status or a cudaError_t.
 FI_EXPORT int fi_hopper_launch(const Conv* conv, const GatherPlan* plan, void* stream) {
   return conv->dtype == kBFloat16 ? launch_hopper<__nv_bfloat16>(*conv, *plan, stream)
                                   : launch_hopper<__half>(*conv, *plan, stream);

@@ -1,24 +1,24 @@
-// The convolution as a gather (kernels/gather.cuh) on Hopper's own matrix instruction, wgmma m64n128k16.
+// Forward and dgrad as a gather (kernels/gather.cuh) on Hopper's wgmma m64n128k16.
 //
-//   A  is read by ldmatrix from the patch, which holds activated values: so it comes from registers, and the prologue
-//      stays fused. A warpgroup (the block) multiplies 128 rows as two m64.
-//   B  is 128 columns x 64 channels of one tap, packed beforehand as wgmma reads them (128-byte swizzle, k contiguous),
-//      so a tile of it is 16 KiB in a row and comes by one bulk copy.
-//   a step  one tap x 64 channels: four k16, each two wgmma in a group of their own.
+//   A     is read by ldmatrix from the patch of activated values into registers, so the prologue stays fused. The block
+//         is one warpgroup, which multiplies 128 rows as two m64.
+//   B     is 128 columns x 64 channels of one tap. It is packed beforehand in wgmma's layout (128-byte swizzle, k
+//         contiguous), so a tile is 16 contiguous KiB and one bulk copy.
+//   step  is one tap x 64 channels: four k16 of two wgmma each; the two form a group.
 //
-// Who waits for whom. Each stage of the ring has two barriers: `full` completes when its 16 KiB have landed, all
-// threads wait for it; `empty` completes when the four warps have seen the groups that read it finish, and only thread
-// 0 waits for it, to ask for the next copy. wait_group<1> before an ldmatrix leaves one group at work and frees the
-// other group's registers. __syncthreads stands only where a patch changes. A is written and read by ordinary accesses,
-// B by copy engine and tensor cores alone: no fence between the two kinds of access is needed.
+// Synchronisation. Each stage of the ring has two barriers. `full` completes when its 16 KiB have landed; all threads
+// wait for it. `empty` completes when the four warps have finished the groups that read the stage; only thread 0 waits
+// for it, before it starts the next copy. wait_group<1> before an ldmatrix leaves one group in flight and frees the
+// other group's registers. __syncthreads is needed only where the patch changes. A uses ordinary accesses only, B only
+// the copy engine and tensor cores, so no proxy fence is needed.
 #pragma once
 #include "common/cuda_ptx_sm90.cuh"
 #include "conv_block/cuda/hopper/fwd_dgrad_plan.cuh"
 
 namespace fi {
 
-// Packs [tap][chunk][column tile] of 128 columns x 64 channels; the 16-byte pieces of a column's 128 bytes are swizzled
-// by the column: piece i stands at i ^ column % 8. p: k and n exchanged, so that a piece is a vector.
+// Packs [tap][chunk][column tile] of 128 columns x 64 channels. A column's 128 bytes are swizzled in 16-byte units:
+// unit i is stored at i ^ column % 8. In p, k and n are exchanged, so that a unit is a vector.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     pack_hopper_kernel(const T* weight, const __grid_constant__ PackParams p, T* packed, int taps) {
@@ -27,12 +27,12 @@ __global__ void __launch_bounds__(kThreads)
   pack(weight, p, packed, taps, padded(p.k), memory, [&](int tap, int column, int k) {
     int64_t tile = (int64_t(tap) * chunks + k / kHopperChunk) * tiles + column / kHopperColumns;
     int piece = k / kVector ^ column;
-    // whole vectors times eight, or nvcc stores four bytes at a time
+    // multiples of whole vectors, or nvcc stores four bytes at a time
     return ((tile * kHopperColumns + column % kHopperColumns) * (kHopperChunk / kVector) + piece % kVector) * kVector;
   });
 }
 
-// The ring of weight stages. All threads walk it; thread 0 asks for the copies.
+// The ring of weight stages. All threads advance it; thread 0 starts the copies.
 struct WeightRing {
   char* stages;
   uint64_t *full, *empty;
@@ -55,15 +55,15 @@ struct WeightRing {
 
   __device__ __forceinline__ void wait() { mbarrier_wait(full + stage, parity); }
 
-  // This step's stage has been read.
+  // Marks this step's stage as read.
   __device__ __forceinline__ void release() {
     __syncwarp();
     if (threadIdx.x % 32 == 0) mbarrier_arrive(empty + stage);
   }
 
-  // By thread 0 after its release, where there is a tile left for the stage.
+  // Called by thread 0 after its release if a tile is left for the stage.
   __device__ __forceinline__ void refill(const void* tile) {
-    mbarrier_wait(empty + stage, parity);  // a stage is filled and emptied once in each of its phases
+    mbarrier_wait(empty + stage, parity);  // a stage is filled and emptied once per phase
     ask(stage, tile);
   }
 
@@ -104,12 +104,12 @@ __global__ void __launch_bounds__(kThreads, 2)
 
   Tile tile = find_tile(p);
   int taps, groups;
-  list_taps(p, tile, live, starts, counts, taps, groups);  // its barriers also show the ring's to everyone
+  list_taps(p, tile, live, starts, counts, taps, groups);  // its __syncthreads also publish the ring's barriers
   SegmentTile place = find_segment<kHopperColumns>(p);
   int chunks = p.chunks[0] + p.chunks[1], patches = chunks * groups;
   int column_tile = (place.segment->first_column + place.channel) / kHopperColumns;
   int tiles = p.n_padded / kHopperColumns, next_tap = 0, next_chunk = 0;
-  auto next_weights = [&] {  // the packed tile of the next step to ask for
+  auto next_weights = [&] {  // the packed tile of the next copy
     int tap = p.taps.tap[live[next_tap].y].index;
     int64_t tile_index = (tap * chunks + next_chunk) * tiles + column_tile;
     if (++next_tap == taps) next_tap = 0, ++next_chunk;
@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   };
 
   HopperSums acc = {};
-  uint32_t a[2][2][4];  // of two k16: one pair is loaded while the tensor cores read the other
+  uint32_t a[2][2][4];  // two k16: one is loaded while the tensor cores read the other
   int lane = threadIdx.x % 32, row_offset[2];
 #pragma unroll
   for (int m = 0; m < 2; ++m)
@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     if (more) begin_patch(p, tile, loader, loading, chunk, group == 0, starts[group].y);
     const T* current = patch % 2 ? second_patch : first_patch;
     T* next = patch % 2 ? first_patch : second_patch;
-    __syncthreads();  // this patch is there; the last one has been read
+    __syncthreads();  // this patch is complete; the previous one has been read
     for (int l = first; l < end; ++l) {
       bool loads = more && slice < loader.slices();
       if (loads) loader.load(slice, loading);

@@ -1,4 +1,4 @@
-// Launches the weight's gradient on wgmma. Compiled for sm_90a alone; ../wgrad.cu finds it where it is.
+// Launches wgrad on wgmma. Compiled for sm_90a only; ../wgrad.cu uses it if present.
 #include "conv_block/cuda/hopper/wgrad_kernel.cuh"
 
 namespace fi {

@@ -1,39 +1,39 @@
-// The weight's gradient (kernels/wgrad.cuh) on Hopper's own matrix instruction, wgmma m64n64k16. k runs over positions,
-// so both factors stand in memory the wrong way round:
+// wgrad (kernels/wgrad.cuh) on Hopper's wgmma m64n64k16. k runs over positions, so both factors need a transposition:
 //
-//   A  is 64 channels of P at one tap. ldmatrix.trans turns them on their way from P's activated patch into registers;
-//      the patch is swizzled as B is, in place of a padding: so two patches of a dilation of 8 fit.
-//   B  is 64 channels of Q, a row of 128 bytes a position, swizzled as it is activated into shared memory. The tensor
-//      cores turn it: wgmma reads either order of 16-bit values.
-//   a block  two warpgroups; nine taps of one plane x 64 channels of P, 64 of Q. The first has taps 0 ... 4, the other
-//            5 ... 8, each a product of its own; taps that there are not read the first one's and are not stored.
-//   a step   one k16 of the tile's 128 positions.
+//   A      is 64 channels of P at one tap. ldmatrix.trans transposes them from P's activated patch into registers. The
+//          patch is swizzled like B instead of padded, so that two patches fit at a dilation of 8.
+//   B      is 64 channels of Q, one 128-byte row per position, swizzled as it is activated into shared memory. wgmma
+//          transposes it, as it reads 16-bit values in either order.
+//   block  is two warpgroups: nine taps of one plane x 64 channels of P, 64 of Q. The first warpgroup has taps 0 ... 4,
+//          the second 5 ... 8, each tap a separate product. Missing taps read the first one's and are not stored.
+//   step   is one k16 of the tile's 128 positions.
 //
-// Who waits for whom. A group is one wgmma; before an ldmatrix at most one is at work, and not on those registers. A
-// step ends when all are done. Q is written by threads and read by tensor cores, through another proxy: each thread
-// fences its writes before the barrier that ends the tile. By that barrier all have also read the other half of the
-// memory, which is written next.
+// Synchronisation. A group is one wgmma. Before an ldmatrix at most one group is in flight, on other registers. A step
+// ends when all groups are done. Q is written by threads and read by tensor cores through the async proxy, so each
+// thread fences its writes before the barrier that ends the tile. At that barrier all threads have also finished
+// reading the other half of the memory, which is written next.
 #pragma once
 #include "common/cuda_ptx_sm90.cuh"
 #include "conv_block/cuda/hopper/wgrad_plan.cuh"
 
 namespace fi {
 
-constexpr int kFirstTaps = (kWgmmaWgradTaps + 1) / 2;  // of the first warpgroup
+constexpr int kFirstTaps = (kWgmmaWgradTaps + 1) / 2;  // taps of the first warpgroup
 
 using TurnedSums = float[kFirstTaps][kWgmmaWgradChannels / 8][4];
 
-// Where eight channels of a position stand: of a row of 128 bytes, piece i is at i ^ position % 8. Neighbours' pieces
-// are in different banks.
+// The place of eight channels of a position: unit i of a 128-byte row is at i ^ position % 8, so that adjacent
+// positions are in different banks.
 __device__ __forceinline__ int swizzled(int position, int group) {
   return position * kWgmmaWgradChannels + int(unsigned(group ^ position) % (kWgmmaWgradChannels / kVector)) * kVector;
 }
 
-// acc[i] += P^T Q of the warpgroup's tap i over 16 positions. position, group: the lane's in the patch, for ldmatrix.
+// acc[i] += P^T Q of the warpgroup's tap i over 16 positions. position, group: the lane's place in the patch, for
+// ldmatrix.
 template <class T, int taps>
 __device__ __forceinline__ void multiply_turned(TurnedSums& acc, const T* patch, int position, int group,
                                                 const int* offsets, uint64_t b) {
-  uint32_t a[2][4];  // of two taps: one is loaded while the tensor cores read the other
+  uint32_t a[2][4];  // two taps: one is loaded while the tensor cores read the other
 #pragma unroll
   for (int i = 0; i < taps; ++i) {
     if (i >= 2) wgmma_wait<1>();
@@ -47,14 +47,14 @@ __device__ __forceinline__ void multiply_turned(TurnedSums& acc, const T* patch,
   for (int i = 0; i < taps; ++i) wgmma_settled(acc[i]);
 }
 
-// What BoxLoader is to the other kernels, with one set of registers for P's box and then Q's, and whole vectors only:
-// the sums leave no more.
+// Like BoxLoader of the other kernels, but with whole vectors only and one set of registers for P's box and then Q's,
+// because the sums leave no more registers.
 template <class T>
 struct TurnedLoader {
   static constexpr int kGroups = kWgmmaWgradChannels / kVector;
 
   Slice<T> slice;
-  const T *x, *addend;  // of the plane, at the thread's channels; x null where nothing is read
+  const T *x, *addend;  // of the plane, at the thread's channels; x is null if nothing is read
   int channels, h, w;   // h, w: first position of the box
 
   __device__ void begin(const Source& source, int first_channel, const int* size, int64_t plane, int first_h,
@@ -89,7 +89,7 @@ struct TurnedLoader {
     }
   }
 
-  // Not before the products: the compiler would widen the values there, which takes twice the registers.
+  // Must follow the products: earlier the compiler would widen the values, which takes twice the registers.
   __device__ void keep() {
 #pragma unroll
     for (int i = 0; i < kSliceVectors; ++i) {
@@ -98,7 +98,7 @@ struct TurnedLoader {
     }
   }
 
-  // put(position, values) for each activated vector.
+  // Calls put(position, values) for each activated vector.
   template <class Put>
   __device__ void store(const PatchShape& box, int index, Put put) const {
 #pragma unroll
@@ -146,13 +146,13 @@ __global__ void __launch_bounds__(kWgmmaWgradThreads, 1)
   const TapBlock& block = w.block[rows_index % w.blocks];
   Part rows = find_part(p.source, p.chunks[0], rows_index / w.blocks, kWgmmaWgradChannels);
   Part columns = find_part(w.q, w.q_tiles[0], blockIdx.x % column_tiles, kWgmmaWgradChannels);
-  if (threadIdx.x < kWgmmaWgradTaps) {  // the barrier of the first tile shows them
+  if (threadIdx.x < kWgmmaWgradTaps) {  // published by the first tile's barrier
     const Tap& tap = p.taps.tap[block.first + (int(threadIdx.x) < block.count ? threadIdx.x : 0)];
     offsets[threadIdx.x] = (tap.h - block.h) * p.patch.columns + tap.w - block.w;
   }
 
   int end = min(w.tiles, (int(blockIdx.y) + 1) * w.tiles_each);
-  auto find_live = [&](int from) {  // the next tile with live taps, or end
+  auto find_live = [&](int from) {  // the next tile with live taps, or `end`
     while (from < end && !live_taps<false>(p, nth_tile(p, from), block)) ++from;
     return from;
   };
@@ -200,7 +200,7 @@ __global__ void __launch_bounds__(kWgmmaWgradThreads, 1)
     T *next_patch = half ? first_patch : second_patch, *next_q = q_tiles + (half ^ 1) * kWgmmaWgradTile;
     next = find_live(next + 1);
     int to_load = next < end ? slices : 0, slice = 0;
-    __syncthreads();  // this tile is there and shown; the last one has been read
+    __syncthreads();  // this tile is complete and visible; the previous one has been read
     uint64_t b = descriptor(q_tiles + half * kWgmmaWgradTile);
 #pragma unroll 1
     for (int k = 0; k < kTileRows / 16; ++k, b += 2048 >> 4) {

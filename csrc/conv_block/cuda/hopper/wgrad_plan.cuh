@@ -1,19 +1,19 @@
-// When the weight's gradient runs on wgmma, and what its kernel is told. The kernel is in hopper/wgrad.cu, which
-// is compiled for sm_90a alone and may be missing from a library.
+// Decides when wgrad runs on wgmma, and its kernel's parameters. The kernel is in hopper/wgrad.cu, which is compiled
+// for sm_90a only and may be missing from a library.
 #pragma once
 #include "conv_block/cuda/kernels/wgrad.cuh"
 #include "conv_block/cuda/plan/plan.cuh"
 
 namespace fi {
 
-constexpr int kWgmmaWgradThreads = 256;  // two warpgroups: 288 sums of a row of D do not fit one's registers
-constexpr int kWgmmaWgradChannels = 64;  // of P and of Q in a block: a row of Q is one 128-byte row of the swizzle
-constexpr int kWgmmaWgradTaps = 9;       // of a block: five in the first warpgroup, four in the second
-constexpr int kWgmmaWgradFewest = 8;     // fewer leave tensor cores idle
-constexpr int kWgmmaWgradTile = kTileRows * kWgmmaWgradChannels;  // Q of a tile, in elements
-constexpr int kWgmmaWgradLimit = 227 << 10;                       // bytes of shared memory: one block an SM
+constexpr int kWgmmaWgradThreads = 256;  // two warpgroups: 288 sums per row of D do not fit the registers of one
+constexpr int kWgmmaWgradChannels = 64;  // of P and of Q per block: a row of Q is one 128-byte swizzle row
+constexpr int kWgmmaWgradTaps = 9;       // per block: five in the first warpgroup, four in the second
+constexpr int kWgmmaWgradFewest = 8;     // least taps; fewer leave tensor cores idle
+constexpr int kWgmmaWgradTile = kTileRows * kWgmmaWgradChannels;  // elements of Q per tile
+constexpr int kWgmmaWgradLimit = 227 << 10;                       // bytes of shared memory: one block per SM
 constexpr int kWgmmaWgradBlocks = 132;                            // SMs of an H200
-constexpr int kWgmmaWgradWider = 256, kWgmmaWgradNarrower = 128;  // the fewest channels of the layer's two sides
+constexpr int kWgmmaWgradWider = 256, kWgmmaWgradNarrower = 128;  // least channels of the wider and narrower side
 
 __host__ __device__ inline int turned_patch_elements(const PatchShape& patch) {
   return patch.rows * patch.columns * kWgmmaWgradChannels;
@@ -26,13 +26,13 @@ inline int turned_bytes(const PatchShape& patch) {
 
 }  // namespace fi
 
-// Writes the partials; grid_x: row blocks times column tiles. Null where the library has no code for sm_90a.
+// Writes the partials. grid_x: row blocks times column tiles. Null if the library has no code for sm_90a.
 FI_EXPORT __attribute__((weak)) int fi_hopper_wgrad_launch(int dtype, const fi::WgradParams* params, int grid_x,
                                                            void* stream);
 
 namespace fi {
 
-// Whether the layer may take the path: whole, aligned vectors, and where it pays. The plan must fit besides.
+// Whether the layer can use this path (whole, aligned vectors) and should be faster. The plan must also fit.
 inline bool turned_takes(const Conv& conv) {
   if (!conv.hopper || !fi_hopper_wgrad_launch || size_of(conv.dtype) != 2) return false;
   bool whole = vectors_aligned(conv.gradient);

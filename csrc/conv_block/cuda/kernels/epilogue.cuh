@@ -1,5 +1,5 @@
-// What happens to a finished tile: bias, store and statistics in the forward pass; the way back through the source's
-// activation, its two stores and its two channel sums in dgrad.
+// The epilogues. Forward: bias, store and statistics. dgrad: backward of the source's activation, its two stores and
+// its two channel sums.
 #pragma once
 #include "conv_block/cuda/kernels/params.cuh"
 
@@ -7,7 +7,7 @@ namespace fi {
 
 constexpr int epilogue_bytes(int columns) { return staging_bytes(columns) + fold_bytes(); }
 
-// The part of a segment that this block's columns are.
+// The part of a segment that this block computes.
 struct SegmentTile {
   const Segment* segment;
   int channel;  // first
@@ -20,7 +20,7 @@ __device__ __forceinline__ SegmentTile find_segment(const GatherParams& p) {
   return {&segment, (int(blockIdx.y) - segment.first_tile) * BN};
 }
 
-// Offset of a tile's row in the output, in positions, or -1 outside.
+// The output position of a tile's row, or -1 outside.
 __device__ __forceinline__ int64_t output_position(const GatherParams& p, const Tile& tile, int row) {
   int h = row >> p.tile_bits, w = row & ((1 << p.tile_bits) - 1);
   if (h >= tile.rows || w >= tile.columns) return -1;
@@ -31,7 +31,7 @@ __device__ __forceinline__ int64_t output_position(const GatherParams& p, const 
   return ((int64_t(tile.n) * p.out_size[0] + t) * p.out_size[1] + h) * p.out_size[2] + w;
 }
 
-// The bias of eight channels in the place of `shift`; zero where there is none.
+// Loads the bias of eight channels into `shift`; zeros without one.
 template <class T>
 __device__ ChannelParams load_bias(const Segment& segment, int channel, int valid) {
   if (!segment.bias) valid = 0;
@@ -43,7 +43,7 @@ __device__ ChannelParams load_bias(const Segment& segment, int channel, int vali
   return result;
 }
 
-// y = acc + bias, and the moments of y as it is stored.
+// y = acc + bias, and the moments of y as stored.
 template <class T>
 __device__ void store_forward(const Segment& segment, int64_t at, int valid, float (&value)[kVector],
                               const ChannelParams& bias, Fold& fold, float& count) {
@@ -58,7 +58,7 @@ __device__ void store_forward(const Segment& segment, int64_t at, int valid, flo
   fold.add_moments(value, count);
 }
 
-// dz = da * 1[z > 0], dx = dz * scale, daddend = da, and sums of dz and dz * (x - mean).
+// dz = da * 1[z > 0], dx = dz * scale, daddend = da, and the sums of dz and dz * (x - mean).
 template <class T>
 __device__ void store_backward(const Segment& segment, int64_t at, int valid, bool aligned, const Vector<T>& x,
                                const float (&da)[kVector], const ChannelParams& params, Fold& fold) {
@@ -77,10 +77,10 @@ __device__ void store_backward(const Segment& segment, int64_t at, int valid, bo
   if (segment.out.daddend) store_vector(static_cast<T*>(segment.out.daddend) + at, rounded<T>(da), valid, aligned);
 }
 
-// stage(float* staged) writes the accumulators, rows pitch<float>(BN) apart.
+// stage(float* staged) writes the accumulators in rows of pitch<float>(BN).
 template <class T, int BN, class Stage>
 __device__ void epilogue(const GatherParams& p, const Tile& tile, char* memory, int total_bytes, Stage stage) {
-  __syncthreads();  // the main loop's last reads of this memory
+  __syncthreads();  // the main loop has finished reading this memory
   SharedArena arena(memory, total_bytes);
   float* staged = arena.take<float>(kTileRows * pitch<float>(BN));
   stage(staged);
@@ -98,7 +98,7 @@ __device__ void epilogue(const GatherParams& p, const Tile& tile, char* memory, 
   constexpr int kStep = kThreads / kGroups, kAhead = kTileRows / kStep < 4 ? kTileRows / kStep : 4;
   for (int first = threadIdx.x / kGroups; first < kTileRows; first += kAhead * kStep) {
     int64_t at[kAhead];
-    Vector<T> x[kAhead];  // dgrad's loads, all on their way before the first is waited for
+    Vector<T> x[kAhead];  // dgrad's loads, all issued before the first is used
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
       int64_t position = output_position(p, tile, first + i * kStep);

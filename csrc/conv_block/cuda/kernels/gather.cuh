@@ -1,13 +1,14 @@
 // The convolution as a gather: out[position][n] = sum over taps and k of a[position * step + tap][k] * w[tap][k][n].
-// Forward and dgrad of every convolution are this (plan/taps.cuh); a is the activation of up to two sources, made from
-// their raw maps on the way into shared memory, zero outside.
+// Forward and dgrad of every convolution have this form (plan/taps.cuh). a is the activation of up to two sources,
+// computed from their raw maps on the way into shared memory, zero outside.
 //
 //   grid    x: phase, n, t and tile of 128 positions (a spatial block)    y: BN output channels
-//   a step  one tap x 32 channels. Weights come by cp.async through a ring of three; the patch that the taps of a
-//           group share is loaded through registers (where the activation happens), a slice a step, while the tensor
-//           cores work on the previous patch. One barrier a step.
-//   dead taps (that read only padding for this tile) are never in the block's list.
-//   x, weight, y: Map<T>; accumulators and parameters float32. Partials are written whole; nothing needs zeroing.
+//   step    one tap x 32 channels. Weights come by cp.async through a ring of three. The taps of a group share a patch,
+//           which is loaded through registers (and activated there) in slices, one per step, while the tensor cores
+//           work on the previous patch. One barrier per step.
+//   taps    dead ones (that read only padding for this tile) are not in the block's list.
+//   dtypes  x, weight, y: Map<T>; accumulators and parameters: float32. All partials are written; nothing needs
+//   zeroing.
 #pragma once
 #include "conv_block/cuda/kernels/epilogue.cuh"
 
@@ -20,7 +21,7 @@ constexpr int patch_elements(const PatchShape& patch) {
   return patch.rows * patch.columns * pitch<T>(kChunk);
 }
 
-// What the main loop needs beside its two patches: weights and lists.
+// Shared memory of the main loop besides its two patches: weights and lists.
 template <class T>
 constexpr int gather_rest_bytes(int columns) {
   return shared_part(kRing * kChunk * turned_pitch<T>(columns) * int(sizeof(T))) +
@@ -33,7 +34,7 @@ int gather_bytes(const PatchShape& patch) {
   return std::max(loop, epilogue_bytes(BN));
 }
 
-// The patch of one group of taps and one chunk of channels, for the loader; new_chunk: the last one's was another.
+// The patch of one group of taps and one chunk of channels, for the loader. new_chunk: the previous chunk was another.
 template <class T, int groups>
 __device__ void begin_patch(const GatherParams& p, const Tile& tile, BoxLoader<T, groups>& loader, Slice<T>& loading,
                             int chunk, bool new_chunk, int group) {
@@ -50,15 +51,15 @@ __device__ void begin_patch(const GatherParams& p, const Tile& tile, BoxLoader<T
 }
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-constexpr int kCopiesAhead = 2;  // with four, 128 columns spill 12 registers there
+constexpr int kCopiesAhead = 2;  // with four, 128 columns spill 12 registers
 #else
 constexpr int kCopiesAhead = 4;
 #endif
 
-// Asks for the 32 x BN weights at `row` of the packed matrix.
+// Starts the copy of the 32 x BN weights at `row` of the packed matrix.
 template <class T, int BN>
 __device__ __forceinline__ void fetch_weights(const GatherParams& p, int row, int first_column, T* stage) {
-  constexpr int kEach = 16 / int(sizeof(T)), kInRow = BN / kEach, kRows = kThreads / kInRow;  // of one round
+  constexpr int kEach = 16 / int(sizeof(T)), kInRow = BN / kEach, kRows = kThreads / kInRow;  // per round
   static_assert(kThreads % kInRow == 0, "a thread copies one column of pieces");
   int k = threadIdx.x / kInRow, n = threadIdx.x % kInRow * kEach;
   bool exists = first_column + n < p.n_padded;
@@ -70,7 +71,7 @@ __device__ __forceinline__ void fetch_weights(const GatherParams& p, int row, in
     if (kRows <= kChunk || k < kChunk) cp_async16(to, from, exists);
 }
 
-// Fills live with (patch offset in positions, tap) of the tile's live taps, starts with (first of live, group).
+// Fills `live` with (patch offset in positions, tap) of the tile's live taps, and `starts` with (first index, group).
 __device__ inline void list_taps(const GatherParams& p, const Tile& tile, int2* live, int2* starts, int* counts,
                                  int& taps, int& groups) {
   const Phase& phase = p.taps.phase[tile.phase];
@@ -146,7 +147,7 @@ __global__ void __launch_bounds__(kThreads, 2) gather_kernel(const __grid_consta
     T* next = odd ? first_patch : second_patch;
     for (int l = first; l < end; ++l) {
       cp_async_wait<1>();
-      __syncthreads();  // this step's weights and patch are there; the last step's are free
+      __syncthreads();  // this step's weights and patch are complete; the previous step's are free
       fetch_next();
       bool loads = more && slice < loader.slices();
       if (loads) loader.load(slice, loading);

@@ -1,20 +1,20 @@
-// From global to shared memory through registers: a box of positions, each value activated on the way.
+// Loads a box of positions from global to shared memory through registers, and activates each value on the way.
 #pragma once
 #include "conv_block/cuda/kernels/tile.cuh"
 
 namespace fi {
 
-constexpr int kSliceVectors = 2;  // that a thread loads in one slice: enough to hide a load behind a step's products
+constexpr int kSliceVectors = 2;  // per thread and slice: enough to hide a load behind a step's products
 
-// A box of positions of one plane, the positions that some taps read for one tile.
+// A box of positions of one plane: the positions that some taps read for one tile.
 struct PatchShape {
   int rows, columns;
-  int step_h, step_w;  // between its positions in the input: the convolution's along an axis where the taps agree, or 1
-  int tile_h, tile_w;  // between the positions of the box that neighbouring positions of the tile read
-  uint32_t inverse;    // 2^20 / columns rounded up: position * inverse >> 20 is its row
+  int step_h, step_w;  // input step between its positions: the convolution's step on axes where the taps agree, else 1
+  int tile_h, tile_w;  // box step between adjacent positions of the tile
+  uint32_t inverse;    // ceil(2^20 / columns): position * inverse >> 20 is its row
 };
 
-// The box of a tile_h x tile_w tile and taps whose offsets span that much, under the convolution's steps.
+// The box of a tile_h x tile_w tile and taps with that span of offsets, for the convolution's steps.
 __host__ __device__ inline PatchShape make_box(int tile_h, int tile_w, int span_h, int span_w, const int* step) {
   int step_h = span_h ? 1 : step[1], step_w = span_w ? 1 : step[2];
   PatchShape box{0, 0, step_h, step_w, step[1] / step_h, step[2] / step_w, 0};
@@ -24,13 +24,13 @@ __host__ __device__ inline PatchShape make_box(int tile_h, int tile_w, int span_
   return box;
 }
 
-// The position of the box that row m of the tile reads; a tile's rows are 1 << tile_bits long.
+// The box position that row m of the tile reads. A tile's rows have 1 << tile_bits positions.
 __device__ __forceinline__ int box_position(const PatchShape& box, int tile_bits, int m) {
   return (m >> tile_bits) * box.tile_h * box.columns + (m & ((1 << tile_bits) - 1)) * box.tile_w;
 }
 
-// What a thread holds of a slice between reading and storing it, with its channels' parameters. Loaders whose slices
-// follow one another share one, since there are no registers for two.
+// A thread's part of a slice between reading and storing it, with its channels' parameters. Loaders with alternating
+// slices share one, as there are no registers for two.
 template <class T>
 struct Slice {
   ChannelParams params;
@@ -44,12 +44,12 @@ struct Slice {
   }
 };
 
-// Loads a box slice by slice: load() reads, store() activates and writes to shared memory, `pitch` values a position.
-// A thread keeps one of the `groups` vectors of a position, so its channels' parameters stay in registers.
+// Loads a box in slices: load() reads, store() activates and writes to shared memory at `pitch` values per position.
+// A thread always has the same one of the `groups` vectors of a position, so its parameters stay in registers.
 template <class T, int groups, int pitch = fi::pitch<T>(groups * kVector)>
 struct BoxLoader {
   PatchShape box;
-  const Map<T>*x, *addend;  // of the plane, at the thread's channels; x null outside the input
+  const Map<T>*x, *addend;  // of the plane, at the thread's channels; x is null outside the input
   int height, width, h, w;  // of the plane; first position of the box
   int channels, channel, valid;
   bool aligned;
@@ -58,7 +58,7 @@ struct BoxLoader {
 
   __device__ int slices() const { return ceil_div(box.rows * box.columns * groups, kSliceVectors * kThreads); }
 
-  // The source's channels from first_channel on.
+  // Selects the source's channels from first_channel on.
   __device__ void set_channels(const Source& source, int first_channel) {
     channel = first_channel + threadIdx.x % groups * kVector;
     channels = source.channels;
@@ -66,7 +66,7 @@ struct BoxLoader {
     aligned = vectors_aligned(source);
   }
 
-  // The box that begins at (first_h, first_w) of a plane, which is negative outside the input.
+  // Selects the box at (first_h, first_w) of a plane. The plane is negative outside the input.
   __device__ void set_origin(const Source& source, int64_t plane, int first_h, int first_w) {
     h = first_h, w = first_w;
     int64_t offset = plane * height * width * channels + channel;

@@ -1,14 +1,14 @@
-// Weights as the gathering kernels read them: [tap][k_padded][n_padded], the channels of each source padded to whole
-// chunks along k and to eight along n, zero in the padding. Vectors of eight n are written whole.
+// Packs weights for the gathering kernels: [tap][k_padded][n_padded]. Each source's channels are padded with zeros to
+// whole chunks along k and to eight along n. Vectors of eight n are written in one store.
 //
-// Where the weight is contiguous, a block turns a panel of it in shared memory: lines of one side's channels, each a
-// run of (channel of the other side, tap), read in vectors too.
+// If the weight is contiguous, a block transposes a panel of it in shared memory. A panel's lines are channels of one
+// side. Each line is a run of (channel of the other side, tap), read in vectors.
 //
 //   runs along k  16 n x 64 of (k, tap)                   a convolution's forward, a transposed one's dgrad
 //   runs along n  one k x (groups of eight n, all taps)   the other two
 //
-// place(tap, k, n) is where the vector stands that begins there. With k and n exchanged the same code writes vectors of
-// eight k (hopper/fwd_dgrad_kernel.cuh).
+// place(tap, k, n) is the destination of the vector that starts there. With k and n exchanged the same code writes
+// vectors of eight k (hopper/fwd_dgrad_kernel.cuh).
 #pragma once
 #include "conv_block/cuda/kernels/params.cuh"
 
@@ -16,7 +16,7 @@ namespace fi {
 
 enum class Runs { none, k, n };
 
-struct PackSide {  // the channels along one side, in up to two parts
+struct PackSide {  // the channels of one side, in up to two parts
   int channels[2], padded[2];
   int64_t stride;
 };
@@ -27,12 +27,12 @@ struct PackParams {
   PackSide k, n;
   bool pairs;  // thin: k is (tap entry, channel of four of two neighbouring taps); see kernels/thin.cuh
   Runs runs;
-  int lines, length;  // of a panel: channels, and elements of a run
+  int lines, length;  // of a panel: channels, and elements per run
 };
 
 constexpr int kPanel = 1024;  // elements of a panel at most
 
-// Room for a panel, its lines eight elements apart besides, so that those of a column are in different banks.
+// Shared memory of a panel. Lines are padded by eight elements, so that a column's elements are in different banks.
 template <class T>
 constexpr int pack_bytes() {
   return shared_part((kPanel + 16 * kVector) * int(sizeof(T)));
@@ -40,7 +40,7 @@ constexpr int pack_bytes() {
 
 __host__ __device__ inline int padded(const PackSide& side) { return side.padded[0] + side.padded[1]; }
 
-// Whether and how panels can be cut, and how many blocks take all.
+// Whether panels can be used, their shape, and the number of blocks.
 inline int64_t choose_runs(PackParams& p, int taps, int k_padded) {
   int64_t next = 1;
   bool taps_in_order = !p.pairs;
@@ -55,14 +55,14 @@ inline int64_t choose_runs(PackParams& p, int taps, int k_padded) {
   return (lines + p.lines - 1) / p.lines * ((run + p.length - 1) / p.length);
 }
 
-// The channel that a padded index stands for, or -1.
+// The channel of a padded index, or -1 in the padding.
 __device__ inline int unpadded(const PackSide& side, int index) {
   int part = index >= side.padded[0];
   int channel = part ? index - side.padded[0] : index;
   return channel < side.channels[part] ? channel + (part ? side.channels[0] : 0) : -1;
 }
 
-// The value at a padded k (or -1) and n of a tap, zero in the padding.
+// The value at padded k and n of a tap, zero in the padding.
 template <class T>
 __device__ __forceinline__ T packed_value(const T* weight, const PackParams& p, int tap, int k_index, int n_index) {
   int k = unpadded(p.k, k_index), n = unpadded(p.n, n_index);
@@ -71,7 +71,7 @@ __device__ __forceinline__ T packed_value(const T* weight, const PackParams& p, 
   return weight[k * p.k.stride + n * p.n.stride + t * p.tap_stride[0] + h * p.tap_stride[1] + w * p.tap_stride[2]];
 }
 
-// Any strides, and the pairs of thin layers: a thread gathers the eight values of a vector one by one.
+// For any strides and for the pairs of thin layers: a thread gathers the eight values of a vector one by one.
 template <class T, class Place>
 __device__ void pack_values(const Map<T>* weight, const PackParams& p, T* packed, int taps, int k_padded, Place place) {
   int groups = padded(p.n) / kVector;
@@ -93,7 +93,7 @@ __device__ void pack_values(const Map<T>* weight, const PackParams& p, T* packed
   }
 }
 
-// Eight elements of a run, from element `at` of the padded (channel, tap) of the run's side on.
+// Eight elements of a run from element `at` on, in the padded (channel, tap) order of the run's side.
 template <class T>
 __device__ __forceinline__ Vector<T> load_run(const T* weight, const PackSide& lines, const PackSide& side, int taps,
                                               int line, int at) {

@@ -1,24 +1,24 @@
-// What the gathering kernels (forward, dgrad) are told: the host fills it in plan/plan.cuh, the kernels only read.
+// Parameters of the gathering kernels (forward, dgrad). plan/plan.cuh fills them on the host; kernels only read them.
 #pragma once
 #include "conv_block/cuda/kernels/load.cuh"
 #include "conv_block/cuda/plan/taps.cuh"
 
 namespace fi {
 
-// Where the patch (the box of input positions that the taps of one group read for one tile) begins.
+// The origin of a patch: the box of input positions that one group's taps read for one tile.
 struct PatchOrigin {
   int16_t t, h, w, unused;  // offset of a group's first position
 };
 
-// A run of output channels: y in the forward pass, one source each in dgrad.
+// A range of output channels: y in forward, one source in dgrad.
 struct Segment {
   int channels, first_column;  // first_column: of the packed weights
-  int first_tile;              // of blockIdx.y
-  Source source;               // dgrad: what the gradient goes through
+  int first_tile;              // first blockIdx.y
+  Source source;               // dgrad: the source whose backward is applied
   SourceGradient out;          // dgrad
   void* y;                     // forward
   const void* bias;            // forward, or null
-  Partials partials;           // value is null where no sums are wanted
+  Partials partials;           // value is null if no sums are needed
 };
 
 struct GatherParams {
@@ -42,7 +42,7 @@ struct GatherParams {
 // One tile of one phase.
 struct Tile {
   int phase, n, t, h, w;  // t, h, w: first position, in steps of the phase
-  int rows, columns;      // that exist from there on
+  int rows, columns;      // number of positions from there on
 };
 
 __device__ inline Tile find_tile(const GatherParams& p) {
@@ -64,7 +64,7 @@ __device__ inline Tile find_tile(const GatherParams& p) {
   return tile;
 }
 
-// Whether a tap reads any position inside the input for any position of the tile.
+// Whether a tap reads inside the input for any position of the tile.
 __device__ inline bool is_live(const GatherParams& p, const Tile& tile, const Tap& tap) {
   int t = tile.t * p.taps.step[0] + tap.t;
   int h = tile.h * p.taps.step[1] + tap.h, last_h = h + (tile.rows - 1) * p.taps.step[1];
@@ -73,7 +73,7 @@ __device__ inline bool is_live(const GatherParams& p, const Tile& tile, const Ta
          last_w >= 0 && w < p.in_size[2];
 }
 
-// Appends `value` to `list` for the threads where keep is true, in thread order; returns how many there are.
+// Appends `value` to `list` for each thread with keep, in thread order. Returns the number of entries.
 __device__ inline int compact(bool keep, int2 value, int2* list, int* counts) {
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   unsigned bits = __ballot_sync(~0u, keep);

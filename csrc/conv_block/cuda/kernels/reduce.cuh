@@ -1,12 +1,12 @@
-// The second stage of wgrad: the splits' partials summed in a fixed order, and turned to the order of dweight.
+// The second stage of wgrad: sums the splits' partials in a fixed order and transposes them to dweight's layout.
 //
-//   partial  [split][tap][p][q] float32, as kernels/wgrad.cuh stores it; read four neighbouring q at a time
-//   dweight  contiguous, [q][p][tap] or [p][q][tap]; written eight neighbours at a time
+//   partial  [split][tap][p][q] float32, as kernels/wgrad.cuh stores it; read in vectors of four q
+//   dweight  contiguous, [q][p][tap] or [p][q][tap]; written in vectors of eight
 //
-// A block sums a panel of rows (p, tap) x groups of four q in shared memory, whose columns are runs of dweight:
+// A block sums a panel of rows (p, tap) x groups of four q in shared memory. Its columns are runs of dweight:
 //
-//   [q][p][tap]  eight neighbouring (p, tap): of each q they are one vector
-//   [p][q][tap]  all taps of one p, eight q: as many vectors as taps
+//   [q][p][tap]  eight adjacent (p, tap), which are one vector for each q
+//   [p][q][tap]  all taps of one p and eight q, which are as many vectors as taps
 #pragma once
 #include "conv_block/cuda/kernels/load.cuh"
 
@@ -16,7 +16,7 @@ struct ReduceParams {
   int taps, p_channels, q_channels, splits;
   bool p_inner;       // dweight is [q][p][tap]
   int rows, vectors;  // of a panel
-  int parts;          // threads for each vector, a power of two; each sums every parts-th split
+  int parts;          // threads per vector, a power of two; each sums every parts-th split
 };
 
 inline __host__ __device__ int reduce_bytes(const ReduceParams& p) {
@@ -27,13 +27,13 @@ __device__ __forceinline__ void add(float4& to, const float4& from) {
   to.x += from.x, to.y += from.y, to.z += from.z, to.w += from.w;
 }
 
-// `valid` values from p, the rest zero; aligned: all four at once.
+// Reads `valid` values from p and zeros for the rest; aligned: all four in one access.
 __device__ __forceinline__ float4 load_four(const float* p, int valid, bool aligned) {
   if (aligned) return *reinterpret_cast<const float4*>(p);
   return make_float4(p[0], valid > 1 ? p[1] : 0.0f, valid > 2 ? p[2] : 0.0f, valid > 3 ? p[3] : 0.0f);
 }
 
-// One part's sum over the splits of four q of a row.
+// One part's sum over its splits, for four q of a row.
 __device__ __forceinline__ float4 sum_splits(const float* partial, const ReduceParams& p, int row, int q, int part) {
   float4 sum = make_float4(0, 0, 0, 0);
   if (row >= p.p_channels * p.taps || q >= p.q_channels) return sum;
@@ -45,7 +45,7 @@ __device__ __forceinline__ float4 sum_splits(const float* partial, const ReduceP
   return sum;
 }
 
-// Writes a panel, whose values stand at row * columns + column, to dweight.
+// Writes a panel to dweight. Its values are at row * columns + column.
 template <class T>
 __device__ void store_panel(const ReduceParams& p, const float* panel, int first_row, int first_q, T* dweight) {
   int columns = 4 * p.vectors, run = p.taps * (p.p_inner ? p.p_channels : p.q_channels);

@@ -1,13 +1,13 @@
-// Forward and dgrad where one source of three or four channels is convolved (first layers, guidance, and the gradient
-// of a three-channel output): the whole halo of the tile, every plane of it, is activated once into shared memory.
+// Forward and dgrad of one source with three or four channels (first layers, guidance, and the gradient of a
+// three-channel output). The tile's whole halo, with all planes, is activated once into shared memory.
 //
-// A k column is (tap, channel of four), so that 5x5 taps fill 32-channel steps. Eight of them are an "entry": a tap and
-// its neighbour along W. For ldmatrix an entry must be 16 neighbouring bytes, so each position of the halo holds its
-// own four channels and those of the position that the neighbouring tap reads:
+// A k column is (tap, channel of four), so that 5x5 taps fill 32-channel steps. Eight columns are an "entry": a tap and
+// its neighbour along W. ldmatrix needs an entry in 16 contiguous bytes, so each position of the halo holds its own
+// four channels and those of the position that the neighbouring tap reads:
 //
 //   halo[plane][row][column][0..3] = a(position), [4..7] = a(position + pair_step along W)
 //
-// Grid, weights ring and epilogue are kernels/gather.cuh's; dead taps are not skipped (the halo is small).
+// Grid, weight ring and epilogue are as in kernels/gather.cuh. Dead taps are not skipped (the halo is small).
 #pragma once
 #include "conv_block/cuda/kernels/gather.cuh"
 
@@ -28,7 +28,7 @@ int thin_bytes(const GatherParams& p) {
   return std::max(loop, epilogue_bytes(BN));
 }
 
-// The four channels of an activation at one position, from `to` on; zero outside and beyond the source's channels.
+// Writes the four channels of an activation at one position to `to`; zero outside and beyond the source's channels.
 template <class T>
 __device__ inline void activate_four(const GatherParams& p, const ChannelParams& params, int64_t plane, int h, int w,
                                      T* to) {
@@ -64,7 +64,7 @@ __device__ void load_halo(const GatherParams& p, const Tile& tile, T* halo) {
   }
 }
 
-// Where each entry of k reads, in positions of the halo; entries of padding read the first (their weights are zero).
+// The halo position that each entry of k reads. Padding entries read the first one (their weights are zero).
 __device__ inline void list_entries(const GatherParams& p, int* entries) {
   int along_w = ceil_div(p.kernel_w, 2);
   for (int i = threadIdx.x; i < p.k_padded / kVector; i += kThreads) {
@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(kThreads, 2) thin_kernel(const __grid_constant
   Accumulators<BN> acc = {};
   for (int step = 0; step < steps; ++step) {
     cp_async_wait<1>();
-    __syncthreads();  // this step's weights (and the halo) are there; the last step's are free
+    __syncthreads();  // this step's weights (and the halo) are complete; the previous step's are free
     fetch(step + 2);
     multiply_tile<T, BN>(acc, halo, ring + step % kRing * kChunk * turned_pitch<T>(BN), rows,
                          [&](int k8) { return entries[step * (kChunk / kVector) + k8] * kVector; });

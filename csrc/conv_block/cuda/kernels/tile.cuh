@@ -1,5 +1,5 @@
-// The tile product: 128 rows of a patch in shared memory times BN columns of packed weights, on tensor cores for 16-bit
-// types and tf32, in exact float32 for float. Accumulators have the layout of mma.sync's D in every case.
+// The tile product: 128 rows of a patch in shared memory times BN columns of packed weights. 16-bit types and tf32 use
+// tensor cores; float uses exact float32. Accumulators always have the layout of mma.sync's D.
 #pragma once
 #include "common/cuda_reduce.cuh"
 #include "common/cuda_source.cuh"
@@ -9,32 +9,32 @@ namespace fi {
 constexpr int kTileRows = 128;  // positions of a tile
 constexpr int kChunk = 32;      // channels of a step: two k16 steps of mma.sync between barriers
 
-// Elements between neighbouring rows in shared memory: 16 bytes of padding turn the eight rows of an ldmatrix by one
-// bank group each.
+// Elements between adjacent rows in shared memory. 16 bytes of padding put the eight rows of an ldmatrix into different
+// bank groups.
 template <class T>
 constexpr int pitch(int columns) {
   return columns + 16 / int(sizeof(T));
 }
 
-// The same where a column runs along k. ldmatrix turns 16-bit values only: tf32 is read value by value, four rows of
-// eight neighbours at once, which 32 bytes of padding put into different banks.
+// The same for rows of columns (B). ldmatrix.trans supports 16-bit values only. tf32 is read value by value, four rows
+// of eight adjacent values at once, which 32 bytes of padding put into different banks.
 template <class T>
 constexpr int turned_pitch(int columns) {
   return std::is_same<T, Tf32>::value ? columns + 8 : pitch<T>(columns);
 }
 
-// Four warps: 2 x 2 over a tile with 64 columns and more, so that a warp reuses both operands; 4 x 1 otherwise.
+// Four warps: 2 x 2 over tiles with at least 64 columns, so that a warp reuses both operands; else 4 x 1.
 template <int BN>
 struct WarpTile {
   static constexpr int kWarpsN = BN >= 64 ? 2 : 1;
   static constexpr int kRows = kTileRows / (4 / kWarpsN), kColumns = BN / kWarpsN;
-  static constexpr int kM = kRows / 16, kN = kColumns / 8;  // mma tiles of a warp
+  static constexpr int kM = kRows / 16, kN = kColumns / 8;  // mma tiles per warp
 };
 
 template <int BN>
 using Accumulators = float[WarpTile<BN>::kM][WarpTile<BN>::kN][4];
 
-// The first row and column of the calling thread's warp.
+// The first row and column of this thread's warp.
 template <int BN>
 __device__ __forceinline__ int warp_row() {
   return threadIdx.x / 32 / WarpTile<BN>::kWarpsN * WarpTile<BN>::kRows;
@@ -44,7 +44,7 @@ __device__ __forceinline__ int warp_column() {
   return threadIdx.x / 32 % WarpTile<BN>::kWarpsN * WarpTile<BN>::kColumns;
 }
 
-// d += the outer product of two rows and two columns, in the layout of mma.sync's D.
+// d += the outer product of two rows and two columns, in mma.sync's D layout.
 __device__ __forceinline__ void fma_tile(float (&d)[4], const float (&a)[2], float2 b) {
   d[0] += a[0] * b.x;
   d[1] += a[0] * b.y;
@@ -62,21 +62,21 @@ __device__ __forceinline__ void add_tiles(float (&to)[M][N][4], const float (&fr
       for (int i = 0; i < 4; ++i) to[m][n][i] += from[m][n][i];
 }
 
-// The tf32 fragment of eight rows (k) and eight columns, turned_pitch rows apart, whose first is at `from`.
+// Loads the tf32 fragment of eight rows (k) and eight columns from `from`; rows are turned_pitch apart.
 __device__ __forceinline__ void load_turned(uint32_t (&b)[2], const Tf32* from, int pitch) {
   int group = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
   b[0] = from[t * pitch + group].bits;
   b[1] = from[(t + 4) * pitch + group].bits;
 }
 
-// Where the rows of A that a lane reads lie: the same in every step. ldmatrix takes one row of each m16 tile from a lane,
-// float32's products two.
+// Offsets of the rows of A that a lane reads, equal in every step. With ldmatrix a lane addresses one row of each m16
+// tile, with float32 two.
 template <class T, int BN>
 struct LaneRows {
   static constexpr int kEach = std::is_same<T, float>::value ? 2 : 1;
   int at[WarpTile<BN>::kM][kEach];
 
-  // row_of(m): element offset of A's row m in the patch.
+  // row_of(m) is the element offset of A's row m in the patch.
   template <class R>
   __device__ __forceinline__ void fill(R row_of) {
     int lane = threadIdx.x % 32;
@@ -88,8 +88,8 @@ struct LaneRows {
   }
 };
 
-// acc += A B, A being 128 x 32 and B 32 x BN at `weights` with rows turned_pitch<T>(BN) apart.
-//   rows  of A in `patch`     column_of(k8)  what its columns 8 k8 ... 8 k8 + 7 add to their offsets
+// acc += A B, where A is 128 x 32 and B is 32 x BN at `weights` with rows turned_pitch<T>(BN) apart.
+//   rows: A's row offsets in `patch`     column_of(k8): offset of its columns 8 k8 ... 8 k8 + 7
 template <class T, int BN, class C>
 __device__ __forceinline__ void multiply_tile(Accumulators<BN>& acc, const T* patch, const T* weights,
                                               const LaneRows<T, BN>& rows, C column_of) {
@@ -119,7 +119,7 @@ __device__ __forceinline__ void multiply_tile(Accumulators<BN>& acc, const T* pa
   } else if constexpr (std::is_same<T, Tf32>::value) {
 #pragma unroll
     for (int k8 = 0; k8 < kChunk / 8; ++k8) {
-      uint32_t a[W::kM][4];  // 16 bytes of a row are four values, and ldmatrix deals out one to a lane
+      uint32_t a[W::kM][4];  // 16 bytes of a row are four values; ldmatrix gives one to each lane
       int column = column_of(k8) + lane / 16 * 4;
 #pragma unroll
       for (int m = 0; m < W::kM; ++m)
@@ -134,7 +134,7 @@ __device__ __forceinline__ void multiply_tile(Accumulators<BN>& acc, const T* pa
     }
   } else {
     int t = lane % 4;
-    Accumulators<BN> step = {};  // summed apart: the error of a long sum grows with the number of its steps, not terms
+    Accumulators<BN> step = {};  // summed separately, so that the error grows with the number of steps, not terms
 #pragma unroll 1
     for (int k8 = 0; k8 < kChunk / 8; ++k8) {
       int column = column_of(k8);
@@ -158,10 +158,10 @@ __device__ __forceinline__ void multiply_tile(Accumulators<BN>& acc, const T* pa
   }
 }
 
-// Rows of the staged result are pitch<float>(BN) floats apart.
+// Rows of the staged result have a pitch of pitch<float>(BN) floats.
 constexpr int staging_bytes(int columns) { return shared_part(kTileRows * pitch<float>(columns) * int(sizeof(float))); }
 
-// Writes the accumulators to shared memory, where a thread can read eight channels of a position.
+// Writes the accumulators to shared memory, from which a thread reads eight channels of a position.
 template <int BN>
 __device__ __forceinline__ void stage_accumulators(const Accumulators<BN>& acc, float* staged) {
   int group = threadIdx.x % 32 / 4, t = threadIdx.x % 4;

@@ -1,50 +1,49 @@
-// The weight's gradient: dw[tap][p][q] = sum over positions j of P[j * step + tap][p] * Q[j][q].
+// wgrad: dw[tap][p][q] = sum over positions j of P[j * step + tap][p] * Q[j][q].
 //
-// Of a convolution P is the activation and Q is G; of a transposed one the other way round (and of a convolution with
-// three channels out, where P should be the thin one). Both are made from raw maps on their way into shared memory.
+// For a convolution P is the activation and Q is G. For a transposed one, and for a convolution with three output
+// channels (P should be the thin side), it is the reverse. Both are computed from raw maps on load.
 //
-//   grid    x: block of rows of (tap, p) and BN columns q    y: split of the positions
-//   groups  of 128 threads (threadIdx.y), one or two in a block: each takes half of the split's positions in memory and
-//           behind barriers of its own, as two blocks would; in the end the first adds the other's sums and stores both
-//   rows    slots of eight: up to nine taps of one plane x 32 channels, or 16 thin entries (kernels/thin.cuh)
-//   a step  one tile of 128 positions: its patch of P serves all taps of the block, the next tile's patch and Q are
-//           loaded slice by slice between the eight k16 steps. Tiles that all taps read only padding for are skipped,
-//           and within a tile dead taps.
-//   partial [split][tap][p][q] float32, written whole; reduce_kernel sums the splits in order.
+//   grid     x: block of rows (tap, p) and BN columns q    y: split of the positions
+//   group    128 threads (threadIdx.y); a block has one or two. Each processes half of the split's positions with its
+//            own shared memory and barriers. At the end the first adds the second's sums and stores the result.
+//   rows     slots of eight: up to nine taps of one plane x 32 channels, or 16 thin entries (kernels/thin.cuh)
+//   step     one tile of 128 positions. Its patch of P serves all taps of the block. The next tile's patch and Q are
+//            loaded in slices between the eight k16 steps. Dead taps are skipped, and tiles where all taps are dead.
+//   partial  [split][tap][p][q] float32, all written; reduce_kernel sums the splits in order.
 #pragma once
 #include "conv_block/cuda/kernels/params.cuh"
 #include "conv_block/cuda/kernels/thin.cuh"
 
 namespace fi {
 
-// A block's taps, each two m16 tiles of 16 channels; thin: of two entries. Nine are a 3x3 kernel, so that one patch and
-// one tile of Q serve all of it. float32 stops at four: it holds every sum twice.
+// Taps per block, each two m16 tiles of 16 channels (thin: of two entries). Nine make a 3x3 kernel, so that one patch
+// and one tile of Q serve all of it. float32 has at most four, because it holds every sum twice.
 template <class T, bool thin>
 constexpr int block_taps() {
   return thin || std::is_same<T, float>::value ? 4 : 9;
 }
 
 constexpr int kMostSlots = 4 * 9, kThinEntries = 16;
-constexpr int kMostGroups = 2;  // of kThreads in a block
+constexpr int kMostGroups = 2;  // of kThreads per block
 
 struct TapBlock {
   int16_t t, h, w;       // offset of the patch
-  int16_t first, count;  // of the taps, or of the thin entries
+  int16_t first, count;  // range of taps, or of thin entries
 };
 
 struct WgradParams {
-  GatherParams p;  // taps, patch, tile, sources and sizes as for a forward pass from P to the positions j
+  GatherParams p;  // taps, patch, tile, sources and sizes, as in forward from P to the positions j
   TapBlock block[kMaxTaps];
-  int blocks;                 // of taps
+  int blocks;                 // blocks of taps
   PatchShape q_box;           // the tile itself
-  int q_sources, q_tiles[2];  // column tiles of each source of Q
+  int q_sources, q_tiles[2];  // column tiles per source of Q
   Source q[2];
   int p_channels, q_channels;     // in all
   int splits, tiles, tiles_each;  // of a group
   float* partial;
 };
 
-// The source and first channel of a row block's P or a column tile's Q.
+// The source and first channel of P in a row block, or of Q in a column tile.
 struct Part {
   const Source* source;
   int first, channel;  // first of the source in the concatenation; first of the part in the source
@@ -69,7 +68,7 @@ __device__ inline Tile nth_tile(const GatherParams& p, int index) {
   return tile;
 }
 
-// Bit i: the block's tap i reads inside the input for this tile. Thin entries count as one.
+// Bit i: the block's tap i reads inside the input for this tile. Thin entries count as one tap.
 template <bool thin>
 __device__ inline unsigned live_taps(const GatherParams& p, const Tile& tile, const TapBlock& block) {
   if (thin) {
@@ -81,13 +80,13 @@ __device__ inline unsigned live_taps(const GatherParams& p, const Tile& tile, co
   return bits;
 }
 
-// The elements of P's patch between neighbouring positions.
+// Elements between adjacent positions of P's patch.
 template <class T, bool thin>
 constexpr int patch_pitch() {
   return thin ? kVector : turned_pitch<T>(kChunk);
 }
 
-// Of one group.
+// Shared memory of one group.
 template <class T, int BN, bool thin>
 int wgrad_bytes(const GatherParams& p) {
   int patch = p.patch.rows * p.patch.columns * patch_pitch<T, thin>() * int(sizeof(T));
@@ -95,11 +94,11 @@ int wgrad_bytes(const GatherParams& p) {
          shared_part(kMostSlots * int(sizeof(int)));
 }
 
-// Warps 2 x 2. A warp's m16 tile i is slots 4 i + 2 warp_m and the next: tap i, sixteen of its channels.
+// Warps are 2 x 2. A warp's m16 tile i has slots 4 i + 2 warp_m and the next one: tap i, sixteen of its channels.
 template <int kM, int BN>
 using WgradSums = float[kM][BN / 16][4];
 
-// The sums of one group on their way to another's, a thread's 16 bytes beside its neighbours'.
+// Shared memory for adding one group's sums to another's; adjacent threads have adjacent 16 bytes.
 template <int kM, int BN>
 constexpr int merge_bytes() {
   return shared_part(int(sizeof(WgradSums<kM, BN>)) * kThreads);
@@ -192,7 +191,7 @@ __device__ __forceinline__ void multiply_positions(WgradSums<kM, BN>& acc, const
   }
 }
 
-// The tap (or -1) and channel of P that row `group` of a slot stands for.
+// The tap (or -1) and channel of P of row `group` of a slot.
 template <bool thin>
 __device__ inline int2 row_meaning(const GatherParams& p, const TapBlock& block, int chunk_channel, int slot,
                                    int group) {
@@ -204,8 +203,8 @@ __device__ inline int2 row_meaning(const GatherParams& p, const TapBlock& block,
   return {slot / 4 < block.count ? block.first + slot / 4 : -1, chunk_channel + slot % 4 * kVector + group};
 }
 
-// Two lanes trade halves of an mma tile, so that each has four neighbouring columns of one row to store: the even lane
-// of the upper row, the odd one of the lower.
+// Two lanes exchange halves of an mma tile, so that each stores four adjacent columns of one row: the even lane of the
+// upper row, the odd lane of the lower row.
 __device__ __forceinline__ float4 join_columns(const float (&d)[4]) {
   bool odd = threadIdx.x & 1;
   float first = __shfl_xor_sync(~0u, odd ? d[0] : d[2], 1), second = __shfl_xor_sync(~0u, odd ? d[1] : d[3], 1);

@@ -1,11 +1,11 @@
-// The kernels of the weight's gradient; kernels/wgrad.cuh holds their parts and says how they work.
+// The wgrad kernels. kernels/wgrad.cuh has their parts and explains them.
 #pragma once
 #include "conv_block/cuda/kernels/wgrad.cuh"
 
 namespace fi {
 
-// Fills slots with the element offset of each slot's eight columns in a position of the patch; unused slots read the
-// first (nothing of theirs is stored).
+// Fills slots with the element offset of each slot's eight columns within a patch position. Unused slots read the first
+// one's; their results are not stored.
 template <class T, bool thin>
 __device__ inline void fill_slots(const GatherParams& p, const TapBlock& block, int* slots) {
   int slot = threadIdx.x;
@@ -19,7 +19,7 @@ __device__ inline void fill_slots(const GatherParams& p, const TapBlock& block, 
   slots[slot] = position * patch_pitch<T, thin>() + (thin ? 0 : slot % 4 * kVector);
 }
 
-// P's patch of one tile where P is thin: whole, between two tiles (it is small).
+// Loads a thin P's whole patch of one tile between two tiles (it is small).
 template <class T>
 __device__ void load_thin_patch(const GatherParams& p, const ChannelParams& params, const Tile& tile,
                                 const TapBlock& block, T* patch) {
@@ -39,7 +39,7 @@ template <class T, int BN, bool thin>
 __global__ void __launch_bounds__(kMostGroups* kThreads, 1)
     wgrad_kernel(const __grid_constant__ WgradParams w, int group_bytes) {
   FI_DYNAMIC_SHARED(memory);
-  int thread_group = __shfl_sync(~0u, threadIdx.y, 0);  // so that the compiler knows it to be the warp's
+  int thread_group = __shfl_sync(~0u, threadIdx.y, 0);  // tells the compiler that it is uniform in the warp
   SharedArena arena(memory + thread_group * group_bytes, group_bytes);
   const GatherParams& p = w.p;
   int elements = p.patch.rows * p.patch.columns * patch_pitch<T, thin>();
@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(kMostGroups* kThreads, 1)
   auto store = [&](int slice, T* patch, T* q) {
     slice < p_slices ? p_loader.store(slice, loading, patch) : q_loader.store(slice - p_slices, loading, q);
   };
-  auto load_thin = [&](const Tile& tile, T* patch) {  // every thread takes all the channels there are
+  auto load_thin = [&](const Tile& tile, T* patch) {  // every thread loads all channels
     if (thin) load_thin_patch<T>(p, load_params(*rows.source, 0), tile, block, patch);
   };
   auto row_of = [&](int k) { return box_position(p.patch, p.tile_bits, k) * patch_pitch<T, thin>(); };
@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(kMostGroups* kThreads, 1)
   int split = blockIdx.y * blockDim.y + thread_group, end = min(w.tiles, (split + 1) * w.tiles_each);
   Tile tile;
   unsigned live = 0, next_live = 0;
-  auto find_live = [&](int from) {  // the next tile with live taps, or end
+  auto find_live = [&](int from) {  // the next tile with live taps, or `end`
     for (next_live = 0; from < end; ++from) {
       tile = nth_tile(p, from);
       if ((next_live = live_taps<thin>(p, tile, block))) break;
@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(kMostGroups* kThreads, 1)
     next = find_live(next + 1);
     bool more = next < end;
     if (more) begin(tile);
-    sync_group(thread_group, kThreads);  // this tile is there; the last one's memory is free
+    sync_group(thread_group, kThreads);  // this tile is complete; the previous one's memory is free
     if (more) load_thin(tile, next_patch);
     constexpr int kStep = std::is_same<T, float>::value ? 32 : 16;
     int slice = 0;
@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(kMostGroups* kThreads, 1)
     }
   }
   if (blockDim.y > 1) {
-    __syncthreads();  // the loops' last reads of this memory
+    __syncthreads();  // the loops have finished reading this memory
     float4* sums = SharedArena(memory, merge_bytes<kM, BN>()).template take<float4>(kM * (BN / 16) * kThreads);
     if (thread_group > 0) stage_sums<kM, BN>(acc, sums);
     __syncthreads();

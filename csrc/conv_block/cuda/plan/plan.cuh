@@ -1,4 +1,4 @@
-// The host's choices for a convolution: tile, patches, column tile; and the parameters that follow from them.
+// The host's plan of a convolution: tile, patches, column tile, and the kernel parameters that follow from them.
 #pragma once
 #include "common/cuda_launch.cuh"
 #include "conv_block/cuda/kernels/pack.cuh"
@@ -6,10 +6,10 @@
 
 namespace fi {
 
-constexpr int kPatchLimit = 36 << 10;   // bytes; two patches and the ring then leave room for two blocks on an SM
-constexpr int kWantedBlocks = 2 * 132;  // two on each SM of an H200
+constexpr int kPatchLimit = 36 << 10;   // bytes; two patches and the ring then allow two blocks per SM
+constexpr int kWantedBlocks = 2 * 132;  // two per SM of an H200
 
-// Two 16-byte aligned regions and so on, cut from the caller's workspace; a null base only counts.
+// Allocates 16-byte aligned regions of the caller's workspace. With a null base it only counts bytes.
 struct Workspace {
   char* base;
   int64_t used = 0;
@@ -28,13 +28,13 @@ struct Workspace {
 
 inline int size_of(int dtype) { return dtype == kFloat32 || dtype == kTf32 ? 4 : 2; }
 
-// Calls f(T()) with the type that shared memory holds.
+// Calls f(T()) with the type in shared memory.
 template <class F>
 int with_factors(int dtype, F f) {
   return dtype == kTf32 ? f(Tf32()) : with_dtype(dtype, f);
 }
 
-// How taps share a patch. The fewest positions loaded a chunk wins, of those whose patch fits.
+// How taps share a patch. Of the choices whose patch fits, the one that loads the fewest positions per chunk is best.
 enum class Sharing { plane, row, none };
 
 inline PatchShape patch_for(const TapTable& table, Sharing sharing, int tile_bits, PatchOrigin* origin, TapTable* named,
@@ -61,8 +61,8 @@ inline PatchShape patch_for(const TapTable& table, Sharing sharing, int tile_bit
   return make_box(kTileRows >> tile_bits, 1 << tile_bits, span_h, span_w, table.step);
 }
 
-// A tile of 16 x 8 positions where the map is large: the least border for the taps to share. Small maps take the shape
-// that wastes the fewest positions.
+// Large maps get tiles of 16 x 8 positions, which have the smallest border. Small maps get the shape that wastes the
+// fewest positions.
 inline int choose_tile_bits(const TapTable& table, const int* out_size) {
   int best = 4;
   int64_t least = -1;
@@ -74,7 +74,7 @@ inline int choose_tile_bits(const TapTable& table, const int* out_size) {
   return best;
 }
 
-// Chooses the sharing, names every tap's group and returns how many there are. Single taps always fit.
+// Chooses the sharing, sets every tap's group and returns the number of groups. Single taps always fit.
 inline int choose_patch(TapTable& table, int tile_bits, int position_bytes, int limit, PatchOrigin* origin,
                         PatchShape& shape) {
   Sharing best = Sharing::none;
@@ -91,24 +91,24 @@ inline int choose_patch(TapTable& table, int tile_bits, int position_bytes, int 
   return groups;
 }
 
-// 16 columns for three-channel outputs, then the next power of two; 128 only where the grid still fills the machine
-// twice, since a wider tile reuses patches but leaves fewer blocks. float32 stops at 32: it holds every sum twice; tf32
-// at 64: twice the bytes on their way into shared memory leave no registers for more sums.
+// Columns per tile: 16 for three-channel outputs, then the next power of two. 128 only if the grid still fills the GPU
+// twice, because wider tiles reuse patches but give fewer blocks. float32 has at most 32, because it holds every sum
+// twice. tf32 has at most 64, because its loads take twice the registers.
 inline int choose_columns(int dtype, int channels, int64_t tiles) {
   if (channels <= 16) return 16;
   if (channels <= 32 || dtype == kFloat32) return 32;
   return dtype != kTf32 && channels > 64 && tiles * ceil_div(channels, 128) >= kWantedBlocks ? 128 : 64;
 }
 
-// What a plan loads and needs, for tests and for counting bytes; tools/inspect/counting.py has the same.
+// What a plan loads and needs, for tests and for counting bytes. tools/inspect/counting.py has the same structure.
 struct Footprint {
   int64_t blocks;
-  int64_t loads;  // bytes that all blocks read or write in global memory, dead taps included
+  int64_t loads;  // bytes that all blocks access in global memory, including dead taps
   int64_t shared_bytes;
-  int64_t groups;   // of kThreads in a block
-  int64_t columns;  // of a block's tile
-  int64_t steps;    // of the main loop for a patch (wgrad: a tile)
-  int64_t slices;   // in which a patch (wgrad: P's and Q's of a tile) is loaded
+  int64_t groups;   // of kThreads per block
+  int64_t columns;  // per tile
+  int64_t steps;    // of the main loop per patch (wgrad: per tile)
+  int64_t slices;   // per patch (wgrad: P's and Q's per tile)
 };
 
 struct GatherPlan {
@@ -119,7 +119,7 @@ struct GatherPlan {
   bool thin, hopper;
 };
 
-// padding: of every part's columns in the packed weights.
+// padding: padded columns of every part in the packed weights.
 inline void plan_segments(const Conv& conv, bool backward, GatherPlan& plan, Workspace& workspace, int padding) {
   GatherParams& p = plan.params;
   int columns = 0, parts = backward ? conv.sources : 1, widest = 0;
@@ -172,8 +172,8 @@ inline void plan_sources(const Conv& conv, bool backward, GatherPlan& plan, int 
 
 constexpr int kHaloLimit = 48 << 10;  // bytes; the first layer's 5x5x5 halo is 19 KiB in 16 bits, 38 in float32
 
-// Sources of at most four channels leave most of a 32-channel chunk empty: kernels/thin.cuh packs taps into it instead.
-// Taps must be in one phase, and the halo must fit.
+// Whether kernels/thin.cuh can run. Sources of at most four channels would leave most of a 32-channel chunk empty, so
+// it packs several taps into one. Taps must be in one phase, and the halo must fit.
 inline void plan_thin(const Conv& conv, GatherPlan& plan) {
   GatherParams& p = plan.params;
   plan.thin = plan.pack.pairs = false;
@@ -192,7 +192,7 @@ inline void plan_thin(const Conv& conv, GatherPlan& plan) {
   plan.columns = plan.columns <= 32 ? 32 : 64;
 }
 
-// Bytes that one of the two patches may have: what two blocks an SM leave, and what the chip's block holds.
+// Most bytes per patch (there are two): limited by two blocks per SM and by the shared memory of a block.
 inline int patch_limit(const Conv& conv, int columns) {
   int rest = with_factors(conv.dtype, [&](auto t) {
     using T = decltype(t);
@@ -201,7 +201,7 @@ inline int patch_limit(const Conv& conv, int columns) {
   return std::min(kPatchLimit, (conv.shared_limit - rest) / 2);
 }
 
-// Fills the plan; its workspace is the bytes needed. Returns a Status.
+// Fills the plan, including the bytes of workspace. Returns a Status.
 inline int plan_gather(const Conv& conv, bool backward, GatherPlan& plan) {
   GatherParams& p = plan.params;
   bool inverse = bool(conv.transposed) != backward;

@@ -1,9 +1,9 @@
-// Which position each tap of a convolution reads: the host's arithmetic, one for every kind of convolution.
+// The position that each tap reads, computed on the host for every kind of convolution.
 //
-// An axis of size n out and m in is walked either directly, position out * stride - padding + k * dilation (forward of
-// a convolution, dgrad of a transposed one), or inversely: the positions whose direct image is `out` (dgrad of a
-// convolution, forward of a transposed one). An inverse axis splits into `stride` phases; in each, out = phase +
-// stride * j and the tap reads j + offset. So with phases everything reads j * step + offset:
+// An axis is read directly or inversely. Direct (forward of a convolution, dgrad of a transposed one): `out` reads
+// position out * stride - padding + k * dilation. Inverse (the other two): `out` reads the positions whose direct image
+// is `out`. An inverse axis splits into `stride` phases; in each, out = phase + stride * j and the tap reads j +
+// offset. In all cases position j of a phase reads j * step + offset:
 //
 //   direct:   one phase, step = stride, offset = k * dilation - padding
 //   inverse:  phase p has the taps with (p + padding - k * dilation) % stride == 0, step = 1,
@@ -16,7 +16,7 @@ namespace fi {
 constexpr int kMaxTaps = 128, kMaxPhases = 27;
 
 struct Tap {
-  int16_t t, h, w;  // offset of the position read
+  int16_t t, h, w;  // offset of the position it reads
   uint8_t index;    // in the kernel, kT major
   uint8_t group;    // taps of one group read one patch
 };
@@ -33,7 +33,7 @@ struct TapTable {
   Tap tap[kMaxTaps];
 };
 
-// False where the kernel has more taps or phases than the table.
+// Returns false if the kernel has more taps or phases than the table.
 inline bool make_taps(const Conv& conv, bool inverse, TapTable& table) {
   int phases[3];
   table.taps = table.phases = 0;

@@ -35,6 +35,11 @@ def normalises(sources: Sequence[Source], weight: Tensor, geometry: Geometry) ->
     return select.select_kernels(sources, weight, geometry) != (None, None, None)
 
 
+def loads_activations(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> bool:
+    """Whether every pass has a kernel that computes any activation in its load, and its derivative."""
+    return all(kernels in select.DIRECT_KERNELS for kernels in select.select_kernels(sources, weight, geometry))
+
+
 def fwd(
     sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, stats: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -42,6 +47,8 @@ def fwd(
     mean = var = None
     sources = [native.dense_source(s) for s in sources]
     kernels, _, _ = select.select_kernels(sources, weight, geometry)
+    if kernels not in select.DIRECT_KERNELS and any(source.relu > 1 for source in sources):
+        return reference.fwd(sources, weight, bias, geometry, stats)
     if kernels is not None:
         y, mean, var = kernels.fwd(sources, weight, bias, geometry, stats)
     else:
@@ -152,6 +159,9 @@ def _bwd_from(
     grads, dweight = [SourceGrad() for _ in sources], None
     needs_input = any(needs)
     _, own_dgrad, own_wgrad = select.select_kernels(sources, weight, geometry)
+    if any(source.relu > 1 for source in sources) and not loads_activations(sources, weight, geometry):
+        upstreams = (dy, dmean, dvar, y, mean)
+        return reference.bwd(*upstreams, sources, weight, geometry, needs, needs_weight, needs_bias)
     if needs_input and own_dgrad is not None:
         grads = own_dgrad.dgrad(g, sources, weight, geometry, needs)
     if needs_weight and own_wgrad is not None:

@@ -20,6 +20,7 @@ from fastinpaint.ops.types import Geometry, Source
 
 VARIABLE = "FASTINPAINT_CPU_CONV"
 PASSES = ("fwd", "dgrad", "wgrad")
+DIRECT_KERNELS = (depthwise, matmul)  # which load every activation
 
 # What a pass costs, in multiplications of the products between Winograd's transforms: a value of a transformed tile and
 # one of the transformed weight, each written and read again, and a multiplication of oneDNN's direct sum. Fitted to the

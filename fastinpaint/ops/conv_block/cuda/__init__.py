@@ -1,6 +1,6 @@
 """`conv_block` in CUDA C++: activations on load, statistics and activation gradients on store.
 
-Contract: reference.py. Every map returned is channels-last.
+`reference` holds the contract. All returned maps are channels-last.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def why_not(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> st
 def fwd(
     sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, stats: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """y ``[N, C_out, *space]`` in the sources' dtype; batch mean and biased variance ``[C_out]`` where asked for."""
+    """y ``[N, C_out, *space]`` in the sources' dtype; with ``stats`` also its mean and biased variance ``[C_out]``."""
     sources = [native.dense_source(s) for s in sources]
     x, channels = sources[0].x, sum(s.x.shape[1] for s in sources)
     shape = output_shape(x.shape, weight.shape, geometry)
@@ -71,7 +71,7 @@ def _run(function: str, conv: CConv, like: Tensor, size: int) -> None:
 def upstream(
     dy: Tensor, dmean: Tensor | None, dvar: Tensor | None, y: Tensor | None, mean: Tensor | None
 ) -> tuple[Source, float, float]:
-    """G, the gradient that reaches y, as a dense source with the factors of its scale and shift."""
+    """G, the total gradient of y, as a dense source with the factors of its scale and shift."""
     if mean is None or dmean is None or dvar is None or y is None:
         return Source(native.dense(dy)), 1.0, 1.0
     count = native.positions(y)
@@ -80,7 +80,7 @@ def upstream(
 
 
 def stats_bwd(dy: Tensor, dmean: Tensor | None, dvar: Tensor | None, y: Tensor, mean: Tensor | None) -> Tensor:
-    """G: the gradient that reaches y through itself and through its statistics."""
+    """G, the total gradient of y: dy plus the terms of its statistics."""
     source, scale_factor, shift_factor = upstream(dy, dmean, dvar, y, mean)
     g = native.empty(source.x, source.x.shape[1])
     activation.write(source, g, 0, scale_factor, shift_factor)
@@ -100,7 +100,7 @@ def bwd(
     needs_weight: bool,
     needs_bias: bool,
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None]:
-    """The gradients of every source, of the weight and of the bias; y and mean are what `fwd` returned."""
+    """The gradients of every source, the weight and the bias. y and mean are `fwd`'s results."""
     sources = [native.dense_source(s) for s in sources]
     g, *factors = upstream(dy, dmean, dvar, y, mean)
     grads = [_empty_gradient(s) if needed else SourceGrad() for s, needed in zip(sources, needs, strict=True)]

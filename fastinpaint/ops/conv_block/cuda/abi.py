@@ -43,7 +43,7 @@ class CConv(ctypes.Structure):
 
 
 def three(values: Sequence[int], missing: int) -> ctypes.Array[ctypes.c_int]:
-    """One entry an axis of T, H, W; a 2D convolution has `missing` along T."""
+    """One entry per axis T, H, W. A 2D convolution has `missing` along T."""
     return Triple(*[missing] * (3 - len(values)), *values)
 
 
@@ -55,7 +55,7 @@ def weight_strides(weight: Tensor, transposed: bool) -> ctypes.Array[ctypes.c_in
 
 
 def describe(sources: Sequence[Source], weight: Tensor, geometry: Geometry, out_shape: Sequence[int]) -> CConv:
-    """The convolution of dense sources into a map of that shape; outputs and workspace are still to be set."""
+    """Describe the convolution of dense sources into a map of that shape. The caller sets outputs and workspace."""
     stride, padding, dilation, _, transposed, _ = geometry
     first = sources[0].x
     tf32 = first.dtype == torch.float32 and tf32_convolutions()

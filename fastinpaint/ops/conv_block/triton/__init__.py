@@ -1,8 +1,8 @@
-"""`conv_block` in Triton: one launch forward and a small one for the statistics; see `reference` for the contract.
+"""`conv_block` in Triton. `reference` holds the contract.
 
-Backward is a dgrad and a wgrad launch for both sources, and a small one that finishes their sums. The batch norm that
-follows costs no launch: forward's small one applies it, and backward's three take it along (`norm`). More than two
-sources are written out first by `activation`.
+Forward is one launch, plus a small one that finishes the statistics. Backward is a dgrad and a wgrad launch, plus a
+small one that finishes their sums. A following batch norm needs no launch of its own: forward's small launch applies
+it, and backward's launches include it. Three or more sources are first written out by `activation`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ batch_stats = activation.batch_stats
 
 
 def why_not(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> str | None:
-    """Why this convolution cannot be taken, or None."""
+    """Why this convolution cannot run here, in one sentence, or None."""
     if geometry.groups != 1:
         return f"conv_block: the Triton kernels take groups=1, got {geometry.groups}."
     if weight.dtype != sources[0].x.dtype:
@@ -68,7 +68,7 @@ def _why_not_shapes(x: tuple[int, ...], channels: int, weight: tuple[int, ...], 
 def fwd(
     sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, stats: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """y ``[N, C_out, *space]``, dense channels-last; batch mean and biased variance ``[C_out]`` where asked for."""
+    """y ``[N, C_out, *space]``, dense channels-last; with ``stats`` also its mean and biased variance ``[C_out]``."""
     dense = _at_most_two(sources)
     first = dense[0].x
     y = layout.empty(output_shape(first.shape, weight.shape, geometry), first)
@@ -87,7 +87,7 @@ def fwd(
 def fwd_norm(
     sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, norm: Norm
 ) -> tuple[Tensor, Normed]:
-    """y as `fwd`'s, of maps that are not empty, and what the batch norm that follows makes of its statistics."""
+    """y as in `fwd`, for maps that are not empty, and the following batch norm's results from y's statistics."""
     dense = _at_most_two(sources)
     first = dense[0].x
     y = layout.empty(output_shape(first.shape, weight.shape, geometry), first)
@@ -98,7 +98,7 @@ def fwd_norm(
 
 
 def _at_most_two(sources: Sequence[Source]) -> list[Source]:
-    """The sources with dense maps; more than two are written out as one."""
+    """The sources with dense maps. Three or more are written out as one."""
     if len(sources) > MAX_SOURCES:
         sources = [Source(activation.fwd(sources))]
     return [densely(s) for s in sources]
@@ -107,7 +107,7 @@ def _at_most_two(sources: Sequence[Source]) -> list[Source]:
 def _launch(
     sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, y: Tensor, stats: bool
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Fill y; with ``stats`` return count ``[P]``, mean and M2 ``[C_out, P]`` of its tiles."""
+    """Compute y; with ``stats`` return count ``[P]``, mean and M2 ``[C_out, P]`` of its P tiles."""
     first, second = sources[0], sources[-1]
     out_channels = y.shape[1]
     conv = problem(tuple(first.x.shape), tuple(y.shape), tuple(weight.shape[2:]), geometry)
@@ -149,7 +149,7 @@ def _launch(
 
 
 def launch_moments(count: Tensor, mean: Tensor, m2: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of all tiles' parts, by torch: what two tiles' statistics are compared by."""
+    """Mean and variance from all tiles' parts, by torch, to compare the statistics of two tile shapes."""
     total = count.sum()
     merged = (mean * count).sum(1) / total
     return merged, (m2 + count * (mean - merged[:, None]) ** 2).sum(1) / total
@@ -168,7 +168,7 @@ def bwd(
     needs_weight: bool,
     needs_bias: bool,
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None]:
-    """The gradients of every source, of the weight and of the bias; y and mean are what `fwd` returned."""
+    """The gradients of every source, the weight and the bias. y and mean are `fwd`'s results."""
     grad = Gradient(layout.dense(dy))
     if y is not None and mean is not None and dmean is not None and dvar is not None:
         grad = Gradient(grad.dy, layout.dense(y), mean, dmean, dvar)
@@ -189,7 +189,7 @@ def bwd_norm(
     needs_weight: bool,
     needs_bias: bool,
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None, Tensor | None]:
-    """As `bwd`, given the gradient of the scale in place of dvar; also the gradient of norm_weight, None if that is."""
+    """As `bwd`, with the scale's gradient in place of dvar. Also returns norm_weight's gradient, None without one."""
     grad = Gradient(layout.dense(dy), layout.dense(y), normed.mean, dmean, dscale, normed.dvar_per_dscale)
     norm = None if norm_weight is None else NormWeight(dscale, normed.rstd, norm_weight)
     return _bwd(grad, norm, sources, weight, geometry, needs, needs_weight, needs_bias)

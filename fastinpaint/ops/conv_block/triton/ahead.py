@@ -1,12 +1,12 @@
-"""Compiles what a step will launch before it runs, in several processes: Triton alone compiles one kernel at a time.
+"""Compiles a step's kernels in advance in several processes. Triton itself compiles one kernel at a time.
 
     with collecting() as launches:      # nothing is launched inside; results are uninitialised
         step()
-    compile_all(launches)               # into Triton's folder, where the real launches find it
+    compile_all(launches)               # into Triton's cache, where the real launches find them
 
-A launch is described by its kernel's name, the dtypes of its tensors, its numbers and options, which is all that a
-compiler needs. Pointers count as aligned to 16 bytes, as torch's are. Workers are plain subprocesses: they import this
-module, never the user's script.
+A launch is described by its kernel's name, the dtypes of its tensors, its numbers and options: all that the compiler
+needs. Pointers count as 16-byte aligned, as torch's are. Workers are plain subprocesses that import only this module,
+not the user's script.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _collected: list[Launch] | None = None
 
 
 class Launch(NamedTuple):
-    """What one launch compiles: tensors stand as their dtypes."""
+    """The description of a launch, with tensors replaced by their dtypes."""
 
     module: str
     kernel: str
@@ -38,13 +38,13 @@ class Launch(NamedTuple):
 
 
 def is_collecting() -> bool:
-    """Whether launches are collected now and not run."""
+    """Whether launches are being collected instead of run."""
     return _collected is not None
 
 
 @contextlib.contextmanager
 def collecting() -> Iterator[list[Launch]]:
-    """Inside, every Triton launch is listed, once, and none runs."""
+    """Inside, collect each distinct Triton launch instead of running it."""
     global _collected
     from triton.runtime.jit import JITFunction
 
@@ -64,7 +64,7 @@ def collecting() -> Iterator[list[Launch]]:
 
 
 def describe(kernel: Any, args: Sequence[Any], options: dict[str, Any]) -> Launch:
-    """A launch without its tensors."""
+    """Describe a launch without its tensors."""
     given = tuple(_dtype_of(value) for value in args)
     named = tuple(sorted((name, _dtype_of(value)) for name, value in options.items()))
     return Launch(kernel.fn.__module__, kernel.fn.__name__, given, named)
@@ -77,11 +77,11 @@ def _dtype_of(value: Any) -> Any:
 def compile_all(
     launches: Sequence[Launch], target: tuple[str, Any, int] | None = None, workers: int | None = None
 ) -> int:
-    """Compile launches into Triton's folder; returns how many could not be, which the real launch will say again.
+    """Compile launches into Triton's cache. Returns the number of failures; the real launch raises their errors.
 
     Args:
-        target: backend, architecture and threads of a warp, by default the current device's.
-        workers: processes, by default one a core, at most `MOST_WORKERS`.
+        target: backend, architecture and warp size; by default the current device's.
+        workers: number of processes; by default one per core, at most `MOST_WORKERS`.
     """
     if not launches:
         return 0
@@ -105,7 +105,7 @@ def compile_all(
         with tqdm(total=len(launches), desc="compile", unit="kernel", disable=None) as progress:
             for worker, share in zip(started, (len(launches[i::count]) for i in range(count)), strict=True):
                 said = b""
-                while byte := worker.stdout.read(1):  # "." for a kernel that was compiled, "x" for another
+                while byte := worker.stdout.read(1):  # "." for a compiled kernel, "x" for a failure
                     said += byte
                     progress.update()
                 failed += share - said.count(b".")
@@ -113,7 +113,7 @@ def compile_all(
 
 
 class TargetDriver:
-    """A driver that knows a target and has no device."""
+    """A driver with a target but without a device."""
 
     def __init__(self, target: Any) -> None:
         self.target = target
@@ -135,7 +135,7 @@ class TargetDriver:
 
 
 def work() -> None:
-    """A worker: compiles the launches that come by standard input and prints a sign for each."""
+    """Worker: compile the launches from standard input and print one character for each."""
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
 
@@ -150,6 +150,6 @@ def _try(launch: Launch) -> bool:
     kernel: Callable[..., Any] = getattr(importlib.import_module(launch.module), launch.kernel)
     try:
         kernel.warmup(*launch.arguments, grid=(1,), **dict(launch.options))  # type: ignore[attr-defined]
-    except Exception:  # the launch itself will say what is wrong, in the process that asked
+    except Exception:  # the real launch raises it again
         return False
     return True

@@ -1,11 +1,12 @@
-"""Which tile a pass of a shape runs with: a remembered measurement, else a new one, else the model's choice.
+"""Chooses the tile of a pass: a remembered measurement, else a new one, else the launch model's choice.
 
-A shape that comes for the first time is measured, among the few tiles that the model expects to be fastest, and
-remembered (`tuning_cache`); with ``FASTINPAINT_TUNE=1``, which ``fastinpaint tune`` sets, among all that fit.
-Nothing is chosen whose results, all of them, are not those of a tile of 4 warps.
-While a CUDA graph is recorded nothing is measured. With ``FASTINPAINT_TUNE=0``, and with
-``torch.use_deterministic_algorithms(True)``, it is the model's choice, held once against that tile and otherwise the
-same on every machine. Whatever is chosen, two runs give the same bits.
+A new shape is measured among the few tiles that the model expects to be fastest, and remembered (`tuning_cache`).
+``FASTINPAINT_TUNE=1``, which ``fastinpaint tune`` sets, measures all tiles that fit. A tile is chosen only if all its
+results agree with those of a baseline tile of 4 warps. Nothing is measured while a CUDA graph is captured.
+
+With ``FASTINPAINT_TUNE=0`` and with ``torch.use_deterministic_algorithms(True)`` the model chooses, and its tile is
+compared with the baseline once. This choice is otherwise the same on every machine. With any choice, two runs give the
+same bits.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from fastinpaint.ops.dispatch import tuning_cache
 from fastinpaint.ops.dispatch.source_hash import source_hash
 
 logger = logging.getLogger(__name__)
-# Candidates agree to rounding; a kernel that was miscompiled does not (reported for flattened loops at 8 warps).
+# Candidates agree to rounding. A miscompiled kernel does not (reported for flattened loops at 8 warps).
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-# What a first call measures unasked: compiling a tile takes seconds, and the model is trusted that far.
+# A first call measures at most FEW tiles, within NEAR of the best expected time, because compiling one takes seconds.
 FEW, NEAR = 3, 1.5
 
 Run = Callable[[launch.Tile], Sequence[Tensor]]
@@ -43,12 +44,12 @@ def choose(
     shape: tuple[Any, ...],
     run: Run,
 ) -> launch.Tile:
-    """The tile for one pass.
+    """Choose the tile for one pass.
 
     Args:
         kind: fwd, dgrad or wgrad.
-        tiles, work: what there is to choose from, and the pass as the model sees it.
-        shape: what else the time depends on; equal shapes share a measurement.
+        tiles, work: the available tiles, and the pass as described to the model.
+        shape: all else that the time depends on. Equal shapes share a measurement.
         run: launches the pass and returns its results.
     """
     mode = "0" if support.INTERPRETING else tuning_cache.mode()
@@ -61,9 +62,9 @@ def choose(
         measured = _measured(kind, tiles, work, shape, run, thorough=mode == "1") if mode != "0" else None
         tile: launch.Tile = measured or launch.best(tiles, work)
         if mode == "0" and device >= 0 and tile.num_warps > 4:
-            if torch.cuda.is_current_stream_capturing():  # nothing can be compared now
-                return of_4_warps(tiles, work)
-            tile = (held([tile], of_4_warps(tiles, work), run) or [tile])[0]
+            if torch.cuda.is_current_stream_capturing():  # results cannot be compared now
+                return baseline_tile(tiles, work)
+            tile = (agreeing_tiles([tile], baseline_tile(tiles, work), run) or [tile])[0]
         if measured is None and mode != "0":
             return tile
         _chosen[key] = tile
@@ -73,16 +74,16 @@ def choose(
 def _measured(
     kind: str, tiles: tuple[launch.Tile, ...], work: launch.Work, shape: tuple[Any, ...], run: Run, thorough: bool
 ) -> launch.Tile | None:
-    """The fastest by a measurement, old or new; None while nothing can be measured."""
+    """The fastest tile by a remembered or new measurement; None while nothing can be measured."""
     path, key = memory_file(), f"{kind} {work!r} {shape!r}"
     every = launch.candidates(tiles + launch.MEASURED_ONLY.get(kind, ()), work)
-    few = every if thorough else near(tiles, work)
+    few = every if thorough else shortlist(tiles, work)
     *known, tried = _memory(path).get(key, (0,))
     if tried >= len(few):
         return launch.Tile(*known)
     if torch.cuda.is_current_stream_capturing():
         return None
-    tile = fastest(few, of_4_warps(tiles, work), run) or launch.best(tiles, work)
+    tile = fastest(few, baseline_tile(tiles, work), run) or launch.best(tiles, work)
     _memory(path)[key] = [*tile, len(few)]
     tuning_cache.write(path, _memory(path))
     logger.info("%s: %s", key, tile)
@@ -90,45 +91,46 @@ def _measured(
 
 
 def _collect(kind: str, tiles: tuple[launch.Tile, ...], work: launch.Work, run: Run, thorough: bool) -> launch.Tile:
-    """Let every tile that would be measured be listed for compilation; the model's choice."""
+    """Launch every tile that would be measured, to collect it for compilation; returns the model's choice."""
     every = launch.candidates(tiles + launch.MEASURED_ONLY.get(kind, ()), work)
-    for tile in {*(every if thorough else near(tiles, work)), of_4_warps(tiles, work)}:
+    for tile in {*(every if thorough else shortlist(tiles, work)), baseline_tile(tiles, work)}:
         run(tile)
     return launch.best(tiles, work)
 
 
-def near(tiles: tuple[launch.Tile, ...], work: launch.Work) -> list[launch.Tile]:
-    """The few tiles that the model expects to be fastest, the best first."""
+def shortlist(tiles: tuple[launch.Tile, ...], work: launch.Work) -> list[launch.Tile]:
+    """The few tiles that the model expects to be fastest, best first."""
     ordered = sorted(launch.candidates(tiles, work), key=lambda tile: launch.expected_seconds(tile, work))
     bound = NEAR * launch.expected_seconds(ordered[0], work)
     return [tile for tile in ordered[:FEW] if launch.expected_seconds(tile, work) <= bound]
 
 
-def of_4_warps(tiles: tuple[launch.Tile, ...], work: launch.Work) -> launch.Tile:
-    """The tile of 4 warps that the model expects to be fastest: what all results are held against, chosen or not."""
+def baseline_tile(tiles: tuple[launch.Tile, ...], work: launch.Work) -> launch.Tile:
+    """The fastest tile of 4 warps by the model. All other tiles' results are compared with its results."""
     narrow = [tile for tile in launch.candidates(tiles, work) if tile.num_warps == 4]
     return min(narrow, key=lambda tile: launch.expected_seconds(tile, work))
 
 
-def fastest(tiles: list[launch.Tile], right: launch.Tile, run: Run) -> launch.Tile | None:
-    """The tile that runs quickest of those that agree with ``right``, of 4 warps; slow where it compiles.
+def fastest(tiles: list[launch.Tile], baseline: launch.Tile, run: Run) -> launch.Tile | None:
+    """The fastest tile whose results agree with ``baseline``. Slow, because it compiles.
 
-    ``right`` need not be one of them, and is then only chosen where none agrees with it. A tile that does not compile
-    or launch is left out. None where nothing agrees even with itself, as with maps that are not finite.
+    If ``baseline`` is not among the tiles, it is chosen only if none of them agrees. A tile that does not compile or
+    launch is skipped. Returns None if not even the baseline agrees with itself, as with maps that are not finite.
     """
-    if tiles == [right]:
-        return right
+    if tiles == [baseline]:
+        return baseline
     times = {
-        tile: seconds(functools.partial(run, tile)) if tile in tiles else math.inf for tile in held(tiles, right, run)
+        tile: seconds(functools.partial(run, tile)) if tile in tiles else math.inf
+        for tile in agreeing_tiles(tiles, baseline, run)
     }
     return min(times, key=times.__getitem__) if times else None
 
 
-def held(tiles: list[launch.Tile], right: launch.Tile, run: Run) -> list[launch.Tile]:
-    """Those of the tiles whose results are those of ``right``, and that one behind them; empty where nothing runs."""
+def agreeing_tiles(tiles: list[launch.Tile], baseline: launch.Tile, run: Run) -> list[launch.Tile]:
+    """The tiles whose results agree with ``baseline``, followed by the baseline; empty if none runs."""
     agreeing: list[launch.Tile] = []
     expected: list[Tensor] | None = None
-    for tile in [right, *(tile for tile in tiles if tile != right)]:
+    for tile in [baseline, *(tile for tile in tiles if tile != baseline)]:
         try:
             results = run(tile)
             if expected is None:
@@ -136,10 +138,10 @@ def held(tiles: list[launch.Tile], right: launch.Tile, run: Run) -> list[launch.
             if all(map(_agree, results, expected)):
                 agreeing.append(tile)
             else:
-                logger.warning("%s gives another result than %s and is left out", tile, right)
+                logger.warning("%s gives another result than %s and is left out", tile, baseline)
         except support.failures() as error:
             logger.warning("%s is left out: %s", tile, str(error).partition("\n")[0])
-    return [*(tile for tile in agreeing if tile != right), *(tile for tile in agreeing if tile == right)]
+    return [*(tile for tile in agreeing if tile != baseline), *(tile for tile in agreeing if tile == baseline)]
 
 
 def _agree(result: Tensor, expected: Tensor) -> bool:
@@ -147,14 +149,14 @@ def _agree(result: Tensor, expected: Tensor) -> bool:
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """The median time of a launch, with L2 flushed before each."""
+    """The median seconds of a launch with a cold L2 cache."""
     from triton.testing import do_bench
 
     return do_bench(run, warmup=5, rep=20, return_mode="median") / 1e3
 
 
 def memory_file() -> Path:
-    """One file for each device, versions and kernel source."""
+    """The file of measurements: one per device, versions and kernel source."""
     return _memory_file(torch.cuda.get_device_name() if torch.cuda.is_available() else "no device")
 
 
@@ -168,6 +170,6 @@ def _memory_file(device: str) -> Path:
 
 @functools.cache
 def _memory(path: Path) -> dict[str, list[int]]:
-    """The measurements remembered in a file, read once: a tile and how many it was the fastest of."""
+    """The measurements of a file, read once: the fastest tile and the number of tiles that were measured."""
     wanted = len(launch.Tile._fields) + 1
     return {key: entry for key, entry in tuning_cache.read(path).items() if len(entry) == wanted}

@@ -1,4 +1,4 @@
-"""Backward of `conv_block` in Triton for one or two sources: a dgrad, a wgrad and one launch that finishes both."""
+"""Backward of `conv_block` in Triton for one or two sources: dgrad, wgrad, and one launch that finishes their sums."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class Gradient(NamedTuple):
         return self.dy.shape[1] / self.dy.numel()
 
     def flags(self) -> dict[str, bool]:
-        """What the kernels must know of it when they are compiled."""
+        """Compile-time flags of the kernels."""
         return {"HAS_STATS": self.y is not None, "HAS_NORM": self.dvar_per_dscale is not None}
 
 
 class NormWeight(NamedTuple):
-    """What the gradient of the weight of the batch norm that follows is made of; weight tells its dtype."""
+    """The inputs of the gradient of the following batch norm's weight. The weight gives its dtype."""
 
     dscale: Tensor
     rstd: Tensor
@@ -70,7 +70,7 @@ def bwd_two(
     needs_weight: bool,
     needs_bias: bool,
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None, Tensor | None]:
-    """As `triton.bwd_norm`, of at most two sources."""
+    """As `triton.bwd_norm`, for at most two sources."""
     dy, dense = grad.dy, [densely(s) for s in sources]
     if not dy.numel() or not dense[0].x.numel():
         return *_of_nothing(grad, dense, weight, needs, needs_weight, needs_bias), None
@@ -93,15 +93,15 @@ def bwd_two(
 def _dgrad(
     grad: Gradient, sources: Sequence[Source], skipped: int, weight: Tensor, conv: Problem
 ) -> tuple[list[SourceGrad], Tensor | None]:
-    """Gradients of the maps, and the partial sums ``[2, sum C_i, P]`` behind those of the vectors.
+    """The gradients of the maps, and the partial sums ``[2, sum C_i, P]`` for the vectors' gradients.
 
-    The sources are one or two, next to each other in the weight; ``skipped`` channels of it come before them.
+    The one or two sources are adjacent in the weight, after its first ``skipped`` channels.
     """
     channels, out_channels = tuple(s.x.shape[1] for s in sources), grad.dy.shape[1]
     first, second = sources[0], sources[-1]
     gather = conv.backward()
     packed, w_tap, w_in, w_out = weight_strides(weight, conv.transposed)
-    # a view of the weight's memory from the first wanted channel on
+    # a view of the weight's memory that starts at the first needed channel
     before = skipped * w_in
     packed = torch.as_strided(packed, (packed.numel() - before,), (1,), packed.storage_offset() + before)
     work = launch.Work(
@@ -149,7 +149,7 @@ def _dgrad(
 def _wgrad(
     grad: Gradient, sources: Sequence[Source], weight: Tensor, conv: Problem, needs_bias: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Every split's share of dweight, partial ``[S, taps, C, C_out]``, and where asked for parts of dbias."""
+    """Every split's partial sum of dweight, ``[S, taps, C, C_out]``, and, if needed, partial sums of dbias."""
     channels, out_channels = tuple(s.x.shape[1] for s in sources), grad.dy.shape[1]
     packs = [wgrad_packing(s, conv) for s in sources]
     taps = weight[0, 0].numel()
@@ -200,17 +200,17 @@ def _wgrad(
 
 
 def wgrad_packing(source: Source, conv: Problem) -> int:
-    """PACK of the rows; a transposed convolution's taps move G, not the source, and cannot share a step."""
+    """PACK of the rows. A transposed convolution's taps shift G, not the source, so they cannot share a step."""
     return 0 if conv.transposed else launch.packing(source.x.shape[1])
 
 
 def bias_tiles(grad: Gradient) -> RowTiles:
-    """How the sums of G are cut."""
+    """The tiles of the sums of G."""
     return row_tiles(activation.rows_of(grad.dy), grad.dy.shape[1])
 
 
 def _gradient_sums(grad: Gradient) -> Tensor:
-    """Partial sums ``[C_out, P]`` of G, for dbias, where there is no wgrad to leave them."""
+    """Partial sums ``[C_out, P]`` of G for dbias, when no wgrad computes them."""
     tiles, channels = bias_tiles(grad), grad.dy.shape[1]
     partial = support.float_empty(grad.dy, channels, tiles.programs)
     finish_kernel.gradient_sums_kernel[(tiles.programs, tiles.channel_blocks)](
@@ -230,7 +230,7 @@ def _finish(
     weight: Tensor,
     transposed: bool,
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None, Tensor | None]:
-    """The sources' gradients with those of their vectors, dweight (contiguous), dbias and dnorm_weight: one launch."""
+    """Finish the vectors' gradients, dweight (contiguous), dbias and dnorm_weight in one launch."""
     dweight = dbias = dnorm_weight = None
     if sums is not None:
         grads = activation.with_vectors(sources, grads)
@@ -270,7 +270,7 @@ def _of_nothing(
     needs_weight: bool,
     needs_bias: bool,
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None]:
-    """The gradients where input or output is empty: zeros, but for the bias, which still sees G."""
+    """The gradients for an empty input or output: zeros, except for the bias, which still depends on G."""
     grads = []
     for source, needed in zip(sources, needs, strict=True):
         given = (source.x, source.mean, source.scale, source.shift, source.addend)

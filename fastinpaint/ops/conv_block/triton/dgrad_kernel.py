@@ -1,4 +1,4 @@
-"""The dgrad kernel of `conv_block`: G is made while it is read, and a source's whole backward is the epilogue."""
+"""The dgrad kernel of `conv_block`: G is computed on load, and the epilogue is the source's whole backward."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def dgrad_epilogue(
     acc, x, mean, scale, shift, dx, daddend, partial, tile, parts, out_pixel, out_rows, inside, from_n, first, channels,
     all_channels, HAS_AFFINE: tl.constexpr, RELU: tl.constexpr, HAS_ADDEND: tl.constexpr,
 ):  # fmt: skip
-    """da of a tile's columns from channel from_n on through the source's backward."""
+    """Apply the source's backward to da, for a tile's columns from channel from_n on."""
     o_n = from_n + tl.arange(0, acc.shape[1])
     m_n = o_n < channels
     o_x = out_pixel * channels + (out_rows[:, None] * channels + o_n[None, :])
     m_x = inside[:, None] & m_n[None, :]
-    # da is rounded to the maps' dtype first, as a stock layer's is
+    # first round da to the maps' dtype, as a stock layer does
     da = acc.to(dx.dtype.element_ty)
     if HAS_ADDEND:
         tl.store(daddend + o_x, da, mask=m_x)
@@ -57,7 +57,7 @@ def dgrad_source_epilogue(
     acc, x, mean, scale, shift, dx, daddend, partial, tile, parts, out_pixel, out_rows, inside, from_n, first, channels,
     all_channels, HAS_AFFINE: tl.constexpr, RELU: tl.constexpr, HAS_ADDEND: tl.constexpr,
 ):  # fmt: skip
-    """A tile's da through the source's backward: dx, daddend, and its sums, from channel ``first`` of partial on."""
+    """Apply the source's backward to a tile's da: dx, daddend and its sums, from channel ``first`` of partial on."""
     if acc.shape[1] >= SPLIT_FROM:
         columns = quarters(acc)
         for i in tl.static_range(4):
@@ -84,19 +84,23 @@ def conv_dgrad_kernel(
     BT: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     PACK: tl.constexpr, EVEN_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """da = conv_transposed(G, weight) for one tile of x and BLOCK_N channels of one source, then its backward.
+    """dgrad of one tile of x and BLOCK_N channels of one source, then the backward of its activation.
 
         G = dy + dmean / M + 2 dvar (y - mean) / M        da = gather(G) @ weight
         dz = da * 1[z > 0]    dx = dz * scale    daddend = da    sums of dz and of dz * (x - mean)
 
-    The gather reads G, of sizes in_size, and writes maps of x's sizes out_size (`taps`, ``backward``).
+    The gather (`taps.Problem.backward`) reads G of size in_size and writes maps of x's size out_size. Maps have one
+    dtype; sums are float32. Neighbouring programs share a tile of G, of both sources, so that it is read once into L2.
 
-    gradient in: dy ``[N, T, H, W, C_out]``; dmean, dvar ``[C_out]`` float32; with HAS_NORM dvar is the gradient of the
-    scale, and dvar * curve that of var. saved: y as dy, y_mean, curve ``[C_out]``; of one source or two x ``[N, T, H,
-    W, C_i]``, mean, scale, shift ``[C_i]`` float32; weight: item (tap, k, n) at ``tap * w_tap + k * w_k + n * w_n``, k
-    over C_out, n over the channels of the sources. gradient out, written whole: dx, daddend as x; partial ``[2, C_0 +
-    C_1, P]`` float32, each tile's sums. One dtype for all maps; sums in float32.
-    Neighbouring programs take the channels of one tile, of both sources, so that L2 reads G once.
+    Gradient in:
+        dy: ``[N, T, H, W, C_out]``.
+        dmean, dvar: ``[C_out]`` float32. With HAS_NORM dvar holds dscale, and dscale * dvar_per_dscale is dvar.
+    Saved:
+        y: as dy. y_mean, dvar_per_dscale: ``[C_out]`` float32.
+        x (one or two): ``[N, T, H, W, C_i]``. mean, scale, shift: ``[C_i]`` float32.
+        weight: item (tap, k, n) at ``tap * w_tap + k * w_k + n * w_n``; k over C_out, n over the sources' channels.
+    Gradient out, all of it written:
+        dx, daddend: as x. partial: ``[2, C_0 + C_1, P]`` float32, the sums of each tile.
     """
     n_blocks = tl.cdiv(channels0, BLOCK_N)
     first_of_1 = n_blocks
@@ -123,22 +127,9 @@ def conv_dgrad_kernel(
     odometer = (zero, zero, zero, zero)
     for i in range(count_steps(live, out_channels, BLOCK_K, PACK)):
         o_g, lanes, o_c, m_c, tap = step_lanes(
-            i,
-            odometer,
-            live,
-            first,
-            at,
-            in_rows,
-            in_size,
-            step,
-            out_channels,
-            TIME,
-            TAPS,
-            TAP_STEP,
-            BLOCK_K,
-            PACK,
-            EVEN_K,
-        )
+            i, odometer, live, first, at, in_rows, in_size, step, out_channels,
+            TIME, TAPS, TAP_STEP, BLOCK_K, PACK, EVEN_K,
+        )  # fmt: skip
         vectors = gradient_vectors(y_mean, dmean, dvar, dvar_per_dscale, inverse_count, o_c, m_c, HAS_STATS, HAS_NORM)
         g = load_gradient(dy, y, vectors, o_g, lanes, HAS_STATS)
         o_w = (tap * w_tap + o_c * w_k)[:, None] + (o_n * w_n)[None, :]

@@ -1,4 +1,4 @@
-"""The second stage of a backward of `conv_block`, in one launch: every sum over partial results, in a fixed order."""
+"""The second stage of `conv_block`'s backward: one launch sums all partial results in a fixed order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def store_gradient_sum(
     dy, y, y_mean, dmean, dvar, dvar_per_dscale, partial, i_p, i_c, parts, inverse_count, rows, channels,
     rows_per_program, HAS_STATS: tl.constexpr, HAS_NORM: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """partial ``[C, parts]`` float32: the sum of G over the i_p-th share of the rows of dy ``[R, C]``, for dbias."""
+    """For dbias: partial ``[C, parts]`` float32, the sum of G over the i_p-th share of dy's rows ``[R, C]``."""
     o_c = i_c * BLOCK_C + tl.arange(0, BLOCK_C)
     m_c = o_c < channels
     vectors = gradient_vectors(y_mean, dmean, dvar, dvar_per_dscale, inverse_count, o_c, m_c, HAS_STATS, HAS_NORM)
@@ -33,7 +33,7 @@ def gradient_sums_kernel(
     dy, y, y_mean, dmean, dvar, dvar_per_dscale, partial, inverse_count, rows, channels, rows_per_program,
     HAS_STATS: tl.constexpr, HAS_NORM: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """`store_gradient_sum` by itself, where nobody asks for dweight."""
+    """`store_gradient_sum` alone, when dweight is not needed."""
     store_gradient_sum(
         dy, y, y_mean, dmean, dvar, dvar_per_dscale, partial, tl.program_id(0), tl.program_id(1), tl.num_programs(0),
         inverse_count, rows, channels, rows_per_program, HAS_STATS, HAS_NORM, BLOCK_R, BLOCK_C,
@@ -44,7 +44,7 @@ def gradient_sums_kernel(
 def finish_weight(
     partial, dweight, i_p, items, channels, out_channels, splits, d_c, d_o, BLOCK: tl.constexpr, BLOCK_S: tl.constexpr
 ):
-    """BLOCK items of dweight, the i_p-th such block."""
+    """Sum the i_p-th block of BLOCK items of dweight over the splits."""
     o = i_p * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), dtype=tl.float32)
     for s in range(0, splits, BLOCK_S):
@@ -65,13 +65,15 @@ def conv_finish_kernel(
     HAS_WEIGHT: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """What dgrad and wgrad left in parts, and dweight of the batch norm that follows; a program has 1 or BLOCK items.
+    """Finish the partial sums of dgrad and wgrad, and compute the weight gradient of the following batch norm.
 
-    The first sum_programs programs, one a channel of both sources: dshift, dscale and dmean ``[C_i]`` float32 from
-    sums ``[2, all_channels, parts]``. The next bias_programs: dbias ``[C_out]`` from bias_sums ``[C_out, bias_parts]``.
-    The next norm_programs: dnorm_weight = dscale * rstd ``[C_out]``, of the batch norm that follows. The rest: dweight
-    (item (tap, c, o) at ``tap + c * d_c + o * d_o``) from partial ``[splits, taps, in_channels, C_out]``, with
-    items = taps * in_channels * C_out. What is not asked for has no programs.
+    Programs, in this order (none for a result that is not needed):
+        sum_programs, one per source channel: dshift, dscale and dmean ``[C_i]`` float32 from sums ``[2, all_channels,
+            parts]``.
+        bias_programs, one per channel: dbias ``[C_out]`` from bias_sums ``[C_out, bias_parts]``.
+        norm_programs, BLOCK channels each: dnorm_weight = dscale * rstd ``[C_out]``.
+        the rest, BLOCK items each: dweight, item (tap, c, o) at ``tap + c * d_c + o * d_o``, from partial ``[splits,
+            taps, in_channels, C_out]``; items = taps * in_channels * C_out.
     """
     i_p = tl.program_id(0)
     if i_p < sum_programs:

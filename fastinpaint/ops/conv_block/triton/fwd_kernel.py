@@ -1,4 +1,4 @@
-"""The forward kernel of `conv_block`: an implicit GEMM that reads deferred activations and leaves statistics."""
+"""The forward kernel of `conv_block`: an implicit GEMM with activations on load and statistics in the epilogue."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def accumulate_source(
     HAS_AFFINE: tl.constexpr, RELU: tl.constexpr, HAS_ADDEND: tl.constexpr, TIME: tl.constexpr, TAPS: tl.constexpr,
     TAP_STEP: tl.constexpr, BLOCK_K: tl.constexpr, PACK: tl.constexpr, EVEN_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """acc + a @ w over the live taps and the channels of one source."""
+    """Return acc + a @ w over the live taps and the channels of one source."""
     x += in_pixel * channels
     if HAS_ADDEND:
         addend += in_pixel * channels
@@ -49,7 +49,7 @@ def fwd_epilogue(
     acc, bias, y, count, mean, m2, tile, parts, out_pixel, out_rows, inside, from_n, out_channels,
     HAS_BIAS: tl.constexpr, HAS_STATS: tl.constexpr,
 ):  # fmt: skip
-    """y and statistics of a tile's columns from channel from_n on."""
+    """Store y and the statistics of a tile's columns from channel from_n on."""
     o_n = from_n + tl.arange(0, acc.shape[1])
     m_n = o_n < out_channels
     if HAS_BIAS:
@@ -79,13 +79,18 @@ def conv_fwd_kernel(
     PACK0: tl.constexpr, PACK1: tl.constexpr, EVEN_K0: tl.constexpr, EVEN_K1: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """y = conv(concat a_i, weight) + bias for one tile of places and BLOCK_N output channels; see `reference`.
+    """y = conv(concat a_i, weight) + bias for one tile of positions and BLOCK_N output channels (see `reference`).
 
-    sources (up to two): x, addend maps ``[N, T, H, W, C_i]``; mean, scale, shift ``[C_i]`` float32. weight: item (tap,
-    k, n) at ``tap * w_tap + k * w_k + n * w_n``, k over the concatenated channels. bias ``[C_out]``.
-    table, step: see `gather.begin_tile`. All maps and the weight have one dtype; products are summed in float32.
-    out: y ``[N, T, H, W, C_out]``; with HAS_STATS, of y before it is rounded, each tile's count ``[P]``, mean and M2
-    ``[C_out, P]`` float32. Neighbouring programs share a tile of the sources, so that L2 reads it once.
+    Maps and weight have one dtype; products are summed in float32. Neighbouring programs share a tile of the sources,
+    so that it is read once into L2.
+
+    In:
+        x, addend (one or two sources): ``[N, T, H, W, C_i]``. mean, scale, shift: ``[C_i]`` float32.
+        weight: item (tap, k, n) at ``tap * w_tap + k * w_k + n * w_n``; k over the concatenated channels.
+        bias: ``[C_out]``. table, step: see `gather.begin_tile`.
+    Out:
+        y: ``[N, T, H, W, C_out]``.
+        With HAS_STATS, of y before rounding: count ``[P]``, mean and M2 ``[C_out, P]`` float32 of the P tiles.
     """
     n_blocks = tl.cdiv(out_channels, BLOCK_N)
     tile = tl.program_id(0) // n_blocks

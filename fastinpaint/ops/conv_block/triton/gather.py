@@ -1,7 +1,7 @@
-"""Device functions that the forward and the dgrad kernel share: a tile's places, its live taps, and its operands.
+"""Device functions that the forward and dgrad kernels share: a tile's positions, its live taps and its operands.
 
-A tile is BT x BH x BW places of one phase of the output, row by row; see `taps` for phases and taps. Offsets
-inside a tile are 32 bits, its origin 64.
+A tile is BT x BH x BW positions of one phase of the output, in row-major order. `taps` explains phases and taps.
+Offsets inside a tile have 32 bits, its origin has 64.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import triton.language as tl
 
 from fastinpaint.ops.activation.triton_kernels import normalise, relu
 
-# Puts a row that is no place of the map outside on every tap, so that no tap needs to ask for it again.
+# The coordinate of rows that are not positions of the map. It is outside at every tap, so taps need no further check.
 FAR_OUTSIDE = tl.constexpr(-(1 << 24))
-# Maps are read through L1 (16-byte copies go past it unasked): the taps of a tile read most items again.
+# Read maps through L1, because a tile's taps read most items repeatedly. By default 16-byte copies bypass L1.
 CACHE = tl.constexpr(".ca")
-# Accumulators of so many columns leave in quarters.
+# Accumulators with at least this many columns are stored in quarters.
 SPLIT_FROM = tl.constexpr(128)
 
 
 @triton.jit
 def split_program(i_p, size_t, size_h, size_w, BT: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr):
-    """Sample and first place (t, h, w) of the tile with that index, w fastest."""
+    """Sample and first position (t, h, w) of the i_p-th tile, w fastest."""
     tiles_h, tiles_w = tl.cdiv(size_h, BH), tl.cdiv(size_w, BW)
     tiles_t = tl.cdiv(size_t, BT)
     w, rest = i_p % tiles_w, i_p // tiles_w
@@ -31,14 +31,14 @@ def split_program(i_p, size_t, size_h, size_w, BT: tl.constexpr, BH: tl.constexp
 
 @triton.jit
 def places(BT: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr):
-    """t, h, w of a tile's rows, relative to its first."""
+    """t, h, w of a tile's rows, relative to its first position."""
     o = tl.arange(0, BT * BH * BW)
     return o // (BH * BW), o // BW % BH, o % BW
 
 
 @triton.jit
 def live_taps(origin, extent, length, count, first_offset, step):
-    """First j and number of j with some place of [origin, origin + extent] + first_offset + j * step in [0, length)."""
+    """First and number of the j for which [origin, origin + extent] + first_offset + j * step meets [0, length)."""
     low = (tl.maximum(-origin - extent - first_offset, 0) + step - 1) // step
     room = length - 1 - origin - first_offset
     high = tl.minimum(tl.where(room < 0, 0, room // step + 1), count)
@@ -47,7 +47,7 @@ def live_taps(origin, extent, length, count, first_offset, step):
 
 @triton.jit
 def source_vectors(mean, scale, shift, o_c, m_c, HAS_AFFINE: tl.constexpr):
-    """mean, scale and shift of the lanes' channels, zeros without."""
+    """mean, scale and shift of the lanes' channels; zeros without HAS_AFFINE."""
     b_mean = tl.zeros((o_c.shape[0],), dtype=tl.float32)
     b_scale, b_shift = b_mean, b_mean
     if HAS_AFFINE:
@@ -61,11 +61,11 @@ def source_vectors(mean, scale, shift, o_c, m_c, HAS_AFFINE: tl.constexpr):
 def load_source(
     x, addend, vectors, o_x, inside, HAS_AFFINE: tl.constexpr, RELU: tl.constexpr, HAS_ADDEND: tl.constexpr
 ):
-    """The activation a = relu((x - mean) * scale + shift) + addend of the lanes inside, zero elsewhere, in x's dtype.
+    """The activation a = relu((x - mean) * scale + shift) + addend of lanes inside, zero elsewhere, in x's dtype.
 
-    o_x, inside ``[M, K]``; vectors: `source_vectors` of the lanes. Folding the mean into the shift would save an
-    addition a value, but where mean / deviation is 1e3 it moves the mean of y by more than torch's whole error, in
-    float16 too.
+    o_x, inside: ``[M, K]``. vectors: `source_vectors` of the lanes. Folding the mean into the shift would save one
+    addition per value. But for mean / std = 1e3 it changes the mean of y by more than torch's total error, in float16
+    too.
     """
     a = tl.load(x + o_x, mask=inside, other=0.0, cache_modifier=CACHE)
     if HAS_AFFINE or RELU or HAS_ADDEND:
@@ -84,7 +84,7 @@ def load_source(
 def gradient_vectors(
     mean, dmean, dvar, dvar_per_dscale, inverse_count, o_c, m_c, HAS_STATS: tl.constexpr, HAS_NORM: tl.constexpr
 ):
-    """mean, dmean / M and 2 dvar / M of the lanes' channels, zeros without."""
+    """mean, dmean / M and 2 dvar / M of the lanes' channels; zeros without HAS_STATS."""
     b_mean = tl.zeros((o_c.shape[0],), dtype=tl.float32)
     constant, slope = b_mean, b_mean
     if HAS_STATS:
@@ -98,11 +98,11 @@ def gradient_vectors(
 
 @triton.jit
 def load_gradient(dy, y, vectors, o_y, inside, HAS_STATS: tl.constexpr):
-    """G = dy + dmean / M + 2 dvar (y - mean) / M of the lanes inside, zero elsewhere, in dy's dtype."""
+    """G = dy + dmean / M + 2 dvar (y - mean) / M of lanes inside, zero elsewhere, in dy's dtype."""
     g = tl.load(dy + o_y, mask=inside, other=0.0, cache_modifier=CACHE)
     if HAS_STATS:
         b_y = tl.load(y + o_y, mask=inside, other=0.0, cache_modifier=CACHE).to(tl.float32)
-        # in this order it is one addition behind two multiply-adds, and spills nowhere
+        # this order gives two multiply-adds and one addition, without spills
         z = g.to(tl.float32) + (vectors[1][None, :] + vectors[2][None, :] * (b_y - vectors[0][None, :]))
         g = tl.where(inside, z, 0.0).to(dy.dtype.element_ty)
     return g
@@ -110,13 +110,13 @@ def load_gradient(dy, y, vectors, o_y, inside, HAS_STATS: tl.constexpr):
 
 @triton.jit
 def halves(acc):
-    """The left and the right half of acc's columns."""
+    """The left and right half of acc's columns."""
     return tl.split(tl.permute(tl.reshape(acc, (acc.shape[0], 2, acc.shape[1] // 2)), (0, 2, 1)))
 
 
 @triton.jit
 def quarters(acc):
-    """Four blocks of acc's columns: an epilogue that takes them one after the other needs far fewer registers."""
+    """Four blocks of acc's columns. An epilogue that stores them one after another needs far fewer registers."""
     left, right = halves(acc)
     first, second = halves(left)
     third, fourth = halves(right)
@@ -125,7 +125,7 @@ def quarters(acc):
 
 @triton.jit
 def of_phase(table, phase, ROW: tl.constexpr, PHASES: tl.constexpr):
-    """Count, first tap and first offset of an axis' taps in a phase; its rows in the table begin with ROW."""
+    """Count, first tap and first offset of an axis' taps in a phase. The axis' rows in the table start at ROW."""
     count, tap, offset = table[3 * ROW], table[3 * ROW + 1], table[3 * ROW + 2]
     for f in tl.static_range(1, PHASES):
         count = tl.where(phase == f, table[3 * (ROW + f)], count)
@@ -139,18 +139,18 @@ def begin_tile(
     tile, table, samples_out, in_size, out_size, step,
     IN_STRIDE: tl.constexpr, OUT_STRIDE: tl.constexpr, BT: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
-    """All that a program knows of its tile before the first step.
+    """Locate a tile in the input and the output, and find its live taps.
 
     Args:
-        tile: index over phases and, inside a phase, samples and places.
-        table: numbers ``[3, S, 3]`` in a row, see `taps.phase_table`; S the largest of OUT_STRIDE.
+        tile: index over phases and, within a phase, samples and positions.
+        table: flattened ``[3, S, 3]`` of `taps.phase_table`, with S the largest of OUT_STRIDE.
         samples_out: N. in_size, out_size: ``T, H, W``. step: offset_step of each axis.
 
     Returns:
-        in_pixel, out_pixel: 64-bit index of the tile's first place in a map of the input and of the output.
-        in_rows, out_rows: ``[M]``, each row's pixel relative to those.
-        at: three ``[M]``, each row's place in the input at offset 0, far outside for rows that are no output.
-        inside: ``[M]``, rows that are places of the output.
+        in_pixel, out_pixel: 64-bit index of the tile's first position in an input and an output map.
+        in_rows, out_rows: ``[M]``, each row's index relative to those.
+        at: three ``[M]``, each row's input coordinates at offset 0; far outside for rows that are not outputs.
+        inside: ``[M]``, whether rows are positions of the output.
         live: (low, number) of each axis' live taps. first: (first tap, first offset) of each axis in this phase.
     """
     size_t, size_h, size_w = (
@@ -192,7 +192,7 @@ def begin_tile(
 
 @triton.jit
 def count_steps(live, channels, BLOCK_K: tl.constexpr, PACK: tl.constexpr):
-    """K-steps over the live taps and the channels."""
+    """Number of K-steps over the live taps and the channels."""
     taps = live[1] * live[3] * live[5]
     if PACK > 0:
         return tl.cdiv(taps * PACK, BLOCK_K)
@@ -201,7 +201,7 @@ def count_steps(live, channels, BLOCK_K: tl.constexpr, PACK: tl.constexpr):
 
 @triton.jit
 def next_step(odometer, live, BLOCK_K: tl.constexpr):
-    """The tap (j of each axis) and first channel of the step that follows: taps innermost, no division."""
+    """Advance (j of each axis, first channel) to the next step. Taps are innermost; there is no division."""
     j_t, j_h, j_w, c = odometer
     j_w += 1
     over = j_w == live[5]
@@ -220,17 +220,19 @@ def step_lanes(
     TIME: tl.constexpr, TAPS: tl.constexpr, TAP_STEP: tl.constexpr, BLOCK_K: tl.constexpr, PACK: tl.constexpr,
     EVEN_K: tl.constexpr,
 ):  # fmt: skip
-    """The i-th K-step: which items of the input and which rows of the weight it takes.
+    """The input items and weight rows of the i-th K-step.
 
-    odometer: its tap and first channel, see `next_step`; not read with PACK.
+    With PACK, lanes run over taps and, within a tap, over PACK >= C channels. This serves thin maps, where one tap
+    would fill only part of a step. Without PACK, a step is one tap and BLOCK_K channels. Without TIME no tap shifts in
+    time, so frames need no bounds check.
 
-    With PACK, lanes run over taps and, inside a tap, over PACK >= C channels: for thin maps, whose taps would each
-    fill a fraction of a step. Without, a step is one tap and BLOCK_K channels, channels innermost.
-    Without TIME no tap moves in time, and nothing needs to ask whether it leaves the video there.
+    Args:
+        odometer: the step's taps and first channel, see `next_step`; unused with PACK.
 
     Returns:
-        o_x, inside: ``[M, K]``, items relative to the tile's pixel, and whether they exist. o_c, m_c: ``[K]`` channels
-        and whether they exist. tap: ``[K]`` or a scalar, index of the tap in the weight.
+        o_x, inside: ``[M, K]``, items relative to the tile's first position, and whether they exist.
+        o_c, m_c: ``[K]``, channels and whether they exist.
+        tap: ``[K]`` or a scalar, the tap's index in the weight.
     """
     low_t, live_t, low_h, live_h, low_w, live_w = live
     if PACK > 0:

@@ -1,4 +1,4 @@
-"""What the launches of `conv_block` share: dense operands, the weight's strides, the arguments that place tiles."""
+"""Shared by the launches of `conv_block`: dense operands, weight strides, and arguments that place tiles."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from fastinpaint.ops.types import Source
 
 
 def densely(source: Source) -> Source:
-    """The source with its maps dense channels-last."""
+    """The source with dense channels-last maps."""
     addend = None if source.addend is None else layout.dense(source.addend)
     return source._replace(x=layout.dense(source.x), addend=addend)
 
 
 def weight_strides(weight: Tensor, transposed: bool) -> tuple[Tensor, int, int, int]:
-    """The weight dense channels-last (itself where it is kept so), and its strides by tap, input and output channel.
+    """The weight as dense channels-last (itself if it is already), and its strides by tap, input and output channel.
 
-    Both passes read the same copy: a row of it is contiguous in the input's channels (a convolution's) or in the
-    output's (a transposed one's).
+    Forward and dgrad read the same copy. Its rows are contiguous in the input channels (transposed: output channels).
     """
     packed = layout.dense(weight)
     inner, taps = weight.shape[1], weight[0, 0].numel()
@@ -33,12 +32,12 @@ def weight_strides(weight: Tensor, transposed: bool) -> tuple[Tensor, int, int, 
 
 
 def prologue(sources: Sequence[Source]) -> int:
-    """Instructions that make an item of the activation, by the launch model's count."""
+    """Instructions per item of the activation, for the launch model."""
     return max((s.mean is not None or s.relu) * tiles.AFFINE + (s.addend is not None) * tiles.ADDEND for s in sources)
 
 
 def gather_arguments(gather: Gather, samples: int, tile: tiles.Tile) -> dict[str, Any]:
-    """The arguments that place a gather's tiles, of fwd and of dgrad."""
+    """The arguments that place a gather's tiles, for fwd and dgrad."""
     bt, bh, bw = tiles.gather_block(tile.m, gather)
     return {
         "table": phase_table(gather.axes),
@@ -64,12 +63,12 @@ def gather_arguments(gather: Gather, samples: int, tile: tiles.Tile) -> dict[str
 
 
 def gather_parts(gather: Gather, samples: int, tile: tiles.Tile) -> int:
-    """Tiles over all phases: the parts that statistics and sums come in."""
+    """Number of tiles over all phases, which is the number of partial statistics or sums."""
     block = tiles.gather_block(tile.m, gather)
     return gather.phase_count * tiles.tiles_of(block, gather.phase_size(), samples)
 
 
 def lanes(channels: int, tile: tiles.Tile) -> tuple[int, bool]:
-    """PACK and EVEN_K of an operand with so many channels."""
+    """PACK and EVEN_K for an operand with that many channels."""
     pack = tiles.packing(channels)
     return pack, pack == channels if pack else channels % tile.k == 0

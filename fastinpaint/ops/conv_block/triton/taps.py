@@ -1,13 +1,12 @@
-"""The one picture of every convolution that the Triton kernels know: taps in arithmetic progressions, per output phase.
+"""Every convolution as a gather whose taps are arithmetic progressions per output phase. The Triton kernels use this.
 
-Along one axis, every pass of every convolution here gathers: the q-th place of phase f of the output reads the places
+Along one axis, position q of phase f of the output reads these input positions, as far as they lie inside:
 
     out = out_stride * q + f      in = in_stride * q + first_offset + j * offset_step,   tap = first_tap + j * tap_step
 
-j = 0 .. count - 1, of the input, wherever they lie inside it. A convolution has one phase and a transposed one has
-`stride` phases, each with its own taps; the gradient of the input of either is a gather of the other kind. As offsets
-grow with j, the taps that touch a tile at all (the live ones) are a range of j, so that a program finds them by two
-divisions and no tap that only multiplies padding is ever taken.
+for j = 0 .. count - 1. A convolution has one phase. A transposed one has `stride` phases, each with its own taps. The
+input gradient of one kind is a gather of the other kind. Offsets grow with j, so the live taps of a tile (those that
+touch the input) are a range of j. A program finds the range by two divisions and skips all other taps.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ PHASE_FIELDS = 3
 
 
 class Axis(NamedTuple):
-    """One axis of a gather: strides and steps common to its phases, and per phase (count, first tap, first offset)."""
+    """One axis of a gather: strides and steps of all phases, and per phase (count, first tap, first offset)."""
 
     in_stride: int
     out_stride: int
@@ -32,7 +31,7 @@ class Axis(NamedTuple):
 
 
 class Gather(NamedTuple):
-    """A gather over T, H, W from a map of ``in_size`` to one of ``out_size``."""
+    """A gather over T, H, W from a map of size ``in_size`` to one of size ``out_size``."""
 
     axes: tuple[Axis, Axis, Axis]
     taps: tuple[int, int, int]
@@ -45,11 +44,11 @@ class Gather(NamedTuple):
 
     @property
     def moves_in_time(self) -> bool:
-        """Whether any place reads another frame than its own."""
+        """Whether any position reads a frame other than its own."""
         return self.axes[0] != Axis(1, 1, 1, 1, ((1, 0, 0),)) or self.in_size[0] != self.out_size[0]
 
     def phase_size(self) -> tuple[int, ...]:
-        """How many places of each axis the largest phase has."""
+        """The size of the largest phase along each axis."""
         return tuple(-(-n // a.out_stride) for n, a in zip(self.out_size, self.axes, strict=True))
 
 
@@ -59,9 +58,9 @@ def strided_axis(taps: int, stride: int, padding: int, dilation: int) -> Axis:
 
 
 def phased_axis(taps: int, stride: int, padding: int, dilation: int) -> Axis:
-    """out[stride q + f] = sum over k of in[q + (f + padding - dilation k) / stride], where that is a whole number.
+    """out[stride q + f] = sum of in[q + (f + padding - dilation k) / stride] over the k for which that is an integer.
 
-    Those k are a progression of step stride / gcd(stride, dilation); taken backwards, offsets grow.
+    These k are a progression of step stride / gcd(stride, dilation). In descending order their offsets grow.
     """
     shared = math.gcd(stride, dilation)
     phases = []
@@ -69,19 +68,19 @@ def phased_axis(taps: int, stride: int, padding: int, dilation: int) -> Axis:
         fitting = [k for k in range(taps) if (phase + padding - dilation * k) % stride == 0]
         last = fitting[-1] if fitting else 0
         phases.append((len(fitting), last, (phase + padding - dilation * last) // stride))
-    # a single tap has no step to take, in either direction
+    # a single tap has no step
     tap_step = -(stride // shared) if taps > 1 else 1
     return Axis(1, stride, dilation // shared, tap_step, tuple(phases))
 
 
 def as_video(values: tuple[int, ...], fill: int) -> tuple[int, int, int]:
-    """One entry for each of T, H, W; 2D has none for time."""
+    """Values for T, H, W; in 2D ``fill`` stands for T."""
     t, h, w = values if len(values) == 3 else (fill, *values)
     return t, h, w
 
 
 def live_share(gather: Gather, block: tuple[int, ...]) -> float:
-    """Taps that tiles of that block take, over all taps, on average over tiles and phases."""
+    """The share of taps that are live in tiles of that block, averaged over tiles and phases."""
     return math.prod(map(_live_share_of_axis, gather.axes, gather.taps, block, gather.in_size, gather.out_size))
 
 
@@ -98,12 +97,12 @@ def _live_share_of_axis(axis: Axis, taps: int, block: int, in_size: int, out_siz
 
 
 class Problem(NamedTuple):
-    """A convolution with its sizes, time first, 2D as one tap in time; frames with no tap in time are one long video.
+    """A convolution with its sizes ``T, H, W``. 2D has one tap in time; frames without a tap in time form one video.
 
     Attributes:
-        samples: N, or 1 where samples are folded into time.
-        small, large: sizes ``T, H, W`` of the maps at the strided and the dense end: y and x of a convolution, x and y
-            of a transposed one.
+        samples: N, or 1 if samples are folded into time.
+        small, large: sizes ``T, H, W`` of the strided and the dense map: y and x of a convolution, x and y of a
+            transposed one.
     """
 
     samples: int
@@ -129,16 +128,16 @@ class Problem(NamedTuple):
         return self.large if self.transposed else self.small
 
     def forward(self) -> Gather:
-        """y from the activation."""
+        """The gather that computes y from the activation."""
         return Gather(self._axes(self.transposed), self.taps, self.in_size, self.out_size)
 
     def backward(self) -> Gather:
-        """The activation's gradient from G."""
+        """The gather that computes the activation's gradient from G."""
         return Gather(self._axes(not self.transposed), self.taps, self.out_size, self.in_size)
 
 
 def problem(x: tuple[int, ...], y: tuple[int, ...], taps: tuple[int, ...], geometry: Geometry) -> Problem:
-    """The problem of shapes ``[N, C, *space]`` of input and output, the weight's taps, and the geometry."""
+    """Build a `Problem` from the shapes ``[N, C, *space]`` of input and output, the kernel size and the geometry."""
     kernel, stride = as_video(taps, 1), as_video(geometry.stride, 1)
     padding, dilation = as_video(geometry.padding, 0), as_video(geometry.dilation, 1)
     samples, x_size, y_size = x[0], as_video(x[2:], 1), as_video(y[2:], 1)
@@ -151,9 +150,9 @@ def problem(x: tuple[int, ...], y: tuple[int, ...], taps: tuple[int, ...], geome
 
 @functools.lru_cache(maxsize=1024)
 def phase_table(axes: tuple[Axis, Axis, Axis]) -> tuple[int, ...]:
-    """Count, first tap and first offset of each axis and phase, as many phases an axis as the largest out_stride.
+    """Count, first tap and first offset of each axis and phase, with as many phases per axis as the largest out_stride.
 
-    Plain numbers, which a launch hands over: a tensor made here would lie in the pool of whatever graph is recorded.
+    They are plain launch arguments. A tensor created here could lie in the memory pool of a captured graph.
     """
     most = max(a.out_stride for a in axes)
     rows = ([*a.phases, *[(0, 0, 0)] * (most - a.out_stride)] for a in axes)

@@ -1,6 +1,6 @@
-"""Tiles of the `conv_block` kernels: the candidates as data with reasons, what prunes them, and what chooses.
+"""Tiles of the `conv_block` kernels: the candidates with their reasons, and a launch model that ranks them.
 
-A remembered measurement decides (`autotune`); without one the model below does. Its constants describe an H200.
+A measurement decides if there is one (`autotune`), else the model below. Its constants describe an H200.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fastinpaint.ops.dispatch.triton_support import shared_of_block
 
 
 class Tile(NamedTuple):
-    """One program's block of the product, and how it runs."""
+    """The block of a program's product, its warps and its pipeline stages."""
 
     m: int
     n: int
@@ -24,31 +24,31 @@ class Tile(NamedTuple):
     num_stages: int
 
 
-# Rows are places for fwd and dgrad. On sm_80 two thin forwards spill up to 16 bytes and nothing else does:
-# docs/results/triton_compiled.md.
+# For fwd and dgrad rows are positions. On sm_80 two thin forwards spill up to 16 bytes; nothing else spills
+# (docs/results/triton_compiled.md).
 GATHER_TILES = (
-    # 256 channels at once: the sources are read and made to activations once, and each item of them serves 256 products
-    Tile(128, 256, 32, 8, 3),  # the largest that keeps everything in registers; a step of 64, or a fourth stage, spills
+    # 256 channels: the sources are loaded and activated once, and each item serves 256 products
+    Tile(128, 256, 32, 8, 3),  # the largest without spills; a step of 64 or a fourth stage spills
     Tile(128, 128, 32, 8, 4),  # with two sources a step of 64 spills on sm_80
-    Tile(64, 256, 64, 8, 3),  # for few places
-    Tile(64, 128, 64, 4, 3),  # short: for few places, two programs a multiprocessor
+    Tile(64, 256, 64, 8, 3),  # for few positions
+    Tile(64, 128, 64, 4, 3),  # for few positions, two programs per multiprocessor
     Tile(128, 64, 64, 4, 3),
     Tile(64, 64, 32, 4, 4),  # a step of 64 spills on sm_80
-    Tile(128, 32, 32, 4, 4),  # thin outputs: the tensor cores starve, the reads of the sources decide
+    Tile(128, 32, 32, 4, 4),  # thin outputs: bound by reading the sources, not by tensor cores
     Tile(128, 16, 64, 4, 3),
-    Tile(128, 16, 32, 4, 4),  # few taps and channels: a step of 64 would be padding
+    Tile(128, 16, 32, 4, 4),  # few taps and channels: a step of 64 would be mostly padding
 )
-# Only taken where measured to be fastest, for what the model does not know: spills and latency.
+# Chosen only by measurement, because the model does not include spills and latency.
 MEASURED_ONLY = {
     # half the steps, but a few values spill with two sources
     "fwd": (Tile(128, 256, 64, 8, 3), Tile(128, 128, 64, 8, 3)),
     "dgrad": (Tile(128, 128, 64, 8, 3),),
-    # A third less to read than 128 x 128: G is two maps, and comes once for 256 rows. But a step of 16, beside which
-    # longer ones spill, may be over before the next one's reads are back.
+    # Reads a third less than 128 x 128: G is two maps and is read once for 256 rows. But a step of 16 (longer ones
+    # spill) may end before the next loads arrive.
     "wgrad": (Tile(256, 128, 16, 8, 3), Tile(256, 128, 16, 8, 2), Tile(256, 64, 16, 8, 3)),
 }
-# Rows are channels of the sources (times taps where packed), steps are places. Both operands are made in registers, so
-# that steps of 32 are the longest that spill nowhere beside large accumulators.
+# For wgrad rows are source channels (times taps if packed) and steps are positions. Both operands are computed in
+# registers, so with large accumulators steps of 32 are the longest without spills.
 WGRAD_TILES = (
     Tile(128, 128, 32, 8, 4),
     Tile(64, 128, 32, 4, 3),
@@ -62,45 +62,45 @@ WGRAD_TILES = (
     Tile(32, 32, 64, 4, 4),
     Tile(16, 16, 64, 4, 4),
 )
-# What a tile may use: sm_80's 163 KiB less what the compiler adds, so that one table serves every data centre's chip;
-# others have less (`shared_budget`).
+# Shared memory of a tile: sm_80's 163 KiB less what the compiler adds, so that one table serves all data-centre GPUs.
+# Other GPUs have less (`shared_budget`).
 SHARED_BUDGET = 160 * 1024
 SHARED_RESERVE = 3 * 1024
 MULTIPROCESSORS = 132
 CLOCK_HZ = 1.755e9
 MMA_FLOP_PER_CYCLE = {2: 4096, 4: 2048}  # per multiprocessor, dense: bf16/fp16, tf32
 L2_BYTES_PER_CYCLE = 24  # per multiprocessor: 5.5 TB/s over 132, an assumption
-LANES = 128  # instructions a cycle and multiprocessor outside the tensor cores
+LANES = 128  # instructions per cycle and multiprocessor outside the tensor cores
 REGISTERS = 65536
-MIN_K = 16  # the shortest step that a product takes
+MIN_K = 16  # the shortest step of a product
 SHARED_AND_L1 = 256 * 1024
-# Instructions of a prologue, for each item: to float32 and back, what it computes, and the mask.
+# Instructions per item of a prologue: conversion to float32 and back, arithmetic, and the mask.
 AFFINE, ADDEND, GRADIENT = 6, 2, 8
-# A row of an accumulator needs the tensor cores' own shape: narrower products waste part of it.
+# The tensor cores' own row count: narrower products waste part of it.
 FULL_RATE_N = 64
-# Another shape of block must save this much of the taps.
+# A different block shape must save this share of the taps.
 WORTH_RESHAPING = 0.95
-# Up to this many channels the taps of a source are packed into one step.
+# Sources with up to this many channels have several taps packed into one step.
 PACK_LIMIT = 16
-# Splits of wgrad: at most this many partial sums, so that the second stage stays small.
+# Most partial sums of wgrad's split-K, so that the second stage stays small.
 MAX_SPLITS = 256
-OFFSETS = 1 << 31  # items that a kernel's 32-bit offset reaches
+OFFSETS = 1 << 31  # items within reach of a kernel's 32-bit offset
 FINISH_ITEMS, FINISH_SPLITS = 128, 32
 
 
 class Work(NamedTuple):
-    """A pass as the model sees it.
+    """A pass as described to the launch model.
 
     Attributes:
-        rows, columns: of one product over all programs, before tiles: places or channels (times taps where packed),
-            and channels.
-        depth: length of the sum behind one of them (live taps times channels, or live places).
-        operands: maps read for each operand: a source with an addend is 2, G with statistics is 2.
-        itemsize: bytes of an item.
-        splits_depth: whether several programs may share the depth (wgrad).
-        products: how many such products there are: one for each phase or tap.
-        prologue: instructions that make an item of each operand, see `AFFINE`, `ADDEND` and `GRADIENT`.
-        gather: which places the rows read; None where no tap reads again what another did (wgrad).
+        rows, columns: size of one product over all programs: positions (wgrad: channels, times taps if packed), and
+            channels.
+        depth: length of the sums (live taps times channels; wgrad: live positions).
+        operands: number of maps read per operand: 2 for a source with an addend or for G with statistics.
+        itemsize: bytes per item.
+        splits_depth: whether several programs may share the depth (wgrad's split-K).
+        products: number of such products: one per phase or tap.
+        prologue: instructions per item of each operand, see `AFFINE`, `ADDEND` and `GRADIENT`.
+        gather: the positions that the rows read; None if taps share no reads (wgrad).
     """
 
     rows: int
@@ -115,23 +115,23 @@ class Work(NamedTuple):
 
 
 def packing(channels: int) -> int:
-    """PACK of a map of so many channels: a power of 2 that holds them, or 0 where they fill steps of their own."""
+    """PACK for that many channels: the next power of 2, or 0 if they fill steps of their own."""
     return power_of_2(channels) if channels <= PACK_LIMIT else 0
 
 
 def shared_bytes(tile: Tile, work: Work) -> int:
-    """Bytes of shared memory that the pipelined loads of a tile need."""
+    """Bytes of shared memory for the pipelined loads of a tile."""
     a, b = work.operands
     return tile.num_stages * tile.k * (a * tile.m + b * tile.n) * work.itemsize
 
 
 def shared_budget() -> int:
-    """Bytes of shared memory that a tile may use on the current device."""
+    """Bytes of shared memory available to a tile on the current device."""
     return min(SHARED_BUDGET, shared_of_block() - SHARED_RESERVE)
 
 
 def candidates(tiles: tuple[Tile, ...], work: Work) -> list[Tile]:
-    """The tiles that fit a pass: no wider than it, within shared memory (fewer stages where that helps), never none."""
+    """The tiles that fit a pass: no wider than it and within shared memory (with fewer stages if needed)."""
     fitting, budget = [], shared_budget()
     for tile in tiles:
         if work.itemsize == 4:
@@ -150,14 +150,14 @@ def candidates(tiles: tuple[Tile, ...], work: Work) -> list[Tile]:
 
 
 def ctas_per_sm(tile: Tile, work: Work) -> int:
-    """Programs that one multiprocessor holds at once, by registers and shared memory."""
+    """Programs per multiprocessor, limited by registers and shared memory."""
     registers = min(255, tile.m * tile.n // (32 * tile.num_warps) + 90)
     by_registers = REGISTERS // (32 * tile.num_warps * registers)
     return max(1, min(by_registers, 227 * 1024 // max(shared_bytes(tile, work), 1)))
 
 
 def splits(tile: Tile, work: Work) -> int:
-    """How many programs share the depth of one tile: enough for two waves, at least 8 steps each."""
+    """Number of split-K programs per tile: enough for two waves, with at least 8 steps each."""
     if not work.splits_depth:
         return 1
     tiles = work.products * -(-work.rows // tile.m) * -(-work.columns // tile.n)
@@ -166,19 +166,19 @@ def splits(tile: Tile, work: Work) -> int:
 
 
 def expected_seconds(tile: Tile, work: Work) -> float:
-    """The model: steps of every wave, each as long as its products, its prologue or its bytes from L2."""
+    """The launch model: a step takes as long as the slowest of its products, its prologue and its bytes from L2."""
     share = splits(tile, work)
     programs = work.products * -(-work.rows // tile.m) * -(-work.columns // tile.n) * share
     steps = -(-work.depth // (tile.k * share))
     together = ctas_per_sm(tile, work)
     waves = -(-programs // (MULTIPROCESSORS * together))
-    # a program alone on its multiprocessor has nothing to hide its first loads and its epilogue behind
+    # a single program per multiprocessor cannot hide its first loads and its epilogue
     exposed = 4 if together == 1 else 2
     return waves * together * (steps + exposed) * cycles_of_step(tile, work, together) / CLOCK_HZ
 
 
 def cycles_of_step(tile: Tile, work: Work, together: int) -> float:
-    """Cycles of a step of one program, of ``together`` on a multiprocessor: the longest of three."""
+    """Cycles of a step with ``together`` programs per multiprocessor: the longest of three bounds."""
     products = 2 * tile.m * max(tile.n, FULL_RATE_N) * tile.k / MMA_FLOP_PER_CYCLE[work.itemsize]
     prologue = tile.k * (work.prologue[0] * tile.m + work.prologue[1] * tile.n) / LANES
     a, b = work.operands
@@ -187,7 +187,7 @@ def cycles_of_step(tile: Tile, work: Work, together: int) -> float:
 
 
 def l2_fraction(tile: Tile, work: Work, together: int) -> float:
-    """The share of the sources' items that come from L2: the rest was read by another tap and is still in L1."""
+    """The share of the sources' items read from L2. The rest is still in L1 from another tap."""
     if work.gather is None:
         return 1.0
     block = gather_block(tile.m, work.gather)
@@ -198,7 +198,7 @@ def l2_fraction(tile: Tile, work: Work, together: int) -> float:
 
 
 def _distinct_share(axis: Axis, block: int) -> float:
-    """Different places that a block's taps read along an axis, over all places that they read."""
+    """Distinct positions that a block's taps read along an axis, over all their reads."""
     count = max(1, *(count for count, _, _ in axis.phases))
     places = {axis.in_stride * q + axis.offset_step * j for q in range(block) for j in range(count)}
     return len(places) / (block * count)
@@ -211,10 +211,10 @@ def best(tiles: tuple[Tile, ...], work: Work) -> Tile:
 
 @functools.lru_cache(maxsize=1024)
 def gather_block(items: int, gather: Gather) -> tuple[int, int, int]:
-    """The block of a gather's tiles: `block_shape`'s, or the one that leaves out most dead taps if that pays.
+    """The block of a gather's tiles: `block_shape`'s, or the one that skips most dead taps if it saves enough.
 
-    A dilation of 8 in frames of 16 x 16 wants 8 x 8 places of two frames: a row of 16 reaches every tap of its width.
-    The items of a pixel lie together, so that short rows cost nothing where there are channels enough to fill a line.
+    With a dilation of 8 in frames of 16 x 16 the best is 8 x 8 positions of two frames: a row of 16 reaches every tap
+    along its width. Short rows cost nothing if a pixel's channels fill a cache line.
     """
     size = gather.phase_size()
 
@@ -230,9 +230,9 @@ def gather_block(items: int, gather: Gather) -> tuple[int, int, int]:
 
 
 def block_shape(items: int, size: tuple[int, ...]) -> tuple[int, int, int]:
-    """BT x BH x BW = items places: rows of up to 16, then as square as the frame allows, the rest in time.
+    """BT x BH x BW = items: rows of up to 16, then as square as the frame allows, the rest in time.
 
-    8 x 16 places of one frame is the block of most tiles: short enough in both directions to leave out dead taps.
+    Most tiles have 8 x 16 positions of one frame, which is short enough in both directions to skip dead taps.
     """
     w = min(16, power_of_2(size[2]), items)
     h = min(items // w, power_of_2(size[1]))
@@ -240,8 +240,8 @@ def block_shape(items: int, size: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def why_not_offsets(conv: Problem, channels: int, out_channels: int) -> str | None:
-    """Why the kernels' 32-bit offsets, from a tile's first place on, do not reach all that a tile reads, or None."""
-    most = math.prod(conv.taps) * channels * out_channels  # the weight, and a split's sums
+    """Why the kernels' 32-bit offsets within a tile cannot reach all of its reads, in one sentence, or None."""
+    most = math.prod(conv.taps) * channels * out_channels  # the weight, and the sums of a split
     sizes = ((conv.forward(), channels, out_channels), (conv.backward(), out_channels, channels))
     for gather, read, written in sizes:
         for items in {tile.m for tile in GATHER_TILES} | {tile.k for tile in WGRAD_TILES}:
@@ -257,11 +257,11 @@ def why_not_offsets(conv: Problem, channels: int, out_channels: int) -> str | No
 
 
 def _reach(axis: Axis, block: int) -> int:
-    """Places between the first and the last that a block's taps may read, from its own first place."""
+    """The distance between the first and last position that a block's taps may read."""
     last = max(abs(first) + max(0, count - 1) * axis.offset_step for count, _, first in axis.phases)
     return (block - 1) * axis.in_stride + last + 1
 
 
 def tiles_of(block: tuple[int, ...], size: tuple[int, ...], samples: int) -> int:
-    """How many such blocks cover the places of all samples."""
+    """The number of blocks that cover all samples."""
     return samples * math.prod(-(-n // b) for n, b in zip(size, block, strict=True))

@@ -1,4 +1,4 @@
-"""The wgrad kernels of `conv_block`: both operands are made while they are read; split-K with a second stage."""
+"""The wgrad kernel of `conv_block`: both operands are computed on load; split-K with a second stage."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from fastinpaint.ops.conv_block.triton.gather import (
     source_vectors,
 )
 
-# Sums of a program from which the accumulator leaves in quarters: of the largest, its addresses would spill. Of one of
-# 128 x 128 it is the quarters that do, on sm_100.
+# Accumulators with at least this many items are stored in quarters, because the addresses of the largest would spill.
+# At 128 x 128 the quarters would spill, on sm_100.
 QUARTERED = tl.constexpr(256 * 128)
 
 
 @triton.jit
 def live_places(size, length, offset, STRIDE: tl.constexpr):
-    """First q and number of q in [0, size) with STRIDE * q + offset in [0, length)."""
+    """First and number of the q in [0, size) with STRIDE * q + offset in [0, length)."""
     low = (tl.maximum(-offset, 0) + STRIDE - 1) // STRIDE
     room = length - 1 - offset
     return low, tl.maximum(tl.minimum(tl.where(room < 0, 0, room // STRIDE + 1), size) - low, 0)
@@ -30,13 +30,13 @@ def live_places(size, length, offset, STRIDE: tl.constexpr):
 
 @triton.jit
 def pixel(n, at_t, at_h, at_w, size):
-    """64-bit index of a place in a map of that size."""
+    """64-bit index of a position in a map of that size."""
     return ((n.to(tl.int64) * size[0] + at_t) * size[1] + at_h) * size[2] + at_w
 
 
 @triton.jit
 def row_blocks(channels, TAPS: tl.constexpr, BLOCK_M: tl.constexpr, PACK: tl.constexpr):
-    """Blocks of rows (tap, channel) that a source has."""
+    """Number of blocks of a source's rows (tap, channel)."""
     all_taps: tl.constexpr = TAPS[0] * TAPS[1] * TAPS[2]
     if PACK > 0:
         return tl.cdiv(all_taps * PACK, BLOCK_M)
@@ -52,7 +52,10 @@ def sum_of_source(
     BT: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     PACK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The i_s-th share of the i_m-th block of a source's rows and the i_n-th of channels o; see `conv_wgrad_kernel`."""
+    """Split i_s of block (i_m, i_n) of one source's rows and of channels o; see `conv_wgrad_kernel`.
+
+    It is long because its loop needs all of the offsets and masks before it in registers.
+    """
     all_taps: tl.constexpr = TAPS[0] * TAPS[1] * TAPS[2]
     o_n = i_n * BLOCK_N + tl.arange(0, BLOCK_N)
     m_n = o_n < out_channels
@@ -75,7 +78,7 @@ def sum_of_source(
         low_h, live_h = live_places(small[1], large[1], d_h, STRIDE[1])
         low_w, live_w = live_places(small[2], large[2], d_w, STRIDE[2])
 
-    # where the items of a block lie, relative to its first place: the same in every step
+    # offsets of a block's items from its first position, equal in every step
     o_t, o_h, o_w = places(BT, BH, BW)
     rows_small = (o_t * small[1] + o_h) * small[2] + o_w
     rows_large = (o_t * STRIDE[0] * large[1] + o_h * STRIDE[1]) * large[2] + o_w * STRIDE[2]
@@ -106,7 +109,7 @@ def sum_of_source(
         if PACK > 0:
             p_t, p_h, p_w = at_t + o_t * STRIDE[0], at_h + o_h * STRIDE[1], at_w + o_w * STRIDE[2]
             i_t, i_h, i_w = p_t[:, None] + d_t[None, :], p_h[:, None] + d_h[None, :], p_w[:, None] + d_w[None, :]
-            # made again in every step: of so many lanes the offsets would fill the registers
+            # recomputed in every step, because the offsets of so many lanes would fill the registers
             o_x = (pixel(n, p_t, p_h, p_w, large) * channels)[:, None] + lanes[None, :]
             m_a &= (i_t >= 0) & (i_t < large[0]) & (i_h >= 0) & (i_h < large[1]) & (i_w >= 0) & (i_w < large[2])
         else:
@@ -125,7 +128,7 @@ def sum_of_source(
         g = load_gradient(dy + at_g * out_channels, p_y, of_gradient, o_g, m_g, HAS_STATS)
         a = load_source(p_x, p_addend, of_source, o_x, m_a, HAS_AFFINE, RELU, HAS_ADDEND)
         acc = tl.dot(tl.trans(a), g, acc, input_precision=PRECISION)
-        # the block that follows, w fastest; no division
+        # next block, w fastest, without division
         b_w += 1
         over = b_w == blocks_w
         b_w = tl.where(over, 0, b_w)
@@ -160,12 +163,12 @@ def sum_of_product(
     BT: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     PACK0: tl.constexpr, PACK1: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The i_p-th program of `conv_wgrad_kernel`'s product: a split's share of a block of dweight, of either source."""
+    """Program i_p of `conv_wgrad_kernel`'s product: one split of one block of dweight, of either source."""
     i_n, i_m, i_s = i_p % n_blocks, i_p // n_blocks % m_blocks, i_p // (n_blocks * m_blocks)
     ALIKE: tl.constexpr = (
         (HAS_AFFINE0 == HAS_AFFINE1) and (RELU0 == RELU1) and not (HAS_ADDEND0 or HAS_ADDEND1 or PACK0 or PACK1)
     )
-    if HAS_SOURCE1 and ALIKE:  # one loop for either source: of two, some values spill on sm_100
+    if HAS_SOURCE1 and ALIKE:  # one loop for both sources: two loops spill on sm_100
         in_1 = i_m >= first_of_1
         mean, scale, shift = mean0, scale0, shift0
         if HAS_AFFINE0:
@@ -217,17 +220,22 @@ def conv_wgrad_kernel(
     BT: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     PACK0: tl.constexpr, PACK1: tl.constexpr, BIAS_R: tl.constexpr, BIAS_C: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A share of dweight[tap, c, o] = sum_q a[at(q), c] G[at(q), o] for BLOCK_M rows (tap, c) and BLOCK_N channels o.
+    """A split of dweight[tap, c, o] = sum_q a[at(q), c] G[at(q), o] for BLOCK_M rows (tap, c) and BLOCK_N channels o.
 
-    q runs over the small map ``T, H, W``; the large one is read at ``stride * q + dilation * tap - padding``. Of a
-    convolution a is large and G small, of a transposed one the other way round. Without PACK the rows are channels of
-    one tap, and q only takes places where that tap lies inside: dead ones cost nothing. With PACK (convolutions only)
-    rows run over taps and, inside a tap, over PACK >= C channels.
+    q runs over the small map ``T, H, W``. The large map is read at ``stride * q + dilation * tap - padding``. For a
+    convolution a is large and G small; for a transposed one the reverse. Without PACK the rows are channels of one tap,
+    and q runs only over positions where the tap lies inside, so dead positions cost nothing. With PACK (convolutions
+    only) rows run over taps and, within a tap, over PACK >= C channels.
 
-    saved: one source or two (x, addend ``[N, T, H, W, C_i]``; mean, scale, shift ``[C_i]``), y, y_mean, curve.
-    gradient in: dy, dmean, dvar, as dgrad's. out: partial ``[splits, taps, C_0 + C_1, C_out]`` float32; a split takes
-    its share of the steps and leaves its own sum. With HAS_BIAS the last programs, cdiv(C_out, BIAS_C) * bias_parts,
-    take no product: they leave the sums of G, rows ``[rows, C_out]``, in bias_partial ``[C_out, bias_parts]`` float32.
+    Saved:
+        x, addend (one or two sources): ``[N, T, H, W, C_i]``. mean, scale, shift: ``[C_i]`` float32.
+        y, y_mean, dvar_per_dscale: as in `conv_dgrad_kernel`.
+    Gradient in:
+        dy, dmean, dvar: as in `conv_dgrad_kernel`.
+    Out, all of it written:
+        partial: ``[splits, taps, C_0 + C_1, C_out]`` float32, the sum of each split over its share of the steps.
+        bias_partial: ``[C_out, bias_parts]`` float32, with HAS_BIAS. The last cdiv(C_out, BIAS_C) * bias_parts programs
+            compute it as sums of G over rows ``[rows, C_out]``.
     """
     n_blocks = tl.cdiv(out_channels, BLOCK_N)
     m_blocks = row_blocks(channels0, TAPS, BLOCK_M, PACK0)

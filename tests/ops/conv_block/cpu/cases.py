@@ -9,13 +9,19 @@ import torch
 from torch import Tensor
 
 from fastinpaint.ops.conv_block import reference
+from fastinpaint.ops.norm_act import Act
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
-from fastinpaint.testing.compare import FACTOR, excess, mismatch
+from fastinpaint.testing.compare import FACTOR, error_ratio, mismatch
+
+PARAMETERS = {"leaky_relu": 0.01, "elu": 1.3, "softplus": 1.5}
 
 
 @dataclass(frozen=True)
 class Case:
-    """A convolution; a source is its channels and some of the letters a (affine), r (relu) and d (addend)."""
+    """A convolution; a source is its channels and some of the letters a (affine), r (relu) and d (addend).
+
+    After a space comes the kind of another activation than ReLU.
+    """
 
     name: str
     sources: tuple[tuple[int, str], ...]
@@ -75,10 +81,12 @@ class Inputs:
         self.case, self.geometry = case, case.geometry
         self.sources = []
         for channels, letters in case.sources:
+            letters, _, kind = letters.partition(" ")
             x = normal(case.batch, channels, *case.space) + level
             vectors = (normal(channels) + level, normal(channels), normal(channels)) if "a" in letters else (None,) * 3
             addend = normal(*x.shape) if "d" in letters else None
-            self.sources.append(Source(x, *vectors, "r" in letters, addend))
+            relu = Act(kind, PARAMETERS.get(kind, 0.0)).code if kind else "r" in letters
+            self.sources.append(Source(x, *vectors, relu, addend))
         channels = sum(c for c, _ in case.sources)
         ends = (channels, case.channels_out) if case.transposed else (case.channels_out, channels)
         ends = (ends[0], ends[1] // case.groups)
@@ -116,5 +124,5 @@ def named(grads: Sequence[SourceGrad]) -> dict[str, Tensor]:
 def judge(name: str, value: Tensor, stock: Tensor, exact: Tensor, factor: float = FACTOR) -> None:
     """The rule of exactness: at most twice stock torch's error, one rounding of the result allowed."""
     assert mismatch(value, stock) is None, f"{name}: {mismatch(value, stock)}"
-    times = excess(value, stock, exact, value.dtype)
+    times = error_ratio(value, stock, exact, value.dtype)
     assert times <= factor, f"{name}: {times:.2f} times the error of stock torch"

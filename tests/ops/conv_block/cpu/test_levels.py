@@ -40,6 +40,7 @@ def test_kernels_of_a_lower_level(level: str) -> None:
         str(HERE / "test_thin.py"),
         str(HERE / "test_depthwise.py"),
         str(HERE / "test_matmul.py"),
+        str(HERE / "test_loaded_activations.py"),
         str(HERE / "test_maps.py"),
         str(HERE.parents[1] / "norm_act"),
     )

@@ -68,7 +68,7 @@ DEFECTS = {
     ),
     "fence removed": Defect(Plant(GATHER, "        wgmma_fence();", ""), "plain", "without a wgmma.fence"),
     "patch not waited for": Defect(
-        Plant(GATHER, "    __syncthreads();  // this patch is there", "    // this patch is there"),
+        Plant(GATHER, "    __syncthreads();  // this patch", "    // this patch"),
         *("thread", "data race"),
     ),
     "wgrad: tile refilled before it is read": Defect(

@@ -17,7 +17,7 @@ from fastinpaint.ops.dispatch import triton_support
 WORK = launch.Work(rows=32768, columns=256, depth=2304, operands=(1, 1), itemsize=2)
 
 
-NEAR = autotune.near(launch.GATHER_TILES, WORK)
+NEAR = autotune.shortlist(launch.GATHER_TILES, WORK)
 ALL = launch.candidates(launch.GATHER_TILES + launch.MEASURED_ONLY["fwd"], WORK)
 
 
@@ -142,7 +142,7 @@ def test_tiles_that_err_or_do_not_launch_are_left_out(memory, kernel, caplog, mo
 def test_where_all_have_8_warps_a_tile_of_4_is_the_judge(memory, kernel, caplog):
     """It is run and neither timed nor chosen, but where all others differ from it."""
     assert {tile.num_warps for tile in NEAR} == {8}
-    judge = autotune.of_4_warps(launch.GATHER_TILES, WORK)
+    judge = autotune.baseline_tile(launch.GATHER_TILES, WORK)
     assert judge.num_warps == 4
     first, *rest = NEAR
     kernel.slow, kernel.wrong = {first: 0.1}, {first}
@@ -159,9 +159,9 @@ def test_where_all_have_8_warps_a_tile_of_4_is_the_judge(memory, kernel, caplog)
 @pytest.mark.parametrize("warps", [4, 8])
 def test_a_lone_tile_is_judged_too(memory, kernel, monkeypatch, warps):
     lone = next(tile for tile in ALL if tile.num_warps == warps)
-    judge = autotune.of_4_warps(launch.GATHER_TILES, WORK)
+    judge = autotune.baseline_tile(launch.GATHER_TILES, WORK)
     lone = judge if warps == 4 else lone
-    monkeypatch.setattr(autotune, "near", lambda tiles, work: [lone])
+    monkeypatch.setattr(autotune, "shortlist", lambda tiles, work: [lone])
     kernel.wrong = {lone}
     assert kernel.choose() == judge
     assert kernel.ran == ([] if warps == 4 else [judge, lone])
@@ -211,7 +211,7 @@ def test_the_models_choice_of_8_warps_is_held_against_4_once(memory, kernel, mon
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     triton_support._shared_of.cache_clear()
     monkeypatch.setattr(launch, "best", lambda tiles, work: tiles[0])  # interpreted, conftest chooses narrow ones
-    model, judge = launch.best(launch.GATHER_TILES, WORK), autotune.of_4_warps(launch.GATHER_TILES, WORK)
+    model, judge = launch.best(launch.GATHER_TILES, WORK), autotune.baseline_tile(launch.GATHER_TILES, WORK)
     assert kernel.choose() == kernel.choose() == model
     assert kernel.ran == [judge, model]
     kernel.wrong = {model}

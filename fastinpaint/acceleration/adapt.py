@@ -1,4 +1,4 @@
-"""Whether a model runs with fused layers, and computes the same: tried before anybody relies on it."""
+"""Tries a plan on a model, adapts it until the model runs, and compares the results with the stock model's."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from fastinpaint.acceleration.trial import Trial
 from fastinpaint.nn.dropped import GradientDroppedError
 
 TRIES = 8
-DIFFERS = {torch.float64: 1e-6, torch.float32: 2e-2}  # of a result's norm: farther from stock's than rounding goes
+DIFFERS = {torch.float64: 1e-6, torch.float32: 2e-2}  # relative to a result's norm: more than rounding
 
 
-def rehearse(model: nn.Module, plan: Plan, like: Trial, run: Callable[[Plan], Trial]) -> tuple[Trial | None, str]:
-    """The trial of a plan, mended until the model runs with it; None, and why, where that cannot be.
+def adapt_plan(model: nn.Module, plan: Plan, like: Trial, run: Callable[[Plan], Trial]) -> tuple[Trial | None, str]:
+    """Adapt a plan until the model runs with it. Returns its trial, or None and the reason.
 
-    A layer whose result something reads that knows plain tensors only, as an autograd.Function does, hands on such;
-    so do all that stand at the same place in modules of the same class. Where something merges axes by ``view``, what
-    leaves the fused layers is contiguous.
+    A layer whose result is read by code that needs plain tensors, such as an autograd.Function, returns plain tensors
+    from then on. So do the layers at the same place in modules of the same class. If code merges axes by ``view``, the
+    fused layers return contiguous tensors.
 
     Args:
-        like: the stock model's trial, whose results must be computed.
+        like: the stock model's trial, for comparison.
         run: makes the trial of a plan; may raise what the model raises.
     """
     for _ in range(TRIES):
         GradientDroppedError.latest = ""
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)  # which says what is mended here
+                warnings.simplefilter("ignore", RuntimeWarning)  # it warns of what is adapted here
                 trial = run(plan)
         except Exception as error:
             maker = GradientDroppedError.latest  # TorchScript raises an error of its own over it
             if maker and maker not in plan.plain:
-                plan = replace(plan, plain=tuple({*plan.plain, *alike(model, maker)}))
+                plan = replace(plan, plain=tuple({*plan.plain, *same_place(model, maker)}))
             elif "view" in str(error) and not plan.contiguous:
                 plan = replace(plan, contiguous=True)
             else:
                 return None, f"fused layers do not run in this model: {str(error).partition(chr(10))[0]}"
         else:
-            distance = apart(trial.results, like.results)
+            distance = difference(trial.results, like.results)
             if distance is None:
                 return trial, ""
             return None, f"fused layers changed the model's results by {distance:.1g} of their norm: none is used."
     return None, "fused layers are read by too many autograd.Functions in this model."
 
 
-def alike(model: nn.Module, name: str) -> list[str]:
-    """The layers of the same place in modules of the same class, this one included."""
+def same_place(model: nn.Module, name: str) -> list[str]:
+    """The layers at the same place in modules of the same class, this one included."""
     parent, _, own = name.rpartition(".")
     kind = type(model.get_submodule(parent))
     if kind in (nn.Sequential, nn.ModuleList, nn.ModuleDict):
@@ -60,8 +60,8 @@ def alike(model: nn.Module, name: str) -> list[str]:
     return [f"{other}.{own}" if other else own for other, module in modules if hasattr(module, own)]
 
 
-def apart(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float | None:
-    """How far results are apart, relative to their norm, if that is more than rounding; None if not."""
+def difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float | None:
+    """The difference of results relative to their norm if it is more than rounding, else None."""
     if [t.shape for t in ours] != [t.shape for t in theirs]:
         return float("inf")
     for mine, right in zip(ours, theirs, strict=True):

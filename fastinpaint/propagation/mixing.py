@@ -1,0 +1,137 @@
+"""Learning the weights of `fastinpaint.propagation.blend` from known pixels that were hidden."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastinpaint.propagation.blend import USUAL, Weights
+from fastinpaint.propagation.candidates import NAMES, PAIRS, SPATIAL, Candidates
+
+HIDDEN = 24
+"""Width of the two hidden layers."""
+CONTEXT, EACH, SURROUNDINGS = 3, 5, 2
+"""Features before those of the temporal candidates, of each of them, and between spatial ones (see `collect`)."""
+SURPRISE = 0.2
+"""Weight of the expected error's loss."""
+BATCH = 4096
+LAYERS = ("first", "second", "last")
+
+
+class Examples(NamedTuple):
+    """Hidden pixels: values ``[B, K, 3]``, present ``[B, K]``, features ``[B, F]``, truth ``[B, 3]``."""
+
+    values: Tensor
+    present: Tensor
+    features: Tensor
+    truth: Tensor
+
+
+def examples(candidates: Candidates, truth: np.ndarray) -> Examples:
+    """Of a frame's hidden pixels, whose truth is uint8 ``[B, 3]``."""
+    values = torch.from_numpy(candidates.values.astype(np.float32)).permute(1, 0, 2)
+    present, features = torch.from_numpy(candidates.present).T, torch.from_numpy(candidates.features)
+    return Examples(values, present, features, torch.from_numpy(truth.astype(np.float32)))
+
+
+def joined(parts: list[Examples]) -> Examples:
+    return Examples(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+
+class Net(nn.Module):
+    """The network that `blend` evaluates."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+        sizes = (len(mean), HIDDEN, HIDDEN, len(NAMES) + 1)
+        self.first, self.second, self.last = (nn.Linear(a, b) for a, b in pairwise(sizes))
+
+    @classmethod
+    def of(cls, weights: Weights) -> Net:
+        """The network that has these weights."""
+        net = cls(*(torch.from_numpy(weights[name].copy()) for name in ("mean", "std")))
+        with torch.no_grad():
+            for number, name in enumerate(LAYERS, start=1):
+                layer = net.get_submodule(name)
+                for parameter, key in ((layer.weight, f"a{number}"), (layer.bias, f"b{number}")):
+                    parameter.copy_(torch.from_numpy(weights[key]))  # type: ignore[operator]
+        return net
+
+    def forward(self, features: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """Shares ``[B, K]`` and the expected log(1 + error) ``[B]``."""
+        x = ((features - self.mean) / self.std).clamp(-USUAL, USUAL)
+        out = self.last(torch.relu(self.second(torch.relu(self.first(x)))))
+        return torch.softmax(out[:, :-1].masked_fill(~present, -1e4), 1), out[:, -1]
+
+    def arrays(self) -> Weights:
+        """What `blend` reads."""
+        named = {"mean": self.mean, "std": self.std}
+        for number, layer in enumerate((self.first, self.second, self.last), start=1):
+            named[f"a{number}"], named[f"b{number}"] = layer.weight, layer.bias
+        return {name: tensor.detach().numpy().astype(np.float32) for name, tensor in named.items()}
+
+
+def errors(net: Net, data: Examples) -> tuple[Tensor, Tensor]:
+    """The blend's absolute error ``[B]`` and that of the expected log error."""
+    share, expected = net(data.features, data.present)
+    error = ((share[..., None] * data.values).sum(1) - data.truth).abs().mean(1)
+    return error, (expected - torch.log1p(error.detach())).abs()
+
+
+@torch.no_grad()
+def mean_error(net: Net, data: Examples) -> float:
+    return float(errors(net, data)[0].mean())
+
+
+def mirrored_in_time() -> tuple[list[int], list[int]]:
+    """The order of candidates and of features after past and future change places."""
+    swap = [1, 0, 3, 2, 5, 4]
+    candidates = [*range(len(SPATIAL)), *(len(SPATIAL) + i for i in swap)]
+    features = list(range(CONTEXT))
+    for i in swap:
+        features += range(CONTEXT + EACH * i, CONTEXT + EACH * (i + 1))
+    start = CONTEXT + EACH * len(swap)
+    features += [*range(start, start + SURROUNDINGS), *(start + SURROUNDINGS + i for i in swap)]
+    start += SURROUNDINGS + len(swap)
+    pairs = [tuple(sorted((swap[a], swap[b]))) for a, b in PAIRS]
+    features += [start + PAIRS.index(pair) for pair in pairs]
+    return candidates, features
+
+
+def fit(net: Net, data: Examples, weight: Tensor, steps: int, rate: float, seed: int) -> None:
+    """Train in place with AdamW and a cosine schedule; every other batch is mirrored in time.
+
+        mean of weight * |blend - truth| + SURPRISE * mean of |e - log(1 + |blend - truth|)|
+
+    Args:
+        weight: of each pixel, ``[B]``.
+        steps: of `BATCH` pixels.
+        rate: the first learning rate.
+        seed: of the batches.
+    """
+    candidates, order = mirrored_in_time()
+    rng = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(net.parameters(), rate, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for step in range(steps):
+        chosen = torch.randint(len(data.truth), (min(BATCH, len(data.truth)),), generator=rng)
+        batch = Examples(*(tensor[chosen] for tensor in data))
+        if step % 2:
+            batch = Examples(
+                batch.values[:, candidates], batch.present[:, candidates], batch.features[:, order], batch.truth
+            )
+        error, surprise = errors(net, batch)
+        loss = (weight[chosen] * error).mean() + SURPRISE * surprise.mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()

@@ -1,0 +1,93 @@
+"""Layers that are slow on a clock of the tests' own: what is chosen does not depend on what else the machine does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastinpaint.acceleration import search, trial
+from fastinpaint.nn import layers
+
+SLOW = 0.01  # seconds that a slow layer takes
+
+
+class Clock:
+    """Seconds pass where a test says so, and a microsecond at each look."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1e-6
+        return self.now
+
+    def wait(self, seconds: float = SLOW) -> None:
+        self.now += seconds
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Clock:
+    """Models are measured, by this clock and in few steps."""
+    monkeypatch.setenv("FASTINPAINT_TUNE", "")
+    monkeypatch.setenv("FASTINPAINT_OBJECTIVE", "speed")
+    monkeypatch.setenv("FASTINPAINT_CACHE", str(tmp_path))
+    monkeypatch.setattr(search, "RUNS", 1)
+    monkeypatch.setattr(search, "TURNS", 2)
+    monkeypatch.setattr(search, "MORE_TURNS", 1)
+    monkeypatch.setattr(search, "SHORT", 0.0)
+    own = Clock()
+    monkeypatch.setattr(trial, "clock", own)
+    return own
+
+
+@pytest.fixture
+def stock_is_slow(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    slowed(monkeypatch, nn.Conv2d, "_conv_forward", clock)
+
+
+@pytest.fixture
+def fused_is_slow(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    slowed(monkeypatch, layers._Conv, "_fused", clock)
+
+
+@pytest.fixture
+def contiguous_is_slow(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    """Stock convolutions of contiguous maps are."""
+    slowed(monkeypatch, nn.Conv2d, "_conv_forward", clock, lambda _, x: x.shape[1] > 3 and x.is_contiguous())
+
+
+def slowed(
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type,
+    method: str,
+    clock: Clock,
+    where: Callable[..., bool] = lambda *_: True,
+    seconds: float = SLOW,
+) -> None:
+    """A method of a class takes so many seconds more, where a condition on the layer and its input holds."""
+    right = getattr(kind, method)
+
+    def slow(self: nn.Module, input: Tensor, *args: object) -> object:
+        if where(self, input):
+            clock.wait(seconds)
+        return right(self, input, *args)
+
+    monkeypatch.setattr(kind, method, slow)
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    layers = [[nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(inplace=True)] for a, b in [(3, 16), (16, 16)]]
+    return nn.Sequential(*layers[0], *layers[1], nn.Dropout(0.5), nn.Conv2d(16, 4, 1))
+
+
+def image(*shape: int) -> Tensor:
+    return torch.randn(*(shape or (2, 3, 12, 12)))
+
+
+def fused_layers(net: nn.Module) -> list[str]:
+    return [name for name, module in net.named_modules() if isinstance(module, layers._Conv)]

@@ -1,0 +1,131 @@
+"""Adapting to a clip: examples come from known pixels alone, held-out ones decide, and the seed decides the rest."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from fastinpaint.propagation import Adaptation, adapt, propagate
+from fastinpaint.propagation.blend import blend, shipped
+from fastinpaint.propagation.candidates import NAMES, PAIRS, SPATIAL, Candidates
+from fastinpaint.propagation.mixing import Examples, Net, fit, mean_error, mirrored_in_time
+
+SIDE, FRAMES = 40, 9
+
+
+def candidates(count: int = 50) -> Candidates:
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 256, (len(NAMES), count, 3)).astype(np.uint8)
+    present = rng.random((len(NAMES), count)) < 0.7
+    present[: len(SPATIAL)] = True
+    features = rng.normal(1, 2, (count, len(shipped()["mean"]))).astype(np.float32)
+    return Candidates(values, present, features)
+
+
+def test_the_trained_network_is_the_one_that_blends() -> None:
+    given = candidates()
+    net = Net.of(shipped())
+    with torch.no_grad():
+        share, expected = net(torch.from_numpy(given.features), torch.from_numpy(given.present).T)
+    mixed = blend(given)
+    value = np.einsum("nk,knc->nc", share.numpy(), given.values)
+    assert np.abs(value - mixed.value).max() < 0.01
+    carried = share[:, len(SPATIAL) :].sum(1) * torch.exp(-torch.expm1(expected.clamp(0, 5)) / 12)
+    assert np.allclose(carried.numpy(), mixed.confidence, atol=1e-4)
+    assert all(np.array_equal(array, shipped()[name]) for name, array in net.arrays().items())
+
+
+def test_a_mirror_in_time_is_its_own_inverse() -> None:
+    for order in mirrored_in_time():
+        assert sorted(order) == list(range(len(order)))
+        assert [order[i] for i in order] == list(range(len(order)))
+    assert len(mirrored_in_time()[1]) == len(shipped()["mean"])
+    assert len(PAIRS) == len({tuple(sorted(pair)) for pair in PAIRS})
+
+
+def test_a_fit_learns_which_candidate_is_right() -> None:
+    given = candidates(600)
+    values = torch.from_numpy(given.values.astype(np.float32)).permute(1, 0, 2)
+    data = Examples(values, torch.from_numpy(given.present).T, torch.from_numpy(given.features), values[:, 1])
+    net = Net.of(shipped())
+    before = mean_error(net, data)
+    fit(net, data, torch.ones(600), steps=60, rate=1e-2, seed=0)
+    assert mean_error(net, data) < 0.3 * before
+
+
+def clip() -> tuple[np.ndarray, np.ndarray]:
+    noise = np.random.default_rng(3).normal(0, 1, (SIDE, 2 * SIDE, 3)).astype(np.float32)
+    wide = np.rint(128 + cv2.GaussianBlur(noise, (0, 0), 2) * 300).clip(0, 255).astype(np.uint8)
+    video = np.stack([wide[:, t : t + SIDE] for t in range(FRAMES)])
+    mask = np.zeros(video.shape[:3], bool)
+    mask[:, 4:14, 5:17] = True
+    return video, mask
+
+
+def test_examples_are_known_pixels_and_none_that_are_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    video, mask = clip()
+    calls = []
+    gather = adapt._gather
+
+    def spy(video, hole, hidden, wanted, starts, rng):
+        calls.append((hidden.copy(), wanted.copy()))
+        return gather(video, hole, hidden, wanted, starts, rng)
+
+    monkeypatch.setattr(adapt, "_gather", spy)
+    propagate(video, mask, Adaptation(5))
+    assert len(calls) >= 3
+    held_out = calls[0][1]
+    assert held_out.any()
+    for number, (hidden, wanted) in enumerate(calls):
+        assert not (hidden & mask).any()
+        assert not (wanted & ~hidden).any()
+        assert number == 0 or not (wanted & held_out).any()
+
+
+def test_the_seed_decides_and_what_the_hole_holds_does_not() -> None:
+    video, mask = clip()
+    other = video.copy()
+    other[mask] = 255
+    notes: list[str] = []
+    first, second = (propagate(v, mask, Adaptation(5, notify=notes.append)) for v in (video, other))
+    assert np.array_equal(first.video, second.video)
+    assert np.array_equal(first.confidence, second.confidence)
+    assert notes[0] == notes[1]
+    assert "held-out known pixels" in notes[0]
+
+
+def test_adapted_weights_that_are_no_better_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    video, mask = clip()
+
+    def spoil(net, data, weight, steps, rate, seed):
+        with torch.no_grad():
+            net.last.bias[:-1] = torch.tensor([30.0, *[0.0] * (len(NAMES) - 1)])
+
+    notes: list[str] = []
+    monkeypatch.setattr(adapt, "fit", spoil)
+    filled = propagate(video, mask, Adaptation(5, notify=notes.append))
+    assert np.array_equal(filled.video, propagate(video, mask).video)
+    assert notes[0].endswith("so the fill is as without adapting.")
+    monkeypatch.setattr(adapt, "BETTER", 2.0)
+    filled = propagate(video, mask, Adaptation(5, notify=notes.append))
+    assert not np.array_equal(filled.video, propagate(video, mask).video)
+    assert notes[1].endswith("so the adapted weights are used.")
+
+
+def test_a_hole_without_room_beside_it_says_so() -> None:
+    video, mask = clip()
+    mask[:] = True
+    notes: list[str] = []
+    propagate(video, mask, Adaptation(5, notify=notes.append))
+    assert notes == ["adapt: no place for another hole of that shape, so the fill is as without adapting."]
+
+
+def test_the_budget_decides_frames_and_copies() -> None:
+    hole = np.zeros((100, 200, 300), bool)
+    hole[:, 50:100, 50:150] = True
+    frames, copies = Adaptation(60)._plan(hole)
+    assert (frames.stop - frames.start, copies) == (adapt.FRAMES, 9)
+    small, few = Adaptation(1)._plan(hole)
+    assert (small.stop - small.start, few) == (adapt.SHORTEST, adapt.COPIES[0])
