@@ -79,9 +79,11 @@ def accelerate(
     if objective == "fuse":
         tier = memory if isinstance(memory, str) and budget is None else "default"
         plan = Plan(everything=True, contiguous=not _is_channels_last(model), memory=tier)
-        vars(model)["_fastinpaint_layouts"] = _layouts(model)
+        before = _layouts(model)
         _put_unmeasured(model, plan, backend, Report(objective="fuse", how="fuse"))
-        _put_channels_innermost(model)
+        if name != "reference":  # which computes in the layout it is given
+            vars(model)["_fastinpaint_layouts"] = before
+            _put_channels_innermost(model)
         return model
     if (reason := _no_kernels(model)) is not None:
         warnings.warn(f"fastinpaint: the model stays as it is: {reason}", stacklevel=2)

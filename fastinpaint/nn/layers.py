@@ -79,7 +79,10 @@ class _Conv(_Layer, _ConvNd):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Where nobody looks on, what `forward` would do, by the layer's plan; else `forward` itself."""
-        weight = self._parameters.get("weight")  # none where a parametrization computes it
+        parameters = self.__dict__["_parameters"]
+        if type(parameters) is not dict:  # but what stands for it in a scripted layer
+            return super().__call__(*args, **kwargs)
+        weight = parameters.get("weight")  # none where a parametrization computes it
         if weight is None or len(args) != 1 or kwargs or not unobserved(self):
             return super().__call__(*args, **kwargs)
         (input,) = args
@@ -88,7 +91,7 @@ class _Conv(_Layer, _ConvNd):
             return super().__call__(*args, **kwargs)
         if self._fastinpaint_follows and not deferred:
             return super().__call__(*args, **kwargs)
-        bias, shape = self._parameters.get("bias"), input.shape
+        bias, shape = parameters.get("bias"), input.shape
         plans = self.__dict__.get("_fastinpaint_plans")
         plan = None if plans is None else plans.get(shape)
         question = (
@@ -229,13 +232,14 @@ class _Norm(_Layer, _BatchNorm):
             return super().__call__(*args, **kwargs)
         if not isinstance(args[0], Deferred):
             return self._by_torch(args[0]) if self._is_light(args[0]) else super().__call__(*args)
+        raw = None
         if self.training:
             raw = args[0].waiting_conv()
             if raw is not None and self._joins(raw, args[0]):
                 weight, bias = self._parameters["weight"], self._parameters["bias"]
                 running = self._running(self._buffers["running_mean"], self._buffers["running_var"])
                 found = raw.prepare(True, Norm(weight, bias, running, self.eps))
-        if found is None:
+        if found is None or raw is None:
             return super().__call__(*args, **kwargs)
         raw.finish(found, apply_node(*found))
         if raw.vectors is None:
@@ -258,7 +262,7 @@ class _Norm(_Layer, _BatchNorm):
         device = raw.device
         vectors = (parameters["weight"], parameters["bias"], buffers["running_mean"], buffers["running_var"])
         self._check_input_dim(input)
-        return all([v is None or (v.device == device and v.dtype in DTYPES) for v in vectors])
+        return all(v is None or (v.device == device and v.dtype in DTYPES) for v in vectors)
 
     def _fused(self, input: Map) -> Any:
         # each is read once: a parametrization computes it

@@ -132,9 +132,9 @@ class PendingConv(Raw):
     def finish(self, ran: tuple[Any, ...], found: tuple[Tensor, ...]) -> None:
         """Take what the node of `prepare` gave."""
         self.x = found[0]
-        if ran[0] is fused_bn.ConvNorm:
-            _, *vectors, self.var = found
-            self.vectors, self.measured = tuple(vectors), True  # type: ignore[assignment]
+        if len(found) > 3:  # `fused_bn.ConvNorm`; a compiler does not compare nodes
+            self.vectors, self.measured = (found[1], found[2], found[3]), True
+            self.var = found[4] if len(found) > 4 else None
         else:
             self.measured = ran[1].stats
             self._statistics = (found[1], found[2]) if self.measured else None

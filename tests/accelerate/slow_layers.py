@@ -51,7 +51,7 @@ def stock_is_slow(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
 
 @pytest.fixture
 def fused_is_slow(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
-    slowed(monkeypatch, layers._Conv, "_fused", clock)
+    slowed(monkeypatch, layers._Conv, "__call__", clock)
 
 
 @pytest.fixture

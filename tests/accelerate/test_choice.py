@@ -52,7 +52,7 @@ def test_the_model_stays_stock_where_that_is_faster(objective: str) -> None:
 def test_one_slow_layer_is_left_stock(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
     monkeypatch.setattr(search, "RUNS", 3)
     slowed(monkeypatch, nn.Conv2d, "_conv_forward", clock)
-    slowed(monkeypatch, layers._Conv, "_fused", clock, lambda conv, _: conv.kernel_size == (1, 1), 5 * SLOW)
+    slowed(monkeypatch, layers._Conv, "__call__", clock, lambda conv, _: conv.kernel_size == (1, 1), 5 * SLOW)
     net = fastinpaint.accelerate(network(), example=image())
     assert fused_layers(net) == ["0", "3"]
 

@@ -39,7 +39,8 @@ def finish(mean: Tensor, var: Tensor, norm: Norm, values: int) -> Normed:
     """`Normed` from a map's statistics, of so many values a channel; the running statistics follow, in place."""
     weight, bias, running, eps = norm
     scale, shift = torch.empty_like(mean), torch.empty_like(mean)
-    running_mean = running_var = tracked = momentum = 0
+    running_mean = running_var = tracked = 0
+    momentum: float | None = 0.0
     if running is not None:
         running_mean, running_var, momentum = running.mean.data_ptr(), running.var.data_ptr(), running.momentum
         tracked = 0 if running.tracked is None else running.tracked.data_ptr()

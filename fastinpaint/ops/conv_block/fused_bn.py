@@ -101,7 +101,7 @@ def _bwd(
     dmean: Tensor,
     dscale: Tensor,
     y: Tensor,
-    normed: list[Tensor],
+    normed: list[Any],
     norm_weight: Tensor | None,
     flat: Flat,
     relus: list[int],
@@ -117,8 +117,8 @@ def _bwd(
         module = torch_library.choose(backend, sources, weight, geometry)
         needed = (needs, needs_weight, needs_bias)
         grads, dweight, dbias, dnorm_weight = module.bwd_norm(
-            dy, dmean, dscale, y, Normed(*normed), norm_weight, sources, weight, geometry, *needed
-        )
+            dy, dmean, dscale, y, Normed(*normed[:VECTORS]), norm_weight, sources, weight, geometry, *needed
+        )  # fmt: skip
     return [empty_if_none(t, dy) for t in (*pack(grads, dweight, dbias, dy, module), dnorm_weight)]
 
 
@@ -151,9 +151,9 @@ class Kept(NamedTuple):
 
 
 class ConvNorm(torch.autograd.Function):
-    """``apply(kept, weight, bias, norm_weight, norm_bias, *flatten(sources)) -> (y, mean, scale, shift, var)``.
+    """``apply(kept, weight, bias, norm_weight, norm_bias, *flatten(sources)) -> (y, mean, scale, shift[, var])``.
 
-    var has no gradient, and is None where the backend keeps it to itself.
+    var, from backends that give it, has no gradient.
     """
 
     @staticmethod
@@ -187,8 +187,9 @@ class ConvNorm(torch.autograd.Function):
         mean, scale, shift, *others = normed  # shift is for the next layer alone
         vectors = (weight, double, norm_weight, norm_bias, mean, scale, *others, var)
         saved.remember(ctx, (*vectors, y if own is None else own, *(flat if recipes is None else recipes)))
-        if var is not None:
-            ctx.mark_non_differentiable(var)
+        if var is None:
+            return y, mean, scale, shift
+        ctx.mark_non_differentiable(var)
         return y, mean, scale, shift, var
 
     @staticmethod
@@ -199,11 +200,12 @@ class ConvNorm(torch.autograd.Function):
         assert y is not None
         assert mean is not None
         assert scale is not None
-        normed = Normed(mean, scale, scale, *others, ctx.eps)  # no backward reads shift
+        rstd, dvar_per_dscale, var = others
+        normed = Normed(mean, scale, scale, rstd, dvar_per_dscale, var, ctx.eps)  # no backward reads shift
         if torch.is_grad_enabled():
             forward = partial(_forward, ctx.call, ctx.eps)
             return (None, *saved.differentiate(forward, [weight, bias, norm_weight, norm_bias, *flat], upstream[:4]))
-        dy, dmean, dscale, dshift, _ = upstream
+        dy, dmean, dscale, dshift = upstream[:4]
         call, (_, needs_weight, needs_bias, needs_norm_weight, _, *of_flat) = ctx.call, ctx.needs_input_grad
         needs = [any(of_flat[5 * i : 5 * i + 5]) for i in range(len(call.relus))]
         dy = torch.zeros_like(y) if dy is None else dy
@@ -213,7 +215,7 @@ class ConvNorm(torch.autograd.Function):
         if not own:
             dmean, dscale = (torch.zeros_like(mean) if d is None else d for d in (dmean, dscale))
         if own or (
-            module is not None and can_bypass_dispatcher(dy, dmean, dscale, y, *others, norm_weight, weight, *flat)
+            module is not None and can_bypass_dispatcher(dy, dmean, dscale, y, mean, norm_weight, weight, *flat)
         ):
             with below_autograd(weight.device):
                 grads, dweight, dbias, dnorm_weight = module.bwd_norm(

@@ -70,7 +70,9 @@ def fwd_norm(
     mean = var = None
     sources = [native.dense_source(s) for s in sources]
     kernels, _, _ = select.select_kernels(sources, weight, geometry)
-    if kernels is not None:
+    if kernels not in select.DIRECT_KERNELS and any(source.relu > 1 for source in sources):
+        y = native.dense(reference.fwd(sources, weight, bias, geometry, False)[0])
+    elif kernels is not None:
         y, mean, var = kernels.fwd(sources, weight, bias, geometry, True)
     else:
         y = onednn.convolution(activation.materialise(sources), weight, bias, geometry)
@@ -120,6 +122,8 @@ def bwd(
     needs_bias: bool,
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None]:
     """The gradients of every source, of the weight and of the bias; y and mean are what `fwd` returned."""
+    if any(source.relu > 1 for source in sources) and not loads_activations(sources, weight, geometry):
+        return reference.bwd(dy, dmean, dvar, y, mean, sources, weight, geometry, needs, needs_weight, needs_bias)
     g = native.dense_source(upstream(dy, dmean, dvar, y, mean))
     grads, dweight = _bwd_from(g, sources, weight, geometry, needs, needs_weight)
     return grads, dweight, _bias_grad(dy, dmean, weight) if needs_bias else None
@@ -160,8 +164,8 @@ def _bwd_from(
     needs_input = any(needs)
     _, own_dgrad, own_wgrad = select.select_kernels(sources, weight, geometry)
     if any(source.relu > 1 for source in sources) and not loads_activations(sources, weight, geometry):
-        upstreams = (dy, dmean, dvar, y, mean)
-        return reference.bwd(*upstreams, sources, weight, geometry, needs, needs_weight, needs_bias)
+        upstreams = (activation.materialise([g]), None, None, None, None)
+        return reference.bwd(*upstreams, sources, weight, geometry, needs, needs_weight, False)[:2]
     if needs_input and own_dgrad is not None:
         grads = own_dgrad.dgrad(g, sources, weight, geometry, needs)
     if needs_weight and own_wgrad is not None:
