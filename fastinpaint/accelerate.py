@@ -81,7 +81,7 @@ def accelerate(
         plan = Plan(everything=True, contiguous=not _is_channels_last(model), memory=tier)
         before = _layouts(model)
         _put_unmeasured(model, plan, backend, Report(objective="fuse", how="fuse"))
-        if name != "reference":  # which computes in the layout it is given
+        if name in ("auto", "cpu"):
             vars(model)["_fastinpaint_layouts"] = before
             _put_channels_innermost(model)
         return model
@@ -171,11 +171,12 @@ def _put_unmeasured(model: nn.Module, plan: Plan, backend: str, report: Report) 
 
 
 def _put_channels_innermost(model: nn.Module) -> None:
-    """The weights of the fused convolutions, once and not in every pass: their kernels read channels-last maps."""
+    """The weights of the fused convolutions, once and not in every pass: oneDNN reads them so beside our maps."""
     for module in model.modules():
-        weight = vars(module)["_parameters"].get("weight")
-        if isinstance(module, nn.modules.conv._ConvNd) and "_fastinpaint" in vars(module) and weight is not None:
-            layout.set_layout(weight, True)
+        if isinstance(module, nn.modules.conv._ConvNd) and "_fastinpaint" in vars(module):
+            weight = module._parameters.get("weight")  # none where a parametrization computes it
+            if weight is not None and weight.device.type == "cpu":
+                layout.set_layout(weight, True)
 
 
 def _is_channels_last(model: nn.Module) -> bool:
