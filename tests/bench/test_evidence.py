@@ -1,4 +1,4 @@
-"""What is made of measurements: the report, the comparison of two runs, and the command that checks a GPU."""
+"""The report of measurements, the comparison of two runs, and the command that checks a GPU."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fastinpaint.data.crops import BoxCrop, Crop, FaceCrop, Square, agreed_face, around, resize
+from fastinpaint.data.crops import BoxCrop, Crop, FaceCrop, Square, agreed_face, resize, square_around
 from fastinpaint.errors import UserError
 
 
@@ -151,9 +151,9 @@ def test_agreement_needs_half_of_the_looks() -> None:
 
 
 def test_the_square_stays_in_the_frame() -> None:
-    assert around(np.array([10, 10, 40]), 100, 200) == (0, 0, 60)
-    assert around(np.array([195, 95, 40]), 100, 200) == (140, 40, 60)
-    assert around(np.array([100, 50, 90]), 100, 200) == (50, 0, 100)
+    assert square_around(np.array([10, 10, 40]), 100, 200) == (0, 0, 60)
+    assert square_around(np.array([195, 95, 40]), 100, 200) == (140, 40, 60)
+    assert square_around(np.array([100, 50, 90]), 100, 200) == (50, 0, 100)
 
 
 def test_opencv_without_cascades_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Rendered clips: seeded, moving, and learnable: what a hole hides can be told from what is seen."""
+"""Rendered clips are seeded, move, and can be learnt: visible pixels determine what a hole hides."""
 
 from __future__ import annotations
 

@@ -264,7 +264,7 @@ def test_broken_image(clip: Clip) -> None:
 
 def test_side_data_of_a_kind_that_pyav_lacks_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "a.tiff"
-    cv2.imwrite(str(path), np.zeros((8, 8, 3), np.uint8))  # whose resolution FFmpeg hands out as EXIF
+    cv2.imwrite(str(path), np.zeros((8, 8, 3), np.uint8))  # FFmpeg reports its resolution as EXIF
     with av.open(str(path)) as file:
         picture = next(file.decode(video=0))
         assert side_data(picture) == {}

@@ -1,10 +1,10 @@
-"""Measures fills without weights on clips, by clip and kind of hole, for the tables of docs/quality.md.
+"""Measures completion without weights by clip and kind of hole, for the tables of docs/quality.md.
 
-    python -m tools.quality.measure rows CLIPS ROWS.jsonl [NAME ...]   # measure, a row for each clip and kind
+    python -m tools.quality.measure rows CLIPS ROWS.jsonl [NAME ...]   # measure, one row per clip and kind
     python -m tools.quality.measure table ROWS.jsonl                   # print the rows as Markdown
 
-Mean absolute error inside the holes, 0 to 255: the first 32 frames of each clip's middle square at 128x128, holes from
-seed 0, as `fastinpaint evaluate --video CLIP --frames 32` draws them.
+The figure is the mean absolute error inside the holes, 0 to 255, on the first 32 frames of each clip's centre square at
+128x128, with the holes of `fastinpaint evaluate --video CLIP --frames 32` (seed 0).
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ TRAINED_ON = (
     "scenes/intel_prev_store-aisle-detection.gif",
     "everyday/sam2_01_dog.mp4",
 )
-"""The clips whose hidden pixels taught the mixing network (`tools.blend.train`)."""
+"""The clips that the blending network was trained on (`tools.blend.train`)."""
 SETS = {"held out": HELD_OUT, "trained on": TRAINED_ON}
 
 
 def measure(clips: Path, rows: Path, names: list[str]) -> None:
-    """Append a row for each clip and kind."""
+    """Append one row per clip and kind."""
     for name in names or [*HELD_OUT, *TRAINED_ON]:
         video = read_clip(clips / name, FRAMES, SIZE)
         for kind in HOLE_KINDS:
@@ -67,7 +67,7 @@ def measure(clips: Path, rows: Path, names: list[str]) -> None:
 
 
 def table(rows: Path) -> str:
-    """Errors clip by clip, and the means of both sets."""
+    """A table of errors by clip, and the means of both sets."""
     found = [json.loads(line) for line in rows.read_text().splitlines()]
     latest = {(row["clip"], row["holes"]): row["errors"] for row in found}
     head = " | ".join(f"{kind}: {', '.join(METHODS)}" for kind in HOLE_KINDS)
