@@ -36,9 +36,10 @@ def accelerate(
 ) -> Model:
     """Make a model's training step, or its inference, as fast as this library and stock torch can, in place.
 
-    Layers are fused where that was measured to pay, here, at the shapes of the example or of the model's first call:
-    each convolution with its batch norm and ReLU, then the whole step in turns with the untouched model in both memory
-    layouts. The result is never slower than the better of those two, and keeps no more for backward.
+    Each convolution is timed fused with its norm and activation, and stock, at the shapes of the example or of the
+    model's first call. Then the whole step is timed in turns with the untouched model in both memory layouts. A fused
+    layer stays where it pays. The result is not slower than the better stock layout, within what timings show, and
+    keeps no more for backward.
 
     Modules keep their identity: names, parameters, buffers, ``state_dict`` and optimiser state stay as they are, and
     checkpoints go both ways. Inside the model activations are deferred; what the model returns, what its foreign layers
@@ -50,9 +51,9 @@ def accelerate(
     tracers, checkpoints, functorch or in one of several processes. There, and with ``FASTINPAINT_TUNE=0``, the rules of
     `fastinpaint.acceleration.rules` choose.
 
-    Weights and activations may become channels-last, as after ``model.to(memory_format=torch.channels_last)``. The
-    gradient of an inner activation is to be watched by a hook of its module, or by ``retain_grad`` before another layer
-    reads it. ``torch.jit.script`` and ``torch.fx`` take the plain model: script or trace it first, or `restore` it.
+    Weights and activations may become channels-last, as after ``model.to(memory_format=torch.channels_last)``. To see
+    the gradient of an inner activation, put a hook on its module, or call ``retain_grad`` before another layer reads
+    it. ``torch.jit.script`` and ``torch.fx`` take the plain model: script or trace it first, or `restore` it.
 
     Args:
         model: any ``nn.Module``; changed and returned. An accelerated model may be given again with other options.

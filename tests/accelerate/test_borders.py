@@ -131,7 +131,7 @@ class Checkpointed(nn.Module):
 def test_checkpointing(way: str, reentrant: bool, memory: str) -> None:
     torch.manual_seed(0)
     net = Checkpointed(way, reentrant).double()
-    # everything fused is refused where the checkpoint is an autograd.Function; a trial finds out
+    # fusing everything fails if the checkpoint is an autograd.Function; a trial detects that
     fast = fastinpaint.accelerate(copy.deepcopy(net), memory=memory, objective="speed" if reentrant else "fuse")
     assert_same_step(fast, net, small(2, 1, 6, 6).requires_grad_())
 

@@ -65,7 +65,7 @@ class Doubling(torch.autograd.Function):
 
 
 class Apart(torch.autograd.Function):
-    """In the newer style, with `setup_context`."""
+    """An autograd.Function in the newer style, with `setup_context`."""
 
     @staticmethod
     def forward(x):
@@ -132,7 +132,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_measuring_finds_the_readers_that_need_plain_tensors(reader: str) -> None:
     net = network({**READERS, **FUNCTIONS}[reader])
     fast = fastinpaint.accelerate(copy.deepcopy(net), example=image())
-    if reader == "reentrant checkpoint":  # which torch.autograd.grad does not take
+    if reader == "reentrant checkpoint":  # not supported by torch.autograd.grad
         assert "was not measured" in fast.fastinpaint_report.notes[0]
     else:
         assert fast.fastinpaint_report.notes in ([], ["code of the model calls view, so activations stay contiguous."])
@@ -154,7 +154,7 @@ def test_the_rules_find_the_readers_that_need_plain_tensors(reader: str) -> None
 def test_fused_without_a_trial_a_dropped_gradient_is_refused(reader: str) -> None:
     fast = fastinpaint.accelerate(network(FUNCTIONS[reader]), objective="fuse")
     sentence = r"layer 'bn', whose gradient it would drop; give it fastinpaint\.nn\.plain"
-    if reader == "torch.jit.script":  # which loses the sentence of an error
+    if reader == "torch.jit.script":  # loses the error message
         with pytest.warns(RuntimeWarning, match=sentence), pytest.raises(RuntimeError, match="TorchScript"):
             fast(image())
     else:

@@ -56,7 +56,7 @@ def test_kept_bytes_count_each_storage_once_and_no_parameter():
 
 
 def test_kept_bytes_lets_what_it_counted_go():
-    # exp keeps its own result: kept with its history, its node would keep itself
+    # exp saves its own result; saving it with its history would keep the node alive
     x, nodes = torch.ones(10, requires_grad=True), weakref.WeakSet()
 
     def forward() -> torch.Tensor:

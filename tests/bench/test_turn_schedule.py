@@ -23,7 +23,7 @@ def timing(p50: float) -> Timing:
 
 
 def schedule(**turns: list[float]) -> TurnSchedule:
-    """Of one case, with these medians of each contender."""
+    """A schedule of one case, with these medians of each contender."""
     made = TurnSchedule(2, 4, LATER)
     for contender, medians in turns.items():
         for p50 in medians:
@@ -45,7 +45,7 @@ def test_a_case_comes_round_until_all_its_contenders_repeat():
     assert not schedule(a=[1.0, 1.0], b=[2.0, 2.05]).wanted("case", 2)
     unsteady = schedule(a=[1.0, 1.0], b=[2.0, 2.2])
     assert unsteady.wanted("case", 2)
-    unsteady.add("case", "a", timing(0.8))  # what one of them came to does not change the answer to the other
+    unsteady.add("case", "a", timing(0.8))  # one contender's result does not change the answer for another
     assert unsteady.wanted("case", 2)
     assert unsteady.wanted("another", 0)
 

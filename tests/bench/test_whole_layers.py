@@ -49,7 +49,7 @@ def test_the_layers_make_up_the_net():
 
 
 def parameters(layer):
-    """Of the layer and of the guidance it holds."""
+    """The multiply-adds of the layer and its guidance."""
     yield from layer.case.module.parameters()
     if layer.guidance is not None:
         yield from layer.guidance.module.parameters()

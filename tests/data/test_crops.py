@@ -1,4 +1,4 @@
-"""Crops: where the square lies, how it is resized, and faces found by the real cascade in drawn faces."""
+"""Crops: the place and the resizing of the square, and drawn faces found by the real cascade."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_one_square_holds_the_face_in_every_frame() -> None:
 
 
 def test_the_square_is_smooth_over_time() -> None:
-    """Overlapping samples of a face that stands still get nearly the same square."""
+    """Overlapping samples of a still face get nearly the same square."""
     rng = np.random.default_rng(0)
     crop = FaceCrop(64, 16)
     video = face_video([(150, 120)] * 24).astype(int) + rng.integers(-6, 7, (24, 240, 320, 3))

@@ -1,4 +1,4 @@
-"""`prepare`: whole runs on small clips written here."""
+"""`prepare`: complete runs on small generated clips."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def test_stopped_leaves_no_half_file_and_continues(
 
 
 def test_killed_and_continued(clips: Path, tmp_path: Path) -> None:
-    """kill -9 in the middle of a clip: the half array is cleared away, what was finished is kept."""
+    """kill -9 in the middle of a clip: the partial array is removed, finished clips are kept."""
     data, fresh = tmp_path / "data", tmp_path / "fresh"
     slow = (
         "import sys, time; from fastinpaint.data.store import ClipWriter; from fastinpaint.data.prepare import *\n"
@@ -208,7 +208,7 @@ def test_killed_and_continued(clips: Path, tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", slow, str(clips), str(data)], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        os.kill(process.pid, signal.SIGSTOP)  # so that nothing changes between the look and the kill
+        os.kill(process.pid, signal.SIGSTOP)  # so that nothing changes between the check and the kill
         if len(list(data.glob("clips/*.json"))) >= 2 and list(data.glob("clips/.*.part")):
             break
         os.kill(process.pid, signal.SIGCONT)

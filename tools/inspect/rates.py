@@ -3,10 +3,10 @@
 Sources:
     [guide]   NVIDIA, CUDA C++ Programming Guide, "Arithmetic Instructions": results per cycle and multiprocessor.
     [hopper]  NVIDIA H100 Tensor Core GPU Architecture (white paper): 989.4 TFLOP/s of dense bf16 on 132
-              multiprocessors at 1.83 GHz are 4096 FLOP a cycle and multiprocessor.
+              multiprocessors at 1.83 GHz are 4096 FLOP per cycle and multiprocessor.
     [ampere]  NVIDIA A100 Tensor Core GPU Architecture (white paper): 312 TFLOP/s of dense bf16 on 108 multiprocessors
-              at 1.41 GHz are 2048 FLOP a cycle; L2 reads 5120 bytes a cycle.
-    [ada]     NVIDIA L40S data sheet: 362 TFLOP/s of dense bf16 on 142 multiprocessors at 2.52 GHz are 1024 FLOP a
+              at 1.41 GHz are 2048 FLOP per cycle; L2 reads 5120 bytes per cycle.
+    [ada]     NVIDIA L40S data sheet: 362 TFLOP/s of dense bf16 on 142 multiprocessors at 2.52 GHz are 1024 FLOP per
               cycle. GeForce cards of the same chip accumulate float32 at half that rate.
     [mma]     Luo et al., "Benchmarking and Dissecting the Nvidia Hopper GPU Architecture via Microbenchmarking",
               arXiv:2402.13499: mma.sync reaches 62.9 % of wgmma's peak on average.

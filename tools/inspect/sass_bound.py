@@ -266,7 +266,7 @@ def main(argv: list[str] | None = None) -> None:
     name, graph = find_kernel(text, arguments.name)
     copied = tiles(*map(int, arguments.copied.split("x"))) if arguments.copied else NOTHING
     found = loop_cost(main_loop(graph), arguments.warps, rates.CHIPS[arguments.arch], copied=copied)
-    print(f"{name}: bound {found.bound:.2f}, by {found.limit}; tensor {found.tensor:.0f} cycles an iteration")
+    print(f"{name}: bound {found.bound:.2f}, by {found.limit}; tensor {found.tensor:.0f} cycles per iteration")
     for what, cycles in sorted(found.busy.items(), key=lambda item: -item[1]):
         print(f"  {what:10} {cycles:8.0f}")
 
