@@ -57,13 +57,8 @@ def fused_is_slow(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
 
 @pytest.fixture
 def contiguous_is_slow(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
-<<<<<<< HEAD
-    """Stock convolutions of contiguous maps are."""
-    slowed(monkeypatch, nn.Conv2d, "_conv_forward", clock, lambda _, x, *rest: x.shape[1] > 3 and x.is_contiguous())
-=======
     """Make stock convolutions of contiguous maps slow."""
-    slowed(monkeypatch, nn.Conv2d, "_conv_forward", clock, lambda _, x: x.shape[1] > 3 and x.is_contiguous())
->>>>>>> main
+    slowed(monkeypatch, nn.Conv2d, "_conv_forward", clock, lambda _, x, *rest: x.shape[1] > 3 and x.is_contiguous())
 
 
 def slowed(
