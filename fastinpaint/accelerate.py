@@ -80,7 +80,11 @@ def accelerate(
     if objective == "fuse":
         tier = memory if isinstance(memory, str) and budget is None else "default"
         plan = Plan(everything=True, contiguous=not _is_channels_last(model), memory=tier)
+        before = _layouts(model)
         _put_unmeasured(model, plan, backend, Report(objective="fuse", how="fuse"))
+        if name in ("auto", "cpu"):
+            vars(model)["_fastinpaint_layouts"] = before
+            _put_channels_innermost(model)
         return model
     if (reason := _no_kernels(model)) is not None:
         warnings.warn(f"fastinpaint: the model stays as it is: {reason}", stacklevel=2)
@@ -165,6 +169,15 @@ def _rule_rows(model: nn.Module, plan: Plan) -> list[Layer]:
 def _put_unmeasured(model: nn.Module, plan: Plan, backend: str, report: Report) -> None:
     report.swapped, report.left = swap(model, plan, backend)
     model.fastinpaint_report = report  # type: ignore[assignment]
+
+
+def _put_channels_innermost(model: nn.Module) -> None:
+    """The weights of the fused convolutions, once and not in every pass: oneDNN reads them so beside our maps."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.conv._ConvNd) and "_fastinpaint" in vars(module):
+            weight = module._parameters.get("weight")  # none where a parametrization computes it
+            if weight is not None and weight.device.type == "cpu":
+                layout.set_layout(weight, True)
 
 
 def _is_channels_last(model: nn.Module) -> bool:
