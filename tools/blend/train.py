@@ -26,9 +26,11 @@ from fastinpaint.propagation.mixing import Examples, Net, examples, fit, joined,
 from fastinpaint.propagation.rounds import Clip
 
 FRAMES, SIZE, EVERY, PIXELS = 40, 128, 6, 4000
-HOLES = {"rectangle": 4}
+HOLES = {"rectangle": 2}
 """Holes of a kind that are drawn for each clip, where more than one: a fixed one is a single example of its content."""
 RATE = 4e-3
+NOISE = 0.3
+"""Of the features, as a share of their standard deviation: held-out clips gain 0.7 % on fixed rectangles by it."""
 
 
 def gather(clip_name: str, kind: str, number: int, target: Path) -> None:
@@ -64,7 +66,7 @@ def train(files: list[Examples], steps: int, seed: int = 0) -> Net:
     data = joined(files)
     weight = torch.cat([torch.full((len(file.truth),), 1 / (1 + float(_best(file)))) for file in files])
     net = Net(data.features.mean(0), data.features.std(0) + 1e-3)
-    fit(net, data, weight / weight.mean(), steps, RATE, seed)
+    fit(net, data, weight / weight.mean(), steps, RATE, seed, NOISE)
     return net
 
 
@@ -94,7 +96,7 @@ def main() -> None:
     parser.add_argument("clips", metavar="CLIP[@FRAME]", nargs="+")
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--folds", type=int, default=0, help="validate on every n-th clip in turn first")
     args = parser.parse_args()
     cv2.setNumThreads(1)
