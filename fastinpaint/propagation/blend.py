@@ -23,7 +23,7 @@ USUAL = 3.0
 
 CAUTION = 0.3
 """Share that OpenCV's two fills have of a pixel of which nothing is known. It makes the worst clips less bad: on clips
-left out of training, fixed rectangles gain 0.8 % by it, and clips more than 3 % worse than Telea fall from 12 to 8 of 52."""
+left out of training, fixed rectangles gain 0.8 %, and those more than 3 % worse than Telea fall from 12 to 8 of 52."""
 
 Weights = dict[str, np.ndarray]
 """`mean` and `std` of the features ``[F]``; `a1`, `b1`, `a2`, `b2`, `a3`, `b3` of `blend`; all float32."""

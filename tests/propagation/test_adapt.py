@@ -109,7 +109,7 @@ def test_adapted_weights_that_are_no_better_are_not_used(monkeypatch: pytest.Mon
     filled = propagate(video, mask, Adaptation(5, notify=notes.append))
     assert np.array_equal(filled.video, propagate(video, mask).video)
     assert notes[0].endswith("so the fill is as without adapting.")
-    monkeypatch.setattr(adapt, "BETTER", 2.0)
+    monkeypatch.setattr(adapt, "BETTER", 1e9)
     filled = propagate(video, mask, Adaptation(5, notify=notes.append))
     assert not np.array_equal(filled.video, propagate(video, mask).video)
     assert notes[1].endswith("so the adapted weights are used.")
