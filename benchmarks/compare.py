@@ -1,9 +1,9 @@
-"""Two runs of the suite, case by case: which medians did not repeat.
+"""Compares two runs of the suite case by case and prints the medians that did not repeat.
 
     python -m benchmarks.compare FIRST.jsonl SECOND.jsonl [--mark]
 
-Prints the cases whose medians are more than 5 % apart. ``--mark`` also marks their rows noisy in both files, with the
-other run's median as ``repeat_p50``.
+A case did not repeat if its medians differ by more than 5 %. ``--mark`` also marks such rows as noisy in both files,
+and adds the other run's median as ``repeat_p50``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def timed(found: list[Row]) -> dict[Key, Row]:
 
 
 def mark(path: Path, other: dict[Key, Row], apart: list[Key]) -> None:
-    """Mark rows of a file noisy; the file is replaced whole or not at all."""
+    """Mark rows of a file as noisy. The file is replaced atomically."""
     found = rows.read([path])
     for key, row in timed(found).items():
         if key in other:
@@ -39,7 +39,7 @@ def mark(path: Path, other: dict[Key, Row], apart: list[Key]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print what did not repeat; 0 even then, for that is no error."""
+    """Print what did not repeat. Returns 0 even then, because it is not an error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("first", type=Path)
     parser.add_argument("second", type=Path)

@@ -1,14 +1,14 @@
-"""What every benchmark shares: where it runs, how it is timed, and the row it leaves.
+"""Shared by all benchmarks: the device, the timing, and the rows of results.
 
     pytest benchmarks --benchmark-only                      on the CPU, in minutes
     pytest benchmarks --benchmark-only --device cuda        at the paper's size and beyond, in bfloat16
 
-Each benchmark checks its result against plain PyTorch before it is timed. Ops and layers come round in several turns
-(`benchmarks.visits`), of which the fastest makes the row. Rows are appended to
-``benchmarks/results/<commit>-<device>.jsonl`` (another file by ``--rows``); `benchmarks.compare` compares two runs.
+Each benchmark compares its result with plain PyTorch before it is timed. Ops and layers are timed in several turns
+(`benchmarks.turn_schedule`), and the fastest turn becomes the row. Rows are appended to
+``benchmarks/results/<commit>-<device>.jsonl`` (or the file of ``--rows``). `benchmarks.compare` compares two runs.
 
-``peak_bytes`` and ``kept_bytes`` of an op or a layer are what torch allocates during one call, and what autograd keeps
-of it. ``peak_bytes`` of a step is the resident memory of a fresh process that trains, on a GPU the memory allocated.
+For ops and layers, ``peak_bytes`` is what torch allocates during one call, and ``kept_bytes`` what autograd keeps of
+it. For a step, ``peak_bytes`` is the resident memory of a new process that trains; on a GPU it is the allocated memory.
 """
 
 from __future__ import annotations
@@ -21,14 +21,17 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.visits import MINUTES, TURNS, Visits
+from benchmarks.turn_schedule import MINUTES, TURNS, TurnSchedule
 from fastinpaint.bench import rows
 from fastinpaint.bench.contenders import BACKENDS, Workload
 from fastinpaint.bench.machine import ceilings, commit, describe, rates, synchronise
 from fastinpaint.bench.measure import Timing, allocated_bytes, device_times
 
 LEAST, MOST = 6, 200  # timed rounds of a benchmark in one turn
-VISITS, WAITING = pytest.StashKey[Visits](), pytest.StashKey[dict[tuple[str, str], tuple[Path, dict[str, Any]]]]()
+SCHEDULE, WAITING = (
+    pytest.StashKey[TurnSchedule](),
+    pytest.StashKey[dict[tuple[str, str], tuple[Path, dict[str, Any]]]](),
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,45 +50,45 @@ def pytest_configure(config: pytest.Config) -> None:
     least, most = (
         config.getoption("--turns") or TURNS["cuda" if config.getoption("--device").startswith("cuda") else "cpu"]
     )
-    config.stash[VISITS] = Visits(least, max(least, most), time.monotonic() + 60 * MINUTES)
+    config.stash[SCHEDULE] = TurnSchedule(least, max(least, most), time.monotonic() + 60 * MINUTES)
     config.stash[WAITING] = {}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.definition.get_closest_marker("in_turns") is not None:
-        turns = range(metafunc.config.stash[VISITS].most)
+        turns = range(metafunc.config.stash[SCHEDULE].most)
         metafunc.parametrize("turn", turns, indirect=True, ids=lambda turn: f"turn{turn + 1}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Turn by turn, all contenders of a case one after another; a GPU's backends by themselves on a GPU alone."""
+    """Sort by turn, with a case's contenders one after another. Single GPU backends are deselected on a CPU."""
     if not config.getoption("--device").startswith("cuda"):
         items[:] = [item for item in items if BACKENDS.keys().isdisjoint(map(str, parameters_of(item).values()))]
     items.sort(key=lambda item: parameters_of(item).get("turn", 0))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Leave the rows of whatever might have had another turn."""
+    """Write the rows of the cases that could have had another turn."""
     for path, row in session.config.stash[WAITING].values():
         rows.append(path, [row])
 
 
 def parameters_of(item: pytest.Item) -> dict[str, Any]:
-    """What a test was parametrised with."""
+    """The parameters of a test."""
     return dict(item.callspec.params) if hasattr(item, "callspec") else {}
 
 
 @pytest.fixture(autouse=True)
 def turn(request: pytest.FixtureRequest) -> int:
-    """Which turn this is, from 0; one that is not needed is skipped before anything is built."""
+    """The number of this turn, from 0. An unnecessary turn is skipped before anything is built."""
     number = getattr(request, "param", 0)
-    if not request.config.stash[VISITS].wanted(case_of(request.node), number):
+    if not request.config.stash[SCHEDULE].wanted(case_of(request.node), number):
         pytest.skip("no further turn: the fastest was repeated, or the time is up")
     return number
 
 
 def case_of(item: pytest.Item) -> tuple[Any, ...]:
-    """What contenders are compared on."""
+    """The case, on which contenders are compared."""
     given = parameters_of(item)
     return (
         item.nodeid.partition("[")[0],
@@ -107,7 +110,7 @@ def workload(request: pytest.FixtureRequest) -> Workload:
 
 @pytest.fixture(scope="session")
 def rows_file(request: pytest.FixtureRequest, workload: Workload) -> Path:
-    """Where the rows of this run go."""
+    """The file of this run's rows."""
     name = f"{commit()}-{workload.device.split(':')[0]}.jsonl"
     return request.config.getoption("--rows") or Path(__file__).parent / "results" / name
 
@@ -116,13 +119,13 @@ def rows_file(request: pytest.FixtureRequest, workload: Workload) -> Path:
 def measure(
     benchmark: Any, request: pytest.FixtureRequest, workload: Workload, rows_file: Path, turn: int
 ) -> Callable[..., Timing]:
-    """Times a callable and appends its row: percentiles, rates, percent of this machine's floor, memory, versions.
+    """Time a callable and append its row: percentiles, rates, percent of this machine's floor, memory, versions.
 
-    Ops and layers are timed on a GPU by its own clock with a cold cache; all else by the wall clock around one call.
+    On a GPU, ops and layers are timed by the GPU's clock with a cold cache. All else uses the wall clock per call.
     """
     device = torch.device(workload.device)
     seconds = request.config.getoption("--rounds-seconds")
-    visits, waiting = request.config.stash[VISITS], request.config.stash[WAITING]
+    schedule, waiting = request.config.stash[SCHEDULE], request.config.stash[WAITING]
 
     def run(work: Callable[[], Any], case: str, contender: str, flops: int = 0, moved: int = 0, **more: Any) -> Timing:
         def synchronised() -> None:
@@ -137,7 +140,7 @@ def measure(
         benchmark.group = case
         benchmark.pedantic(synchronised, rounds=rounds)
         by_device = device.type == "cuda" and more.get("kind") in ("op", "layer")
-        turns = visits.add(
+        turns = schedule.add(
             case_of(request.node),
             contender,
             Timing.of(device_times(work, device, rounds) if by_device else benchmark.stats.stats.data),
@@ -163,7 +166,7 @@ def measure(
         }
         benchmark.extra_info.update(row)
         row = describe(device) | row
-        if request.node.get_closest_marker("in_turns") is not None and turn + 1 < visits.most:
+        if request.node.get_closest_marker("in_turns") is not None and turn + 1 < schedule.most:
             waiting[case, contender] = rows_file, row
         else:
             rows.append(rows_file, [row])
@@ -174,7 +177,7 @@ def measure(
 
 @pytest.fixture
 def leave_out(workload: Workload, rows_file: Path, turn: int) -> Callable[[str, str, str], None]:
-    """Leaves a row that says why a contender was not measured, and skips."""
+    """Write a row with the reason why a contender is not measured, and skip it."""
 
     def skip(case: str, contender: str, reason: str) -> None:
         machine = describe(torch.device(workload.device))

@@ -1,4 +1,4 @@
-"""cuDNN's own fusion of batch norm and ReLU (its graph pattern NormAddRelu), by the package nvidia-cudnn-frontend."""
+"""cuDNN's own fusion of batch norm and ReLU (graph pattern NormAddRelu), through nvidia-cudnn-frontend."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def why_not(device: torch.device) -> str | None:
 
 
 class Graph(NamedTuple):
-    """The pattern as cuDNN's frontend knows it, before any plan is made for it.
+    """The pattern in cuDNN's frontend, before a plan is built.
 
     Attributes:
         graph: the `cudnn.pygraph`.
-        pack: the given tensors by their nodes, which is how a graph is called.
+        pack: the input tensors by node, to call the graph with.
         result: the node of y.
-        statistics: the nodes of the saved mean and inverse deviation and of both next running statistics.
+        statistics: the nodes of the saved mean and rstd, and of both updated running statistics.
     """
 
     graph: Any
@@ -38,7 +38,7 @@ class Graph(NamedTuple):
 
 
 def define(x: Tensor, weight: Tensor, bias: Tensor, handle: Any = None) -> Graph:
-    """Batch norm with x's own statistics, then ReLU; needs no device."""
+    """Define batch norm with x's own statistics, then ReLU. Needs no device."""
     import cudnn
 
     wide = cudnn.data_type.FLOAT
@@ -51,20 +51,20 @@ def define(x: Tensor, weight: Tensor, bias: Tensor, handle: Any = None) -> Graph
         "bias": bias.view(vector),
         "in_running_mean": torch.zeros(vector, device=x.device),
         "in_running_var": torch.ones(vector, device=x.device),
-        "epsilon": torch.full((1, 1, 1, 1), EPS),  # these two stay on the host
+        "epsilon": torch.full((1, 1, 1, 1), EPS),  # both stay on the host
         "momentum": torch.full((1, 1, 1, 1), MOMENTUM),
     }
     nodes = {name: graph.tensor_like(tensor) for name, tensor in given.items()}
     normalised, *statistics = graph.batchnorm(name="norm", **nodes)
     result = graph.relu(name="relu", input=normalised)
-    result.set_output(True).set_dim(list(x.shape)).set_stride(list(x.stride()))  # else some versions infer contiguous
+    result.set_output(True).set_dim(list(x.shape)).set_stride(list(x.stride()))  # not inferred by all versions
     for node in statistics:
         node.set_output(True).set_data_type(wide).set_dim(list(vector)).set_stride([x.shape[1], 1, 1, 1])
     return Graph(graph, {nodes[name]: tensor for name, tensor in given.items()}, result, statistics)
 
 
 def norm_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Callable[[], Tensor]:
-    """A call that normalises x ``[N, C, H, W]``, channels-last, with its batch statistics, and applies ReLU.
+    """Return a callable that normalises x ``[N, C, H, W]`` (channels-last) by its batch statistics and applies ReLU.
 
     Args:
         x: bfloat16 or float16, on a CUDA device.

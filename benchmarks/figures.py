@@ -1,10 +1,10 @@
-"""Every CPU figure that the README and docs show, measured on a quiet machine, in one command: ``make figures``.
+"""Measures every CPU figure of the README and docs on a quiet machine: ``make figures``.
 
     python -m benchmarks.figures [PART ...] [--again] [--threads N]
 
-Parts run in the order below, each in a process of its own. A part that was finished is not run again (``--again`` runs
-it all the same), so that what was stopped goes on with the part it was in. Rows go to ``benchmarks/results``, logs to
-``build/figures``, pictures to ``docs/pictures``. Three quarters of an hour is what two cores should take, by estimate.
+Parts run in the order below, each in a separate process. Finished parts are not run again (except with ``--again``), so
+a stopped run can be resumed. Rows go to ``benchmarks/results``, logs to ``build/figures``, pictures to
+``docs/pictures``. The estimated time is three quarters of an hour on two cores.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STEP_CONTENDERS = ("eager", "eager channels-last", "compile", *OURS)
 
 
 def parts(date: str) -> dict[str, list[list[str]]]:
-    """The commands of each part, in order of what matters most."""
+    """The commands of each part, most important first."""
     python = [sys.executable, "-m"]
     suite, repeat = (str(RESULTS / f"{date}-{name}.jsonl") for name in ("suite", "suite-repeat"))
     pytest = [*python, "pytest", "benchmarks", "--benchmark-only", "-q", "--benchmark-columns", "median"]
@@ -47,7 +47,7 @@ def parts(date: str) -> dict[str, list[list[str]]]:
         "layers": [[*python, "benchmarks.layers", "--frames", "8"]],
         "frames": [[*budget, "--axes", "frames"]],
         "report": [[*python, "benchmarks.report", "--out", str(ROOT / "build" / "report")]],
-        # not among those that run when none is named: neither says anything of time, nor minds company
+        # these run only by name: they measure no times, so the machine need not be quiet
         "sizes": [[*budget, "--axes", "size", "r"]],
         "convergence": [converge],
     }
@@ -57,7 +57,7 @@ QUIET = ("step8", "step32", "suite", "repeat", "swap", "layers", "frames", "repo
 
 
 def run(name: str, commands: list[list[str]], environment: dict[str, str]) -> bool:
-    """Run a part; its output goes to its log as it comes. Whether all of it succeeded."""
+    """Run a part with its output in its log. Returns whether all commands succeeded."""
     log, start, good = LOGS / f"{name}.log", time.monotonic(), True
     with log.open("w") as file:
         for command in commands:
@@ -71,7 +71,7 @@ def run(name: str, commands: list[list[str]], environment: dict[str, str]) -> bo
 
 
 def show() -> None:
-    """Copy the pictures that are shown, and print the README's table and what else it quotes."""
+    """Copy the pictures, and print the README's table and other figures that it quotes."""
     for name in SHOWN:
         if (picture := ROOT / "build" / "report" / name).exists():
             shutil.copy(picture, PICTURES / name)
@@ -93,7 +93,7 @@ def show() -> None:
 
 
 def main() -> int:
-    """Run the parts; 0 where all succeeded, 1 where one did not."""
+    """Run the parts. Returns 1 if any failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(parts(''))}; none: {', '.join(QUIET)}")
     parser.add_argument("--again", action="store_true", help="run finished parts too")
@@ -103,7 +103,7 @@ def main() -> int:
     if unknown := [name for name in args.parts if name not in known]:
         parser.error(f"unknown part {unknown[0]!r}; known: {', '.join(known)}")
     LOGS.mkdir(parents=True, exist_ok=True)
-    # what this machine's own `fastinpaint tune` remembers is left aside: the figures are of what one gets at first
+    # ignore this machine's remembered measurements: the figures are those of a first run
     environment = os.environ | {"FASTINPAINT_TUNE": "0"}
     environment |= {"OMP_NUM_THREADS": str(args.threads)} if args.threads else {}
     good = True

@@ -1,11 +1,10 @@
-"""Whether the demo, trained by the fused layers, follows plain PyTorch step by step and ends where it ends.
+"""Compares training of the demo by fused layers and by plain PyTorch, step by step and at the end.
 
     OMP_NUM_THREADS=1 python -m benchmarks.follow_demo [--seeds 3] [--pretrain-steps 150] [--steps 450]
 
-The demo's data, network and options, but fewer steps: each seed trained by both backends. Printed are the largest
-relative difference of the losses up to a step, and where each run ends: the mean of its last losses, and the evaluation
-on clips not trained on. The backends end alike where their means differ by no more than the reference's seeds do among
-themselves.
+It uses the demo's data, network and options with fewer steps, and trains each seed by both backends. It prints the
+largest relative difference of losses up to a step and, for the end of each run, the mean of the last losses and the
+evaluation on other clips. The backends agree if their means differ by no more than the reference's seeds do.
 """
 
 from __future__ import annotations

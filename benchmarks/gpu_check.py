@@ -1,12 +1,12 @@
-"""Everything that only a GPU can show, in one command, into one folder: ``make gpu-check``.
+"""Runs everything that needs a GPU, in one command and into one folder: ``make gpu-check``.
 
     python -m benchmarks.gpu_check [--parts build tests tune bench sanitizers report] [--out build/gpu-check]
                                    [--seconds 560] [--anyway]
 
-Each part runs alone as well. All of it ends within ``--seconds``: where they run short, what matters least is skipped
-or stopped first, and the report is always made. What a part wrote stays when it, or the whole, is stopped; the summary
-is written again after every command, and keeps what it held of parts that are not run again. Without a CUDA device
-nothing is run, unless ``--anyway`` asks to see what fails.
+Parts can also run alone. Everything ends within ``--seconds``: if time runs short, the least important steps are
+skipped or stopped first. The report is always written. Results of stopped parts are kept. The summary is updated after
+every command and keeps the results of parts that are not run again. Without a CUDA device nothing runs, unless
+``--anyway`` is given.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from fastinpaint.files import replace_text
 
 ROOT = Path(__file__).parents[1]
 NO_DEVICE = 3
-GRACE = 6  # seconds between the request to stop and the order
+GRACE = 6  # seconds between SIGINT and SIGKILL
 
 
 class Stopped(Exception):
-    """The whole was asked to stop."""
+    """The check was asked to stop."""
 
 
 @dataclass
 class Running:
-    """A started command, its log, and when it must be over."""
+    """A started command, its log and its deadline."""
 
     step: Step
     process: subprocess.Popen[bytes]
@@ -46,11 +46,11 @@ class Running:
     asked: bool = field(default=False)
 
     def look(self) -> bool:
-        """Whether it is over, stopping it where it is late; its step then holds what came of it."""
+        """Whether the command has ended; stops it if it is late. Its step then holds the outcome."""
         status, now = self.process.poll(), time.monotonic()
         if status is None:
             if now > self.deadline and not self.asked:
-                self.send(signal.SIGINT)  # pytest still prints what it found
+                self.send(signal.SIGINT)  # pytest then still prints its results
                 self.asked = True
             elif now > self.deadline + GRACE:
                 self.send(signal.SIGKILL)
@@ -61,16 +61,18 @@ class Running:
         return True
 
     def send(self, number: signal.Signals) -> None:
-        """To the command and all that it started."""
+        """Send a signal to the command and its children."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
 
 
 class Check:
-    """Runs groups of steps within a number of seconds and keeps a summary of them, beside what it held of others."""
+    """Runs groups of steps within a time limit and updates the summary."""
 
     def __init__(self, out: Path, seconds: float, keep: Callable[[str], bool] = lambda part: False) -> None:
-        """keep: whether a part's steps stay as the summary has them."""
+        """Args:
+        keep: whether a part's earlier steps stay in the summary.
+        """
         self.out, self.end, self.done = out, time.monotonic() + seconds, list[Step]()
         self.summary = out / "summary.json"
         before = json.loads(self.summary.read_text()) if self.summary.exists() else []
@@ -78,11 +80,11 @@ class Check:
         self.running: list[Running] = []
 
     def log(self, step: Step) -> Path:
-        """Where the output of a step goes."""
+        """The log file of a step."""
         return self.out / f"{step.part}-{step.name.replace(' ', '-')}.log"
 
     def run(self, group: list[Step], reserve: float) -> None:
-        """Run the steps of a group at the same time, leaving ``reserve`` seconds to what matters more."""
+        """Run the steps of a group in parallel, leaving ``reserve`` seconds for more important steps."""
         left = self.end - time.monotonic() - reserve
         for step in group:
             if left < step.least:
@@ -97,7 +99,7 @@ class Check:
             time.sleep(0.1)
 
     def start(self, step: Step, seconds: float) -> None:
-        """Begin a step that may take so many seconds; one that cannot be begun is noted."""
+        """Start a step with a time limit. A step that cannot start is noted."""
         environment = os.environ | {"PYTHONUNBUFFERED": "1"} | step.environment
         with self.log(step).open("w") as file:
             try:
@@ -116,7 +118,7 @@ class Check:
         self.running.append(Running(step, process, now, now + seconds))
 
     def note(self, step: Step, status: str) -> None:
-        """Print the outcome of a step and write the summary, beside its place and renamed."""
+        """Print the outcome of a step and write the summary atomically."""
         step.status = status
         log = self.log(step)
         text = log.read_text(errors="replace") if log.exists() else ""
@@ -126,7 +128,7 @@ class Check:
         print(f"{step.part:<11}{step.name:<15}{step.seconds:>7.1f} s  {status:<24}{step.last[:100]}", flush=True)
 
     def stop(self) -> None:
-        """End what is running; what it wrote stays."""
+        """Stop all running steps. Their output is kept."""
         for one in self.running:
             one.send(signal.SIGKILL)
             one.process.wait()
@@ -136,18 +138,18 @@ class Check:
 
 
 def reserves(groups: list[list[Step]]) -> Iterator[tuple[list[Step], float]]:
-    """Each group, with the seconds that later groups of more weight must be left."""
+    """Yield each group with the seconds to reserve for more important later groups."""
     for i, group in enumerate(groups):
         yield group, sum(g[0].least for g in groups[i + 1 :] if g[0].rank < group[0].rank)
 
 
 def raise_stopped(number: int, frame: FrameType | None) -> None:
-    """What a signal to stop does."""
+    """The signal handler: raise `Stopped`."""
     raise Stopped(signal.Signals(number).name)
 
 
 def main() -> int:
-    """Run the parts; 0 where all went well, 1 where one did not, 3 where there is no CUDA device."""
+    """Run the parts. Returns 0 if all passed, 1 if one did not, 3 without a CUDA device."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu-check")

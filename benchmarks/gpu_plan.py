@@ -1,4 +1,4 @@
-"""What ``make gpu-check`` runs, in order: commands, how long each may take, and how much each matters."""
+"""The plan of ``make gpu-check``: its commands in order, with their time limits and ranks."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Step:
     """One command of a part.
 
     Attributes:
-        limit: it is stopped after so many seconds.
-        least: with fewer seconds left it is not begun.
-        rank: 1 matters most; a step leaves later ones of a smaller rank their least.
-        environment: what it is given beside the present one.
+        limit: seconds after which it is stopped.
+        least: with fewer seconds left it is not started.
+        rank: 1 is most important. A step leaves later steps of a smaller rank their `least` seconds.
+        environment: additional environment variables.
         last: the last line of its log.
     """
 
@@ -38,27 +38,27 @@ class Step:
 
 
 def plan(out: Path) -> list[list[Step]]:
-    """Groups of steps; those of one group run at the same time, which nothing that is timed does.
+    """Groups of steps. Steps of a group run in parallel; timed steps are alone in their group.
 
-    What matters most comes first, or is left its time. All limits together are more than there is: what ends early
-    leaves its rest to the later ones. They are for one large GPU with 16 cores; how long each step really takes has not
-    been seen yet. What is measured to choose kernels by is remembered in the folder, and nowhere else.
+    The most important steps come first or have time reserved. The limits add up to more than the total, because steps
+    that end early leave their time to later ones. The limits are for one large GPU with 16 cores; the real times have
+    not been measured yet. Kernel measurements are remembered in the output folder only.
     """
     groups = [*_build(), _tests(out), *_bench(out), _sanitizers(), [_report(out)]]
     for step in (step for group in groups for step in group):
-        alone = step.part in ("bench", "tune")  # elsewhere others are at work, and what is measured is of no use
+        alone = step.part in ("bench", "tune")  # steps that run in parallel must not measure
         step.environment["FASTINPAINT_CACHE"] = str(out / ("chosen" if alone else "disturbed"))
     return groups
 
 
 def _pytest(*arguments: str, workers: int = 0) -> list[str]:
-    """pytest, that names each test as it ends, on several processes where pytest-xdist is installed."""
+    """pytest with one line per test, in several processes if pytest-xdist is installed."""
     shared = ["-n", str(workers), "--dist", "worksteal"] if workers and importlib.util.find_spec("xdist") else []
     return [sys.executable, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider", *shared, *arguments]
 
 
 def _folders(backend: str) -> list[str]:
-    """The folders of a backend's tests, that of all ops' first."""
+    """The folders of a backend's tests; the folder of all ops comes first."""
     root = Path(__file__).parents[1]
     found = [path.relative_to(root).as_posix() for path in (root / "tests" / "ops").glob(f"**/{backend}")]
     return sorted(found, key=lambda name: (name.count("/"), name))
@@ -74,7 +74,7 @@ def _fuzz(backend: str, cases: int) -> list[str]:
 
 
 def _build() -> list[list[Step]]:
-    """The kernels for this GPU alone, which takes a third of the time that all architectures take."""
+    """Build the kernels for this GPU only, in a third of the time for all architectures."""
     command = [sys.executable, "setup.py", "build_ext", "--inplace"]
     return [
         [Step("build", "build", command, 120, 60, 1, {"FASTINPAINT_CUDA": "1"} | _architecture())],
@@ -92,9 +92,9 @@ def _architecture() -> dict[str, str]:
 
 
 def _tests(out: Path) -> list[Step]:
-    """Real launches, all backends at once: they share the GPU, and most of their time is Python's and compilers'.
+    """Tests with real launches, all backends in parallel, because most of their time is Python and compilers.
 
-    With them every Triton kernel of the layers is compiled, which would take minutes of the timed steps.
+    In parallel every Triton kernel of the layers is compiled, which would take minutes of the timed steps.
     """
     cuda = _pytest(*_folders("cuda"), "-k", "not emulated and not sanitiz", workers=4)
     layers = ("benchmarks", "--device", "cuda", "--benchmark-disable", "--rounds-seconds", "0", "-k")
@@ -109,9 +109,9 @@ def _tests(out: Path) -> list[Step]:
 
 
 def _bench(out: Path) -> list[list[Step]]:
-    """The step by ours and by the fastest plain PyTorch first, then the rest; rows are kept as they come.
+    """The step by this library and the fastest plain PyTorch first, then the rest. Rows are kept as they come.
 
-    cuDNN tries its ways before a contender's first step: who comes first has his time, whatever the others take.
+    Contenders have separate steps, because cuDNN's autotuning before the first step takes very different times.
     """
     rows = str(out / "rows.jsonl")
 
@@ -137,16 +137,16 @@ def _bench(out: Path) -> list[list[Step]]:
 
 
 def _sanitizers() -> list[Step]:
-    """NVIDIA's checkers, each over a few random cases; what they check in full runs emulated under others.
+    """NVIDIA's compute-sanitizer tools on a few random cases each. Full checks run emulated under other sanitizers.
 
-    They watch our kernels alone, and judge alone: torch's own would take most of the time, and calls of torch's that
-    fail as it expects would count as errors. initcheck must see who else writes. Every tensor is an allocation of its
-    own, so that none can be left without leaving its memory.
+    They check this library's kernels only: torch's would take most of the time, and its expected failures would count
+    as errors. initcheck has to see all writes. Every tensor is a separate allocation, so that reading past its end is
+    detected.
     """
     every = ["--error-exitcode", "9", "--report-api-errors", "no", "--target-processes", "application-only"]
     steps = []
     for i, (tool, cases) in enumerate({"memcheck": 12, "racecheck": 6, "synccheck": 6, "initcheck": 6}.items()):
-        ours = [] if tool == "initcheck" else ["--kernel-name", "kernel_substring=_ZN2fi"]  # of namespace fi
+        ours = [] if tool == "initcheck" else ["--kernel-name", "kernel_substring=_ZN2fi"]  # namespace fi
         command = [_compute_sanitizer(), "--tool", tool, "--port", str(49152 + 100 * i), *every, *ours]
         step = Step("sanitizers", tool, [*command, *_fuzz("cuda", cases), "--unjudged"], 50, 25, 4)
         step.environment["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
@@ -155,7 +155,7 @@ def _sanitizers() -> list[Step]:
 
 
 def _compute_sanitizer() -> str:
-    """On PATH, or beside nvcc, which may be in a place that PATH does not name."""
+    """compute-sanitizer from PATH, or beside nvcc."""
     nvcc = sass.nvcc()
     beside = str(Path(nvcc).resolve().parent) if nvcc else None
     name = "compute-sanitizer"

@@ -1,17 +1,15 @@
-"""Every layer on the CPU beside torch's: its bare products in GFLOP/s, then the whole of it as a training step uses it.
+"""Times every layer on the CPU beside torch's: the convolutions alone in GFLOP/s, then whole layers.
 
     python -m benchmarks.layers --frames 8 --threads 2
 
-The first table is of the convolutions alone: forward, data gradient, weight gradient. Taps that fall on padding count
-as work for all. Ours takes the very tensors of torch's channels-last, the weight too; where it also makes the very call
-that torch's channels-last makes, there is nothing to compare but noise, and ``=`` says so. The second table is that of
-`benchmarks.whole_layers`.
+The first table is of the convolutions alone: forward, dgrad, wgrad. Taps on padding count as work for all. This library
+gets the same channels-last tensors as torch, including the weight. ``=`` marks passes where it makes the same call as
+torch, so that differences are noise. The second table is that of `benchmarks.whole_layers`.
 
-Every result is checked against torch's before its time is taken. The contenders take turns, in another order each time.
-Figures are medians; ratios are medians of the ratios of single turns, with half the distance of their 20th and 80th
-percentiles behind ±. Freed memory stays mapped, torch's and ours: the system's time for fresh pages would be several
-times that of a small layer, for whichever contender the allocator has nothing left. ``--clock cpu`` counts the time of
-the process, which on one thread does not see what else the machine does.
+Every result is compared with torch's before it is timed. Contenders alternate, in another order each turn. Figures are
+medians. Ratios are medians of the ratios of single turns; ± is half the distance of their 20th and 80th percentiles.
+Freed memory of torch and this library stays mapped, because mapping fresh pages would take several times as long as a
+small layer. ``--clock cpu`` counts process time, which on one thread is independent of other load.
 """
 
 from __future__ import annotations
@@ -24,21 +22,21 @@ import torch
 from torch import Tensor
 
 from benchmarks import whole_layers
-from benchmarks.turns import CLOCKS, against_best, heading, keep_freed_memory, summed
+from benchmarks.layer_tables import CLOCKS, conditions, keep_freed_memory, speedup_of_sums, speedup_over_best
 from fastinpaint.bench.contenders import Workload
 from fastinpaint.bench.layers import LayerCase, layer_cases
-from fastinpaint.bench.measure import paired
+from fastinpaint.bench.measure import time_pairwise
 from fastinpaint.ops.conv_block import cpu
 from fastinpaint.ops.conv_block.cpu import onednn, select
 from fastinpaint.ops.types import Geometry, Source
 
-TOLERANCE = 1e-4  # of the relative error in norm between two float32 results
-SECONDS = 0.1  # a pass of a layer is repeated for so long at least
+TOLERANCE = 1e-4  # relative error in norm between two float32 results
+SECONDS = 0.1  # least time that a pass of a layer is repeated
 Passes = dict[str, Callable[[], Tensor]]
 
 
 def passes_of(case: LayerCase) -> tuple[Passes, Passes, Passes, list[str]]:
-    """The three passes by torch contiguous, torch channels-last and ours, and the sign of each of ours."""
+    """The three passes by torch contiguous, torch channels-last and ours, and the mark of each of ours."""
     torch.manual_seed(0)
     conv = case.conv
     x, weight = torch.randn(case.conv_shape), torch.randn(conv.weight.shape) / conv.weight[0].numel() ** 0.5
@@ -83,8 +81,8 @@ def passes_of(case: LayerCase) -> tuple[Passes, Passes, Passes, list[str]]:
 
 
 def table(options: argparse.Namespace) -> None:
-    """Print one line a convolution, and the sums over them."""
-    print(f"Convolutions alone: GFLOP/s, {heading(options)}.")
+    """Print one line per convolution, and the sums over them."""
+    print(f"Convolutions alone: GFLOP/s, {conditions(options)}.")
     print("Each cell: torch contiguous / torch channels-last / ours; * own kernels, = torch's own call.\n")
     print("| layer | weight | GFLOP | fwd | dgrad | wgrad | ours against torch's best, ±% |")
     print("|---|---|---|---|---|---|---|")
@@ -101,15 +99,15 @@ def table(options: argparse.Namespace) -> None:
                 error = float((result - reference).norm() / reference.norm())
                 if not error < TOLERANCE:
                     raise SystemExit(f"{case.name} {name}: relative error {error:.1e}, nothing is reported.")
-            taken = paired(calls, options.repeats, SECONDS, CLOCKS[options.clock])
+            taken = time_pairwise(calls, options.repeats, SECONDS, CLOCKS[options.clock])
             times = [median(t) for t in taken]
             total[i] = [t + s for t, s in zip(total[i], times, strict=True)]
             cells.append(" / ".join(f"{flops / t / 1e9:.0f}" for t in times) + marks[i])
-            ratios.append(against_best(taken) + marks[i].strip("*"))
+            ratios.append(speedup_over_best(taken) + marks[i].strip("*"))
         shape = "x".join(map(str, case.conv.weight.shape))
         print(f"| {case.name} | {shape} | {flops / 1e9:.2f} | {' | '.join(cells)} | {' '.join(ratios)} |", flush=True)
     sums = [" / ".join(f"{t * 1e3:.0f} ms" for t in part) for part in total]
-    print(f"| all | | | {' | '.join(sums)} | {' '.join(map(summed, total))} |")
+    print(f"| all | | | {' | '.join(sums)} | {' '.join(map(speedup_of_sums, total))} |")
 
 
 TABLES = {"alone": table, "whole": whole_layers.table}

@@ -25,8 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.turns import CLOCKS, against_best, keep_freed_memory
-from fastinpaint.bench.measure import paired
+from benchmarks.layer_tables import CLOCKS, keep_freed_memory, speedup_over_best
+from fastinpaint.bench.measure import time_pairwise
 from fastinpaint.ops.conv_block import cpu
 from fastinpaint.ops.conv_block.cpu import select
 from fastinpaint.ops.types import Geometry, Source
@@ -229,18 +229,18 @@ def row(layer: Layer, clock: str) -> str:
         error = float((ours - theirs).norm() / theirs.norm())
         if not error < TOLERANCE:
             raise SystemExit(f"{layer.name}: relative error {error:.1e}, nothing is reported.")
-        taken = paired(calls, LEAST, SECONDS, CLOCKS[clock])
+        taken = time_pairwise(calls, LEAST, SECONDS, CLOCKS[clock])
         alone.append(" / ".join(f"{contenders.flops / median(t) / 1e9:.0f}" for t in taken) + marks[i])
     for calls in contenders.training():
         for call in calls:
             call()
-        taken = paired(calls, LEAST, SECONDS, CLOCKS[clock])
+        taken = time_pairwise(calls, LEAST, SECONDS, CLOCKS[clock])
         training.append(" / ".join(f"{median(t) * 1e3:.2f}" for t in taken))
-        training.append(against_best(taken))
+        training.append(speedup_over_best(taken))
     for calls in contenders.choices():
         for call in calls:
             call()
-        chosen.append(against_best(paired(calls, LEAST, SECONDS, CLOCKS[clock])))
+        chosen.append(speedup_over_best(time_pairwise(calls, LEAST, SECONDS, CLOCKS[clock])))
     return f"| {layer.name} | {' | '.join([*alone, *training])} | {' '.join(chosen)} |"
 
 

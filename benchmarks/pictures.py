@@ -1,4 +1,4 @@
-"""Which picture the rows of one machine allow, and the caption of each."""
+"""Draws the pictures that one machine's rows allow, with captions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TITLES = {
 
 
 def sizes(row: Row) -> tuple[int, int, int]:
-    """Frames, size and batch of a row that has a workload; zeros else."""
+    """Frames, size and batch of a row with a workload; else zeros."""
     work = row.get("workload", {})
     return work.get("frames", 0), work.get("size", 0), work.get("batch", 0)
 
@@ -34,7 +34,7 @@ def newest(found: list[Row]) -> list[Row]:
 
 
 def draw_all(found: list[Row], everything: list[Row], out: Path) -> Captions:
-    """Draw what the rows allow. ``found`` holds the newest of each, ``everything`` the older ones too."""
+    """Draw all possible pictures. ``found`` has the newest rows, ``everything`` also the older ones."""
     return {
         **draw_step(found, out),
         **draw_frames(found, out),
@@ -46,7 +46,7 @@ def draw_all(found: list[Row], everything: list[Row], out: Path) -> Captions:
 
 
 def draw_step(found: list[Row], out: Path) -> Captions:
-    """Bars of the largest training step that was measured: time, kept bytes, peak memory."""
+    """Bars of the largest measured training step: time, kept bytes, peak memory."""
     steps = [row for row in found if row["case"] == "step" and "p50" in row]
     if not steps:
         return {}
@@ -68,7 +68,7 @@ def draw_step(found: list[Row], out: Path) -> Captions:
 
 
 def draw_frames(found: list[Row], out: Path) -> Captions:
-    """Step time and peak memory against F, of those who were measured at more than one."""
+    """Step time and peak memory against F, for contenders measured at several F."""
     by_name: dict[str, dict[int, Row]] = {}
     for row in found:
         if row["case"] == "step" and "p50" in row and sizes(row)[1:] == (128, 1):
@@ -89,7 +89,7 @@ def draw_frames(found: list[Row], out: Path) -> Captions:
 
 
 def draw_budgets(found: list[Row], out: Path) -> Captions:
-    """The largest sizes within a budget, each found by training at it and at the next one; of the last search alone."""
+    """The largest sizes within a budget, from the last search. Each was found by training at it and at the next one."""
     captions = {}
     for axis, unit in UNITS.items():
         rows = [row for row in found if row["case"] == f"largest {axis}" and row["value"]]
@@ -115,13 +115,13 @@ def draw_convergences(found: list[Row], out: Path) -> Captions:
 
 
 def draw_all_layers(found: list[Row], out: Path) -> Captions:
-    """Every layer: under the machine's ceilings, and its time beside the faster of torch's layouts."""
+    """Every layer under the machine's ceilings, and its time beside torch's faster layout."""
     rows = [row for row in found if row.get("kind") == "layer" and row["case"].rsplit(" ", 1)[-1] in PASSES]
     if not rows:
         return {}
     panels = {title: [row for row in rows if row["case"].endswith(which)] for which, title in PASSES.items()}
     captions = {out / "roofline.png": "pytest benchmarks --benchmark-only", out / "layers.png": ""}
-    # a ceiling is what the machine can do undisturbed
+    # the ceiling is the best undisturbed rate
     ceilings = {key: max(row["ceilings"][key] for row in rows) for key in rows[-1]["ceilings"]}
     draw_roofline({k: v for k, v in panels.items() if v}, ceilings, out / "roofline.png")
     times: dict[str, dict[str, float]] = {}
@@ -139,7 +139,7 @@ def draw_all_layers(found: list[Row], out: Path) -> Captions:
 
 
 def draw_history(everything: list[Row], out: Path) -> Captions:
-    """Our step's speed-up over the fastest rival of the same run, by run."""
+    """The step's speed-up over the fastest rival of the same run, by run."""
     runs: dict[str, dict[str, float]] = {}
     for row in sorted(everything, key=lambda row: row["date"]):
         if row["case"] == "step" and "p50" in row:

@@ -1,10 +1,9 @@
-"""Rows to pictures and one self-contained page.
+"""Turns rows of results into pictures and one self-contained page.
 
     python -m benchmarks.report [ROWS.jsonl ...] [--out build/report] [--check SUMMARY.json]
 
-Without files, all of ``benchmarks/results/*.jsonl``. The page shows rows of one machine, the one measured last; where
-a case was measured more than once, the newest row counts, and the history shows the others. ``--check`` puts what
-``make gpu-check`` found before them.
+Without files it reads ``benchmarks/results/*.jsonl``. The page shows the newest row of each case on the machine that
+was measured last; the history shows older rows. ``--check`` adds the results of ``make gpu-check``.
 """
 
 from __future__ import annotations
@@ -42,12 +41,12 @@ KINDS = {
 
 
 def machine(row: Row) -> str:
-    """The device without the number of threads, of which memory and convergence do not depend."""
+    """The device without the number of threads, which memory and convergence do not depend on."""
     return row["device"].rsplit(", ", 1)[0]
 
 
 def cells(row: Row) -> list[str]:
-    """A row's figures, as HEAD names them."""
+    """A row's figures, in the order of HEAD."""
     if "not_measured" in row:
         return [f'<td class="text" colspan="{len(HEAD)}">not measured: {html.escape(row["not_measured"])}']
     figures = [f"{1e3 * row[q]:.2f}" for q in ("p50", "p20", "p80")] + [str(row["runs"])]
@@ -57,13 +56,13 @@ def cells(row: Row) -> list[str]:
 
 
 def case_of(row: Row) -> str:
-    """The case, with its size where it has one."""
+    """The case, with its size if it has one."""
     frames, size, _ = sizes(row)
     return row["case"] + (f", F={frames}, {size}x{size}" if frames else "")
 
 
 def table(found: list[Row], kind: str) -> str:
-    """All rows of a kind as HTML, in the order they were measured in."""
+    """All rows of a kind as an HTML table, in order of measurement."""
     chosen = [row for row in found if row.get("kind", "step") == kind and ("p50" in row or "not_measured" in row)]
     if not chosen:
         return ""
@@ -79,7 +78,7 @@ def table(found: list[Row], kind: str) -> str:
 
 
 def check_table(summary: Path | None) -> str:
-    """What each step of ``make gpu-check`` came to."""
+    """The outcome of each step of ``make gpu-check``."""
     if summary is None or not summary.exists():
         return ""
     lines = [
@@ -92,14 +91,14 @@ def check_table(summary: Path | None) -> str:
 
 
 def figure(picture: Path, command: str) -> str:
-    """A picture as an HTML element that holds its bytes, with what makes its rows."""
+    """A picture as an HTML element with embedded data, captioned by the command of its rows."""
     data = base64.b64encode(picture.read_bytes()).decode()
     caption = f"<figcaption><code>{html.escape(command)}</code></figcaption>"
     return f'<figure><img alt="{picture.stem}" src="data:image/png;base64,{data}">{caption}</figure>'
 
 
 def page(found: list[Row], pictures: Captions, check: str) -> str:
-    """One page, pictures inside."""
+    """The page with its pictures embedded."""
     about = "No row was measured."
     if found:
         last = max(found, key=lambda row: row["date"])
@@ -122,7 +121,7 @@ def page(found: list[Row], pictures: Captions, check: str) -> str:
 
 
 def main() -> int:
-    """Write the page and the pictures, and say where; 2 where there is nothing to show."""
+    """Write the page and the pictures. Returns 2 if there are no rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--out", type=Path, default=Path("build/report"))

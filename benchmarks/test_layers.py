@@ -1,7 +1,7 @@
-"""Each of the 29 layers and the two guidance convolutions, as a training step uses them: forward, and all of backward.
+"""Forward and whole backward of each of the 29 layers and the two guidance convolutions, as in a training step.
 
-What a layer is, and how it is cut so that all do the same arithmetic, says `fastinpaint.bench.whole_layers`: none is
-made to write an activation that its net would not write, and both gradients come out of one backward.
+`fastinpaint.bench.whole_layers` defines a layer so that all contenders do the same arithmetic. None has to write an
+activation that its net would not write, and one backward gives both gradients.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PASSES = ("forward", "backward")
 
 
 def by_backend(backend: str, layer: WholeLayer, inputs: Inputs, workload: Workload) -> LayerRun:
-    """Ours by one backend alone."""
+    """This library with one backend."""
     return Fused(layer, inputs, backend)
 
 
@@ -46,14 +46,14 @@ def layers(workload: Workload) -> dict[str, WholeLayer]:
 
 @functools.lru_cache(maxsize=1)
 def expected(name: str, workload: Workload) -> tuple[Inputs, Named]:
-    """The inputs and what plain PyTorch gives; the contenders of a layer come one after another."""
+    """The inputs and plain PyTorch's results, cached, as a layer's contenders run one after another."""
     layer = layers(workload)[name]
     inputs = Inputs.random(layer, workload.device, workload.torch_dtype)
     return inputs, Plain(layer, inputs, last=False).results()
 
 
 def parameters(contender: LayerRun) -> list[Tensor]:
-    """What a step keeps anyhow."""
+    """The tensors that a step keeps in any case."""
     return [leaf for name, leaf in contender.leaves.items() if name.endswith(("weight", "bias"))]
 
 
@@ -61,7 +61,7 @@ def parameters(contender: LayerRun) -> list[Tensor]:
 @pytest.mark.parametrize("which", PASSES)
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: name.replace(" ", "_"))
 def test_layer(name, which, contender, workload, measure):
-    """Checked against plain PyTorch in the same dtype, then timed."""
+    """Compared with plain PyTorch in the same dtype, then timed."""
     layer, (inputs, truth) = layers(workload)[name], expected(name, workload)
     made = MAKERS[contender](layer, inputs, workload)
     found = made.results()
@@ -71,7 +71,7 @@ def test_layer(name, which, contender, workload, measure):
         error = float((value.float() - truth[what].float()).norm() / truth[what].float().norm())
         assert error < tolerance, f"{contender}: {what} is {error:.1e} off"
     kept = kept_bytes(made.forward, parameters(made))
-    # what any implementation must move: forward x and y; backward x, the gradients of both; always the weights
+    # the least traffic: forward x and y; backward x and both gradients; always the weights
     case, passes = layer.case, 2 - layer.first
     there, out = math.prod(case.shape), math.prod(case.out_shape)
     if which == "forward":

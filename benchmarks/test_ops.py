@@ -16,19 +16,19 @@ from fastinpaint.ops.types import Source
 
 pytestmark = pytest.mark.in_turns
 BY_TORCH = {"eager": lambda function: function, "compile": lambda function: compiled(function)}
-CHANNELS = 128  # of CombCN's second layer, whose map these ops are timed on
+CHANNELS = 128  # of CombCN's second layer, whose map is used
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 2e-2}
 
 
 def a_map(workload) -> torch.Tensor:
-    """A map of CombCN's second layer, which asks for its gradient."""
+    """A map of CombCN's second layer that requires a gradient."""
     side = workload.size // 2
     x = torch.randn(workload.frames, CHANNELS, side, side, device=workload.device, dtype=workload.torch_dtype)
     return x.contiguous(memory_format=torch.channels_last).requires_grad_()
 
 
 def passes_of(forward, wanted, upstream):
-    """The two passes, backward alone, and the bytes kept between them."""
+    """Forward and backward as separate callables, and the bytes kept between them."""
     result = forward()
     return {
         "forward": torch.no_grad()(forward),
@@ -37,32 +37,32 @@ def passes_of(forward, wanted, upstream):
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in a line."""
+    """The first line of an error."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
 def plain_activation(x, mean, scale, shift):
-    """The same by torch's own ops."""
+    """The activation by torch's own ops."""
     view = (1, -1, 1, 1)
     return torch.relu((x - mean.view(view)) * scale.view(view) + shift.view(view)).to(x.dtype)
 
 
 @functools.cache
 def compiled(function):
-    """The function by torch.compile, once for all its turns."""
+    """The function compiled by torch.compile, cached for all turns."""
     return torch.compile(function, mode="default")
 
 
 @functools.cache
 def stock_norm_relu(device: str) -> nn.Module:
-    """Batch norm and ReLU, the same module for all turns, so that torch.compile sees it once."""
+    """Batch norm and ReLU; one module for all turns, so that torch.compile compiles it once."""
     return nn.Sequential(nn.BatchNorm2d(CHANNELS), nn.ReLU()).to(device)
 
 
 @pytest.mark.parametrize("contender", ["eager", "compile", "fastinpaint"])
 @pytest.mark.parametrize("which", ["forward", "backward"])
 def test_activation(contender, which, workload, measure):
-    """relu((x - mean) * scale + shift): what is left of batch norm once its statistics are known."""
+    """relu((x - mean) * scale + shift): batch norm with known statistics, and ReLU."""
     x = a_map(workload)
     mean, scale, shift = (torch.randn(CHANNELS, device=workload.device, requires_grad=True) for _ in range(3))
 
@@ -81,7 +81,7 @@ def test_activation(contender, which, workload, measure):
 @pytest.mark.parametrize("contender", ["eager", "compile", "cudnn graph", "fastinpaint"])
 @pytest.mark.parametrize("which", ["forward", "backward"])
 def test_norm_relu(contender, which, workload, measure, leave_out):
-    """Batch norm in training, statistics included, with ReLU."""
+    """Batch norm in training mode, including its statistics, and ReLU."""
     x, truth = a_map(workload), stock_norm_relu(workload.device)
     if contender == "fastinpaint":
         forward = accelerate(nn.Sequential(nn.BatchNorm2d(CHANNELS), nn.ReLU()).to(workload.device), objective="fuse")
@@ -93,7 +93,7 @@ def test_norm_relu(contender, which, workload, measure, leave_out):
             leave_out(f"norm_relu {which}", contender, reason)
         try:
             run = cudnn_graph.norm_relu(x.detach(), *(p.detach() for p in truth[0].parameters()))
-        except Exception as error:  # of many kinds: its own, of its libraries, of what it imports only now
+        except Exception as error:  # it raises many types, also from its libraries and lazy imports
             leave_out(f"norm_relu {which}", contender, f"cuDNN does not build it here: {first_line(error)}")
         passes, kept = {"forward": run}, 0
     else:

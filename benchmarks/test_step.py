@@ -1,4 +1,4 @@
-"""The whole system: one training step (forward, backward and Adam) beside every rival, and inference."""
+"""The whole system: one training step (forward, backward and Adam) and inference, beside every rival."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from fastinpaint.bench.measure import kept_bytes
 
 @functools.cache
 def reference(workload: Workload) -> TrainingStepRun:
-    """Plain PyTorch in float32, which everyone must agree with."""
+    """Plain PyTorch in float32, which all contenders are compared with."""
     return build("eager", dataclasses.replace(workload, dtype="float32"))
 
 
 @pytest.mark.parametrize("name", CONTENDERS)
 def test_training_step(name, workload, measure):
-    """Seconds, kept-for-backward bytes and peak memory of a step."""
+    """Seconds, kept bytes and peak memory of a step."""
     contender = build(name, workload)
     apart = disagreement(contender, reference(workload))
     assert apart < TOLERANCE[workload.torch_dtype], f"gradients of {name} are {apart:.1e} off"
@@ -36,9 +36,9 @@ def test_training_step(name, workload, measure):
 
 @pytest.mark.parametrize("name", ["eager", "eager channels-last", "compile", "compile max-autotune", "fastinpaint"])
 def test_inference(name, workload, measure):
-    """A forward pass in eval mode, as when a video is filled."""
+    """A forward pass in eval mode, as for filling a video."""
     contender = build(name, workload)
-    plain = build("eager", dataclasses.replace(workload, dtype="float32"))  # not the reference: its statistics moved
+    plain = build("eager", dataclasses.replace(workload, dtype="float32"))  # fresh running statistics
     for model in (contender.model, plain.model):
         model.eval()
 

@@ -1,4 +1,4 @@
-"""The table of whole layers: see `fastinpaint.bench.whole_layers` for what a layer is and how it is cut."""
+"""The table of whole layers. `fastinpaint.bench.whole_layers` defines a layer."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from statistics import median
 
 import torch
 
-from benchmarks.turns import CLOCKS, against_best, heading, summed
+from benchmarks.layer_tables import CLOCKS, conditions, speedup_of_sums, speedup_over_best
 from fastinpaint.bench.contenders import Workload
-from fastinpaint.bench.measure import paired
+from fastinpaint.bench.measure import time_pairwise
 from fastinpaint.bench.whole_contenders import Fused, LayerRun, Named, Plain
 from fastinpaint.bench.whole_layers import Inputs, WholeLayer, whole_layers
 
-TOLERANCE = 1e-4  # of the relative error in norm between two float32 results
-SECONDS = 0.1  # a layer's forward and its backward are repeated for so long each at least
+TOLERANCE = 1e-4  # relative error in norm between two float32 results
+SECONDS = 0.1  # least time that each pass of a layer is repeated
 COLUMNS = ("fwd", "bwd", "fwd+bwd")
 
 
 def table(options: Namespace) -> None:
-    """Print one line a layer, and the sums over the layers."""
-    print(f"Whole layers: milliseconds, {heading(options)}.")
+    """Print one line per layer, and the sums over the layers."""
+    print(f"Whole layers: milliseconds, {conditions(options)}.")
     print("Each cell: torch contiguous / torch channels-last / ours.\n")
     print(f"| layer | {' | '.join(COLUMNS)} | ours against torch's best, ±% |")
     print("|---|---|---|---|---|")
@@ -34,9 +34,9 @@ def table(options: Namespace) -> None:
         total = [[t + m for t, m in zip(*pair, strict=True)] for pair in zip(total, middle, strict=True)]
         cells = [" / ".join(f"{1e3 * m:.2f}" for m in contenders) for contenders in middle]
         title = name if layer.guidance is None else f"{name} + guidance"
-        print(f"| {title} | {' | '.join(cells)} | {' '.join(map(against_best, taken))} |", flush=True)
+        print(f"| {title} | {' | '.join(cells)} | {' '.join(map(speedup_over_best, taken))} |", flush=True)
     sums = [" / ".join(f"{1e3 * t:.0f}" for t in contenders) for contenders in total]
-    print(f"| all | {' | '.join(sums)} | {' '.join(map(summed, total))} |")
+    print(f"| all | {' | '.join(sums)} | {' '.join(map(speedup_of_sums, total))} |")
 
 
 def times(layer: WholeLayer, options: Namespace) -> list[list[list[float]]]:
@@ -46,14 +46,14 @@ def times(layer: WholeLayer, options: Namespace) -> list[list[list[float]]]:
     contenders: list[LayerRun] = [*plain, Fused(layer, inputs)]
     check(layer.case.name, [contender.results() for contender in contenders])
     clock = CLOCKS[options.clock]
-    forward = paired([c.forward for c in contenders], options.repeats, SECONDS, clock)
-    backward = paired([c.backward for c in contenders], options.repeats, SECONDS, clock)
+    forward = time_pairwise([c.forward for c in contenders], options.repeats, SECONDS, clock)
+    backward = time_pairwise([c.backward for c in contenders], options.repeats, SECONDS, clock)
     both = [[f + b for f, b in zip(*pair, strict=False)] for pair in zip(forward, backward, strict=True)]
     return [forward, backward, both]
 
 
 def check(name: str, results: list[Named]) -> None:
-    """Stop where one result is not the first one's."""
+    """Stop if a result differs from the first contender's."""
     for other in results[1:]:
         for what, expected in results[0].items():
             error = float((other[what] - expected).norm() / expected.norm())

@@ -1,10 +1,10 @@
-"""A whole training step as one CUDA graph: recorded once, then launched without Python between its kernels.
+"""A whole training step as one CUDA graph: captured once, then replayed without Python between its kernels.
 
     python examples/graphed_step.py
 
-Small steps on a GPU wait for Python. A recorded one does not. The optimiser must be told that it will be recorded
-(`capturable=True`), and the step must not ask for a value (`.item()`). On a machine without a GPU the same step runs
-kernel by kernel. No GPU has run this example yet.
+Small steps on a GPU wait for Python; a captured step does not. The optimiser needs `capturable=True`, and the step must
+not read a value (`.item()`). Without a GPU the same step runs kernel by kernel. This example has not been run on a GPU
+yet.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""A network of torchvision, trained for a few steps by one line, and taken back to plain PyTorch for saving.
+"""Trains a torchvision network for a few steps with `accelerate`, then restores plain PyTorch for saving.
 
 python examples/torchvision_resnet.py
 """

@@ -2,8 +2,8 @@
 
     python examples/train_any_net.py
 
-The network, the loss and the optimiser are plain PyTorch. Only the line with `accelerate` is new. The losses are
-those of plain PyTorch but for rounding.
+The network, the loss and the optimiser are plain PyTorch. Only the line with `accelerate` is new. The losses equal
+those of plain PyTorch up to rounding.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""A 3D U-Net of nnU-Net's kind on one volume: kept bytes with and without `accelerate`.
+"""A 3D U-Net like nnU-Net's on one volume: bytes kept for backward with and without `accelerate`.
 
 python examples/unet_3d.py
 """
@@ -41,7 +41,7 @@ class UNet3d(nn.Module):
 
 
 def kept_bytes(model: nn.Module, volume: Tensor) -> int:
-    """Bytes that autograd keeps for backward, parameters aside."""
+    """Bytes that autograd keeps for backward, without parameters."""
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,44 @@ MOST_BYTES = 64 * 2**20
 
 
 @contextmanager
-def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
-    """A path beside ``path`` to write to, which takes its place at the end of the block and goes away on any error.
+def replacing(path: Path, durable: bool = False, *, suffix: str = "") -> Iterator[Path]:
+    """A path beside ``path`` to write a file or a folder to; it takes the place of ``path`` at the end of the block.
 
-    Readers see the old file or the new one, never a part. What a killed process leaves is hidden and ends in `PART`.
+    On any error it goes away. Readers see the old file or the new one, never a part. What a killed process leaves is
+    hidden and ends in `PART` and the suffix. A block that removes what it wrote leaves ``path`` as it was.
 
     Args:
         durable: wait until the content is on the disk, so that a power cut cannot leave a renamed but empty file.
+        suffix: of the path beside, for writers that choose a format by it.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}{PART}")
+    beside = path.with_name(f".{path.name}.{os.getpid()}{PART}{suffix}")
     try:
         yield beside
-        if durable:
-            flush(beside)
-        os.replace(beside, path)
+        if beside.exists():
+            if durable:
+                flush(beside)
+            _replace(beside, path)
     finally:
-        beside.unlink(missing_ok=True)
+        _remove(beside)
+
+
+def _replace(beside: Path, path: Path) -> None:
+    """A folder cannot be renamed onto another one, so the old one is moved away first."""
+    if not path.is_dir():
+        os.replace(beside, path)
+        return
+    old = beside.with_name(f"{beside.name}.old")
+    os.replace(path, old)
+    os.replace(beside, path)
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -1,10 +1,10 @@
-"""What every test shares: one torch thread, one seed, and small video files made on the spot.
+"""Shared by all tests: one torch thread, one seed, and small generated video files.
 
-PyAV is imported by those who write a file: the tests of kernels run without it, on a machine that only lends its GPU.
+PyAV is imported only where a file is written, so that kernel tests run without it on a rented GPU machine.
 
-Tests of Triton kernels stand in folders named triton. ``TRITON_INTERPRET=1 pytest tests`` interprets them under the
-guard, and collects nothing else: Triton decides at import. Without the variable they launch on the GPU, and are left
-out where there is none.
+Tests of Triton kernels are in folders named triton. ``TRITON_INTERPRET=1 pytest tests`` collects only these and
+interprets them under the guard, because Triton decides at import. Without the variable they launch on the GPU, or are
+skipped without one.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import torch
 
 torch.set_num_threads(1)
 cv2.setNumThreads(1)
-os.environ["FASTINPAINT_TUNE"] = "0"  # no test measures, or reads what has been measured here, unless it says so
-os.environ["FASTINPAINT_OBJECTIVE"] = "fuse"  # tests of exactness want every layer fused, unless they say otherwise
+os.environ["FASTINPAINT_TUNE"] = "0"  # by default tests neither measure nor read measurements of this machine
+os.environ["FASTINPAINT_OBJECTIVE"] = "fuse"  # by default tests fuse every layer
 
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -33,7 +33,7 @@ if INTERPRETED:
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Whether a file is not for this process; None leaves the question to pytest."""
+    """Whether this process must ignore a file; None leaves the decision to pytest."""
     if not collection_path.name.startswith("test_"):
         return None
     folders = collection_path.relative_to(Path(__file__).parent).parts[:-1]
@@ -48,7 +48,7 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 
 @pytest.fixture(autouse=INTERPRETED)
 def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Interpreted, the widest tiles up to 64 x 64, whatever the model of a GPU prefers: the time is in the steps."""
+    """When interpreted, use the widest tiles up to 64 x 64, because the interpreter's time is in the steps."""
     from fastinpaint.ops.conv_block.triton import tiles
 
     def widest(every: tuple[tiles.Tile, ...], work: tiles.Work) -> tiles.Tile:
@@ -59,12 +59,12 @@ def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Torch's generator starts again in every process: a rule judged on other numbers each time fails now and then."""
+    """Seed torch's generator, so that the accuracy rule is checked on the same numbers in every run."""
     torch.manual_seed(0)
 
 
 def moving_square(frames: int, height: int, width: int) -> np.ndarray:
-    """A light square that goes right over a dark ramp: uint8 [T, H, W, 3]."""
+    """A light square that moves right over a dark ramp: uint8 [T, H, W, 3]."""
     video = np.empty((frames, height, width, 3), np.uint8)
     video[:] = np.linspace(20, 90, width, dtype=np.uint8)[:, None]
     side = min(height, width) // 3
@@ -126,7 +126,7 @@ def write_gif(path: Path, video: np.ndarray, rate: int = 10) -> Path:
 
 
 def write_frames(folder: Path, video: np.ndarray) -> Path:
-    """Write [T, H, W, 3] uint8 as frame0.png, frame1.png, ... frame10.png: names that need natural order."""
+    """Write [T, H, W, 3] uint8 as frame0.png, frame1.png, ... frame10.png, names that need natural sorting."""
     folder.mkdir(parents=True)
     for t, rgb in enumerate(video):
         cv2.imwrite(str(folder / f"frame{t}.png"), rgb[:, :, ::-1])

@@ -1,4 +1,4 @@
-"""Data flows one way: no room imports a room above it, and models and data know of no kernel."""
+"""Imports go one way: no room imports a room above it, and models and data import no kernel."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 import fastinpaint
 
 ROOT = Path(fastinpaint.__file__).parents[1]
-# From the bottom up; a room imports what stands in lines before its own, and rooms of one line do not import each
-# other. The rooms of `ops` are named apart; tests, tools and benchmarks stand above the package.
+# From the bottom up. A room imports only rooms of earlier lines; rooms of one line do not import each other. The rooms
+# of `ops` are listed separately. Tests, tools and benchmarks are above the package.
 LAYERS = (
     ("errors", "_version", "ops.types", "ops.layout"),
     ("environment", "files", "memory", "ranges"),
@@ -37,13 +37,13 @@ LAYERS = (
     ("tests",),
 )
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
-# Rooms that hold no kernel, and all that they may import.
+# Rooms without kernels, and all that they may import.
 PLAIN = {room: {"errors", "files", "memory", "ranges"} for room in ("models", "data")}
 PLAIN["propagation"] = {"errors", "data"}
 
 
 def room_of(name: str) -> str | None:
-    """The room of a dotted name; None for the package itself and for what is not ours."""
+    """The room of a dotted name; None for the package itself and for other packages."""
     parts = name.split(".")
     if parts[0] != "fastinpaint":
         return parts[0] if parts[0] in HEIGHT else None
@@ -53,7 +53,7 @@ def room_of(name: str) -> str | None:
 
 
 def imported(path: Path) -> set[str | None]:
-    """The rooms that a file imports, wherever in it."""
+    """The rooms that a file imports anywhere in it."""
     names: list[str] = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -81,5 +81,5 @@ def test_a_room_imports_only_rooms_below_it(room: str) -> None:
         assert others <= PLAIN.get(room, HEIGHT.keys()), path
 
 
-def test_every_room_has_its_place() -> None:
+def test_every_room_is_listed() -> None:
     assert FILES.keys() == HEIGHT.keys()

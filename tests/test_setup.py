@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def load(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """setup.py as a module, which sets nothing up."""
+    """setup.py as a module, without running setup."""
     monkeypatch.setattr(setuptools, "setup", lambda **_: None)
     spec = importlib.util.spec_from_file_location("fastinpaint_setup", ROOT / "setup.py")
     assert spec is not None
@@ -27,7 +27,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """setup.py with both compilers there and nothing asked."""
+    """setup.py with both compilers and default options."""
     module = load(monkeypatch)
     for name in ("FASTINPAINT_CUDA", "FASTINPAINT_CUDA_ARCH"):
         monkeypatch.delenv(name, raising=False)

@@ -1,10 +1,10 @@
-"""Builds the wheel and tries it in fresh virtual environments, one for each torch: ``make wheel-check``.
+"""Builds the wheel and tests it in new virtual environments, one per torch version: ``make wheel-check``.
 
     python -m tests.wheel_check [--torch 2.11.0 2.13.0] [--wheel dist/....whl] [--python an/environment/bin/python ...]
 
 The wheel must hold the CUDA kernels where nvcc is found and FASTINPAINT_CUDA is not 0. ``--python`` takes environments
-that have torch and the other dependencies already, and installs the wheel there. pip fetches torch from where it is
-told to look: without a CPU index it takes gigabytes.
+that have torch and the other dependencies already, and installs the wheel there. Without a CPU index for pip, torch
+takes gigabytes.
 """
 
 from __future__ import annotations

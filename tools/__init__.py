@@ -1,1 +1,1 @@
-"""Tools for those who work on the project; no part of the installed package."""
+"""Tools for developers of the project. They are not part of the installed package."""

@@ -1,4 +1,4 @@
-"""Finds NVIDIA's compiler. setup.py imports this file too: the standard library alone is at hand."""
+"""Finds NVIDIA's compiler. setup.py imports this file too, so it uses only the standard library."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 
 def find_nvcc() -> str | None:
-    """nvcc: of CUDA_HOME, on PATH, of PyPI's packages, or in the usual place; None where there is none."""
+    """The path of nvcc from CUDA_HOME, PATH, PyPI's packages or /usr/local/cuda, or None."""
     home = os.environ.get("CUDA_HOME")
-    places = [*sys.path, sysconfig.get_path("purelib")]  # pip builds in a place of its own, without site-packages
+    places = [*sys.path, sysconfig.get_path("purelib")]  # pip's isolated build does not see site-packages
     wheels = [str(p) for entry in places for p in Path(entry).glob("nvidia/*/bin/nvcc")]
     for candidate in (home and f"{home}/bin/nvcc", shutil.which("nvcc"), *wheels, "/usr/local/cuda/bin/nvcc"):
         if candidate and Path(candidate).exists():

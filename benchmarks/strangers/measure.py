@@ -29,7 +29,7 @@ from fastinpaint.acceleration.kept import kept_bytes
 from fastinpaint.acceleration.layout import set_weights, to_channels_last
 from fastinpaint.bench import rows
 from fastinpaint.bench.machine import describe
-from fastinpaint.bench.measure import Timing, paired
+from fastinpaint.bench.measure import Timing, time_pairwise
 
 KIND = "strangers"
 STOCK = ("stock contiguous", "stock channels-last")
@@ -88,7 +88,7 @@ def measure(name: str, objective: str, turns: int, smaller: int = 1) -> list[dic
     steps = [step(net, x) for net, x in nets.values()]
     for run in steps:
         run()
-    taken = paired(steps, turns, 0.0, trial.clock)
+    taken = time_pairwise(steps, turns, 0.0, trial.clock)
     report = nets[ours][0].fastinpaint_report
     shape = "x".join(map(str, shrunk(CASES[name].shape, smaller)))
     found = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,16 +24,22 @@ class Case(NamedTuple):
 
 
 def torchvision() -> Any:
-    """The package. Beside a torch for CPUs its wheel lacks two operators, which are declared here."""
-    if not hasattr(torch.ops.torchvision, "nms"):
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        DECLARED.append(library)
+    """The package. One that was built beside another torch lacks two operators, which are then declared here."""
+    try:
+        return importlib.import_module("torchvision")
+    except RuntimeError as error:  # what torch raises where an operator is missing
+        if DECLARED or "torchvision::nms" not in str(error):
+            raise
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    DECLARED.append(library)
+    for module in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        del sys.modules[module]
     return importlib.import_module("torchvision")
 
 
-DECLARED: list[torch.library.Library] = []
+DECLARED: list[torch.library.Library] = []  # a library's operators go with it
 
 
 def _vision(name: str, module: str = "models") -> Callable[[], nn.Module]:

@@ -1,8 +1,8 @@
-"""Seconds a step of a U-Net that is not ours, before and after one line: the two scripts beside this file.
+"""Seconds per step of an ordinary U-Net before and after adding one line: the two scripts beside this file.
 
     python -m benchmarks.swap.measure [--steps 12] [--rows FILE]
 
-The scripts run in turn, twice each, in processes of their own. Their losses must agree before a time is printed.
+The scripts alternate, twice each, in separate processes. Their losses must agree before a time is printed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def run(script: Path, steps: int) -> tuple[list[float], list[float]]:
 
 
 def main() -> int:
-    """Print both times, their ratio and the lines that differ; 1 where the losses disagree."""
+    """Print both times, their ratio and the lines that differ. Returns 1 if the losses disagree."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rows", type=Path, help="file that the two rows are appended to")

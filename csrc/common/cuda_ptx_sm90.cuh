@@ -122,7 +122,7 @@ __device__ __forceinline__ void wgmma_settled(float (&d)[16][4]) { asm volatile(
 // The same with 64 columns and B transposed: a 128-byte row holds 64 columns of one k. Groups and swizzle are as in
 // descriptor(). The next k16 is 2048 bytes further on.
 template <class T>
-__device__ __forceinline__ void wgmma_turned_m64n64k16(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
+__device__ __forceinline__ void wgmma_transposed_b_m64n64k16(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
   if constexpr (std::is_same<T, __half>::value) {
     FI_WGMMA_TURNED_64("f16");
   } else {

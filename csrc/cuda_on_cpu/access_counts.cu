@@ -1,6 +1,6 @@
-// Counts how often each byte of memory is read and written by the kernels that it is linked with. They are compiled
-// with -fsanitize=thread, whose calls at every access end here in place of thread sanitizer's library; the emulator's
-// own types stay as without it (-U__SANITIZE_THREAD__). Counts stop at 255.
+// Counts the reads and writes of each byte of memory by the kernels that it is linked with. They are compiled with
+// -fsanitize=thread, whose calls at every access come here instead of thread sanitizer's library. The emulator's own
+// types are compiled without it (-U__SANITIZE_THREAD__). Counts saturate at 255.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -13,13 +13,13 @@ namespace {
 constexpr uintptr_t kPageBytes = 4096, kPages = 1 << 14;
 
 struct Page {
-  uintptr_t number;  // of the address; 0 where there is none yet
+  uintptr_t number;  // of the address; 0 if unused
   uint8_t reads[kPageBytes], writes[kPageBytes];
 };
 
 Page pages[kPages];
 
-// The page's place: the first free one from where its number leads.
+// The page's slot: the first free one from its hash on.
 __attribute__((no_sanitize("thread"))) Page& page_of(uintptr_t address) {
   uintptr_t number = address / kPageBytes;
   for (uintptr_t tried = 0; tried < kPages; ++tried) {
@@ -66,7 +66,7 @@ COUNTING void fi_forget_accesses() {
     if (page.number) memset(&page, 0, sizeof(page));
 }
 
-// least and most reads, least and most writes of a byte of the range.
+// The least and most reads, and the least and most writes, of a byte in the range.
 COUNTING void fi_accesses(const void* p, int64_t bytes, int* found) {
   found[0] = found[2] = 255, found[1] = found[3] = 0;
   for (uintptr_t at = reinterpret_cast<uintptr_t>(p), end = at + bytes; at < end; ++at) {

@@ -1,5 +1,5 @@
-// cp.async of 16 bytes. Until it is waited for, the destination holds NaN; then the copy is made by the thread that
-// asked for it, so thread sanitizer sees who wrote.
+// cp.async of 16 bytes. The destination holds NaN until the copy is waited for. The issuing thread then makes the copy,
+// so that thread sanitizer sees the writer.
 #pragma once
 
 namespace fi {
@@ -20,7 +20,7 @@ inline void cp_async_commit() {
   me.open.clear();
 }
 
-// Waits until at most `pending` committed groups are under way.
+// Waits until at most `pending` committed groups are in flight.
 template <int pending>
 void cp_async_wait() {
   emu::Fiber& me = emu::self();

@@ -1,4 +1,4 @@
-// A fiber: a stack of its own and a switch that saves and restores the callee-saved registers of x86-64.
+// A fiber: its own stack, and a switch that saves and restores the callee-saved registers of x86-64.
 #pragma once
 #include <sys/mman.h>
 
@@ -15,46 +15,46 @@ asm(".text\n"
 
 namespace emu {
 
-struct Copy {  // one cp.async under way; from null writes zeros
+struct Copy {  // one cp.async in flight; a null `from` writes zeros
   void* to;
   const void* from;
 };
 
-struct Wgmma {  // one under way, as its thread sees it
+struct Wgmma {  // one in flight, for one thread
   float* d;
-  const uint32_t* a;  // the registers given, and what they held
+  const uint32_t* a;  // the registers and their values at the issue
   uint32_t given[4];
-  uint16_t rows[2][16];  // of A: the thread's two
+  uint16_t rows[2][16];  // the thread's two rows of A
   uint64_t b;
   int columns;
   void (*multiply)(const Wgmma&, float* d);
 };
 
-constexpr unsigned kBarriers = 4;  // __syncthreads, and those of groups of threads
+constexpr unsigned kBarriers = 4;  // __syncthreads, and barriers of groups of threads
 
 enum class State { ready, in_barrier, in_collective, in_mbarrier, done };
 
 struct Fiber {
   uint3 thread{};
   unsigned index = 0, lane = 0, warp = 0;
-  unsigned collectives = 0, barriers[kBarriers] = {};  // met so far
-  unsigned barrier = 0;                                // the one that it waits for
+  unsigned collectives = 0, barriers[kBarriers] = {};  // reached so far
+  unsigned barrier = 0;                                // the barrier that it waits for
   State state = State::ready;
   int line = 0;
   std::vector<Copy> open;                 // cp.async not committed yet
   std::vector<std::vector<Copy>> groups;  // committed, not waited for, oldest first
   std::vector<Wgmma> open_wgmmas;
   std::vector<std::vector<Wgmma>> wgmma_groups;  // as groups
-  std::map<float*, std::vector<float>> sums;     // of the accumulators under way, which hold NaN meanwhile
+  std::map<float*, std::vector<float>> sums;     // of accumulators in flight, which hold NaN until then
   bool fenced = false;                           // since the last commit
-  std::vector<size_t> operands;                  // pieces written for wgmma and not shown to it yet
+  std::vector<size_t> operands;                  // 16-byte units written for wgmma and not fenced yet
   char* stack = nullptr;
   void* sp = nullptr;
   void* asan = nullptr;
   void* tsan = nullptr;
 };
 
-struct MainStack {  // of the thread that launched: address sanitizer asks for it
+struct MainStack {  // of the launching thread, for address sanitizer
   const void* bottom = nullptr;
   size_t bytes = 0;
 };
@@ -70,7 +70,7 @@ inline char* new_stack() {
   return static_cast<char*>(p);
 }
 
-// Lays out the stack so that the first switch to the fiber enters `entry`.
+// Prepares the stack so that the first switch to the fiber enters `entry`.
 inline void prepare(Fiber& fiber, void (*entry)()) {
   void** sp = reinterpret_cast<void**>(fiber.stack + kStackBytes - 64);
   *--sp = nullptr;
@@ -79,7 +79,7 @@ inline void prepare(Fiber& fiber, void (*entry)()) {
   fiber.sp = sp;
 }
 
-// Leaves `from` and goes on with `to`. Thread sanitizer is on the new fiber before the stack is: hence no_sanitize.
+// Switches from `from` to `to`. Thread sanitizer switches before the stack does, hence no_sanitize.
 __attribute__((no_sanitize("thread"))) inline void switch_fiber(Fiber& from, Fiber& to, bool from_ends = false) {
   (void)from_ends;
   running = &to;

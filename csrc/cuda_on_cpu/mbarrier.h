@@ -1,12 +1,12 @@
-// mbarriers in shared memory and bulk copies that report to them. From its issue until somebody waits for the phase it
-// belongs to, a copy's destination holds NaN; the first thread to wait makes the copies, so thread sanitizer sees a
-// writer. Stops on: a barrier not initialised or with more arrivals than it takes, addresses and sizes that are not
-// multiples of 16, and (scheduler.h) copies that nobody waited for.
+// mbarriers in shared memory, and bulk copies that report to them. A copy's destination holds NaN until a thread waits
+// for its phase. The first thread to wait makes the copies, so that thread sanitizer sees a writer. Stops on: an
+// uninitialised barrier, too many arrivals, addresses and sizes that are not multiples of 16, and (scheduler.h) copies
+// that no thread waited for.
 #pragma once
 
 namespace emu {
 
-// Shared memory begins where no 1024-byte pattern does, so that alignment must be asked for.
+// Shared memory starts at an address that is not 1024-byte aligned, so that missing alignment is detected.
 constexpr uint32_t kSharedBase = 0x410;
 
 inline void wake(std::vector<unsigned>& fibers) {
@@ -14,7 +14,7 @@ inline void wake(std::vector<unsigned>& fibers) {
   fibers.clear();
 }
 
-// The barrier at `p`, whose eight bytes count as read.
+// The barrier at `p`. Counts as a read of its eight bytes.
 inline Mbarrier& mbarrier_at(uint64_t* p, const char* what) {
   if (*static_cast<volatile uint64_t*>(p) == ~0ull) fail(std::string(what) + " of an mbarrier not initialised");
   Own own;
@@ -29,7 +29,7 @@ inline int64_t bytes_under_way(const Mbarrier& barrier) {
   return bytes;
 }
 
-// Whether the phase completes as soon as the copies under way have landed.
+// Whether the phase completes once the copies in flight have landed.
 inline bool may_complete(const Mbarrier& barrier) {
   return barrier.missing == 0 && barrier.announced == bytes_under_way(barrier);
 }
@@ -41,7 +41,7 @@ inline void complete(Mbarrier& barrier) {
   wake(barrier.waiting);
 }
 
-// After an arrival or a copy: the phase is over, or those who wait can make the copies.
+// After an arrival or a copy: ends the phase, or wakes the waiting threads to make the copies.
 inline void look_at(Mbarrier& barrier) {
   if (!may_complete(barrier)) return;
   if (barrier.copies.empty())
@@ -60,7 +60,7 @@ inline void arrive(uint64_t* p, uint32_t bytes) {
   look_at(barrier);
 }
 
-// What wgmma may read of a 16-byte piece of shared memory; kWritten + thread: not fenced yet.
+// Whether wgmma may read a 16-byte unit of shared memory; kWritten + thread: written but not fenced.
 constexpr uint16_t kUnknown = 0, kShown = 1, kWritten = 2;
 
 inline void mark_operands(void* to, uint32_t bytes, uint16_t what) {
@@ -90,7 +90,7 @@ inline void mbarrier_arrive(uint64_t* p) { emu::arrive(p, 0); }
 
 inline void mbarrier_arrive_expect(uint64_t* p, uint32_t bytes) { emu::arrive(p, bytes); }
 
-// Returns when the phase of that parity is complete, which the phase before a barrier's first is.
+// Waits until the phase of that parity is complete. The phase before a barrier's first one counts as complete.
 inline void mbarrier_wait(uint64_t* p, uint32_t parity) {
   emu::Mbarrier& barrier = emu::mbarrier_at(p, "wait");
   while (true) {

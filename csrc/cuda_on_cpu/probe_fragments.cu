@@ -1,13 +1,13 @@
-// Single instructions laid bare: what each lane gives goes in as it is, what each lane gets comes out as it is. Built
-// for the tests by g++ and, where there is a GPU, by nvcc; both must give what the PTX manual's tables say. No part of
-// the library. A block is one warp and one trial.
+// Probes of single instructions with raw inputs and outputs per lane. Tests build them by g++ and, on a machine with a
+// GPU, by nvcc. Both must agree with the PTX manual's tables. Not part of the library. A block is one warp and one
+// trial.
 #include "common/cuda_language.cuh"
 
 namespace fi {
 
 constexpr int kLanes = 32;
 
-// to[trial][lane][4] = ldmatrix of from[trial][32 rows][8], lane l giving the address of row order[trial][l].
+// to[trial][lane][4] = ldmatrix of from[trial][32 rows][8]; lane l gives the address of row order[trial][l].
 template <bool transposed>
 __global__ void ldmatrix_kernel(const uint4* from, const int* order, uint32_t* to) {
   FI_DYNAMIC_SHARED(memory);
@@ -28,7 +28,7 @@ __device__ inline void multiply(float (&d)[4], const uint32_t (&a)[4], const uin
   mma_m16n8k8(d, a, b);
 }
 
-// d[trial][lane][4] += a[trial][lane][4] b[trial][lane][2]; float stands for tf32.
+// d[trial][lane][4] += a[trial][lane][4] b[trial][lane][2]; float means tf32.
 template <class T>
 __global__ void mma_kernel(const uint32_t* a, const uint32_t* b, float* d) {
   int at = blockIdx.x * kLanes + threadIdx.x;
@@ -40,8 +40,8 @@ __global__ void mma_kernel(const uint32_t* a, const uint32_t* b, float* d) {
   for (int i = 0; i < 4; ++i) d[at * 4 + i] = sum[i];
 }
 
-// to[trial][group][lane] = what the lane reads of its 16 bytes of a group once all but the later groups are waited for;
-// lanes whose bit of `real` is not set copy nothing.
+// to[trial][group][lane] = the lane's 16 bytes of a group, read after waiting for all but the later groups. Lanes whose
+// bit of `real` is not set copy nothing.
 __global__ void cp_async_kernel(const uint4* from, const unsigned* real, uint4* to) {
   FI_DYNAMIC_SHARED(memory);
   constexpr int kGroups = 3;

@@ -1,13 +1,25 @@
-// What sm_90a does with a warpgroup's registers, a descriptor and a barrier's phases, laid bare: built for the tests by
-// g++ and, where there is such a GPU, by nvcc; both must give the same. No part of the library.
+// Probes of sm_90a's wgmma registers, descriptors and barrier phases. Tests build them by g++ and, on a machine with
+// such a GPU, by nvcc. Both must agree. Not part of the library.
 #include "common/cuda_ptx_sm90.cuh"
 
 namespace fi {
 
 constexpr int kProbeBytes = 128 * 64 * 2;  // a tile of B: 128 columns of 64 k
 
-// d[thread][64] = the thread's accumulators of the sum over `rounds` of A B_round. A is 64 x 64, row-major, B_round a
-// tile as pack_hopper_kernel writes it; all tiles come into one place, so the barrier goes through as many phases.
+// The thread's registers of A, 64 x 64 and row-major, for four k16.
+__device__ inline void load_a(const uint16_t* a, uint32_t (&rows)[4][4]) {
+  int row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;
+#pragma unroll
+  for (int k = 0; k < 4; ++k)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const uint16_t* at = a + (row + i % 2 * 8) * 64 + k * 16 + i / 2 * 8 + column;
+      rows[k][i] = at[0] | uint32_t(at[1]) << 16;
+    }
+}
+
+// d[thread][64] = the thread's accumulators of the sum over `rounds` of A B_round. A is 64 x 64, row-major. B_round is
+// a tile in pack_hopper_kernel's layout. All tiles use the same memory, so the barrier has one phase per round.
 template <class T>
 __global__ void __launch_bounds__(128)
     probe_kernel(const uint16_t* a, const char* b, int rounds, float* d, int shared_bytes) {
@@ -21,7 +33,6 @@ __global__ void __launch_bounds__(128)
     mbarrier_init_fence();
   }
   __syncthreads();
-  int row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;
   float sum[16][4] = {};
   uint32_t rows[4][4];
   for (int round = 0; round < rounds; ++round) {
@@ -30,13 +41,7 @@ __global__ void __launch_bounds__(128)
       bulk_copy(tile, b + round * kProbeBytes, kProbeBytes, barrier);
     }
     mbarrier_wait(barrier, round & 1);
-#pragma unroll
-    for (int k = 0; k < 4; ++k)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const uint16_t* at = a + (row + i % 2 * 8) * 64 + k * 16 + i / 2 * 8 + column;
-        rows[k][i] = at[0] | uint32_t(at[1]) << 16;
-      }
+    load_a(a, rows);
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < 4; ++k) wgmma_m64k16<T>(sum, rows[k], descriptor(tile) + k * (32 >> 4));
@@ -59,16 +64,15 @@ static int run_probe(const void* a, const void* b, int rounds, float* d, void* s
   return static_cast<int>(cudaGetLastError());
 }
 
-// As probe_kernel with B turned: B_round is 64 k of 64 columns, rows of 128 bytes whose pieces are swizzled, written to
-// shared memory by the threads. d[thread][32].
+// As probe_kernel with B transposed: B_round is 64 k of 64 columns, as swizzled rows of 128 bytes that the threads
+// write to shared memory. d[thread][32].
 template <class T>
 __global__ void __launch_bounds__(128)
-    turned_kernel(const uint16_t* a, const uint4* b, int rounds, float* d, int shared_bytes) {
+    transposed_b_kernel(const uint16_t* a, const uint4* b, int rounds, float* d, int shared_bytes) {
   FI_DYNAMIC_SHARED(memory);
   SharedArena arena(memory, shared_bytes);
   arena.at += -shared_address(arena.at) & 1023;
   uint4* tile = arena.take<uint4>(kProbeBytes / 32);
-  int row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;
   float sum[8][4] = {};
   uint32_t rows[4][4];
   for (int round = 0; round < rounds; ++round) {
@@ -76,16 +80,10 @@ __global__ void __launch_bounds__(128)
       store_operand(tile + i, b[round * (kProbeBytes / 32) + i]);
     fence_proxy_async();
     __syncthreads();
-#pragma unroll
-    for (int k = 0; k < 4; ++k)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const uint16_t* at = a + (row + i % 2 * 8) * 64 + k * 16 + i / 2 * 8 + column;
-        rows[k][i] = at[0] | uint32_t(at[1]) << 16;
-      }
+    load_a(a, rows);
     wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < 4; ++k) wgmma_turned_m64n64k16<T>(sum, rows[k], descriptor(tile) + k * (2048 >> 4));
+    for (int k = 0; k < 4; ++k) wgmma_transposed_b_m64n64k16<T>(sum, rows[k], descriptor(tile) + k * (2048 >> 4));
     wgmma_commit();
     wgmma_wait<0>();
     wgmma_settled(sum);
@@ -98,14 +96,14 @@ __global__ void __launch_bounds__(128)
 }
 
 template <class T>
-static int run_turned(const void* a, const void* b, int rounds, float* d, void* stream) {
+static int run_transposed_b(const void* a, const void* b, int rounds, float* d, void* stream) {
   int bytes = 1024 + shared_part(kProbeBytes / 2);
-  FI_LAUNCH(turned_kernel<T>, 1, 128, bytes, stream, static_cast<const uint16_t*>(a), static_cast<const uint4*>(b),
-            rounds, d, bytes);
+  FI_LAUNCH(transposed_b_kernel<T>, 1, 128, bytes, stream, static_cast<const uint16_t*>(a),
+            static_cast<const uint4*>(b), rounds, d, bytes);
   return static_cast<int>(cudaGetLastError());
 }
 
-// to[round][2 bytes] = from[round][2 bytes], by two bulk copies a phase of one barrier, the later half first.
+// to[round][2 bytes] = from[round][2 bytes], by two bulk copies per phase of one barrier, the second half first.
 __global__ void __launch_bounds__(128)
     bulk_kernel(const char* from, int rounds, int bytes, char* to, int shared_bytes) {
   FI_DYNAMIC_SHARED(memory);
@@ -138,9 +136,9 @@ FI_EXPORT int fi_probe_bulk(const char* from, int rounds, int bytes, char* to) {
   return static_cast<int>(cudaGetLastError());
 }
 
-FI_EXPORT int fi_probe_turned(int half, const void* a, const void* b, int rounds, float* d, void* stream) {
-  return half ? fi::run_turned<__half>(a, b, rounds, d, stream)
-              : fi::run_turned<__nv_bfloat16>(a, b, rounds, d, stream);
+FI_EXPORT int fi_probe_transposed_b(int half, const void* a, const void* b, int rounds, float* d, void* stream) {
+  return half ? fi::run_transposed_b<__half>(a, b, rounds, d, stream)
+              : fi::run_transposed_b<__nv_bfloat16>(a, b, rounds, d, stream);
 }
 
 FI_EXPORT int fi_probe_wgmma(int half, const void* a, const void* b, int rounds, float* d, void* stream) {

@@ -1,4 +1,4 @@
-// What the sanitizers are told: where a fiber's stack is, which fiber runs, and that barriers order memory.
+// Annotations for the sanitizers: a fiber's stack, the running fiber, and the memory order of barriers.
 #pragma once
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -23,7 +23,7 @@ constexpr size_t kStackBytes = 256 << 10;  // instrumented frames are larger
 constexpr size_t kStackBytes = 128 << 10;
 #endif
 
-// While one lives, memory traffic is the emulator's own and not the kernel's: thread sanitizer looks away.
+// While one exists, memory accesses are the emulator's and not the kernel's; thread sanitizer ignores them.
 struct Own {
 #if defined(__SANITIZE_THREAD__)
   Own() {
@@ -40,7 +40,7 @@ struct Own {
 #endif
 };
 
-// All that a thread did before release(p) happens before what another does after acquire(p).
+// What a thread did before release(p) happens before what another thread does after acquire(p).
 #if defined(__SANITIZE_THREAD__)
 inline void release(void* p) { __tsan_release(p); }
 inline void acquire(void* p) { __tsan_acquire(p); }
@@ -49,7 +49,7 @@ inline void release(void*) {}
 inline void acquire(void*) {}
 #endif
 
-// A poisoned range may be touched by nobody (address sanitizer only).
+// No thread may access a poisoned range (address sanitizer only).
 #if defined(__SANITIZE_ADDRESS__)
 inline void poison(void* p, size_t bytes) { __asan_poison_memory_region(p, bytes); }
 inline void unpoison(void* p, size_t bytes) { __asan_unpoison_memory_region(p, bytes); }

@@ -1,15 +1,15 @@
-// A block's fibers, the order they run in, __syncthreads, warp collectives and the launch.
+// A block's fibers and their schedule, __syncthreads, warp collectives, and the launch.
 #pragma once
 
 namespace emu {
 
 struct Warp {
-  uint32_t live = 0;             // lanes that exist
-  uint32_t arrived[2] = {0, 0};  // at the collective of even and of odd number
+  uint32_t live = 0;             // existing lanes
+  uint32_t arrived[2] = {0, 0};  // at the even and the odd collective
   int line[2] = {0, 0};
   const char* what[2] = {"", ""};
   size_t wgmmas = 0;                          // issued so far
-  alignas(16) unsigned char slot[2][32][64];  // what each lane gave
+  alignas(16) unsigned char slot[2][32][64];  // each lane's value
 };
 
 struct BulkCopy {
@@ -19,13 +19,13 @@ struct BulkCopy {
 };
 
 struct Mbarrier {
-  uint32_t arrivals = 0, missing = 0, phase = 0;  // of a phase; still to come in this one; phases completed
-  int64_t announced = 0;                          // bytes of this phase
-  std::vector<BulkCopy> copies;                   // under way
+  uint32_t arrivals = 0, missing = 0, phase = 0;  // per phase; missing in this one; completed phases
+  int64_t announced = 0;                          // bytes in this phase
+  std::vector<BulkCopy> copies;                   // in flight
   std::vector<unsigned> waiting;                  // fibers
 };
 
-struct Issued {  // what all warps of a warpgroup must issue alike
+struct Issued {  // must be equal in all warps of a warpgroup
   int line;
   uint64_t b;
 };
@@ -33,7 +33,7 @@ struct Issued {  // what all warps of a warpgroup must issue alike
 struct Barrier {
   unsigned waiting = 0;
   int line = 0;
-  char order[2];  // addresses that stand for it in thread sanitizer's eyes
+  char order[2];  // its addresses for thread sanitizer
 };
 
 struct Block {
@@ -44,7 +44,7 @@ struct Block {
   size_t shared_bytes = 0;
   std::map<void*, Mbarrier> mbarriers;
   std::vector<std::vector<Issued>> issued;  // wgmma of each warpgroup
-  std::vector<uint16_t> operands;           // what wgmma may read, of each 16 bytes of shared memory (mbarrier.h)
+  std::vector<uint16_t> operands;           // which 16-byte units of shared memory wgmma may read (mbarrier.h)
   std::vector<Fiber> fibers;
   std::vector<Warp> warps;
   std::vector<unsigned> ready;
@@ -80,8 +80,8 @@ inline void make_ready(Fiber& fiber) {
   block.ready.push_back(fiber.index);
 }
 
-// Not for thread sanitizer: it notes every call on a fiber's shadow stack, and this one never returns, so that each
-// block would leave the stacks deeper.
+// Not instrumented: thread sanitizer records calls on a fiber's shadow stack, and this one never returns, so the stacks
+// would grow with every block.
 __attribute__((no_sanitize("thread"))) inline void enter_fiber() {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(nullptr, &main_stack.bottom, &main_stack.bytes);
@@ -95,12 +95,12 @@ __attribute__((no_sanitize("thread"))) inline void enter_fiber() {
     if (!self().open_wgmmas.empty() || !self().wgmma_groups.empty()) fail("a thread ended with wgmma not waited for");
     self().state = State::done;
     ++block.ended;
-  }  // closed before the last switch: this fiber never comes back
+  }  // closed before the last switch, because this fiber never resumes
   switch_fiber(self(), block.launcher, true);
   abort();
 }
 
-// Barrier `id`: 0 is __syncthreads, the others are met by `threads` of the block.
+// Barrier `id`: 0 is __syncthreads, others are for `threads` of the block.
 inline void sync_threads(int line, unsigned id = 0, unsigned threads = 0) {
   Own own;
   Fiber& me = self();
@@ -116,7 +116,7 @@ inline void sync_threads(int line, unsigned id = 0, unsigned threads = 0) {
     barrier.waiting = 0;
     for (Fiber& fiber : block.fibers)
       if (fiber.state == State::in_barrier && fiber.barrier == id) make_ready(fiber);
-    block.ready.push_back(me.index);  // the last to come has no right to go on first
+    block.ready.push_back(me.index);  // the last to arrive does not continue first
     pause(State::ready);
   } else {
     pause(State::in_barrier);
@@ -124,7 +124,7 @@ inline void sync_threads(int line, unsigned id = 0, unsigned threads = 0) {
   acquire(order);
 }
 
-// Every lane of the warp gives a value; the last to come calls finish(values) once; all get the 32 values back.
+// Every lane of the warp passes a value. The last to arrive calls finish(values) once. All lanes get the 32 values.
 template <class V, class F>
 V* collective(const V& value, unsigned mask, const char* what, int line, bool orders_memory, F finish) {
   static_assert(sizeof(V) <= 64, "a lane's slot");
@@ -149,7 +149,7 @@ V* collective(const V& value, unsigned mask, const char* what, int line, bool or
     finish(values);
     for (unsigned lane = 0; lane < 32; ++lane)
       if ((warp.live >> lane & 1) && lane != me.lane) make_ready(block.fibers[me.warp * 32 + lane]);
-    block.ready.push_back(me.index);  // the last to come has no right to go on first
+    block.ready.push_back(me.index);  // the last to arrive does not continue first
     pause(State::ready);
   } else {
     me.line = line;
@@ -253,7 +253,7 @@ inline void run_block(size_t shared_bytes) {
 inline std::set<std::string> launched_kernels;
 inline const char* named_limit = getenv("FI_SHARED");
 inline const size_t plain_limit = named_limit ? atol(named_limit) : 166912;  // sm_80's
-inline size_t shared_limit = 0;  // of the launch to come: plain_limit, or sm_90's for kernels that run nowhere else
+inline size_t shared_limit = 0;  // of the next launch: plain_limit, or sm_90's for kernels that need it
 
 template <auto kernel>
 const char* name_of() {
@@ -266,7 +266,7 @@ inline void note_launch(const char* name) {
   shared_limit = strstr(name, "hopper") ? 232448 : plain_limit;
 }
 
-// Blocks run in a rotated order, reversed for half of the schedules.
+// Blocks run in a rotated order, reversed in half of the schedules.
 inline void launch(dim3 grid, dim3 size, size_t shared_bytes, std::function<void()> kernel) {
   Own own;
   unsigned count = size.x * size.y * size.z;
@@ -297,7 +297,7 @@ inline void launch(dim3 grid, dim3 size, size_t shared_bytes, std::function<void
 
 }  // namespace emu
 
-// What has been launched so far, a line each: tests ask whether every kernel was.
+// The kernels launched so far, one per line, so that tests can check that every kernel was.
 extern "C" __attribute__((visibility("default"), used)) inline const char* fi_emulated_launches() {
   static std::string lines;
   lines.clear();

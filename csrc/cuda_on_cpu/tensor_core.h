@@ -12,21 +12,21 @@ namespace fi {
 inline float emulated_float(uint16_t bits, __half) { return __half2float({bits}); }
 inline float emulated_float(uint16_t bits, __nv_bfloat16) { return __bfloat162float({bits}); }
 
-// Ties go away from zero: the magnitude grows by half of the last place kept, then the rest is cut off.
+// Rounds ties away from zero: adds half a unit of the last kept place to the magnitude, then truncates.
 inline uint32_t round_to_tf32(float v) {
   uint32_t bits;
   memcpy(&bits, &v, sizeof bits);
   return v != v ? 0x7FFFFFFF : (bits + 0x1000) & ~0x1FFFu;
 }
 
-// What a lane brings to a product and takes from it.
+// A lane's operands and results of a product.
 struct MmaLane {
   uint32_t a[4], b[2];
   float d[4];
 };
 
-// d += a b for one 16x8 tile and k columns of A. The last lane to come calls place(lane, its factors, left, right),
-// which puts them into A and the transposed B, and multiplies for the whole warp.
+// d += a b for one 16x8 tile and k columns of A. The last lane to arrive calls place(lane, its factors, left, right)
+// for all lanes, which fills A and the transposed B, and multiplies for the whole warp.
 template <int k, class F>
 void multiply_warp(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], int line, F place) {
   MmaLane mine;
@@ -64,7 +64,7 @@ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
   });
 }
 
-// tf32: of each factor the tensor cores see the sign, the exponent and ten bits of mantissa.
+// tf32: the tensor cores read the sign, the exponent and ten mantissa bits of each factor.
 inline void mma_m16n8k8(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], int line = __builtin_LINE()) {
   multiply_warp<8>(d, a, b, line, [](int lane, const MmaLane& from, float (&left)[16][8], float (&right)[8][8]) {
     auto seen = [](uint32_t bits) {

@@ -1,10 +1,10 @@
-// wgmma m64nNk16 with A from registers and B described in shared memory. The layouts are the PTX manual's: warp w of
-// the warpgroup has rows 16 w ... 16 w + 15 of A and D, each as mma.sync's A and D (tensor_core.h), D's columns in runs
-// of eight. B stands with k contiguous or, turned, with n. It is read when the group is waited for, as late as the
-// hardware may; until then the accumulators hold NaN. Stops on: a wgmma that no wgmma.fence of its group precedes, A's
-// registers changed before the wait, a descriptor of another form than 128-byte swizzle or outside the block's shared
-// memory, bytes of B that neither a bulk copy brought nor a store_operand wrote that its thread then fenced, warps of a
-// warpgroup that issue different ones, and (scheduler.h) a thread that ends without waiting.
+// wgmma m64nNk16 with A from registers and B by a descriptor of shared memory. The layouts are the PTX manual's: warp w
+// of the warpgroup has rows 16 w ... 16 w + 15 of A and D, as in mma.sync (tensor_core.h), with D's columns in runs of
+// eight. In B either k or (transposed) n is contiguous. B is read when the group is waited for, as late as the hardware
+// may; until then the accumulators hold NaN. Stops on: a wgmma without a preceding wgmma.fence in its group, A's
+// registers changed before the wait, a descriptor with another swizzle or outside the block's shared memory, bytes of B
+// that come neither from a bulk copy nor from a fenced store_operand, warps of a warpgroup that issue different wgmma,
+// and (scheduler.h) a thread that ends without waiting.
 #pragma once
 
 namespace emu {
@@ -23,8 +23,7 @@ inline void read_piece(uint32_t address, uint16_t* to) {
   memcpy(to, block.shared + (address - kSharedBase), 16);
 }
 
-// The 16 values along k of columns n and n + 1 of B, n being even. Where k is contiguous, rows of 128 bytes are
-// columns.
+// The 16 values along k of columns n and n + 1 of B, with even n and k contiguous: rows of 128 bytes are columns.
 inline void read_columns(uint64_t b, int n, uint16_t (&columns)[2][16]) {
   uint32_t start = (b & 0x3FFF) << 4, stride = (b >> 32 & 0x3FFF) << 4;
   for (int i = 0; i < 2; ++i)
@@ -32,8 +31,8 @@ inline void read_columns(uint64_t b, int n, uint16_t (&columns)[2][16]) {
       read_piece(start + n / 8 * stride + (n % 8 + i) * 128 + piece * 16, columns[i] + piece * 8);
 }
 
-// The same where n is: rows of 128 bytes are 64 columns of one k.
-inline void read_turned_columns(uint64_t b, int n, uint16_t (&columns)[2][16]) {
+// The same with n contiguous: rows of 128 bytes are 64 columns of one k.
+inline void read_transposed_columns(uint64_t b, int n, uint16_t (&columns)[2][16]) {
   uint32_t start = (b & 0x3FFF) << 4, leading = (b >> 16 & 0x3FFF) << 4, stride = (b >> 32 & 0x3FFF) << 4;
   uint16_t piece[8];
   for (int k = 0; k < 16; ++k) {
@@ -43,14 +42,14 @@ inline void read_turned_columns(uint64_t b, int n, uint16_t (&columns)[2][16]) {
 }
 
 // The thread's two rows of A times B, added to its part of D.
-template <class T, bool turned>
+template <class T, bool transposed_b>
 void multiply_wgmma(const Wgmma& op, float* d) {
   float left[2][16], right[2][16];
   for (int half = 0; half < 2; ++half)
     for (int k = 0; k < 16; ++k) left[half][k] = fi::emulated_float(op.rows[half][k], T());
   for (int n = self().lane % 4 * 2; n < op.columns; n += 8) {
     uint16_t columns[2][16];
-    turned ? read_turned_columns(op.b, n, columns) : read_columns(op.b, n, columns);
+    transposed_b ? read_transposed_columns(op.b, n, columns) : read_columns(op.b, n, columns);
     for (int i = 0; i < 2; ++i)
       for (int k = 0; k < 16; ++k) right[i][k] = fi::emulated_float(columns[i][k], T());
     for (int half = 0; half < 2; ++half)
@@ -73,7 +72,7 @@ inline void agree(const Issued& mine) {
     fail("wgmma at line " + std::to_string(mine.line) + ": the warps of a warpgroup gave different descriptors");
 }
 
-template <class T, bool turned>
+template <class T, bool transposed_b>
 void issue_wgmma(float* d, int columns, const uint32_t (&a)[4], uint64_t b, int line) {
   Own own;
   Fiber& me = self();
@@ -84,7 +83,7 @@ void issue_wgmma(float* d, int columns, const uint32_t (&a)[4], uint64_t b, int 
   if (!me.fenced) fail("wgmma at line " + std::to_string(line) + " without a wgmma.fence in its group");
   if (b >> 62 != 1 || b >> 46 & 0xFFFF) fail("a wgmma descriptor that is not of a 128-byte swizzle at base offset 0");
   const Given* all = collective(given, ~0u, "wgmma", line, false, [&](Given*) { agree({line, b}); });
-  Wgmma op{d, a, {a[0], a[1], a[2], a[3]}, {}, b, columns, multiply_wgmma<T, turned>};
+  Wgmma op{d, a, {a[0], a[1], a[2], a[3]}, {}, b, columns, multiply_wgmma<T, transposed_b>};
   for (int from = 0; from < 4; ++from) {
     const Given& lane = all[me.lane / 4 * 4 + from];
     if (lane.b != b) fail("wgmma at line " + std::to_string(line) + ": the lanes of a warp gave different descriptors");
@@ -142,7 +141,7 @@ inline void wgmma_commit(int line = __builtin_LINE()) {
   me.fenced = false;
 }
 
-// Waits until at most `pending` committed groups are at work.
+// Waits until at most `pending` committed groups are in flight.
 template <int pending>
 void wgmma_wait(int line = __builtin_LINE()) {
   emu::collective(0, ~0u, "wgmma.wait_group", line);
@@ -160,7 +159,7 @@ void wgmma_m64k16(float (&d)[16][4], const uint32_t (&a)[4], uint64_t b, int lin
 }
 
 template <class T>
-void wgmma_turned_m64n64k16(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b, int line = __builtin_LINE()) {
+void wgmma_transposed_b_m64n64k16(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b, int line = __builtin_LINE()) {
   emu::issue_wgmma<T, true>(&d[0][0], 64, a, b, line);
 }
 

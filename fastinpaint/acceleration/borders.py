@@ -13,7 +13,7 @@ from fastinpaint.nn.deferred import plain
 TUNER = "_fastinpaint_tuner"  # the attribute of a model that measures its first calls, by one hook
 
 
-def draw_borders(model: nn.Module, fused: frozenset[type[nn.Module]]) -> None:
+def add_border_hooks(model: nn.Module, fused: frozenset[type[nn.Module]]) -> None:
     """Put hooks on foreign modules and on containers called from outside.
 
     Args:

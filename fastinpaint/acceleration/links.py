@@ -33,7 +33,7 @@ class Links:
     readers: dict[str, set[str]] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
 
-    def alike(self) -> list[list[str]]:
+    def equal_layers(self) -> list[list[str]]:
         """The layers of `order`, grouped by equal problem and equal types of readers."""
         groups: dict[tuple[Any, ...], list[str]] = {}
         for name in self.order:
@@ -50,7 +50,7 @@ Around = Callable[[str, nn.Module, Callable[..., Any]], Callable[..., Any]]
 
 
 @contextmanager
-def wrapped(modules: dict[str, nn.Module], around: Around) -> Iterator[None]:
+def wrapped_forwards(modules: dict[str, nn.Module], around: Around) -> Iterator[None]:
     """Inside, replace each module's ``forward`` by ``around(name, module, forward)``.
 
     It is set on the instance. Unlike a hook, it does not make a layer hand out plain tensors.
@@ -89,7 +89,7 @@ def record(model: nn.Module, run: Callable[[], Any]) -> Links:
     leaves = {name: m for name, m in model.named_modules() if not any(True for _ in m.children()) and name}
     if not leaves:
         leaves = {"": model}
-    with wrapped(leaves, around):
+    with wrapped_forwards(leaves, around):
         run()
     return links
 

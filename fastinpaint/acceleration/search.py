@@ -14,19 +14,19 @@ from fastinpaint.acceleration.plan import DEFAULT, LOW, STOCK, Plan
 from fastinpaint.acceleration.trial import Runner, Trial, second_per_byte
 
 logger = logging.getLogger(__name__)
-RUNS, AGAIN = 2, 2  # timed steps of a uniform plan, and of a mixed plan
+RUNS, MIXED_RUNS = 2, 2  # timed steps of a uniform plan, and of a mixed plan
 TURNS, MORE_TURNS = 3, 4  # whole steps of every finalist; further ones of the best two if they are close
 CLOSE = 0.03  # relative difference of step times that needs further turns
 TIE = 0.01  # relative difference of step times below which fewer kept bytes decide
 SLACK = 0.05  # relative time that "balanced" may spend to keep fewer bytes
 SHORT = 0.03  # seconds; shorter steps are repeated within a turn
 FINALISTS = 2  # fused plans that are timed beside both stock layouts
-BUDGETED = 2  # attempts to meet a budget
+BUDGET_ATTEMPTS = 2  # attempts to meet a budget
 MUCH_SLOWER = 1.2  # a stock layout slower than the other by this factor is not timed again
 
 
 @dataclass
-class Found:
+class SearchResult:
     """The result of a search.
 
     Attributes:
@@ -66,7 +66,7 @@ class Goal:
 LAYOUTS = {False: "contiguous", True: "channels-last"}
 
 
-def search(runner: Runner, goal: Goal) -> Found:
+def search(runner: Runner, goal: Goal) -> SearchResult:
     """Find a plan by measurement. The runner's model must be in a sandbox."""
     runner.apply(Plan())
     runner.links = record(runner.model, lambda: runner.forward())
@@ -115,7 +115,7 @@ def _candidates(runner: Runner, trials: dict[str, Trial], goal: Goal) -> list[tu
     def measured(tiers: dict[str, str]) -> tuple[Trial, dict[str, str]]:
         plan = select.plan_of(tiers, links, fused.plan)
         known = next((t for t in trials.values() if t.plan == plan), None)
-        return known or runner.measure(plan, AGAIN), tiers
+        return known or runner.measure(plan, MIXED_RUNS), tiers
 
     allowed = {STOCK: stock, DEFAULT: trials[DEFAULT]} if DEFAULT in trials else trials
     candidates = [measured(select.fastest(allowed, links, second_per_byte(runner.device)))]
@@ -129,11 +129,11 @@ def _candidates(runner: Runner, trials: dict[str, Trial], goal: Goal) -> list[tu
     trial, tiers = candidates[-1]
     if limit is None:
         limit = 0.0  # "memory" and "balanced": as few kept bytes as possible
-    for _ in range(BUDGETED):
+    for _ in range(BUDGET_ATTEMPTS):
         if trial.kept <= limit * 1.002 or not runner.training:
             break
         estimated = _estimate(tiers, trials)
-        fewer = select.within(tiers, trials, limit - (trial.kept - estimated), estimated, links)
+        fewer = select.within_budget(tiers, trials, limit - (trial.kept - estimated), estimated, links)
         if fewer == tiers:
             break
         candidates.append(measured(fewer))
@@ -148,7 +148,7 @@ def _estimate(tiers: dict[str, str], trials: dict[str, Trial]) -> int:
 
 def _finals(
     runner: Runner, layouts: dict[bool, Trial], candidates: list[tuple[Trial, dict[str, str]]], goal: Goal
-) -> Found:
+) -> SearchResult:
     """Alternate whole steps of both stock layouts and the best candidates; the goal decides."""
     least = min(trial.kept for trial in layouts.values())
     best = min(trial.seconds for trial in layouts.values())
@@ -163,7 +163,7 @@ def _finals(
     _time(runner, finalists, len(stocks))
     trial, tiers = _winner(finalists, len(stocks), goal, least)
     stock = {LAYOUTS[flag]: (layouts[flag].seconds, layouts[flag].kept) for flag in layouts}
-    found, limit = Found(trial.plan, trial.seconds, trial.kept, stock, tiers), goal.limit(least)
+    found, limit = SearchResult(trial.plan, trial.seconds, trial.kept, stock, tiers), goal.limit(least)
     if limit is not None and trial.kept > limit * 1.002:
         found.notes.append(f"no choice keeps {limit / 2**20:.1f} MiB or less: this one keeps the fewest bytes.")
     return found

@@ -51,12 +51,12 @@ def fastest(trials: Mapping[str, Trial], links: Links, second_per_byte: float) -
 
 def _boundary_seconds(links: Links, name: str, tier: str, next_tier: str, second_per_byte: float) -> float:
     """The extra seconds of a fused part whose map is read by a stock one."""
-    if tier == STOCK or next_tier != STOCK or not links.readers.get(name, set()) & READING:
+    if tier == STOCK or next_tier != STOCK or not links.readers.get(name, set()) & CONVOLUTIONS:
         return 0.0
     return links.result_bytes.get(name, 0) * second_per_byte
 
 
-READING = {"Conv2d", "Conv3d", "ConvTranspose2d", "ConvTranspose3d"}
+CONVOLUTIONS = {"Conv2d", "Conv3d", "ConvTranspose2d", "ConvTranspose3d"}
 
 
 def refined(tiers: Mapping[str, str], mixed: Trial, stock: Trial) -> dict[str, str]:
@@ -68,13 +68,13 @@ def refined(tiers: Mapping[str, str], mixed: Trial, stock: Trial) -> dict[str, s
         while j < len(names) and tiers[names[j]] != STOCK:
             j += 1
         if j > i:
-            run = _least_run(names[i:j], mixed, stock)
+            run = _worst_run(names[i:j], mixed, stock)
             found.update(dict.fromkeys(run, STOCK))
         i = max(j, i + 1)
     return found
 
 
-def _least_run(names: Sequence[str], mixed: Trial, stock: Trial) -> Sequence[str]:
+def _worst_run(names: Sequence[str], mixed: Trial, stock: Trial) -> Sequence[str]:
     """The consecutive parts with the largest total loss, if any lose (maximum subarray)."""
     most, result, start, sum_ = 0.0, (0, 0), 0, 0.0
     for i, name in enumerate(names):
@@ -86,7 +86,7 @@ def _least_run(names: Sequence[str], mixed: Trial, stock: Trial) -> Sequence[str
     return names[result[0] : result[1]]
 
 
-def within(
+def within_budget(
     tiers: Mapping[str, str], trials: Mapping[str, Trial], limit: float, now: float, links: Links
 ) -> dict[str, str]:
     """Tiers that keep an estimated `limit` bytes or less: a greedy knapsack by seconds lost per byte saved.

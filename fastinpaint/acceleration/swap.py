@@ -12,7 +12,7 @@ from torch.nn.modules.padding import _ConstantPadNd
 from torch.nn.utils.parametrize import is_parametrized
 
 from fastinpaint import nn as fused_nn
-from fastinpaint.acceleration.borders import draw_borders
+from fastinpaint.acceleration.borders import add_border_hooks
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.nn import layers
 from fastinpaint.nn.padded import zeros_of
@@ -75,7 +75,7 @@ def swap(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], dict[st
             if plan.by_rule and isinstance(module, NORMS):
                 module._fastinpaint_follows = True  # type: ignore[assignment]
             swapped.append(name)
-    draw_borders(model, frozenset(PLAIN))
+    add_border_hooks(model, frozenset(PLAIN))
     return swapped, left
 
 

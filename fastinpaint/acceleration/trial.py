@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from fastinpaint.acceleration import layout
 from fastinpaint.acceleration.example import Example, float_tensors
 from fastinpaint.acceleration.kept import Kept, RecomputedBytes
-from fastinpaint.acceleration.links import Links, wrapped
+from fastinpaint.acceleration.links import Links, wrapped_forwards
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.sandbox import random_states
 from fastinpaint.acceleration.swap import swap, unswap
 
 clock = time.perf_counter
-BEFORE = ""  # the part before the first watched layer
+BEFORE_LAYERS = ""  # the part before the first watched layer
 
 
 @dataclass
@@ -130,7 +130,7 @@ class Runner:
                 parts.append(watch.parts())
         trial.seconds = statistics.median(seconds)
         trial.parts = {name: min(part.get(name, 0.0) for part in parts) for name in {n for part in parts for n in part}}
-        for names in self.links.alike():  # so that one disturbance has no effect
+        for names in self.links.equal_layers():  # so that one disturbance has no effect
             usual = statistics.median(trial.parts.get(name, 0.0) for name in names)
             trial.parts.update(dict.fromkeys(names, usual))
         return trial
@@ -138,17 +138,17 @@ class Runner:
     def try_out(self, plan: Plan, watch: Watch | None = None) -> Trial:
         """Apply a plan and run forward once, to get the results and the kept bytes."""
         self.apply(plan)
-        self._put_back()
+        self._restore()
         state, kept, trial = self._random_state(), Kept(self.model.parameters()), Trial(plan)
         watch = Watch(self.model, [], self.device) if watch is None else watch
         with kept.counting() if self.training else nullcontext(), watch.watching(kept):
             results = self.forward()[0]
         drew = not torch.equal(state, self._random_state())
-        trial.results = self._evaluated() if drew else [t.detach().clone() for t in float_tensors(results)]
+        trial.results = self._eval_results() if drew else [t.detach().clone() for t in float_tensors(results)]
         trial.kept, trial.kept_by = kept.total, kept.by
         return trial
 
-    def _put_back(self) -> None:
+    def _restore(self) -> None:
         """Restore buffers and random states, so that plans can be compared."""
         self._put_back_random_states()
         with torch.no_grad():
@@ -162,9 +162,9 @@ class Runner:
         return torch.cat(states)
 
     @torch.no_grad()
-    def _evaluated(self) -> list[Tensor]:
+    def _eval_results(self) -> list[Tensor]:
         """The results in evaluation mode, because dropout's pattern depends on the layout."""
-        self._put_back()
+        self._restore()
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         results = [t.clone() for t in float_tensors(self.forward()[0])]
@@ -217,18 +217,18 @@ class Watch:
     def begin_step(self) -> None:
         """Call before a step."""
         self._marks.clear()
-        self.mark(BEFORE)
+        self.mark(BEFORE_LAYERS)
         self._turn = 0
 
     def begin_backward(self) -> None:
         """Call between forward and backward."""
         self._turn = len(self._marks)
-        self.mark(BEFORE)
+        self.mark(BEFORE_LAYERS)
 
     def end_step(self) -> None:
         """Call after a step."""
         self._turn = self._turn or len(self._marks)
-        self.mark(BEFORE)
+        self.mark(BEFORE_LAYERS)
 
     def parts(self) -> dict[str, float]:
         """Seconds by layer: forward from its entry to the next entry, backward until its weight's gradient arrived."""
@@ -257,7 +257,7 @@ class _Watching:
 
             return timed
 
-        self._around = wrapped(modules, around)
+        self._around = wrapped_forwards(modules, around)
         self._around.__enter__()
         self._hooks = []
         for name, module in modules.items():

@@ -131,20 +131,22 @@ def _is_tensor(value: Any) -> bool:
 def _nearest(tuner: Tuner, key: Key) -> tuple[Plan, Report] | None:
     """The plan of a known call with the same shapes and a larger batch; of any size once `MOST_SHAPES` are known."""
     maps, *rest = key
-    alike = [(k, found) for k, found in tuner.plans.items() if list(k[1:]) == rest and _kinds(k[0]) == _kinds(maps)]
+    alike = [
+        (k, found) for k, found in tuner.plans.items() if list(k[1:]) == rest and _signatures(k[0]) == _signatures(maps)
+    ]
     for known, found in alike:
         if all(a[0][1:] == b[0][1:] and a[0][:1] <= b[0][:1] for a, b in zip(maps, known[0], strict=True)):
             return found
     if len(alike) < MOST_SHAPES:
         return None
-    return min(alike, key=lambda item: abs(_values(item[0][0]) - _values(maps)))[1]
+    return min(alike, key=lambda item: abs(_numel(item[0][0]) - _numel(maps)))[1]
 
 
-def _kinds(maps: Any) -> list[Any]:
+def _signatures(maps: Any) -> list[Any]:
     return [(len(shape), *rest) for shape, *rest in maps]
 
 
-def _values(maps: Any) -> int:
+def _numel(maps: Any) -> int:
     return sum(shape.numel() for shape, *_ in maps)
 
 
@@ -272,11 +274,11 @@ def plans_file(example: Example) -> Path:
     """The file of remembered plans: one per device, versions and source."""
     device = next((t.device for t in example.tensors() if t.device.type == "cuda"), torch.device("cpu"))
     name = autotune.graphics_name(device) if device.type == "cuda" else autotune.processor_name()
-    return tuning_cache.file_of("choices", name, torch.__version__, _version.__version__, _source())
+    return tuning_cache.file_of("choices", name, torch.__version__, _version.__version__, _source_hash())
 
 
 @functools.cache
-def _source() -> str:
+def _source_hash() -> str:
     """A hash of the libraries and of all Python code that affects the choice."""
     python = [path for room in ("ops", "nn", "acceleration") for path in native.HERE.glob(f"{room}/**/*.py")]
     built = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(native.HERE.glob("*.so"))]
@@ -288,7 +290,9 @@ def problem(model: nn.Module, example: Example, training: bool, tuner: Tuner) ->
     modules = []
     for name, module in model.named_modules():
         kind: Any = type(module)
-        modules.append((name, kind.__module__, kind.__qualname__, module.extra_repr(), module.training, _code(kind)))
+        modules.append(
+            (name, kind.__module__, kind.__qualname__, module.extra_repr(), module.training, _code_hash(kind))
+        )
     weights = [
         (name, tuple(p.shape), str(p.dtype), str(p.device), p.requires_grad) for name, p in model.named_parameters()
     ]
@@ -298,7 +302,7 @@ def problem(model: nn.Module, example: Example, training: bool, tuner: Tuner) ->
 
 
 @functools.cache
-def _code(kind: Any) -> str:
+def _code_hash(kind: Any) -> str:
     """A hash of a module's own forward, so that changed code is measured again."""
     code = getattr(getattr(kind, "forward", None), "__code__", None)
     if kind.__module__.partition(".")[0] == "torch" or code is None:

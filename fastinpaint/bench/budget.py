@@ -89,7 +89,7 @@ class Search:
         return self.good + (self.bad - self.good) // (2 * self.unit) * self.unit
 
 
-def within(
+def largest_within(
     contender: str, workload: Workload, axis: str, budget_bytes: int, log: Callable[[str], None]
 ) -> dict[str, Any]:
     """The largest ``axis`` ("frames" or "size") of the workload, or the smallest ("r"), that trains within the budget.

@@ -14,7 +14,7 @@ from fastinpaint.data.synthetic import synthetic_clip
 from fastinpaint.models import ModelConfig, VideoCompletionNet
 from fastinpaint.training.losses import total_loss
 
-EVERY = 10  # steps averaged per point of a curve
+STEPS_PER_POINT = 10  # steps averaged per point of a curve
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Curves:
         """The mean loss of the last steps by seed, of reference and fused."""
         return self.reference[:, -window:].mean(1), self.fused[:, -window:].mean(1)
 
-    def thinned(self, every: int = EVERY) -> dict[str, list[list[float]]]:
+    def thinned(self, every: int = STEPS_PER_POINT) -> dict[str, list[list[float]]]:
         """Means over groups of steps, by seed, for rows and pictures."""
         return {
             name: runs[:, : runs.shape[1] // every * every].reshape(len(runs), -1, every).mean(2).round(3).tolist()

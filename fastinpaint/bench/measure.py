@@ -17,7 +17,7 @@ from fastinpaint.bench.machine import synchronise
 from fastinpaint.ops import buffer_pool
 
 REPEATS_WITHIN = 0.05  # relative difference of medians above which a row is noisy
-FLUSHED = 1 << 28  # bytes, more than any GPU's L2 cache
+FLUSH_BYTES = 1 << 28  # bytes, more than any GPU's L2 cache
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def time_in_turn(
     taken: dict[str, list[float]] = {name: [] for name in names}
     while any(len(t) < least or (sum(t) < seconds and len(t) < 1000) for t in taken.values()):
         turn += 1
-        for name in (names[i] for i in order(len(names), turn - 1)):
+        for name in (names[i] for i in turn_order(len(names), turn - 1)):
             if len(taken[name]) >= least and sum(taken[name]) >= seconds:
                 continue
             synchronise(device)
@@ -87,7 +87,7 @@ def time_in_turn(
     return {name: Timing.of(t) for name, t in taken.items()}
 
 
-def order(count: int, turn: int) -> list[int]:
+def turn_order(count: int, turn: int) -> list[int]:
     """The order of contenders in a turn: every rotation, forwards and backwards.
 
     A call finds caches and allocator as the previous call left them, so no contender may always follow the same one.
@@ -96,7 +96,7 @@ def order(count: int, turn: int) -> list[int]:
     return places[::-1] if turn % 2 else places
 
 
-def paired(
+def time_pairwise(
     calls: Sequence[Callable[[], Any]], least: int, seconds: float, clock: Callable[[], float] = time.perf_counter
 ) -> list[list[float]]:
     """The seconds of each call, one per turn, so that the times of a turn can be compared pairwise.
@@ -106,7 +106,7 @@ def paired(
     taken: list[list[float]] = [[] for _ in calls]
     until = time.perf_counter() + seconds
     while len(taken[0]) < least or time.perf_counter() < until:
-        for i in order(len(calls), len(taken[0])):
+        for i in turn_order(len(calls), len(taken[0])):
             start = clock()
             calls[i]()
             taken[i].append(clock() - start)
@@ -118,7 +118,7 @@ def device_times(work: Callable[[], Any], device: torch.device, runs: int) -> li
 
     A buffer larger than any L2 is written before each call. This also gives the host time to queue the call's kernels.
     """
-    flush = torch.empty(FLUSHED, dtype=torch.int8, device=device)
+    flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=device)
     events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(runs)]
     for start, end in events:
         flush.zero_()

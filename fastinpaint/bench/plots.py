@@ -14,7 +14,7 @@ from fastinpaint.training.checkpoints import replace_file
 
 OURS_COLOUR, RIVAL_COLOUR = "#c4472b", "#8a94a6"
 # By contender: the displayed name, its shade and its marker.
-LOOKS = {
+STYLES = {
     "eager": ("PyTorch", "#b3bac7", "s"),
     "eager channels-last": ("PyTorch, channels-last", "#8a94a6", "o"),
     "eager checkpointed": ("PyTorch, checkpointed", "#6d7789", "D"),
@@ -31,12 +31,12 @@ LOOKS = {
 
 def label(contender: str) -> str:
     """The contender's displayed name."""
-    return LOOKS[contender][0] if contender in LOOKS else contender
+    return STYLES[contender][0] if contender in STYLES else contender
 
 
 def colour(contender: str) -> str:
     """The contender's colour; this library's contenders stand out."""
-    return LOOKS[contender][1] if contender in LOOKS else OURS_COLOUR
+    return STYLES[contender][1] if contender in STYLES else OURS_COLOUR
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -66,7 +66,7 @@ def draw_lines(series: dict[str, tuple[list[float], list[float]]], title: str, x
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     axes = figure.subplots()
     for name, (xs, ys) in series.items():
-        axes.plot(xs, ys, color=colour(name), marker=LOOKS.get(name, ("", "", "o"))[2], label=label(name))
+        axes.plot(xs, ys, color=colour(name), marker=STYLES.get(name, ("", "", "o"))[2], label=label(name))
     axes.set(xlabel=x, ylabel=y)
     axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)
@@ -90,7 +90,7 @@ def draw_roofline(panels: dict[str, list[dict[str, Any]]], ceilings: dict[str, f
         axes.loglog(intensity, roof, color="black", linewidth=1, label=measured)
         for name in dict.fromkeys(p["contender"] for p in panel):
             mine = [p for p in panel if p["contender"] == name]
-            marker = LOOKS.get(name, ("", "", "o"))[2] if name.startswith("fastinpaint") else "x"
+            marker = STYLES.get(name, ("", "", "o"))[2] if name.startswith("fastinpaint") else "x"
             xy = [p["intensity"] for p in mine], [p["gflops"] for p in mine]
             axes.loglog(*xy, marker, color=colour(name), label=label(name), markersize=5)
         axes.set_title(title)

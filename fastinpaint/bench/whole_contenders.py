@@ -56,7 +56,7 @@ class Plain:
                 channels_last(module)
         x, skip = inputs.x, inputs.skip
         self.leaves = {} if layer.first else {"x": self._leaf(x.x if isinstance(x, Normed) else x)}
-        self._x = self.leaves.get("x", self._laid(x) if isinstance(x, Tensor) else None)
+        self._x = self.leaves.get("x", self._in_layout(x) if isinstance(x, Tensor) else None)
         if isinstance(x, Normed):
             self.leaves |= {"norm.weight": self._leaf(x.weight), "norm.bias": self._leaf(x.bias)}
         if skip is not None:
@@ -65,7 +65,7 @@ class Plain:
             self.leaves["image"] = self._leaf(inputs.image)
         self.leaves |= parameters(self._layers, self._guide)
         self._y = self._convolution(training=True)
-        self._dy = self._laid(upstream(inputs, self._y.detach()) if self._norm else inputs.dy)
+        self._dy = self._in_layout(upstream(inputs, self._y.detach()) if self._norm else inputs.dy)
 
     def forward(self) -> Any:
         y = self._convolution(training=False)
@@ -106,11 +106,11 @@ class Plain:
         norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
         return torch.batch_norm_update_stats(y, norm.running_mean, norm.running_var, norm.momentum)
 
-    def _laid(self, tensor: Tensor) -> Tensor:
+    def _in_layout(self, tensor: Tensor) -> Tensor:
         return in_layout(tensor, self._last)
 
     def _leaf(self, tensor: Tensor) -> Tensor:
-        return self._laid(tensor).detach().clone().requires_grad_()
+        return self._in_layout(tensor).detach().clone().requires_grad_()
 
 
 class Fused:

@@ -127,13 +127,15 @@ def step_times(workload: Workload, names: list[str] | None, seconds: float) -> I
 
 def largest_sizes(workload: Workload, names: list[str] | None, axes: list[str], budget_gb: float) -> Iterator[dict]:
     """Find the largest sizes within the budget, by training at them, and print each beside the first rival's."""
-    from fastinpaint.bench.budget import within
+    from fastinpaint.bench.budget import largest_within
     from fastinpaint.bench.contenders import OURS, is_ours
 
     for axis in axes:
         rival = 0
         for name in names or ["eager channels-last", *OURS]:
-            found = within(name, workload, axis, int(budget_gb * 1e9), lambda line: print(line, file=sys.stderr))
+            found = largest_within(
+                name, workload, axis, int(budget_gb * 1e9), lambda line: print(line, file=sys.stderr)
+            )
             value = found["value"]
             ratio = f"  ({value / rival:.2f}x)" if rival and axis != "r" and is_ours(name) else ""
             print(f"{AXES[axis]} in {budget_gb:g} GB, {name}: {value or 'none'}{ratio}", flush=True)
@@ -144,7 +146,7 @@ def largest_sizes(workload: Workload, names: list[str] | None, axes: list[str], 
 
 def convergence(steps: int, backend: str, out: Path | None) -> list[dict]:
     """Train reference and fused from three seeds each, print the final losses, draw the curves beside ``--out``."""
-    from fastinpaint.bench.convergence import EVERY, compare
+    from fastinpaint.bench.convergence import STEPS_PER_POINT, compare
     from fastinpaint.bench.plots import draw_convergence
 
     curves = compare(steps, backend=backend)
@@ -155,10 +157,10 @@ def convergence(steps: int, backend: str, out: Path | None) -> list[dict]:
     print("  the fused runs end within the reference seeds' spread" if curves.agree() else "  THEY DISAGREE")
     picture = (out or Path("convergence.jsonl")).with_suffix(".png")
     thinned = curves.thinned()
-    draw_convergence(thinned, EVERY, picture)
+    draw_convergence(thinned, STEPS_PER_POINT, picture)
     print(f"curves in {picture}")
     return [
         {"case": "convergence", "contender": "fastinpaint", "steps": steps, "backend": backend}
         | {"agree": curves.agree(), "final": {"reference": reference.tolist(), "fused": fused.tolist()}}
-        | {"curves": thinned, "every": EVERY}
+        | {"curves": thinned, "every": STEPS_PER_POINT}
     ]

@@ -57,6 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--drop-unsupported", action="store_true", help="go on without what OUT's format cannot hold of the source"
     )
     file.add_argument("--encode-audio", action="store_true", help="encode audio that OUT's format cannot hold again")
+    file.add_argument(
+        "--smart-copy",
+        action=argparse.BooleanOptionalAction,
+        help="copy stretches without a hole unencoded (default: where it is safe)",
+    )
     file.add_argument("--image-format", choices=("png", "tiff"), default="png", help="of a folder of frames")
     file.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     run = parser.add_argument_group("how to run")
@@ -143,6 +148,7 @@ def run(args: argparse.Namespace) -> None:
         pix_fmt=args.pix_fmt,
         drop_unsupported=args.drop_unsupported,
         encode_audio=args.encode_audio,
+        smart_copy=args.smart_copy,
         image_format=args.image_format,
     )
     model = None

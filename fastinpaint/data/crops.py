@@ -97,7 +97,7 @@ class FaceCrop(Crop):
         face = agreed_face(looks)
         if face is None:
             return None
-        square = around(face, *seen[0][0].shape[:2])
+        square = square_around(face, *seen[0][0].shape[:2])
         if square.side < self.min_side:
             return None
         return square, np.stack([resize(rgb, square, self.size) for rgb, _ in seen])
@@ -136,7 +136,7 @@ def agreed_face(looks: list[np.ndarray]) -> np.ndarray | None:
     return chosen if best[0] >= needed else None
 
 
-def around(face: np.ndarray, height: int, width: int) -> Square:
+def square_around(face: np.ndarray, height: int, width: int) -> Square:
     """The square around a face (x, y, side) with its margin, moved and, if necessary, shrunk to fit the frame."""
     side = min(round(FACE_MARGIN * face[2]), height, width)
     x, y = (round(centre - side / 2) for centre in face[:2])

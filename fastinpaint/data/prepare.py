@@ -22,10 +22,10 @@ from fastinpaint.data.reader import VideoReader
 from fastinpaint.data.scenes import split_scenes
 from fastinpaint.data.sources import find_sources, stamp
 from fastinpaint.data.split import split_samples
-from fastinpaint.data.store import FORMAT, PART, VERSION, clip_writer, read_json, write_json
+from fastinpaint.data.store import FORMAT, VERSION, clip_writer, read_json, write_json
 from fastinpaint.data.video import open_video, upright
 from fastinpaint.errors import UserError, one_line, shown
-from fastinpaint.files import locked
+from fastinpaint.files import PART, locked
 from fastinpaint.memory import require
 from fastinpaint.ranges import FRAMES, SEED, SIDE, Number, whole
 
@@ -128,12 +128,12 @@ def prepare(config: PrepareConfig, sources: Sequence[str | Path], out: str | Pat
     was_empty = bool(made) or (root.is_dir() and not any(root.iterdir()))
     clips: list[dict[str, Any]] = []
     try:
-        _open_out(root, config)
+        _open_output(root, config)
         with locked(root, "the data set"):
             return _prepare_all(found, config, crop, root, clips)
     except (OSError, UserError) as error:
         if was_empty and not clips:  # nothing to resume from
-            _empty(root, made)
+            _remove_new_files(root, made)
         if isinstance(error, UserError):
             raise
         raise UserError(f"{error.filename or out}: cannot be read or written: {error.strerror or error}.") from None
@@ -167,7 +167,7 @@ def _prepare_all(
     return summary
 
 
-def _empty(root: Path, made: list[Path]) -> None:
+def _remove_new_files(root: Path, made: list[Path]) -> None:
     """Remove what this call wrote into a new or empty folder."""
     with contextlib.suppress(OSError):
         shutil.rmtree(root / "clips", ignore_errors=True)
@@ -176,7 +176,7 @@ def _empty(root: Path, made: list[Path]) -> None:
             folder.rmdir()
 
 
-def _open_out(root: Path, config: PrepareConfig) -> None:
+def _open_output(root: Path, config: PrepareConfig) -> None:
     """Create the folder, or check that this call can continue in it."""
     if (root / "settings.json").exists():
         there = read_json(root / "settings.json")
@@ -199,7 +199,7 @@ def _clip(path: Path, config: PrepareConfig, crop: Crop, folder: Path) -> dict[s
     array, note = folder / f"{key}.npy", folder / f"{key}.json"
     now = stamp(path)
     if note.exists():
-        known = _known(note)
+        known = _read_note(note)
         if known is not None and known["stamp"] == now and (array.is_file() or not known["samples"]):
             return known
         note.unlink()
@@ -209,7 +209,7 @@ def _clip(path: Path, config: PrepareConfig, crop: Crop, folder: Path) -> dict[s
     return clip
 
 
-def _known(note: Path) -> dict[str, Any] | None:
+def _read_note(note: Path) -> dict[str, Any] | None:
     """A clip's JSON, or None if it is damaged; the clip is then cut again."""
     kinds = {"stamp": list, "samples": int, "scenes": int, "starts": list, "squares": list, "means": list}
     try:

@@ -73,10 +73,10 @@ def same_scene(a: np.ndarray, b: np.ndarray) -> bool:
 
 def similarity(a: np.ndarray, b: np.ndarray) -> float:
     """Share of the picture that matches, at most 1: the lower of both directions."""
-    return min(_found(a, b), _found(b, a))
+    return min(_match_score(a, b), _match_score(b, a))
 
 
-def _found(a: np.ndarray, b: np.ndarray) -> float:
+def _match_score(a: np.ndarray, b: np.ndarray) -> float:
     """Mean over b's blocks of correlation times brightness match, each at its best place in a's window."""
     exposure = float(np.median(b) - np.median(a))
     scores = []

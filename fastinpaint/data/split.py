@@ -29,7 +29,7 @@ def split_samples(starts: Sequence[Sequence[int]], frames: int, seed: int) -> tu
     """
     counts = [len(clip) for clip in starts]
     if len(counts) == 1:
-        return _in_time(starts[0], frames)
+        return _split_in_time(starts[0], frames)
     room = round(VAL_SHARE * sum(counts))
     wanted = max(1, round(VAL_SHARE * len(counts)))
     chosen: set[int] = set()
@@ -43,7 +43,7 @@ def split_samples(starts: Sequence[Sequence[int]], frames: int, seed: int) -> tu
     return [r for r in ranges if r[0] not in chosen], [r for r in ranges if r[0] in chosen]
 
 
-def _in_time(starts: Sequence[int], frames: int) -> tuple[list[Range], list[Range]]:
+def _split_in_time(starts: Sequence[int], frames: int) -> tuple[list[Range], list[Range]]:
     total = len(starts)
     if total == 1:
         return [(0, 0, 1)], []

@@ -11,7 +11,6 @@ Every file is written atomically, under another name that is then renamed.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from fastinpaint.errors import UserError, shown
-from fastinpaint.files import PART, parse_json, read_text, replace_text
+from fastinpaint.files import parse_json, read_text, replace_text, replacing
 
 FORMAT = "fastinpaint samples"
 VERSION = 1
@@ -53,16 +52,13 @@ class ClipWriter:
 @contextmanager
 def clip_writer(path: Path, shape: tuple[int, ...]) -> Iterator[ClipWriter]:
     """Write DATA/clips/KEY.npy. The file appears when the block ends, unless with an error or without a sample."""
-    part = path.with_name(path.name + PART)
-    try:
-        with open(part, "wb") as file:
+    with replacing(path) as beside:
+        with beside.open("wb") as file:
             writer = ClipWriter(file, shape)
             yield writer
             writer.finish()
-        if writer.count:
-            os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        if not writer.count:
+            beside.unlink()
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

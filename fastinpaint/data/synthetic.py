@@ -32,7 +32,7 @@ def synthetic_clip(seed: int, frames: int, size: int) -> np.ndarray:
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         frame = cv2.warpAffine(canvas, camera[t], (size, size), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
         for body in bodies:
-            frame = body.over(frame, t)
+            frame = body.draw_over(frame, t)
         video[t] = np.clip(frame * light[t], 0, 255)
     return video
 
@@ -62,7 +62,7 @@ class _Body:
         self.outline = _outline(rng, radius)
         self.texture = _texture(rng, size)
 
-    def over(self, frame: np.ndarray, t: int) -> np.ndarray:
+    def draw_over(self, frame: np.ndarray, t: int) -> np.ndarray:
         """Draw the body over a frame [H, W, 3]. Its edge is smooth; its texture moves and rotates with it."""
         cosine, sine = np.cos(self.turns[t]), np.sin(self.turns[t])
         turn = np.array([[cosine, -sine], [sine, cosine]])

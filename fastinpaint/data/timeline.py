@@ -10,8 +10,8 @@ import av
 from av.format import Flags
 
 JUMP = 10  # least seconds of a jump, forwards or backwards; shorter gaps may be pauses
-BACK = Fraction(1, 10)  # least seconds of a step backwards that only a jump explains
-APART = 2  # most seconds between two streams at the same jump
+MIN_BACKWARD = Fraction(1, 10)  # least seconds of a step backwards that only a jump explains
+MAX_STREAM_OFFSET = 2  # most seconds between two streams at the same jump
 
 
 class Timeline:
@@ -45,7 +45,7 @@ class Timeline:
         time = stamp * packet.time_base
         if clock.expected is not None and clock.last is not None:
             gap = time + self._shifts[clock.run] - clock.expected
-            if abs(gap) > JUMP or gap + clock.expected < clock.last - BACK:
+            if abs(gap) > JUMP or gap + clock.expected < clock.last - MIN_BACKWARD:
                 self._next_run(clock, time)
         clock.last = time + self._shifts[clock.run]
         length = (packet.duration or 0) * packet.time_base
@@ -58,7 +58,9 @@ class Timeline:
         """Use the shift that another stream found at this jump, or a new one."""
         assert clock.expected is not None  # a first packet cannot jump
         clock.run += 1
-        known = clock.run < len(self._shifts) and abs(time + self._shifts[clock.run] - clock.expected) < APART
+        known = (
+            clock.run < len(self._shifts) and abs(time + self._shifts[clock.run] - clock.expected) < MAX_STREAM_OFFSET
+        )
         if not known:
             self._shifts[clock.run :] = [clock.expected - time]
 

@@ -123,6 +123,8 @@ class Encoding:
         pix_fmt: a pixel format of FFmpeg's to store in place of the source's.
         drop_unsupported: go on without what the output cannot hold.
         encode_audio: encode audio that the output cannot hold again, as AAC, Opus, FLAC or MP3.
+        smart_copy: copy groups of pictures without a hole packet for packet; None: where it is safe, without a word
+            where it is not.
         image_format: "png" or "tiff" (16 bits), for a folder of frames.
 
     Raises:
@@ -134,6 +136,7 @@ class Encoding:
     pix_fmt: str | None = None
     drop_unsupported: bool = False
     encode_audio: bool = False
+    smart_copy: bool | None = None
     image_format: str = "png"
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -19,20 +20,23 @@ from fastinpaint.data.video import open_video
 from fastinpaint.errors import UserError
 from fastinpaint.inference.boxes import HoleBox
 from fastinpaint.inference.complete import complete_stream
+from fastinpaint.inference.copies import Copies, CopyError, find_copies
 from fastinpaint.inference.encoder import Encoding
 from fastinpaint.inference.masks import Masks, MaskSettings, count_frames, no_hole, wrong_count
 from fastinpaint.inference.movie import MovieWriter
 from fastinpaint.inference.output import FolderWriter, TiffWriter, Writer, check_output, is_movie, whole_or_nothing
+from fastinpaint.inference.pipeline import ahead, behind, depth
 from fastinpaint.inference.settings import Settings, require_window
 
 
 class Written(NamedTuple):
-    """What `inpaint` wrote."""
+    """What `inpaint` wrote; of the frames, `copied` were copied without being encoded."""
 
     path: Path
     frames: int
     width: int
     height: int
+    copied: int = 0
 
 
 def inpaint(
@@ -69,42 +73,85 @@ def inpaint(
     """
     target, encoding = Path(output), encoding or Encoding()
     check_output(target, [Path(path) for path in (video, mask) if path is not None], overwrite)
-    with (
-        open_video(video, keep_pictures=True) as reader,
-        Masks(reader, mask, boxes, masks, notify) as holes,
-    ):
-        _check_lengths(reader, holes)
-        settings = settings or Settings()
-        require_window(model, settings, reader)
-        first = next(reader)
-        held: deque[tuple[Frame, np.ndarray]] = deque()
-        pairs = _pairs(chain([first], reader), holes, reader, held, (masks or MaskSettings()).invert)
-        done = complete_stream(model, pairs, settings, notify, progress)
-        count = 0
-        with whole_or_nothing(target) as beside, ExitStack() as stack:
-            writer = _writer(beside, reader, first, encoding, notify)
-            stack.callback(writer.release)
+    masks = masks or MaskSettings()
+
+    def once(encoding: Encoding) -> Written:
+        with (
+            open_video(video, keep_pictures=True) as reader,
+            Masks(reader, mask, boxes, masks, notify) as holes,
+        ):
+
+            def copies() -> Copies | None:
+                if encoding.smart_copy is False or holes.is_fixed:
+                    return None
+                with Masks(reader, mask, boxes, replace(masks, grow=0), notify=lambda note: None) as again:
+                    return find_copies(reader, again)
+
+            return _fill(model, reader, holes, target, settings or Settings(), encoding, copies, progress, notify)
+
+    try:
+        return once(encoding)
+    except CopyError as error:
+        notify(f"{error}, so the frames are filled again and all are encoded.")
+        return once(replace(encoding, smart_copy=False))
+
+
+def _fill(
+    model: nn.Module | None,
+    reader: VideoReader,
+    holes: Masks,
+    target: Path,
+    settings: Settings,
+    encoding: Encoding,
+    copies: Callable[[], Copies | None],
+    progress: bool,
+    notify: Callable[[str], None],
+) -> Written:
+    """Decode, fill and encode, each in a thread of its own."""
+    _check_lengths(reader, holes)
+    require_window(model, settings, reader)
+    first = next(reader)
+    held: deque[tuple[Frame, np.ndarray]] = deque()
+    pairs = _pairs(chain([first], reader), holes, reader, held)
+    most, count = depth(reader.height, reader.width), 0
+    with whole_or_nothing(target) as beside, ExitStack() as stack:
+        writer = _writer(beside, reader, first, encoding, copies, notify)
+        stack.callback(writer.release)
+
+        def write_one(item: tuple[Frame, np.ndarray, np.ndarray]) -> None:
+            writer.write(*item)
+
+        with ahead(pairs, most) as decoded, behind(write_one, most) as write:
+            done = complete_stream(model, decoded, settings, notify, progress)
             for rgb in tqdm(done, total=reader.length_hint, unit="frame", disable=None if progress else True):
                 frame, hole = held.popleft()
-                writer.write(frame, rgb, hole)
+                write((frame, rgb, hole))
                 count += 1
-            writer.close()
-    return Written(target, count, reader.width, reader.height)
+        writer.close()
+        writer.check(beside)
+    return Written(target, count, reader.width, reader.height, writer.copied)
 
 
-def _writer(path: Path, reader: VideoReader, first: Frame, encoding: Encoding, notify: Callable[[str], None]) -> Writer:
+def _writer(
+    path: Path,
+    reader: VideoReader,
+    first: Frame,
+    encoding: Encoding,
+    copies: Callable[[], Copies | None],
+    notify: Callable[[str], None],
+) -> Writer:
     if not is_movie(path):
         return FolderWriter(path, encoding.image_format)
     if path.suffix.lower() in (".tif", ".tiff"):
         return TiffWriter(path, reader.name)
-    writer = MovieWriter(path, reader, first, encoding)
+    writer = MovieWriter(path, reader, first, encoding, copies)
     for note in writer.notes:
         notify(note)
     return writer
 
 
 def _pairs(
-    frames: Iterator[Frame], masks: Masks, video: VideoReader, held: deque[tuple[Frame, np.ndarray]], invert: bool
+    frames: Iterator[Frame], masks: Masks, video: VideoReader, held: deque[tuple[Frame, np.ndarray]]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(frame, mask) pairs, with each frame and mask put into `held` for the writer."""
     holes, count, start = False, 0, None
@@ -127,7 +174,7 @@ def _pairs(
     if more:
         raise UserError(wrong_count(masks, count + more, video, count))
     if not holes:
-        raise UserError(no_hole(masks.name, invert))
+        raise UserError(no_hole(masks.name, masks.invert))
 
 
 def _check_lengths(reader: VideoReader, masks: Masks) -> None:

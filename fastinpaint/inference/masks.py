@@ -136,6 +136,17 @@ class Masks:
         return left if left >= self.tolerance else 0
 
     @property
+    def is_fixed(self) -> bool:
+        """Whether all frames have the same mask."""
+        pictured = self._reader is not None and self._one is None
+        return not pictured and not (self._boxes is not None and self._boxes.moves)
+
+    @property
+    def invert(self) -> bool:
+        """Whether black is the hole."""
+        return self._settings.invert
+
+    @property
     def tolerance(self) -> int:
         """By so many frames and more must masks go on beyond the video to be too many."""
         return max(1, self._last_hold)
@@ -182,8 +193,8 @@ class Masks:
             if not steps or min(steps) < 1:
                 raise UserError(f"{self.name}: --mask-hold auto needs images with rising numbers in their names.")
             return [*steps, steps[-1]]
-        paired = self._settings.hold is not None or self._settings.start is not None or as_video
-        if not paired and steps and max(steps) > 1 and min(steps) > 0:
+        time_pairwise = self._settings.hold is not None or self._settings.start is not None or as_video
+        if not time_pairwise and steps and max(steps) > 1 and min(steps) > 0:
             place = steps.index(max(steps))
             even = len(set(steps)) == 1
             raise UserError(

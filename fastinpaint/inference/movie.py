@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import Any, cast
 
 import av
 import numpy as np
+from av.codec.context import Flags
 from av.error import FFmpegError
 
 from fastinpaint.data.container import ContainerReader
 from fastinpaint.data.reader import Frame, VideoReader
 from fastinpaint.errors import UserError
 from fastinpaint.inference import hdr
+from fastinpaint.inference.copies import BY_HEADER, NAL, SELF_CONTAINED, Copier, Copies, CopyError
 from fastinpaint.inference.encoder import MUXERS, PICTURES, STILLS, Encoding, Plan, plan
 from fastinpaint.inference.palette import with_palette
 from fastinpaint.inference.pixels import what_it_holds, without_alpha, working_format
@@ -39,16 +42,25 @@ class MovieWriter:
         source: the reader of the source, open.
         first: its first frame, with its picture.
         encoding: see `Encoding`.
+        find_copies: says which pictures can be copied, where the output could hold them.
 
     Attributes:
         notes: what a person should know, one sentence each.
+        copied: the number of pictures that are copied.
 
     Raises:
         UserError: the format cannot hold what the source has.
         OSError, FFmpegError: (here or later) the file cannot be written.
     """
 
-    def __init__(self, path: Path, source: VideoReader, first: Frame, encoding: Encoding) -> None:
+    def __init__(
+        self,
+        path: Path,
+        source: VideoReader,
+        first: Frame,
+        encoding: Encoding,
+        find_copies: Callable[[], Copies | None] = lambda: None,
+    ) -> None:
         self._suffix = path.suffix.lower()
         self._original = OtherStreams(source.name) if isinstance(source, ContainerReader) else None
         self._drop = encoding.drop_unsupported
@@ -68,15 +80,12 @@ class MovieWriter:
         self._start = self._origin(first.pts * first.time_base)
         self._last: int | None = None
         self._lengths: dict[int, int] = {}  # how long pictures are shown that are still in the encoder, by their time
-        self._name = source.name
+        self._name, self._rate, self._size = source.name, source.rate, size
+        self._like = first.picture
+        self._copier = self._copying(source, encoding, find_copies)
         self._container = self._open(path)
-        options: Any = {"options": self._options(first.picture), "time_base": self._time_base}
-        self._stream = cast(Any, self._container.add_stream(self.plan.encoder, source.rate, **options))
-        self._stream.width, self._stream.height = source.width, source.height
-        self._stream.pix_fmt = self.plan.pix_fmt
-        if source.display_matrix is not None:
-            self._stream.set_display_matrix(source.display_matrix)
-        self._describe_like(first.picture)
+        self._encoder: Any = None
+        self._stream = self._add_stream(source)
         if self._original is not None:
             self.notes += self._original.join(self._container, self._suffix, encoding, self._start)
 
@@ -86,34 +95,124 @@ class MovieWriter:
             raise UserError(
                 f"{self._suffix} holds one image, and {self._name} has more frames; write a video or a folder."
             )
-        length = (frame.picture.duration or 0) * frame.time_base
-        picture = self._filled(frame.picture, rgb, mask)
-        picture.pict_type = 0  # the encoder's choice, not the source's
         time = frame.pts * frame.time_base
-        picture.pts, picture.time_base = self._tick(time - self._start), self._time_base
+        tick = self._tick(time - self._start)
         if self._original is not None:
             self._original.copy(self._container, time)
-        self._lengths[picture.pts] = round(length / self._time_base)
+        if self._copier is not None and self._copier.copies():
+            self._mux(self._copier.take(frame, None, 0))
+            return
+        picture = self._filled(frame.picture, rgb, mask)
+        picture.pict_type = 0  # the encoder's choice, not the source's
+        picture.pts, picture.time_base = tick, self._time_base
+        length = round((frame.picture.duration or 0) * frame.time_base / self._time_base)
+        if self._copier is not None:
+            self._mux(self._copier.take(frame, picture, length))
+            return
+        self._lengths[picture.pts] = length
         self._encode(with_palette(picture) if self._palette else picture)
 
     def close(self) -> None:
-        self._encode(None)
+        if self._copier is not None:
+            self._mux(self._copier.end())
+        else:
+            self._encode(None)
         if self._original is not None:
             self._original.copy(self._container, None)
         self._container.close()
 
+    def check(self, path: Path) -> None:
+        """Where pictures were copied, decode the output and compare it.
+
+        Raises:
+            CopyError: it does not hold what it should.
+        """
+        if self._copier is not None:
+            self._copier.check(path)
+
     def release(self) -> None:
-        for held in (self._container, self._original):
+        for held in (self._container, self._original, self._copier):
             if held is not None:
                 with suppress(FFmpegError, OSError):
                     held.close()
 
+    def _copying(
+        self, source: VideoReader, encoding: Encoding, find_copies: Callable[[], Copies | None]
+    ) -> Copier | None:
+        """What copies pictures, where the output holds the source's as they are."""
+        self.copied = 0
+        codec = av.Codec(self.plan.encoder, "w").canonical_name
+        same = self._original is not None and codec == source.codec and self.plan.pix_fmt == self._source_format
+        beside = source.codec in ("vp8", "vp9") and what_it_holds(self._source_format).alpha
+        reason = f"{self._suffix} files cannot hold the source's pictures as they are"
+        if same and not beside and self._suffix not in PICTURES and source.codec in SELF_CONTAINED | BY_HEADER | NAL:
+            reason = "no group of pictures that stands for itself is without a hole"
+            copies = find_copies()
+            if copies is not None and not (self._constant and copies.groups.delay):
+                try:
+                    copier = Copier(self._name, copies, self._context, self._ticks, self._time_base)
+                except CopyError as error:
+                    reason = str(error)
+                else:
+                    self.copied, count = int(copies.keep.sum()), len(copies.keep)
+                    self.notes.append(
+                        f"{self.copied} of {count} frames are in stretches without a hole and are copied."
+                    )
+                    return copier
+        if encoding.smart_copy:
+            self.notes.append(f"all frames are encoded: {reason}.")
+        return None
+
+    def _add_stream(self, source: VideoReader) -> Any:
+        """The stream of pictures, described like the source's."""
+        if self._copier is not None:
+            stream = cast(Any, self._container.add_stream_from_template(self._copier.stream, opaque=True))
+            stream.codec_context.extradata = self._copier.header or None
+            if source.codec == "prores":
+                stream.codec_context.codec_tag = self._copier.stream.codec_context.codec_tag
+        elif self._original is not None and hdr.beside(self._original.pictures, self._like, self.plan.encoder):
+            stream = cast(Any, self._container.add_stream_from_template(self._original.pictures, opaque=True))
+            self._encoder = self._context({})
+            self._encoder.flags |= int(Flags.global_header)
+            self._encoder.open()
+            self._describe(stream.codec_context)
+            stream.codec_context.extradata = self._encoder.extradata
+            if self.plan.encoder == "prores_ks":
+                stream.codec_context.codec_tag = self._encoder.codec_tag
+        else:
+            options: Any = {"options": self._options({}), "time_base": self._time_base}
+            stream = cast(Any, self._container.add_stream(self.plan.encoder, self._rate, **options))
+            self._describe(stream.codec_context)
+            self._encoder = stream
+        if source.display_matrix is not None:
+            stream.set_display_matrix(source.display_matrix)
+        if self._original is not None and self._suffix not in PICTURES:
+            unwanted = ("encoder", "alpha_mode", "rotate")
+            tags = self._original.pictures.metadata
+            stream.metadata.update({k: v for k, v in tags.items() if _is_kept(k, unwanted)})
+            stream.disposition = self._original.pictures.disposition
+        return stream
+
+    def _context(self, more: dict[str, str]) -> Any:
+        """An encoder of its own, with options added."""
+        context: Any = av.CodecContext.create(self.plan.encoder, "w")
+        context.options = self._options(more)
+        context.time_base, context.framerate = self._time_base, self._rate
+        self._describe(context)
+        return context
+
+    def _mux(self, packets: Iterable[av.Packet]) -> None:
+        for packet in packets:
+            packet.stream = self._stream
+            self._container.mux(packet)
+
     def _encode(self, picture: Any) -> None:
         """Encode and pass on what is ready, each for as long as the source shows it, which encoders do not tell."""
-        for packet in self._stream.encode(picture):
+        for packet in self._encoder.encode(picture):
             length = self._lengths.pop(packet.pts, 0) if packet.time_base == self._time_base else 0
             if length:
                 packet.duration = length
+            packet.stream = self._stream
             self._container.mux(packet)
 
     def _filled(self, picture: Any, rgb: np.ndarray, mask: np.ndarray) -> Any:
@@ -129,8 +228,12 @@ class MovieWriter:
             paste(picture, rgb, mask)
         return picture if self._palette else convert(picture, self.plan.pix_fmt)
 
+    def _ticks(self, time: Fraction) -> int:
+        """A time of the source in the output's units."""
+        return round((time - self._start) / self._time_base)
+
     def _tick(self, time: Fraction) -> int:
-        """A time in the encoder's units."""
+        """The next picture's time in the encoder's units."""
         tick = round(time / self._time_base)
         if self._constant and self._last is not None and tick <= self._last:
             raise UserError(
@@ -174,28 +277,26 @@ class MovieWriter:
                 options["movflags"] = "use_metadata_tags"
         return av.open(str(path), "w", muxer, container_options=options)
 
-    def _options(self, first: Any) -> dict[str, str]:
+    def _options(self, more: dict[str, str]) -> dict[str, str]:
         if self.plan.encoder == "libsvtav1":
             os.environ.setdefault("SVT_LOG", "1")  # errors alone; it writes to stderr itself
-        return hdr.added_to(self.plan.options, self.plan.encoder, first)
+        options = hdr.added_to(self.plan.options, self.plan.encoder, self._like)
+        for key, value in more.items():
+            joined = key.endswith("-params") and key in options
+            options = {**options, key: f"{options[key]}:{value}" if joined else value}
+        return options
 
-    def _describe_like(self, first: Any) -> None:
-        """The shape of a pixel, what the numbers of the colours mean, and the stream's own tags."""
-        target = self._stream.codec_context
+    def _describe(self, target: Any) -> None:
+        """The size, the shape of a pixel and what the numbers of the colours mean."""
+        target.width, target.height = self._size
+        target.pix_fmt = self.plan.pix_fmt
         if self.plan.encoder == "libx265" and MUXERS[self._suffix] in ("mp4", "mov"):
             target.codec_tag = "hvc1"  # the one that Apple's players know
-        shown = first if self._palette else convert(first, self.plan.pix_fmt)
+        shown = self._like if self._palette else convert(self._like, self.plan.pix_fmt)
         for name in ("colorspace", "color_range", "color_primaries", "color_trc"):
             setattr(target, name, int(getattr(shown, name)))
-        if self._original is None:
-            return
-        pictures = self._original.pictures
-        if pictures.sample_aspect_ratio:
-            target.sample_aspect_ratio = pictures.sample_aspect_ratio
-        if self._suffix not in PICTURES:
-            unwanted = ("encoder", "alpha_mode", "rotate")
-            self._stream.metadata.update({k: v for k, v in pictures.metadata.items() if _is_kept(k, unwanted)})
-            self._stream.disposition = pictures.disposition
+        if self._original is not None and self._original.pictures.sample_aspect_ratio:
+            target.sample_aspect_ratio = self._original.pictures.sample_aspect_ratio
 
 
 def _is_kept(key: str, unwanted: tuple[str, ...]) -> bool:

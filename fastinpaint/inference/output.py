@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +14,7 @@ from av.error import FFmpegError
 
 from fastinpaint.data.reader import Frame
 from fastinpaint.errors import UserError
+from fastinpaint.files import replacing
 from fastinpaint.inference.encoder import MUXERS
 from fastinpaint.inference.pixels import what_it_holds, working_format
 from fastinpaint.inference.planes import convert, is_opaque, paste
@@ -27,7 +26,7 @@ class TiffWriter:
     """One TIFF image. OpenCV says in the file that its transparency is not multiplied in, which FFmpeg does not."""
 
     def __init__(self, path: Path, name: str) -> None:
-        self._path, self._name = path, name
+        self._path, self._name, self.copied = path, name, 0
 
     def write(self, frame: Frame, rgb: np.ndarray, mask: np.ndarray) -> None:
         if self._path.exists():
@@ -43,6 +42,9 @@ class TiffWriter:
     def close(self) -> None:
         """Nothing is left to write."""
 
+    def check(self, path: Path) -> None:
+        """Nothing was copied."""
+
     def release(self) -> None:
         """Nothing is open."""
 
@@ -55,13 +57,22 @@ def encoded(image: np.ndarray, suffix: str) -> bytes:
 
 
 class Writer(Protocol):
-    """Takes frames in order. The output is complete after `close`; `release` lets go of it in any state."""
+    """Takes frames in order. The output is complete after `close`; `release` lets go of it in any state.
+
+    Attributes:
+        copied: the number of frames that are copied without being encoded.
+    """
+
+    copied: int
 
     def write(self, frame: Frame, rgb: np.ndarray, mask: np.ndarray) -> None:
         """Add a frame of the source with the masked pixels of `rgb`, uint8 [H, W, 3], in it."""
 
     def close(self) -> None:
         """Write what is left, and the end of the file."""
+
+    def check(self, path: Path) -> None:
+        """Compare the file with what it should hold."""
 
     def release(self) -> None:
         """Close files."""
@@ -77,7 +88,7 @@ class FolderWriter:
         path.mkdir()
         self._path = path
         self._suffix = "." + image_format
-        self._next = 0
+        self._next = self.copied = 0
 
     def write(self, frame: Frame, rgb: np.ndarray, mask: np.ndarray) -> None:
         held = what_it_holds(frame.picture.format.name)
@@ -92,6 +103,9 @@ class FolderWriter:
 
     def close(self) -> None:
         """Nothing is left to write."""
+
+    def check(self, path: Path) -> None:
+        """Nothing was copied."""
 
     def release(self) -> None:
         """Nothing is open."""
@@ -124,29 +138,13 @@ def check_output(target: Path, inputs: list[Path], overwrite: bool) -> None:
 
 @contextmanager
 def whole_or_nothing(target: Path) -> Iterator[Path]:
-    """A path beside `target` to write to; it takes the target's place at the end, and goes away on any error."""
-    beside = target.absolute().with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
+    """A path beside `target` to write to; it takes the target's place at the end, and goes away on any error.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     try:
-        yield beside
-        _replace(beside, target)
+        with replacing(target.absolute(), suffix=target.suffix) as beside:
+            yield beside
     except (OSError, FFmpegError) as error:
         raise UserError(f"{target}: cannot be written: {getattr(error, 'strerror', None) or error}.") from error
-    finally:
-        _remove(beside)
-
-
-def _replace(beside: Path, target: Path) -> None:
-    if target.is_dir():
-        old = beside.with_suffix(".old")
-        os.replace(target, old)
-        os.replace(beside, target)
-        _remove(old)
-    else:
-        os.replace(beside, target)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    with suppress(OSError):
-        path.unlink(missing_ok=True)

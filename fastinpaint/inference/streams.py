@@ -220,17 +220,15 @@ class OtherStreams:
             return []
         listed = ", ".join(refused)
         if not encoding.drop_unsupported and suffix not in PICTURES:
-            sound = "encode the audio by --encode-audio, " if "audio" in listed and not encoding.encode_audio else ""
-            other = "" if suffix == ".mkv" else "write a .mkv file, or "
-            raise UserError(
-                f"{suffix} files cannot hold the source's {listed} as it is; "
-                f"{other}{sound}go on without by --drop-unsupported."
-            )
+            ways = ["write a .mkv file"] * (suffix != ".mkv")
+            ways += ["encode the audio by --encode-audio"] * ("audio" in listed and not encoding.encode_audio)
+            ways = [", ".join(ways), "go on without by --drop-unsupported"] if ways else ["--drop-unsupported goes on"]
+            raise UserError(f"{suffix} files cannot hold the source's {listed} as it is; {', or '.join(ways)}.")
         return [f"left out, since {suffix} files cannot hold it: {listed}."]
 
 
 def _fits(stream: Any, suffix: str) -> bool:
-    if suffix == ".ts" and stream.codec_context is not None and stream.codec_context.name not in TRANSPORTED:
+    if suffix == ".ts" and stream.codec_context is not None and _codec(stream) not in TRANSPORTED:
         return False
     if stream.type == "attachment":
         return MUXERS[suffix] == "matroska"
@@ -268,10 +266,15 @@ def _written_by_muxer(stream: Any) -> bool:
     return stream.type == "data" and ("timecode" in stream.metadata or handler.startswith(("TimeCode", "Subtitle")))
 
 
+def _codec(stream: Any) -> str:
+    """The codec's name, not its decoder's."""
+    return stream.codec_context.codec.canonical_name if stream.codec_context is not None else "data"
+
+
 def _what(stream: Any) -> str:
     if stream.type == "attachment":
         return f"attachment ({stream.name})"
-    codec = stream.codec_context.name if stream.codec_context is not None else "data"
+    codec = _codec(stream)
     kind = {"subtitle": "subtitles", "video": "further pictures"}.get(stream.type, stream.type)
     if stream.disposition & COVER:
         kind = "cover picture"

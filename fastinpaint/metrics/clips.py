@@ -10,6 +10,10 @@ import numpy as np
 
 from fastinpaint.data.video import open_video
 from fastinpaint.errors import UserError
+from fastinpaint.memory import require
+
+COPIES = 2
+"""Copies of a clip that an evaluation holds at least: its frames, and a method's result."""
 
 
 def read_clip(path: str | Path, frames: int, size: int) -> np.ndarray:
@@ -28,6 +32,9 @@ def read_clip(path: str | Path, frames: int, size: int) -> np.ndarray:
     if frames < 1 or size < 0:
         raise UserError(f"evaluate: needs at least 1 frame and a size of at least 0, got {frames} and {size}.")
     with open_video(path) as reader:
+        count = min(frames, reader.length_hint or 1)
+        width, height = (size, size) if size else (reader.width, reader.height)
+        require(f"evaluate: {count} frames of {width}x{height} of {path}", COPIES * 3.0 * count * width * height)
         return np.stack([_square(frame.rgb, size) for frame in islice(reader, frames)])
 
 

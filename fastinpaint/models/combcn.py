@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fastinpaint.models.config import ModelConfig
-from fastinpaint.models.layers import build, join
+from fastinpaint.models.layers import build_layers, join_skip
 from fastinpaint.models.padding import pad_ends, pad_to_multiple
 from fastinpaint.models.table import COMBCN, COMBCN_SKIPS, GUIDANCE_PLACES, MULTIPLE
 
@@ -23,7 +23,7 @@ class TwoDCN(nn.Module):
     def __init__(self, config: ModelConfig | None = None) -> None:
         super().__init__()
         self.config = config or ModelConfig()
-        self.layers = build(COMBCN, COMBCN_SKIPS, {}, self.config, dims=2)
+        self.layers = build_layers(COMBCN, COMBCN_SKIPS, {}, self.config, dims=2)
         self.register_buffer("mean_pixel", torch.zeros(3))
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ class TwoDCN(nn.Module):
         for name, layer in self.layers.items():
             number = int(name)
             if number in COMBCN_SKIPS:
-                x = join(x, kept.pop(COMBCN_SKIPS[number]), self.config)
+                x = join_skip(x, kept.pop(COMBCN_SKIPS[number]), self.config)
             x = layer(x)
             if number in COMBCN_SKIPS.values():
                 kept[number] = x
@@ -57,10 +57,10 @@ class CombCN(nn.Module):
         first, after_last = GUIDANCE_PLACES[self.config.r]
         self.places = (first, after_last - 1)
         if self.config.preset == "chang2019":
-            self.layers = build(COMBCN, COMBCN_SKIPS, {n + 1: 3 for n in self.places}, self.config, dims=2)
+            self.layers = build_layers(COMBCN, COMBCN_SKIPS, {n + 1: 3 for n in self.places}, self.config, dims=2)
             self.guidance = nn.ModuleDict()
         else:
-            self.layers = build(COMBCN, COMBCN_SKIPS, {}, self.config, dims=2)
+            self.layers = build_layers(COMBCN, COMBCN_SKIPS, {}, self.config, dims=2)
             widths = {n: self.config.channels(COMBCN[n - 1].channels) for n in self.places}
             bias = self.config.guidance == "after"  # batch norm would cancel it
             self.guidance = nn.ModuleDict({str(n): nn.Conv2d(3, w, 3, padding=1, bias=bias) for n, w in widths.items()})
@@ -75,14 +75,14 @@ class CombCN(nn.Module):
         Returns:
             ``[B, 3, H, W]``, RGB, linear (not clamped).
         """
-        guidance = self._fit(frames, guidance)
+        guidance = self._padded_guidance(frames, guidance)
         height, width = frames.shape[2:]
         x = pad_to_multiple(frames, (MULTIPLE, MULTIPLE))
         kept: dict[int, Tensor] = {}
         for name, layer in self.layers.items():
             number = int(name)
             if number in COMBCN_SKIPS:
-                x = join(x, kept.pop(COMBCN_SKIPS[number]), self.config)
+                x = join_skip(x, kept.pop(COMBCN_SKIPS[number]), self.config)
             before = name in self.guidance and self.config.guidance == "before"
             if before:
                 conv, norm, relu = layer.children()
@@ -97,7 +97,7 @@ class CombCN(nn.Module):
                 x = x + self.guidance[name](guidance)
         return x[:, :, :height, :width]
 
-    def _fit(self, frames: Tensor, guidance: Tensor) -> Tensor:
+    def _padded_guidance(self, frames: Tensor, guidance: Tensor) -> Tensor:
         """The guidance, padded to match the padded frames. Raises ValueError for wrong shapes."""
         if frames.dim() != 4 or frames.shape[1] != 4:
             raise ValueError(f"CombCN: frames must be [B, 4, H, W], got {tuple(frames.shape)}.")

@@ -12,7 +12,7 @@ from fastinpaint.models.config import ModelConfig
 from fastinpaint.models.table import Row
 
 
-def build(
+def build_layers(
     rows: Sequence[Row], skips: Mapping[int, int], extra: Mapping[int, int], config: ModelConfig, dims: int
 ) -> nn.ModuleDict:
     """Build the layers of a table, keyed by the paper's numbers ("1", "2", ...).
@@ -106,6 +106,6 @@ def deconvolution3d(
     return [*parts, ("conv", conv)]
 
 
-def join(x: Tensor, skip: Tensor, config: ModelConfig) -> Tensor:
+def join_skip(x: Tensor, skip: Tensor, config: ModelConfig) -> Tensor:
     """Join a skip connection to a map, by concatenation or addition."""
     return torch.cat([x, skip], 1) if config.skips == "concat" else x + skip

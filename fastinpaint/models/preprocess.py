@@ -32,12 +32,12 @@ def downsample_video(video: Tensor, r: int) -> Tensor:
     Args:
         video: ``[N, C, T, H, W]``, holes already filled.
     """
-    return _squares(video, r).mean((-3, -1))
+    return _blocks(video, r).mean((-3, -1))
 
 
 def downsample_mask(mask: Tensor, r: int) -> Tensor:
     """Maximum over r x r blocks ``[N, 1, T, ceil(H/r), ceil(W/r)]``: any hole pixel makes its block a hole."""
-    return _squares(mask, r).amax((-3, -1))
+    return _blocks(mask, r).amax((-3, -1))
 
 
 def composite(output: Tensor, video: Tensor, mask: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def as_video(frames: Tensor, samples: int) -> Tensor:
     return frames.unflatten(0, (samples, -1)).transpose(1, 2)
 
 
-def _squares(x: Tensor, r: int) -> Tensor:
+def _blocks(x: Tensor, r: int) -> Tensor:
     """x as ``[..., ceil(H/r), r, ceil(W/r), r]``. A view supports every dtype; torch's pooling does not."""
     return pad_to_multiple(x, (r, r)).unflatten(-1, (-1, r)).unflatten(-3, (-1, r))
 

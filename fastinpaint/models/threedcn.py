@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from fastinpaint.models.config import ModelConfig
-from fastinpaint.models.layers import build, join
+from fastinpaint.models.layers import build_layers, join_skip
 from fastinpaint.models.padding import pad_to_multiple
 from fastinpaint.models.table import MULTIPLE, THREEDCN, THREEDCN_SKIPS
 
@@ -16,7 +16,7 @@ class ThreeDCN(nn.Module):
     def __init__(self, config: ModelConfig | None = None) -> None:
         super().__init__()
         self.config = config or ModelConfig()
-        self.layers = build(THREEDCN, THREEDCN_SKIPS, {}, self.config, dims=3)
+        self.layers = build_layers(THREEDCN, THREEDCN_SKIPS, {}, self.config, dims=3)
 
     def forward(self, x: Tensor) -> Tensor:
         """Complete a video.
@@ -35,7 +35,7 @@ class ThreeDCN(nn.Module):
         for name, layer in self.layers.items():
             number = int(name)
             if number in THREEDCN_SKIPS:
-                x = join(x, kept.pop(THREEDCN_SKIPS[number]), self.config)
+                x = join_skip(x, kept.pop(THREEDCN_SKIPS[number]), self.config)
             x = layer(x)
             if number in THREEDCN_SKIPS.values():
                 kept[number] = x

@@ -1,22 +1,22 @@
 """Memory for the CPU backend's maps, kept from one use to the next.
 
 The system hands out a large map's pages one fault at a time, zeroed, and takes them back when the map dies: at paper
-size that is a million faults a training step. So the buffer of a dead map is kept for the next map of its size.
-Buffers are kept while they and those in use come to less than `SHARE` of what has been in use at one time: late in
-backward, when most maps are dead, the gradients that oneDNN and torch allocate themselves need the room. Up to
-`LITTLE` all are kept: of a layer alone, which has two maps, one would be of fresh pages each time.
+size that is a million faults a training step. So maps are cut out of segments that stay mapped, and the pages of a dead
+map serve the next ones, of whatever size. Those in use and those kept never come to more than what has been in use at
+one time.
 
-Buffers are mapped on their own. In malloc's heap, which takes all below 32 MiB, they and oneDNN's outputs would leave
-gaps between them that no map fits into and that the system does not get back.
+In malloc's heap, which takes all below 32 MiB, maps and oneDNN's outputs would leave gaps between them that no map fits
+into and that the system does not get back.
 """
 
 from __future__ import annotations
 
+import bisect
 import math
 import mmap
 import threading
 import weakref
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -24,73 +24,135 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SHARE = 0.85
-LITTLE = 128 << 20  # bytes
 LEAST_BYTES = 1 << 20  # malloc itself keeps the pages of smaller maps
+SEGMENT = 1 << 30  # bytes of addresses; pages that no map has touched cost nothing
+DONTNEED = getattr(mmap, "MADV_DONTNEED", None)
+
+
+class Segment:
+    """Addresses mapped at once, and what of them is free: disjoint blocks ``[start, end, dirty]`` in their order.
+
+    A dirty block has pages, which a map touched that is dead by now. Sizes are multiples of a page.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size, self.buffer = size, _map(size)
+        self.free: list[list[int]] = [[0, size, False]]
+
+    def take(self, size: int) -> tuple[int, int] | None:
+        """The start of free addresses of that size, which are free no more, and the bytes of pages in them; or None.
+
+        The lowest that fit: the pages above those in use can then be given back.
+        """
+        first = begin = end = 0
+        for i, (start, stop, _) in enumerate(self.free):
+            if i == 0 or start != end:
+                first, begin = i, start
+            end = stop
+            if end - begin >= size:
+                break
+        else:
+            return None
+        pages = sum(stop - start for start, stop, dirty in self.free[first:i] if dirty)
+        start, stop, dirty = self.free[i]
+        if dirty:
+            pages += begin + size - start
+        self.free[first : i + 1] = [[begin + size, stop, dirty]] if stop > begin + size else []
+        return begin, pages
+
+    def give_back(self, start: int, size: int) -> None:
+        """A map that lay there is dead."""
+        i = bisect.bisect(self.free, [start])
+        self.free.insert(i, [start, start + size, True])
+        self._join(i)
+        self._join(i - 1)
+
+    def _join(self, i: int) -> None:
+        """Make the blocks i and i + 1 one where they touch and are alike."""
+        if 0 <= i < len(self.free) - 1 and self.free[i][1:] == [self.free[i + 1][0], self.free[i + 1][2]]:
+            self.free[i : i + 2] = [[self.free[i][0], self.free[i + 1][1], self.free[i][2]]]
+
+    def drop(self, excess: int) -> int:
+        """Give pages of free addresses back to the system, the last first; returns of how many bytes."""
+        dropped = 0
+        for i in range(len(self.free) - 1, -1, -1):
+            start, stop, dirty = self.free[i]
+            if not dirty or dropped >= excess:
+                continue
+            cut = max(start, stop - _whole_pages(excess - dropped))
+            if DONTNEED is not None:
+                self.buffer.madvise(DONTNEED, cut, stop - cut)
+            self.free[i : i + 1] = [*([[start, cut, True]] if cut > start else []), [cut, stop, False]]
+            self._join(i + (cut > start))
+            dropped += stop - cut
+        return dropped
 
 
 class BufferPool:
-    """Buffers by their size in bytes; one lent to a tensor comes back when the tensor's storage dies."""
+    """Storages out of segments; the addresses of one come back when it dies."""
 
     def __init__(self) -> None:
         self.in_use = self.kept = self.most_in_use = 0  # bytes
         self.disabled = False  # whether torch allocates the maps meanwhile
-        self._kept: OrderedDict[int, list[mmap.mmap]] = OrderedDict()  # the size longest unused first
-        # A storage may die anywhere, in the middle of `allocate` too: its buffer waits here, where no lock is needed.
-        self._returned: deque[mmap.mmap] = deque()
+        self._segments: list[Segment] = []
+        # A storage may die anywhere, in the middle of `allocate` too: its place waits here, where no lock is needed.
+        self._returned: deque[tuple[Segment, int, int]] = deque()
         self._lock = threading.Lock()
 
     def allocate(self, size: int) -> torch.UntypedStorage:
         """An uninitialised storage of `size` bytes."""
+        whole = _whole_pages(size)
         with self._lock:
             self._take_back()
-            buffers = self._kept.get(size)
-            if buffers:
-                buffer = buffers.pop()
-                self._kept.move_to_end(size)
-                self.kept -= size
-            else:
-                self._drop(self.in_use + self.kept + size - self._room())
-                buffer = _map(size)
-            self.in_use += size
+            segment, start, pages = self._place(whole)
+            self.kept -= pages
+            self.in_use += whole
             self.most_in_use = max(self.most_in_use, self.in_use)
-        lease = np.frombuffer(buffer, dtype=np.uint8)
-        weakref.finalize(lease, self._returned.append, buffer).atexit = False
+            self._drop(self.in_use + self.kept - self.most_in_use)
+        lease = np.frombuffer(segment.buffer, dtype=np.uint8, count=size, offset=start)
+        weakref.finalize(lease, self._returned.append, (segment, start, whole)).atexit = False
         return torch.from_numpy(lease).untyped_storage()
 
     def clear(self) -> None:
-        """Give every buffer that no map uses back to the system."""
+        """Give every page that no map uses back to the system."""
         with self._lock:
             self._take_back()
             self._drop(self.kept)
+            self._segments = [segment for segment in self._segments if segment.free != [[0, segment.size, False]]]
             self.most_in_use = self.in_use
 
-    def _room(self) -> int:
-        """Bytes that the buffers in use and those kept may come to before kept ones are dropped."""
-        return max(int(SHARE * self.most_in_use), min(LITTLE, self.most_in_use))
+    def _place(self, size: int) -> tuple[Segment, int, int]:
+        for segment in self._segments:
+            found = segment.take(size)
+            if found is not None:
+                return segment, *found
+        self._segments.append(Segment(max(size, SEGMENT)))
+        found = self._segments[-1].take(size)
+        assert found is not None
+        return self._segments[-1], *found
 
     def _take_back(self) -> None:
         while self._returned:
-            buffer = self._returned.popleft()
-            size = len(buffer)
-            self._kept.setdefault(size, []).append(buffer)
+            segment, start, size = self._returned.popleft()
+            segment.give_back(start, size)
             self.in_use -= size
             self.kept += size
-        self._drop(self.in_use + self.kept - self._room())
 
     def _drop(self, excess: int) -> None:
-        while excess > 0 and self._kept:
-            size, buffers = next(iter(self._kept.items()))
-            if buffers:
-                buffers.pop()
-                self.kept -= size
-                excess -= size
-            if not buffers:
-                del self._kept[size]
+        for segment in reversed(self._segments):
+            if excess <= 0 or self.kept <= 0:
+                return
+            dropped = segment.drop(excess)
+            self.kept -= dropped
+            excess -= dropped
+
+
+def _whole_pages(size: int) -> int:
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 def _map(size: int) -> mmap.mmap:
-    """Fresh pages, large ones where the system has any: a fault and a line of the page table for 2 MiB."""
+    """Addresses, with large pages where the system has any: a fault and a line of the page table for 2 MiB."""
     try:
         buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:

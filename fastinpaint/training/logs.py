@@ -97,7 +97,7 @@ def _record(path: Path, number: int, line: str) -> dict[str, Any]:
         numbers = all(type(value) in (int, float) for value in record.values())
         if numbers and [type(value) for value in known.values()] == [str, int, str]:
             return {**known, **record}
-    raise UserError(f"{path}: line {number} is damaged: {shown(line.strip())}; mend or remove it.")
+    raise UserError(f"{path}: line {number} is damaged: {shown(line.strip())}; repair or remove it.")
 
 
 def peak_memory_mib() -> float:

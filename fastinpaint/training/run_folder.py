@@ -64,7 +64,7 @@ class RunFolder:
         with as_user_error(self.path):
             if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
                 raise UserError(f"{self.path}: exists already; choose another --out, or go on with it by --resume.")
-            made = _missing(self.path)
+            made = _missing_folders(self.path)
             self.checkpoints.mkdir(parents=True)
         self._held.enter_context(locked(self.path, "the run"))
         try:
@@ -123,6 +123,6 @@ def read_options(path: Path) -> dict[str, Any]:
     return values
 
 
-def _missing(path: Path) -> list[Path]:
+def _missing_folders(path: Path) -> list[Path]:
     """The missing folders of a path, deepest first."""
     return [folder for folder in (path, *path.parents) if not folder.exists()]

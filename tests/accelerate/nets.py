@@ -1,4 +1,4 @@
-"""Networks that this project did not design, in a few lines each."""
+"""Small versions of public network designs, a few lines each."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Shared(nn.Module):
 
 
 class PreActivation(nn.Module):
-    """Dense blocks of batch norm, ReLU, convolution, the other way round."""
+    """Dense blocks in the order batch norm, ReLU, convolution."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 
 def tensors(result: object) -> list[Tensor]:
-    """Every tensor of a result, in order; a deferred activation is none."""
+    """Every plain tensor of a result, in order. Deferred activations do not count."""
     assert not isinstance(result, Deferred)
     if isinstance(result, Tensor):
         return [result]
@@ -144,7 +144,7 @@ def tensors(result: object) -> list[Tensor]:
 
 
 def step(net: nn.Module, *inputs: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Results, gradients and buffers of one step of training, under a loss that treats every value differently."""
+    """Results, gradients and buffers of one training step with a loss that weighs every value differently."""
     net.zero_grad()
     results = tensors(net(*inputs))
     loss = sum((r * torch.linspace(-1, 2, r.numel(), dtype=r.dtype).view_as(r)).square().sum() for r in results)

@@ -1,4 +1,4 @@
-"""Layers that are slow on a clock of the tests' own: what is chosen does not depend on what else the machine does."""
+"""Layers that are slow on a fake clock, so that choices do not depend on the machine's load."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SLOW = 0.01  # seconds that a slow layer takes
 
 
 class Clock:
-    """Seconds pass where a test says so, and a microsecond at each look."""
+    """A fake clock: a microsecond passes at each reading, and more when a test says so."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -31,7 +31,7 @@ class Clock:
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Clock:
-    """Models are measured, by this clock and in few steps."""
+    """Enable measuring, with the fake clock and few steps."""
     monkeypatch.setenv("FASTINPAINT_TUNE", "")
     monkeypatch.setenv("FASTINPAINT_OBJECTIVE", "speed")
     monkeypatch.setenv("FASTINPAINT_CACHE", str(tmp_path))
@@ -56,7 +56,7 @@ def fused_is_slow(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
 
 @pytest.fixture
 def contiguous_is_slow(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
-    """Stock convolutions of contiguous maps are."""
+    """Make stock convolutions of contiguous maps slow."""
     slowed(monkeypatch, nn.Conv2d, "_conv_forward", clock, lambda _, x: x.shape[1] > 3 and x.is_contiguous())
 
 
@@ -68,7 +68,7 @@ def slowed(
     where: Callable[..., bool] = lambda *_: True,
     seconds: float = SLOW,
 ) -> None:
-    """A method of a class takes so many seconds more, where a condition on the layer and its input holds."""
+    """Make a method of a class take extra seconds if a condition on the layer and its input holds."""
     right = getattr(kind, method)
 
     def slow(self: nn.Module, input: Tensor, *args: object) -> object:

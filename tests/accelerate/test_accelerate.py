@@ -67,7 +67,7 @@ def test_evaluation_of_our_model() -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_rounding_of_our_model_is_no_worse_than_torchs(dtype: torch.dtype, backend: str) -> None:
-    """Through 29 layers single gradients are luck; all of them together are not."""
+    """After 29 layers the error of a single gradient varies by luck; that of all together does not."""
     torch.manual_seed(1)
     net = VideoCompletionNet(ModelConfig(width=1 / 8)).to(dtype)
     video_and_mask = [tensor.to(dtype) for tensor in video()]

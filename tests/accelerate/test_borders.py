@@ -131,7 +131,7 @@ class Checkpointed(nn.Module):
 def test_checkpointing(way: str, reentrant: bool, memory: str) -> None:
     torch.manual_seed(0)
     net = Checkpointed(way, reentrant).double()
-    # everything fused is refused where the checkpoint is an autograd.Function; a trial finds out
+    # fusing everything fails if the checkpoint is an autograd.Function; a trial detects that
     fast = fastinpaint.accelerate(copy.deepcopy(net), memory=memory, objective="speed" if reentrant else "fuse")
     assert_same_step(fast, net, small(2, 1, 6, 6).requires_grad_())
 
@@ -140,10 +140,10 @@ def test_checkpointing_a_whole_accelerated_model() -> None:
     net = AnisotropicUNet().double()
     pair = []
     for inner in (fastinpaint.accelerate(copy.deepcopy(net)), net):
-        wrapped = nn.Module()
-        wrapped.net = inner
-        wrapped.forward = partial(checkpoint, inner, use_reentrant=False)  # type: ignore[method-assign]
-        pair.append(wrapped)
+        wrapped_forwards = nn.Module()
+        wrapped_forwards.net = inner
+        wrapped_forwards.forward = partial(checkpoint, inner, use_reentrant=False)  # type: ignore[method-assign]
+        pair.append(wrapped_forwards)
     assert_same_step(*pair, small(1, 1, 2, 8, 8))
 
 
@@ -177,7 +177,7 @@ def test_compiles_whole_with_backward(make: type[nn.Module]) -> None:
 
 
 class Joined(nn.Module):
-    """What a compiler of torch takes only with help: a tuple joined, a dict returned, a tensor given twice."""
+    """Constructs that torch.compile supports only with help: a joined tuple, a returned dict, a tensor passed twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ class JoinedTuple(Joined):
 
 
 @pytest.mark.parametrize("make", [Joined, JoinedTuple])
-def test_compiles_whole_what_torchs_compiler_hardly_takes(make: type[nn.Module]) -> None:
+def test_constructs_that_are_hard_to_compile(make: type[nn.Module]) -> None:
     torch.manual_seed(0)
     net = make().double()
     fast = torch.compile(fastinpaint.accelerate(copy.deepcopy(net)), fullgraph=True, backend="aot_eager")

@@ -1,4 +1,4 @@
-"""`accelerate` takes what is fastest, or smallest, and says what and why."""
+"""`accelerate` chooses the fastest or smallest plan, and reports the choice and its reasons."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_budget_is_kept(budget: float | str) -> None:
 
 @pytest.mark.usefixtures("stock_is_slow")
 def test_speed_never_keeps_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fused form that is fast but keeps copies is taken back."""
+    """A fused layer that is fast but keeps copies is not used."""
     right = layers._Conv._fused
 
     def hoarding(self, input, *args, **kwargs):
@@ -164,7 +164,7 @@ def test_frozen_and_evaluated_parts_are_measured_too() -> None:
 
 
 def test_kept_bytes_count_what_backward_computes_again_and_holds() -> None:
-    """A chain of which nothing is kept is computed again at once when backward begins."""
+    """A chain without kept maps is recomputed at once at the start of backward."""
     torch.manual_seed(0)
     chain = [(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()) for _ in range(8)]
     net, x = nn.Sequential(*(layer for each in chain for layer in each)), image(2, 16, 32, 32)

@@ -1,4 +1,4 @@
-"""When `accelerate` measures, and that measuring leaves everything else as it was."""
+"""When `accelerate` measures, and that measuring changes nothing else."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["clock", "contiguous_is_slow", "fused_is_slow", "stock_is_slow"]  # f
 
 @contextmanager
 def everything_stays(net: nn.Module) -> Iterator[None]:
-    """Nothing that a user can see of a model, and no random state, changes inside."""
+    """Check that nothing visible of a model, and no random state, changes inside."""
     for parameter in net.parameters():
         parameter.grad = torch.randn_like(parameter)
 
@@ -99,7 +99,7 @@ def test_each_new_set_of_shapes_and_mode_is_measured_once(monkeypatch: pytest.Mo
     assert (net.fastinpaint_report.how, len(seen)) == ("rules", 0)
     for _ in range(2):
         net(image()).sum().backward()
-        net(image(1, 3, 12, 12))  # a smaller batch of a known shape takes its choice
+        net(image(1, 3, 12, 12))  # a smaller batch of a known shape uses its plan
         net(image(2, 3, 16, 12))
         with torch.no_grad():
             net(image())

@@ -1,4 +1,4 @@
-"""What is kept for backward, counted by storages, at the paper's width."""
+"""Bytes kept for backward, counted by storages, at the paper's width."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def kept_bytes(net: nn.Module, run: Callable[[], Tensor]) -> int:
     return sum(size for address, size in sizes.items() if address not in own)
 
 
-def test_a_step_leaves_no_tensor_to_the_collector_of_cycles() -> None:
-    """A tensor in a cycle lives, and its memory with it, until Python collects cycles some steps later."""
+def test_a_step_leaves_no_tensor_to_the_garbage_collector() -> None:
+    """A tensor in a reference cycle keeps its memory until the garbage collector runs, some steps later."""
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8))
     fastinpaint.accelerate(net, memory="low")
     x = torch.rand(2, 3, 8, 8, requires_grad=True)
     net(x).sum().backward()
     gc.disable()
-    gc.freeze()  # what is there already is not looked at
+    gc.freeze()  # ignore existing objects
     gc.set_debug(gc.DEBUG_SAVEALL)
     try:
         net(x).sum().backward()
@@ -53,7 +53,7 @@ def test_a_step_leaves_no_tensor_to_the_collector_of_cycles() -> None:
 
 
 def test_backward_frees_each_map_when_its_layer_is_done() -> None:
-    """Half way through, half of the maps are gone; none waits for the collector of cycles."""
+    """Half way through backward, half of the maps are freed. None waits for the garbage collector."""
     layers = [(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()) for _ in range(8)]
     net = fastinpaint.accelerate(nn.Sequential(*(module for layer in layers for module in layer)), backend="cpu")
     held: list[int] = []
@@ -96,7 +96,7 @@ def test_the_full_system_at_paper_width() -> None:
 
 @pytest.fixture
 def chain() -> nn.Sequential:
-    """Convolutions that are all cheap, so that tier low keeps none of their maps."""
+    """Cheap convolutions, so that the tier "low" keeps none of their maps."""
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     for channels_in, channels_out in ((2, 8), (8, 8), (8, 8)):
@@ -107,7 +107,7 @@ def chain() -> nn.Sequential:
 def test_low_keeps_the_input_alone_of_all_maps(chain: nn.Sequential) -> None:
     x = torch.randn(2, 2, 16, 16, dtype=torch.float64)
     net = fastinpaint.accelerate(chain, memory="low")
-    vectors = 10 * 8 * 8 * 4  # statistics and what batch norm makes of them
+    vectors = 10 * 8 * 8 * 4  # statistics, and batch norm's vectors
     assert kept_bytes(net, lambda: net(x).sum()) <= x.untyped_storage().nbytes() + vectors
 
 
@@ -118,7 +118,7 @@ def test_low_computes_each_map_again_once(chain: nn.Sequential, retain: bool, mo
     loss = net(x).square().mean()
     assert len(ran) == 4
     first = torch.autograd.grad(loss, list(net.parameters()), retain_graph=retain)
-    assert len(ran) == 4 + 3  # the last convolution's result was nobody's source
+    assert len(ran) == 4 + 3  # the last convolution's result is no source
     if retain:
         second = torch.autograd.grad(loss, list(net.parameters()))
         assert len(ran) == 4 + 3 + 3

@@ -1,4 +1,4 @@
-"""What code outside of the model's own layers is given: tensors to everybody who asks, and never a wrong result."""
+"""Code outside the model's own layers gets plain tensors, and never a wrong result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Body = Callable[["Net", Tensor], Tensor]
 
 
 class Net(nn.Module):
-    """Two convolutions with batch norm, and something that reads what is between them."""
+    """Two convolutions with batch norm, and a reader of the activation between them."""
 
     def __init__(self, body: Body) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ def network(body: Body) -> Net:
 
 
 def doubled(x: object) -> Tensor:
-    """A helper of somebody's that asks what it was given."""
+    """A user's helper that checks the type of its input."""
     return 2 * x if isinstance(x, Tensor) and torch.is_tensor(x) else x[0]  # type: ignore[index, operator]
 
 
@@ -65,7 +65,7 @@ class Doubling(torch.autograd.Function):
 
 
 class Apart(torch.autograd.Function):
-    """In the newer style, with `setup_context`."""
+    """An autograd.Function in the newer style, with `setup_context`."""
 
     @staticmethod
     def forward(x):
@@ -111,7 +111,7 @@ FUNCTIONS: dict[str, Body] = {
 
 @pytest.mark.parametrize("how", ["fuse", "rules"])
 @pytest.mark.parametrize("reader", READERS)
-def test_whoever_reads_an_activation_gets_a_tensor(reader: str, how: str) -> None:
+def test_every_reader_of_an_activation_gets_a_tensor(reader: str, how: str) -> None:
     net = network(READERS[reader])
     fast = fastinpaint.accelerate(copy.deepcopy(net), objective="fuse" if how == "fuse" else "speed")
     assert isinstance(fast.conv, layers.Conv2d)
@@ -120,7 +120,7 @@ def test_whoever_reads_an_activation_gets_a_tensor(reader: str, how: str) -> Non
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Measuring, with a clock by which everything fused is fastest."""
+    """Measuring with a fake clock by which fused layers are fastest."""
     monkeypatch.setenv("FASTINPAINT_TUNE", "")
     monkeypatch.setenv("FASTINPAINT_OBJECTIVE", "memory")
     monkeypatch.setenv("FASTINPAINT_CACHE", str(tmp_path))
@@ -129,10 +129,10 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("measured")
 @pytest.mark.parametrize("reader", [*READERS, *FUNCTIONS])
-def test_measuring_finds_who_must_be_given_plain_tensors(reader: str) -> None:
+def test_measuring_finds_the_readers_that_need_plain_tensors(reader: str) -> None:
     net = network({**READERS, **FUNCTIONS}[reader])
     fast = fastinpaint.accelerate(copy.deepcopy(net), example=image())
-    if reader == "reentrant checkpoint":  # which torch.autograd.grad does not take
+    if reader == "reentrant checkpoint":  # not supported by torch.autograd.grad
         assert "was not measured" in fast.fastinpaint_report.notes[0]
     else:
         assert fast.fastinpaint_report.notes in ([], ["code of the model calls view, so activations stay contiguous."])
@@ -141,7 +141,7 @@ def test_measuring_finds_who_must_be_given_plain_tensors(reader: str) -> None:
 
 
 @pytest.mark.parametrize("reader", FUNCTIONS)
-def test_the_rules_find_who_must_be_given_plain_tensors(reader: str) -> None:
+def test_the_rules_find_the_readers_that_need_plain_tensors(reader: str) -> None:
     net = network(FUNCTIONS[reader])
     fast = fastinpaint.accelerate(copy.deepcopy(net), objective="speed")
     assert_same_step(fast, net, image())
@@ -154,7 +154,7 @@ def test_the_rules_find_who_must_be_given_plain_tensors(reader: str) -> None:
 def test_fused_without_a_trial_a_dropped_gradient_is_refused(reader: str) -> None:
     fast = fastinpaint.accelerate(network(FUNCTIONS[reader]), objective="fuse")
     sentence = r"layer 'bn', whose gradient it would drop; give it fastinpaint\.nn\.plain"
-    if reader == "torch.jit.script":  # which loses the sentence of an error
+    if reader == "torch.jit.script":  # loses the error message
         with pytest.warns(RuntimeWarning, match=sentence), pytest.raises(RuntimeError, match="TorchScript"):
             fast(image())
     else:
@@ -214,7 +214,7 @@ def test_torch_fx_is_told_to_restore_the_model_first(trace: str, how: str) -> No
     run(fastinpaint.restore(fast).float())
 
 
-def test_counters_of_operations_see_torchs_own() -> None:
+def test_flop_counters_see_torchs_own_operators() -> None:
     net = network(lambda net, x: net.next(x))
     counts = []
     for model in (net, fastinpaint.accelerate(copy.deepcopy(net), objective="fuse")):
@@ -235,8 +235,8 @@ def test_torchinfo_lists_an_accelerated_model() -> None:
     torch.testing.assert_close(fast(x), net(x), rtol=1e-10, atol=1e-10)
 
 
-def test_a_convolution_takes_its_batch_norm_for_good() -> None:
-    """As timm's ``fuse_bn`` and other reparametrisations do, in evaluation mode."""
+def test_batch_norm_can_be_folded_into_its_convolution() -> None:
+    """As by timm's ``fuse_bn`` and other reparametrisations in eval mode."""
     net = network(lambda net, x: net.next(x)).eval()
     fast, x = fastinpaint.accelerate(copy.deepcopy(net), objective="fuse").eval(), image()
     expected = net(x)

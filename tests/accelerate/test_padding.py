@@ -1,4 +1,4 @@
-"""Padding by zeros: a convolution behind it takes it for its own, and everything else sees zeros that were written."""
+"""Zero padding merges into a following convolution. All other readers get written zeros."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FRAME = (0, 0, 0, 0, 1, 0)
 
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> list[Padded]:
-    """Every padded activation that was written out."""
+    """Collects every padded activation that is written out."""
     found: list[Padded] = []
     right = Padded._computed
     monkeypatch.setattr(Padded, "_computed", lambda self: (found.append(self), right(self))[1])
@@ -99,7 +99,7 @@ def test_a_pooling_behind_it_is_named() -> None:
 
 
 class Reads(nn.Module):
-    """Padding whose result goes to what `read` says."""
+    """Padding whose result is read as `read` says."""
 
     def __init__(self, read: str) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ def test_whatever_reads_it(read: str) -> None:
 
 
 class Checkpointed(nn.Module):
-    """What runs under the checkpoint is a block of its own: else its children would hand on plain tensors."""
+    """A separate block for the checkpoint; otherwise its children would return plain tensors."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What other people's code does to a model, or inside it, and what must not change for it."""
+"""User code around and inside a model works as on the plain model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def small(*shape: int) -> Tensor:
 
 
 class Net(nn.Module):
-    """A convolution, batch norm and another convolution, put together by a body."""
+    """A convolution, batch norm and another convolution, combined by a function."""
 
     def __init__(self, body: Body) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ def test_hooks_of_all_modules_see_plain_tensors() -> None:
 
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
 @pytest.mark.parametrize("layers", [1, 2])
-def test_a_look_without_gradients_costs_none(layers: int, mode: Callable[[], object]) -> None:
+def test_reading_without_gradients_keeps_the_gradients(layers: int, mode: Callable[[], object]) -> None:
     def body(net: Net, x: Tensor) -> Tensor:
         x = net.bn(net.conv(x)) if layers == 2 else net.conv(x)
         with mode():  # type: ignore[attr-defined]
@@ -109,8 +109,8 @@ def test_watching_too_late_is_refused() -> None:
         pair(body)[0](small())
 
 
-def test_the_gradient_of_what_batch_norm_has_read_is_refused() -> None:
-    """Part of it would go by the batch's statistics, which came with the convolution."""
+def test_the_gradient_of_a_map_that_batch_norm_has_read_is_refused() -> None:
+    """Part of it would go through the batch statistics, which the convolution computed."""
 
     def body(net: Net, x: Tensor) -> tuple[Tensor, ...]:
         y = net.conv(x)
@@ -161,7 +161,7 @@ def test_torchscript_children_get_tensors() -> None:
 
 
 def test_a_parametrization_that_comes_later_computes_once_a_call() -> None:
-    """Each computation of a spectral norm moves its estimate on."""
+    """Each computation of a spectral norm updates its estimate."""
     fast, net = pair()
     for each in (fast, net):
         torch.manual_seed(1)
@@ -218,7 +218,7 @@ class Closed(OrderedDict[str, Tensor]):
         raise RuntimeError("closed")
 
 
-def test_results_of_peoples_own_classes_are_plain() -> None:
+def test_results_in_user_classes_are_plain() -> None:
     found = pair(lambda net, x: Found(net.bn(net.conv(x))))[0](small())
     assert (type(found), type(found.map), found.also) == (Found, Tensor, None)
     closed = pair(lambda net, x: Closed(map=net.bn(net.conv(x))))[0](small())
@@ -230,13 +230,13 @@ def test_checkpointing_a_part_from_outside(reentrant: bool) -> None:
     torch.manual_seed(0)
     block = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.ReLU(inplace=True))
     net = nn.Sequential(block, copy.deepcopy(block), nn.Conv2d(3, 1, 1)).double()
-    wrapped = []
+    wrapped_forwards = []
     for inner in (fastinpaint.accelerate(copy.deepcopy(net)), net):
         outer = nn.Module()
         outer.net = inner
         outer.forward = lambda x, net=inner: net[2](checkpoint(net[1], net[0](x), use_reentrant=reentrant))
-        wrapped.append(outer)
-    assert_same_step(*wrapped, small())
+        wrapped_forwards.append(outer)
+    assert_same_step(*wrapped_forwards, small())
 
 
 def test_an_interrupt_leaves_no_trace_behind_the_next_call() -> None:
@@ -268,7 +268,7 @@ def test_a_hook_that_fails_before_the_model_begins() -> None:
 
 
 class Viewing(nn.Module):
-    """Code that merges axes by ``view``, as a classifier's after its convolutions."""
+    """Code that merges axes by ``view``, as a classifier does after its convolutions."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The largest sizes within a budget, with a runner whose memory is a formula, and what a child process's end means."""
+"""The search for the largest sizes within a budget, with simulated memory, and the exit of child processes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ FACTOR = {"eager channels-last": 2.0, "fastinpaint": 1.0, "fastinpaint low": 0.5
 
 
 def peak(contender: str, workload: Workload) -> int:
-    """Half a GiB, and what grows with F, with the pixels, and for 3DCN with those of a side of size / r."""
+    """Simulated memory: half a GiB, plus terms that grow with F and the pixels of CombCN and 3DCN."""
     pixels = workload.frames * workload.size**2
     return int(GIB / 2 + FACTOR[contender] * pixels * (1500 + 2000 / workload.r**2))
 
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Workload]]:
-    """What was run; beyond 3 GiB memory runs out."""
+    """The sizes that were run. Beyond 3 GiB memory runs out."""
     found: list[tuple[str, Workload]] = []
 
     def run_child(contender: str, workload: Workload, steps: int = 2) -> dict | None:
@@ -41,7 +41,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Workload]]:
 @pytest.mark.parametrize("gib", [0.4, 0.7, 1.0, 2.9])
 def test_what_is_found_fits_and_the_next_does_not(axis: str, contender: str, gib: float, ran: list) -> None:
     workload, limit, unit = Workload(frames=8, size=128), int(gib * GIB), budget.UNIT[axis]
-    found = budget.within(contender, workload, axis, limit, lambda line: None)
+    found = budget.largest_within(contender, workload, axis, limit, lambda line: None)
     sizes = {getattr(run, axis) for _, run in ran}
     assert {int(size) for size in found["peaks"]} == sizes
     assert all(size % unit == 0 for size in sizes)
@@ -55,14 +55,14 @@ def test_what_is_found_fits_and_the_next_does_not(axis: str, contender: str, gib
 
 
 def test_a_size_that_ran_out_of_memory_has_no_peak(ran: list) -> None:
-    found = budget.within("fastinpaint", Workload(size=128), "frames", 100 * GIB, lambda line: None)
+    found = budget.largest_within("fastinpaint", Workload(size=128), "frames", 100 * GIB, lambda line: None)
     assert found["value"] == max(int(size) for size, taken in found["peaks"].items() if taken is not None)
     assert found["peaks"][str(found["value"] + 1)] is None
 
 
 @pytest.mark.parametrize(("gib", "smallest"), [(2.9, 1), (1.0, 2), (0.9, 4), (0.6, 0)])
 def test_the_smallest_r_is_the_first_that_fits(gib: float, smallest: int, ran: list) -> None:
-    found = budget.within("fastinpaint", Workload(frames=16, size=128), "r", int(gib * GIB), lambda line: None)
+    found = budget.largest_within("fastinpaint", Workload(frames=16, size=128), "r", int(gib * GIB), lambda line: None)
     assert found["value"] == smallest
     assert [run.r for _, run in ran] == [r for r in (1, 2, 4) if r <= (smallest or 4)]
 

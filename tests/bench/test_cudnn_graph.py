@@ -1,4 +1,4 @@
-"""The rival by cuDNN's graph is defined by calls that cuDNN's frontend knows; it needs a GPU to be built and run."""
+"""cuDNN's frontend accepts the definition of the graph. Building and running it needs a GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is made of measurements: the report, the comparison of two runs, and the command that checks a GPU."""
+"""The report of measurements, the comparison of two runs, and the command that checks a GPU."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_a_part_run_alone_leaves_the_others_in_the_summary(tmp_path: Path):
 
 
 def test_what_is_stopped_keeps_what_it_found(tmp_path: Path):
-    """SIGTERM while the first step runs: it is ended, and the summary says so."""
+    """SIGTERM while the first step runs ends it, and the summary records that."""
     text = """
 import sys
 from benchmarks import gpu_check, gpu_plan
@@ -172,17 +172,17 @@ def test_the_plan_leaves_time_to_what_matters_more(tmp_path: Path):
     assert {step.part for group in groups for step in group} == set(gpu_plan.PARTS)
     of = {group[0].name: reserve for group, reserve in gpu_check.reserves(groups)}
     assert of["report"] == 0
-    assert of["build"] == 0  # nothing matters more, not even the report: without a build there is nothing to report
+    assert of["build"] == 0  # the build is most important: without it there is nothing to report
     assert of["max-autotune"] == 15 + 25  # the report and the sanitizers
     names = [(step.part, step.name) for group in groups for step in group]
     assert len(set(names)) == len(names)
-    # what matters most has time for all of its limits, the build and every rest included
+    # the most important steps have time for their whole limits, including the build and all pauses
     assert sum(group[0].limit for group in groups if group[0].rank <= 4) < 560
     assert all(step.limit >= step.least for group in groups for step in group)
 
 
 class Within(dict):
-    """Every word, by whether it is part of a name: what pytest's -k takes for true."""
+    """Maps every word to whether it is part of a name, as pytest's -k evaluates it."""
 
     def __init__(self, name: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What measures is measured: timings, kept bytes, the search for the largest size, rows and the layers' work."""
+"""The measuring code: timings, kept bytes, the search for the largest size, rows, and the layers' multiply-adds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastinpaint.bench.budget import Search
 from fastinpaint.bench.contenders import Workload, build, disagreement
 from fastinpaint.bench.layers import layer_cases, taps_on_map
 from fastinpaint.bench.machine import rates
-from fastinpaint.bench.measure import Timing, allocated_bytes, kept_bytes, order, paired, time_in_turn
+from fastinpaint.bench.measure import Timing, allocated_bytes, kept_bytes, time_in_turn, time_pairwise, turn_order
 from fastinpaint.errors import UserError
 from fastinpaint.ops import buffer_pool
 
@@ -36,12 +36,12 @@ def test_contenders_take_turns():
 
 
 def test_no_contender_always_follows_the_same_one():
-    assert sorted(order(3, turn) for turn in range(6)) == [list(p) for p in itertools.permutations(range(3))]
+    assert sorted(turn_order(3, turn) for turn in range(6)) == [list(p) for p in itertools.permutations(range(3))]
 
 
 def test_times_of_a_turn_are_kept_together():
     clock = itertools.count()
-    first, second = paired([lambda: None, lambda: None], least=4, seconds=0.0, clock=lambda: float(next(clock)))
+    first, second = time_pairwise([lambda: None, lambda: None], least=4, seconds=0.0, clock=lambda: float(next(clock)))
     assert first == second == [1.0] * 4
 
 
@@ -56,12 +56,12 @@ def test_kept_bytes_count_each_storage_once_and_no_parameter():
 
 
 def test_kept_bytes_lets_what_it_counted_go():
-    # exp keeps its own result: kept with its history, its node would keep itself
+    # exp saves its own result; saving it with its history would keep the node alive
     x, nodes = torch.ones(10, requires_grad=True), weakref.WeakSet()
 
     def forward() -> torch.Tensor:
         def hook(*gradients: object) -> None:
-            """Lives as long as the node that it hangs on."""
+            """Lives as long as the node that it is attached to."""
 
         y = x.exp()
         y.grad_fn.register_hook(hook)
@@ -76,7 +76,7 @@ def test_kept_bytes_lets_what_it_counted_go():
 @pytest.mark.parametrize("limit", [0, 1, 15, 16, 17, 100, 1000])
 @pytest.mark.parametrize("growth", [float, lambda n: float(n * n)], ids=["linear", "square"])
 def test_the_largest_that_fits(limit, growth):
-    """Whatever memory really does, the answer and the next size were run."""
+    """For any behaviour of memory, the answer and the next size have been run."""
     for unit in (1, 16):
         search = Search(lambda n: 3.0 + n**1.3, 3.0 + limit**1.3, growth, unit, most=512)
         expected = min(limit, 512) // unit * unit

@@ -1,4 +1,4 @@
-"""A whole layer is the same to plain PyTorch in both formats and to this library, and the layers are the whole net."""
+"""Whole layers give equal results by plain PyTorch in both formats and by this library, and they make up the net."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_both_ways_give_the_same(name):
 
 
 def test_the_statistics_are_those_of_batch_norm_in_training():
-    """What Plain does in two halves is one call in a net."""
+    """Plain splits batch norm into two parts, which a net does in one call."""
     layer = next(layer for layer in whole_layers(TINY) if layer.case.name == "CombCN 5")
     halves = Plain(layer, Inputs.random(layer, "cpu", torch.float32), last=False)
     y, mean, var = halves.forward()
@@ -49,7 +49,7 @@ def test_the_layers_make_up_the_net():
 
 
 def parameters(layer):
-    """Of the layer and of the guidance it holds."""
+    """The multiply-adds of the layer and its guidance."""
     yield from layer.case.module.parameters()
     if layer.guidance is not None:
         yield from layer.guidance.module.parameters()

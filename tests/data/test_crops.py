@@ -1,4 +1,4 @@
-"""Crops: where the square lies, how it is resized, and faces found by the real cascade in drawn faces."""
+"""Crops: the place and the resizing of the square, and drawn faces found by the real cascade."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fastinpaint.data.crops import BoxCrop, Crop, FaceCrop, Square, agreed_face, around, resize
+from fastinpaint.data.crops import BoxCrop, Crop, FaceCrop, Square, agreed_face, resize, square_around
 from fastinpaint.errors import UserError
 
 
@@ -107,7 +107,7 @@ def test_one_square_holds_the_face_in_every_frame() -> None:
 
 
 def test_the_square_is_smooth_over_time() -> None:
-    """Overlapping samples of a face that stands still get nearly the same square."""
+    """Overlapping samples of a still face get nearly the same square."""
     rng = np.random.default_rng(0)
     crop = FaceCrop(64, 16)
     video = face_video([(150, 120)] * 24).astype(int) + rng.integers(-6, 7, (24, 240, 320, 3))
@@ -151,9 +151,9 @@ def test_agreement_needs_half_of_the_looks() -> None:
 
 
 def test_the_square_stays_in_the_frame() -> None:
-    assert around(np.array([10, 10, 40]), 100, 200) == (0, 0, 60)
-    assert around(np.array([195, 95, 40]), 100, 200) == (140, 40, 60)
-    assert around(np.array([100, 50, 90]), 100, 200) == (50, 0, 100)
+    assert square_around(np.array([10, 10, 40]), 100, 200) == (0, 0, 60)
+    assert square_around(np.array([195, 95, 40]), 100, 200) == (140, 40, 60)
+    assert square_around(np.array([100, 50, 90]), 100, 200) == (50, 0, 100)
 
 
 def test_opencv_without_cascades_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""`VideoSamples`: what it gives, and what it says of folders that it cannot read."""
+"""`VideoSamples`: its samples, and its errors about folders that it cannot read."""
 
 from __future__ import annotations
 

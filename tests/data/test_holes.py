@@ -1,4 +1,4 @@
-"""Holes: seeded, and distributed as their docstrings say."""
+"""Holes are reproducible and distributed as their docstrings say."""
 
 from __future__ import annotations
 

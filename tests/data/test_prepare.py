@@ -1,4 +1,4 @@
-"""`prepare`: whole runs on small clips written here."""
+"""`prepare`: complete runs on small generated clips."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_the_same_command_again_reads_no_clip(clips: Path, tmp_path: Path, monke
     assert everything(tmp_path / "data") == before
 
 
-def test_a_changed_clip_is_made_anew(clip: Clip, clips: Path, tmp_path: Path) -> None:
+def test_a_changed_clip_is_cut_again(clip: Clip, clips: Path, tmp_path: Path) -> None:
     prepare(SMALL, [clips], tmp_path / "data")
     clip("clips/a.mp4", video=synthetic_clip(50, 16, 48))
     summary = prepare(SMALL, [clips], tmp_path / "data")
@@ -197,7 +197,7 @@ def test_stopped_leaves_no_half_file_and_continues(
 
 
 def test_killed_and_continued(clips: Path, tmp_path: Path) -> None:
-    """kill -9 in the middle of a clip: the half array is cleared away, what was finished is kept."""
+    """kill -9 in the middle of a clip: the partial array is removed, finished clips are kept."""
     data, fresh = tmp_path / "data", tmp_path / "fresh"
     slow = (
         "import sys, time; from fastinpaint.data.store import ClipWriter; from fastinpaint.data.prepare import *\n"
@@ -208,9 +208,11 @@ def test_killed_and_continued(clips: Path, tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", slow, str(clips), str(data)], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        if len(list(data.glob("clips/*.json"))) >= 2 and list(data.glob("clips/*.npy.part")):
+        os.kill(process.pid, signal.SIGSTOP)  # so that nothing changes between the check and the kill
+        if len(list(data.glob("clips/*.json"))) >= 2 and list(data.glob("clips/.*.part")):
             break
-        time.sleep(0.005)
+        os.kill(process.pid, signal.SIGCONT)
+        time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert list(data.glob("clips/*.part"))

@@ -1,4 +1,4 @@
-"""Cuts are found; motion, flashes and changes of light are none."""
+"""Cuts are found; motion, flashes and changes of light are not taken for cuts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def scenes_of(video: np.ndarray) -> list[int]:
 
 
 def pan(seed: int, frames: int, step: float, height: int = 96, width: int = 128) -> np.ndarray:
-    """A camera that goes right over one picture by `step` of the frame's width each frame."""
+    """A camera that pans right over one picture by `step` of the frame's width per frame."""
     world = cv2.resize(synthetic_clip(seed, 1, 256)[0], (1024, 256), interpolation=cv2.INTER_CUBIC)
     return np.stack([world[40 : 40 + height, (x := round(t * step * width)) : x + width] for t in range(frames)])
 

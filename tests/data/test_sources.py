@@ -1,4 +1,4 @@
-"""Which clips are found in files and folders."""
+"""The clips that are found in files and folders."""
 
 from __future__ import annotations
 

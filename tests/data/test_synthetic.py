@@ -1,4 +1,4 @@
-"""Rendered clips: seeded, moving, and learnable: what a hole hides can be told from what is seen."""
+"""Rendered clips are seeded, move, and can be learnt: visible pixels determine what a hole hides."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_clips_have_contrast_and_move_by_little() -> None:
 
 
 def test_the_camera_shows_again_what_a_hole_hides() -> None:
-    """The middle of frame 4 is found, shifted, in frame 0 and not in another clip: a net that sees time can fill it."""
+    """The centre of frame 4 is found, shifted, in frame 0 but not in another clip, so a video network can fill it."""
     own, other = [], []
     for seed in range(12):
         video = synthetic_clip(seed, 5, 64)

@@ -55,7 +55,7 @@ def test_frames_and_header(clip: Clip, name: str, options: dict, tolerance: int)
 
 @pytest.mark.parametrize("matrix", [1, 6], ids=["BT.709", "BT.601"])
 def test_colours_are_those_of_the_standard_to_half_a_level(tmp_path: Path, matrix: int) -> None:
-    """Frames of every luma and one chroma each, stored without loss, then read."""
+    """Frames with all luma values and one chroma each, stored losslessly and read back."""
     chromas = [(128, 128), (124, 131), (131, 120)]
     with av.open(str(tmp_path / "in.mkv"), "w") as out:
         stream = out.add_stream("ffv1", rate=10)
@@ -214,7 +214,7 @@ def _index_first(path: Path) -> Path:
 
 
 def test_truncated_between_two_frames(clip: Clip) -> None:
-    """Nothing that is read is broken; only the file's index tells that frames are missing."""
+    """All data that is read is valid; only the file's index shows that frames are missing."""
     path = _index_first(clip("clip.mp4", frames=30))
     with av.open(str(path)) as container:
         place = [packet.pos for packet in container.demux(video=0)][18]
@@ -264,7 +264,7 @@ def test_broken_image(clip: Clip) -> None:
 
 def test_side_data_of_a_kind_that_pyav_lacks_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "a.tiff"
-    cv2.imwrite(str(path), np.zeros((8, 8, 3), np.uint8))  # whose resolution FFmpeg hands out as EXIF
+    cv2.imwrite(str(path), np.zeros((8, 8, 3), np.uint8))  # FFmpeg reports its resolution as EXIF
     with av.open(str(path)) as file:
         picture = next(file.decode(video=0))
         assert side_data(picture) == {}

@@ -1,4 +1,4 @@
-"""Everything in this folder needs a CUDA device; without one nothing of it is collected."""
+"""The tests in this folder need a CUDA device. Without one they are not collected."""
 
 from __future__ import annotations
 

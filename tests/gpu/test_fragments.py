@@ -1,4 +1,4 @@
-"""Single instructions of a GPU, fragment by fragment: by the PTX manual's tables, and bit by bit as the emulation."""
+"""Single instructions of a GPU agree with the PTX manual's tables, and bit by bit with the emulation."""
 
 from __future__ import annotations
 

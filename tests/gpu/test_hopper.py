@@ -1,4 +1,4 @@
-"""The wgmma path on a Hopper GPU: what the instructions do beside what the emulation says, and the wide layers."""
+"""The wgmma path on a Hopper GPU: its instructions compared with the emulation, and the wide layers."""
 
 from __future__ import annotations
 
@@ -46,26 +46,27 @@ def probe(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     return ctypes.CDLL(str(library))
 
 
-TURNED = pytest.mark.parametrize("turned", [False, True], ids=["k contiguous", "n contiguous"])
+TRANSPOSED_B = pytest.mark.parametrize("transposed_b", [False, True], ids=["k contiguous", "n contiguous"])
 
 
-@TURNED
+@TRANSPOSED_B
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_wgmma_barriers_and_copies_do_what_the_emulation_says(
-    probe: ctypes.CDLL, dtype: torch.dtype, turned: bool
+    probe: ctypes.CDLL, dtype: torch.dtype, transposed_b: bool
 ) -> None:
-    found, exact = hopper_probe.run(probe, dtype, "cuda", turned=turned)
+    found, exact = hopper_probe.run(probe, dtype, "cuda", transposed_b=transposed_b)
     assert torch.allclose(found.double(), exact, rtol=1e-3, atol=1e-3)
     if emulated.why_not() is None:
         library = ctypes.CDLL(str(emulated.build(sources=[hopper_probe.SOURCE])))
-        assert torch.allclose(found, hopper_probe.run(library, dtype, "cpu", turned=turned)[0], rtol=1e-3, atol=1e-3)
+        expected = hopper_probe.run(library, dtype, "cpu", transposed_b=transposed_b)[0]
+        assert torch.allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 
-@TURNED
+@TRANSPOSED_B
 @pytest.mark.parametrize("values", ["whole", "numbered"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_register_is_the_manuals(probe: ctypes.CDLL, dtype: torch.dtype, values: str, turned: bool) -> None:
-    found, exact = hopper_probe.run(probe, dtype, "cuda", values, turned)
+def test_every_register_is_the_manuals(probe: ctypes.CDLL, dtype: torch.dtype, values: str, transposed_b: bool) -> None:
+    found, exact = hopper_probe.run(probe, dtype, "cuda", values, transposed_b)
     assert torch.equal(found.double(), exact)  # as the emulation's are, in tests/ops/conv_block/cuda/test_hopper.py
 
 

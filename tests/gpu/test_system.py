@@ -36,7 +36,7 @@ def gradients(model, video, mask) -> list[torch.Tensor]:
 
 @pytest.fixture(autouse=True)
 def exact_and_repeatable(monkeypatch):
-    """float32 means float32 here: of tf32 torch's convolutions may take some, and ours all. cuDNN adds in one order."""
+    """Disable tf32 for torch's and this library's convolutions, and make cuDNN deterministic."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
 

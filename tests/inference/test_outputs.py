@@ -1,5 +1,7 @@
 """The kinds of output: stills, folders, GIF and APNG; HDR's side data; sources that are refused."""
 
+import io
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -158,6 +160,94 @@ def test_hdr10_goes_on_to_av1_and_h264(tmp_path):
         assert fractions(sides["MASTERING_DISPLAY_METADATA"])[:8] == pytest.approx(
             [0.68, 0.32, 0.265, 0.69, 0.15, 0.06, 0.3127, 0.329], abs=1e-4
         )
+
+
+BOXES = struct.pack(
+    ">I4s8H2I", 32, b"mdcv", 13250, 34500, 7500, 3000, 34000, 16000, 15635, 16450, 10_000_000, 50
+) + struct.pack(">I4s2H", 12, b"clli", 1000, 400)
+"""Content light level and mastering display, as MP4 has them."""
+MAX_CLL, MAX_FALL, DISPLAY = b"\x55\xbc\x82\x03\xe8", b"\x55\xbd\x82\x01\x90", b"\x55\xd0\xc6"
+COLOUR = (0.68, 0.32, 0.265, 0.69, 0.15, 0.06, 0.3127, 0.329, 1000, 0.005)
+LIGHT = (
+    MAX_CLL
+    + MAX_FALL
+    + DISPLAY
+    + b"".join(bytes([0x55, 0xD1 + number, 0x84]) + struct.pack(">f", value) for number, value in enumerate(COLOUR))
+)
+"""The same as Matroska has them."""
+
+
+def nested(data: bytes, names: list[bytes], added: bytes) -> bytes:
+    """Matroska with something added at the end of an element, whose parents are named; sizes get eight bytes."""
+    place = 0
+    while True:
+        start = place + 9 - data[place].bit_length()
+        name, width = data[place:start], 9 - data[start].bit_length()
+        body = start + width
+        size = int.from_bytes(data[start:body], "big") & ((1 << 7 * width) - 1)
+        end = len(data) if size == (1 << 7 * width) - 1 else body + size  # all ones: to the end
+        if name == names[0]:
+            break
+        place = end
+    inner = nested(data[body:end], names[1:], added) if len(names) > 1 else data[body:end] + added
+    return data[:start] + (len(inner) | 1 << 56).to_bytes(8, "big") + inner + data[end:]
+
+
+def boxed(data: bytes, names: list[bytes], added: bytes) -> bytes:
+    """MP4 with something added at the end of a box, whose parents are named."""
+    start = data.index(names[0]) - 4
+    size = int.from_bytes(data[start : start + 4], "big")
+    body = data[start + 8 : start + size]
+    inner = boxed(body, names[1:], added) if len(names) > 1 else body + added
+    return data[:start] + (8 + len(inner)).to_bytes(4, "big") + names[0] + inner + data[start + size :]
+
+
+def write_light(path: Path, encoder: str, form: str) -> Path:
+    """A file whose container alone has HDR10's side data."""
+    file, matroska = io.BytesIO(), path.suffix == ".mkv"
+    kind = {"format": "matroska", "options": {"live": "1"}} if matroska else {"format": path.suffix[1:]}
+    with av.open(file, "w", **kind) as out:
+        stream = out.add_stream(encoder, 25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, form
+        stream.codec_context.color_primaries, stream.codec_context.color_trc = 9, 16
+        for t in range(6):
+            grey = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 99, np.uint8), format="rgb24")
+            picture = grey.reformat(format=form)
+            picture.pts, picture.time_base = t, Fraction(1, 25)
+            out.mux(stream.encode(picture))
+        out.mux(stream.encode(None))
+    if matroska:
+        path.write_bytes(
+            nested(file.getvalue(), [b"\x18\x53\x80\x67", b"\x16\x54\xae\x6b", b"\xae", b"\xe0", b"\x55\xb0"], LIGHT)
+        )
+    else:
+        entry = {"libvpx-vp9": b"vp09", "prores_ks": b"apch"}[encoder]
+        parents = [b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", entry]
+        path.write_bytes(boxed(file.getvalue(), parents, BOXES))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("encoder", "form", "source", "outputs"),
+    [
+        ("libvpx-vp9", "yuv420p", "in.mp4", ["out.webm", "out.mkv", "out.mp4"]),
+        ("prores_ks", "yuv422p10le", "in.mov", ["out.mov", "out.mkv"]),
+        ("ffv1", "yuv420p10le", "in.mkv", ["out.mkv"]),
+    ],
+    ids=["VP9", "ProRes", "FFV1"],
+)
+def test_hdr10s_side_data_stay_in_the_container_where_encoders_have_no_place(tmp_path, encoder, form, source, outputs):
+    source = write_light(tmp_path / source, encoder, form)
+    told = []
+    for path in (source, *(run(source, name) for name in outputs)):
+        with av.open(str(path)) as file:
+            pictures = list(file.decode(video=0))
+        sides = {side.type.name: bytes(side) for side in pictures[-1].side_data}
+        light = fractions(sides["MASTERING_DISPLAY_METADATA"])
+        told.append((light, sides["CONTENT_LIGHT_LEVEL"][:8], pictures[0].format.name, len(pictures)))
+    assert told[0][0] == [0.68, 0.32, 0.265, 0.69, 0.15, 0.06, 0.3127, 0.329, 0.005, 1000]
+    assert told[0][1] == struct.pack("=2I", 1000, 400)
+    assert told[1:] == [told[0]] * len(outputs)
 
 
 def test_hlg_keeps_its_tags(tmp_path):

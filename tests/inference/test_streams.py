@@ -161,7 +161,7 @@ def test_a_turned_and_mirrored_source_keeps_its_matrix_and_takes_its_box_as_show
 
 def test_what_the_container_cannot_hold_is_named_and_dropped_where_asked(tmp_path):
     source = write_rich(tmp_path / "in.mkv", sound="pcm_u8")
-    listed = r"audio \(pcm_u8\), audio \(pcm_u8\), subtitles \(srt\), attachment \(font\.ttf\)"
+    listed = r"audio \(pcm_u8\), audio \(pcm_u8\), subtitles \(subrip\), attachment \(font\.ttf\)"
     with pytest.raises(UserError, match=rf"\.mp4 files cannot hold the source's {listed}.*\.mkv.*--drop-unsupported"):
         run(source, "out.mp4")
     assert not (tmp_path / "out.mp4").exists()
@@ -352,7 +352,7 @@ def test_captions_inside_the_pictures_are_kept(tmp_path):
 def test_sound_is_encoded_again_only_where_asked(tmp_path, name, codec):
     held = "pcm_u8" if name == "out.mp4" else "pcm_s32be"
     source = write_rich(tmp_path / "in.mov", sound=held, subtitles=None, extras=False)
-    with pytest.raises(UserError, match=rf"audio \({held}\).*encode the audio by --encode-audio, go on without"):
+    with pytest.raises(UserError, match=rf"audio \({held}\).*encode the audio by --encode-audio, or go on without"):
         run(source, name)
     out = run(source, name, encoding=Encoding(encode_audio=True))
     with av.open(str(out)) as file:

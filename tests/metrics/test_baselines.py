@@ -1,4 +1,4 @@
-"""The rivals see known pixels only, keep them, and do what their names say."""
+"""The baselines read known pixels only, keep them, and do what their names say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Probes on running networks: sizes, and who feeds whom."""
+"""Probes on running networks: sizes, and which layer feeds which."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Seen(NamedTuple):
 
 
 def convolutions(layers: nn.ModuleDict, run: Callable[[], object]) -> dict[str, Seen]:
-    """What every layer's convolution is, seen while `run` runs the model."""
+    """Every layer's convolution, recorded while `run` runs the model."""
     seen: dict[str, Seen] = {}
 
     def watch(name: str, conv: nn.Module) -> None:
@@ -50,8 +50,8 @@ def convolutions(layers: nn.ModuleDict, run: Callable[[], object]) -> dict[str, 
 def fed_by(layers: nn.ModuleDict, source: nn.Module, run: Callable[[], object]) -> dict[str, Tensor]:
     """The layers that `source` feeds directly, each with the mask of its input's channels that depend on it.
 
-    All layers' outputs are pinned to what they were in a first run, only the source's is moved: so an input changes
-    only where the source reaches it with no layer between.
+    All layers' outputs are fixed at their values in a first run; only the source's is changed. An input then changes
+    only if the source reaches it without a layer in between.
     """
     first, moved = _inputs(layers, run, None), _inputs(layers, run, source)
     changed = {name: (moved[name] != first[name]).flatten(2).any(2).any(0) for name in layers}
@@ -59,7 +59,7 @@ def fed_by(layers: nn.ModuleDict, source: nn.Module, run: Callable[[], object]) 
 
 
 def _inputs(layers: nn.ModuleDict, run: Callable[[], object], source: nn.Module | None) -> dict[str, Tensor]:
-    """Each layer's input, every layer's output being pinned to a value of its own and the source's moved by one."""
+    """Each layer's input, with every layer's output fixed at a distinct value and the source's increased by one."""
     inputs: dict[str, Tensor] = {}
     handles = []
 

@@ -1,4 +1,4 @@
-"""Weights on disk: what goes out comes back, and every bad file is one sentence."""
+"""Weights on disk: a round trip, and a one-sentence error for every kind of bad file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_round_trip(tmp_path: Path, kind: str, cls: type) -> None:
 
 
 def saved(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """A good file's tensors and metadata, to be spoilt."""
+    """A good file's tensors and metadata, to be damaged by tests."""
     save_weights(path, TwoDCN(CONFIG))
     return load_file(path), {"kind": "twodcn", "config": '{"width": 0.0625, "r": 4, "skips": "add"}'}
 

@@ -1,4 +1,4 @@
-"""Skips and guidance go where Fig. 2 draws them, found by moving one map and watching the others' inputs."""
+"""Skips and guidance are wired as in Fig. 2, found by changing one map and watching the inputs of other layers."""
 
 from __future__ import annotations
 

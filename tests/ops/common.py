@@ -1,4 +1,4 @@
-"""What the tests of the ops share."""
+"""Shared by the tests of the ops."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ BACKENDS = [
 
 
 def leaf(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """A random tensor that wants a gradient."""
+    """A random tensor that requires a gradient."""
     return torch.randn(*shape, dtype=dtype, requires_grad=True)
 
 
 def count_convolutions(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """A list that grows with every convolution that runs forward on the CPU: whether its statistics were wanted."""
+    """A list with an entry for every forward convolution on the CPU: whether statistics were requested."""
     ran: list[bool] = []
 
     def counted(right: Callable[..., Any], *arguments: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Buffers of dead maps are lent again, and kept up to a share of what was once in use."""
+"""Pages of dead maps are reused, and no more are kept than were in use at one time."""
 
 from __future__ import annotations
 
@@ -12,30 +12,20 @@ import pytest
 import torch
 
 from fastinpaint.ops import buffer_pool
-from fastinpaint.ops.buffer_pool import LEAST_BYTES, SHARE, BufferPool
+from fastinpaint.ops.buffer_pool import LEAST_BYTES, BufferPool
 
 SIZE = LEAST_BYTES
 
 
+PAGE = mmap.PAGESIZE
+
+
 @pytest.fixture
-def memory(monkeypatch: pytest.MonkeyPatch) -> BufferPool:
-    """One for which no amount is little."""
-    monkeypatch.setattr(buffer_pool, "LITTLE", 0)
+def memory() -> BufferPool:
     return BufferPool()
 
 
-@pytest.mark.parametrize("little", [4 * SIZE, 3 * SIZE])
-def test_a_little_is_kept_whole(little: int, memory: BufferPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a layer alone needs it, which has two maps: else one of them would be of fresh pages each time."""
-    monkeypatch.setattr(buffer_pool, "LITTLE", little)
-    for _ in range(2):
-        maps = [memory.allocate(SIZE) for _ in range(4)]
-        del maps
-    memory.allocate(SIZE)
-    assert memory.in_use + memory.kept == little
-
-
-def test_a_dead_storage_is_lent_again_and_a_living_one_is_not(memory: BufferPool) -> None:
+def test_a_freed_storage_is_reused_and_a_live_one_is_not(memory: BufferPool) -> None:
     alive, *dying = (memory.allocate(SIZE) for _ in range(3))
     assert alive.nbytes() == SIZE
     addresses = {storage.data_ptr() for storage in dying}
@@ -44,10 +34,10 @@ def test_a_dead_storage_is_lent_again_and_a_living_one_is_not(memory: BufferPool
     again = memory.allocate(SIZE)
     assert again.data_ptr() in addresses
     assert memory.in_use == 2 * SIZE
-    assert memory.kept == 0  # the other one would have made more than a share of three
+    assert memory.kept == SIZE
 
 
-def test_whatever_holds_the_storage_keeps_the_buffer(memory: BufferPool) -> None:
+def test_any_reference_to_the_storage_keeps_the_buffer(memory: BufferPool) -> None:
     tensor = torch.empty(0).set_(memory.allocate(SIZE))
     address, view = tensor.data_ptr(), tensor[5:]
     array, others = view.numpy(), [memory.allocate(SIZE) for _ in range(9)]
@@ -59,19 +49,40 @@ def test_whatever_holds_the_storage_keeps_the_buffer(memory: BufferPool) -> None
     assert address in {storage.data_ptr() for storage in lent}
 
 
-def test_in_use_and_kept_stay_below_a_share_of_the_most_in_use(memory: BufferPool) -> None:
+def test_maps_do_not_overlap_and_no_more_is_kept_than_was_in_use(memory: BufferPool) -> None:
     generator = torch.Generator().manual_seed(3)
-    alive: list[torch.UntypedStorage] = []
+    alive: list[torch.Tensor] = []
     most_kept = 0
-    for _ in range(400):
+    for number in range(400):
         if alive and torch.rand((), generator=generator) < 0.7:
             alive.pop(int(torch.randint(len(alive), (), generator=generator)))
-        alive.append(memory.allocate(SIZE * int(torch.randint(1, 6, (), generator=generator))))
-        assert memory.in_use == sum(storage.nbytes() for storage in alive)
-        assert memory.in_use <= memory.most_in_use
-        assert memory.kept == 0 or memory.in_use + memory.kept <= SHARE * memory.most_in_use
+        size = PAGE * int(torch.randint(1, 60, (), generator=generator)) - 8
+        alive.append(torch.empty(0, dtype=torch.int64).set_(memory.allocate(size)).fill_(number))
+        assert all(bool((tensor == tensor[0]).all()) for tensor in alive)
+        assert memory.in_use == sum(tensor.untyped_storage().nbytes() + 8 for tensor in alive)
+        assert memory.in_use + memory.kept <= memory.most_in_use
         most_kept = max(most_kept, memory.kept)
     assert most_kept > 0
+
+
+def test_pages_serve_maps_of_other_sizes(memory: BufferPool) -> None:
+    """A step's maps have many sizes: kept by size, most would get fresh pages each time."""
+    for _ in range(2):
+        first = [memory.allocate(SIZE) for _ in range(6)]
+        del first
+        second = [memory.allocate(size * SIZE) for size in (2, 1, 3)]
+        assert (memory.in_use, memory.kept, memory.most_in_use) == (6 * SIZE, 0, 6 * SIZE)
+        del second
+    (segment,) = memory._segments
+    assert segment.free[-1] == [6 * SIZE, segment.size, False]
+
+
+def test_a_map_larger_than_a_segment(memory: BufferPool) -> None:
+    small, large = memory.allocate(SIZE), memory.allocate(buffer_pool.SEGMENT + 1)
+    assert large.nbytes() == buffer_pool.SEGMENT + 1
+    del small, large
+    memory.clear()
+    assert memory._segments == []
 
 
 def test_clear_gives_all_unused_memory_back(memory: BufferPool) -> None:

@@ -1,4 +1,4 @@
-"""Recipes of maps that nobody keeps: shared, and gone through once."""
+"""Recipes of recomputed maps are shared and evaluated once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Keeps(torch.autograd.Function):
 
 
 def test_a_recipe_with_two_readers_a_step_is_no_tree() -> None:
-    """As of a chain of 60 residual blocks: a tree of it would have 2^60 steps."""
+    """A chain of 60 residual blocks: evaluated as a tree it would take 2^60 steps."""
     x = torch.ones(3, dtype=torch.float64, requires_grad=True)
     operand: Operand = x
     for _ in range(60):

@@ -1,12 +1,11 @@
-"""``make gpu-check`` on a stand-in for a GPU: its Python runs, line for line, and says nothing of how fast or right.
+"""Runs ``make gpu-check`` on a fake GPU, to test its Python code. It shows nothing about speed or correctness.
 
     python -m tests.rehearsal [--full] [--only STEP ...] ARGUMENTS OF benchmarks.gpu_check
 
-The steps are those of `benchmarks.gpu_plan`, one after another, in forks of this process, with their own arguments but
-for sizes: two small frames, few channels, of each test the first case (``--full``: all). CUDA kernels are emulated,
-Triton's interpreted; compilers that are only called are scripts that make the file they are asked for; what NVIDIA's
-sanitizers would watch is run without them. What is rehearsed is neither an emulated run nor a run on a GPU, and leaves
-no results.
+It runs the steps of `benchmarks.gpu_plan` one after another in forks of this process, with their own arguments except
+for sizes: two small frames, few channels, and the first case of each test (``--full``: all). CUDA kernels are emulated,
+Triton's interpreted. Compilers are scripts that create the requested file. Commands for NVIDIA's sanitizers run without
+them. A rehearsal is neither an emulated run nor a run on a GPU, and leaves no results.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ from tests.rehearsal.forked import Forked
 from tests.rehearsal.install import install, shrink
 
 TINY = ["--frames", "2", "--size", "16", "--width", "0.03125"]
-# These train whole networks, or interpret, for a minute and more each.
+# Steps that train whole networks, or interpret, for over a minute each.
 ONLY_FULL = {"system", "step", "step others", "compile", "max-autotune", "beyond", "tune"}
 ONLY_FULL |= {"triton", "fuzz triton", "step triton"}
-ONLY_FULL |= {"racecheck", "synccheck", "initcheck"}  # unwatched, they are as memcheck
+ONLY_FULL |= {"racecheck", "synccheck", "initcheck"}  # without the sanitizer they equal memcheck
 
 
 def changed(command: list[str], full: bool) -> list[str]:
-    """A command of the plan, without its Python, at a size for the stand-in; this process is made ready for it."""
+    """A command of the plan without its interpreter, at a small size. Prepares this process for it."""
     if command[:2] == ["-m", "pytest"]:
         return _pytest(command, full)
     if "tune" in command:
@@ -59,14 +58,14 @@ def _pytest(command: list[str], full: bool) -> list[str]:
 
 
 def _for_a_gpu_alone(given: str) -> list[str]:
-    """What only a GPU runs of a folder of kernels' tests, which all run emulated or interpreted as well."""
+    """The GPU-only tests in a folder of kernel tests; the others also run emulated or interpreted."""
     if not given.startswith("tests/ops/"):
         return [given]
     return [f"{given}/test_gpu.py"] if given.count("/") == 2 else []
 
 
 def _without_triton() -> None:
-    """Interpreted, a step of tiles to choose from takes minutes."""
+    """Reduce the tiles to choose from, because interpreting them takes minutes."""
     from fastinpaint.ops.dispatch import autotune, registry
 
     registry.AUTO["cuda"] = tuple(row for row in registry.AUTO["cuda"] if row[0] != "triton")
@@ -74,7 +73,7 @@ def _without_triton() -> None:
 
 
 def main() -> int:
-    """gpu-check's own status."""
+    """Run the rehearsal; returns gpu-check's status."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--only", nargs="+", help="names of steps")
@@ -91,7 +90,7 @@ def main() -> int:
 
     def unhurried(step: Step) -> Step:
         step.limit, step.least = 3600, 0  # the plan's are a GPU's
-        step.command = step.command[step.command.index(sys.executable) :]  # without who would watch it
+        step.command = step.command[step.command.index(sys.executable) :]  # without the sanitizer
         return step
 
     Forked.change = staticmethod(lambda command: changed(command, full))

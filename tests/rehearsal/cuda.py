@@ -1,4 +1,4 @@
-"""What `torch.cuda` and its neighbours answer while a stand-in takes the place of a GPU."""
+"""Replacements of `torch.cuda` and related functions for the fake GPU."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SYNCHRONISING = "called a synchronizing CUDA operation"
 
 
 class Stream:
-    """A CUDA stream; work is done at once, whichever stream it is on."""
+    """A CUDA stream. Work on any stream is done at once."""
 
     numbers = itertools.count(0)
     current: Stream
@@ -38,7 +38,7 @@ class Stream:
 
 
 class Event:
-    """A CUDA event, by the clock of the host."""
+    """A CUDA event that uses the host's clock."""
 
     def __init__(self, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False) -> None:
         self.timed, self.at = enable_timing, 0.0
@@ -50,14 +50,14 @@ class Event:
         refuse_to_wait()
 
     def elapsed_time(self, end: Event) -> float:
-        """Milliseconds, at least one in a million, as the stand-in is no clock."""
+        """Milliseconds, at least 1e-6, as the fake GPU has no real clock."""
         if not (self.timed and end.timed and self.at and end.at):
             raise RuntimeError("Both events must be recorded, and made with enable_timing, before their time is taken")
         return max(1e3 * (end.at - self.at), 1e-6)
 
 
 class CUDAGraph:
-    """A CUDA graph on a tape: `tests.training.tape` says which promises it keeps."""
+    """A CUDA graph on a tape; `tests.training.tape` describes its guarantees."""
 
     capturing: CUDAGraph | None = None
 
@@ -65,7 +65,7 @@ class CUDAGraph:
         self.recording = Recording()
 
     def launch(self, work: Callable[[], None]) -> None:
-        """Record a kernel's launch, which is not done now."""
+        """Record a kernel's launch without running it."""
         self.recording.calls.append((work, (), {}, []))
 
     def replay(self) -> None:
@@ -107,7 +107,7 @@ def current(device: Any) -> Iterator[None]:
 
 
 def checked(device: Any = None) -> None:
-    """The only device, or none named."""
+    """Accept the only device, or none."""
     assert device in (None, 0, -1) or torch.device(device) in (DEVICE, torch.device("cuda")), device
 
 
@@ -128,13 +128,13 @@ def reset_peak(device: Any = None) -> None:
 
 
 def compiled(model: nn.Module, *, mode: str) -> nn.Module:
-    """`torch.compile`, whose modes alone are rehearsed."""
+    """`torch.compile` that only checks its mode."""
     assert mode in ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"), mode
     return model
 
 
 def answer(value: Any) -> Callable[..., Any]:
-    """A function of at most a device that returns the value."""
+    """A function of an optional device that returns the value."""
 
     def function(device: Any = None) -> Any:
         checked(device)
@@ -144,7 +144,7 @@ def answer(value: Any) -> Callable[..., Any]:
 
 
 def install() -> None:
-    """From here on this process has a GPU that is none."""
+    """Give this process the fake GPU."""
     Stream.current = Stream()  # the default one, number 0
     properties = SimpleNamespace(
         name=NAME, major=CAPABILITY[0], minor=CAPABILITY[1], multi_processor_count=132, total_memory=141 * 10**9

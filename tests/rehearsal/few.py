@@ -1,4 +1,4 @@
-"""A pytest plugin: of each test function, backend, contender and pass the first case, in two rounds."""
+"""A pytest plugin that runs the first case of each test function, backend, contender and pass, in two rounds."""
 
 from __future__ import annotations
 

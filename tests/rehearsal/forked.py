@@ -1,4 +1,4 @@
-"""A command of ``python -m ...`` as a fork of this process, which has the stand-in and all imports already."""
+"""Runs ``python -m ...`` commands as forks of this process, which already has the fake GPU and all imports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ while [ $# -gt 0 ]; do case "$1" in -o) : > "$2";; -MF) : > "$2";; esac; shift; 
 
 
 class Forked:
-    """Takes the place of `subprocess.Popen` for what gpu-check starts."""
+    """Replaces `subprocess.Popen` for the commands of gpu-check."""
 
     change: Callable[[list[str]], list[str]] = staticmethod(lambda command: command)
 
@@ -54,7 +54,7 @@ class Forked:
 
 
 def _status(work: Callable[[], Any]) -> int:
-    """What a process that does this would exit with."""
+    """The exit status of a process that runs this function."""
     try:
         work()
         return 0
@@ -76,7 +76,7 @@ def _run(arguments: list[str]) -> None:
         sys.argv = arguments[1:]
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
         return
-    with tempfile.TemporaryDirectory() as folder:  # what it builds is not for use
+    with tempfile.TemporaryDirectory() as folder:  # its build results are discarded
         copy = Path(folder)
         for name in BUILT_FROM:
             source = ROOT / name

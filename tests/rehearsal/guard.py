@@ -1,4 +1,4 @@
-"""Builds and loads guard.cpp, by which torch's own C++ finds a CUDA device: around the import of torch itself."""
+"""Builds and loads guard.cpp before torch is imported, so that torch's C++ code finds a CUDA device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SOURCE = Path(__file__).with_name("guard.cpp")
 
 
 def load() -> None:
-    """From here on autograd runs nodes on a CUDA device, in any build of torch; imports torch."""
+    """Make autograd run nodes on a CUDA device in any build of torch; imports torch."""
     library = ctypes.CDLL(str(build()))  # first of all: torch asks once whether there is CUDA
     import torch  # noqa: F401 - a build with CUDA brings a guard of its own
 

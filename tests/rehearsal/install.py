@@ -1,4 +1,4 @@
-"""Gives this process a stand-in for a GPU, before anything imports torch, and sizes that it can bear."""
+"""Installs the fake GPU before torch is imported, and reduces sizes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NO_RESULTS = "a rehearsal's rows are no results"
 
 
 def install() -> None:
-    """The stand-in and its kernels."""
+    """Install the fake GPU and its kernels."""
     from tests.rehearsal import guard
 
     guard.load()  # before anything else imports torch
@@ -27,7 +27,7 @@ def install() -> None:
 
 
 def _unseen() -> None:
-    """Where the library asks whether it sees ordinary tensors, it does."""
+    """Make the library treat fake tensors as ordinary ones."""
     import torch
 
     from fastinpaint.ops.dispatch import autotune, fast_path
@@ -38,7 +38,7 @@ def _unseen() -> None:
 
 
 def shrink() -> None:
-    """For what is timed: two frames of 16 x 16, a sixteenth of the channels, small tiles, little to copy."""
+    """Reduce sizes for timed steps: two frames of 16 x 16, a sixteenth of the channels, small tiles and copies."""
     from fastinpaint.bench import contenders, machine, measure
     from tests.rehearsal import kernels
 
@@ -49,7 +49,7 @@ def shrink() -> None:
 
 
 def _refuse_results() -> None:
-    """No row of a rehearsal goes where results are kept."""
+    """Keep a rehearsal's rows out of the results folder."""
     from fastinpaint.bench import rows
 
     append = rows.append

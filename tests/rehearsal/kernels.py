@@ -1,6 +1,6 @@
-"""Our own kernels on the stand-in: CUDA C++ by its emulation, Triton by its interpreter.
+"""This library's kernels on the fake GPU: CUDA C++ emulated, Triton interpreted.
 
-Both refuse what a GPU would: memory that is not the device's, another stream than the current one.
+Both reject what a GPU would: memory of the host, and streams other than the current one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ QUERIES = (
 
 
 def do(launch: Callable[[], None]) -> None:
-    """Launch now, or when the graph that is being recorded is replayed; inside a recorded operator that replays it."""
+    """Launch now, or at each replay if a graph is being captured."""
     graph = CUDAGraph.capturing
     if graph is None or graph.recording not in _get_current_dispatch_mode_stack():
         launch()
@@ -55,7 +55,7 @@ def addresses(value: Any) -> Iterator[int]:
 
 
 def copied(value: Any) -> Any:
-    """An argument as it is now: a structure may be changed after the launch is recorded."""
+    """A copy of an argument, because structures may change after the launch is recorded."""
     if not hasattr(value, "_obj"):
         return value
     return ctypes.byref(type(value._obj).from_buffer_copy(value._obj))
@@ -93,7 +93,7 @@ class Guarded:
 
 
 def install_cuda() -> None:
-    """``libfastinpaint_cuda.so`` is the emulated one, seen as built."""
+    """Use the emulated library as ``libfastinpaint_cuda.so``."""
     from fastinpaint.ops.dispatch import native, native_cuda
     from tools.verify import emulated
 
@@ -105,7 +105,7 @@ def install_cuda() -> None:
 
 
 def install_triton() -> None:
-    """Kernels are interpreted under the guard, while all else sees a process that compiles them."""
+    """Interpret kernels with checks, while the rest of the process behaves as if they were compiled."""
     os.environ["TRITON_INTERPRET"] = "1"
     import triton
     from triton.runtime.interpreter import GridExecutor
@@ -137,7 +137,7 @@ def install_triton() -> None:
 
 
 def do_bench(fn: Callable[[], object], warmup: int = 25, rep: int = 100, return_mode: str = "mean") -> float:
-    """`triton.testing.do_bench`, once; milliseconds of nothing."""
+    """`triton.testing.do_bench` that runs once and returns a fake time."""
     assert return_mode in ("min", "max", "mean", "median", "all")
     fn()
     torch.cuda.synchronize()
@@ -145,7 +145,7 @@ def do_bench(fn: Callable[[], object], warmup: int = 25, rep: int = 100, return_
 
 
 def few_tiles() -> None:
-    """A pass of a tiny layer is one tile whatever its size, and the interpreter computes all of it."""
+    """Use the smallest tile, because the interpreter computes whole tiles even for tiny layers."""
     from fastinpaint.ops.conv_block.triton import tiles as launch
 
     candidates = launch.candidates

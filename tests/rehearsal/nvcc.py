@@ -1,4 +1,4 @@
-"""Stands in for nvcc where a test compiles a probe: the emulation of that source.
+"""Replaces nvcc when a test compiles a probe: builds the emulation of that source.
 
 python -m tests.rehearsal.nvcc ... SOURCE.cu -o LIBRARY
 """
@@ -13,7 +13,7 @@ from tools.verify import emulated
 
 
 def script() -> Path:
-    """It as a program."""
+    """The command line."""
     path = emulated.ROOT / "build" / "rehearsal" / "nvcc"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f'#!/bin/sh\ncd {emulated.ROOT} && exec {sys.executable} -m tests.rehearsal.nvcc "$@"\n')

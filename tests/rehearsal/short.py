@@ -1,4 +1,4 @@
-"""A pytest plugin: two narrow frames and trainings of a few steps, where a GPU's tests take some more."""
+"""A pytest plugin that reduces GPU tests to two narrow frames and a few training steps."""
 
 from __future__ import annotations
 

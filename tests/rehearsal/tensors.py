@@ -1,8 +1,8 @@
-"""Tensors that say they are on a CUDA device and lie on the CPU, for a rehearsal of what only runs on a GPU.
+"""Fake CUDA tensors on the CPU, to rehearse code that only runs on a GPU.
 
-A `StandIn` has the device ``cuda:0`` and holds a CPU tensor, on which torch's operations on it are done. As on a GPU a
-map on the CPU among maps on the device is refused, and so is reading a value where a graph is being recorded, or where
-``torch.cuda.set_sync_debug_mode("error")`` forbids it. An address is that of the memory held.
+A `StandIn` reports the device ``cuda:0`` and holds a CPU tensor that torch's operations run on. As on a GPU, mixing CPU
+and device maps is rejected. So is reading a value while a graph is captured, or while
+``torch.cuda.set_sync_debug_mode("error")`` forbids it. Its address is that of the held memory.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ CONVOLUTIONS = {aten.convolution.default, aten.convolution_backward.default}
 
 
 class Memory:
-    """The memory that stand-ins hold: by its address, how many hold it and its bytes; and the most there was."""
+    """The memory held by fake tensors: by address, the number of holders and the bytes; and the peak."""
 
     held: dict[int, list[int]] = {}  # noqa: RUF012 - one device, one memory
     now = most = 0
 
     @classmethod
     def has(cls, address: int) -> bool:
-        """Whether an address lies in memory of the device."""
+        """Whether an address is in the fake device's memory."""
         return address in cls.held or any(
             start <= address < start + max(size, 1) for start, (_, size) in cls.held.items()
         )
 
 
 class Hold:
-    """One stand-in's part in the memory it holds; gives it back at its end."""
+    """One fake tensor's reference to its memory, released with the object."""
 
     def __init__(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -57,13 +57,13 @@ class Hold:
 
 
 class Waiting:
-    """Whether a wait for the device raises now, and with which sentence."""
+    """Whether waiting for the device raises now, and the error message."""
 
     refusal: str | None = None
 
 
 class StandIn(Tensor):
-    """A tensor on ``cuda:0`` whose numbers are those of `held`."""
+    """A fake tensor on ``cuda:0`` with the values of `held`."""
 
     held: Tensor
     hold: Hold
@@ -113,7 +113,7 @@ class StandIn(Tensor):
 
 
 def dispatch(func: Any, args: Any, kwargs: Any) -> Any:
-    """Do one of torch's operations on what is held, where a GPU would do it."""
+    """Run one of torch's operations on the held tensors if a GPU would run it."""
     if func.namespace == "fastinpaint":  # our own operators take the device's tensors themselves
         return func._op_dk(OURS, *args, **kwargs)
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
@@ -142,7 +142,7 @@ def _convolve(func: Any, args: Any) -> Any:
 
 
 def _refuse(func: Any, tensors: list[Tensor], there: bool, kwargs: Any, args: Any) -> None:
-    """Raise what a GPU would."""
+    """Raise the errors that a GPU would."""
     strangers = [t for t in tensors if not isinstance(t, StandIn)]
     across = bool(strangers) or not there
     if func not in COPIES | TAKE_CPU_INDICES and any(t.dim() for t in strangers):
@@ -154,7 +154,7 @@ def _refuse(func: Any, tensors: list[Tensor], there: bool, kwargs: Any, args: An
 
 
 class Operations(TorchDispatchMode):
-    """Operations that make a tensor on the device out of none come this way."""
+    """Handles operations that create tensors on the device."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace == "fastinpaint":

@@ -1,4 +1,4 @@
-"""``make gpu-check`` rehearsed: its steps end well on a stand-in for a GPU, and no row of it is kept as a result."""
+"""``make gpu-check`` rehearsed: its steps succeed on a fake GPU, and no row is kept as a result."""
 
 from __future__ import annotations
 

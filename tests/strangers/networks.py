@@ -161,7 +161,7 @@ MORE: dict[str, tuple[Build, tuple[int, ...]]] = {
     "efficientnet_v2_s": (vision("efficientnet_v2_s"), SMALL),
     "r3d_18": (vision("r3d_18", VIDEO), (2, 3, 4, 32, 32)),
     "mc3_18": (vision("mc3_18", VIDEO), (2, 3, 4, 32, 32)),
-    "s3d": (vision("s3d", VIDEO), (1, 3, 16, 208, 208)),
+    "s3d": (vision("s3d", VIDEO), (1, 3, 16, 224, 224)),
     "fcn_resnet50": (vision("fcn_resnet50", SEGMENTATION, weights_backbone=None), SMALL),
     "deeplabv3_resnet50": (vision("deeplabv3_resnet50", SEGMENTATION, weights_backbone=None), SMALL),
     "unet resnet34": (segmentation("Unet", "resnet34"), LARGER),

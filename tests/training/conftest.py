@@ -1,4 +1,4 @@
-"""A prepared data set so small that a step takes milliseconds."""
+"""A tiny prepared data set, so that a step takes milliseconds."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Run by test_killed.py: ``python kill_in_save.py DATA FOLDER``.
 
-Trains one short run again and again, each time killed by SIGKILL at the next file operation of one save, resumes it and
-compares bits with an unbroken run. Prints how many points there were. Every training runs in a fork, so that torch is
+Repeats a short run. Each time it is killed by SIGKILL at the next file operation of one save, resumed, and compared bit
+by bit with an uninterrupted run. Prints the number of file operations. Trainings run in forks, so that torch is
 imported once.
 """
 

@@ -1,4 +1,4 @@
-"""A stand-in for a CUDA graph on the CPU, which keeps and breaks the same promises.
+"""A fake CUDA graph on the CPU with the same guarantees and pitfalls.
 
 As a CUDA graph does, it records operations with the addresses that they read and write and the numbers that they were
 given, does nothing of it while recording, and repeats it into the same memory. So a step that reads another tensor

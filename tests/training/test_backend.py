@@ -1,4 +1,4 @@
-"""The one call that swaps a model's layers."""
+"""The trainer's call that swaps a model's layers."""
 
 from __future__ import annotations
 

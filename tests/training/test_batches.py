@@ -1,4 +1,4 @@
-"""The data of a step is a function of (seed, step) alone."""
+"""The data of a step depends only on (seed, step)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, the last K kept, the bits back as they were."""
+"""Checkpoints are atomic, the last K are kept, and loading restores the same bits."""
 
 from __future__ import annotations
 

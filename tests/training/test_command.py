@@ -74,7 +74,7 @@ def test_data_that_is_not_there_makes_no_run(tmp_path: Path, capsys: pytest.Capt
 
 @pytest.mark.slow
 def test_ctrl_c_at_the_terminal(data: Path, tmp_path: Path) -> None:
-    """A process of its own, with workers to load data, interrupted as a terminal does: the whole group at once."""
+    """A separate process with data workers is interrupted as by a terminal: the whole process group at once."""
     run = tmp_path / "run"
     options = ["--out", str(run), "--width", "0.0625", "--steps", "1000000", "--strategy", "2dcn", "--workers", "1"]
     command = [sys.executable, "-m", "fastinpaint", "train", str(data), *options, "--log-every", "1"]

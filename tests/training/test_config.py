@@ -1,4 +1,4 @@
-"""TrainConfig: what it takes, what it refuses and how a resumed run may differ."""
+"""TrainConfig: valid and invalid values, and what may change when a run is resumed."""
 
 from __future__ import annotations
 

@@ -21,9 +21,10 @@ from fastinpaint.training.logs import read_log
 from fastinpaint.training.phases import build_model
 
 SIZE = DemoSize(pretrain_steps=6, steps=8)
-# Largest relative difference of the losses up to a step. Measured: 9e-8; 6e-7; 9e-5; and 4e-4 for the paper's strategy
-# (nudged PyTorch from plain: 0; 6e-6; 1.4e-4; 8e-3). Two seeds are 0.27 apart.
-WITHIN = {1: 1e-6, 2: 1e-5, 3: 1e-3, 14: 0.1}
+# Largest relative difference of the losses up to a step. Measured on torch 2.13: 9e-8; 6e-7; 9e-5; and 4e-4 for the
+# paper's strategy (nudged PyTorch from plain: 0; 6e-6; 1.4e-4; 8e-3). On torch 2.14: 9e-8; 8e-5; 1.6e-3. Two seeds are
+# 0.27 apart.
+WITHIN = {1: 1e-6, 2: 4e-4, 3: 8e-3, 14: 0.1}
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +65,7 @@ def test_the_first_losses_are_the_references(data: Path, tmp_path: Path, strateg
     options = {"pretrain_steps": 3, "steps": 0} if strategy == "paper" else {"steps": 3}
     plain, fused = (losses(data, tmp_path / b, strategy, b, seed, **options) for b in ("reference", "cpu"))
     found = apart(fused, plain)
-    assert all(difference <= WITHIN[step] for step, difference in enumerate(found, 1))
+    assert all(difference <= WITHIN[step] for step, difference in enumerate(found, 1)), found
 
 
 @needs_kernels

@@ -1,4 +1,4 @@
-"""Several processes as one: batch statistics over the whole batch, by two gloo processes on the CPU."""
+"""Distributed training with two gloo processes on the CPU: batch statistics over the whole batch."""
 
 from __future__ import annotations
 

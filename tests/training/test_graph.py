@@ -1,4 +1,4 @@
-"""Steps as graphs, on a tape that behaves like one; on a GPU tests/gpu does the same with real ones."""
+"""Steps as graphs, on a fake graph (`tape`); on a GPU tests/gpu does the same with real ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CONFIG = TrainConfig(
 
 
 class Toy:
-    """A step with everything in it: a batch norm, momentum, a learning rate, a count; and mistakes to choose from."""
+    """A step with batch norm, momentum, a learning rate and a counter, and optionally a mistake."""
 
     def __init__(self, mistake: str = "") -> None:
         torch.manual_seed(0)
@@ -215,7 +215,7 @@ def test_where_it_is_impossible_one_line_says_so_and_the_run_is_the_plain_one(
 def test_a_trainer_whose_recording_fails_goes_on_rightly(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_tape: list[Tape]
 ) -> None:
-    """The scaler has begun its step when the recording stops; the next one must not trip over that."""
+    """The scaler has started its step when the capture fails; the next step must still work."""
     config = dataclasses.replace(CONFIG, strategy="2dcn", amp="fp16", backend="reference", clip=0.1)
     monkeypatch.setattr(graph, "WARM_UP", 1000)
     train(config, data, tmp_path / "eager")

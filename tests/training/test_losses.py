@@ -1,4 +1,4 @@
-"""Eqs. 1 to 3 against loops over the equations' own sums."""
+"""Eqs. 1 to 3 agree with loops over the equations' sums."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def same_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
-    """The sub-networks of which anything, statistics included, is no longer the same."""
+    """The sub-networks with any change, including statistics."""
     return {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
 
 
@@ -54,7 +54,7 @@ def unbroken(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Curves are drawn by the fixture `unbroken` alone; they take longer than a run here."""
+    """Draw curves only in the fixture `unbroken`, as they take longer than a run here."""
     monkeypatch.setattr(trainer, "plot_curves", lambda logs, out: None)
 
 

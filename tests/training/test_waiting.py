@@ -1,4 +1,4 @@
-"""No step asks the device for a value: the trainer's own part by every backend, kernels on a GPU taken as done.
+"""No training step waits for the device, with any backend. GPU kernels are replaced by no-ops.
 
 The host code of the GPU's backends runs as it does there, on CPU tensors, and its launches do nothing. What would wait
 for a GPU raises. On a GPU, tests/gpu lets torch itself watch.
@@ -88,7 +88,7 @@ def test_a_step_never_waits(data: Path, tmp_path: Path, launches: dict[str, int]
 
 
 @pytest.mark.parametrize("options", [{"amp": "fp16", "clip": 0.1}, {"accumulate": 2, "batch": 2}], ids=str)
-def test_nor_does_it_with_options(data: Path, tmp_path: Path, options: dict[str, object]) -> None:
+def test_a_step_with_other_options_never_waits(data: Path, tmp_path: Path, options: dict[str, object]) -> None:
     steps(data, tmp_path / "run", "reference", **options)
 
 

@@ -1,1 +1,1 @@
-"""Reads what the compilers made of the kernels: machine code, registers, shared memory. No GPU is needed."""
+"""Inspects compiled kernels without a GPU: machine code, registers, shared memory."""

@@ -1,14 +1,14 @@
-"""Compiles Triton kernels with no GPU, and reads what a GPU would run: registers, spills, shared memory, instructions.
+"""Compiles the Triton kernels without a GPU and reports registers, spills, shared memory and instructions.
 
     python -m tools.inspect.aot [--targets sm_90] [--layers 3dcn.6,combcn.8]    prints the table
-    python -m tools.inspect.aot --write        compiles every layer for every target, into PAGE
+    python -m tools.inspect.aot --write        compiles every layer for every target and updates PAGE
 
-The latter takes about a quarter of an hour of processor time, at a low priority, and can be interrupted: what was
-compiled is kept in build/triton_compiled.json, and taken from there as long as the sources are the same.
+--write takes about a quarter of an hour of processor time at low priority. It can be interrupted: finished jobs are
+kept in build/triton_compiled.json and reused while the sources are unchanged.
 
-A launch on "meta" tensors goes through the very host code of the library, with a driver that names a target and has no
-device; the compiler makes just what a real launch would. Nothing runs: speed, occupancy and results are not shown.
-Layers are compiled by several processes at once; what several layers share is one row.
+A launch on "meta" tensors runs the library's own host code with a driver that has a target but no device. The compiler
+then produces the same code as for a real launch. Nothing runs, so speed, occupancy and results are not shown. Several
+processes compile layers in parallel. Layers that share a kernel share a row.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import argparse
 import collections
 import contextlib
 import functools
+import hashlib
 import json
 import multiprocessing
 import os
@@ -43,6 +44,7 @@ from fastinpaint.ops.activation import triton as activation
 from fastinpaint.ops.batch_norm import triton as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Running
 from fastinpaint.ops.conv_block import triton as conv_block
+from fastinpaint.ops.conv_block.triton.ahead import TargetDriver
 from fastinpaint.ops.dispatch.source_hash import source_hash
 from fastinpaint.ops.types import Source
 from tools.inspect.page import replace_table
@@ -51,8 +53,8 @@ from tools.inspect.paper_layers import PaperLayer, paper_layers
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "results" / "triton_compiled.md"
 KEPT = ROOT / "build" / "triton_compiled.json"
-OPS = ("activation", "batch_norm", "conv_block")  # the ops whose kernels are compiled
-NICE = 5  # a table is never urgent
+OPS = ("activation", "batch_norm", "conv_block")  # the ops with Triton kernels
+NICE = 5  # low priority
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
@@ -60,7 +62,7 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 SHARED_LIMIT = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448, "gfx942": 65536}
-# The instructions that a product of matrices must turn into.
+# The tensor-core instructions that a matrix product must use.
 MATRIX_OPS = {"sm_80": ("HMMA",), "sm_90": ("HGMMA", "HMMA"), "sm_100": ("UTCHMMA", "HMMA"), "gfx942": ("v_mfma",)}
 BEGIN, END = "<!-- compiled: begin -->", "<!-- compiled: end -->"
 COUNTED = re.compile(r"HGMMA|HMMA|UTCHMMA|LDGSTS|LDSM|LDL|STL")
@@ -69,13 +71,13 @@ TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 
 
 class Compiled(NamedTuple):
-    """What became of one launch.
+    """The compiled kernel of one launch.
 
     Attributes:
-        registers: of a thread; spilled: bytes of stack or spilled registers; shared: bytes of a program.
-        ops: counts of the instructions that matter. a_in_registers: whether wgmma takes its left operand from there.
-        seconds: processor time of the compilation, near 0 where it was cached.
-        key: the same for launches that run the same machine code.
+        registers: per thread. spilled: bytes of stack or spilled registers. shared: bytes per program.
+        ops: counts of the relevant instructions. a_in_registers: whether wgmma's left operand is in registers.
+        seconds: processor time of the compilation, near 0 if cached.
+        key: equal for launches that run the same machine code.
     """
 
     kernel: str
@@ -100,31 +102,16 @@ class Compiled(NamedTuple):
         return None
 
 
-class TargetDriver:
-    """A driver that knows a target and has no device."""
+class Driver(TargetDriver):
+    """A driver whose device is its target, so that Triton's caches tell targets apart."""
 
-    def __init__(self, target: GPUTarget) -> None:
-        self.target = target
-
-    def get_current_target(self) -> GPUTarget:
-        return self.target
-
-    def get_current_device(self) -> str:
+    def get_current_device(self) -> str:  # type: ignore[override]
         return f"{self.target.backend}:{self.target.arch}"
-
-    def get_current_stream(self, device: Any) -> int:
-        return 0
-
-    def get_active_torch_device(self) -> torch.device:
-        return torch.device("meta")
-
-    def map_python_to_cpp_type(self, kind: str) -> str:
-        return kind
 
 
 @contextlib.contextmanager
 def compiling(target: str) -> Iterator[list[Compiled]]:
-    """Inside, every launch compiles for the target and is listed; none runs."""
+    """Inside, every launch is compiled for the target and collected, but not run."""
     found: list[Compiled] = []
     upstream = JITFunction.run
 
@@ -135,10 +122,10 @@ def compiling(target: str) -> Iterator[list[Compiled]]:
         found.append(_inspect(self.__name__, target, kernel, options, processor_seconds() - start))
 
     before = driver._active
-    driver.set_active(TargetDriver(TARGETS[target]))
+    driver.set_active(Driver(TARGETS[target]))
     JITFunction.run = run
     try:
-        with mock.patch.dict(os.environ, FASTINPAINT_TUNE="0"):  # the model's tiles, not measured ones
+        with mock.patch.dict(os.environ, FASTINPAINT_TUNE="0"):  # use the model's tiles, not measured ones
             yield found
     finally:
         JITFunction.run = upstream
@@ -146,7 +133,7 @@ def compiling(target: str) -> Iterator[list[Compiled]]:
 
 
 def processor_seconds() -> float:
-    """Processor time of this process and of the compilers it started."""
+    """Processor time of this process and its child processes."""
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(u.ru_utime + u.ru_stime for u in usage)
 
@@ -175,14 +162,14 @@ _seen: dict[str, tuple[int, int, dict[str, int], bool]] = {}
 
 
 def _read(key: str, kernel: Any, target: str) -> tuple[int, int, dict[str, int], bool]:
-    """Registers, bytes spilled, instruction counts and where wgmma's left operand is, read once a kernel."""
+    """Registers, bytes spilled, instruction counts and wgmma's left operand in registers; read once per kernel."""
     if key not in _seen:
         _seen[key] = (_amd if target.startswith("gfx") else _nvidia)(kernel.asm)
     return _seen[key]
 
 
 def _nvidia(asm: dict[str, Any]) -> tuple[int, int, dict[str, int], bool]:
-    """Registers, bytes of stack, instruction counts and where wgmma's left operand is, from the cubin."""
+    """Registers, bytes of stack, instruction counts and wgmma's left operand in registers, from the cubin."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(asm["cubin"])
         file.flush()
@@ -197,7 +184,7 @@ def _nvidia(asm: dict[str, Any]) -> tuple[int, int, dict[str, int], bool]:
 
 
 def _amd(asm: dict[str, Any]) -> tuple[int, int, dict[str, int], bool]:
-    """The same from AMD's assembly; spilled scalar registers do not count: they go to vector lanes, not to memory."""
+    """The same from AMD's assembly. Spilled scalar registers do not count, as they go to vector lanes, not memory."""
     text = asm["amdgcn"]
     numbers = {key: int(value) for key, value in re.findall(r"\.(vgpr_count|vgpr_spill_count):\s+(\d+)", text)}
     return (
@@ -213,9 +200,9 @@ def _tool(name: str, *arguments: str) -> str:
 
 
 def compile_layer(layer: PaperLayer, target: str, dtype: torch.dtype = torch.bfloat16) -> list[Compiled]:
-    """Every launch of one layer's forward and backward, and of the batch norm that follows it."""
+    """Every launch of one layer's forward and backward, including the batch norm after it."""
     sources, weight, bias = layer.inputs(dtype, "meta")
-    needs = [layer.channels != 4] * len(sources)  # nobody asks for the gradient of the video
+    needs = [layer.channels != 4] * len(sources)  # the video needs no gradient
     rest = (sources, weight, layer.geometry, needs, True, bias is not None)
     with compiling(target) as found:
         if layer.stats:
@@ -229,7 +216,7 @@ def compile_layer(layer: PaperLayer, target: str, dtype: torch.dtype = torch.bfl
 
 
 def norm_of(vector: torch.Tensor) -> Norm:
-    """A batch norm with everything."""
+    """A batch norm with affine parameters and running statistics."""
     tracked = torch.empty((), dtype=torch.int64, device="meta")
     return Norm(vector, vector, Running(vector, vector, tracked, 0.1), 1e-5)
 
@@ -249,7 +236,7 @@ def compile_elementwise(target: str, dtype: torch.dtype = torch.bfloat16) -> lis
 
 
 def compile_one(name: str, target: str, cache: str | None) -> list[Compiled]:
-    """The launches of a layer, or of "elementwise"; what one process of several does."""
+    """The launches of a layer or of "elementwise". This is the job of a worker process."""
     if cache is not None:
         os.environ["TRITON_CACHE_DIR"] = cache
     if name == "elementwise":
@@ -258,16 +245,16 @@ def compile_one(name: str, target: str, cache: str | None) -> list[Compiled]:
 
 
 class Row(NamedTuple):
-    """One kernel, and the layers that run it."""
+    """One kernel and the layers that run it."""
 
     layers: list[str]
     compiled: Compiled
 
 
 class Kept:
-    """What was compiled before, in a file of its own, so that a long run can be interrupted and goes on where it was.
+    """Finished jobs in a file, so that an interrupted run can be resumed.
 
-    An entry is a job's, and holds for the sources and the version of Triton of `made_from`.
+    An entry is valid for the sources and the Triton version of `made_from`.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -292,12 +279,12 @@ def compile_all(
     kept: Path | None = None,
     processes: int | None = None,
 ) -> list[Row]:
-    """Every kernel of those layers, by target.
+    """Compile every kernel of those layers for every target.
 
     Args:
-        cache: Triton's folder, by default its own.
-        kept: where finished jobs are remembered, and taken from.
-        processes: how many compile at once, by default one a core.
+        cache: Triton's cache folder; its default if None.
+        kept: the file of finished jobs.
+        processes: number of worker processes; by default one per core.
     """
     jobs, memory = [(name, target) for target in targets for name in names], Kept(kept)
     found = {job: kernels for job in jobs if (kernels := memory.get(*job)) is not None}
@@ -337,26 +324,25 @@ def markdown(rows: list[Row]) -> str:
 
 @functools.cache
 def source_digest() -> str:
-    """Of what decides what is compiled: the ops' kernels, their launches and tiles, and the paper's layers."""
+    """A digest of what determines the compiled code: the ops' kernels, launches and tiles, and the paper's layers."""
     folders = [ROOT / "fastinpaint" / "ops" / op for op in OPS]
     files = [f for folder in folders for kind in ("triton*.py", "triton/*.py") for f in folder.glob(kind)]
-    files = [f for f in files if f.name != "autotune.py"]
-    files += [ROOT / "fastinpaint" / "models" / "table.py", Path(__file__).with_name("paper_layers.py")]
-    return source_hash(files)[:16]
+    kernels = source_hash(f for f in files if f.name != "autotune.py")
+    return hashlib.sha256(f"{kernels} {paper_layers()}".encode()).hexdigest()[:16]
 
 
 def made_from() -> str:
-    """What the kernels are compiled from and with."""
+    """The sources and the Triton version that kernels are compiled with."""
     return f"{source_digest()} Triton {triton.__version__}"
 
 
 def page_block(rows: list[Row]) -> str:
-    """What stands between the page's marks."""
+    """The content between the page's marks."""
     return f"Triton {triton.__version__}, sources {source_digest()}.\n\n{markdown(rows)}"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Compile the paper's layers; print the table or write it into PAGE; 1 if something is wrong."""
+    """Compile the paper's layers, and print the table or write it into PAGE. Returns 1 if a kernel has a complaint."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--targets", default=",".join(TARGETS), help="of these, by default all: %(default)s")
     parser.add_argument("--layers", default="all", help="names of layers, elementwise, or all (default)")

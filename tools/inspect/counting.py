@@ -1,9 +1,10 @@
-"""What the CUDA convolutions must do and do at the paper's size: operations, bytes, shared memory, floors on an H200.
+"""Counts operations, bytes and shared memory of the CUDA convolutions at the paper's size; floors on an H200.
+H200.
 
     python -m tools.inspect.counting            # print the table of docs/results/cuda_counted.md
-    python -m tools.inspect.counting --write    # put it there
+    python -m tools.inspect.counting --write    # update the page
 
-The host code that plans a launch is asked, on "meta" tensors: nothing runs and no GPU is needed.
+The figures come from the host code that plans a launch, on "meta" tensors. Nothing runs, and no GPU is needed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from tools.verify import emulated
 
 PAGE = Path(__file__).parents[2] / "docs" / "results" / "cuda_counted.md"
 BEGIN, END = "<!-- counted passes -->", "<!-- end of counted passes -->"
-FLOPS, BYTES = 788e12, 4.3e12  # a second, measured on one H200: bfloat16 products, and memory
+FLOPS, BYTES = 788e12, 4.3e12  # per second, measured on one H200: bfloat16 products, and memory
 
 
 FOOTPRINT = ("blocks", "loads", "shared_bytes", "groups", "columns", "steps", "slices")
@@ -42,10 +43,10 @@ class Count(NamedTuple):
     """One pass of one layer in bfloat16.
 
     Attributes:
-        operations: of live taps, a multiply-add being two. least: bytes with every map read or written once.
-        loads: bytes that the blocks ask of global memory (caches included), dead taps not subtracted.
-        blocks: of the grid. shared: bytes a block. groups: of 128 threads in a block. columns: of its tile.
-        steps: of the main loop for a patch. slices: in which the patch is loaded.
+        operations: of live taps; a multiply-add is two. least: bytes if every map is read or written once.
+        loads: bytes that the blocks request from global memory (including cache hits and dead taps).
+        blocks: in the grid. shared: bytes per block. groups: of 128 threads per block. columns: per tile.
+        steps: of the main loop per patch. slices: per patch.
     """
 
     layer: str
@@ -61,12 +62,12 @@ class Count(NamedTuple):
     slices: int
 
     def floor(self) -> float:
-        """Seconds that an H200 needs at least."""
+        """Least seconds on an H200."""
         return max(self.operations / FLOPS, self.least / BYTES)
 
 
 def live_operations(layer: PaperLayer, out: tuple[int, ...]) -> int:
-    """Operations of taps that read inside the input, exactly."""
+    """The exact number of operations of taps that read inside the input."""
     geometry, taps = layer.geometry, 1
     for axis, size in enumerate(layer.size):
         stride, padding, dilation = geometry.stride[axis], geometry.padding[axis], geometry.dilation[axis]
@@ -76,7 +77,7 @@ def live_operations(layer: PaperLayer, out: tuple[int, ...]) -> int:
 
 
 def counts(layer: PaperLayer, hopper: int = 0) -> Iterator[Count]:
-    """Forward, dgrad (where anyone asks for it) and wgrad; `hopper` as `native_cuda.hopper` gives it."""
+    """Forward, dgrad (if needed) and wgrad; `hopper` as in `native_cuda.hopper`."""
     sources, weight, _ = layer.inputs(torch.bfloat16, "meta")
     first = sources[0].x
     out = output_shape(first.shape, weight.shape, layer.geometry)
@@ -85,7 +86,7 @@ def counts(layer: PaperLayer, hopper: int = 0) -> Iterator[Count]:
     y = torch.empty(out, dtype=torch.bfloat16, device="meta")
     conv.gradient = native_cuda.CSource(channels=out[1], scale_factor=1, shift_factor=1)
     if layer.stats:
-        conv.mean = conv.gradient.addend = 16  # asked for: any address will do, nothing is read
+        conv.mean = conv.gradient.addend = 16  # requested; nothing is read, so any address works
     for i in range(len(sources)):
         conv.source_gradient[i].dx = conv.source_gradient[i].dscale = 16
     maps = sum(s.x.nbytes * (1 + (s.addend is not None)) for s in sources)
@@ -114,7 +115,7 @@ def _count(layer: PaperLayer, name: str, conv: CConv, operations: int, least: in
 
 
 def table() -> str:
-    """A Markdown table of every layer and pass, and their sum."""
+    """A Markdown table of every layer and pass, with their sum."""
     head = ("layer", "pass", "GFLOP", "least MB", "asked MB", "blocks", "shared KiB", "floor µs")
     lines, total = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"], 0.0
     passes = [pair for layer in paper_layers() for pair in zip(counts(layer), counts(layer, hopper=1), strict=True)]
@@ -135,8 +136,8 @@ def _row(count: Count) -> str:
     return f"| {' | '.join(map(str, (count.layer, count.name, *cells)))} |"
 
 
-def show(description: str | None, make: Callable[[], str], begin: str, end: str) -> None:
-    """The command line of a table of docs/results/cuda_counted.md, which stands between two marks."""
+def run_table_command(description: str | None, make: Callable[[], str], begin: str, end: str) -> None:
+    """The command line for one table of docs/results/cuda_counted.md, between two marks."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="put the table into docs/results/cuda_counted.md")
     arguments = parser.parse_args()
@@ -148,4 +149,4 @@ def show(description: str | None, make: Callable[[], str], begin: str, end: str)
 
 
 if __name__ == "__main__":
-    show(__doc__, table, BEGIN, END)
+    run_table_command(__doc__, table, BEGIN, END)

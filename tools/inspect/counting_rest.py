@@ -1,10 +1,10 @@
-"""What the CUDA kernels beside the convolutions' products must move and do move in a training step of the paper.
+"""Counts the bytes of all CUDA kernels except the convolutions' products, in a training step of the paper.
 
     python -m tools.inspect.counting_rest            # print the second table of docs/results/cuda_counted.md
-    python -m tools.inspect.counting_rest --write    # put it there
+    python -m tools.inspect.counting_rest --write    # update the page
 
-Least: every map read or written once. Moved: with the partials, packed weights and splits that the launches ask for, by
-the size of their workspaces; what a kernel writes for the next one counts in both. Reading parameters is left out.
+Least: every map read or written once. Moved: including partials, packed weights and splits, by the size of the
+workspaces. What one kernel writes for the next one counts in both. Reads of parameters are not counted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from fastinpaint.ops.conv_block.cuda.abi import CConv, describe
 from fastinpaint.ops.conv_block.geometry import output_shape
 from fastinpaint.ops.dispatch import native_cuda
-from tools.inspect.counting import BYTES, counts, show
+from tools.inspect.counting import BYTES, counts, run_table_command
 from tools.inspect.paper_layers import PaperLayer, paper_layers
 
 BEGIN, END = "<!-- counted kernels -->", "<!-- end of counted kernels -->"
@@ -27,7 +27,7 @@ FRAMES, SIZE, R = 32, 128, 2
 
 
 class Line(NamedTuple):
-    """One kernel: operations, and bytes that it must move and moves."""
+    """One kernel: its operations, least bytes and moved bytes."""
 
     kernel: str
     where: str
@@ -36,19 +36,19 @@ class Line(NamedTuple):
     moved: int
 
     def floor(self) -> float:
-        """Seconds that an H200 needs at least; memory decides everywhere here."""
+        """Least seconds on an H200. All of these kernels are bound by memory."""
         return self.least / BYTES
 
 
 def lines() -> Iterator[Line]:
-    """Every kernel that is not the product of a convolution, in bfloat16."""
+    """Every kernel that is not a convolution's product, in bfloat16."""
     yield from elementwise()
     yield from norms()
     yield from weights()
 
 
 def elementwise() -> Iterator[Line]:
-    """On the widest map of a step; the sums of a bias on the output's gradient."""
+    """Elementwise kernels on the widest map of a step, and a bias' sums on the output's gradient."""
     shape = max((s.x.shape for s in _sources()), key=lambda shape: shape.numel())
     where, channels = f"{'x'.join(map(str, shape))} (N, C, H, W), the widest", shape[1]
     count, extra = shape.numel(), _channel_workspace(shape.numel() // channels, channels)
@@ -65,7 +65,7 @@ def elementwise() -> Iterator[Line]:
 
 
 def norms() -> Iterator[Line]:
-    """Batch norm's vectors, of all layers together; every value is computed once."""
+    """Batch norm's vectors of all layers together. Every value is computed once."""
     channels = [layer.out_channels for layer in paper_layers(FRAMES, SIZE, R) if layer.stats]
     where, total = f"all {len(channels)} layers", sum(channels)
     forward, backward = 8 * total * FLOAT, 5 * total * FLOAT  # mean, var, parameters, running; dscale and var
@@ -74,7 +74,7 @@ def norms() -> Iterator[Line]:
 
 
 def weights() -> Iterator[Line]:
-    """Packing in front of every forward and dgrad, and the sum of wgrad's splits, of all layers together."""
+    """Packing before every forward and dgrad, and the sums of wgrad's splits, of all layers together."""
     library = native_cuda.library()
     read, read_wide, packed, packed_wide, splits = 0, 0, 0, 0, 0
     for layer in paper_layers(FRAMES, SIZE, R):
@@ -115,7 +115,7 @@ def _channel_workspace(rows: int, channels: int) -> int:
 
 
 def _bare(layer: PaperLayer, hopper: int) -> CConv:
-    """The layer's call without statistics: its workspace is its packed weights (of wgrad: its splits)."""
+    """The layer's call without statistics. Its workspace is its packed weights (wgrad: its splits)."""
     sources, weight, _ = layer.inputs(torch.bfloat16, "meta")
     first = sources[0].x
     out = output_shape(first.shape, weight.shape, layer.geometry)
@@ -123,9 +123,9 @@ def _bare(layer: PaperLayer, hopper: int) -> CConv:
     conv.hopper = hopper
     conv.gradient = native_cuda.CSource(channels=out[1], scale_factor=1, shift_factor=1)
     for i in range(len(sources)):
-        conv.source_gradient[i].dx = 16  # asked for: any address will do, nothing is read
+        conv.source_gradient[i].dx = 16  # requested; nothing is read, so any address works
     return conv
 
 
 if __name__ == "__main__":
-    show(__doc__, table, BEGIN, END)
+    run_table_command(__doc__, table, BEGIN, END)

@@ -1,13 +1,13 @@
-"""What the main loops of the paper's convolutions can reach, from their machine code, and what time a step then takes.
+"""Upper bounds of the paper's convolutions from their machine code, and the estimated time of a training step.
 
-    python -m tools.inspect.layer_bounds               read every row again and hold it to the table; 1 where one fell
-    python -m tools.inspect.layer_bounds --write       put the rows into docs/results/gpu_bounds.{json,md}
+    python -m tools.inspect.layer_bounds               recompute every row and compare with the table; 1 if one fell
+    python -m tools.inspect.layer_bounds --write       write the rows into docs/results/gpu_bounds.{json,md}
     python -m tools.inspect.layer_bounds --estimate    a step's time from the committed rows; compiles nothing
 
-Rows are layers of 64 channels or more on both sides, forward, dgrad and wgrad, in bfloat16: of the CUDA kernels for
-sm_90a (with mma.sync, and with wgmma), sm_80 and sm_89, of the Triton kernels for sm_90. The plans of a layer, which
-say how often an iteration loads, come from the emulated library. Nothing runs on a GPU; `sass_bound` says what a bound
-is. A row that falls by more than `TOLERANCE` is not written unless --accept says that it may.
+Rows are forward, dgrad and wgrad in bfloat16 of all layers with at least 64 channels on both sides: by the CUDA kernels
+for sm_90a (with mma.sync, and with wgmma), sm_80 and sm_89, and by the Triton kernels for sm_90. The plan of a layer,
+which gives the loads per iteration, comes from the emulated library. Nothing runs on a GPU. `sass_bound` defines the
+bound. A row that fell by more than `TOLERANCE` is only written with --accept.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tools.inspect.sass_bound import (
     Cost,
     MainLoop,
     Paths,
-    Way,
+    Prefetch,
     find_kernel,
     loop_cost,
     main_loop,
@@ -51,7 +51,7 @@ BEGIN, END = "<!-- bounds: begin -->", "<!-- bounds: end -->"
 TOLERANCE = 0.01
 WIDE = 64  # channels of the narrower side
 FLAGS = ("-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "--expt-relaxed-constexpr")
-SHARED = {"sm_90": 227 << 10, "sm_80": 163 << 10, "sm_89": 99 << 10}  # that a block may have
+SHARED = {"sm_90": 227 << 10, "sm_80": 163 << 10, "sm_89": 99 << 10}  # most bytes per block
 THREADS, CHUNK, VECTOR = 128, 32, 8  # of the kernels: csrc/conv_block/cuda/kernels/tile.cuh
 STAGE = Copied(64 * 128 * 2, 128 * 128 * 64)  # of wgmma's weights: csrc/conv_block/cuda/hopper/fwd_dgrad_plan.cuh
 LAUNCH = 2e-6  # seconds between two kernels of a graph, an assumption
@@ -61,8 +61,9 @@ class Row(NamedTuple):
     """One pass of one layer by one kernel.
 
     Attributes:
-        bound: the share of the tensor cores' peak. limit: what is busy longest. busy: cycles of an iteration, by unit.
-        blocks: of the grid. together: that a multiprocessor holds at once. microseconds: on the chip's board.
+        bound: share of the tensor cores' peak. limit: the unit that is busy longest. busy: cycles per iteration by
+            unit.
+        blocks: in the grid. together: resident blocks per multiprocessor. microseconds: on the chip's board.
     """
 
     layer: str
@@ -87,11 +88,12 @@ class Row(NamedTuple):
 
 
 def wide_layers() -> list[PaperLayer]:
-    """The layers that the table is about."""
+    """The layers of the table."""
     return [layer for layer in paper_layers() if min(layer.channels, layer.out_channels) >= WIDE]
 
 
-# The kernels of wide layers alone: the package's sources hold every dtype and width, which takes five times as long.
+# Only the kernels of wide layers: compiling the package's sources, with every dtype and width, takes five times as
+# long.
 SOURCES = {
     "wide": """#include "common/cuda_launch.cuh"
 #include "conv_block/cuda/kernels/gather.cuh"
@@ -114,7 +116,7 @@ void launch(fi::GatherParams p, fi::WgradParams w) {
 
 @functools.cache
 def cuda_cubin(source: str, arch: str) -> bytes:
-    """One of `SOURCES` as nvcc compiles it for the package, kept by the text of what it includes."""
+    """One of `SOURCES` compiled by nvcc with the package's flags, cached by the content of its includes."""
     compiler = find_nvcc()
     if compiler is None:
         raise UserError("there is no nvcc; the bounds of the CUDA kernels are read from what it makes.")
@@ -134,7 +136,7 @@ def cuda_cubin(source: str, arch: str) -> bytes:
 
 
 class Code(NamedTuple):
-    """A kernel's main loop, registers and bytes of stack."""
+    """The main loop, registers and bytes of stack of a kernel."""
 
     main: MainLoop
     registers: int
@@ -160,7 +162,7 @@ _cuda_code = functools.cache(lambda source, arch, part: code_of(cuda_cubin(sourc
 
 
 def cuda_rows(arch: str, hopper: int = 0) -> Iterator[Row]:
-    """The rows of one architecture; with `hopper`, those that wgmma takes alone."""
+    """The rows of one architecture; with `hopper`, only those on wgmma."""
     chip = rates.CHIPS[arch]
     limited = mock.patch.object(native_cuda, "shared_limit", return_value=SHARED[arch])
     for layer in wide_layers():
@@ -173,28 +175,28 @@ def cuda_rows(arch: str, hopper: int = 0) -> Iterator[Row]:
 
 
 def cuda_row(layer: PaperLayer, count: counting.Count, arch: str, chip: rates.Chip, hopper: bool) -> Row:
-    """One row; how often an iteration loads, and what, follows from the plan."""
+    """One row. The plan gives what an iteration loads, and how often."""
     addends = any(addend for _, _, addend in layer.sources)
     copied, copies, warps = NOTHING, None, count.groups * THREADS // 32
-    gradient = 4 if layer.stats else 2  # G is made of dy and y
+    gradient = 4 if layer.stats else 2  # G is computed from dy and y
     if count.name == "wgrad":
         threads = THREADS * (2 if hopper else 1)
         of_q = -(-128 * count.columns // VECTOR // (2 * threads)) / count.steps
         source = 4 if addends else 2
         p, q = (gradient, source) if layer.geometry.transposed else (source, gradient)
-        ways: tuple[Way, ...] = (Way(p, count.slices / count.steps - of_q), Way(q, of_q))
+        prefetches: tuple[Prefetch, ...] = (Prefetch(p, count.slices / count.steps - of_q), Prefetch(q, of_q))
         part = "hopper_wgrad_kernel" if hopper else "12wgrad_kernel"
         part += "I13__nv_bfloat16" + ("" if hopper else f"Li{count.columns}ELb0")
         warps = 8 if hopper else warps
     else:
         loads = gradient if count.name == "dgrad" else 4 if addends else 2
-        ways = (Way(loads, count.slices / count.steps),)
+        prefetches = (Prefetch(loads, count.slices / count.steps),)
         part = "hopper_gather_kernel" if hopper else "13gather_kernel"
         part += "I13__nv_bfloat16" + ("" if hopper else f"Li{count.columns}E")
         copies = None if hopper else CHUNK * count.columns // VECTOR // THREADS
         copied = STAGE if hopper else NOTHING
     code = _cuda_code("wgmma" if hopper else "wide", arch, part)
-    found = loop_cost(code.main, warps, chip, Paths(copies, ways, count.steps), copied)
+    found = loop_cost(code.main, warps, chip, Paths(copies, prefetches, count.steps), copied)
     seconds = _seconds(found, count.operations, count.least, count.blocks, chip)
     together = occupancy(code.registers, count.shared, warps, chip)
     path = "cuda, wgmma" if hopper else "cuda"
@@ -213,14 +215,14 @@ def _row(layer: str, name: str, path: str, arch: str, kernel: str, found: Cost, 
 
 
 def _seconds(found: Cost, operations: float, least: float, blocks: int, chip: rates.Chip) -> float:
-    """A pass at its bound: multiprocessors that get one block more than others decide, or memory does."""
+    """Seconds of a pass at its bound: the busiest multiprocessor or memory decides."""
     full = operations / (chip.flop * chip.multiprocessors * chip.hertz * found.bound)
     rounds = math.ceil(blocks / chip.multiprocessors)
     return max(full * rounds * chip.multiprocessors / blocks, least / chip.bandwidth)
 
 
 def triton_rows(arch: str = "sm_90") -> Iterator[Row]:
-    """The Triton kernels with the tiles that the launch model takes where nothing was measured."""
+    """The Triton kernels, with the tiles that the launch model chooses without measurements."""
     from tools.inspect import aot, static_model
 
     chip, kinds = rates.CHIPS[arch], {"fwd": "forward"}
@@ -246,7 +248,7 @@ def triton_rows(arch: str = "sm_90") -> Iterator[Row]:
 
 
 def every_row(only: str | None = None) -> Iterator[Row]:
-    """All rows, or those of "cuda" or "triton" only; compiles what was not compiled before."""
+    """All rows, or only those of "cuda" or "triton". Compiles what is not cached."""
     if only != "triton":
         with emulated.installed():
             for arch in rates.CHIPS:
@@ -257,12 +259,12 @@ def every_row(only: str | None = None) -> Iterator[Row]:
 
 
 def committed() -> dict[str, Row]:
-    """The rows of docs/results, by key."""
+    """The rows in docs/results, by key."""
     return {row.key: row for fields in json.loads(ROWS.read_text()) if (row := Row(**fields))} if ROWS.exists() else {}
 
 
 def fallen(rows: list[Row], before: dict[str, Row]) -> list[str]:
-    """What got worse than the committed rows, a sentence each."""
+    """The rows that are worse than the committed ones, one sentence each."""
     found = {row.key: row for row in rows}
     gone = [f"{key} is gone." for key in before if key not in found]
     return gone + [
@@ -299,7 +301,7 @@ def markdown(rows: list[Row]) -> str:
 
 
 def estimate(rows: list[Row]) -> str:
-    """Time of a training step of the paper's networks on an H200, by path: an estimate, not a measurement."""
+    """The estimated (not measured) time of a training step on an H200, by path."""
     of_chip = [row for row in rows if row.arch == "sm_90"]
     plain = {(row.layer, row.name): row for row in of_chip if row.path == "cuda"}
     wide = plain | {(row.layer, row.name): row for row in of_chip if row.path == "cuda, wgmma"}
@@ -326,7 +328,7 @@ def estimate(rows: list[Row]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line; 1 where a row fell."""
+    """The command line. Returns 1 if a row fell."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.inspect.layer_bounds", description=(__doc__ or "").split("\n")[0]
     )

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from fastinpaint.models.table import COMBCN, COMBCN_SKIPS, GUIDANCE_PLACES, THREEDCN, THREEDCN_SKIPS, Row
+from fastinpaint.bench.contenders import Workload
+from fastinpaint.bench.whole_layers import WholeLayer, whole_layers
+from fastinpaint.ops.conv_block.zero_padding import absorbed
 from fastinpaint.ops.layout import memory_format
 from fastinpaint.ops.types import Geometry, Source
 
 
 class PaperLayer(NamedTuple):
-    """One call; sources are (channels, whether batch norm and ReLU are deferred in it, whether it has an addend)."""
+    """One call. Sources are (channels, whether they have deferred batch norm and ReLU, whether they have an addend)."""
 
     name: str
     sources: tuple[tuple[int, bool, bool], ...]
@@ -34,7 +37,7 @@ class PaperLayer(NamedTuple):
         return (second, first, *self.kernel) if self.geometry.transposed else (first, second, *self.kernel)
 
     def inputs(self, dtype: torch.dtype, device: str) -> tuple[list[Source], Tensor, Tensor | None]:
-        """Empty sources, weight and bias of the layer's shapes, channels innermost; "meta" takes no memory."""
+        """Empty channels-last sources, weight and bias; on "meta" they take no memory."""
         form = memory_format(2 + len(self.size))
         sources = []
         for channels, deferred, addend in self.sources:
@@ -46,42 +49,27 @@ class PaperLayer(NamedTuple):
         return sources, weight, bias
 
 
-def paper_layers(frames: int = 32, size: int = 128, r: int = 2) -> Iterator[PaperLayer]:
+@functools.cache
+def paper_layers(frames: int = 32, size: int = 128, r: int = 2) -> tuple[PaperLayer, ...]:
     """Every layer of 3DCN, then of CombCN, then the guidance convolutions, for one video."""
-    yield from _network("3dcn", THREEDCN, THREEDCN_SKIPS, (), frames, size // r, time=True)
-    first, after_last = GUIDANCE_PLACES[r]
-    yield from _network("combcn", COMBCN, COMBCN_SKIPS, (first + 1, after_last), frames, size, time=False)
-    for place in (first, after_last - 1):
-        channels, side = COMBCN[place - 1].channels, size // r
-        geometry = Geometry((1, 1), (1, 1), (1, 1), (0, 0))
-        yield PaperLayer(
-            f"guidance.{place}", ((3, False, False),), channels, frames, (side, side), (3, 3), geometry, False
-        )
+    return tuple(_call(layer) for layer in whole_layers(Workload(frames, size, r=r)))
 
 
-def _network(
-    name: str, rows: Sequence[Row], skips: dict[int, int], guided: tuple[int, ...], frames: int, side: int, time: bool
-) -> Iterator[PaperLayer]:
-    """The layers of one table; ``guided`` are those whose first source has the guidance added."""
-    out = {0: 4, **{row.number: row.channels for row in rows}}
-    for row in rows:
-        up = row.type == "deconv"
-        sources = [(out[row.number - 1], row.number > 1, row.number in guided)]
-        if row.number in skips:
-            sources.append((out[skips[row.number]], True, False))
-        reach = 1 if up else row.dilation * (row.kernel // 2)
-        spatial = ((row.stride,) * 2, (reach,) * 2, (row.dilation,) * 2, (0, 0))
-        in_time = (1, 1, 1, -1) if up else (1, row.kernel // 2, 1, 0)  # a frame of zeros in front, which nobody writes
-        stride, padding, dilation, extra = ((t, *s) if time else s for t, s in zip(in_time, spatial, strict=True))
-        size = (frames, side, side) if time else (side, side)
-        yield PaperLayer(
-            f"{name}.{row.number}",
-            tuple(sources),
-            row.channels,
-            1 if time else frames,
-            size,
-            (row.kernel,) * len(size),
-            Geometry(stride, padding, dilation, extra, up),
-            row.number != len(rows),
-        )
-        side = side * row.stride if up else side // row.stride
+def _call(layer: WholeLayer) -> PaperLayer:
+    case, conv = layer.case, layer.case.conv
+    assert not isinstance(conv.padding, str)
+    bare = Geometry(conv.stride, conv.padding, conv.dilation, conv.output_padding, conv.transposed)
+    zeros = tuple((after - before, 0) for after, before in zip(case.conv_shape[2:], case.shape[2:], strict=True))
+    geometry = absorbed(bare, zeros)  # a frame of zeros in front
+    assert isinstance(geometry, Geometry)
+    sources = [(case.shape[1] - layer.skip, layer.normed, layer.guidance is not None), (layer.skip, True, False)]
+    return PaperLayer(
+        case.name.lower().replace(" ", "."),
+        tuple(sources if layer.skip else sources[:1]),
+        case.out_shape[1],
+        case.shape[0],
+        case.shape[2:],
+        conv.kernel_size,
+        geometry,
+        any(isinstance(part, _BatchNorm) for part in case.module),
+    )

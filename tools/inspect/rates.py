@@ -1,19 +1,18 @@
-"""What one multiprocessor of a GPU does in a cycle, as data with its public sources; nothing here was measured by us.
+"""Throughput of one GPU multiprocessor per cycle, from public sources. Nothing here was measured by this project.
 
 Sources:
-    [guide]   NVIDIA, CUDA C++ Programming Guide, "Arithmetic Instructions": results a cycle and multiprocessor.
+    [guide]   NVIDIA, CUDA C++ Programming Guide, "Arithmetic Instructions": results per cycle and multiprocessor.
     [hopper]  NVIDIA H100 Tensor Core GPU Architecture (white paper): 989.4 TFLOP/s of dense bf16 on 132
-              multiprocessors at 1.83 GHz are 4096 FLOP a cycle and multiprocessor.
+              multiprocessors at 1.83 GHz are 4096 FLOP per cycle and multiprocessor.
     [ampere]  NVIDIA A100 Tensor Core GPU Architecture (white paper): 312 TFLOP/s of dense bf16 on 108 multiprocessors
-              at 1.41 GHz are 2048 FLOP a cycle; L2 reads 5120 bytes a cycle.
-    [ada]     NVIDIA L40S data sheet: 362 TFLOP/s of dense bf16 on 142 multiprocessors at 2.52 GHz are 1024 FLOP a
+              at 1.41 GHz are 2048 FLOP per cycle; L2 reads 5120 bytes per cycle.
+    [ada]     NVIDIA L40S data sheet: 362 TFLOP/s of dense bf16 on 142 multiprocessors at 2.52 GHz are 1024 FLOP per
               cycle. GeForce cards of the same chip accumulate float32 at half that rate.
     [mma]     Luo et al., "Benchmarking and Dissecting the Nvidia Hopper GPU Architecture via Microbenchmarking",
               arXiv:2402.13499: mma.sync reaches 62.9 % of wgmma's peak on average.
-    [assumed] An H200's L2 reads 5120 bytes a cycle as an A100's, over 132 multiprocessors. A figure of 24 bytes for
-              each, 5.5 TB/s in all, which one finds too, cannot be: tiles of 128 x 256 without multicast would then
-              be held to half the peak, and Triton's product of matrices is known to be faster. 16 of an L40S are
-              5.7 TB/s.
+    [assumed] An H200's L2 reads 5120 bytes per cycle, like an A100's, over 132 multiprocessors. Another published
+              figure, 24 bytes per multiprocessor (5.5 TB/s in all), cannot be right: it would limit tiles of 128 x 256
+              without multicast to half the peak, and Triton's matrix product is faster. An L40S's 16 are 5.7 TB/s.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-SCHEDULERS = 4  # of a multiprocessor; each issues one warp instruction a cycle [guide]
-SHARED_BYTES = 128  # of shared memory a cycle and multiprocessor [guide]
+SCHEDULERS = 4  # per multiprocessor; each issues one warp instruction per cycle [guide]
+SHARED_BYTES = 128  # of shared memory per cycle and multiprocessor [guide]
 LANES = 32
 
 
@@ -30,13 +29,13 @@ class Chip(NamedTuple):
     """One architecture.
 
     Attributes:
-        flop: dense 16-bit FLOP a cycle and multiprocessor at the tensor cores' peak; tf32 is half.
-        mma_share: what mma.sync reaches of it.
-        fma_cycles: of a scheduler for one warp instruction of float32.
-        l2_bytes: a cycle and multiprocessor.
-        multiprocessors, hertz: of the board that estimates are for.
-        bandwidth: bytes a second of its memory, as a copy reaches it.
-        registers, shared, warps: that a multiprocessor has, for occupancy.
+        flop: dense 16-bit FLOP per cycle and multiprocessor at the tensor cores' peak; tf32 has half.
+        mma_share: the share of it that mma.sync reaches.
+        fma_cycles: scheduler cycles per float32 warp instruction.
+        l2_bytes: per cycle and multiprocessor.
+        multiprocessors, hertz: of the board in the estimates.
+        bandwidth: bytes per second of its memory, as reached by a copy.
+        registers, shared, warps: per multiprocessor, for occupancy.
     """
 
     board: str
@@ -58,9 +57,9 @@ CHIPS = {
     "sm_89": Chip("L40S", 1024, 1.0, 1, 16, 142, 2.52e9, 0.78e12, 65536, 100 << 10, 48),  # [ada] [assumed]
 }
 
-# Cycles of a scheduler that one warp instruction holds its unit for, by the start of its name; the longest start wins.
-# Integer and logical operations, comparisons and packing conversions give 64 results a cycle and multiprocessor, other
-# conversions and special functions 16 [guide]. What is not listed takes an issue slot only.
+# Scheduler cycles that a warp instruction occupies its unit, by prefix of its name; the longest prefix wins. Integer
+# and logical operations, comparisons and packing conversions give 64 results per cycle and multiprocessor, other
+# conversions and special functions 16 [guide]. Instructions that are not listed take only an issue slot.
 ALU, FMA, IMAD, SPECIAL = "integer", "float", "multiply", "special"
 UNITS: dict[str, tuple[str, float]] = {
     **dict.fromkeys(("IADD", "VIADD", "LOP3", "PLOP3", "LEA", "SHF", "SEL", "FSEL", "PRMT"), (ALU, 2)),
@@ -71,12 +70,12 @@ UNITS: dict[str, tuple[str, float]] = {
     **dict.fromkeys(("MUFU", "F2F", "F2I", "I2F", "FRND", "POPC", "FLO", "BREV"), (SPECIAL, 8)),
 }
 
-# Bytes of shared memory that all lanes of one warp instruction move, by its name.
+# Bytes of shared memory that all lanes of a warp instruction move, by its name.
 _WIDTHS = {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}
 
 
 def unit(name: str, chip: Chip) -> tuple[str, float] | None:
-    """The unit that an instruction holds and the cycles that it does, or None where it takes an issue slot only."""
+    """The unit that an instruction occupies and for how many cycles, or None if it takes only an issue slot."""
     base = name.partition(".")[0]
     start = next((base[:n] for n in range(len(base), 1, -1) if base[:n] in UNITS), None)
     if start is None:
@@ -86,24 +85,24 @@ def unit(name: str, chip: Chip) -> tuple[str, float] | None:
 
 
 def access_bytes(name: str) -> int:
-    """Bytes of all lanes of a load or store, without bank conflicts."""
+    """Bytes of all lanes of a load or store, assuming no bank conflicts."""
     parts = name.split(".")
     width = next((_WIDTHS[part] for part in parts if part in _WIDTHS), 4)
     return LANES * width
 
 
 def shared_bytes(name: str) -> float:
-    """Bytes that a warp's instruction reads or writes in shared memory; wgmma's are `wgmma_bytes`."""
+    """Bytes of shared memory that a warp's instruction accesses. For wgmma see `wgmma_bytes`."""
     base = name.partition(".")[0]
     if base == "LDSM" or base == "STSM":
         return 128 * int(name.rsplit(".", 1)[1]) if name.rsplit(".", 1)[1].isdigit() else 128
     if base in ("LDS", "STS", "LDGSTS"):
         return access_bytes(name)
-    return SHARED_BYTES if base == "SHFL" else 0  # 32 results a cycle [guide]
+    return SHARED_BYTES if base == "SHFL" else 0  # 32 results per cycle [guide]
 
 
 def global_bytes(name: str) -> float:
-    """Bytes that a warp's instruction moves between the multiprocessor and L2, as if nothing stood in L1."""
+    """Bytes that a warp's instruction moves between the multiprocessor and L2, assuming L1 misses."""
     return access_bytes(name) if name.partition(".")[0] in ("LDG", "STG", "LDGSTS", "RED", "ATOMG") else 0
 
 
@@ -112,7 +111,7 @@ _HMMA = re.compile(r"HMMA\.(16816|1688|1684)\.F(?:32|16)(\.TF32)?")
 
 
 def products(name: str) -> tuple[int, float]:
-    """Multiply-adds of a tensor instruction of one warp (a quarter of a warpgroup's), and their cost in 16-bit ones."""
+    """Multiply-adds of one warp's tensor instruction (a quarter of a warpgroup's), and their cost in 16-bit ones."""
     if match := _HGMMA.match(name):
         amount = 16 * int(match[1]) * int(match[2])
         return amount, amount * (2 if ".TF32" in name else 1)
@@ -123,7 +122,7 @@ def products(name: str) -> tuple[int, float]:
 
 
 def wgmma_bytes(name: str, a_in_registers: bool) -> float:
-    """Bytes of shared memory that a warp's share of a wgmma reads: B is read once for the four warps, A by rows."""
+    """Bytes of shared memory that one warp's part of a wgmma reads: B once for four warps, A by rows."""
     match = _HGMMA.match(name)
     if match is None:
         return 0

@@ -1,9 +1,9 @@
-"""Reads what nvcc made of the CUDA kernels: registers, spills, tensor-core and copy instructions; no GPU is needed.
+"""Inspects the compiled CUDA kernels without a GPU: registers, spills, tensor-core and copy instructions.
 
     python -m tools.inspect.sass            # check, and print the table of docs/results/cuda_compiled.md
-    python -m tools.inspect.sass --write    # put it there
+    python -m tools.inspect.sass --write    # update the page
 
-cuobjdump comes from the CUDA toolkit or from the triton wheel. The table has one row a kernel and architecture.
+cuobjdump comes from the CUDA toolkit or the triton wheel. The table has one row per kernel and architecture.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ BEGIN, END = "<!-- compiled kernels -->", "<!-- end of compiled kernels -->"
 LOAD, STORE = "LDG.E.128", "STG.E.128"  # 16 bytes of global memory
 COUNTED = ("HMMA", "HGMMA", "LDSM", "LDGSTS", "UBLKCP", "WARPGROUP.DEPBAR", "STL", "LDL", LOAD, STORE)
 LISTED = COUNTED[:5]
-TF32 = "HMMA.1688.F32.TF32"  # counted beside all HMMA
+TF32 = "HMMA.1688.F32.TF32"  # counted in addition to all HMMA
 ARCHITECTURES = ("sm_80", "sm_90a", "sm_100")
-THREADS, BLOCKS_WANTED, REGISTERS = 128, 2, 65536  # of a block; of an SM; of an SM
-# Kernels whose products must be on tensor cores, with what else they need.
+THREADS, BLOCKS_WANTED, REGISTERS = 128, 2, 65536  # per block; per SM; per SM
+# Kernels whose products must use tensor cores, with other required instructions.
 TENSOR = re.compile(r"^(gather|thin|wgrad)_kernel<(bf16|half)")
-# Kernels that never read, or write, 16 bytes at a time: what they take are single values and pairs.
+# Kernels without 16-byte loads, or stores: they access single values and pairs.
 NARROW_READS = ("batch_norm_", "finish_sums_")
 NARROW_WRITES = (*NARROW_READS, "finish_moments_")
 
@@ -81,14 +81,14 @@ def cuobjdump() -> str | None:
 
 
 def why_not() -> str | None:
-    """Why there is nothing to read, in one sentence, or None."""
+    """Why the kernels cannot be inspected, in one sentence, or None."""
     if not (native.HERE / "libfastinpaint_cuda.so").exists():
         return "the cuda kernels are not built; install nvcc and run `pip install -e .` again."
     return None if cuobjdump() else "there is no cuobjdump; install the CUDA toolkit or triton."
 
 
 def demangled(symbol: str) -> str:
-    """``gather_kernel<bf16, 64>`` for its mangled name."""
+    """Demangle a kernel's name, for instance to ``gather_kernel<bf16, 64>``."""
     match = re.match(r"_ZN2fi(\d+)", symbol) or re.match(r"_ZN2fiL(\d+)", symbol)
     if match is None:
         return symbol
@@ -123,13 +123,13 @@ def kernels(library: Path) -> list[Kernel]:
 
 
 def set_defaults(found: Iterable[Kernel]) -> list[Kernel]:
-    """Each with a count for every counted instruction, and each kernel once an architecture."""
+    """Add zero counts for missing instructions, and keep each kernel once per architecture."""
     unique = {(k.name, k.architecture): k for k in found if k.architecture in ARCHITECTURES}
     return [k._replace(counts={op: k.counts.get(op, 0) for op in (*COUNTED, TF32)}) for k in unique.values()]
 
 
 def count_instructions(command: list[str]) -> dict[tuple[str, str], collections.Counter[str]]:
-    """By architecture and kernel, how often each counted instruction stands in the listing."""
+    """The number of occurrences of each counted instruction, by architecture and kernel."""
     counts: dict[tuple[str, str], collections.Counter[str]] = collections.defaultdict(collections.Counter)
     instruction = re.compile(rf"\*/\s+(?:@!?U?P\w+\s+)?({'|'.join(map(re.escape, COUNTED))})\b[.\w]*")
     architecture = symbol = ""
@@ -165,7 +165,7 @@ def table(found: Iterable[Kernel]) -> str:
 
 
 def main() -> int:
-    """The command line; 1 where a kernel is not as it should be."""
+    """The command line. Returns 1 if a kernel has a complaint."""
     parser = argparse.ArgumentParser(prog="python -m tools.inspect.sass", description=__doc__)
     parser.add_argument("--write", action="store_true", help="put the table into docs/results/cuda_compiled.md")
     arguments = parser.parse_args()

@@ -1,15 +1,15 @@
-"""How much of the tensor cores' peak a kernel's main loop can reach, read from its machine code. No GPU is needed.
+"""An upper bound of a kernel's tensor-core utilisation, from its machine code and without a GPU.
 
     python -m tools.inspect.sass_bound kernel.cubin --arch sm_90 --warps 8 [--copied 128x256x64] [--name PART]
 
-For one iteration of the loop that holds the products, and for the block that runs it, cycles of one multiprocessor are
-counted for the tensor cores at their peak, the tensor cores as the instruction reaches them, issue slots of a
-scheduler, each arithmetic unit, shared memory (bytes / 128) and L2 (bytes / the chip's share); see `rates`.
+For one iteration of the main loop and one block, it counts cycles of one multiprocessor: of the tensor cores at peak,
+    of the tensor cores as the instruction reaches them, of a scheduler's issue slots, of each arithmetic unit, of
+    shared memory (bytes / 128) and of L2 (bytes / the chip's share); see `rates`.
 
     bound = tensor cycles at peak / the largest of all
 
-It is a bound and no prediction: it knows no latency, no barrier, no bank conflict and no filling of the pipeline. A
-kernel below it by half is not impossible; a kernel above it is.
+It is a bound, not a prediction. It ignores latency, barriers, bank conflicts and pipeline fill. A kernel can reach half
+of its bound or less, but never more than it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ TENSOR = ("HGMMA", "HMMA")
 FLOATS = ("FFMA", "FADD", "FMUL", "HFMA2", "HADD2", "HMUL2", "FMNMX", "HMNMX2", "F2FP")
 
 
-class Way(NamedTuple):
-    """Iterations that read ahead: how many LDG of 16 bytes a thread issues in one, and their share of all iterations.
+class Prefetch(NamedTuple):
+    """Iterations that prefetch: a thread's 16-byte LDG in one of them, and their share of all iterations.
 
-    A share above 1 stands for what the loop around has to catch up.
+    A share above 1 stands for loads that the outer loop has to catch up.
     """
 
     loads: int
@@ -37,16 +37,16 @@ class Way(NamedTuple):
 
 
 class Paths(NamedTuple):
-    """How a loop whose body has branches is walked.
+    """The paths through a loop whose body has branches.
 
     Attributes:
-        copies: LDGSTS of a thread in an iteration; None: whatever the loop holds.
-        ways: iterations that load; the others take the shortest way through all products. None: there is one way.
-        steps: iterations of the loop for one of the loop around it; None leaves that one out.
+        copies: LDGSTS per thread and iteration; None: all in the loop.
+        prefetches: the iterations that load; others take the shortest path through all products. None: a single path.
+        steps: iterations per iteration of the outer loop; None ignores the outer loop.
     """
 
     copies: int | None = None
-    ways: tuple[Way, ...] | None = None
+    prefetches: tuple[Prefetch, ...] | None = None
     steps: float | None = None
 
 
@@ -54,7 +54,7 @@ PLAIN = Paths()
 
 
 class Copied(NamedTuple):
-    """What copy engines bring into shared memory: so many bytes for so many multiply-adds."""
+    """The bytes that copy engines bring into shared memory for a number of multiply-adds."""
 
     bytes: float
     products: float
@@ -64,29 +64,29 @@ NOTHING = Copied(0, 1)
 
 
 def tiles(m: int, n: int, k: int, item: int = 2) -> Copied:
-    """A step of a product of matrices: m x k and k x n items for m x n x k multiply-adds."""
+    """A step of a matrix product: m x k and k x n items for m x n x k multiply-adds."""
     return Copied((m + n) * k * item, m * n * k)
 
 
 class Cost(NamedTuple):
-    """Cycles of one multiprocessor for an iteration of one block, by what is busy."""
+    """Cycles of one multiprocessor per iteration of one block, by unit."""
 
     tensor: float
     busy: dict[str, float]
 
     @property
     def bound(self) -> float:
-        """The share of the tensor cores' peak that cannot be exceeded."""
+        """The upper bound of the share of the tensor cores' peak."""
         return self.tensor / max(self.tensor, *self.busy.values())
 
     @property
     def limit(self) -> str:
-        """What is busy longest."""
+        """The unit that is busy longest."""
         return max(self.busy, key=self.busy.__getitem__)
 
 
 class MainLoop(NamedTuple):
-    """The innermost loop that holds the products, and the loops around it, inner ones first."""
+    """The innermost loop with the products, and its outer loops, inner ones first."""
 
     graph: list[Block]
     loops: list[Loop]
@@ -95,7 +95,7 @@ class MainLoop(NamedTuple):
 
 
 def main_loop(graph: list[Block]) -> MainLoop:
-    """The loop with the most products among those that hold no other loop with products.
+    """The loop with the most products among those without an inner loop with products.
 
     Raises:
         ValueError: no loop holds a product.
@@ -114,23 +114,23 @@ def _products(graph: list[Block], loop: Loop) -> float:
 
 
 def walk(main: MainLoop, loop: Loop, copies: int | None, loads: int | None, hole: Loop | None = None) -> list[int]:
-    """The blocks of one iteration: those with most products, copies and loads within the bounds, then the fewest.
+    """The path of one iteration with the most products, copies and loads within the bounds, then the fewest blocks.
 
     Args:
-        main, loop: the loop to walk, of the kernel's loops. Loops inside are taken once.
-        copies, loads: at most so many LDGSTS, and LDG of 16 bytes; with a bound narrower LDG are never taken.
-        hole: a loop inside that is passed without being counted.
+        main, loop: the loop to walk, one of the kernel's loops. Inner loops are walked once.
+        copies, loads: most LDGSTS and 16-byte LDG; with a bound, blocks with narrower LDG are avoided.
+        hole: an inner loop that is skipped.
     """
     graph, inside = main.graph, loop.blocks
     order = _order(graph, loop)
     inner_headers = {x.header: x.blocks for x in main.loops if x.blocks < inside}
-    # state: (copies, loads) -> (value, way)
+    # state: (copies, loads) -> (value, path)
     best: dict[int, dict[tuple[int, int], tuple[tuple[float, ...], list[int]]]] = {
         loop.header: {(0, 0): ((0,) * 4, [])}
     }
     ends: list[tuple[tuple[float, ...], list[int]]] = []
     for at in order:
-        for (used_copies, used_loads), (value, way) in best.get(at, {}).items():
+        for (used_copies, used_loads), (value, path) in best.get(at, {}).items():
             counted = [] if hole is not None and at in hole.blocks else graph[at].instructions
             now_copies = used_copies + sum(i.base == "LDGSTS" for i in counted)
             wide = sum(i.base == "LDG" and ".128" in i.name for i in counted)
@@ -146,7 +146,7 @@ def walk(main: MainLoop, loop: Loop, copies: int | None, loads: int | None, hole
                 sum(i.base in FLOATS for i in counted) if loads != 0 else 0,
                 -len(counted),
             )
-            new = tuple(a + b for a, b in zip(value, gain, strict=True)), [*way, at]
+            new = tuple(a + b for a, b in zip(value, gain, strict=True)), [*path, at]
             for follower in graph[at].followers:
                 if follower == loop.header:
                     ends.append(new)
@@ -156,13 +156,13 @@ def walk(main: MainLoop, loop: Loop, copies: int | None, loads: int | None, hole
                     if key not in here or here[key][0] < new[0]:
                         here[key] = new
     if not ends:
-        raise ValueError("sass_bound: no way through the loop keeps within these bounds.")
-    way = max(ends, key=lambda end: end[0])[1]
-    return way if hole is None else [at for at in way if at not in hole.blocks]
+        raise ValueError("sass_bound: no path through the loop keeps within these bounds.")
+    path = max(ends, key=lambda end: end[0])[1]
+    return path if hole is None else [at for at in path if at not in hole.blocks]
 
 
 def _order(graph: list[Block], loop: Loop) -> list[int]:
-    """The loop's blocks, each after those that lead to it, back edges left out."""
+    """The loop's blocks in topological order without back edges."""
     order, seen = list[int](), {loop.header}
     stack = [(loop.header, 0)]
     while stack:
@@ -179,11 +179,11 @@ def _order(graph: list[Block], loop: Loop) -> list[int]:
 
 
 def cost(instructions: list[tuple[Instruction, float]], warps: int, copied: Copied, chip: rates.Chip) -> Cost:
-    """What those instructions, each with how often it runs, cost a multiprocessor.
+    """The cost of instructions, given with their number of executions, on a multiprocessor.
 
     Args:
-        warps: that run them, of one block.
-        copied: what copy engines bring into shared memory meanwhile.
+        warps: number of warps of a block that run them.
+        copied: what copy engines bring into shared memory at the same time.
     """
     busy = dict.fromkeys(("issue", rates.ALU, rates.FMA, rates.IMAD, rates.SPECIAL), 0.0)
     tensor = slowed = shared = l2 = amount = 0.0
@@ -206,33 +206,33 @@ def cost(instructions: list[tuple[Instruction, float]], warps: int, copied: Copi
 
 
 def _a_in_registers(operands: str) -> bool:
-    """Whether wgmma's left operand is registers: then the operand before the descriptor of B is one."""
+    """Whether wgmma's left operand is in registers: then a register precedes B's descriptor."""
     parts = [part.strip() for part in operands.split(",")]
     return len(parts) > 1 and parts[1].startswith("R")
 
 
 def loop_cost(main: MainLoop, warps: int, chip: rates.Chip, paths: Paths = PLAIN, copied: Copied = NOTHING) -> Cost:
-    """An iteration of the main loop, with its part of the loop around it where `paths.steps` is given."""
+    """The cost of an iteration of the main loop, with its share of the outer loop if `paths.steps` is given."""
     listed: list[tuple[Instruction, float]] = []
 
-    def add(way: list[int], times: float) -> None:
-        listed.extend((i, times) for at in way for i in main.graph[at].instructions if times)
+    def add(path: list[int], times: float) -> None:
+        listed.extend((i, times) for at in path for i in main.graph[at].instructions if times)
 
-    if paths.ways is None:
+    if paths.prefetches is None:
         add(walk(main, main.inner, paths.copies, None), 1)
     else:
-        for way in paths.ways:
-            add(walk(main, main.inner, paths.copies, way.loads), way.share)
-        add(walk(main, main.inner, paths.copies, 0), 1 - sum(way.share for way in paths.ways))
+        for prefetch in paths.prefetches:
+            add(walk(main, main.inner, paths.copies, prefetch.loads), prefetch.share)
+        add(walk(main, main.inner, paths.copies, 0), 1 - sum(prefetch.share for prefetch in paths.prefetches))
     if paths.steps and main.around:
         add(walk(main, main.around[0], 0, 0, hole=main.inner), 1 / paths.steps)
     return cost(listed, warps, copied, chip)
 
 
 def occupancy(registers: int, shared: int, warps: int, chip: rates.Chip) -> int:
-    """Blocks that a multiprocessor holds at once, by registers, shared memory and warps."""
+    """Resident blocks per multiprocessor, limited by registers, shared memory and warps."""
     by_registers = chip.registers // (-(-registers // 8) * 8 * rates.LANES * warps)
-    by_shared = chip.shared // (shared + 1024)  # the system's kilobyte a block
+    by_shared = chip.shared // (shared + 1024)  # the system reserves 1 KiB per block
     return max(0, min(by_registers, by_shared, chip.warps // warps, 32))
 
 
@@ -266,7 +266,7 @@ def main(argv: list[str] | None = None) -> None:
     name, graph = find_kernel(text, arguments.name)
     copied = tiles(*map(int, arguments.copied.split("x"))) if arguments.copied else NOTHING
     found = loop_cost(main_loop(graph), arguments.warps, rates.CHIPS[arguments.arch], copied=copied)
-    print(f"{name}: bound {found.bound:.2f}, by {found.limit}; tensor {found.tensor:.0f} cycles an iteration")
+    print(f"{name}: bound {found.bound:.2f}, by {found.limit}; tensor {found.tensor:.0f} cycles per iteration")
     for what, cycles in sorted(found.busy.items(), key=lambda item: -item[1]):
         print(f"  {what:10} {cycles:8.0f}")
 

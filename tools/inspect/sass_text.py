@@ -1,4 +1,4 @@
-"""A kernel's machine code as blocks and loops, from the text that nvdisasm prints."""
+"""Parses nvdisasm's output into basic blocks and loops."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Instruction(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Instructions that run one after another, and the numbers of the blocks that may follow."""
+    """A basic block: its instructions and the indices of its successors."""
 
     instructions: list[Instruction]
     followers: list[int]
@@ -51,7 +51,7 @@ def disassemble(tool: str, cubin: bytes) -> str:
 
 
 def resources(tool: str, cubin: bytes) -> dict[str, tuple[int, int]]:
-    """Registers of a thread and bytes of its stack, by kernel, from cuobjdump."""
+    """Registers and stack bytes per thread, by kernel, from cuobjdump."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -79,7 +79,7 @@ def kernels(text: str) -> Iterator[tuple[str, list[Block]]]:
 
 
 def blocks(lines: list[str]) -> list[Block]:
-    """The basic blocks of one kernel; the first is its entry."""
+    """The basic blocks of one kernel, its entry first."""
     found: list[list[Instruction]] = [[]]
     starts: dict[str, int] = {}
     ended = False
@@ -111,7 +111,7 @@ def _followers(index: int, instructions: list[Instruction], starts: dict[str, in
 
 
 def loops(graph: list[Block]) -> list[Loop]:
-    """The natural loops, those with one header merged, inner ones first."""
+    """The natural loops, inner ones first. Loops with the same header are merged."""
     dominators = _dominators(graph)
     before: list[list[int]] = [[] for _ in graph]
     for i, block in enumerate(graph):
@@ -133,7 +133,7 @@ def loops(graph: list[Block]) -> list[Loop]:
 
 
 def _dominators(graph: list[Block]) -> list[set[int]]:
-    """For each block those that every way to it passes; empty where no way leads to it."""
+    """Each block's dominators; empty if it is unreachable."""
     order, seen = [], set[int]()
     stack: list[tuple[int, int]] = [(0, 0)]
     seen.add(0)
@@ -166,7 +166,7 @@ def _dominators(graph: list[Block]) -> list[set[int]]:
 
 
 def tool(name: str) -> str | None:
-    """cuobjdump or nvdisasm: of PATH, of the triton wheel, or None."""
+    """The path of cuobjdump or nvdisasm, from PATH or the triton wheel, or None."""
     import importlib.util
     import shutil
 

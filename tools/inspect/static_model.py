@@ -1,12 +1,12 @@
-"""What each pass of the paper's layers must do, and how the Triton kernels would lay it out on an H200; nothing runs.
+"""The work of each pass of the paper's layers, and the Triton kernels' launches for it on an H200. Nothing runs.
 
     python -m tools.inspect.static_model            prints the table
-    python -m tools.inspect.static_model --write    puts it into docs/results/triton_model.md
+    python -m tools.inspect.static_model --write    updates docs/results/triton_model.md
 
-The launches are those of the library's own host code on "meta" tensors. FLOPs are two for a multiply-add; the live ones
-leave out taps that a tile never takes. Bytes are those that no kernel could avoid: every map in or out once. The floor
-is the larger of live FLOPs at 788 TFLOP/s and bytes at 4.3 TB/s, measured on an H200 in bfloat16. The expected time
-is `tiles.expected_seconds`, a model to be held against measurements.
+The launches come from the library's own host code on "meta" tensors. A multiply-add is two FLOPs; live FLOPs leave out
+the taps that a tile skips. Bytes are the least possible: every map read or written once. The floor is the larger of
+live FLOPs at 788 TFLOP/s and bytes at 4.3 TB/s, both measured on an H200 in bfloat16. The expected time is
+`tiles.expected_seconds`, a model that has to be compared with measurements.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ class Pass(NamedTuple):
 
     @property
     def floor(self) -> float:
-        """Seconds."""
+        """The floor in seconds."""
         return max(self.live / FLOPS, self.bytes / BANDWIDTH)
 
 
 @contextlib.contextmanager
 def recorded() -> Iterator[list[tuple[str, launch.Work, tuple[Any, ...]]]]:
-    """Inside, launches do nothing, and the passes that ask for a tile are listed."""
+    """Inside, nothing is launched, and the passes that choose a tile are collected."""
     found: list[tuple[str, launch.Work, tuple[Any, ...]]] = []
     upstream, choose = JITFunction.run, autotune.choose
 

@@ -1,12 +1,12 @@
-"""Elementwise passes of a layer, and bytes that a training step's convolutions move, by backend; counted, not measured.
+"""Counts (does not measure) the elementwise passes of a layer and the bytes of a training step, by backend.
 
     python -m tools.inspect.step_bytes             prints both tables
-    python -m tools.inspect.step_bytes --write     puts them into docs/results/gpu_step_bytes.md
+    python -m tools.inspect.step_bytes --write     updates docs/results/gpu_step_bytes.md
 
-A pass reads or writes whole maps; vectors and weights are not counted. Numbers are those of the paper's step: 32 frames
-of 128 x 128, r = 2, bfloat16. "eager" is torch's convolution, batch norm, ReLU, addition and concatenation, in
-channels-last under autocast, each as a kernel of its own; "library" is cuDNN's convolutions with the fused elementwise
-kernels around them; "cuda" and "triton" are the own convolutions, which read raw maps: bytes that neither can avoid.
+Only whole maps are counted, not vectors and weights. The step is the paper's: 32 frames of 128 x 128, r = 2, bfloat16.
+"eager" is torch's convolution, batch norm, ReLU, addition and concatenation as separate kernels, in channels-last under
+autocast. "library" is cuDNN's convolutions with fused elementwise kernels around them. "cuda" and "triton" are this
+library's convolutions, which read raw maps, with the least bytes possible for them.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from tools.inspect.paper_layers import PaperLayer, paper_layers
 PAGE = Path(__file__).parents[2] / "docs/results/gpu_step_bytes.md"
 BEGIN, END = "<!-- step bytes: begin -->", "<!-- step bytes: end -->"
 HALF = 2
-BANDWIDTH = 4.3e12  # bytes a second, an H200's copy
+BANDWIDTH = 4.3e12  # bytes per second of a copy on an H200
 BACKENDS = ("eager", "library", "cuda, triton")
 
 
 class Pattern(NamedTuple):
-    """What a layer asks of a backend.
+    """The structure of a layer.
 
     Attributes:
-        sources: maps that are concatenated. deferred: whether norm and ReLU wait in them. addend: whether one is added.
-        stats: whether batch norm follows. wanted: whether the sources' gradients are asked for.
+        sources: number of concatenated maps. deferred: whether their norm and ReLU are deferred. addend: whether one
+            map is added.
+        stats: whether batch norm follows. wanted: whether the sources need gradients.
     """
 
     sources: int
@@ -45,7 +46,7 @@ class Pattern(NamedTuple):
 
 
 class Maps(NamedTuple):
-    """Maps read and written: of the concatenated sources' size, and of the output's; and kernels that do so."""
+    """Number of maps read and written, of the concatenated sources' and of the output's size, and of kernels."""
 
     source: int
     output: int
@@ -56,7 +57,7 @@ class Maps(NamedTuple):
 
 
 def elementwise(backend: str, p: Pattern) -> Maps:
-    """Passes around the three convolutions of a training step. A map is counted once for each time it is moved."""
+    """Passes around the three convolutions of a training step. A map is counted each time it is moved."""
     if backend == "library":
         made = p.deferred or p.addend or p.sources > 1
         # the activation in forward and again in backward; statistics; G; the sources' gradients
@@ -77,14 +78,14 @@ def convolutions(backend: str, p: Pattern) -> Maps:
     """Maps that forward, dgrad and wgrad read and write."""
     if backend in ("eager", "library"):
         return Maps(2, 2, 2) + (Maps(1, 1, 1) if p.wanted else Maps(0, 0, 0))
-    gradient = 1 + p.stats  # G is made of dy and y
+    gradient = 1 + p.stats  # G is computed from dy and y
     source = 1 + p.addend
     forward, wgrad = Maps(source, 1, 1), Maps(source, gradient, 1)
     return forward + wgrad + (Maps(2 + p.addend, gradient, 1) if p.wanted else Maps(0, 0, 0))
 
 
 def pattern_of(layer: PaperLayer) -> Pattern:
-    """What a layer of the paper asks."""
+    """The structure of a layer of the paper."""
     _, deferred, _ = layer.sources[0]
     addend = any(addend for _, _, addend in layer.sources)
     return Pattern(len(layer.sources), deferred, addend, layer.stats, wanted=layer.channels > 4)
@@ -103,7 +104,7 @@ def moved(layer: PaperLayer, backend: str) -> tuple[int, int]:
 
 
 def _volume(out: tuple[int, ...], inp: tuple[int, ...]) -> float:
-    """Places of the output for one of the input."""
+    """Output positions per input position."""
     share = 1.0
     for a, b in zip(out[2:], inp[2:], strict=True):
         share *= a / b
@@ -120,7 +121,7 @@ PATTERNS = {
 
 
 def passes() -> str:
-    """Kernels a training step, elementwise and convolutions, by pattern."""
+    """A table of kernels per training step, elementwise and convolutions, by pattern."""
     lines = [f"| layer | {' | '.join(BACKENDS)} |", f"| --- |{' ---: |' * len(BACKENDS)}"]
     for name, pattern in PATTERNS.items():
         cells = (f"{elementwise(b, pattern).kernels} + {convolutions(b, pattern).kernels}" for b in BACKENDS)
@@ -129,7 +130,7 @@ def passes() -> str:
 
 
 def step() -> str:
-    """Bytes of a step by network and backend."""
+    """A table of bytes per step by network and backend."""
     lines = ["| network | backend | elementwise MB | convolutions MB | all MB | at 4.3 TB/s, ms |"]
     lines.append("| --- | --- | ---: | ---: | ---: | ---: |")
     for network, layers in _networks():

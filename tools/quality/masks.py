@@ -1,6 +1,6 @@
-"""Masks of objects in the clips that docs/quality.md shows: by colour, by difference from the still scene, or by a box.
+"""Object masks for the clips in docs/quality.md: by colour, by difference from a still scene, or by tracking a box.
 
-Each recipe is a few numbers at 640x360, so that the masks can be made again from the clips.
+Each recipe is a few numbers at 640x360, so that the masks can be reproduced from the clips.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ WIDTH, HEIGHT = 640, 360
 def by_colour(
     hues: list[tuple[int, int]], saturation: int, least: int, grow: int
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Spots of at least `least` pixels of strong colours whose hue (0 to 180) lies in one of the ranges, grown."""
+    """Dilated regions of at least `least` pixels with strong colours whose hue (0 to 180) is in one of the ranges."""
 
     def masks(video: np.ndarray) -> np.ndarray:
         found = []
@@ -31,7 +31,7 @@ def by_colour(
 
 
 def by_difference(boxes: dict[int, tuple[int, int, int, int]], least: int, grow: int) -> Callable:
-    """Pixels that differ from the clip's median, inside a box (x, y, w, h) given at some frames and moved between."""
+    """Pixels that differ from the clip's median inside a box (x, y, w, h), which is interpolated between key frames."""
 
     def masks(video: np.ndarray) -> np.ndarray:
         still = np.median(video[:: max(1, len(video) // 40)], 0)
@@ -49,7 +49,7 @@ def by_difference(boxes: dict[int, tuple[int, int, int, int]], least: int, grow:
 
 
 def by_tracking(box: tuple[int, int, int, int], reach: int, grow: int) -> Callable[[np.ndarray], np.ndarray]:
-    """A round object, given by its box in the first frame, found again by its looks near where it was."""
+    """A round object, given by its box in the first frame and tracked by its appearance."""
 
     def masks(video: np.ndarray) -> np.ndarray:
         x, y, w, h = box
@@ -76,7 +76,7 @@ def by_tracking(box: tuple[int, int, int, int], reach: int, grow: int) -> Callab
 
 
 def _large(mask: np.ndarray, least: int) -> np.ndarray:
-    """Without spots of fewer than `least` pixels."""
+    """Remove regions of fewer than `least` pixels."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     keep = stats[:, cv2.CC_STAT_AREA] >= least
     keep[0] = False
@@ -84,7 +84,7 @@ def _large(mask: np.ndarray, least: int) -> np.ndarray:
 
 
 def _grown(mask: np.ndarray, pixels: int) -> np.ndarray:
-    """Closed, its inside filled, and grown."""
+    """Close, fill and dilate a mask."""
     size = 2 * pixels + 1
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
     closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, disc)

@@ -1,4 +1,4 @@
-"""Removes objects from clips at 640x360 and writes what docs/quality.md shows.
+"""Removes objects from clips at 640x360 and writes the pictures of docs/quality.md.
 
 python -m tools.quality.removal CLIPS OUT [NAME ...]
 """
@@ -20,7 +20,7 @@ from tools.quality.masks import HEIGHT, WIDTH, by_colour, by_difference, by_trac
 
 
 class Removal(NamedTuple):
-    """A clip's file, the frames that are taken, and how its object is found."""
+    """A clip's file, its frames, and the recipe of its object's mask."""
 
     file: str
     first: int
@@ -68,7 +68,7 @@ def read(path: Path, first: int, count: int) -> np.ndarray:
 
 
 def sheet(video: np.ndarray, mask: np.ndarray, filled: np.ndarray) -> np.ndarray:
-    """Some frames with the mask's outline above the same frames filled."""
+    """Frames with the mask's outline, above the same frames filled."""
     rows: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for t in np.linspace(0, len(video) - 1, SHOWN + 2).astype(int)[1:-1]:
         outlines, _ = cv2.findContours(mask[t].astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)

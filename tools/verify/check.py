@@ -2,15 +2,17 @@
 
     python -m tools.verify.check [--base REVISION] [--seconds 110] [--list]
 
-What changed since the base is taken from git, with what is not committed yet; the base is where the branch left
-``origin/main``, or HEAD where there is no such branch. Tests mirror the sources: see `mirror_of`. Closest first,
-until the time is over, without those marked slow. What did not run is named; `make test` runs everything.
+Git tells what changed since the base, including uncommitted changes. The base is where the branch left ``origin/main``,
+or HEAD if there is no such branch. Tests mirror the sources (`mirror_of`); a module without a mirror is tested by the
+test files that import it. Small test files run first, until the time is over, without those marked slow. Tests that did
+not run are listed; `make test` runs everything.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,15 +22,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 ALWAYS = "tests/test_layering.py"
-APART = ("triton", "interpreter")  # folders whose tests need Triton's interpreter, in a process of its own
-# Where the tests of a top folder are, below tests.
-FOLDERS: dict[str, list[str]] = {"fastinpaint": [], "csrc": ["ops"], "tools": ["tools"], "benchmarks": ["bench"]}
-NOTHING_COLLECTED = 5  # pytest's status
-LEAST = 5.0  # seconds that are worth starting pytest for
+INTERPRETED = ("triton", "interpreter")  # folders whose tests need Triton's interpreter, in a separate process
+# The test folder of a top folder, below tests.
+FOLDERS: dict[str, list[str]] = {
+    "fastinpaint": [], "csrc": ["ops"], "tools": ["tools"], "benchmarks": ["bench"], "docs": ["docs"],
+    "examples": ["docs"],
+}  # fmt: skip
+RENAMED = {"acceleration": "accelerate"}  # rooms whose tests have another name
+NOTHING_COLLECTED = 5  # pytest's exit status
+LEAST = 5.0  # with fewer seconds left pytest is not started
 
 
 def changed(base: str | None) -> list[str]:
-    """The files that differ from the base, and those that git does not know yet."""
+    """The files that differ from the base, and untracked files."""
     if base is None:
         main = _git("branch", "--remotes", "--list", "origin/main")
         base = _git("merge-base", "HEAD", "origin/main")[0] if main else "HEAD"
@@ -36,11 +42,11 @@ def changed(base: str | None) -> list[str]:
 
 
 def mirror_of(path: str) -> str | None:
-    """The test file, or else the folder of tests, that mirrors a file of the repository; None where there is none.
+    """The test file, or else the test folder, that mirrors a file of the repository, or None.
 
-    ``fastinpaint/ops/conv_block/cpu/thin.py`` has ``tests/ops/conv_block/cpu/test_thin.py``, and so has
-    ``csrc/conv_block/cpu/thin.cpp``. Where no such file exists it is the closest folder: ``tests/ops/conv_block/cpu``.
-    A test is its own; what tests share stands for its folder.
+    ``fastinpaint/ops/conv_block/cpu/thin.py`` and ``csrc/conv_block/cpu/thin.cpp`` are mirrored by
+    ``tests/ops/conv_block/cpu/test_thin.py``. If there is no such file, the closest folder is the mirror:
+    ``tests/ops/conv_block/cpu``. A test mirrors itself; a test helper stands for its folder.
     """
     top, *parts = Path(path).with_suffix("").parts
     if top == "tests":
@@ -48,7 +54,7 @@ def mirror_of(path: str) -> str | None:
         return at.as_posix() if (ROOT / at).exists() and at.as_posix() != "tests" else None
     if top not in FOLDERS:
         return None
-    parts = [*FOLDERS[top], *parts]
+    parts = [*FOLDERS[top], *(RENAMED.get(part, part) for part in parts)]
     while parts:
         mirror = Path("tests", *parts)
         test = mirror.with_name(f"test_{mirror.name}.py")
@@ -60,9 +66,24 @@ def mirror_of(path: str) -> str | None:
     return None
 
 
+def importers_of(path: str) -> list[str]:
+    """The test files that import a module of the package."""
+    folder, _, name = path.removesuffix(".py").replace("/", ".").rpartition(".")
+    line = re.compile(
+        rf"^ *(from {re.escape(folder)} import .*\b{name}\b|(from|import) {re.escape(folder)}\.{name}\b)", re.M
+    )
+    return [test.relative_to(ROOT).as_posix() for test in _files(ROOT / "tests") if line.search(test.read_text())]
+
+
 def selected(paths: Iterable[str]) -> list[str]:
-    """The tests of these files, single files first and large folders last; none stands inside another."""
-    found = {test for path in paths if (test := mirror_of(path)) is not None}
+    """The tests of these files, single files first and large folders last. No entry contains another."""
+    found: set[str] = set()
+    for path in paths:
+        mirror = mirror_of(path)
+        if mirror is not None:
+            found.add(mirror)
+        elif path.startswith("fastinpaint/") and path.endswith(".py"):
+            found.update(importers_of(path))
     found = {test for test in found if not any(Path(other) in Path(test).parents for other in found)}
     return [ALWAYS, *sorted(found - {ALWAYS}, key=lambda test: (len(_files(ROOT / test)), test))]
 
@@ -71,9 +92,9 @@ def _files(test: Path) -> list[Path]:
     return [test] if test.is_file() else sorted(test.rglob("test_*.py"))
 
 
-def is_apart(test: Path) -> bool:
-    """Whether Triton's interpreter must run this test file."""
-    return any(part in APART for part in test.parts)
+def is_interpreted(test: Path) -> bool:
+    """Whether this test file needs Triton's interpreter."""
+    return any(part in INTERPRETED for part in test.parts)
 
 
 def _git(*arguments: str) -> list[str]:
@@ -82,7 +103,7 @@ def _git(*arguments: str) -> list[str]:
 
 
 def _pytest(files: Sequence[str], interpreted: bool, until: float) -> str | None:
-    """Run these test files; what went wrong, or None. Stopped when the time is over, which is said."""
+    """Run these test files until the time is over. Returns "tests" if any failed, else None."""
     left = until - time.monotonic()
     if not files:
         return None
@@ -104,7 +125,7 @@ def _pytest(files: Sequence[str], interpreted: bool, until: float) -> str | None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; 1 where anything fails."""
+    """The command line. Returns 1 if anything failed."""
     parser = argparse.ArgumentParser(prog="python -m tools.verify.check", description=__doc__.partition("\n")[0])
     parser.add_argument("--base", help="what to compare with, instead of where the branch left origin/main")
     parser.add_argument("--seconds", type=float, default=110, help="when to stop (default %(default)s)")
@@ -116,14 +137,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join(tests))
         return 0
     files = [path.relative_to(ROOT) for test in tests for path in _files(ROOT / test)]
-    types = subprocess.Popen([sys.executable, "-m", "mypy"], cwd=ROOT)  # beside the tests, on the other core
+    types = subprocess.Popen([sys.executable, "-m", "mypy"], cwd=ROOT)  # in parallel, on the other core
     wrong = [
         name
         for name, command in {"ruff": ["check", "."], "the format": ["format", "--check", "."]}.items()
         if subprocess.run([sys.executable, "-m", "ruff", *command], cwd=ROOT, check=False).returncode
     ]
     for interpreted in (False, True):
-        chosen = [str(file) for file in files if is_apart(file) == interpreted]
+        chosen = [str(file) for file in files if is_interpreted(file) == interpreted]
         if failed := _pytest(chosen, interpreted, until):
             wrong.append(failed)
     try:

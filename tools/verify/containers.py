@@ -1,10 +1,10 @@
-"""Containers and pixel formats: what comes back of a file that `inpaint` has been through.
+"""Checks what `inpaint` preserves of each container and pixel format.
 
     python -m tools.verify.containers [--write]
 
-FFmpeg's own generators (testsrc2 and sine) make a short clip of each kind; a box in it is filled with one colour. For
-each the samples that the encoder was given are compared with the decoder's, and the output with the source. `--write`
-puts the table into docs/video.md.
+FFmpeg's generators (testsrc2 and sine) make a short clip of each kind, and a box in it is filled with one colour. The
+samples given to the encoder are compared with the decoder's, and the output with the source. `--write` updates the
+table in docs/video.md.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ HDR, SD, HD = (9, 16, 9), (6, 6, 6), (1, 1, 1)  # primaries, transfer, matrix
 
 
 class Case(NamedTuple):
-    """A kind of file: by what it is encoded, and what is special about it."""
+    """A kind of file: its encoder and its special properties."""
 
     suffix: str
     encoder: str
@@ -139,14 +139,14 @@ TICKS = (0, 40, 120, 130, 250, 260, 490, 600)  # uneven times in milliseconds
 
 
 class OneColour(nn.Module):
-    """A network that answers with one colour."""
+    """A network that returns one colour."""
 
     def forward(self, video: Tensor, mask: Tensor) -> tuple[Tensor, None]:
         return torch.tensor([1.0, 0.0, 0.5]).view(1, 3, 1, 1, 1).expand_as(video), None
 
 
 class Found(NamedTuple):
-    """What was found of one case: `None` where it does not apply."""
+    """The result of one case; `None` where it does not apply."""
 
     codec: str
     pix_fmt: str
@@ -168,7 +168,7 @@ def examine(case: Case, folder: Path) -> Found:
     make(case, source)
     given = _fill(source, out, Encoding())
     before, after = _pictures(source), _pictures(out)
-    hole, ring = _hole(source, 0), _hole(source, 8)  # an encoder smears the edge of the hole by a block
+    hole, ring = _hole(source, 0), _hole(source, 8)  # encoders blur the edge of the hole by a block
     same = all(
         _equal_outside(hole, samples(convert(old, form)), new, form)
         for old, (form, new) in zip(before, given, strict=True)
@@ -196,7 +196,7 @@ def examine(case: Case, folder: Path) -> Found:
 
 
 def make(case: Case, path: Path) -> None:
-    """A clip of testsrc2, and of sine where there is sound."""
+    """Write a clip of testsrc2, with sine if the case has sound."""
     quality = {"libx264": {"crf": "8"}, "libx265": {"x265-params": "log-level=none"}, "libsvtav1": {"preset": "8"}}
     with av.open(str(path), "w") as out:
         base = Fraction(1, 1000) if case.uneven else Fraction(1, 25)
@@ -240,7 +240,7 @@ def _generated(graph: str, count: int = FRAMES) -> Iterator[Any]:
 
 
 def _fill(source: Path, out: Path, encoding: Encoding) -> list[tuple[str, dict[str, np.ndarray]]]:
-    """Fill the box; returns each picture's format and samples as the encoder was given them."""
+    """Fill the box; returns the format and samples of each picture given to the encoder."""
     seen = []
 
     class Watched(MovieWriter):
@@ -254,15 +254,22 @@ def _fill(source: Path, out: Path, encoding: Encoding) -> list[tuple[str, dict[s
     try:
         exact = MaskSettings(grow=0)
         inpaint(
-            OneColour(), source, out, boxes=[BOX], masks=exact, settings=settings, encoding=encoding, notify=_unheard
+            OneColour(),
+            source,
+            out,
+            boxes=[BOX],
+            masks=exact,
+            settings=settings,
+            encoding=encoding,
+            notify=_ignore_note,
         )
     finally:
         files.MovieWriter = original  # type: ignore[misc]
     return seen
 
 
-def _unheard(note: str) -> None:
-    """Notes are for people."""
+def _ignore_note(note: str) -> None:
+    """Ignore notes."""
 
 
 def _pictures(path: Path) -> list[Any]:
@@ -275,7 +282,7 @@ def _pictures(path: Path) -> list[Any]:
 
 
 def _hole(source: Path, ring: int) -> np.ndarray:
-    """bool [H, W], the box with a ring around it, in the orientation in which the source stores its frames."""
+    """bool [H, W]: the box and a ring around it, in the source's stored orientation."""
     with open_video(source) as reader:
         shown = reader.orientation.shown(np.zeros((reader.height, reader.width), bool)).copy()
         x, y, width, height = BOX
@@ -283,10 +290,10 @@ def _hole(source: Path, ring: int) -> np.ndarray:
         return reader.orientation.stored(shown)
 
 
-def _touched(hole: np.ndarray, kind: str, shape: tuple[int, ...], form: str) -> np.ndarray:
-    """Which samples of a kind serve pixels of the hole."""
+def _samples_in_hole(hole: np.ndarray, kind: str, shape: tuple[int, ...], form: str) -> np.ndarray:
+    """The samples of a component that belong to pixels of the hole."""
     layout = layout_of(form)
-    assert layout is not None  # encoders are given such formats alone
+    assert layout is not None  # encoders only get such formats
     high, wide = (layout.block_height, layout.block_width) if kind in "uv" else (1, 1)
     touched = np.zeros(shape, bool)
     rows, columns = np.nonzero(hole)
@@ -295,16 +302,16 @@ def _touched(hole: np.ndarray, kind: str, shape: tuple[int, ...], form: str) -> 
 
 
 def _equal_outside(hole: np.ndarray, before: dict[str, np.ndarray], given: dict[str, np.ndarray], form: str) -> bool:
-    """Whether samples differ where they serve pixels of the hole alone, and alpha nowhere."""
+    """Whether samples outside the hole, and all of alpha, are equal."""
     for kind, old in before.items():
-        free = _touched(hole, kind, old.shape, form) if kind != "a" else np.zeros(old.shape, bool)
+        free = _samples_in_hole(hole, kind, old.shape, form) if kind != "a" else np.zeros(old.shape, bool)
         if not np.array_equal(old[~free], given[kind][~free]):
             return False
     return True
 
 
 def _worst_psnr(hole: np.ndarray, before: list[Any], after: list[Any]) -> float:
-    """The worst over frames and kinds of samples, in dB, outside the hole; 200 for no error at all."""
+    """The lowest PSNR in dB over frames and components outside the hole; 200 without any error."""
     worst = 200.0
     for old, new in zip(before, after, strict=True):
         form = working_format(old.format.name)
@@ -313,7 +320,7 @@ def _worst_psnr(hole: np.ndarray, before: list[Any], after: list[Any]) -> float:
         have, want = samples(convert(old, form)), samples(convert(new, form))
         top = (1 << layout.depth) - 1
         for kind, view in have.items():
-            kept = ~_touched(hole, kind, view.shape, form)
+            kept = ~_samples_in_hole(hole, kind, view.shape, form)
             error = (view.astype(float) - want[kind])[kept] / (1 << layout.shift)
             worst = min(worst, 10 * np.log10(top**2 / max(np.square(error).mean(), top**2 * 1e-20)))
     return worst
@@ -330,7 +337,7 @@ def _sound(path: Path) -> list[tuple[Fraction, bytes]]:
 
 
 def _tags(picture: Any, path: Path, uneven: bool) -> tuple[object, ...]:
-    """Colours, orientation, shape of a pixel, and the frame rate where there is one."""
+    """Colour tags, orientation, pixel aspect ratio, and the frame rate if constant."""
     with av.open(str(path)) as file:
         stream = file.streams.video[0]
         told = (stream.sample_aspect_ratio or 1, None if uneven else stream.average_rate)
@@ -339,7 +346,7 @@ def _tags(picture: Any, path: Path, uneven: bool) -> tuple[object, ...]:
 
 
 def row(case: Case, found: Found | str) -> str:
-    """A row of the table."""
+    """One row of the table."""
     start = f"| {case.suffix} | {case.name} "
     if isinstance(found, str):
         return f"{start}| {found} | | | | | | |"
@@ -365,7 +372,7 @@ def main(arguments: list[str] | None = None) -> None:
         with tempfile.TemporaryDirectory() as folder:
             try:
                 found: Found | str = examine(case, Path(folder))
-            except Exception as error:  # what cannot be made or filled is a row too
+            except Exception as error:  # a failure becomes a row too
                 found = f"**{type(error).__name__}: {str(error)[:160]}**"
         rows.append(row(case, found))
         print(rows[-1], flush=True)

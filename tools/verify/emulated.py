@@ -1,14 +1,13 @@
-"""Builds the CUDA sources for the CPU (csrc/cuda_on_cpu) and lets the ops' `cuda` modules run on them.
+"""Builds the CUDA sources for the CPU (csrc/cuda_on_cpu) and runs the ops' `cuda` modules on them.
 
     with emulated.installed():                                  # plain, in this process
         y, mean, var = conv_block.cuda.fwd(...)                 # tensors on the CPU
 
-    emulated.run("address", [sys.executable, "case.py"])        # sanitized, in a process of its own
+    emulated.run("address", [sys.executable, "case.py"])        # sanitized, in a separate process
 
-A library is built once for the content of its sources and flags, and so is each source's object; both are kept under
-build/emulated. A defect can be planted:
-``build(plants=[Plant("conv_block/cuda/kernels/gather.cuh", "cp_async_wait<1>", "cp_async_wait<2>")])`` compiles a copy
-of the sources with that text replaced.
+Libraries and objects are cached under build/emulated by the content of their sources and flags. A defect can be
+planted: ``build(plants=[Plant("conv_block/cuda/kernels/gather.cuh", "cp_async_wait<1>", "cp_async_wait<2>")])``
+compiles a copy of the sources with that text replaced.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ ROOT = Path(__file__).parents[2]
 FLAGS = (
     *("-std=c++17", "-g1", "-fPIC", "-fno-strict-aliasing", "-mf16c", "-ffp-contract=off"),
     *("-Wall", "-Wno-unknown-pragmas", "-DFI_EMULATED", "-x", "c++"),
-    "-ftrivial-auto-var-init=pattern",  # an accumulator that nobody cleared starts at -1.7e38
+    "-ftrivial-auto-var-init=pattern",  # an uninitialised accumulator starts at -1.7e38
 )
 SANITIZERS = {
     "plain": ("-O2",),
     "address": ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
     "thread": ("-O1", "-fsanitize=thread"),
-    # none: access_counts.cu, which must be among the sources, counts where thread sanitizer would look
+    # no runtime: access_counts.cu, which must be among the sources, replaces thread sanitizer's
     "counted": ("-O1", "-fsanitize=thread", "-U__SANITIZE_THREAD__", "-fno-threadsafe-statics"),
 }
 RUNTIMES = {"plain": (), "address": ("libasan.so",), "thread": ("libtsan.so",), "counted": ()}
@@ -52,7 +51,7 @@ CXX_NAMES = {"__nv_bfloat16": "bf16", "__half": "half", "Tf32": "tf32", "false":
 
 
 class Plant(NamedTuple):
-    """A defect: `old` occurs once in `file` (under csrc) and becomes `new`."""
+    """A defect: `old`, which must occur once in `file` (under csrc), becomes `new`."""
 
     file: str
     old: str
@@ -60,7 +59,7 @@ class Plant(NamedTuple):
 
 
 def why_not() -> str | None:
-    """Why nothing can be emulated here, in one sentence, or None where it can."""
+    """Why the emulation cannot run here, in one sentence, or None."""
     if shutil.which("g++") is None:
         return "the emulation of CUDA kernels needs g++."
     if os.uname().machine != "x86_64":
@@ -69,16 +68,16 @@ def why_not() -> str | None:
 
 
 def build(sanitizer: str = "plain", plants: Sequence[Plant] = (), sources: Sequence[str] | None = None) -> Path:
-    """The emulated library, built where it is not yet.
+    """Return the emulated library; build it if it is not cached.
 
     Args:
         sanitizer: a key of `SANITIZERS`.
         plants: defects to compile in.
-        sources: the ``.cu`` files under csrc, by default all that the real library has.
+        sources: ``.cu`` files under csrc; by default all of the real library.
 
     Raises:
         ValueError: a plant's text does not occur exactly once.
-        RuntimeError: g++ failed; holds its messages.
+        RuntimeError: g++ failed (with its messages).
     """
     files = {
         str(path.relative_to(ROOT / "csrc")): path.read_text()
@@ -107,7 +106,7 @@ def _hash(value: object) -> str:
 
 
 def digest(source: str, files: dict[str, str], flags: Sequence[str]) -> str:
-    """Of the source and all that it includes, without comments: what its object depends on, but for line numbers."""
+    """A digest of the source and its includes without comments. Line numbers may differ for equal digests."""
     read, to_read = {}, [source]
     while to_read:
         name = to_read.pop()
@@ -142,7 +141,7 @@ def _compile(
 
 @contextmanager
 def installed(library: Path | None = None) -> Iterator[None]:
-    """The ops' `cuda` modules run the emulated library (by default the plain one) on CPU tensors."""
+    """Inside, the ops' `cuda` modules run the emulated library (by default the plain one) on CPU tensors."""
     before = native_cuda.emulated
     native_cuda.emulated = native_cuda.declare(ctypes.CDLL(str(library or build())))
     try:
@@ -152,7 +151,7 @@ def installed(library: Path | None = None) -> Iterator[None]:
 
 
 def launched() -> set[str]:
-    """The kernels that the installed library has launched so far, named as `sass` names them."""
+    """The kernels that the installed library has launched so far, with the names of `sass`."""
     listed = native_cuda.library().fi_emulated_launches
     listed.restype = ctypes.c_char_p
     names = set()
@@ -167,7 +166,7 @@ def launched() -> set[str]:
 def run(
     sanitizer: str, command: Sequence[str], library: Path, seed: int = 0, variables: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a Python command with the sanitizer's runtime preloaded; FI_LIBRARY, FI_SEED and `variables` are set."""
+    """Run a Python command with the sanitizer's runtime preloaded and FI_LIBRARY, FI_SEED and `variables` set."""
     runtimes = [
         subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
         for name in RUNTIMES[sanitizer]

@@ -173,7 +173,7 @@ inline bool plan_blocks(const Conv& conv, const Roles& roles, int most, WgradPla
   w.partial = static_cast<float*>(workspace.take(w.splits * partial_bytes));
   plan.workspace = workspace.used;
   plan.reduce = plan_reduce(w, roles.gradient_is_p == bool(conv.transposed));
-  if (plan.hopper) return turned_fits(conv, w);
+  if (plan.hopper) return wgmma_wgrad_fits(conv, w);
   int position_bytes = with_factors(conv.dtype, [&](auto t) {
     using T = decltype(t);
     return int(sizeof(T)) * (plan.thin ? patch_pitch<T, true>() : patch_pitch<T, false>());
@@ -209,7 +209,7 @@ inline bool choose_blocks(const Conv& conv, bool hopper, WgradPlan& best) {
 
 inline int plan_wgrad(const Conv& conv, WgradPlan& plan) {
   if (conv.kernel[0] * conv.kernel[1] * conv.kernel[2] > kMaxTaps) return kBadGeometry;
-  if (turned_takes(conv) && choose_blocks(conv, true, plan)) return kOk;
+  if (wgmma_wgrad_applies(conv) && choose_blocks(conv, true, plan)) return kOk;
   return choose_blocks(conv, false, plan) ? kOk : kTooLarge;
 }
 
@@ -256,7 +256,7 @@ FI_EXPORT int fi_conv_wgrad_footprint(const Conv* conv, Footprint* out) {
   int64_t slices =
       ceil_div(positions * (plan.channels / kVector), each) + ceil_div(kTileRows * (plan.columns / kVector), each);
   *out = {blocks, bytes_asked(*conv, plan), 0, plan.groups, plan.columns, kTileRows / 16, slices};
-  out->shared_bytes = plan.hopper ? turned_bytes(plan.params.p.patch) : block_bytes(*conv, plan);
+  out->shared_bytes = plan.hopper ? wgmma_wgrad_bytes(plan.params.p.patch) : block_bytes(*conv, plan);
   return kOk;
 }
 

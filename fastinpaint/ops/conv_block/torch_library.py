@@ -88,9 +88,9 @@ def run_bwd(
     needs: list[bool],
     needs_weight: bool,
     needs_bias: bool,
-    backend: str,
-    *axes: Any,
+    *options: Any,
 ) -> list[Tensor]:
+    backend, *axes = options
     sources, geometry = unflatten(flat, relus), geometry_of(*axes)
     with no_autocast(weight.device):
         module = choose(backend, sources, weight, geometry)

@@ -1,4 +1,4 @@
-"""`batch_norm`: torch's batch norm, a channel at a time; gradients, running statistics of any kind, registration."""
+"""`batch_norm` equals torch's batch norm: results, gradients, running statistics of any kind, registration."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_gradients_once_and_twice(backend: str) -> None:
     inputs = var, leaf(4), leaf(4)
 
     def run(var: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-        # the node of the graph itself, which some backends do without
+        # test the autograd node itself, which some backends bypass
         call = autograd.Call(var.detach(), None, 0, 1e-2, backend)
         return autograd.BatchNorm.apply(call, var, weight, bias)
 

@@ -1,4 +1,4 @@
-"""Small nets with a batch norm behind a convolution, used in every way that decides whether both are one node."""
+"""Small nets with batch norm after a convolution, used in all ways that affect whether both become one node."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import fastinpaint
 
 
 class Net(nn.Module):
-    """Two convolutions with a batch norm between, and what a step of it must leave alike."""
+    """Two convolutions with a batch norm between, and the results of a step to compare."""
 
     def __init__(self, **options) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Checkpointed(nn.Module):
 
 
 class Kind(NamedTuple):
-    """How a `Net` is used; how many batch norms a step takes with their convolution, and how many apart from it."""
+    """A use of `Net`, with the number of batch norms fused with their convolution and of separate ones."""
 
     joined: int = 1
     apart: int = 0
@@ -90,7 +90,7 @@ def step(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 
 def nets(name: str, backend: str, device: torch.device | str = "cpu") -> tuple[nn.Module, nn.Module, Tensor]:
-    """Plain, ours, and an input."""
+    """The plain net, the accelerated one, and an input."""
     torch.manual_seed(0)
     net = Net(**dict(KINDS[name].options)).to(device)
     net.kind = name
@@ -104,7 +104,7 @@ def nets(name: str, backend: str, device: torch.device | str = "cpu") -> tuple[n
 
 
 def check_step(net: nn.Module, fast: nn.Module, x: Tensor, tolerance: float = 1e-4) -> None:
-    """One training step of both leaves the same."""
+    """One training step of both gives equal results."""
     got, expected = step(fast, x), step(net, x)
     assert got.keys() == expected.keys()
     for key, value in expected.items():

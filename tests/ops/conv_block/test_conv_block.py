@@ -96,7 +96,7 @@ def test_gradients_of_geometries(
     assert gradcheck(call, leaves, fast_mode=True)
 
 
-def test_what_is_not_wanted_has_no_gradient(backend: str) -> None:
+def test_what_needs_no_gradient_has_none(backend: str) -> None:
     x, second, weight = leaf(1, 2, 4, 4), leaf(1, 1, 4, 4), leaf(3, 3, 3, 3)
     y = conv_block([x.detach(), second], weight.detach(), backend=backend)
     y.sum().backward()

@@ -1,4 +1,4 @@
-"""The `library` backend wants a GPU: its own part, run on the CPU around the elementwise functions of the reference."""
+"""The host code of the `library` backend, which needs a GPU, on the CPU with the reference's elementwise functions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_random_cases(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Counted:
-    """Elementwise functions that count the kernels that they stand for: one for each source."""
+    """Elementwise functions that count the kernels they replace, one per source."""
 
     def __init__(self) -> None:
         self.kernels = 0
@@ -55,7 +55,7 @@ class Counted:
 @pytest.mark.filterwarnings("ignore:var_mean:UserWarning")
 @pytest.mark.parametrize("name", step_bytes.PATTERNS)
 def test_a_step_has_the_passes_that_the_table_says(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And no other operator of torch goes over a map."""
+    """No other operator of torch reads or writes a map."""
     pattern, counted = step_bytes.PATTERNS[name], Counted()
     monkeypatch.setattr(library, "_elementwise", lambda x: counted)
     geometry = Geometry((1, 1), (1, 1), (1, 1), (0, 0))
@@ -85,7 +85,7 @@ def test_the_gradient_of_a_bias_widens_no_map(monkeypatch: pytest.MonkeyPatch) -
 
 
 class Widened(TorchDispatchMode):
-    """Notes maps that an operator makes in a wider dtype."""
+    """Records maps that operators create in a wider dtype."""
 
     maps = 0
 

@@ -1,4 +1,4 @@
-"""Launches collected from a step compile in other processes, where the real ones find them."""
+"""Launches collected from a step are compiled in other processes, and real launches find the results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the Triton kernels refuse, and how they keep within a chip: shared memory, 32-bit offsets, pinned options."""
+"""Limits of the Triton kernels: shared memory, 32-bit offsets, pinned options."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_tiles_keep_within_the_chips_shared_memory(monkeypatch, capability, byte
     assert native_cuda.SHARED_LEAST == 99 << 10
 
 
-def test_every_launch_says_whether_multiply_and_add_fuse(monkeypatch) -> None:
+def test_every_launch_states_whether_multiply_and_add_fuse(monkeypatch) -> None:
     """Triton 3.10 changes its default, and results with it."""
     asked: dict[str, object] = {}
     monkeypatch.setattr(
@@ -77,7 +77,7 @@ def test_every_launch_says_whether_multiply_and_add_fuse(monkeypatch) -> None:
 
 
 def test_phases_are_plain_numbers() -> None:
-    """A tensor made on the device while a graph is recorded would lie in the graph's pool."""
+    """A tensor created during the capture of a graph would lie in the graph's memory pool."""
     up = Geometry((2, 2), (1, 1), (1, 1), (0, 0), True)
     gather = problem((1, 8, 4, 4), (1, 8, 8, 8), (4, 4), up).forward()
     table = phase_table(gather.axes)

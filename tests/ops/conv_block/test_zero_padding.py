@@ -1,4 +1,4 @@
-"""Zeros around a convolution's input as its geometry, against zeros that were written."""
+"""Zero padding expressed as geometry equals written zeros."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_random_geometries_equal_written_zeros() -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_frame_in_front_of_a_transposed_convolution(backend: str) -> None:
-    """Four taps in time, stride 1: the frame of zeros is a frame left off at the end."""
+    """Four taps in time, stride 1: a frame of zeros in front crops a frame at the end."""
     geometry = Geometry((1, 2, 2), (2, 1, 1), (1, 1, 1), (0, 0, 0), True)
     found = absorbed(geometry, ((1, 0), (0, 0), (0, 0)))
     assert found == geometry._replace(padding=(1, 1, 1), output_padding=(-1, 0, 0))
@@ -76,7 +76,7 @@ def test_a_frame_in_front_of_a_transposed_convolution(backend: str) -> None:
     ],
     ids=["ends that differ", "before", "behind"],
 )
-def test_what_is_no_geometry_is_said(geometry: Geometry, around: Zeros, sentence: str) -> None:
+def test_padding_that_is_no_geometry_gives_a_reason(geometry: Geometry, around: Zeros, sentence: str) -> None:
     found = absorbed(geometry, around)
     assert isinstance(found, str)
     assert re.search(sentence, found)

@@ -13,13 +13,13 @@ from tools.verify import emulated
 
 @pytest.fixture(autouse=True)
 def _exact_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """float32 means float32 here; tests of tf32 ask for it."""
+    """Disable tf32; its own tests enable it."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def device() -> Iterator[str]:
-    """Where tensors must be for the `cuda` backend."""
+    """The device of tensors for the `cuda` backend."""
     if torch.cuda.is_available() and native.why_not("cuda") is None:
         yield "cuda"
         return
@@ -32,7 +32,7 @@ def device() -> Iterator[str]:
 
 @pytest.fixture
 def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The wgmma path for all that it can compute."""
+    """Use the wgmma path wherever it can run."""
     if (reason := native_cuda.why_not_hopper()) is not None:
         pytest.skip(reason)
     monkeypatch.setenv(native_cuda.HOPPER, "all")

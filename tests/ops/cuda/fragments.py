@@ -1,8 +1,8 @@
-"""Single instructions by the PTX manual's tables, beside what `csrc/cuda_on_cpu/probe_fragments.cu` gets from them.
+"""Compares single instructions in `csrc/cuda_on_cpu/probe_fragments.cu` with the PTX manual's tables.
 
-The tables are written out here a second time, from the manual and not from the emulation: registers of a lane to rows
-and columns of its matrix, with group = lane / 4 and t = lane % 4. Values are whole numbers that every format holds, so
-that results are exact in whatever order they are summed.
+The tables here are written from the manual, independently of the emulation. They map a lane's registers to rows and
+columns of its matrix, with group = lane / 4 and t = lane % 4. Values are integers that every format represents, so
+results are exact in any order of summation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Cases run in a process of their own on a sanitized or plain emulation, with defects planted in its sources."""
+"""Runs cases in a separate process on a sanitized or plain emulation, with defects planted in its sources."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Program(NamedTuple):
         return emulated.run(sanitizer, command, library, variables=self.variables)
 
     def launched(self, sanitizer: str, dtypes: str, cases: Sequence[str], seeds: str) -> set[str]:
-        """The kernels that ran, clean."""
+        """Run the cases without errors; returns the kernels that were launched."""
         done = self.run(sanitizer, dtypes, cases, seeds)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
         return set(done.stdout.splitlines())
 
     def must_find(self, plant: Plant, finder: str, message: str, case: str, dtype: str = "bfloat16") -> None:
-        """The defect stops the case on the `finder` build, which says `message`."""
+        """Check that the defect stops the case on the `finder` build with `message`."""
         done = self.run(finder, dtype, [case], "1", [plant])
         assert done.returncode != 0, f"{plant.new!r} for {plant.old!r} went unnoticed"
         assert message in done.stdout + done.stderr, done.stderr[-3000:]

@@ -1,4 +1,4 @@
-"""Small calls of every CUDA kernel, judged by `fastinpaint.testing.rule`; also run on sanitized libraries:
+"""Small calls of every CUDA kernel, checked by `fastinpaint.testing.rule`. They also run on sanitized libraries:
 
 FI_LIBRARY=... python -m tests.ops.cuda.small_cases --seeds 1,2 bfloat16,tf32 3d "2d forward" ...
 
@@ -153,7 +153,7 @@ def check_activation(dtype: torch.dtype, device: str) -> None:
 
 
 def check_batch_norm(dtype: torch.dtype, device: str) -> None:
-    """Forward with all it can update, and backward, for parameters of this dtype; more channels than threads."""
+    """Forward with all updates, and backward, for parameters of this dtype and more channels than threads."""
     generator = torch.Generator().manual_seed(0)
     mean, var, *parameters = (torch.rand(150, generator=generator) + 0.1 for _ in range(6))
 
@@ -180,7 +180,7 @@ OTHERS = {
 
 
 def run(name: str, dtype: str, device: str) -> None:
-    """One case of `OTHERS` or of `CONVS` in one of `DTYPES`; of the latter "... forward" is half."""
+    """Run one case of `OTHERS` or `CONVS` in one of `DTYPES`. "... forward" runs only a convolution's forward."""
     if name in OTHERS:
         OTHERS[name](DTYPES[dtype], device)
         return

@@ -1,4 +1,4 @@
-"""The elementwise kernels read each input at most once and write each output once, counted byte by byte, emulated."""
+"""The emulated elementwise kernels read each byte of input at most once and write each byte of output once."""
 
 from __future__ import annotations
 

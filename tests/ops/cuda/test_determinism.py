@@ -1,4 +1,4 @@
-"""Two runs give the same bits, of every op: in another schedule of blocks and warps where the kernels are emulated."""
+"""Two runs of every op give the same bits; emulated runs use different schedules of blocks and warps."""
 
 from __future__ import annotations
 

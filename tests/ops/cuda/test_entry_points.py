@@ -1,4 +1,4 @@
-"""The C interface of the CUDA kernels: what it calls of CUDA, its streams, and that a refusal names the op."""
+"""The C interface of the CUDA kernels: its calls of CUDA, its streams, and errors that name the op."""
 
 from __future__ import annotations
 

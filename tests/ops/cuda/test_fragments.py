@@ -46,7 +46,7 @@ PLANTS = {
 
 @pytest.mark.parametrize("name", fragments.CHECKS)
 def test_a_wrong_table_is_found(name: str) -> None:
-    alone = ["m16n8k8 tf32"]  # the others together in one library, of which this one would hide another
+    alone = ["m16n8k8 tf32"]  # the others are in one library, where this plant would hide another one
     planted = alone if name in alone else [other for other in PLANTS if other not in alone]
     library = emulated.build(plants=[PLANTS[plant] for plant in planted], sources=[fragments.SOURCE])
     with pytest.raises(AssertionError, match=re.escape(name.split()[0])):

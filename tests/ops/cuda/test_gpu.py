@@ -1,4 +1,4 @@
-"""What only a GPU can show: graphs, streams, and that its tensor cores have the layout that the emulation has."""
+"""Tests that need a GPU: graphs, streams, and the layout of tensor-core fragments."""
 
 from __future__ import annotations
 

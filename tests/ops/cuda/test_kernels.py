@@ -1,4 +1,4 @@
-"""Every CUDA kernel against float64, by the rule, in every dtype."""
+"""Every CUDA kernel keeps the accuracy rule against float64 in every dtype."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WHOLE = ("stride 2, two sources", "transposed 3d", "4 channels in, 5x5", "3 chan
 @pytest.mark.parametrize("dtype", small_cases.DTYPES)
 @pytest.mark.parametrize("name", WHOLE)
 def test_small_whole_numbers_come_out_exact(name: str, dtype: str, device: str) -> None:
-    """No rounding anywhere, so one value in a wrong lane of a fragment shows; on a GPU these are its own layouts."""
+    """Without rounding, a single value in a wrong lane of a fragment shows. On a GPU this checks its real layouts."""
     conv, kind = small_cases.CONVS[name], small_cases.DTYPES[dtype]
     generator = torch.Generator().manual_seed(0)
 
@@ -55,7 +55,7 @@ def test_small_whole_numbers_come_out_exact(name: str, dtype: str, device: str) 
 
 @pytest.mark.parametrize("name", ["stride 2, two sources", "transposed 3d", "odd channels"])
 def test_weights_may_have_any_strides(name: str, device: str) -> None:
-    """Packed value by value, and not through the panels of contiguous ones; to the same bits."""
+    """They are packed value by value instead of through panels, with equal bits."""
     sources, weight, bias, geometry = small_cases.conv_inputs(small_cases.CONVS[name], torch.bfloat16)
     sources, weight, bias = (small_cases.moved(v, device) for v in (sources, weight, bias))
     strided = weight.movedim(0, -1).contiguous().movedim(-1, 0)
@@ -78,7 +78,7 @@ def test_weights_may_have_any_strides(name: str, device: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["2d", "odd channels"])
 def test_weight_and_bias_may_begin_anywhere(name: str, dtype: torch.dtype, device: str) -> None:
-    """At an address that no vector may be read from, to the same bits."""
+    """At an address unaligned for vectors, with equal bits."""
     sources, weight, bias, geometry = small_cases.conv_inputs(small_cases.CONVS[name], dtype)
     sources, weight, bias = (small_cases.moved(v, device) for v in (sources, weight, bias))
     moved = [torch.cat([t.new_zeros(1), t.flatten()])[1:].view_as(t) for t in (weight, bias)]
@@ -99,7 +99,7 @@ def test_torchs_flags_choose_tf32(older: bool, device: str) -> None:
     for yes in (False, True):
         with warnings.catch_warnings(), tf32.allowed(yes):
             warnings.simplefilter("error")
-            if not older:  # contradicts the older flag, which torch then refuses to read
+            if not older:  # torch refuses to read the older flag when both contradict
                 torch.backends.cudnn.conv.fp32_precision = "ieee" if yes else "tf32"
             y, *_ = cuda.fwd(*there, None, geometry, False)
         errors.append(error(y.cpu(), exact).rms)
@@ -141,7 +141,7 @@ def test_what_cannot_run_is_refused_in_a_sentence(device: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_no_gradient_passes_where_the_activation_is_exactly_zero(dtype: torch.dtype, device: str) -> None:
-    """As torch's relu has it: a channel whose scale and shift are zero, and values on the edge of the others."""
+    """As in torch's relu: a channel with zero scale and shift, and zeros in other channels."""
     x = torch.arange(-4, 4).repeat(2, 8, 5, 2).to(device, dtype)
     scale = torch.tensor([0.0, 1.0] * 4, device=device)
     there = Source(x, torch.zeros_like(scale), scale, torch.zeros_like(scale), relu=True)

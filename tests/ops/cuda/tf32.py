@@ -1,4 +1,4 @@
-"""`conv_block` in tf32 as plain PyTorch has it: float32 throughout, but both factors of every product rounded first.
+"""`conv_block` in tf32 by plain PyTorch: float32 with both factors of every product rounded first.
 
     y = conv(r(a), r(weight)) + bias    da = conv_transposed(r(G), r(weight))    dweight = corr(r(a), r(G))
 
@@ -20,7 +20,7 @@ from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 @contextmanager
 def allowed(yes: bool) -> Iterator[None]:
-    """torch's flag, for a while."""
+    """Set torch's flag temporarily."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = yes
     try:

@@ -1,4 +1,4 @@
-"""What auto takes from measurements: fake kernels, a fake clock, and the real ones where two can run."""
+"""How measurements choose the backend: with fake kernels and a fake clock, and with real kernels where two can run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Clock:
 
 
 class Kernels:
-    """A backend of conv_block that does nothing, slowly."""
+    """A backend of conv_block that does nothing but take fake time."""
 
     def __init__(self, name: str, seconds: float, clock: Clock) -> None:
         self.name, self.seconds, self.clock = name, seconds, clock
@@ -60,7 +60,7 @@ class Kernels:
 
 @pytest.fixture
 def rooms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str, Kernels]]:
-    """The CPU's backends, reference the faster one; a memory of the test's own; asked to measure."""
+    """The CPU's backends with a faster reference, a temporary cache, and measuring enabled."""
     clock = Clock()
     found = {"cpu": Kernels("cpu", 2.0, clock), "reference": Kernels("reference", 1.0, clock)}
     monkeypatch.setattr(registry, "find", lambda op, name: found[name])
@@ -202,7 +202,7 @@ def test_triton_kernels_that_do_not_compile_are_not_measured(
 
 
 class Device:
-    """A GPU's clock: launched work takes its time, replayed work too, and the host's seconds do not count."""
+    """A fake GPU clock: launched and replayed work takes time, the host's seconds do not count."""
 
     def __init__(self, clock: Clock, captures: bool) -> None:
         self.clock, self.captures = clock, captures

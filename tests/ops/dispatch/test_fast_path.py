@@ -1,4 +1,4 @@
-"""The short way to an operator's body: taken where nothing looks, to the same bits."""
+"""The fast path to an operator's body is used unless something observes the dispatcher, with equal bits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.ops.common import BACKENDS, leaf
 
 
 class Seen(TorchDispatchMode):
-    """The operators of this library that go by torch's dispatcher."""
+    """The operators of this library that are called through torch's dispatcher."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,29 +28,29 @@ class Seen(TorchDispatchMode):
 
 
 class Own(Tensor):
-    """A tensor of a class of its own."""
+    """A tensor subclass."""
 
 
-def test_unseen_by_default() -> None:
+def test_the_dispatcher_is_bypassed_by_default() -> None:
     assert can_bypass_dispatcher(torch.zeros(1), None, torch.nn.Parameter(torch.zeros(1)))
     assert not can_bypass_dispatcher(torch.zeros(1), torch.zeros(1).as_subclass(Own))
 
 
 @pytest.mark.parametrize("watch", [Seen, BaseTorchFunctionMode, torch.profiler.profile], ids=lambda kind: kind.__name__)
-def test_seen_by_modes_and_the_profiler(watch) -> None:
+def test_modes_and_the_profiler_see_operators(watch) -> None:
     with watch():
         assert not can_bypass_dispatcher(torch.zeros(1))
     assert can_bypass_dispatcher(torch.zeros(1))
 
 
-def test_seen_by_functorch() -> None:
+def test_functorch_sees_operators() -> None:
     found = []
     torch.func.vmap(lambda x: (found.append(can_bypass_dispatcher(x)), x)[1])(torch.zeros(2))
     assert found == [False]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_both_ways_give_the_same_bits(backend: str) -> None:
+def test_both_paths_give_the_same_bits(backend: str) -> None:
     vectors = [torch.rand(16) for _ in range(3)]
     x, weight, bias = (leaf(*shape, dtype=torch.float32) for shape in ((2, 16, 6, 5), (16, 16, 3, 3), (16,)))
 
@@ -67,8 +67,8 @@ def test_both_ways_give_the_same_bits(backend: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(plain, watched, strict=True))
 
 
-def test_a_lone_frames_result_may_be_changed_in_place() -> None:
-    """A kernel may give a view of what it allocated; autograd must not take it for one of an argument."""
+def test_a_single_frames_result_may_be_changed_in_place() -> None:
+    """A kernel may return a view of its own allocation. Autograd must not treat it as a view of an argument."""
     x, weight = leaf(1, 16, 2, 4, 4, dtype=torch.float32), leaf(8, 16, 1, 3, 3, dtype=torch.float32)
     conv_block(x, weight, padding=(0, 1, 1)).relu_().sum().backward()
     expected = torch.autograd.grad(torch.nn.functional.conv3d(x, weight, padding=(0, 1, 1)).relu().sum(), [x, weight])

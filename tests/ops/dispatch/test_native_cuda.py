@@ -1,4 +1,4 @@
-"""What the CUDA backend says of drivers and of launches that were refused."""
+"""The CUDA backend's errors about drivers and refused launches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which backend runs an op."""
+"""The choice of an op's backend."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def rooms(monkeypatch: pytest.MonkeyPatch) -> dict[str, SimpleNamespace]:
-    """Stand-ins for every backend: all can run, until a test says why not."""
+    """Fakes of every backend. All can run unless a test gives a reason."""
     found = {name: SimpleNamespace(name=name, reason=None) for name in registry.BACKENDS}
     for room in found.values():
         room.why_not = lambda *args, room=room: room.reason

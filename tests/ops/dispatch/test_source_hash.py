@@ -1,4 +1,4 @@
-"""What was compiled or measured is kept while the code is the same, whatever is said about it and wherever it lies."""
+"""Source hashes depend on the code only, not on comments, docstrings, blank space or file locations."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def hash_of(folder: Path, text: str, name: str = "kernels.py") -> str:
         ("x * SCALE", "(x *  SCALE)"),
     ],
 )
-def test_words_blanks_and_places_keep_the_hash(tmp_path: Path, old: str, new: str) -> None:
+def test_comments_blanks_and_locations_keep_the_hash(tmp_path: Path, old: str, new: str) -> None:
     assert CODE.count(old) == 1
     assert hash_of(tmp_path, CODE) == hash_of(tmp_path, CODE.replace(old, new), "elsewhere/fwd.py")
 

@@ -66,7 +66,7 @@ TORCH_ACTS = {
 def in_torch(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, addend: Tensor | None, act: Act, norm: str
 ) -> Tensor:
-    """The layers of torch that it stands for."""
+    """The equivalent layers of torch."""
     z = x
     if norm == "batch":
         z = F.batch_norm(x, None, None, weight, bias, True, 0.1, EPS)
@@ -83,7 +83,7 @@ def in_torch(
 def operands(
     shape: tuple[int, ...], norm: str, addend: bool, dtype: torch.dtype, mean: float = 0.0
 ) -> list[Tensor | None]:
-    """x, weight, bias and addend, away from the kinks of the activations that have some."""
+    """x, weight, bias and addend, away from the activations' kinks."""
     x, extra = torch.randn(shape) * 2 + mean, torch.randn(shape)
     vectors = [None, None] if norm == "none" else [torch.randn(shape[1]), torch.randn(shape[1])]
     return [t if t is None else t.to(dtype) for t in (x, *vectors, extra if addend else None)]

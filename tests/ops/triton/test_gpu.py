@@ -1,4 +1,4 @@
-"""What only a GPU can show: a layer's forward and backward captured in a CUDA graph."""
+"""A test that needs a GPU: a layer's forward and backward captured in a CUDA graph."""
 
 from __future__ import annotations
 

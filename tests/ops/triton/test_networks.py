@@ -34,10 +34,10 @@ def step(model: nn.Module, inputs: list[Tensor], upstream: Tensor) -> dict[str, 
     return {"output": output.detach(), **found, **{n: b for n, b in model.named_buffers() if b.is_floating_point()}}
 
 
-# A layer takes a launch forward and one that finishes its statistics and its batch norm, then a dgrad, a wgrad and one
-# that finishes the sums of both, for two sources as for one. Bare layers have no statistics; wgrad also leaves the sums
-# behind their bias. Nobody asks for the gradient of the video. CombCN's guidance is computed twice: it is not kept.
-# The frame of zeros before 3DCN's transposed layers is written by nobody.
+# With one or two sources, a layer has one launch forward and one that finishes its statistics and batch norm, then a
+# dgrad, a wgrad and one that finishes the sums of both. Layers without batch norm have no statistics; wgrad also sums
+# their bias' gradient. The video needs no gradient. CombCN's guidance is not kept, so it is computed twice. The frame
+# of zeros before 3DCN's transposed layers is never written.
 LAUNCHES = {
     "3dcn": {
         "conv_fwd_kernel": 12, "finish_norm_kernel": 11, "conv_dgrad_kernel": 11, "conv_wgrad_kernel": 12,
@@ -62,7 +62,7 @@ class Copies(TorchDispatchMode):
 
 @pytest.mark.parametrize("name", LAUNCHES)
 def test_one_training_step(name, monkeypatch):
-    """Both networks train as plain PyTorch's do, in so many launches, and a weight is packed once for both passes."""
+    """Both networks train as in plain PyTorch with this number of launches. Weights are packed once for both passes."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     model, inputs = network(name)
     exact_model, plain = copy.deepcopy(model).double(), copy.deepcopy(model)

@@ -1,4 +1,4 @@
-"""The guard finds what it is there to find, and computes bfloat16 as a GPU does."""
+"""The checked interpreter finds invalid accesses and races, and computes bfloat16 as a GPU does."""
 
 from __future__ import annotations
 

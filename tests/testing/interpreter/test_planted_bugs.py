@@ -1,4 +1,4 @@
-"""Bugs planted in the kernels' own source are caught: by the guard, or by the rule that every test applies."""
+"""Bugs planted in the kernels' source are caught by the checked interpreter or by the accuracy rule."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def plant(module: ModuleType, before: str, after: str, folder: Path, monkeypatch
 
 
 @pytest.mark.parametrize("bug", BUGS)
-def test_it_is_caught(bug, tmp_path, monkeypatch):
+def test_a_planted_bug_is_caught(bug, tmp_path, monkeypatch):
     module, before, after, message = BUGS[bug]
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setattr(tiles, "splits", lambda tile, work: 2)

@@ -1,4 +1,4 @@
-"""The Triton kernels compile with no GPU as their page says: no spills, tensor cores, shared memory."""
+"""The Triton kernels compile without a GPU as on their page: no spills, tensor cores, shared memory."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_every_pass_of_every_layer_is_in_the_table(target):
     rows = [row for row in rows_of(documented()) if row["target"] == target]
     for kernel in HEAVY:
         named = {name for row in rows if row["kernel"] == kernel for name in row["layers"].split(", ")}
-        # nobody asks for the gradient of the video
+        # the video needs no gradient
         assert named == {p.name for p in paper_layers() if kernel != "conv_dgrad_kernel" or p.channels != 4}, kernel
     assert any(row["layers"] == "elementwise" for row in rows)
 
@@ -62,12 +62,12 @@ def test_nothing_spills_and_products_are_on_tensor_cores(target):
 
 
 def test_the_table_is_of_these_sources():
-    """Else `python -m tools.inspect.aot --write` makes it again."""
+    """Otherwise run `python -m tools.inspect.aot --write`."""
     assert f"sources {aot.source_digest()}." in documented()
 
 
 def test_a_layer_compiles_as_the_table_says():
-    """In a process of its own, with the variables that the table was made with; cached in build/."""
+    """In a separate process with the environment of the table's run; cached in build/."""
     command = [sys.executable, "-m", "tools.inspect.aot", "--targets", "sm_90", "--layers", "3dcn.1"]
     environment = {**os.environ, "TRITON_CACHE_DIR": str(ROOT / "build" / "triton")}
     environment.pop("TRITON_INTERPRET", None)
@@ -87,7 +87,7 @@ def test_a_layer_compiles_as_the_table_says():
 
 
 def test_layers_that_run_one_kernel_share_a_row(monkeypatch):
-    """And its time is the one compilation's, not the cached ones'."""
+    """Its time is that of the real compilation, not of cached ones."""
     found = {"a": [compiled("x", 2.0), compiled("y", 1.0)], "b": [compiled("x", 0.0)]}
     monkeypatch.setattr(aot, "ProcessPoolExecutor", lambda *_: contextlib.nullcontext(SimpleNamespace(map=map)))
     monkeypatch.setattr(aot, "compile_one", lambda name, target, cache: found[name])
@@ -96,7 +96,7 @@ def test_layers_that_run_one_kernel_share_a_row(monkeypatch):
 
 
 def test_an_interrupted_run_goes_on_where_it_was(monkeypatch, tmp_path):
-    """Jobs that were finished are taken from the file, those of other sources are not, and no half of it is left."""
+    """Finished jobs are read from the file, except for other sources. No temporary file is left."""
     kept, ran, broken = tmp_path / "deep" / "kept.json", [], ["b"]
 
     def compile_one(name, target, cache):
@@ -120,7 +120,7 @@ def test_an_interrupted_run_goes_on_where_it_was(monkeypatch, tmp_path):
 
 
 def test_the_static_model_is_that_of_the_code():
-    """The page's other table is what the script prints today, and its sums are the paper's step."""
+    """The page's table is the script's output, and its sums are those of the paper's step."""
     table = static_model.table()
     assert table in static_model.PAGE.read_text()
     total = table.splitlines()[-1].split("|")

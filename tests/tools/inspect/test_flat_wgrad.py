@@ -1,4 +1,4 @@
-"""The study of a weight's gradient as flat products: right where it is interpreted, fast where its code is read."""
+"""The study of wgrad as flat products: correct when interpreted, and with a high bound by its machine code."""
 
 from __future__ import annotations
 

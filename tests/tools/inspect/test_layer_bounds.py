@@ -1,4 +1,4 @@
-"""The committed bounds: every wide layer is there, no row falls, and what falls is named."""
+"""The committed bounds contain every wide layer, no row falls, and rows that fall are named."""
 
 from __future__ import annotations
 

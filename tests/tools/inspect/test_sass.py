@@ -1,4 +1,4 @@
-"""What nvcc made of the kernels: no spills, two blocks an SM, tensor-core instructions; and the table of the docs."""
+"""The compiled CUDA kernels: no spills, two blocks per SM, tensor-core instructions; and the table in the docs."""
 
 from __future__ import annotations
 

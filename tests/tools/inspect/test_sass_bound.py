@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tools.inspect import rates, sass_bound, sass_text
-from tools.inspect.sass_bound import Paths, Way
+from tools.inspect.sass_bound import Paths, Prefetch
 from tools.nvcc import find_nvcc
 
 PROBES = Path(sass_bound.__file__).parent / "probes"
@@ -86,7 +86,7 @@ def test_the_way_through_a_loop_follows_what_an_iteration_loads() -> None:
     }
     assert count == {0: 6, 1: 8}
     chip = rates.CHIPS["sm_80"]
-    half = sass_bound.loop_cost(main, 4, chip, Paths(ways=(Way(1, 0.5),)))
+    half = sass_bound.loop_cost(main, 4, chip, Paths(prefetches=(Prefetch(1, 0.5),)))
     assert half.tensor == 16  # cycles: two products of 2048 multiply-adds at 256 a cycle and tensor core
     assert half.busy["issue"] == 7
     assert half.busy["shared"] == 0.5 * 4 * 512 / 128

@@ -1,6 +1,6 @@
-"""Run by test_bad_inputs.py: the harness on commands that misbehave on purpose; prints the faults as JSON.
+"""Runs the harness on commands that misbehave on purpose, and prints the faults as JSON. Used by test_bad_inputs.py.
 
-A process of its own, since the harness forks the one that it runs in.
+It is a separate process, because the harness forks its process.
 """
 
 from __future__ import annotations

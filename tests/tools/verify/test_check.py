@@ -28,7 +28,9 @@ from tools.verify import check
         ("tests/ops/cuda/small_cases.py", "tests/ops/cuda"),
         ("tests/conftest.py", None),
         ("tests/ops/test_that_was_deleted.py", None),
-        ("docs/cpu.md", None),
+        ("docs/cpu.md", "tests/docs"),
+        ("fastinpaint/acceleration/search.py", "tests/accelerate"),
+        ("fastinpaint/files.py", None),
     ],
 )
 def test_tests_mirror_sources(path: str, tests: str | None) -> None:
@@ -36,14 +38,21 @@ def test_tests_mirror_sources(path: str, tests: str | None) -> None:
 
 
 def test_a_file_inside_a_selected_folder_is_not_selected_twice() -> None:
-    found = check.selected(["tests/ops/cuda/small_cases.py", "tests/ops/cuda/test_gpu.py", "fastinpaint/files.py"])
+    found = check.selected(["tests/ops/cuda/small_cases.py", "tests/ops/cuda/test_gpu.py", "setup.py"])
     assert found == [check.ALWAYS, "tests/ops/cuda"]
 
 
-def test_triton_is_interpreted_apart() -> None:
-    assert check.is_apart(Path("tests/ops/conv_block/triton/test_taps.py"))
-    assert check.is_apart(Path("tests/testing/interpreter/test_guard.py"))
-    assert not check.is_apart(Path("tests/ops/conv_block/test_library.py"))
+def test_a_module_without_a_mirror_is_tested_by_those_who_import_it() -> None:
+    assert "tests/data/test_crops.py" in check.importers_of("fastinpaint/errors.py")
+    assert "tests/ops/conv_block/cpu/test_thin.py" in check.importers_of("fastinpaint/ops/types.py")
+    assert "tests/data/test_crops.py" not in check.importers_of("fastinpaint/ops/types.py")
+    assert "tests/data/test_crops.py" in check.selected(["fastinpaint/errors.py"])
+
+
+def test_triton_tests_are_interpreted() -> None:
+    assert check.is_interpreted(Path("tests/ops/conv_block/triton/test_taps.py"))
+    assert check.is_interpreted(Path("tests/testing/interpreter/test_guard.py"))
+    assert not check.is_interpreted(Path("tests/ops/conv_block/test_library.py"))
 
 
 def test_time_that_is_over_is_said(capsys: pytest.CaptureFixture[str]) -> None:

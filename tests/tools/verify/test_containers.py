@@ -1,4 +1,4 @@
-"""The quickest kinds of the table in docs/video.md, each as the table has it."""
+"""The fastest kinds of the table in docs/video.md still give the table's results."""
 
 import pytest
 

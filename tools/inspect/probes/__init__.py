@@ -1,1 +1,1 @@
-"""Products of matrices that are known to be fast, to hold `sass_bound` against."""
+"""Matrix products that are known to be fast, to validate `sass_bound`."""

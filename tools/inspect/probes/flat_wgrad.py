@@ -1,13 +1,13 @@
-"""A weight's gradient as flat products of matrices, one for each tap: a study, interpreted, compiled and not used.
+"""wgrad as flat matrix products, one per tap: a study that is interpreted and compiled, but not used.
 
-Of a convolution with stride 1 whose output is as large as its input. The activation and G stand as rows ``[R, C]`` and
-``[R, C_out]``, a position a row, with `gap` zero columns after each row of a frame and `gap` zero rows after each
-frame, gap being the dilation times half the kernel. A tap is then one offset of rows, wherever a position lies:
+It is for stride 1 and equal input and output size. The activation and G are rows ``[R, C]`` and ``[R, C_out]``, one per
+position, with `gap` zero columns after each row of a frame and `gap` zero rows after each frame, where gap is the
+dilation times half the kernel. A tap is then a constant offset of rows:
 
     dW[tap, c, o] = sum_r a[r + offset(tap), c] G[r, o]        offset = (k_h - K / 2) d (W + gap) + (k_w - K / 2) d
 
-What would leave the frame lands in a gap; what would leave the first row or the last is filled with zeros by the copy
-engine. The loop holds two copies and a product: no mask, no division, no prologue.
+Positions outside the frame fall into a gap. Rows before the first or after the last are filled with zeros by the copy
+engine. The loop has two copies and a product, without masks, divisions or a prologue.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ def flat_wgrad_kernel(
     a, g, partial, rows, channels, out_channels, pitch, dilation, splits,
     TAPS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """A split's share of a block of one tap of dW.
+    """One split of a block of one tap of dW.
 
-    saved: a ``[R, C]``. gradient in: g ``[R, C_out]``, rows `pitch` positions apart in height. gradient out: partial
-    ``[splits, TAPS * TAPS, C, C_out]`` float32, written whole.
+    Saved: a ``[R, C]``. Gradient in: g ``[R, C_out]``; rows of a frame are `pitch` positions apart. Gradient out, all
+        of
+    it written: partial ``[splits, TAPS * TAPS, C, C_out]`` float32.
     """
     m_blocks, n_blocks = tl.cdiv(channels, BLOCK_M), tl.cdiv(out_channels, BLOCK_N)
     i_p = tl.program_id(0)
@@ -53,7 +54,7 @@ def flat_wgrad_kernel(
 
 
 def flat(x: Tensor, gap: int) -> Tensor:
-    """A map ``[N, C, H, W]`` as rows ``[N * (H + gap) * (W + gap), C]``, zeros in the gaps."""
+    """A map ``[N, C, H, W]`` as rows ``[N * (H + gap) * (W + gap), C]``, with zeros in the gaps."""
     padded = torch.nn.functional.pad(x, (0, gap, 0, gap))
     return padded.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).contiguous()
 

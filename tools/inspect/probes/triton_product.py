@@ -1,4 +1,4 @@
-"""A product of matrices in Triton, as its tutorials write it: by pointers, and by tensor descriptors."""
+"""A matrix product in Triton as in its tutorials: by pointers, and by tensor descriptors."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-# Of a block, by architecture: the largest that the tutorials try and whose stages fit the chip's shared memory.
+# The block by architecture: the tutorials' largest whose stages fit the chip's shared memory.
 TILES = {"sm_90": (128, 256, 64), "sm_80": (128, 256, 32), "sm_89": (128, 128, 32)}
 WARPS, STAGES = 8, 3
 
 
 @triton.jit
 def product_by_pointers(a, b, out, m, n, k, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
-    """out = a b, bfloat16, ``[m, k]`` by ``[k, n]``, all rows contiguous; sizes are multiples of the blocks."""
+    """out = a b in bfloat16, ``[m, k]`` by ``[k, n]``, with contiguous rows. Sizes are multiples of the blocks."""
     o_m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     o_n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     o_k = tl.arange(0, BLOCK_K)
@@ -30,7 +30,7 @@ def product_by_pointers(a, b, out, m, n, k, BLOCK_M: tl.constexpr, BLOCK_N: tl.c
 
 @triton.jit
 def product_by_descriptors(a, b, out, m, n, k, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
-    """The same; the copy engine brings the tiles."""
+    """The same, with tiles loaded by the copy engine."""
     of_a = tl.make_tensor_descriptor(a, [m, k], [k, 1], [BLOCK_M, BLOCK_K])
     of_b = tl.make_tensor_descriptor(b, [k, n], [n, 1], [BLOCK_K, BLOCK_N])
     of_out = tl.make_tensor_descriptor(out, [m, n], [n, 1], [BLOCK_M, BLOCK_N])
@@ -42,7 +42,7 @@ def product_by_descriptors(a, b, out, m, n, k, BLOCK_M: tl.constexpr, BLOCK_N: t
 
 
 def compiled(kernel: triton.JITFunction, arch: str) -> bytes:
-    """The cubin of one of them for an architecture, as sm_90."""
+    """The cubin of a kernel for an architecture such as sm_90."""
     m, n, k = TILES[arch]
     signature = {**dict.fromkeys(("a", "b", "out"), "*bf16"), **dict.fromkeys(("m", "n", "k"), "i32")}
     signature |= dict.fromkeys(("BLOCK_M", "BLOCK_N", "BLOCK_K"), "constexpr")

@@ -27,7 +27,10 @@ class Bases:
         return str(self.material / name)
 
     def argv(self, command: str, **changed: str) -> tuple[str, ...]:
-        """The good command line with a path of it changed: source, weights, data, mask, out, config."""
+        """The good command line with a path of it changed: source, weights, data, mask, out, config, video.
+
+        `evaluate` reads a data set, or the clip where ``video`` names one.
+        """
         place = {
             "source": self.at(material.CLIPS if command == "prepare" else material.CLIP),
             "weights": self.at(material.WEIGHTS),
@@ -37,10 +40,13 @@ class Bases:
         }
         hole = ("--mask", place["mask"]) if "mask" in place else ("--box", "8,8,8,8")
         few = ("--strategy", "2dcn", "--steps", "1", "--device", "cpu", *TINY)
+        measured: tuple[str, ...] = (place["weights"], "--data", place["data"])
+        if "video" in place:
+            measured = ("--video", place["video"], *SIZES)
         return {
             "prepare": (place["source"], "--out", place["out"], *SIZES),
             "train": (place["data"], "--out", place["out"], *few),
-            "evaluate": (place["weights"], "--data", place["data"], "--limit", "1", "--device", "cpu", "--no-rivals"),
+            "evaluate": (*measured, "--limit", "1", "--device", "cpu", "--no-rivals"),
             "inpaint": (place["source"], "-o", place["out"], "-w", place["weights"], *hole, "--device", "cpu"),
             "demo": ("--out", place["out"]),
             "bench": ("--frames", "1", "--size", "16", "--seconds", "0.1", "--contenders", "eager", *TINY),
@@ -56,4 +62,6 @@ class Bases:
         """The command lines as they are, all but the demo's, which takes minutes."""
         names = ("prepare", "train", "evaluate", "inpaint", "bench", "tune", "info")
         cache = {"FASTINPAINT_CACHE": "cache"}
-        return [Call("good", name, self.argv(name), DONE, env=cache) for name in names]
+        clip = self.argv("evaluate", video=self.at(material.CLIP))
+        lines = [(name, self.argv(name)) for name in names] + [("evaluate", clip)]
+        return [Call("good", name, argv, DONE, env=cache) for name, argv in lines]

@@ -104,10 +104,15 @@ def calls(bases: Bases) -> Iterator[Call]:
         expects = SURVIVES if name in ("rate.y4m", "still.y4m", "frames.mp4", "long.mkv") else REFUSED
         yield Call("video: absurd size", "inpaint", bases.argv("inpaint", source=name), expects, setup(name))
         yield Call("video: absurd size", "prepare", bases.argv("prepare", source=name), expects, setup(name))
+        yield Call("video: absurd size", "evaluate", bases.argv("evaluate", video=name), expects, setup(name))
+    year = _kept(lambda: _long_matroska((bases.material / material.MATROSKA).read_bytes(), 3e10))
+    argv = (*bases.argv("evaluate", video="year.mkv"), "--frames", "1000000000", "--size", "4096")
+    yield Call("memory: sizes that cannot fit", "evaluate", argv, REFUSED, year("year.mkv"))
     crowd = bases.at(material.CROWD)
     for place in ("source", "mask"):
         yield Call("folder of 100,000 files", "inpaint", bases.argv("inpaint", **{place: crowd}))
     yield Call("folder of 100,000 files", "prepare", bases.argv("prepare", source=crowd))
+    yield Call("folder of 100,000 files", "evaluate", bases.argv("evaluate", video=crowd))
     yield from _weights(bases)
     yield from _indices(bases)
 
@@ -147,10 +152,10 @@ def _renamed_sizes(data: bytes) -> bytes:
     return data[:place] + struct.pack(">I", 2_000_000_000) + data[place + 4 :]
 
 
-def _long_matroska(data: bytes) -> bytes:
-    """A Matroska file that states a length of about ten to the thirtieth."""
+def _long_matroska(data: bytes, milliseconds: float = 1e30) -> bytes:
+    """A Matroska file that states that length."""
     place = data.index(b"\x44\x89\x88") + 3
-    return data[:place] + struct.pack(">d", 1e30) + data[place + 8 :]
+    return data[:place] + struct.pack(">d", milliseconds) + data[place + 8 :]
 
 
 def _weights(bases: Bases) -> Iterator[Call]:

@@ -58,6 +58,7 @@ READ_AS: dict[tuple[str, str], tuple[str, ...]] = {
     ("inpaint", "mask"): (material.MASK, material.MASK_CLIP),
     ("inpaint", "weights"): (material.WEIGHTS, material.TWODCN),
     ("evaluate", "weights"): (material.WEIGHTS,),
+    ("evaluate", "video"): (material.CLIP, material.GIF),
     ("prepare", "source"): (material.CLIP, material.GIF, material.MATROSKA),
     ("train", "config"): (material.CONFIG,),
 }
@@ -101,7 +102,7 @@ def _of_file(bases: Bases, command: str, place: str, name: str, repeats: int, se
         if place == "config" and how == "noise":
             expects = REFUSED
         setup = _of_one(bases.material / name, target, how, f"{seed} {name} {number}")
-        kind = {"source": "video", "config": "config", "mask": "mask", "weights": "weights"}[place]
+        kind = {"source": "video", "video": "video", "config": "config", "mask": "mask", "weights": "weights"}[place]
         if name in material.PICTURES:
             kind = "picture"
         yield Call(f"{kind}: {how}", command, bases.argv(command, **{place: target}), expects, setup)

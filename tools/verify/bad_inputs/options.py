@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, get_type_hints
 
-from tools.verify.bad_inputs import values
+from tools.verify.bad_inputs import material, values
 from tools.verify.bad_inputs.bases import Bases
 from tools.verify.bad_inputs.calls import REFUSED, SURVIVES, Call
 
@@ -78,6 +78,11 @@ def _of_the_line(bases: Bases, command: str) -> Iterator[Call]:
     if command == "inpaint":
         yield Call("line: options that exclude each other", command, (*good, "--fp16", "--bf16"))
         yield Call("line: numbers that do not fit each other", command, (*good, "--frames", "4", "--overlap", "4"))
+    if command == "evaluate":
+        clip = bases.at(material.CLIP)
+        yield Call("line: options that exclude each other", command, (*good, "--video", clip))
+        yield Call("line: options that need each other", command, ("--data", bases.at(material.DATA)))
+        yield Call("line: options that need each other", command, (bases.at(material.WEIGHTS), "--frames", "4"))
     if command == "prepare":
         yield Call("line: options that need each other", command, (*good, "--crop", "box"))
         yield Call("line: options that need each other", command, (*good, "--box", "0,0,8,8"))

@@ -14,7 +14,7 @@ from tools.verify.bad_inputs.calls import REFUSED, SURVIVES, Call, Setup
 PLACES = {
     "prepare": ("source", "out"),
     "train": ("data", "out", "config"),
-    "evaluate": ("weights", "data"),
+    "evaluate": ("weights", "data", "video"),
     "inpaint": ("source", "mask", "weights", "out"),
     "demo": ("out",),
 }
@@ -83,6 +83,7 @@ def _names(bases: Bases) -> Iterator[Call]:
             ("inpaint", "mask", material.MASK),
             ("inpaint", "weights", material.WEIGHTS),
             ("evaluate", "weights", material.WEIGHTS),
+            ("evaluate", "video", material.CLIP),
             ("prepare", "source", material.CLIPS),
             ("train", "data", material.DATA),
         ):

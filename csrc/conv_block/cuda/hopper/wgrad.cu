@@ -4,8 +4,8 @@
 namespace fi {
 
 template <class T>
-static int launch_turned(const WgradParams& params, int grid_x, void* stream) {
-  int bytes = turned_bytes(params.p.patch);
+static int launch_wgmma_wgrad(const WgradParams& params, int grid_x, void* stream) {
+  int bytes = wgmma_wgrad_bytes(params.p.patch);
   if (int status = allow_shared(hopper_wgrad_kernel<T>, bytes)) return status;
   dim3 grid(grid_x, params.splits);
   FI_LAUNCH(hopper_wgrad_kernel<T>, grid, kWgmmaWgradThreads, bytes, stream, params, bytes);
@@ -17,6 +17,6 @@ static int launch_turned(const WgradParams& params, int grid_x, void* stream) {
 using namespace fi;
 
 FI_EXPORT int fi_hopper_wgrad_launch(int dtype, const WgradParams* params, int grid_x, void* stream) {
-  return dtype == kBFloat16 ? launch_turned<__nv_bfloat16>(*params, grid_x, stream)
-                            : launch_turned<__half>(*params, grid_x, stream);
+  return dtype == kBFloat16 ? launch_wgmma_wgrad<__nv_bfloat16>(*params, grid_x, stream)
+                            : launch_wgmma_wgrad<__half>(*params, grid_x, stream);
 }

@@ -20,7 +20,7 @@ namespace fi {
 
 constexpr int kFirstTaps = (kWgmmaWgradTaps + 1) / 2;  // taps of the first warpgroup
 
-using TurnedSums = float[kFirstTaps][kWgmmaWgradChannels / 8][4];
+using TapSums = float[kFirstTaps][kWgmmaWgradChannels / 8][4];
 
 // The place of eight channels of a position: unit i of a 128-byte row is at i ^ position % 8, so that adjacent
 // positions are in different banks.
@@ -31,15 +31,15 @@ __device__ __forceinline__ int swizzled(int position, int group) {
 // acc[i] += P^T Q of the warpgroup's tap i over 16 positions. position, group: the lane's place in the patch, for
 // ldmatrix.
 template <class T, int taps>
-__device__ __forceinline__ void multiply_turned(TurnedSums& acc, const T* patch, int position, int group,
-                                                const int* offsets, uint64_t b) {
+__device__ __forceinline__ void multiply_taps(TapSums& acc, const T* patch, int position, int group, const int* offsets,
+                                              uint64_t b) {
   uint32_t a[2][4];  // two taps: one is loaded while the tensor cores read the other
 #pragma unroll
   for (int i = 0; i < taps; ++i) {
     if (i >= 2) wgmma_wait<1>();
     ldmatrix_x4<true>(a[i % 2], patch + swizzled(position + offsets[i], group));
     wgmma_fence();
-    wgmma_turned_m64n64k16<T>(acc[i], a[i % 2], b);
+    wgmma_transposed_b_m64n64k16<T>(acc[i], a[i % 2], b);
     wgmma_commit();
   }
   wgmma_wait<0>();
@@ -50,7 +50,7 @@ __device__ __forceinline__ void multiply_turned(TurnedSums& acc, const T* patch,
 // Like BoxLoader of the other kernels, but with whole vectors only and one set of registers for P's box and then Q's,
 // because the sums leave no more registers.
 template <class T>
-struct TurnedLoader {
+struct AlternatingLoader {
   static constexpr int kGroups = kWgmmaWgradChannels / kVector;
 
   Slice<T> slice;
@@ -111,8 +111,8 @@ struct TurnedLoader {
   }
 };
 
-__device__ __forceinline__ void store_turned_partial(const WgradParams& w, const TapBlock& block, const Part& rows,
-                                                     const Part& columns, const TurnedSums& acc) {
+__device__ __forceinline__ void store_wgmma_partial(const WgradParams& w, const TapBlock& block, const Part& rows,
+                                                    const Part& columns, const TapSums& acc) {
   int group = threadIdx.x % 32 / 4, t = threadIdx.x % 4, first = threadIdx.x / 128 * kFirstTaps;
   int row = rows.channel + threadIdx.x / 32 % 4 * 16 + t % 2 * 8 + group;
 #pragma unroll
@@ -138,8 +138,8 @@ __global__ void __launch_bounds__(kWgmmaWgradThreads, 1)
   const GatherParams& p = w.p;
   arena.at += -shared_address(arena.at) & 1023;
   T* q_tiles = arena.take<T>(2 * kWgmmaWgradTile);
-  T* first_patch = arena.take<T>(turned_patch_elements(p.patch));
-  T* second_patch = arena.take<T>(turned_patch_elements(p.patch));
+  T* first_patch = arena.take<T>(wgmma_wgrad_patch_elements(p.patch));
+  T* second_patch = arena.take<T>(wgmma_wgrad_patch_elements(p.patch));
   int* offsets = arena.take<int>(kWgmmaWgradTaps);  // of the taps in the patch, in positions
 
   int column_tiles = w.q_tiles[0] + w.q_tiles[1], rows_index = blockIdx.x / column_tiles;
@@ -158,7 +158,7 @@ __global__ void __launch_bounds__(kWgmmaWgradThreads, 1)
   };
   int next = find_live(blockIdx.y * w.tiles_each);
 
-  using Loader = TurnedLoader<T>;
+  using Loader = AlternatingLoader<T>;
   int p_slices = Loader::slices(p.patch), slices = p_slices + Loader::slices(w.q_box);
   Loader loader;
   auto load = [&](int slice) {  // of the tile `next`
@@ -187,7 +187,7 @@ __global__ void __launch_bounds__(kWgmmaWgradThreads, 1)
   };
 
   int lane = threadIdx.x % 32, group = threadIdx.x / 32 % 4 * 2 + lane / 8 % 2;
-  TurnedSums acc = {};
+  TapSums acc = {};
   if (next < end) {
     for (int slice = 0; slice < slices; ++slice) {
       load(slice);
@@ -208,9 +208,9 @@ __global__ void __launch_bounds__(kWgmmaWgradThreads, 1)
       if (loads) load(slice);
       int position = box_position(p.patch, p.tile_bits, k * 16 + lane / 16 * 8 + lane % 8);
       if (threadIdx.x < 128)
-        multiply_turned<T, kFirstTaps>(acc, patch, position, group, offsets, b);
+        multiply_taps<T, kFirstTaps>(acc, patch, position, group, offsets, b);
       else
-        multiply_turned<T, kWgmmaWgradTaps - kFirstTaps>(acc, patch, position, group, offsets + kFirstTaps, b);
+        multiply_taps<T, kWgmmaWgradTaps - kFirstTaps>(acc, patch, position, group, offsets + kFirstTaps, b);
       loader.keep();
       if (loads) store(slice++, next_patch, next_q);
     }
@@ -220,7 +220,7 @@ __global__ void __launch_bounds__(kWgmmaWgradThreads, 1)
     }
     fence_proxy_async();
   }
-  store_turned_partial(w, block, rows, columns, acc);
+  store_wgmma_partial(w, block, rows, columns, acc);
 }
 
 }  // namespace fi

@@ -15,12 +15,12 @@ constexpr int kWgmmaWgradLimit = 227 << 10;                       // bytes of sh
 constexpr int kWgmmaWgradBlocks = 132;                            // SMs of an H200
 constexpr int kWgmmaWgradWider = 256, kWgmmaWgradNarrower = 128;  // least channels of the wider and narrower side
 
-__host__ __device__ inline int turned_patch_elements(const PatchShape& patch) {
+__host__ __device__ inline int wgmma_wgrad_patch_elements(const PatchShape& patch) {
   return patch.rows * patch.columns * kWgmmaWgradChannels;
 }
 
-inline int turned_bytes(const PatchShape& patch) {
-  return 1024 + shared_part(2 * kWgmmaWgradTile * 2) + 2 * shared_part(turned_patch_elements(patch) * 2) +
+inline int wgmma_wgrad_bytes(const PatchShape& patch) {
+  return 1024 + shared_part(2 * kWgmmaWgradTile * 2) + 2 * shared_part(wgmma_wgrad_patch_elements(patch) * 2) +
          shared_part(kWgmmaWgradTaps * int(sizeof(int)));
 }
 
@@ -33,7 +33,7 @@ FI_EXPORT __attribute__((weak)) int fi_hopper_wgrad_launch(int dtype, const fi::
 namespace fi {
 
 // Whether the layer can use this path (whole, aligned vectors) and should be faster. The plan must also fit.
-inline bool turned_takes(const Conv& conv) {
+inline bool wgmma_wgrad_applies(const Conv& conv) {
   if (!conv.hopper || !fi_hopper_wgrad_launch || size_of(conv.dtype) != 2) return false;
   bool whole = vectors_aligned(conv.gradient);
   for (int i = 0; i < conv.sources; ++i) whole = whole && vectors_aligned(conv.source[i]);
@@ -42,8 +42,8 @@ inline bool turned_takes(const Conv& conv) {
          (conv.hopper == 2 || (std::max(in, out) >= kWgmmaWgradWider && std::min(in, out) >= kWgmmaWgradNarrower));
 }
 
-inline bool turned_fits(const Conv& conv, const WgradParams& w) {
-  return turned_bytes(w.p.patch) <= kWgmmaWgradLimit &&
+inline bool wgmma_wgrad_fits(const Conv& conv, const WgradParams& w) {
+  return wgmma_wgrad_bytes(w.p.patch) <= kWgmmaWgradLimit &&
          (conv.hopper == 2 || w.p.taps.taps >= kWgmmaWgradFewest * w.blocks);
 }
 

@@ -24,7 +24,7 @@ constexpr int patch_elements(const PatchShape& patch) {
 // Shared memory of the main loop besides its two patches: weights and lists.
 template <class T>
 constexpr int gather_rest_bytes(int columns) {
-  return shared_part(kRing * kChunk * turned_pitch<T>(columns) * int(sizeof(T))) +
+  return shared_part(kRing * kChunk * b_pitch<T>(columns) * int(sizeof(T))) +
          2 * shared_part(kMaxTaps * int(sizeof(int2))) + shared_part(kThreads / 32 * int(sizeof(int)));
 }
 
@@ -65,9 +65,9 @@ __device__ __forceinline__ void fetch_weights(const GatherParams& p, int row, in
   bool exists = first_column + n < p.n_padded;
   const T* from = static_cast<const T*>(p.weight) + (exists ? size_t(row + k) * p.n_padded + first_column + n : 0);
   size_t further = exists ? size_t(kRows) * p.n_padded : 0;
-  T* to = stage + k * turned_pitch<T>(BN) + n;
+  T* to = stage + k * b_pitch<T>(BN) + n;
 #pragma unroll kCopiesAhead
-  for (int first = 0; first < kChunk; first += kRows, from += further, to += kRows * turned_pitch<T>(BN))
+  for (int first = 0; first < kChunk; first += kRows, from += further, to += kRows * b_pitch<T>(BN))
     if (kRows <= kChunk || k < kChunk) cp_async16(to, from, exists);
 }
 
@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(kThreads, 2) gather_kernel(const __grid_consta
   int elements = patch_elements<T>(p.patch);
   T* first_patch = arena.take<T>(elements);
   T* second_patch = arena.take<T>(elements);
-  T* ring = arena.take<T>(kRing * kChunk * turned_pitch<T>(BN));
+  T* ring = arena.take<T>(kRing * kChunk * b_pitch<T>(BN));
   int2* live = arena.take<int2>(kMaxTaps);
   int2* starts = arena.take<int2>(kMaxTaps);
   int* counts = arena.take<int>(kThreads / 32);
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kThreads, 2) gather_kernel(const __grid_consta
     if (weight_chunk < chunks && taps > 0) {
       int tap = p.taps.tap[live[weight_tap].y].index;
       fetch_weights<T, BN>(p, tap * p.k_padded + weight_chunk * kChunk, first_column,
-                           ring + weight_stage * kChunk * turned_pitch<T>(BN));
+                           ring + weight_stage * kChunk * b_pitch<T>(BN));
       if (++weight_tap == taps) weight_tap = 0, ++weight_chunk;
       if (++weight_stage == kRing) weight_stage = 0;
     }
@@ -152,7 +152,7 @@ __global__ void __launch_bounds__(kThreads, 2) gather_kernel(const __grid_consta
       bool loads = more && slice < loader.slices();
       if (loads) loader.load(slice, loading);
       int offset = live[l].x * pitch<T>(kChunk);
-      multiply_tile<T, BN>(acc, current + offset, ring + stage * kChunk * turned_pitch<T>(BN), rows,
+      multiply_tile<T, BN>(acc, current + offset, ring + stage * kChunk * b_pitch<T>(BN), rows,
                            [](int k8) { return k8 * 8; });
       if (++stage == kRing) stage = 0;
       if (loads) loader.store(slice++, loading, next);

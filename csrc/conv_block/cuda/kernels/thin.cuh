@@ -23,7 +23,7 @@ constexpr int halo_elements(const GatherParams& p) {
 template <class T, int BN>
 int thin_bytes(const GatherParams& p) {
   int loop = shared_part(halo_elements<T>(p) * int(sizeof(T))) +
-             shared_part(kRing * kChunk * turned_pitch<T>(BN) * int(sizeof(T))) +
+             shared_part(kRing * kChunk * b_pitch<T>(BN) * int(sizeof(T))) +
              shared_part(p.k_padded / kVector * int(sizeof(int)));
   return std::max(loop, epilogue_bytes(BN));
 }
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(kThreads, 2) thin_kernel(const __grid_constant
   FI_DYNAMIC_SHARED(memory);
   SharedArena arena(memory, shared_bytes);
   T* halo = arena.take<T>(halo_elements<T>(p));
-  T* ring = arena.take<T>(kRing * kChunk * turned_pitch<T>(BN));
+  T* ring = arena.take<T>(kRing * kChunk * b_pitch<T>(BN));
   int* entries = arena.take<int>(p.k_padded / kVector);
   Tile tile = find_tile(p);
   SegmentTile place = find_segment<BN>(p);
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kThreads, 2) thin_kernel(const __grid_constant
 
   auto fetch = [&](int step) {
     if (step < steps)
-      fetch_weights<T, BN>(p, step * kChunk, first_column, ring + step % kRing * kChunk * turned_pitch<T>(BN));
+      fetch_weights<T, BN>(p, step * kChunk, first_column, ring + step % kRing * kChunk * b_pitch<T>(BN));
     cp_async_commit();
   };
   LaneRows<T, BN> rows;
@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(kThreads, 2) thin_kernel(const __grid_constant
     cp_async_wait<1>();
     __syncthreads();  // this step's weights (and the halo) are complete; the previous step's are free
     fetch(step + 2);
-    multiply_tile<T, BN>(acc, halo, ring + step % kRing * kChunk * turned_pitch<T>(BN), rows,
+    multiply_tile<T, BN>(acc, halo, ring + step % kRing * kChunk * b_pitch<T>(BN), rows,
                          [&](int k8) { return entries[step * (kChunk / kVector) + k8] * kVector; });
   }
   cp_async_wait<0>();

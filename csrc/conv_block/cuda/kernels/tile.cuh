@@ -19,7 +19,7 @@ constexpr int pitch(int columns) {
 // The same for rows of columns (B). ldmatrix.trans supports 16-bit values only. tf32 is read value by value, four rows
 // of eight adjacent values at once, which 32 bytes of padding put into different banks.
 template <class T>
-constexpr int turned_pitch(int columns) {
+constexpr int b_pitch(int columns) {
   return std::is_same<T, Tf32>::value ? columns + 8 : pitch<T>(columns);
 }
 
@@ -62,8 +62,8 @@ __device__ __forceinline__ void add_tiles(float (&to)[M][N][4], const float (&fr
       for (int i = 0; i < 4; ++i) to[m][n][i] += from[m][n][i];
 }
 
-// Loads the tf32 fragment of eight rows (k) and eight columns from `from`; rows are turned_pitch apart.
-__device__ __forceinline__ void load_turned(uint32_t (&b)[2], const Tf32* from, int pitch) {
+// Loads the tf32 fragment of eight rows (k) and eight columns from `from`; rows are b_pitch apart.
+__device__ __forceinline__ void load_b_tf32(uint32_t (&b)[2], const Tf32* from, int pitch) {
   int group = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
   b[0] = from[t * pitch + group].bits;
   b[1] = from[(t + 4) * pitch + group].bits;
@@ -88,7 +88,7 @@ struct LaneRows {
   }
 };
 
-// acc += A B, where A is 128 x 32 and B is 32 x BN at `weights` with rows turned_pitch<T>(BN) apart.
+// acc += A B, where A is 128 x 32 and B is 32 x BN at `weights` with rows b_pitch<T>(BN) apart.
 //   rows: A's row offsets in `patch`     column_of(k8): offset of its columns 8 k8 ... 8 k8 + 7
 template <class T, int BN, class C>
 __device__ __forceinline__ void multiply_tile(Accumulators<BN>& acc, const T* patch, const T* weights,
@@ -102,12 +102,11 @@ __device__ __forceinline__ void multiply_tile(Accumulators<BN>& acc, const T* pa
       uint32_t a[W::kM][4];
       int column = column_of(2 * kk + lane / 16);
 #pragma unroll
-      for (int m = 0; m < W::kM; ++m)
-        ldmatrix_x4<false>(a[m], patch + rows.at[m][0] + column);
+      for (int m = 0; m < W::kM; ++m) ldmatrix_x4<false>(a[m], patch + rows.at[m][0] + column);
 #pragma unroll
       for (int n = 0; n < W::kN; n += 2) {
         uint32_t b[4];
-        ldmatrix_x4<true>(b, b_base + (kk * 16 + lane % 16) * turned_pitch<T>(BN) + n * 8 + lane / 16 * 8);
+        ldmatrix_x4<true>(b, b_base + (kk * 16 + lane % 16) * b_pitch<T>(BN) + n * 8 + lane / 16 * 8);
         uint32_t left[2] = {b[0], b[1]}, right[2] = {b[2], b[3]};
 #pragma unroll
         for (int m = 0; m < W::kM; ++m) {
@@ -122,12 +121,11 @@ __device__ __forceinline__ void multiply_tile(Accumulators<BN>& acc, const T* pa
       uint32_t a[W::kM][4];  // 16 bytes of a row are four values; ldmatrix gives one to each lane
       int column = column_of(k8) + lane / 16 * 4;
 #pragma unroll
-      for (int m = 0; m < W::kM; ++m)
-        ldmatrix_x4<false>(a[m], patch + rows.at[m][0] + column);
+      for (int m = 0; m < W::kM; ++m) ldmatrix_x4<false>(a[m], patch + rows.at[m][0] + column);
 #pragma unroll
       for (int n = 0; n < W::kN; ++n) {
         uint32_t b[2];
-        load_turned(b, b_base + k8 * 8 * turned_pitch<T>(BN) + n * 8, turned_pitch<T>(BN));
+        load_b_tf32(b, b_base + k8 * 8 * b_pitch<T>(BN) + n * 8, b_pitch<T>(BN));
 #pragma unroll
         for (int m = 0; m < W::kM; ++m) mma_m16n8k8(acc[m][n], a[m], b);
       }
@@ -144,11 +142,10 @@ __device__ __forceinline__ void multiply_tile(Accumulators<BN>& acc, const T* pa
 #pragma unroll
         for (int m = 0; m < W::kM; ++m)
 #pragma unroll
-          for (int half = 0; half < 2; ++half)
-            a[m][half] = patch[rows.at[m][half] + column + k];
+          for (int half = 0; half < 2; ++half) a[m][half] = patch[rows.at[m][half] + column + k];
 #pragma unroll
         for (int n = 0; n < W::kN; ++n) {
-          float2 b = *reinterpret_cast<const float2*>(b_base + (k8 * 8 + k) * turned_pitch<T>(BN) + n * 8 + 2 * t);
+          float2 b = *reinterpret_cast<const float2*>(b_base + (k8 * 8 + k) * b_pitch<T>(BN) + n * 8 + 2 * t);
 #pragma unroll
           for (int m = 0; m < W::kM; ++m) fma_tile(step[m][n], a[m], b);
         }

@@ -83,14 +83,14 @@ __device__ inline unsigned live_taps(const GatherParams& p, const Tile& tile, co
 // Elements between adjacent positions of P's patch.
 template <class T, bool thin>
 constexpr int patch_pitch() {
-  return thin ? kVector : turned_pitch<T>(kChunk);
+  return thin ? kVector : b_pitch<T>(kChunk);
 }
 
 // Shared memory of one group.
 template <class T, int BN, bool thin>
 int wgrad_bytes(const GatherParams& p) {
   int patch = p.patch.rows * p.patch.columns * patch_pitch<T, thin>() * int(sizeof(T));
-  return 2 * shared_part(patch) + 2 * shared_part(kTileRows * turned_pitch<T>(BN) * int(sizeof(T))) +
+  return 2 * shared_part(patch) + 2 * shared_part(kTileRows * b_pitch<T>(BN) * int(sizeof(T))) +
          shared_part(kMostSlots * int(sizeof(int)));
 }
 
@@ -138,7 +138,7 @@ __device__ __forceinline__ void multiply_positions(WgradSums<kM, BN>& acc, const
     uint32_t b[BN / 32][4];
 #pragma unroll
     for (int n = 0; n < BN / 32; ++n)
-      ldmatrix_x4<true>(b[n], q_base + (k + lane % 16) * turned_pitch<T>(BN) + n * 16 + lane / 16 * 8);
+      ldmatrix_x4<true>(b[n], q_base + (k + lane % 16) * b_pitch<T>(BN) + n * 16 + lane / 16 * 8);
 #pragma unroll
     for (int m = 0; m < kM; ++m) {
       if (!(live >> m & 1)) continue;
@@ -158,8 +158,7 @@ __device__ __forceinline__ void multiply_positions(WgradSums<kM, BN>& acc, const
       const T *near = patch + row_of(k8 + t) + group, *far = patch + row_of(k8 + t + 4) + group;
       uint32_t b[BN / 16][2];
 #pragma unroll
-      for (int n = 0; n < BN / 16; ++n)
-        load_turned(b[n], q_base + k8 * turned_pitch<T>(BN) + n * 8, turned_pitch<T>(BN));
+      for (int n = 0; n < BN / 16; ++n) load_b_tf32(b[n], q_base + k8 * b_pitch<T>(BN) + n * 8, b_pitch<T>(BN));
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
         if (!(live >> m & 1)) continue;
@@ -178,7 +177,7 @@ __device__ __forceinline__ void multiply_positions(WgradSums<kM, BN>& acc, const
       float2 b[BN / 16];
 #pragma unroll
       for (int n = 0; n < BN / 16; ++n)
-        b[n] = *reinterpret_cast<const float2*>(q_base + (k + i) * turned_pitch<T>(BN) + n * 8 + 2 * t);
+        b[n] = *reinterpret_cast<const float2*>(q_base + (k + i) * b_pitch<T>(BN) + n * 8 + 2 * t);
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
         if (!(live >> m & 1)) continue;

@@ -45,8 +45,8 @@ __global__ void __launch_bounds__(kMostGroups* kThreads, 1)
   int elements = p.patch.rows * p.patch.columns * patch_pitch<T, thin>();
   T* first_patch = arena.take<T>(elements);
   T* second_patch = arena.take<T>(elements);
-  T* first_q = arena.take<T>(kTileRows * turned_pitch<T>(BN));
-  T* second_q = arena.take<T>(kTileRows * turned_pitch<T>(BN));
+  T* first_q = arena.take<T>(kTileRows * b_pitch<T>(BN));
+  T* second_q = arena.take<T>(kTileRows * b_pitch<T>(BN));
   int* slots = arena.take<int>(kMostSlots);
 
   int columns_index = blockIdx.x % (w.q_tiles[0] + w.q_tiles[1]),
@@ -56,8 +56,8 @@ __global__ void __launch_bounds__(kMostGroups* kThreads, 1)
   Part columns = find_part(w.q, w.q_tiles[0], columns_index, BN);
   fill_slots<T, thin>(p, block, slots);
 
-  BoxLoader<T, kChunk / kVector, turned_pitch<T>(kChunk)> p_loader(p.patch, p.in_size);
-  BoxLoader<T, BN / kVector, turned_pitch<T>(BN)> q_loader(w.q_box, p.out_size);
+  BoxLoader<T, kChunk / kVector, b_pitch<T>(kChunk)> p_loader(p.patch, p.in_size);
+  BoxLoader<T, BN / kVector, b_pitch<T>(BN)> q_loader(w.q_box, p.out_size);
   p_loader.set_channels(*rows.source, rows.channel);
   q_loader.set_channels(*columns.source, columns.channel);
   auto begin = [&](const Tile& tile) {

@@ -1,14 +1,15 @@
-"""Convolutions for the CPU kernels: every kind, odd sizes, tails, several sources, addends; and how they are judged."""
+"""Convolutions for the CPU kernels (every kind, odd sizes, tails, several sources, addends) and the checks on them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fastinpaint.ops.conv_block import reference
+from fastinpaint.ops import layout
+from fastinpaint.ops.conv_block import cpu, reference
 from fastinpaint.ops.norm_act import Act
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 from fastinpaint.testing.compare import FACTOR, error_ratio, mismatch
@@ -70,7 +71,7 @@ CONVOLUTIONS = (
 
 
 class Inputs:
-    """A case's tensors and the gradients that reach its results."""
+    """A case's tensors and upstream gradients."""
 
     def __init__(self, case: Case, level: float = 0.0) -> None:
         generator = torch.Generator().manual_seed(len(case.name))
@@ -122,7 +123,79 @@ def named(grads: Sequence[SourceGrad]) -> dict[str, Tensor]:
 
 
 def judge(name: str, value: Tensor, stock: Tensor, exact: Tensor, factor: float = FACTOR) -> None:
-    """The rule of exactness: at most twice stock torch's error, one rounding of the result allowed."""
+    """The accuracy rule: at most twice stock torch's error, with one rounding of the result allowed."""
     assert mismatch(value, stock) is None, f"{name}: {mismatch(value, stock)}"
     times = error_ratio(value, stock, exact, value.dtype)
     assert times <= factor, f"{name}: {times:.2f} times the error of stock torch"
+
+
+def check_all(inputs: Inputs, factors: Mapping[str, float] | None = None) -> None:
+    """Judge every result and gradient; ``factors`` replace the rule's 2 by name, without the source's index."""
+    factors = factors or {}
+    for name, value, stock, exact in zip(
+        ("y", "mean", "var"), inputs.fwd(cpu), inputs.fwd(reference), inputs.exact, strict=True
+    ):
+        judge(name, value, stock, exact, factors.get(name, FACTOR))
+    ours, stock, exact = inputs.bwd(cpu), inputs.bwd(reference), inputs.bwd(reference, double=True)
+    assert ours.keys() == stock.keys()
+    for name, value in ours.items():
+        judge(name, value, stock[name], exact[name], factors.get(name.split("[")[0], FACTOR))
+
+
+def check_any_number_of_threads(inputs: Inputs) -> None:
+    """Results have the same bits for 1, 2 and 3 threads, and when repeated."""
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 1, 2, 3):
+            torch.set_num_threads(count)
+            results.append([*inputs.fwd(cpu), *inputs.bwd(cpu).values()])
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def check_nan(x: Tensor, weight: Tensor, geometry: Geometry) -> None:
+    """A NaN in x, and one in the gradient of y, reach exactly the results that depend on it."""
+    sources = [Source(x, relu=True)]
+    y = cpu.fwd(sources, weight, None, geometry, False)[0]
+    assert torch.equal(y.isnan(), reference.fwd(sources, weight, None, geometry, False)[0].isnan())
+    sources, g = [Source(torch.randn(x.shape))], torch.randn(y.shape)
+    g[0, 1, 2, 3] = torch.nan
+    ours, stock = (
+        m.bwd(g, None, None, g, None, sources, weight, geometry, [True], True, False) for m in (cpu, reference)
+    )
+    assert torch.equal(ours[0][0].x.isnan(), stock[0][0].x.isnan())
+    assert torch.equal(ours[1].isnan(), stock[1].isnan())
+
+
+def check_large_mean(channels: int, weight: Tensor, geometry: Geometry) -> None:
+    """Statistics stay accurate where the mean is a thousand standard deviations."""
+    y, mean, var = cpu.fwd([Source(torch.randn(2, channels, 24, 40) + 1e3)], weight, None, geometry, True)
+    exact_var, exact_mean = torch.var_mean(y.double(), (0, 2, 3), correction=0)
+    torch.testing.assert_close(mean.double(), exact_mean, rtol=1e-7, atol=0)
+    torch.testing.assert_close(var.double(), exact_var, rtol=1e-5, atol=0)
+
+
+def check_needed_alone(inputs: Inputs, field: str) -> None:
+    """Only the second source needs a gradient: nothing else is computed, and it does not change."""
+    every, needs = inputs.bwd(cpu), [i == 1 for i in range(len(inputs.sources))]
+    grads, dweight, dbias = cpu.bwd(
+        inputs.dy, inputs.dmean, inputs.dvar, inputs.y, inputs.mean, inputs.sources, inputs.weight,
+        inputs.geometry, needs, False, False,
+    )  # fmt: skip
+    assert (dweight, dbias) == (None, None)
+    assert all(t is None for grad, needed in zip(grads, needs, strict=True) if not needed for t in grad)
+    assert torch.equal(grads[1].x, every["dx[1]"])
+    assert torch.equal(getattr(grads[1], field), every[f"d{field}[1]"])
+
+
+def check_channels_last_weight(inputs: Inputs) -> None:
+    """A channels-last weight gives the same results, and its gradient has its strides."""
+    expected, gradient = inputs.fwd(cpu)[0], inputs.bwd(cpu)["dweight"]
+    assert gradient.stride() == inputs.weight.stride()
+    inputs.weight = inputs.weight.to(memory_format=layout.memory_format(inputs.weight.dim()))
+    assert torch.equal(inputs.fwd(cpu)[0], expected)
+    again = inputs.bwd(cpu)["dweight"]
+    assert again.stride() == inputs.weight.stride()
+    assert torch.equal(again, gradient)

@@ -1,4 +1,4 @@
-"""A convolution with a batch norm behind it on the CPU, in every way that torch's two layers are used."""
+"""A convolution followed by batch norm on the CPU, in every way that torch's two layers are used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same tests on every lower instruction set, each in a process of its own: the level is chosen once a process."""
+"""The CPU tests on every lower instruction set, in separate processes, as the level is chosen once per process."""
 
 from __future__ import annotations
 

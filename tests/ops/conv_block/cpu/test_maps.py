@@ -44,7 +44,7 @@ def test_activation(dtype: torch.dtype, space: tuple[int, ...]) -> None:
         judge(name, value, stock[name], exact[name])
 
 
-def test_activation_of_nothing() -> None:
+def test_activation_of_empty_maps() -> None:
     for space in ((0, 3), (2, 0, 4)):
         sources = some_sources(torch.float32, space)
         assert cpu.fwd(sources).shape == (2, 58, *space)
@@ -78,7 +78,7 @@ def test_batch_stats_of_a_large_mean() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:var_mean:UserWarning")
-def test_batch_stats_of_nothing_are_as_torch() -> None:
+def test_batch_stats_of_empty_maps_are_as_torch() -> None:
     mean, var = conv_cpu.batch_stats(torch.empty(1, 2, 0, 3))
     assert mean.isnan().all()
     assert var.isnan().all()

@@ -1,4 +1,4 @@
-"""The wgmma probe (csrc/cuda_on_cpu/probe_hopper.cu): its inputs as sm_90a reads them, and what must come out."""
+"""The wgmma probe (csrc/cuda_on_cpu/probe_hopper.cu): its inputs in sm_90a's layout, and its expected results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROUNDS = 3
 
 
 def swizzled(columns: Tensor) -> Tensor:
-    """``[n, 64]``, k innermost (turned: ``[k, 64]``), with the 16-byte pieces of row n moved from i to i ^ n % 8."""
+    """``[n, 64]``, k innermost (transposed: ``[k, 64]``), with the 16-byte units of row n moved from i to i ^ n % 8."""
     n = torch.arange(columns.shape[0])[:, None]
     pieces = columns.reshape(-1, 8, 8)
     return pieces[n, torch.arange(8) ^ n % 8].reshape(columns.shape)
@@ -37,16 +37,16 @@ def operands(values: str) -> tuple[Tensor, Tensor]:
 
 
 def run(
-    library: ctypes.CDLL, dtype: torch.dtype, device: str, values: str = "random", turned: bool = False
+    library: ctypes.CDLL, dtype: torch.dtype, device: str, values: str = "random", transposed_b: bool = False
 ) -> tuple[Tensor, Tensor]:
     """What the probe gives as a 64 x 128 matrix, its registers put where the PTX manual says, and the exact product.
 
-    turned: the probe of B with n contiguous, which has the first 64 columns.
+    transposed_b: the probe of B with n contiguous, which has the first 64 columns.
     """
     a, b = (t.to(dtype) for t in operands(values))
-    columns, function = (64, library.fi_probe_turned) if turned else (128, library.fi_probe_wgmma)
+    columns, function = (64, library.fi_probe_transposed_b) if transposed_b else (128, library.fi_probe_wgmma)
     b = b[:, :columns]
-    packed = torch.stack([swizzled(tile.mT.contiguous() if turned else tile) for tile in b]).to(device)
+    packed = torch.stack([swizzled(tile.mT.contiguous() if transposed_b else tile) for tile in b]).to(device)
     there, registers = a.to(device), torch.full((128, columns // 8, 4), torch.nan, device=device)
     pointers = [ctypes.c_void_p(t.data_ptr()) for t in (there, packed, registers)]
     status = function(int(dtype == torch.float16), *pointers[:2], ROUNDS, pointers[2], None)
@@ -62,7 +62,7 @@ def run(
 
 
 def run_bulk(library: ctypes.CDLL, device: str) -> tuple[Tensor, Tensor]:
-    """What two bulk copies a phase bring, and what they were given."""
+    """The results of two bulk copies per phase, and their inputs."""
     given = torch.randint(0, 256, (5, 2 * 1040), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     there, found = given.to(device), torch.zeros_like(given, device=device)
     pointers = [ctypes.c_void_p(t.data_ptr()) for t in (there, found)]

@@ -1,4 +1,4 @@
-"""The weight's gradient of wide layers on wgmma, judged by `fastinpaint.testing.rule`; also run on sanitized libraries:
+"""wgrad of wide layers on wgmma, checked by `fastinpaint.testing.rule`. It also runs on sanitized libraries:
 
 FI_LIBRARY=... python -m tests.ops.conv_block.cuda.hopper_wgrad --seeds 1,2 bfloat16,float16 "stride 2" ...
 
@@ -21,7 +21,7 @@ from fastinpaint.testing.rule import check, double
 from tests.ops.cuda.small_cases import DTYPES, Conv, conv_inputs, moved
 from tools.verify import emulated
 
-# The forms of the paper's layers with 256 and 512 channels, on fewer channels: tiles, channels and sources with tails.
+# The paper's layers with 256 and 512 channels, with fewer channels here, and with tails of tiles, channels and sources.
 CASES = {
     "3x3": Conv((9, 17), (72,), (False,), 136, (3, 3), (1, 1), (1, 1), (1, 1)),
     "two sources": Conv((9, 18), (136, 64), (True, False), 72, (3, 3), (1, 1), (1, 1), (1, 1)),
@@ -38,7 +38,7 @@ CASES = {
 
 
 def inputs(conv: Conv, dtype: torch.dtype) -> tuple:
-    """The arguments of `bwd` that ask for dweight alone, on the CPU; statistics and deferred activations take part."""
+    """Arguments of `bwd` on the CPU that request only dweight, with statistics and deferred activations."""
     sources, weight, bias, geometry = conv_inputs(conv, dtype)
     y, mean, _ = reference.fwd(double(sources), weight.double(), bias.double(), geometry, True)
     generator = torch.Generator().manual_seed(1)
@@ -53,7 +53,7 @@ def gradient(given: tuple, device: str) -> Tensor:
 
 
 def run(conv: Conv, dtype: torch.dtype, device: str) -> None:
-    """dweight against float64, beside plain torch's.
+    """Check dweight and plain torch's against float64.
 
     Stock torch's bfloat16 gradient of a transposed 3D weight has infinities on some CPUs (2.13, oneDNN): there the
     rounded exact one takes its place.

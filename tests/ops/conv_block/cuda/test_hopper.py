@@ -1,4 +1,4 @@
-"""The wgmma path: by the rule of every kernel (emulated without a Hopper GPU), what it takes, how it compiles."""
+"""The wgmma path: its accuracy (emulated without a Hopper GPU), the layers it runs, and its compiled code."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
         native_cuda.hopper(x)
 
 
-def test_it_takes_the_wide_layers() -> None:
+def test_it_runs_the_wide_layers() -> None:
     """Of the paper's: 256 channels on one side, 128 on the other at least, and 128 blocks; two fit an SM."""
     with emulated.installed():
         before, after = (
@@ -102,20 +102,20 @@ def test_it_takes_the_wide_layers() -> None:
     assert all(2 * (after[key] + 1024) <= 228 << 10 for key in taken)
 
 
-@pytest.mark.parametrize("turned", [False, True], ids=["k contiguous", "n contiguous"])
+@pytest.mark.parametrize("transposed_b", [False, True], ids=["k contiguous", "n contiguous"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_the_probe_gives_the_product(dtype: torch.dtype, turned: bool) -> None:
+def test_the_probe_gives_the_product(dtype: torch.dtype, transposed_b: bool) -> None:
     library = ctypes.CDLL(str(emulated.build(sources=[hopper_probe.SOURCE])))
-    found, exact = hopper_probe.run(library, dtype, "cpu", turned=turned)
+    found, exact = hopper_probe.run(library, dtype, "cpu", transposed_b=transposed_b)
     assert torch.allclose(found.double(), exact, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("turned", [False, True], ids=["k contiguous", "n contiguous"])
+@pytest.mark.parametrize("transposed_b", [False, True], ids=["k contiguous", "n contiguous"])
 @pytest.mark.parametrize("values", ["whole", "numbered"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_every_register_of_the_probe_is_the_manuals(dtype: torch.dtype, values: str, turned: bool) -> None:
+def test_every_register_of_the_probe_is_the_manuals(dtype: torch.dtype, values: str, transposed_b: bool) -> None:
     library = ctypes.CDLL(str(emulated.build(sources=[hopper_probe.SOURCE])))
-    found, exact = hopper_probe.run(library, dtype, "cpu", values, turned)
+    found, exact = hopper_probe.run(library, dtype, "cpu", values, transposed_b)
     assert torch.equal(found.double(), exact)
 
 
@@ -125,21 +125,21 @@ LAYOUTS = {
         WGMMA, "op.rows[i & 1][2 * from + half + 8 * (i >> 1)]", "op.rows[i >> 1][2 * from + half + 8 * (i & 1)]"
     ),
     "registers of D": Plant(WGMMA, "d[n / 8 * 4 + half * 2 + i]", "d[n / 8 * 4 + half + i * 2]"),
-    "turned, groups of eight k": Plant(WGMMA, "k / 8 * stride", "k / 8 * leading"),
-    "turned, pieces of a row": Plant(WGMMA, "k % 8 * 128 + n % 64 / 8 * 16", "n % 64 / 8 * 128 + k % 8 * 16"),
+    "transposed_b, groups of eight k": Plant(WGMMA, "k / 8 * stride", "k / 8 * leading"),
+    "transposed_b, pieces of a row": Plant(WGMMA, "k % 8 * 128 + n % 64 / 8 * 16", "n % 64 / 8 * 128 + k % 8 * 16"),
 }
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_wrong_layout_of_the_emulation_is_found(name: str) -> None:
     library = ctypes.CDLL(str(emulated.build(plants=[LAYOUTS[name]], sources=[hopper_probe.SOURCE])))
-    found, exact = hopper_probe.run(library, torch.bfloat16, "cpu", "numbered", turned="turned" in name)
+    found, exact = hopper_probe.run(library, torch.bfloat16, "cpu", "numbered", transposed_b="transposed_b" in name)
     assert not torch.equal(found.double(), exact)
 
 
 def test_a_transpose_bit_forgotten_is_found() -> None:
     plant = Plant(WGMMA, "issue_wgmma<T, true>", "issue_wgmma<T, false>")
-    probe = "hopper_probe.run(ctypes.CDLL(os.environ['FI_LIBRARY']), torch.bfloat16, 'cpu', turned=True)"
+    probe = "hopper_probe.run(ctypes.CDLL(os.environ['FI_LIBRARY']), torch.bfloat16, 'cpu', transposed_b=True)"
     command = [
         sys.executable,
         "-c",

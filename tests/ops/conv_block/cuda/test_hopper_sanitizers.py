@@ -95,7 +95,7 @@ DEFECTS = {
     "wgrad: fence of registers removed": Defect(
         Plant(WGRAD, "    wgmma_fence();", ""), *("plain", "without a wgmma.fence")
     ),
-    "wgrad: A not turned": Defect(
+    "wgrad: A not transposed": Defect(
         Plant(WGRAD, "ldmatrix_x4<true>", "ldmatrix_x4<false>"), *("plain", "dweight: max error")
     ),
     "wgrad: swizzle forgotten": Defect(

@@ -1,4 +1,4 @@
-"""The weight's gradient on wgmma: by the rule of every kernel, the same bits, what it takes, how it compiles."""
+"""wgrad on wgmma: its accuracy, equal bits, the layers it runs, and its compiled code."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ def test_the_rest_is_left_to_the_ordinary_kernel(name: str, device: str, monkeyp
     hopper_wgrad.run(conv, torch.bfloat16, device)
 
 
-def test_it_takes_the_wide_layers() -> None:
-    """Of the paper's: as forward and dgrad, without the dilation of 16; it asks for fewer bytes in all of them."""
+def test_it_runs_the_wide_layers() -> None:
+    """Of the paper's layers it runs the same as forward and dgrad, except for the dilation of 16, with fewer bytes."""
     with emulated.installed():
         pairs = {
             layer.name: [list(counting.counts(layer, hopper))[-1] for hopper in (0, 1)] for layer in paper_layers()
@@ -109,7 +109,7 @@ def test_it_takes_the_wide_layers() -> None:
 
 @pytest.mark.skipif(sass.nvcc() is None or sass.cuobjdump() is None, reason="nvcc and cuobjdump are needed")
 def test_ptxas_keeps_the_wgmma_overlapped(tmp_path: Path) -> None:
-    """No warning that they are serialised, no spill, A from registers and B turned."""
+    """No warning that they are serialised, no spill, A from registers and B transposed."""
     listing = wgmma.compiled(SOURCE, "hopper_wgrad_kernel", tmp_path)
     products = re.findall(r"HGMMA\.64x64x16\.F32\S* R\d+, (\S+), (\S+),", listing)
     assert len(products) >= 2 * 9  # two dtypes, nine taps

@@ -1,4 +1,4 @@
-"""How the CUDA kernels keep within a chip's shared memory, and what nvcc makes of a debug build's waits. No GPU."""
+"""The CUDA kernels stay within a chip's shared memory, and waits of a debug build trap. Needs no GPU."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def compiled(folder: Path, *flags: str) -> str:
     return made.read_text()
 
 
-def test_a_wait_gives_up_where_it_is_asked_to(tmp_path: Path) -> None:
-    """A lost arrival then stops the kernel with an error in place of hanging the machine."""
+def test_a_wait_traps_in_a_debug_build(tmp_path: Path) -> None:
+    """A lost arrival then stops the kernel with an error instead of hanging the machine."""
     assert "trap;" in compiled(tmp_path, "-DFI_TRAP_WAITS")
     assert "trap;" not in compiled(tmp_path)

@@ -1,4 +1,4 @@
-"""The memory of measured tiles: what is asked for, what is remembered, how it is kept."""
+"""The choice of tiles: what is measured, what is remembered, and how it is stored."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ALL = launch.candidates(launch.GATHER_TILES + launch.MEASURED_ONLY["fwd"], WORK)
 
 
 class Kernel:
-    """A pass whose tiles take made-up times; notes what it runs and what is timed."""
+    """A pass with fake times per tile. Records what is run and timed."""
 
     def __init__(self, slow: dict[launch.Tile, float] | None = None) -> None:
         self.slow, self.ran, self.timed = slow or {}, [], []
@@ -46,7 +46,7 @@ class Kernel:
 
 @pytest.fixture
 def forget(monkeypatch):
-    """Starts again, as another process would."""
+    """Clear the caches, as in a new process."""
 
     def begin() -> None:
         monkeypatch.setattr(autotune, "_chosen", {})
@@ -139,8 +139,8 @@ def test_tiles_that_err_or_do_not_launch_are_left_out(memory, kernel, caplog, mo
     assert kernel.choose(shape=(2,)) == launch.best(launch.GATHER_TILES, WORK)
 
 
-def test_where_all_have_8_warps_a_tile_of_4_is_the_judge(memory, kernel, caplog):
-    """It is run and neither timed nor chosen, but where all others differ from it."""
+def test_if_all_have_8_warps_a_tile_of_4_is_the_baseline(memory, kernel, caplog):
+    """It is run but not timed, and chosen only if all others differ from it."""
     assert {tile.num_warps for tile in NEAR} == {8}
     judge = autotune.baseline_tile(launch.GATHER_TILES, WORK)
     assert judge.num_warps == 4
@@ -157,7 +157,7 @@ def test_where_all_have_8_warps_a_tile_of_4_is_the_judge(memory, kernel, caplog)
 
 
 @pytest.mark.parametrize("warps", [4, 8])
-def test_a_lone_tile_is_judged_too(memory, kernel, monkeypatch, warps):
+def test_a_single_tile_is_compared_too(memory, kernel, monkeypatch, warps):
     lone = next(tile for tile in ALL if tile.num_warps == warps)
     judge = autotune.baseline_tile(launch.GATHER_TILES, WORK)
     lone = judge if warps == 4 else lone
@@ -200,8 +200,8 @@ def test_every_pass_has_a_tile_that_fits(columns, operands, itemsize):
 
 
 @pytest.mark.parametrize("flag", ["FASTINPAINT_TUNE=0", "use_deterministic_algorithms"])
-def test_the_models_choice_of_8_warps_is_held_against_4_once(memory, kernel, monkeypatch, flag, caplog):
-    """Also where nothing may be measured: a miscompiled tile gives wrong gradients whatever chose it."""
+def test_the_models_choice_of_8_warps_is_compared_once(memory, kernel, monkeypatch, flag, caplog):
+    """Also when nothing may be measured, because a miscompiled tile gives wrong gradients."""
     if flag == "use_deterministic_algorithms":
         monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
     else:

@@ -24,7 +24,7 @@ def exact_float32(monkeypatch):
 
 
 def run(case: Case, dtype: torch.dtype) -> None:
-    """Forward and backward of one case under the rule."""
+    """Check forward and backward of one case by the accuracy rule."""
     given = inputs(case, dtype)
     exact = double(tuple(given[:3]))
     wide = (*exact, *given[3:])
@@ -51,7 +51,7 @@ def test_every_pass(name, dtype):
 
 
 def test_a_bias_needs_no_gradient_of_the_weight(monkeypatch):
-    """Its sums are left by programs of wgrad's launch, or without one by a launch of their own: the same bits."""
+    """Programs of wgrad's launch compute its sums, or else a separate launch, with equal bits."""
     monkeypatch.setattr(activation_launch, "BLOCK_ITEMS", 32)
     given = inputs(CASES["2d-thin-last-layer"], torch.float32)
     dy = torch.randn(ours.fwd(*given)[0].shape, generator=torch.Generator().manual_seed(9)).to(DEVICE)
@@ -68,7 +68,7 @@ def test_a_bias_needs_no_gradient_of_the_weight(monkeypatch):
 @pytest.mark.parametrize("wgrad", [launch.WGRAD_TILES[0], launch.MEASURED_ONLY["wgrad"][0]], ids=["model", "measured"])
 @pytest.mark.parametrize("name", ["2d-concat", "2d-wide-output-in-two-blocks", "3d-dilated-dead-taps"])
 def test_the_largest_tiles(name, wgrad, dtype, monkeypatch):
-    """Those of 8 warps, whose epilogues go by quarters: flattened loops over taps were reported to miscompile there."""
+    """Tiles of 8 warps have epilogues in quarters. Flattened loops over taps were reported to miscompile there."""
     used = []
 
     def largest(tiles, work):

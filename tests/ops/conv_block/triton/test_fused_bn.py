@@ -1,4 +1,4 @@
-"""A convolution and the batch norm that follows it as one node: the same bits as apart, and torch's own results."""
+"""A convolution with its batch norm as one node: equal bits to separate nodes, and torch's results."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_backward(name: str, dtype: torch.dtype) -> None:
 
 
 def test_the_weight_of_a_norm_alone() -> None:
-    """Nothing else is asked for: no dgrad, no wgrad, one launch."""
+    """Nothing else is needed: no dgrad, no wgrad, one launch."""
     given, norm = inputs(CASES["2d"], torch.float32), norm_of(18)
     y, normed = ours.fwd_norm(*given[:4], norm)
     dscale = torch.rand(18).to(DEVICE)
@@ -139,7 +139,7 @@ def test_the_changed_statistics_are_seen_by_autograd() -> None:
 
 
 @pytest.mark.skipif(not triton_support.INTERPRETING, reason="opcheck copies tensors to where interpreted kernels run")
-def test_registered_as_torch_wants_it() -> None:
+def test_registered_operators() -> None:
     given, norm = inputs(CASES["2d-concat"], torch.float32), norm_of(16)
     assert norm.running is not None
     relus, axes = [s.relu for s in given.sources], ("triton", *given.geometry)

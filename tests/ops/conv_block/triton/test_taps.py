@@ -1,4 +1,4 @@
-"""Taps as progressions per phase, against the definition of a convolution; dead taps are really left out."""
+"""Taps as progressions per phase agree with the definition of a convolution, and dead taps are skipped."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fastinpaint.ops.types import Geometry, Source
 @pytest.mark.parametrize(
     ("taps", "stride", "padding", "dilation"), itertools.product((1, 2, 3, 4, 5), (1, 2, 3), (0, 1, 2), (1, 2, 3))
 )
-def test_a_phased_axis_turns_a_strided_one_round(taps, stride, padding, dilation):
-    """Both list the same triples (place of the large map, place of the small map, tap)."""
+def test_a_phased_axis_is_the_inverse_of_a_strided_one(taps, stride, padding, dilation):
+    """Both have the same triples (position in the large map, position in the small map, tap)."""
     large, small = range(12), range(-2, 8)
     axis = strided_axis(taps, stride, padding, dilation)
     (count, first_tap, first_offset), *_ = axis.phases
@@ -40,7 +40,7 @@ def test_a_phased_axis_turns_a_strided_one_round(taps, stride, padding, dilation
 
 @pytest.mark.parametrize(("dilation", "live"), [(1, 9), (4, 9), (5, 3), (9, 1)])
 def test_dead_taps_take_no_step(dilation, live, monkeypatch):
-    """On 5 x 9 places a tap 5 away is dead in height and one 9 away in width, in all three passes."""
+    """On 5 x 9 positions, taps 5 rows or 9 columns away are dead in all three passes."""
     if not triton_support.INTERPRETING:
         return  # steps are counted where they are interpreted
     builder = pytest.importorskip("triton.runtime.interpreter").InterpreterBuilder

@@ -1,4 +1,4 @@
-"""A lone small video, which torch keeps from oneDNN, goes there in company; nothing of the company comes back."""
+"""A single small video is padded to a batch of 2, so that torch chooses oneDNN; the padding does not affect results."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def test_forward_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight = torch.randn(1, 5, 4, 6, 7), torch.randn(3, 5, 3, 3, 3)
     sources = [Source(x.contiguous(memory_format=torch.channels_last_3d), relu=True)]
     seen = []
-    right = onednn.pad_batch
-    monkeypatch.setattr(onednn, "pad_batch", lambda a: seen.append(a.shape) or right(a))
+    original = onednn.pad_batch
+    monkeypatch.setattr(onednn, "pad_batch", lambda a: seen.append(a.shape) or original(a))
 
     y, mean, var = cpu.fwd(sources, weight, None, geometry, True)
     dy, dmean, dvar = torch.randn_like(y), torch.randn(3), torch.randn(3)
@@ -44,7 +44,7 @@ def test_forward_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_others_go_alone() -> None:
+def test_other_maps_are_not_padded() -> None:
     small, weight = torch.empty(1, 5, 4, 6, 7), torch.empty(3, 5, 3, 3, 3)
     assert onednn.needs_batch_padding(small, weight)
     assert not onednn.needs_batch_padding(torch.empty(2, 5, 4, 6, 7), weight)

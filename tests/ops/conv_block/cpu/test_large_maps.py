@@ -1,4 +1,4 @@
-"""Maps so large that they are written past the caches hold what they hold when they are small."""
+"""Large maps, which are stored past the caches, have the same values as small ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def samples(inputs: Inputs, begin: int, end: int) -> tuple[Tensor, Tensor, Tenso
 
 
 @pytest.mark.parametrize("channels", ENDS.values(), ids=ENDS)
-def test_of_two_samples_each_is_as_alone(channels: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_samples_equal_single_ones(channels: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(select.VARIABLE, "own")
     inputs = Inputs(Case("large", ((channels[0], "ard"),), channels[1], (257, 261), (3, 3), (1, 1), (1, 1), (1, 1)))
     kernels = winograd if min(channels) == 16 else thin
@@ -39,7 +39,7 @@ def test_of_two_samples_each_is_as_alone(channels: tuple[int, int], monkeypatch:
             assert torch.equal(result[i], alone[0]), name
 
 
-def test_a_bare_map_is_the_one_with_statistics() -> None:
+def test_a_map_without_statistics_is_the_same() -> None:
     inputs = Inputs(Case("large", ((3, ""),), 32, (257, 261), (3, 3), (1, 1), (1, 1), (1, 1), batch=1))
     args = (inputs.sources, inputs.weight, inputs.bias, inputs.geometry)
     y = cpu.fwd(*args, False)[0]

@@ -1,4 +1,4 @@
-"""Which benchmark is timed once more, what its turns come to, and that a run of the suite leaves one row of each."""
+"""Turns of benchmarks: when a case gets another one, which one counts, and that a run writes one row per case."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.visits import Visits
+from benchmarks.turn_schedule import TurnSchedule
 from fastinpaint.bench import rows
 from fastinpaint.bench.measure import Timing
 
@@ -22,9 +22,9 @@ def timing(p50: float) -> Timing:
     return Timing(0.9 * p50, p50, 1.1 * p50, 8, 0.0)
 
 
-def visits(**turns: list[float]) -> Visits:
-    """Of one case, with these medians of each contender."""
-    made = Visits(2, 4, LATER)
+def schedule(**turns: list[float]) -> TurnSchedule:
+    """A schedule of one case, with these medians of each contender."""
+    made = TurnSchedule(2, 4, LATER)
     for contender, medians in turns.items():
         for p50 in medians:
             made.add("case", contender, timing(p50))
@@ -40,23 +40,23 @@ def test_the_fastest_turn_counts_and_the_next_one_says_whether_it_repeats():
 
 
 def test_a_case_comes_round_until_all_its_contenders_repeat():
-    assert visits().wanted("case", 0)
-    assert visits(a=[1.0], b=[1.0]).wanted("case", 1)  # the least
-    assert not visits(a=[1.0, 1.0], b=[2.0, 2.05]).wanted("case", 2)
-    unsteady = visits(a=[1.0, 1.0], b=[2.0, 2.2])
+    assert schedule().wanted("case", 0)
+    assert schedule(a=[1.0], b=[1.0]).wanted("case", 1)  # the least
+    assert not schedule(a=[1.0, 1.0], b=[2.0, 2.05]).wanted("case", 2)
+    unsteady = schedule(a=[1.0, 1.0], b=[2.0, 2.2])
     assert unsteady.wanted("case", 2)
-    unsteady.add("case", "a", timing(0.8))  # what one of them came to does not change the answer to the other
+    unsteady.add("case", "a", timing(0.8))  # one contender's result does not change the answer for another
     assert unsteady.wanted("case", 2)
     assert unsteady.wanted("another", 0)
 
 
 def test_a_case_that_was_left_out_stays_out():
-    assert not visits().wanted("case", 1)
-    assert not visits(a=[1.0, 1.2]).wanted("case", 3)  # there was no third turn
+    assert not schedule().wanted("case", 1)
+    assert not schedule(a=[1.0, 1.2]).wanted("case", 3)  # there was no third turn
 
 
 def test_when_the_time_is_up_only_first_turns_are_left():
-    late = visits(a=[1.0])
+    late = schedule(a=[1.0])
     late.until = time.monotonic() - 1
     assert not late.wanted("case", 1)
     assert late.wanted("another", 0)
