@@ -64,10 +64,10 @@ docs: $(STAMP) ## the pages and the API reference, in build/site
 bench: $(STAMP) ## pytest benchmarks: ops, layers, steps beside plain PyTorch; rows in benchmarks/results
 	$(RUN) -m pytest benchmarks --benchmark-only
 
-figures: $(STAMP) ## every CPU figure that the README shows, on a quiet machine; goes on where it was stopped
+figures: $(STAMP) ## every CPU figure that the README shows, on a quiet machine; resumes where it stopped
 	$(RUN) -m benchmarks.figures $(PARTS)
 
-swap: $(STAMP) ## a U-Net that is not ours, before and after one line: seconds a step
+swap: $(STAMP) ## a plain U-Net before and after one line: seconds a step
 	$(RUN) -m benchmarks.swap.measure
 
 report: $(STAMP) ## rows to pictures and one page, in build/report

@@ -165,13 +165,13 @@ class MovieWriter:
 
     def _add_stream(self, source: VideoReader) -> Any:
         """The stream of pictures, described like the source's."""
-        if self._copier is not None:
-            stream = cast(Any, self._container.add_stream_from_template(self._copier.stream, opaque=True))
+        if self._copier is not None and source.codec not in NAL:
+            stream = self._stream_like(self._copier.stream)
             stream.codec_context.extradata = self._copier.header or None
             if source.codec == "prores":
                 stream.codec_context.codec_tag = self._copier.stream.codec_context.codec_tag
         elif self._original is not None and hdr.beside(self._original.pictures, self._like, self.plan.encoder):
-            stream = cast(Any, self._container.add_stream_from_template(self._original.pictures, opaque=True))
+            stream = self._stream_like(self._original.pictures)
             self._encoder = self._context({})
             self._encoder.flags |= int(Flags.global_header)
             self._encoder.open()
@@ -184,6 +184,11 @@ class MovieWriter:
             stream = cast(Any, self._container.add_stream(self.plan.encoder, self._rate, **options))
             self._describe(stream.codec_context)
             self._encoder = stream
+            if self._copier is not None:
+                if source.codec == "hevc" and MUXERS[self._suffix] in ("mp4", "mov"):
+                    stream.codec_context.codec_tag = "hev1"  # which has parameter sets in packets too
+                stream.codec_context.open()
+                stream.codec_context.extradata = self._copier.header or None
         if source.display_matrix is not None:
             stream.set_display_matrix(source.display_matrix)
         if self._original is not None and self._suffix not in PICTURES:
@@ -191,6 +196,12 @@ class MovieWriter:
             tags = self._original.pictures.metadata
             stream.metadata.update({k: v for k, v in tags.items() if _is_kept(k, unwanted)})
             stream.disposition = self._original.pictures.disposition
+        return stream
+
+    def _stream_like(self, other: Any) -> Any:
+        """A stream with all that the source's says of itself, HDR10's side data included, but the frame rate."""
+        stream = cast(Any, self._container.add_stream_from_template(other, opaque=True))
+        stream.time_base = self._time_base
         return stream
 
     def _context(self, more: dict[str, str]) -> Any:

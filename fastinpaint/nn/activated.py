@@ -31,6 +31,7 @@ class Normed:
         eps: what is added to var.
         groups: groups of channels that share their statistics; 0: each channel has its own.
         of_batch: whether mean and var are the map's own statistics.
+        vectors: mean, scale and shift, where the convolution's own node made them.
     """
 
     def __init__(
@@ -42,12 +43,13 @@ class Normed:
         eps: float,
         groups: int = 0,
         of_batch: bool = True,
+        vectors: Any = None,
     ) -> None:
         self.mean, self.var, self.weight, self.bias = mean, var, weight, bias
         self.eps, self.groups, self.of_batch = eps, groups, of_batch
         self.versions = [0 if t is None or t.is_inference() else t._version for t in (weight, bias)]
         self.made: dict[Act, Activated] = {}  # the maps made of it so far, by the activation
-        self._vectors: tuple[Tensor, Tensor, Tensor] | None = None
+        self._vectors: tuple[Tensor, Tensor, Tensor] | None = vectors
 
     @property
     def requires_grad(self) -> bool:

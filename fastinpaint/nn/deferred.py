@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from fastinpaint.nn.activated import Activated, made, pending
 from fastinpaint.nn.dropped import GradientDroppedError, forwards
-from fastinpaint.nn.pending_conv import activate
+from fastinpaint.nn.pending_conv import PendingConv, activate
 from fastinpaint.nn.raw import Mode, Options, Part, Raw, version
 from fastinpaint.nn.region import saving, top_hooks
 from fastinpaint.ops.norm_act import NONE, RELU, Act
@@ -32,6 +32,7 @@ _own = object.__setattr__  # not by way of `Deferred.__setattr__`, several times
 WATCHERS = ("register_hook", "retain_grad")
 OPTIONS = Options()
 UNSEEN = object()  # by a compiler
+BARE = list(Part._field_defaults.values())  # of a `Part` that is its raw map as it stands
 
 
 def _itself(value: Any) -> Any:
@@ -159,6 +160,16 @@ class Deferred:
         if self._plain is None:
             return False
         return not grad or version(self._plain) != self._version  # without grad nothing is kept: take what is there
+
+    def waiting_conv(self) -> PendingConv | None:
+        """The convolution that it is the result of, where that waits and may run now; else None."""
+        raw, *vectors = self._parts[0]
+        if len(self._parts) != 1 or type(raw) is not PendingConv or raw.x is not None or self._superseded():
+            return None
+        if raw.mode is not self._mode or raw.mode != Mode.now() or vectors != BARE:
+            return None
+        self._reads()
+        return raw
 
     def _refuse_function(self) -> None:
         """An autograd.Function knows only tensors among its arguments: it would drop this one's gradient silently."""

@@ -13,18 +13,17 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.nn.modules import module as torch_module
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.padding import _ConstantPadNd
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from fastinpaint.nn.activated import Normed
 from fastinpaint.nn.deferred import Deferred, defer, parts_of, plain
+from fastinpaint.nn.observed import hooked, torch_must_run, unobserved
 from fastinpaint.nn.padded import Padded, zeros_of
 from fastinpaint.nn.pending_conv import PendingConv
-from fastinpaint.nn.raw import Options, Part, Raw
+from fastinpaint.nn.plans import Plan, Plans, is_light
+from fastinpaint.nn.raw import Mode, Options, Part, Raw
 from fastinpaint.nn.region import inside
 from fastinpaint.nn.sync import all_reduce_statistics
 from fastinpaint.ops.activation.checks import DTYPES
@@ -32,7 +31,7 @@ from fastinpaint.ops.batch_norm import autograd as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Running, update
 from fastinpaint.ops.conv_block import checks
 from fastinpaint.ops.conv_block.zero_padding import absorbed
-from fastinpaint.ops.dispatch.fast_path import autocasts
+from fastinpaint.ops.dispatch.fast_path import apply_node, autocasts
 from fastinpaint.ops.types import Geometry
 
 Map = Tensor | Deferred
@@ -56,6 +55,11 @@ class _Layer(nn.Module):
             args, kwargs = plain(args, True), plain(kwargs, True)
         return super().__call__(*args, **kwargs)
 
+    def _by_torch(self, input: Map) -> Any:
+        """What torch's own layer makes of the input, where nobody looks on."""
+        result = super().forward(input.tensor() if isinstance(input, Deferred) else input)
+        return result.contiguous() if self._fastinpaint.contiguous else result
+
     def forward(self, input: Map, *args: Any, **kwargs: Any) -> Any:
         compiling = torch.compiler.is_compiling()
         fused = compiling or not torch_must_run(input)
@@ -63,49 +67,64 @@ class _Layer(nn.Module):
             fused = False
         result = self._fused(input, *args, **kwargs) if fused else NotImplemented
         if result is NotImplemented:
-            return super().forward(plain(input), *args, **kwargs)
+            result = super().forward(plain(input), *args, **kwargs)
+            return result.contiguous() if self._fastinpaint.contiguous and isinstance(result, Tensor) else result
         refused = compiling and (self._fastinpaint.plain_compiled or not COMPILER_TAKES_DEFERRED)
         outside = not compiling and self._fastinpaint_accelerated and not inside()
         return plain(result) if refused or outside or self._fastinpaint_plain or hooked(self) else result
 
 
-def torch_must_run(input: Any) -> bool:
-    """Whether the fused operators cannot: under functorch, in forward-mode differentiation, and for torch's tracers."""
-    if not isinstance(input, Tensor) and isinstance(input, torch.fx.Proxy):
-        raise RuntimeError(
-            "fastinpaint: torch.fx, and what is built on it (feature extraction, fusion, quantisation), takes the "
-            "plain model: call fastinpaint.restore(model) first, and accelerate what it returns."
-        )
-    return (
-        not isinstance(input, Tensor)
-        or (torch._C._len_torch_dispatch_stack() > 0 and flops_are_counted())
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-        or torch._C._get_tracing_state() is not None
-    )
-
-
-def flops_are_counted() -> bool:
-    """Whether torch's FLOP counter looks on: it knows torch's own convolutions only."""
-    # by its name: importing it would import Triton
-    return any(type(mode).__module__ == "torch.utils.flop_counter" for mode in _get_current_dispatch_mode_stack())
-
-
-def hooked(module: nn.Module, own: int = 0) -> bool:
-    """Whether somebody looks at the module's inputs or outputs, by more hooks than the library's own."""
-    return bool(
-        len(module._forward_hooks) + len(module._forward_pre_hooks) > own
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or torch_module._global_forward_hooks
-        or torch_module._global_forward_pre_hooks
-        or torch_module._global_backward_hooks
-        or torch_module._global_backward_pre_hooks
-    )
-
-
 class _Conv(_Layer, _ConvNd):
     """A convolution that waits until it is known whether batch statistics of its result are wanted."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Where nobody looks on, what `forward` would do, by the layer's plan; else `forward` itself."""
+        parameters = self.__dict__["_parameters"]
+        if type(parameters) is not dict:  # but what stands for it in a scripted layer
+            return super().__call__(*args, **kwargs)
+        weight = parameters.get("weight")  # none where a parametrization computes it
+        if weight is None or len(args) != 1 or kwargs or not unobserved(self):
+            return super().__call__(*args, **kwargs)
+        (input,) = args
+        deferred = isinstance(input, Deferred)
+        if not (deferred or type(input) is Tensor) or isinstance(input, Padded) or not _same_kind(input, weight):
+            return super().__call__(*args, **kwargs)
+        if self._fastinpaint_follows and not deferred:
+            return super().__call__(*args, **kwargs)
+        bias, shape = parameters.get("bias"), input.shape
+        plans = self.__dict__.get("_fastinpaint_plans")
+        plan = None if plans is None else plans.get(shape)
+        question = (
+            weight.shape, None if bias is None else bias.shape, self.stride, self.padding, self.dilation, self.groups,
+            self.padding_mode,
+        )  # fmt: skip
+        if plan is None or plan.question != question:
+            plan = self._plan(input, weight, bias, question)
+            if plan is None:
+                return super().__call__(*args, **kwargs)
+        options = self._fastinpaint
+        if plan.light and self._fastinpaint_accelerated and not torch.is_grad_enabled():
+            return self._by_torch(input)
+        parts = input.parts() if deferred else (Part(Raw(input)),)
+        for part in parts:
+            raw = part.raw
+            if raw.x is None and type(raw) is PendingConv and raw.mode == Mode.now():  # here, not layers deep
+                found = raw.prepare(False)
+                raw.finish(found, apply_node(*found))
+        pending = PendingConv(parts, weight, bias, plan.geometry, options, plan.shape, plan.calls)
+        return defer(Deferred, (Part(pending),), options)
+
+    def _plan(self, input: Map, weight: Tensor, bias: Tensor | None, question: tuple[Any, ...]) -> Plan | None:
+        """The plan for inputs of this shape; None where only torch's own layer can give the result."""
+        shape = input.shape
+        if self.padding_mode != "zeros" or len(shape) != weight.dim():
+            return None
+        geometry = geometry_of(self, input)
+        if min(geometry.output_padding) < 0:
+            return None
+        result = torch.Size(checks.check_weight(shape, weight, bias, geometry))
+        plan = Plan(question, geometry, result, is_light(result, weight.device, self._fastinpaint.backend))
+        return self.__dict__.setdefault("_fastinpaint_plans", Plans()).keep(shape, plan)
 
     def _fused(self, input: Map, output_size: list[int] | None = None) -> Any:
         # each is read once: a parametrization computes it
@@ -115,7 +134,7 @@ class _Conv(_Layer, _ConvNd):
         geometry = geometry_of(self, input, output_size)
         if min(geometry.output_padding) < 0:
             return NotImplemented  # which has an error for that
-        result = checks.check_weight(shape, weight, bias, geometry)
+        result = torch.Size(checks.check_weight(shape, weight, bias, geometry))
         parts, geometry = _without_zeros(input, geometry)
         return defer(Deferred, [Part(PendingConv(parts, weight, bias, geometry, options, result))], options)
 
@@ -206,6 +225,45 @@ class ConstantPad3d(_Pad, nn.ConstantPad3d):
 class _Norm(_Layer, _BatchNorm):
     """Batch norm that asks the convolution before it for its statistics and defers the rest."""
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Where nobody looks on, in training: the convolution before it runs, and this batch norm in its node."""
+        found = None
+        if len(args) != 1 or kwargs or not unobserved(self):
+            return super().__call__(*args, **kwargs)
+        if not isinstance(args[0], Deferred):
+            return self._by_torch(args[0]) if self._is_light(args[0]) else super().__call__(*args)
+        raw = None
+        if self.training:
+            raw = args[0].waiting_conv()
+            if raw is not None and self._joins(raw, args[0]):
+                weight, bias = self._parameters["weight"], self._parameters["bias"]
+                running = self._running(self._buffers["running_mean"], self._buffers["running_var"])
+                found = raw.prepare(True, Norm(weight, bias, running, self.eps))
+        if found is None or raw is None:
+            return super().__call__(*args, **kwargs)
+        raw.finish(found, apply_node(*found))
+        if raw.vectors is None:
+            return super().__call__(*args, **kwargs)
+        return defer(Deferred, (raw.normalised(weight, bias, self.eps),), self._fastinpaint)
+
+    def _is_light(self, input: Any) -> bool:
+        """Whether nothing but a small plain map is to be normalised, by running statistics and without gradients."""
+        if self.training or not self._fastinpaint_accelerated or torch.is_grad_enabled() or type(input) is not Tensor:
+            return False
+        return is_light(input.shape, input.device, self._fastinpaint.backend)
+
+    def _joins(self, raw: PendingConv, input: Map) -> bool:
+        """Whether this batch norm can be taken into the node of the convolution before it."""
+        shape, parameters, buffers = raw.shape, self._parameters, self._buffers
+        if not raw.mode.grad or shape[1] != self.num_features or self._process_group() is not None:
+            return False
+        if _values_per_channel(raw) <= 1 or "weight" not in parameters or "running_mean" not in buffers:
+            return False
+        device = raw.device
+        vectors = (parameters["weight"], parameters["bias"], buffers["running_mean"], buffers["running_var"])
+        self._check_input_dim(input)
+        return all(v is None or (v.device == device and v.dtype in DTYPES) for v in vectors)
+
     def _fused(self, input: Map) -> Any:
         # each is read once: a parametrization computes it
         weight, bias, running_mean, running_var = self.weight, self.bias, self.running_mean, self.running_var
@@ -224,9 +282,8 @@ class _Norm(_Layer, _BatchNorm):
         count: int | Tensor = 0
         backend = self._fastinpaint.backend
         if self.training or running_mean is None or running_var is None:
-            normed = self._normed(part.raw, norm)
-            if normed is not None:
-                return defer(Deferred, [Part(part.raw, *normed)], self._fastinpaint)
+            if self._normed(part.raw, norm):
+                return defer(Deferred, [part.raw.normalised(weight, bias, self.eps)], self._fastinpaint)
             mean, var, count = self._batch_statistics(part.raw)
         else:
             if self._folds(part.raw):
@@ -252,11 +309,11 @@ class _Norm(_Layer, _BatchNorm):
         parts = parts_of(input)
         return parts[0] if len(parts) == 1 and parts[0].bare else Part(Raw(plain(input)))
 
-    def _normed(self, raw: Raw, norm: Norm) -> tuple[Tensor, Tensor, Tensor] | None:
-        """mean, scale and shift from the convolution before it, where its backend finishes both at once."""
+    def _normed(self, raw: Raw, norm: Norm) -> TypeGuard[PendingConv]:
+        """Whether the convolution before it has taken this batch norm into its node, and run."""
         few = _values_per_channel(raw) == 1  # a value a channel has no statistics
         if not isinstance(raw, PendingConv) or few or self._process_group() is not None:
-            return None
+            return False
         return raw.normed(norm)
 
     def _batch_statistics(self, raw: Raw) -> tuple[Tensor, Tensor, int | Tensor]:
@@ -323,6 +380,15 @@ class SyncBatchNorm(_Norm, nn.SyncBatchNorm):
 
 class ReLU(_Layer, nn.ReLU):
     """``torch.nn.ReLU`` over deferred activations."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Where nobody looks on, without torch's own call of a module."""
+        if len(args) != 1 or kwargs or not unobserved(self):
+            return super().__call__(*args, **kwargs)
+        (input,) = args
+        if isinstance(input, Deferred):
+            return input.relu_() if self.inplace else input.relu()
+        return self._by_torch(input) if type(input) is Tensor else super().__call__(input)
 
     def _fused(self, input: Map) -> Any:
         if not isinstance(input, Deferred):

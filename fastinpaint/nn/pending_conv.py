@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastinpaint.nn.activated import made, opened
+from fastinpaint.nn.activated import Normed, made, opened
 from fastinpaint.nn.raw import MOST_STEPS, Mode, Options, Part, Raw, version
 from fastinpaint.ops.activation import autograd as activation
 from fastinpaint.ops.batch_norm.reference import Norm
 from fastinpaint.ops.conv_block import autograd as conv_block
 from fastinpaint.ops.conv_block import batch_stats, cpu, fused_bn, torch_library
 from fastinpaint.ops.conv_block.geometry import macs_per_value
-from fastinpaint.ops.dispatch.fast_path import autocast_dtype
+from fastinpaint.ops.conv_block.torch_library import Call
+from fastinpaint.ops.dispatch.fast_path import apply_node, autocast_dtype
 from fastinpaint.ops.layout import memory_format
 from fastinpaint.ops.saved import Operand, Recipe, Slot, depth
 from fastinpaint.ops.types import Geometry, Source
@@ -44,7 +45,8 @@ class PendingConv(Raw):
         bias: Tensor | None,
         geometry: Geometry,
         options: Options,
-        shape: tuple[int, ...],
+        shape: torch.Size,
+        calls: dict[tuple[Any, ...], Call] | None = None,
     ) -> None:
         self.x = None
         self.parts = tuple(parts)
@@ -52,11 +54,12 @@ class PendingConv(Raw):
         self.bias = bias
         self.geometry, self.options = geometry, options
         self.dtype, self.device = autocast_dtype(weight), weight.device
-        self.shape = torch.Size(shape)
+        self.shape, self.calls = shape, calls  # of its layer's plan, where it has one
         self.mode = Mode.now()
         self.weight_version = version(weight)
         self._statistics: tuple[Tensor, Tensor] | None = None
-        self._normed: tuple[Tensor, Tensor, Tensor] | None = None
+        self.vectors: tuple[Tensor, Tensor, Tensor] | None = None  # mean, scale and shift of the batch norm in its node
+        self.var: Tensor | None = None
         self.measured = False  # whether the statistics came with y, out of one node of the graph
         if self.mode.inference and any(part.untracked for part in self.parts):
             self._run(stats=False)
@@ -74,12 +77,20 @@ class PendingConv(Raw):
             self._statistics = batch_stats(self.tensor(), backend=backend)
         return self._statistics
 
-    def normed(self, norm: Norm) -> tuple[Tensor, Tensor, Tensor] | None:
-        """mean, scale and shift of a batch norm, out of the convolution's own node; None where they are separate."""
+    def normed(self, norm: Norm) -> bool:
+        """Run with a batch norm in the convolution's own node; whether that was possible."""
         if self.x is not None or self.mode != Mode.now():
-            return None
+            return False
         self._run(stats=True, norm=norm)
-        return self._normed
+        return self.vectors is not None
+
+    def normalised(self, weight: Tensor | None, bias: Tensor | None, eps: float) -> Part:
+        """The result of the batch norm that ran in the convolution's node."""
+        vectors, var = self.vectors, self.var
+        assert vectors is not None
+        if var is None:
+            return Part(self, *vectors)
+        return Part(self, norm=Normed(vectors[0].detach(), var, weight, bias, eps, vectors=vectors))
 
     @property
     def requires_grad(self) -> bool:
@@ -89,15 +100,59 @@ class PendingConv(Raw):
         return self.mode.grad and any(t is not None and t.requires_grad for t in operands)
 
     def _run(self, stats: bool, norm: Norm | None = None) -> None:
+        with self.mode.again():
+            found = self.prepare(stats, norm)
+            self.finish(found, apply_node(*found))
+
+    def prepare(self, stats: bool, norm: Norm | None = None) -> tuple[Any, ...]:
+        """The node of the graph that computes it, and the node's arguments; norm: to be in that node, if it can be."""
         if version(self.weight) != self.weight_version:
             raise RuntimeError(
                 f"fastinpaint: a weight of shape {tuple(self.weight.shape)} was modified in place before the deferred "
                 "convolution that reads it ran; use the result, or call .clone() on it, before an optimiser's step."
             )
-        with self.mode.again():
-            self._run_now(stats, norm)
+        weight, bias = self._own_weight(), None if self.bias is None else self.bias.to(self.dtype)
+        parts = self._opened(weight)
+        if parts[0].norm is not None and parts[0].raw.shape.numel() >= cpu.LEAST_PLAIN and self.device.type == "cpu":
+            maps = [Source(part.raw.tensor()) for part in parts]
+            if not cpu.normalises(maps, weight, self.geometry):
+                parts = _made(parts, self.options)
+        sources, recipes = materialise(parts, self.dtype)
+        call = self._call(sources, weight, stats)
+        given: list[Operand] | None = None
+        if self.options.memory == "low" or self.added or any_recipe(recipes):
+            steps = depth(recipes)
+            if steps < MOST_STEPS and self._to_be_forgotten():
+                self.recipe = Recipe(partial(conv_block.recompute, call), (weight, bias, *recipes), Slot(), steps + 1)
+            given = recipes if any_recipe(recipes) else None
+        if norm is not None and fused_bn.can(call, sources, norm):
+            return fused_bn.node(call, sources, weight, bias, norm, given, self.recipe)
+        return conv_block.node(call, sources, weight, bias, given, self.recipe)
+
+    def finish(self, ran: tuple[Any, ...], found: tuple[Tensor, ...]) -> None:
+        """Take what the node of `prepare` gave."""
+        self.x = found[0]
+        if len(found) > 3:  # `fused_bn.ConvNorm`; a compiler does not compare nodes
+            self.vectors, self.measured = (found[1], found[2], found[3]), True
+            self.var = found[4] if len(found) > 4 else None
+        else:
+            self.measured = ran[1].stats
+            self._statistics = (found[1], found[2]) if self.measured else None
+        self.version = version(self.x)
         # what it read may go, unless backward keeps it
         self.parts, self.weight, self.bias = (), None, None
+
+    def _call(self, sources: Sequence[Source], weight: Tensor, stats: bool) -> Call:
+        """All of the call that is no tensor: from the layer's plan, where such a call has been made before."""
+        if self.calls is None or torch.compiler.is_compiling():
+            return torch_library.call_of(sources, weight, self.geometry, stats, self.options.backend)
+        maps = tuple([(s.x.shape, s.relu, s.mean is None, s.addend is None) for s in sources])
+        question = (maps, stats, weight.dtype, weight.device, self.options.backend)
+        call = self.calls.get(question)
+        if call is None:
+            call = torch_library.call_of(sources, weight, self.geometry, stats, self.options.backend)
+            self.calls[question] = call
+        return call
 
     def folded(self, mean: Tensor, scale: Tensor, shift: Tensor) -> PendingConv:
         """This convolution, followed by ``(y - mean) * scale + shift``, as one convolution."""
@@ -113,27 +168,6 @@ class PendingConv(Raw):
         folded.weight, folded.bias = weight.to(self.dtype), (bias * scale + shift).to(self.dtype)
         folded.weight_version = version(folded.weight)
         return folded
-
-    def _run_now(self, stats: bool, norm: Norm | None) -> None:
-        weight, bias = self._own_weight(), None if self.bias is None else self.bias.to(self.dtype)
-        parts = self._opened(weight)
-        if parts[0].norm is not None and parts[0].raw.shape.numel() >= cpu.LEAST_PLAIN and self.device.type == "cpu":
-            maps = [Source(part.raw.tensor()) for part in parts]
-            if not cpu.normalises(maps, weight, self.geometry):
-                parts = _made(parts, self.options)
-        sources, recipes = materialise(parts, self.dtype)
-        call = torch_library.call_of(sources, weight, self.geometry, stats, self.options.backend)
-        steps = depth(recipes)
-        if steps < MOST_STEPS and self._to_be_forgotten():
-            self.recipe = Recipe(partial(conv_block.recompute, call), (weight, bias, *recipes), Slot(), steps + 1)
-        given = recipes if any_recipe(recipes) else None
-        if norm is not None and fused_bn.can(call, sources, norm):
-            y, *normed = fused_bn.apply(call, sources, weight, bias, norm, given, self.recipe)
-            self._normed = tuple(normed)  # type: ignore[assignment]
-        else:
-            y, mean, var = conv_block.apply(call, sources, weight, bias, given, self.recipe)
-            self._statistics = (mean, var) if stats else None
-        self.x, self.version, self.measured = y, version(y), stats
 
     def _opened(self, weight: Tensor) -> Sequence[Part]:
         """The parts, activations left to the convolution's own load where its kernels know them."""

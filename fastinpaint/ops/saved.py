@@ -59,9 +59,19 @@ _Place = Union[int, _Step, None]  # noqa: UP007
 
 def remember(ctx: Any, operands: Sequence[Operand]) -> None:
     """Save the operands for backward, each tensor once."""
+    if not torch.compiler.is_compiling() and _are_distinct_tensors(operands):
+        ctx.places = None
+        ctx.save_for_backward(*operands)
+        return
     tensors: list[Tensor] = []
     ctx.places = _places(operands, tensors, {})
     ctx.save_for_backward(*tensors)
+
+
+def _are_distinct_tensors(operands: Sequence[Operand]) -> bool:
+    """Whether each of them is None or a tensor that no other one is: then they are saved as they stand."""
+    tensors = [operand for operand in operands if operand is not None]
+    return Recipe not in map(type, tensors) and len(set(map(id, tensors))) == len(tensors)
 
 
 # Neither this nor `_values` may be a function within a function: one that names itself is a cycle, which keeps every
@@ -95,6 +105,8 @@ def _places(operands: Sequence[Operand], tensors: list[Tensor], steps: dict[Slot
 
 def recall(ctx: Any) -> list[Tensor | None]:
     """The operands, in order; what was not kept is computed again, differentiably where autograd records."""
+    if ctx.places is None:
+        return list(ctx.saved_tensors)
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         return _differentiable_values(ctx.places, ctx.saved_tensors, {})
     return _values(ctx.places, ctx.saved_tensors)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastinpaint.acceleration import search, trial
 from fastinpaint.nn import layers
+from fastinpaint.nn.pending_conv import PendingConv
 
 SLOW = 0.01  # seconds that a slow layer takes
 
@@ -51,13 +52,13 @@ def stock_is_slow(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
 
 @pytest.fixture
 def fused_is_slow(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
-    slowed(monkeypatch, layers._Conv, "_fused", clock)
+    slowed(monkeypatch, PendingConv, "__init__", clock)
 
 
 @pytest.fixture
 def contiguous_is_slow(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
     """Make stock convolutions of contiguous maps slow."""
-    slowed(monkeypatch, nn.Conv2d, "_conv_forward", clock, lambda _, x: x.shape[1] > 3 and x.is_contiguous())
+    slowed(monkeypatch, nn.Conv2d, "_conv_forward", clock, lambda _, x, *rest: x.shape[1] > 3 and x.is_contiguous())
 
 
 def slowed(
@@ -71,8 +72,8 @@ def slowed(
     """Make a method of a class take extra seconds if a condition on the layer and its input holds."""
     right = getattr(kind, method)
 
-    def slow(self: nn.Module, input: Tensor, *args: object) -> object:
-        if where(self, input):
+    def slow(self: object, input: object, *args: object) -> object:
+        if where(self, input, *args):
             clock.wait(seconds)
         return right(self, input, *args)
 

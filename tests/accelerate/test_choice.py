@@ -13,6 +13,7 @@ from fastinpaint.acceleration import search
 from fastinpaint.acceleration.kept import RecomputedBytes, kept_bytes
 from fastinpaint.acceleration.report import Report
 from fastinpaint.nn import layers
+from fastinpaint.nn.pending_conv import PendingConv
 from fastinpaint.ops.dispatch import native
 from tests.accelerate.slow_layers import (
     SLOW,
@@ -52,7 +53,7 @@ def test_the_model_stays_stock_where_that_is_faster(objective: str) -> None:
 def test_one_slow_layer_is_left_stock(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
     monkeypatch.setattr(search, "RUNS", 3)
     slowed(monkeypatch, nn.Conv2d, "_conv_forward", clock)
-    slowed(monkeypatch, layers._Conv, "_fused", clock, lambda conv, _: conv.kernel_size == (1, 1), 5 * SLOW)
+    slowed(monkeypatch, PendingConv, "__init__", clock, lambda _, parts, weight, *rest: weight.shape[-1] == 1, 5 * SLOW)
     net = fastinpaint.accelerate(network(), example=image())
     assert fused_layers(net) == ["0", "3"]
 

@@ -126,14 +126,15 @@ def test_low_computes_each_map_again_once(chain: nn.Sequential, retain: bool, mo
 
 
 def test_low_frees_what_it_computed(chain: nn.Sequential, monkeypatch: pytest.MonkeyPatch) -> None:
-    net, slots, right = fastinpaint.accelerate(chain, memory="low"), [], PendingConv._run_now
+    net, slots, right = fastinpaint.accelerate(chain, memory="low"), [], PendingConv.prepare
 
-    def watched(self: PendingConv, *arguments: object) -> None:
-        right(self, *arguments)  # type: ignore[arg-type]
+    def watched(self: PendingConv, *arguments: object) -> object:
+        found = right(self, *arguments)  # type: ignore[arg-type]
         if self.recipe is not None:
             slots.append(self.recipe.slot)
+        return found
 
-    monkeypatch.setattr(PendingConv, "_run_now", watched)
+    monkeypatch.setattr(PendingConv, "prepare", watched)
     net(torch.randn(2, 2, 16, 16, dtype=torch.float64)).sum().backward()
     assert len(slots) >= 3
     assert all(slot.value is None for slot in slots)

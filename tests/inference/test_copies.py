@@ -20,6 +20,7 @@ SETTINGS = Settings(frames=8, size=16, device="cpu")
 FRAMES, GROUP = 40, 8
 MOVING = [parse_box("8,8,20,16@0.68"), parse_box("20,16,20,16@0.8")]
 """A box in frames 17 to 20, which are in the third group of five."""
+MATRIX = (0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)
 UNEVEN = [512 * t + 37 * (t % 4) for t in range(FRAMES)]
 
 
@@ -63,7 +64,7 @@ COPIED = [
 ]
 
 
-def write_groups(path: Path, kind: Kind, sound: bool = True) -> Path:
+def write_groups(path: Path, kind: Kind, sound: bool = True, described: bool = False) -> Path:
     """Forty frames in groups of eight, with sound where the container has a plain kind of it."""
     time_base = Fraction(1, 25) if path.suffix == ".avi" else Fraction(1, 12800)
     ticks = [t * round(Fraction(1, 25) / time_base) for t in range(FRAMES)] if kind.pts is None else kind.pts
@@ -71,6 +72,12 @@ def write_groups(path: Path, kind: Kind, sound: bool = True) -> Path:
         stream = out.add_stream(kind.encoder, 25, options=dict(kind.options), time_base=time_base)
         stream.width, stream.height, stream.pix_fmt = 64, 48, kind.pix_fmt
         stream.codec_context.color_range = 2 if "yuvj" in kind.pix_fmt else 1
+        if described:
+            stream.set_display_matrix(MATRIX)
+            stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+            stream.codec_context.color_primaries, stream.codec_context.color_trc = 9, 16
+            stream.codec_context.colorspace = 9
+            stream.metadata["language"] = "fra"
         track = None
         if sound:
             track = out.add_stream("libopus" if path.suffix == ".webm" else "mp2", 48000, layout="mono")
@@ -154,22 +161,56 @@ def test_groups_that_need_each_other_are_encoded(tmp_path, kind):
     assert len(decoded(out)) == FRAMES
 
 
+def test_hev1_files_take_copies(tmp_path):
+    path = remuxed(tmp_path, "hev1")
+    out, _, copied = run(path, "out.mp4")
+    assert copied == FRAMES - GROUP
+    with av.open(str(out)) as file:
+        assert file.streams.video[0].codec_context.codec_tag == "hev1"
+    same = [(a == b).all() for a, b in zip(decoded(path), decoded(out), strict=True)]
+    assert same == [not 16 <= n < 24 for n in range(FRAMES)]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
+def test_what_describes_the_pictures_is_kept_beside_copies(tmp_path, suffix):
+    source = write_groups(tmp_path / f"in{suffix}", Kind(suffix, "libx264", options=X264), described=True)
+    out, _, copied = run(source, f"out{suffix}", boxes=[parse_box("4,4,8,8@0.68"), parse_box("20,20,8,8@0.8")])
+    assert copied == FRAMES - GROUP
+    told = []
+    for path in (source, out):
+        with av.open(str(path)) as file:
+            stream = file.streams.video[0]
+            pictures = [next(file.decode(stream)), *list(file.decode(stream))[18:20]]
+            colours = [(p.color_primaries, p.color_trc, p.colorspace, p.color_range, p.rotation) for p in pictures]
+            shape = stream.sample_aspect_ratio, stream.average_rate, stream.time_base
+            told.append((colours, shape, stream.language, stream.codec_context.codec_tag))
+    assert told[0][0] == [(9, 16, 9, 1, told[0][0][0][4])] * 3
+    assert abs(told[0][0][0][4]) == 90
+    assert told[1] == told[0]
+
+
 def test_copying_can_be_turned_off(tmp_path):
     source = write_groups(tmp_path / "in.mp4", COPIED[0])
     _, notes, copied = run(source, "out.mp4", encoding=Encoding(smart_copy=False))
     assert (notes, copied) == ([], 0)
 
 
-def test_hvc1_files_are_encoded_since_apples_players_read_its_header_alone(tmp_path):
+def remuxed(tmp_path: Path, tag: str) -> Path:
+    """HEVC in MP4 under a tag."""
     path = tmp_path / "in.mp4"
     matroska = write_groups(tmp_path / "in.mkv", Kind(".mkv", "libx265", options=X265))
     with av.open(str(matroska)) as file, av.open(str(path), "w") as out:
         target = out.add_stream_from_template(file.streams.video[0], opaque=True)
-        target.codec_context.codec_tag = "hvc1"
+        target.codec_context.codec_tag = tag
         for packet in file.demux(video=0):
             if packet.size:
                 packet.stream = target
                 out.mux(packet)
+    return path
+
+
+def test_hvc1_files_are_encoded_since_apples_players_read_its_header_alone(tmp_path):
+    path = remuxed(tmp_path, "hvc1")
     _, notes, copied = run(path, "out.mp4", encoding=Encoding(smart_copy=True))
     assert copied == 0
     assert notes == ["all frames are encoded: hvc1 has its parameter sets in the header alone."]
@@ -183,6 +224,18 @@ def test_copies_go_into_other_containers(tmp_path, source, suffix):
     assert copied == FRAMES - GROUP
     old, new = decoded(source), decoded(out)
     assert [(a == b).all() for a, b in zip(old, new, strict=True)] == [not 16 <= n < 24 for n in range(FRAMES)]
+
+
+def test_avi_files_get_one_frame_rate(tmp_path):
+    kind = Kind(".mkv", "ffv1", options={"g": str(GROUP)})
+    source = write_groups(tmp_path / "in.mkv", kind, sound=False)
+    out, _, copied = run(source, "out.avi")
+    assert copied == FRAMES - GROUP
+    with av.open(str(out)) as file:
+        assert file.streams.video[0].average_rate == 25
+        assert [frame.pts * frame.time_base for frame in file.decode(video=0)] == [
+            Fraction(t, 25) for t in range(FRAMES)
+        ]
 
 
 def test_lossless_output_copies_where_decoders_follow(tmp_path):

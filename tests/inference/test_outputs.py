@@ -241,10 +241,10 @@ def test_hdr10s_side_data_stay_in_the_container_where_encoders_have_no_place(tmp
     told = []
     for path in (source, *(run(source, name) for name in outputs)):
         with av.open(str(path)) as file:
-            pictures = list(file.decode(video=0))
+            pictures, rate = list(file.decode(video=0)), file.streams.video[0].average_rate
         sides = {side.type.name: bytes(side) for side in pictures[-1].side_data}
         light = fractions(sides["MASTERING_DISPLAY_METADATA"])
-        told.append((light, sides["CONTENT_LIGHT_LEVEL"][:8], pictures[0].format.name, len(pictures)))
+        told.append((light, sides["CONTENT_LIGHT_LEVEL"][:8], pictures[0].format.name, len(pictures), rate))
     assert told[0][0] == [0.68, 0.32, 0.265, 0.69, 0.15, 0.06, 0.3127, 0.329, 0.005, 1000]
     assert told[0][1] == struct.pack("=2I", 1000, 400)
     assert told[1:] == [told[0]] * len(outputs)

@@ -33,6 +33,12 @@ def count_convolutions(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         ran.append(arguments[-1])
         return right(*arguments)
 
+    def counted_with_norm(*arguments: Any) -> Any:
+        ran.append(True)
+        return with_norm(*arguments)
+
+    with_norm = cpu.fwd_norm
+    monkeypatch.setattr(cpu, "fwd_norm", counted_with_norm)
     for module in (cpu, reference):
         monkeypatch.setattr(module, "fwd", functools.partial(counted, module.fwd))
     return ran

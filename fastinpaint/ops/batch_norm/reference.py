@@ -56,14 +56,20 @@ class Normed(NamedTuple):
 
     Attributes:
         mean, scale, shift: what applies it, see `fastinpaint.ops.types.Source`.
-        rstd, curve: what its backward needs: dweight = dscale * rstd, dvar = dscale * curve.
+        rstd, dvar_per_dscale: what its backward needs: dweight = dscale * rstd, dvar = dscale * dvar_per_dscale.
+        var, eps: from backends whose backward takes them in place of those two; the biased variance has no gradient.
     """
 
     mean: Tensor
     scale: Tensor
     shift: Tensor
-    rstd: Tensor
-    dvar_per_dscale: Tensor
+    rstd: Tensor | None = None
+    dvar_per_dscale: Tensor | None = None
+    var: Tensor | None = None
+    eps: float = 0.0
+
+
+VECTORS = 5  # of `Normed`, which every backend gives
 
 
 def why_not(var: Tensor, weight: Tensor | None, bias: Tensor | None, running: Running | None) -> str | None:

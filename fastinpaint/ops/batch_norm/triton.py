@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastinpaint.ops.activation.triton_launch import FINISH_BLOCK
-from fastinpaint.ops.batch_norm.reference import Norm, Normed, Running
+from fastinpaint.ops.batch_norm.reference import VECTORS, Norm, Normed, Running
 from fastinpaint.ops.dispatch import triton_support as support
 
 if support.INSTALLED:
@@ -62,7 +62,7 @@ def finish(count: Tensor, part_mean: Tensor, part_m2: Tensor, norm: Norm, values
         values: number of values per channel.
     """
     channels, parts = part_mean.shape
-    found = Normed(*(support.float_empty(count, channels) for _ in Normed._fields))
+    found = Normed(*[support.float_empty(count, channels) for _ in range(VECTORS)])  # type: ignore[arg-type]
     weight, bias, running, eps = norm
     running_mean = running_var = tracked = None
     momentum: float | None = 0.0
@@ -71,7 +71,7 @@ def finish(count: Tensor, part_mean: Tensor, part_m2: Tensor, norm: Norm, values
         running_mean, running_var = running_mean.contiguous(), running_var.contiguous()
     kernels.finish_norm_kernel[(channels,)](
         count, part_mean, part_m2, *(None if t is None else t.contiguous() for t in (weight, bias)),
-        running_mean, running_var, tracked, *found, parts, float(values), momentum, eps,
+        running_mean, running_var, tracked, *found[:VECTORS], parts, float(values), momentum, eps,
         HAS_WEIGHT=weight is not None, HAS_BIAS=bias is not None, HAS_RUNNING=running is not None,
         HAS_TRACKED=tracked is not None, BLOCK=FINISH_BLOCK, **support.OPTIONS,
     )  # fmt: skip

@@ -104,13 +104,18 @@ def recompute(call: Call, operands: list[Tensor | None]) -> Tensor:
     return torch_library.fwd(call._replace(stats=False), flat, weight, bias)[0]
 
 
-def apply(
+def node(
     call: Call,
     sources: Sequence[Source],
     weight: Tensor,
     bias: Tensor | None,
     recipes: Sequence[Operand] | None = None,
     own: Recipe | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """y, mean and var of checked arguments; call is their `torch_library.call_of`, recipes and own see `ConvBlock`."""
-    return apply_node(ConvBlock, call, recipes, own, weight, bias, *each_once(flatten(sources)))
+) -> tuple[Any, ...]:
+    """`ConvBlock` and its arguments, of checked ones; call is their `torch_library.call_of`."""
+    return ConvBlock, call, recipes, own, weight, bias, *each_once(flatten(sources))
+
+
+def apply(call: Call, sources: Sequence[Source], weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """y, mean and var of checked arguments."""
+    return apply_node(*node(call, sources, weight, bias))

@@ -3,15 +3,15 @@
     y = conv(a, weight) + bias,   mean, var: its statistics      (`reference`)
     rstd = 1 / sqrt(var + eps)    scale = norm_weight * rstd     shift = norm_bias      (`batch_norm.reference`)
 
-and, given dy, dmean, dscale and dshift, the backward of both, one after the other, with dvar = dscale * curve and curve
-= -1/2 * scale * rstd^2. Such a backend has ``fwd_norm`` and ``bwd_norm``; see `fastinpaint.ops.conv_block.triton`.
+and, given dy, dmean, dscale and dshift, the backward of both, one after the other, with dvar = dscale *
+dvar_per_dscale and dvar_per_dscale = -1/2 * scale * rstd^2. Such a backend has ``fwd_norm`` and ``bwd_norm``; see
+`fastinpaint.ops.conv_block.cpu` and `fastinpaint.ops.conv_block.triton`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +20,7 @@ from torch.library import Library, register_fake
 
 from fastinpaint.ops import saved
 from fastinpaint.ops.batch_norm import reference as batch_norm
-from fastinpaint.ops.batch_norm.reference import Norm, Normed, Running
+from fastinpaint.ops.batch_norm.reference import VECTORS, Norm, Normed, Running
 from fastinpaint.ops.conv_block import reference, torch_library
 from fastinpaint.ops.conv_block.torch_library import GEOMETRY, Call, Flat, geometry_of, pack
 from fastinpaint.ops.dispatch.fast_path import (
@@ -32,7 +32,7 @@ from fastinpaint.ops.dispatch.fast_path import (
     none_if_empty,
 )
 from fastinpaint.ops.saved import Operand, Recipe
-from fastinpaint.ops.types import Geometry, Source, flatten, unflatten
+from fastinpaint.ops.types import Source, flatten, unflatten
 
 _library = Library("fastinpaint", "FRAGMENT")
 _library.define(
@@ -54,7 +54,9 @@ def can(call: Call, sources: Sequence[Source], norm: Norm) -> bool:
     if call.module is None or not hasattr(call.module, "fwd_norm") or not all(s.x.numel() for s in sources):
         return False
     # without a momentum each program would have to read the count that one of them changes
-    return norm.running is None or norm.running.momentum is not None
+    if norm.running is not None and norm.running.momentum is None:
+        return False
+    return not hasattr(call.module, "why_not_norm") or call.module.why_not_norm(sources, norm) is None
 
 
 def _fwd(
@@ -78,22 +80,20 @@ def _fwd(
     sources, geometry = unflatten(flat, relus), geometry_of(*axes)
     with no_autocast(weight.device):
         module = torch_library.choose(backend, sources, weight, geometry)
-        return _fwd_on(module, sources, weight, bias, geometry, Norm(norm_weight, norm_bias, running, eps))
+        y, normed = module.fwd_norm(sources, weight, bias, geometry, Norm(norm_weight, norm_bias, running, eps))
+    _count_changes(running)
+    return y, *normed[:VECTORS]
 
 
-def _fwd_on(
-    module: ModuleType, sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, norm: Norm
-) -> tuple[Tensor, ...]:
-    y, normed = module.fwd_norm(sources, weight, bias, geometry, norm)
-    if norm.running is not None:  # autograd is to see what a kernel changed
-        changed = [t for t in norm.running[:3] if t is not None and not t.is_inference()]
-        torch.autograd.graph.increment_version(changed)
-    return y, *normed
+def _count_changes(running: Running | None) -> None:
+    """Autograd sees what a kernel changed."""
+    if running is not None:
+        torch.autograd.graph.increment_version([t for t in running[:3] if t is not None and not t.is_inference()])
 
 
 def _fwd_fake(flat: Flat, relus: list[int], weight: Tensor, bias: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
     y, mean, _ = torch_library.run_fwd(True, flat, relus, weight, bias, True, *rest[7:])
-    return y, *(torch.empty_like(mean) for _ in Normed._fields)
+    return y, *(torch.empty_like(mean) for _ in range(VECTORS))
 
 
 def _bwd(
@@ -101,7 +101,7 @@ def _bwd(
     dmean: Tensor,
     dscale: Tensor,
     y: Tensor,
-    normed: list[Tensor],
+    normed: list[Any],
     norm_weight: Tensor | None,
     flat: Flat,
     relus: list[int],
@@ -116,16 +116,10 @@ def _bwd(
     with no_autocast(weight.device):
         module = torch_library.choose(backend, sources, weight, geometry)
         needed = (needs, needs_weight, needs_bias)
-        found = _bwd_on(module, dy, dmean, dscale, y, normed, norm_weight, sources, weight, geometry, *needed)
-    return [empty_if_none(t, dy) for t in found]
-
-
-def _bwd_on(
-    module: ModuleType, dy: Tensor, dmean: Tensor, dscale: Tensor, y: Tensor, normed: Sequence[Tensor], *rest: Any
-) -> list[Tensor | None]:
-    """Gradients of the flattened sources, of weight, bias and norm_weight."""
-    grads, dweight, dbias, dnorm_weight = module.bwd_norm(dy, dmean, dscale, y, Normed(*normed), *rest)
-    return [*pack(grads, dweight, dbias, dy), dnorm_weight]
+        grads, dweight, dbias, dnorm_weight = module.bwd_norm(
+            dy, dmean, dscale, y, Normed(*normed[:VECTORS]), norm_weight, sources, weight, geometry, *needed
+        )  # fmt: skip
+    return [empty_if_none(t, dy) for t in (*pack(grads, dweight, dbias, dy, module), dnorm_weight)]
 
 
 def _bwd_fake(
@@ -157,7 +151,10 @@ class Kept(NamedTuple):
 
 
 class ConvNorm(torch.autograd.Function):
-    """``apply(kept, weight, bias, norm_weight, norm_bias, *flatten(sources)) -> (y, mean, scale, shift)``."""
+    """``apply(kept, weight, bias, norm_weight, norm_bias, *flatten(sources)) -> (y, mean, scale, shift[, var])``.
+
+    var, from backends that give it, has no gradient.
+    """
 
     @staticmethod
     def forward(
@@ -168,14 +165,17 @@ class ConvNorm(torch.autograd.Function):
         norm_weight: Tensor | None,
         norm_bias: Tensor | None,
         *flat: Tensor | None,
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor | None, ...]:
         call, running, eps, recipes, own = kept
+        var: Tensor | None = None
         if call.module is not None and can_bypass_dispatcher(
             weight, bias, norm_weight, norm_bias, *(running or ())[:3], *flat
         ):
             norm = Norm(norm_weight, norm_bias, running, eps)
             with below_autograd(weight.device):
-                y, *normed = _fwd_on(call.module, unflatten(flat, call.relus), weight, bias, call.geometry, norm)
+                y, found = call.module.fwd_norm(unflatten(flat, call.relus), weight, bias, call.geometry, norm)
+            *normed, var, _ = found
+            _count_changes(running)
         else:
             y, *normed = torch.ops.fastinpaint.conv_norm_fwd.default(
                 list(flat), call.relus, weight, bias, norm_weight, norm_bias, *(running or (None,) * 4), eps,
@@ -184,49 +184,54 @@ class ConvNorm(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.call, ctx.eps, ctx.slot = call, eps, None if own is None else own.slot
         double = bias if bias is not None and bias.requires_grad else None  # a vector, for double backward only
-        vectors = (weight, double, norm_weight, norm_bias, *normed)
+        mean, scale, shift, *others = normed  # shift is for the next layer alone
+        vectors = (weight, double, norm_weight, norm_bias, mean, scale, *others, var)
         saved.remember(ctx, (*vectors, y if own is None else own, *(flat if recipes is None else recipes)))
-        return y, *normed[:3]
+        if var is None:
+            return y, mean, scale, shift
+        ctx.mark_non_differentiable(var)
+        return y, mean, scale, shift, var
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         weight, bias, norm_weight, norm_bias, *rest = saved.recall(ctx)
-        normed, y, flat = rest[:5], rest[5], rest[6:]
+        (mean, scale, *others), y, flat = rest[:VECTORS], rest[VECTORS], rest[VECTORS + 1 :]
         assert weight is not None
+        assert y is not None
+        assert mean is not None
+        assert scale is not None
+        rstd, dvar_per_dscale, var = others
+        normed = Normed(mean, scale, scale, rstd, dvar_per_dscale, var, ctx.eps)  # no backward reads shift
         if torch.is_grad_enabled():
             forward = partial(_forward, ctx.call, ctx.eps)
-            return (None, *saved.differentiate(forward, [weight, bias, norm_weight, norm_bias, *flat], upstream))
-        dy, dmean, dscale = (
-            torch.zeros_like(like) if grad is None and like is not None else grad
-            for grad, like in zip(upstream[:3], (y, *normed[:2]), strict=True)
-        )
-        _, needs_weight, needs_bias, needs_norm_weight, _, *of_flat = ctx.needs_input_grad
-        needs = [any(of_flat[5 * i : 5 * i + 5]) for i in range(len(ctx.call.relus))]
-        found = _run_backward(
-            ctx.call, dy, dmean, dscale, y, normed, norm_weight if needs_norm_weight else None, flat, weight, needs,
-            needs_weight, needs_bias,
-        )  # fmt: skip
+            return (None, *saved.differentiate(forward, [weight, bias, norm_weight, norm_bias, *flat], upstream[:4]))
+        dy, dmean, dscale, dshift = upstream[:4]
+        call, (_, needs_weight, needs_bias, needs_norm_weight, _, *of_flat) = ctx.call, ctx.needs_input_grad
+        needs = [any(of_flat[5 * i : 5 * i + 5]) for i in range(len(call.relus))]
+        dy = torch.zeros_like(y) if dy is None else dy
+        scaled = norm_weight if needs_norm_weight else None
+        module, needed = call.module, (needs, needs_weight, needs_bias)
+        own = normed.var is not None  # no registered operator takes that, and no backend that gives it needs zeros
+        if not own:
+            dmean, dscale = (torch.zeros_like(mean) if d is None else d for d in (dmean, dscale))
+        if own or (
+            module is not None and can_bypass_dispatcher(dy, dmean, dscale, y, mean, norm_weight, weight, *flat)
+        ):
+            with below_autograd(weight.device):
+                grads, dweight, dbias, dnorm_weight = module.bwd_norm(
+                    dy, dmean, dscale, y, normed, scaled, unflatten(flat, call.relus), weight, call.geometry, *needed
+                )
+                *dflat, dweight, dbias = torch_library.pack(grads, dweight, dbias, dy, module)
+        else:
+            packed = torch.ops.fastinpaint.conv_norm_bwd.default(
+                dy, dmean, dscale, y, list(normed[:VECTORS]), scaled, flat, call.relus, weight, *needed, call.backend,
+                *call.geometry,
+            )  # fmt: skip
+            *dflat, dweight, dbias, dnorm_weight = [none_if_empty(g) for g in packed]
         if ctx.slot is not None:
             ctx.slot.value = None  # the maker of a map is its last reader
-        *grads, dweight, dbias, dnorm_weight = found
-        dshift = upstream[3]
         dnorm_bias = None if norm_bias is None or dshift is None else dshift.to(norm_bias.dtype)
-        return (None, dweight, dbias, dnorm_weight, dnorm_bias, *torch_library.with_addends(grads, flat, needs))
-
-
-def _run_backward(call: Call, *arguments: Any) -> list[Tensor | None]:
-    """Gradients of the flattened sources, of weight, bias and norm_weight."""
-    *tensors, flat, weight, needs, needs_weight, needs_bias = arguments
-    dy, dmean, dscale, y, normed, norm_weight = tensors
-    relus, geometry, _, backend, module = call
-    if module is not None and can_bypass_dispatcher(dy, dmean, dscale, y, *normed, norm_weight, weight, *flat):
-        with below_autograd(weight.device):
-            sources = unflatten(flat, relus)
-            return _bwd_on(module, *tensors, sources, weight, geometry, needs, needs_weight, needs_bias)
-    found = torch.ops.fastinpaint.conv_norm_bwd.default(
-        *tensors, flat, relus, weight, needs, needs_weight, needs_bias, backend, *geometry
-    )
-    return [none_if_empty(g) for g in found]
+        return (None, dweight, dbias, dnorm_weight, dnorm_bias, *torch_library.with_addends(dflat, flat, needs))
 
 
 def _forward(
@@ -245,7 +250,7 @@ def _forward(
     return y, mean, *batch_norm.affine(var, norm_weight, norm_bias, eps)
 
 
-def apply(
+def node(
     call: Call,
     sources: Sequence[Source],
     weight: Tensor,
@@ -253,7 +258,7 @@ def apply(
     norm: Norm,
     recipes: Sequence[Operand] | None = None,
     own: Recipe | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """y, and mean, scale and shift of the batch norm that follows, of checked arguments for which `can` is true."""
+) -> tuple[Any, ...]:
+    """`ConvNorm` and its arguments, of checked ones for which `can` is true."""
     kept = Kept(call, norm.running, norm.eps, recipes, own)
-    return ConvNorm.apply(kept, weight, bias, norm.weight, norm.bias, *flatten(sources))
+    return ConvNorm, kept, weight, bias, norm.weight, norm.bias, *flatten(sources)

@@ -105,17 +105,18 @@ def run_bwd(
         kept = getattr(module, "KEEPS_WEIGHT_LAYOUT", False)
         layout = torch.preserve_format if kept else torch.contiguous_format
         dweight = None if dweight is None else torch.empty_like(weight, memory_format=layout)
-    return [empty_if_none(t, dy) for t in pack(grads, dweight, dbias, dy)]
+    return [empty_if_none(t, dy) for t in pack(grads, dweight, dbias, dy, module)]
 
 
 def pack(
-    grads: Sequence[SourceGrad], dweight: Tensor | None, dbias: Tensor | None, like: Tensor
+    grads: Sequence[SourceGrad], dweight: Tensor | None, dbias: Tensor | None, like: Tensor, module: ModuleType
 ) -> list[Tensor | None]:
-    """One list; an addend's gradient that is x's very own is left out, not copied."""
+    """One list; an addend's gradient that is x's very own is left out, not copied. module: what made them."""
     flat: list[Tensor | None] = []
     for dx, dmean, dscale, dshift, daddend in grads:
         flat += (dx, dmean, dscale, dshift, None if daddend is dx else daddend)
-    return apart([*flat, dweight, dbias], like)
+    flat += (dweight, dbias)
+    return flat if getattr(module, "FRESH_GRADIENTS", False) else apart(flat, like)
 
 
 def _batch_stats(fake: bool, x: Tensor, backend: str) -> tuple[Tensor, Tensor]:
@@ -199,7 +200,7 @@ def bwd(
             grads, dweight, dbias = module.bwd(
                 dy, dmean, dvar, y, mean, unflatten(flat, relus), weight, geometry, needs, needs_weight, needs_bias
             )
-            found = pack(grads, dweight, dbias, dy)
+            found = pack(grads, dweight, dbias, dy, module)
     *dflat, dweight, dbias = found
     return with_addends(dflat, flat, needs), dweight, dbias
 

@@ -44,8 +44,10 @@ def absorbed(geometry: Geometry, zeros: Zeros) -> Geometry | str:
 def convolution(a: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """torch's convolution, which takes no negative output_padding: those rows are computed and left off."""
     stride, padding, dilation, extra, transposed, groups = geometry
+    if min(extra) >= 0:
+        return torch.convolution(a, weight, bias, stride, padding, dilation, transposed, extra, groups)
     torchs = [max(0, n) for n in extra]
-    y = torch.ops.aten.convolution(a, weight, bias, stride, padding, dilation, transposed, torchs, groups)
+    y = torch.convolution(a, weight, bias, stride, padding, dilation, transposed, torchs, groups)
     return longer(y, [min(0, n) for n in extra])
 
 
@@ -54,9 +56,10 @@ def convolution_backward(
 ) -> tuple[Tensor | None, Tensor | None]:
     """da and dweight of `convolution`; rows that were left off have no gradient. mask: which are wanted, and False."""
     stride, padding, dilation, extra, transposed, groups = geometry
-    g, torchs = longer(g, [max(0, -n) for n in extra]), [max(0, n) for n in extra]
-    da, dweight, _ = torch.ops.aten.convolution_backward(
-        g, a, weight, None, stride, padding, dilation, transposed, torchs, groups, mask
+    if min(extra) < 0:
+        g, extra = longer(g, [max(0, -n) for n in extra]), tuple([max(0, n) for n in extra])
+    da, dweight, _ = torch.ops.aten.convolution_backward.default(
+        g, a, weight, None, stride, padding, dilation, transposed, extra, groups, mask
     )
     return da, dweight
 

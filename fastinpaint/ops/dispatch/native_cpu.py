@@ -28,6 +28,8 @@ ARGUMENTS = {
     "fi_cpu_activation_fwd": "piplii",
     "fi_cpu_activation_bwd": "ppllppplii",
     "fi_cpu_batch_stats": "pllppii",
+    "fi_cpu_batch_norm_fwd": "p",
+    "fi_cpu_batch_norm_bwd": "p",
     "fi_cpu_winograd_fwd": "ppippppppi",
     "fi_cpu_winograd_dgrad": "pppppippppi",
     "fi_cpu_winograd_wgrad": "ppipppi",

@@ -24,7 +24,7 @@ REALS = {"too large": ("1e30", "1e300"), "beyond 64 bits": ("9" * 40, "9" * 400)
 # What is no mistake for some options.
 ZERO_IS_FINE = {
     "seed", "steps", "pretrain_steps", "lr", "weight_decay", "clip", "alpha", "validate_every", "validation_samples",
-    "save_every", "workers", "feather", "overlap", "crf", "grow", "label", "mask_channel", "mask_start",
+    "save_every", "workers", "feather", "adapt", "overlap", "crf", "grow", "label", "mask_channel", "mask_start",
     "evaluate size",
 }  # fmt: skip
 COUNT_OR_WORD = {"mask_hold"}

@@ -11,14 +11,18 @@ import torch
 from torch import Tensor
 
 from fastinpaint.ops.activation import cpu as activation
+from fastinpaint.ops.batch_norm import cpu as batch_norm
+from fastinpaint.ops.batch_norm.reference import Norm, Normed
 from fastinpaint.ops.conv_block import reference
 from fastinpaint.ops.conv_block.cpu import onednn, select
 from fastinpaint.ops.dispatch import native_cpu as native
+from fastinpaint.ops.dispatch.fast_path import can_bypass_dispatcher
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 CHANNELS_LAST = True
 LEAST_PLAIN = 1 << 17  # values: a pass of its own, which saves moving a map, takes as long in Python as these in memory
 KEEPS_WEIGHT_LAYOUT = True  # dweight comes in the weight's
+FRESH_GRADIENTS = True  # none shares memory with another one or with dy
 
 
 def why_not(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> str | None:
@@ -50,6 +54,31 @@ def fwd(
     else:
         y = onednn.convolution(activation.materialise(sources), weight, bias, geometry)
     return (y, *batch_stats(y)) if stats and mean is None else (y, mean, var)
+
+
+def why_not_norm(sources: Sequence[Source], norm: Norm) -> str | None:
+    """Why `fwd_norm` cannot finish this batch norm, in one sentence, or None."""
+    if not can_bypass_dispatcher(sources[0].x):
+        return "batch_norm: the cpu kernel is called where nothing looks at operators."
+    return batch_norm.why_not_after(sources[0].x, norm)
+
+
+def fwd_norm(
+    sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, norm: Norm
+) -> tuple[Tensor, Normed]:
+    """y as `fwd`'s, of maps that are not empty, and what the batch norm that follows makes of its statistics."""
+    mean = var = None
+    sources = [native.dense_source(s) for s in sources]
+    kernels, _, _ = select.select_kernels(sources, weight, geometry)
+    if kernels not in select.DIRECT_KERNELS and any(source.relu > 1 for source in sources):
+        y = native.dense(reference.fwd(sources, weight, bias, geometry, False)[0])
+    elif kernels is not None:
+        y, mean, var = kernels.fwd(sources, weight, bias, geometry, True)
+    else:
+        y = onednn.convolution(activation.materialise(sources), weight, bias, geometry)
+    if mean is None or var is None:
+        mean, var = batch_stats(y)
+    return y, batch_norm.finish(mean, var, norm, y.numel() // y.shape[1])
 
 
 def batch_stats(y: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,14 +122,50 @@ def bwd(
     needs_bias: bool,
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None]:
     """The gradients of every source, of the weight and of the bias; y and mean are what `fwd` returned."""
+    if any(source.relu > 1 for source in sources) and not loads_activations(sources, weight, geometry):
+        return reference.bwd(dy, dmean, dvar, y, mean, sources, weight, geometry, needs, needs_weight, needs_bias)
     g = native.dense_source(upstream(dy, dmean, dvar, y, mean))
+    grads, dweight = _bwd_from(g, sources, weight, geometry, needs, needs_weight)
+    return grads, dweight, _bias_grad(dy, dmean, weight) if needs_bias else None
+
+
+def bwd_norm(
+    dy: Tensor,
+    dmean: Tensor | None,
+    dscale: Tensor | None,
+    y: Tensor,
+    normed: Normed,
+    norm_weight: Tensor | None,
+    sources: Sequence[Source],
+    weight: Tensor,
+    geometry: Geometry,
+    needs: Sequence[bool],
+    needs_weight: bool,
+    needs_bias: bool,
+) -> tuple[list[SourceGrad], Tensor | None, Tensor | None, Tensor | None]:
+    """As `bwd`, given the gradient of the scale in place of dvar; also the gradient of norm_weight, None if that is."""
+    source, dnorm_weight = batch_norm.upstream(dy, dmean, dscale, y, normed, norm_weight)
+    g = native.dense_source(source)
+    grads, dweight = _bwd_from(g, sources, weight, geometry, needs, needs_weight)
+    return grads, dweight, _bias_grad(dy, dmean, weight) if needs_bias else None, dnorm_weight
+
+
+def _bwd_from(
+    g: Source,
+    sources: Sequence[Source],
+    weight: Tensor,
+    geometry: Geometry,
+    needs: Sequence[bool],
+    needs_weight: bool,
+) -> tuple[list[SourceGrad], Tensor | None]:
+    """The gradients of every source and of the weight from G, itself given as a source."""
     sources = [native.dense_source(s) for s in sources]
     grads, dweight = [SourceGrad() for _ in sources], None
     needs_input = any(needs)
     _, own_dgrad, own_wgrad = select.select_kernels(sources, weight, geometry)
     if any(source.relu > 1 for source in sources) and not loads_activations(sources, weight, geometry):
-        upstreams = (dy, dmean, dvar, y, mean)
-        return reference.bwd(*upstreams, sources, weight, geometry, needs, needs_weight, needs_bias)
+        upstreams = (activation.materialise([g]), None, None, None, None)
+        return reference.bwd(*upstreams, sources, weight, geometry, needs, needs_weight, False)[:2]
     if needs_input and own_dgrad is not None:
         grads = own_dgrad.dgrad(g, sources, weight, geometry, needs)
     if needs_weight and own_wgrad is not None:
@@ -110,7 +175,7 @@ def bwd(
         da, their_dweight = onednn.convolution_bwd(activation.materialise([g]), sources, weight, geometry, *theirs)
         dweight = dweight if their_dweight is None else their_dweight
         grads = grads if da is None else activation.consume(da, sources, needs)
-    return grads, dweight, _bias_grad(dy, dmean, weight) if needs_bias else None
+    return grads, dweight
 
 
 def _bias_grad(dy: Tensor, dmean: Tensor | None, like: Tensor) -> Tensor:

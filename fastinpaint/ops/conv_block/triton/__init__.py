@@ -191,6 +191,7 @@ def bwd_norm(
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None, Tensor | None]:
     """As `bwd`, with the scale's gradient in place of dvar. Also returns norm_weight's gradient, None without one."""
     grad = Gradient(layout.dense(dy), layout.dense(y), normed.mean, dmean, dscale, normed.dvar_per_dscale)
+    assert normed.rstd is not None
     norm = None if norm_weight is None else NormWeight(dscale, normed.rstd, norm_weight)
     return _bwd(grad, norm, sources, weight, geometry, needs, needs_weight, needs_bias)
 

@@ -1,0 +1,75 @@
+"""Who looks at a layer's call: hooks, modes, tracers, compilers. Where nobody does, a layer takes its shortest way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.modules import module as torch_module
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+from fastinpaint.nn.region import inside
+
+
+def hooked(module: nn.Module, own: int = 0) -> bool:
+    """Whether somebody looks at the module's inputs or outputs, by more hooks than the library's own."""
+    return bool(
+        len(module._forward_hooks) + len(module._forward_pre_hooks) > own
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
+        or torch_module._global_backward_hooks
+        or torch_module._global_backward_pre_hooks
+    )
+
+
+def unobserved(module: Any) -> bool:
+    """Whether nobody looks at a fused layer's call, and other layers of its model read the result."""
+    if torch.compiler.is_compiling():
+        return False
+    own = module.__dict__
+    return not (
+        own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+        or "forward" in own
+        or module._compiled_call_impl is not None
+        or module._fastinpaint_plain
+        or torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
+        or torch_module._global_backward_hooks
+        or torch_module._global_backward_pre_hooks
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._is_torch_function_mode_enabled()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+        or torch.autograd._profiler_enabled()
+        or forward_ad._current_level >= 0
+        or (module._fastinpaint_accelerated and not inside())
+    )
+
+
+def torch_must_run(input: Any) -> bool:
+    """Whether the fused operators cannot: under functorch, in forward-mode differentiation, and for torch's tracers."""
+    if not isinstance(input, Tensor) and isinstance(input, torch.fx.Proxy):
+        raise RuntimeError(
+            "fastinpaint: torch.fx, and what is built on it (feature extraction, fusion, quantisation), takes the "
+            "plain model: call fastinpaint.restore(model) first, and accelerate what it returns."
+        )
+    return (
+        not isinstance(input, Tensor)
+        or (torch._C._len_torch_dispatch_stack() > 0 and flops_are_counted())
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or torch._C._get_tracing_state() is not None
+    )
+
+
+def flops_are_counted() -> bool:
+    """Whether torch's FLOP counter looks on: it knows torch's own convolutions only."""
+    # by its name: importing it would import Triton
+    return any(type(mode).__module__ == "torch.utils.flop_counter" for mode in _get_current_dispatch_mode_stack())

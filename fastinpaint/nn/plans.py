@@ -1,0 +1,54 @@
+"""What a convolution layer finds out once for each shape of its input, and keeps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fastinpaint.ops.conv_block import cpu
+from fastinpaint.ops.conv_block.torch_library import Call
+from fastinpaint.ops.dispatch import registry
+from fastinpaint.ops.types import Geometry
+
+MOST = 64  # shapes a layer remembers
+
+
+class Plan:
+    """One shape of the input.
+
+    Attributes:
+        question: what the answers were given for: the layer's settings, and the shapes of weight and bias.
+        geometry, shape: the convolution's geometry, and the shape of its result.
+        light: whether without gradients torch's own layers are the faster: what a fused layer saves is less than what
+            its calls take in Python.
+        calls: by what else a call depends on, see `fastinpaint.nn.pending_conv`.
+    """
+
+    __slots__ = ("calls", "geometry", "light", "question", "shape")
+
+    def __init__(self, question: tuple[Any, ...], geometry: Geometry, shape: tuple[int, ...], light: bool) -> None:
+        self.question, self.geometry, self.shape, self.light = question, geometry, torch.Size(shape), light
+        self.calls: dict[tuple[Any, ...], Call] = {}
+
+
+def is_light(shape: torch.Size, device: torch.device, backend: str) -> bool:
+    """Whether a map is so small that without gradients torch's own layers are the faster; see `Plan`."""
+    return device.type == "cpu" and shape.numel() < cpu.LEAST_PLAIN and registry.requested(backend) == "auto"
+
+
+class Plans(dict[torch.Size, Plan]):
+    """A layer's plans by the shape of its input. A copy of the layer makes its own."""
+
+    def __reduce__(self) -> tuple[type[Plans], tuple[()]]:
+        return Plans, ()
+
+    def __deepcopy__(self, memo: object) -> Plans:
+        return Plans()
+
+    def keep(self, shape: torch.Size, plan: Plan) -> Plan:
+        """Remember a plan, and of too many none."""
+        if len(self) >= MOST:
+            self.clear()
+        self[shape] = plan
+        return plan
