@@ -1,4 +1,6 @@
 // Forward and data gradient of depthwise.h.
+#include <vector>
+
 #include "conv_block/cpu/depthwise_band.h"
 
 namespace fi::FI_ISA {
@@ -31,6 +33,75 @@ __attribute__((noinline)) void row_pass(const float* a, int64_t stride, const Ta
   }
 }
 
+constexpr int64_t kNarrow = 16;  // columns
+
+// What an item computes: its rows in the grid, the band they read and the taps of each phase.
+struct ItemRows {
+  const Depthwise& d;
+  const ChannelGroup& group;
+  const Piece3& piece;
+  const DepthwiseBand& band;
+  const float* values;  // the band
+  TapRuns taps[kMostStride][kMostStride];
+
+  ItemRows(const Depthwise& d, const ChannelGroup& group, const Piece3& piece, const DepthwiseBand& band,
+           const float* values)
+      : d(d), group(group), piece(piece), band(band), values(values) {
+    for (int i = 0; i < d.map.phases[1]; ++i)
+      for (int j = 0; j < d.map.phases[2]; ++j) taps[i][j] = band.taps(d, d.map.phase[1][i], d.map.phase[2][j]);
+  }
+  // The grid's pixel where a row begins.
+  int64_t line(int64_t row) const {
+    const int64_t frame = (piece.sample * d.map.grid[0] + piece.frame) * d.map.grid[1];
+    return (frame + piece.y.begin + row) * d.map.grid[2] + piece.x.begin;
+  }
+  // One row of the vector of channels from c on. results: [columns + kBlock, kLanes].
+  template <class Epilogue>
+  void run(int64_t row, int64_t c, float* results, Epilogue& epilogue) const {
+    const Phase& py = d.map.phase[1][row % d.map.phases[1]];
+    const float* from = values + row / d.map.phases[1] * py.scale * band.columns * band.stride + c;
+    for (int i = 0; i < d.map.phases[2]; ++i) {
+      const Phase& px = d.map.phase[2][i];
+      const int64_t places = (piece.x.size - px.first + px.step - 1) / px.step;
+      if (places <= 0) continue;
+      const TapRuns& runs = taps[row % d.map.phases[1]][i];
+      with_run(runs.run, px.scale, [&](auto k, auto s) {
+        row_pass<k(), s()>(from, band.stride, runs, d.packed + group.first + c, d.packed_row,
+                           (places + kBlock - 1) / kBlock, results);
+      });
+      const int64_t pixel = line(row) + px.first, step = px.step;
+      epilogue(results, kLanes, places, [=](int64_t p) { return pixel + p * step; });
+    }
+  }
+};
+
+// All rows. Of a narrow map all channels of a pixel are written at nearly the same time, a row after their lines were
+// asked for: vector by vector the caches would fetch a line here and a line there, and wait for each. Of a wide map they
+// see the lines come.
+template <class Epilogue>
+void run_rows(const ItemRows& item, const Target& target, int64_t number, float* results) {
+  const ChannelGroup& group = item.group;
+  std::vector<Epilogue> epilogues;
+  epilogues.reserve((group.width + kLanes - 1) / kLanes);
+  for (int64_t c = 0; c < group.width; c += kLanes) {
+    epilogues.emplace_back(target, group.of_target + c, group.width - c < kLanes ? group.width - c : kLanes);
+  }
+  const int64_t count = static_cast<int64_t>(epilogues.size()), rows = item.piece.y.size;
+  const int64_t together = item.piece.x.size <= kNarrow ? count : 1;
+  for (int64_t first = 0; first < count; first += together) {
+    for (int64_t row = 0; row < rows; ++row) {
+      const int64_t expected = together > 1 && row + 1 < rows ? item.piece.x.size : 0, next = item.line(row + 1);
+      for (int64_t v = first; v < first + together; ++v) {
+        for (int64_t p = 0; p < expected; ++p) epilogues[v].expect(next + p);
+        item.run(row, v * kLanes, results, epilogues[v]);
+      }
+    }
+  }
+  for (int64_t v = 0; target.sums && v < count; ++v) {
+    epilogues[v].finish(target.sums + number * Epilogue::count * target.channels + group.of_target + v * kLanes);
+  }
+}
+
 }  // namespace
 
 void depthwise(const Depthwise& d, int64_t item) {
@@ -46,38 +117,9 @@ void depthwise(const Depthwise& d, int64_t item) {
 
   Target target = d.targets[group.target];
   target.past_caches &= target.channels % 16 == 0 && group.of_target % 16 == 0 && group.width % 16 == 0;
-  TapRuns runs[kMostStride][kMostStride];
-  const int phases_y = d.map.phases[1], phases_x = d.map.phases[2];
-  for (int i = 0; i < phases_y; ++i)
-    for (int j = 0; j < phases_x; ++j) runs[i][j] = band.taps(d, d.map.phase[1][i], d.map.phase[2][j]);
-
-  const int64_t frame = (piece.sample * d.map.grid[0] + piece.frame) * d.map.grid[1];
-  for (int64_t c = 0; c < group.width; c += kLanes) {
-    const int64_t n = group.width - c < kLanes ? group.width - c : kLanes;
-    with_epilogues(target, group.of_target + c, n, [&](auto& epilogues) {
-      auto& epilogue = epilogues[0];
-      for (int64_t row = 0; row < piece.y.size; ++row) {
-        const Phase& py = d.map.phase[1][row % phases_y];
-        const float* from = values + row / phases_y * py.scale * band.columns * stride + c;
-        const int64_t line = (frame + piece.y.begin + row) * d.map.grid[2] + piece.x.begin;
-        for (int i = 0; i < phases_x; ++i) {
-          const Phase& px = d.map.phase[2][i];
-          const int64_t places = (piece.x.size - px.first + px.step - 1) / px.step;
-          if (places <= 0) continue;
-          const TapRuns& taps = runs[row % phases_y][i];
-          with_run(taps.run, px.scale, [&](auto k, auto s) {
-            row_pass<k(), s()>(from, stride, taps, d.packed + group.first + c, d.packed_row,
-                               (places + kBlock - 1) / kBlock, results);
-          });
-          const int64_t pixel = line + px.first, step = px.step;
-          epilogue(results, kLanes, places, [=](int64_t p) { return pixel + p * step; });
-        }
-      }
-      if (target.sums) {
-        epilogue.finish(target.sums + number * epilogue.count * target.channels + group.of_target + c);
-      }
-    });
-  }
+  const ItemRows rows(d, group, piece, band, values);
+  target.source ? run_rows<ActivationGradRows>(rows, target, number, results)
+                : run_rows<StoreRows>(rows, target, number, results);
   end_stream();
 }
 

@@ -78,9 +78,17 @@ def convolution_bwd(
         x = sources[0].x
         a = native.dense(x) if len(sources) == 1 else native.empty(x, sum(s.x.shape[1] for s in sources))
     da, dweight = _convolution_bwd(g, a, weight, geometry, [needs_input, needs_weight, False])
-    if dweight is not None and dweight.stride() != weight.stride():
-        dweight = torch.empty_like(weight).copy_(dweight)
-    return da, dweight
+    return da, None if dweight is None else _in_layout(dweight, weight)
+
+
+def _in_layout(x: Tensor, like: Tensor) -> Tensor:
+    """x with the strides of another tensor of its shape; a copy only where its values lie in another order."""
+    if x.stride() == like.stride():
+        return x
+    steps = zip(x.shape, x.stride(), like.stride(), strict=True)
+    if all(size == 1 or ours == theirs for size, ours, theirs in steps):
+        return x.as_strided(like.shape, like.stride())
+    return torch.empty_like(like).copy_(x)
 
 
 def has_dead_tap(g: Tensor, a: Tensor, weight: Tensor, geometry: Geometry) -> bool:
