@@ -80,8 +80,14 @@ class Clip:
             raise ValueError(f"candidates: frame {t} has no hole.")
         part, hole = self.video[t][box.slices], self.hole[t][box.slices]
         rows, columns = self.places[t]
-        lines = spatial.directional(part, hole)[rows - box.top, columns - box.left]
-        spatials = np.stack([self.telea[t], self._opencv(t, cv2.INPAINT_NS), lines])
+        if hole.all():  # a frame without surroundings: what was carried along the flow stands for them
+            carried = mosaic.sample(
+                np.full(len(rows), t, np.int32), columns.astype(np.float32), rows.astype(np.float32)
+            )
+            spatials = np.stack([carried] * 3)
+        else:
+            lines = spatial.directional(part, hole)[rows - box.top, columns - box.left]
+            spatials = np.stack([self.telea[t], self._opencv(t, cv2.INPAINT_NS), lines])
         return collect(
             t, part, hole, box, self.places[t], spatials, [found[t] for found in sources], mosaic, self.known
         )
