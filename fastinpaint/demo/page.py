@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fastinpaint._version import __version__
+from fastinpaint.demo.compare import ERROR_GAIN
 from fastinpaint.metrics import Evaluation
 from fastinpaint.metrics.evaluation import COLUMNS, NOTE, SOURCE
 
@@ -45,7 +46,9 @@ without weights</figcaption></figure>
 </div>
 <p><video src="compare.mp4" autoplay loop muted playsinline controls></video></p>
 <p>$errors</p>
-<p><img src="sheet.png" alt="frames of the source, the hole, each fill with its error, and the truth"></p>
+<p><img src="sheet.png" alt="frames of the source, the hole, each fill and the truth"></p>
+<p class="soft">Errors inside the hole, times $gain:</p>
+<p><img src="errors.png" alt="error maps of each fill"></p>
 
 <h2>Measured on validation clips</h2>
 $table
@@ -86,6 +89,7 @@ def write_page(
     steps = [f"<tr><td>{html.escape(task)}</td><td>{took:.0f} s</td></tr>" for task, took in seconds.items()]
     text = PAGE.substitute(
         clips=size["clips"],
+        gain=ERROR_GAIN,
         errors=html.escape(errors),
         minutes=f"{sum(seconds.values()) / 60:.1f}",
         table=_table(found),

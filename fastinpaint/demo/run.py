@@ -14,12 +14,11 @@ import numpy as np
 from fastinpaint.data.dataset import VideoSamples
 from fastinpaint.data.prepare import PrepareConfig, prepare
 from fastinpaint.data.synthetic import write_mp4, write_synthetic
-from fastinpaint.data.video import open_video
-from fastinpaint.demo.compare import classical_fills, save_comparison
+from fastinpaint.demo.compare import OURS, classical_fills, save_comparison
 from fastinpaint.demo.page import write_page
 from fastinpaint.demo.scene import scribbled_scene
 from fastinpaint.errors import UserError
-from fastinpaint.inference import MaskSettings, Settings, inpaint
+from fastinpaint.inference import Settings, complete
 from fastinpaint.inference.output import whole_or_nothing
 from fastinpaint.metrics import Evaluation, evaluate, save_report
 from fastinpaint.models import ModelConfig, TwoDCN, VideoCompletionNet
@@ -152,7 +151,9 @@ def _fused(model: VideoCompletionNet | TwoDCN, backend: str) -> VideoCompletionN
 
 
 def _inpaint(folder: Path, size: DemoSize, backend: str) -> str:
-    """input.mp4, mask.mp4, filled.mp4 (no network), completed.mp4 (the network), sheet.png, compare.mp4.
+    """input.mp4, mask.mp4, filled.mp4 (no network), completed.mp4 (the network), sheet.png, errors.png, compare.mp4.
+
+    Every fill gets the same pixels, those that were rendered; the files are compressed copies.
 
     Returns:
         a sentence on the errors.
@@ -161,11 +162,9 @@ def _inpaint(folder: Path, size: DemoSize, backend: str) -> str:
     write_mp4(folder / "input.mp4", clip)
     write_mp4(folder / "mask.mp4", np.repeat(mask[..., None], 3, 3).astype(np.uint8) * 255)
     model = _fused(load_weights(folder / "completion" / "last.safetensors"), backend)
-    settings = Settings(frames=size.frames, full_frame=True)
     fills = classical_fills(clip, mask)
-    for name, network, file in (("propagation", None, "filled.mp4"), ("network", model, "completed.mp4")):
-        drawn = MaskSettings(grow=0)  # the mask is the ink, to the pixel
-        inpaint(network, folder / "input.mp4", folder / file, mask=folder / "mask.mp4", masks=drawn, settings=settings)
-        with open_video(folder / file) as reader:
-            fills[name] = np.stack([frame.rgb for frame in reader])
+    fills["network"] = complete(model, clip, mask, Settings(frames=size.frames, full_frame=True))
+    fills[OURS] = complete(None, clip, mask)
+    write_mp4(folder / "completed.mp4", fills["network"])
+    write_mp4(folder / "filled.mp4", fills[OURS])
     return save_comparison(folder, clip, mask, fills, truth)

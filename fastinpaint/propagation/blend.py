@@ -21,6 +21,10 @@ DOUBT = 12.0
 USUAL = 3.0
 """Standard deviations from the mean that features are clipped at: larger holes than those trained on count as those."""
 
+CAUTION = 0.3
+"""Share that OpenCV's two fills have of a pixel of which nothing is known. It makes the worst clips less bad: on clips
+left out of training, fixed rectangles gain 0.8 %, and those more than 3 % worse than Telea fall from 12 to 8 of 52."""
+
 Weights = dict[str, np.ndarray]
 """`mean` and `std` of the features ``[F]``; `a1`, `b1`, `a2`, `b2`, `a3`, `b3` of `blend`; all float32."""
 
@@ -42,8 +46,9 @@ def blend(candidates: Candidates, weights: Weights | None = None) -> Blended:
     """Mix a frame's candidates.
 
         h1 = relu(A1 x + b1),  h2 = relu(A2 h1 + b2),  (z, e) = A3 h2 + b3,   x the normalised features, clipped
-        w_k = softmax over present candidates of z_k,   value = sum_k w_k value_k
+        w_k = softmax over present candidates of z_k,   v = sum_k w_k value_k
         confidence = (sum of temporal candidates' w_k) * exp(-expm1(e) / DOUBT),   e the expected log(1 + error)
+        value = v + CAUTION (1 - confidence)^4 (o - v),   o the mean of OpenCV's two fills
 
     So what no frame shows has confidence 0.
 
@@ -60,4 +65,6 @@ def blend(candidates: Candidates, weights: Weights | None = None) -> Blended:
     share /= share.sum(0)
     value = np.einsum("kn,knc->nc", share, candidates.values, dtype=np.float32)
     carried = share[len(SPATIAL) :].sum(0)
-    return Blended(value, carried * np.exp(-np.expm1(out[-1].clip(0, 5)) / DOUBT))
+    confidence = carried * np.exp(-np.expm1(out[-1].clip(0, 5)) / DOUBT)
+    plain = candidates.values[:2].mean(0, dtype=np.float32)
+    return Blended(value + (CAUTION * (1 - confidence) ** 4)[:, None] * (plain - value), confidence)

@@ -107,7 +107,7 @@ def mirrored_in_time() -> tuple[list[int], list[int]]:
     return candidates, features
 
 
-def fit(net: Net, data: Examples, weight: Tensor, steps: int, rate: float, seed: int) -> None:
+def fit(net: Net, data: Examples, weight: Tensor, steps: int, rate: float, seed: int, noise: float = 0.0) -> None:
     """Train in place with AdamW and a cosine schedule; every other batch is mirrored in time.
 
         mean of weight * |blend - truth| + SURPRISE * mean of |e - log(1 + |blend - truth|)|
@@ -116,7 +116,8 @@ def fit(net: Net, data: Examples, weight: Tensor, steps: int, rate: float, seed:
         weight: of each pixel, ``[B]``.
         steps: of `BATCH` pixels.
         rate: the first learning rate.
-        seed: of the batches.
+        seed: of the batches and the noise.
+        noise: standard deviation of what is added to the features, as a share of theirs.
     """
     candidates, order = mirrored_in_time()
     rng = torch.Generator().manual_seed(seed)
@@ -129,7 +130,8 @@ def fit(net: Net, data: Examples, weight: Tensor, steps: int, rate: float, seed:
             batch = Examples(
                 batch.values[:, candidates], batch.present[:, candidates], batch.features[:, order], batch.truth
             )
-        error, surprise = errors(net, batch)
+        shaken = batch.features + noise * net.std * torch.randn(batch.features.shape, generator=rng)
+        error, surprise = errors(net, batch._replace(features=shaken))
         loss = (weight[chosen] * error).mean() + SURPRISE * surprise.mean()
         optimizer.zero_grad()
         loss.backward()

@@ -45,15 +45,18 @@ class Clip:
     def sources(self) -> tuple[list[list[Source]], Motion, np.ndarray]:
         """Of every temporal candidate for all frames; the flow; and the video filled along it, which they sample.
 
-        The flow is measured twice: on holes filled from the same place, then on what the first flow brought there.
+        Each step measures motion on what the step before it filled in: the camera's on holes filled from the same
+        place, the flow on holes filled along the camera's motion, and the flow again on holes filled along the flow.
+        Without the camera's, the flow of a moving shot follows the holes' own rough fill.
         """
         still = self.along(None)
         filled = self.nearest(still[0], still[1], self.video)
+        camera = self.along(by_camera(filled, self.known, self.places, self.starts))
+        filled = self.nearest(camera[0], camera[1], filled)
         for inside in INSIDE:
             motion = by_flow(filled, self.known, self.places, self.starts, inside)
             moving = self.along(motion)
             filled = self.nearest(moving[0], moving[1], filled)
-        camera = self.along(by_camera(filled, self.known, self.places, self.starts))
         return [*still, *moving, *camera], motion, filled
 
     def nearest(self, past: list[Source], future: list[Source], video: np.ndarray) -> np.ndarray:
@@ -77,8 +80,14 @@ class Clip:
             raise ValueError(f"candidates: frame {t} has no hole.")
         part, hole = self.video[t][box.slices], self.hole[t][box.slices]
         rows, columns = self.places[t]
-        lines = spatial.directional(part, hole)[rows - box.top, columns - box.left]
-        spatials = np.stack([self.telea[t], self._opencv(t, cv2.INPAINT_NS), lines])
+        if hole.all():  # a frame without surroundings: what was carried along the flow stands for them
+            carried = mosaic.sample(
+                np.full(len(rows), t, np.int32), columns.astype(np.float32), rows.astype(np.float32)
+            )
+            spatials = np.stack([carried] * 3)
+        else:
+            lines = spatial.directional(part, hole)[rows - box.top, columns - box.left]
+            spatials = np.stack([self.telea[t], self._opencv(t, cv2.INPAINT_NS), lines])
         return collect(
             t, part, hole, box, self.places[t], spatials, [found[t] for found in sources], mosaic, self.known
         )

@@ -6,6 +6,7 @@ import pytest
 
 from fastinpaint.cli import main
 from fastinpaint.data.video import open_video
+from fastinpaint.demo.compare import save_comparison
 from fastinpaint.demo.run import HELD_OUT_SEED, DemoSize, run_demo
 from fastinpaint.demo.scene import INK, scribbled_scene
 from fastinpaint.errors import UserError
@@ -40,12 +41,24 @@ def test_everything_the_page_shows_is_there(folder):
         "compare.mp4",
         "input.mp4",
         "sheet.png",
+        "errors.png",
         "frames.png",
         "curves.png",
         "evaluation.json",
     } <= set(shown)
     assert all((folder / name).exists() and not name.startswith(("/", "http")) for name in shown)
     assert "$" not in page
+
+
+@pytest.mark.parametrize("ours_is_best", [True, False])
+def test_the_page_says_where_ours_is_not_the_best(tmp_path, ours_is_best):
+    truth, clip, mask = scribbled_scene(3, 4, 64, 32)
+    fills = {"Telea": clip, "propagation": truth} if ours_is_best else {"Telea": truth, "propagation": clip}
+    said = save_comparison(tmp_path, clip, mask, fills, truth)
+    assert ("Propagation is not the best here." in said) != ours_is_best
+    assert said.index("propagation" if ours_is_best else "Telea") < said.index(
+        "Telea" if ours_is_best else "propagation"
+    )
 
 
 def test_the_table_of_the_page_is_what_was_measured(folder):
@@ -55,7 +68,7 @@ def test_the_table_of_the_page_is_what_was_measured(folder):
         figure = f"{measured['means'][name]['hole_l1']:.2f}"
         assert f"<td>{name}</td><td>{figure}</td>" in page
         assert re.search(rf"^{name} +{figure} ", table, re.MULTILINE)
-    fills = [name for name in measured["means"] if not name.startswith("3DCN (")]
+    fills = [name for name in measured["means"] if not name.startswith("3DCN (") and name != "source"]
     best = min(fills, key=lambda name: measured["means"][name]["hole_l1"])
     assert f"<tr class=best><td>{best}</td>" in page
 

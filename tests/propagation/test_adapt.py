@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fastinpaint.propagation import Adaptation, adapt, propagate
-from fastinpaint.propagation.blend import blend, shipped
+from fastinpaint.propagation.blend import CAUTION, DOUBT, blend, shipped
 from fastinpaint.propagation.candidates import NAMES, PAIRS, SPATIAL, Candidates
 from fastinpaint.propagation.mixing import Examples, Net, fit, mean_error, mirrored_in_time
 
@@ -31,9 +31,10 @@ def test_the_trained_network_is_the_one_that_blends() -> None:
         share, expected = net(torch.from_numpy(given.features), torch.from_numpy(given.present).T)
     mixed = blend(given)
     value = np.einsum("nk,knc->nc", share.numpy(), given.values)
-    assert np.abs(value - mixed.value).max() < 0.01
-    carried = share[:, len(SPATIAL) :].sum(1) * torch.exp(-torch.expm1(expected.clamp(0, 5)) / 12)
+    carried = share[:, len(SPATIAL) :].sum(1) * torch.exp(-torch.expm1(expected.clamp(0, 5)) / DOUBT)
     assert np.allclose(carried.numpy(), mixed.confidence, atol=1e-4)
+    cautious = CAUTION * (1 - mixed.confidence[:, None]) ** 4
+    assert np.abs(value + cautious * (given.values[:2].mean(0) - value) - mixed.value).max() < 0.01
     assert all(np.array_equal(array, shipped()[name]) for name, array in net.arrays().items())
 
 
@@ -108,7 +109,7 @@ def test_adapted_weights_that_are_no_better_are_not_used(monkeypatch: pytest.Mon
     filled = propagate(video, mask, Adaptation(5, notify=notes.append))
     assert np.array_equal(filled.video, propagate(video, mask).video)
     assert notes[0].endswith("so the fill is as without adapting.")
-    monkeypatch.setattr(adapt, "BETTER", 2.0)
+    monkeypatch.setattr(adapt, "BETTER", 1e9)
     filled = propagate(video, mask, Adaptation(5, notify=notes.append))
     assert not np.array_equal(filled.video, propagate(video, mask).video)
     assert notes[1].endswith("so the adapted weights are used.")

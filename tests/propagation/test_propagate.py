@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from fastinpaint.data.holes import make_holes
 from fastinpaint.metrics import hole_l1, nearest_in_time, telea
 from fastinpaint.propagation import propagate, propagate_stream
 
@@ -64,6 +65,12 @@ def test_a_pan_is_followed_between_pixels() -> None:
     error = hole_l1(propagate(video, mask).video, video, mask)
     assert error < 0.5 * hole_l1(nearest_in_time(video, mask), video, mask)
     assert error < 0.5 * hole_l1(telea(video, mask), video, mask)
+
+
+def test_the_flow_follows_a_fast_pan_and_not_the_strokes_that_hide_it() -> None:
+    video = pan(1, 5.0)
+    mask = make_holes("strokes", FRAMES, SIDE, SIDE, np.random.default_rng(1)) > 0
+    assert hole_l1(propagate(video, mask).video, video, mask) < 0.4 * hole_l1(telea(video, mask), video, mask)
 
 
 def test_what_no_frame_shows_has_no_confidence() -> None:

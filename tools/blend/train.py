@@ -1,6 +1,6 @@
 """Trains the small network of `fastinpaint.propagation.blend` on known pixels that were hidden.
 
-    python -m tools.blend.train CLIP [CLIP ...] --cache DIR --out fastinpaint/propagation/blend.safetensors
+    python -m tools.blend.train CLIP[@FRAME] ... --cache DIR --out fastinpaint/propagation/blend.safetensors
 
 Every clip is hidden by each kind of hole; every few frames the candidates and features of some hole pixels are kept in
 DIR, one file for a clip and a kind. The network then learns weights that make the blend's absolute error small, and
@@ -26,16 +26,19 @@ from fastinpaint.propagation.mixing import Examples, Net, examples, fit, joined,
 from fastinpaint.propagation.rounds import Clip
 
 FRAMES, SIZE, EVERY, PIXELS = 40, 128, 6, 4000
-HOLES = {"rectangle": 5}
+HOLES = {"rectangle": 2}
 """Holes of a kind that are drawn for each clip, where more than one: a fixed one is a single example of its content."""
 RATE = 4e-3
+NOISE = 0.3
+"""Of the features, as a share of their standard deviation: held-out clips gain 0.7 % on fixed rectangles by it."""
 
 
-def gather(path: Path, kind: str, number: int, target: Path) -> None:
-    """Candidates, features and truth at the pixels of a clip's hole of that number."""
-    video = read_clip(path, FRAMES, SIZE)
+def gather(clip_name: str, kind: str, number: int, target: Path) -> None:
+    """Candidates, features and truth at the pixels of the hole of that number; of a clip, from @FRAME on."""
+    name, _, start = clip_name.partition("@")
+    video = read_clip(name, int(start or 0) + FRAMES, SIZE)[int(start or 0) :]
     frames, height, width = video.shape[:3]
-    hole = make_holes(kind, frames, height, width, np.random.default_rng([len(path.name), number])) > 0
+    hole = make_holes(kind, frames, height, width, np.random.default_rng([len(Path(clip_name).name), number])) > 0
     clip = Clip(np.where(hole[..., None], 0, video).astype(np.uint8), hole, np.arange(len(video)) == 0)
     sources, _, filled = clip.sources()
     mosaic = Mosaic(filled)
@@ -63,7 +66,7 @@ def train(files: list[Examples], steps: int, seed: int = 0) -> Net:
     data = joined(files)
     weight = torch.cat([torch.full((len(file.truth),), 1 / (1 + float(_best(file)))) for file in files])
     net = Net(data.features.mean(0), data.features.std(0) + 1e-3)
-    fit(net, data, weight / weight.mean(), steps, RATE, seed)
+    fit(net, data, weight / weight.mean(), steps, RATE, seed, NOISE)
     return net
 
 
@@ -90,23 +93,24 @@ def report(net: Net, files: dict[str, Examples]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("clips", type=Path, nargs="+")
+    parser.add_argument("clips", metavar="CLIP[@FRAME]", nargs="+")
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--folds", type=int, default=0, help="validate on every n-th clip in turn first")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     args.cache.mkdir(parents=True, exist_ok=True)
     files: dict[str, Examples] = {}
     clip_of = {}
-    for number, path in enumerate(args.clips):
+    for number, name in enumerate(args.clips):
+        stem = Path(name).stem + name.partition("@")[2]
         for kind in HOLE_KINDS:
             for hole in range(HOLES.get(kind, 1)):
-                target = args.cache / f"{kind}_{hole}_{path.stem}.npz"
+                target = args.cache / f"{kind}_{hole}_{stem}.npz"
                 if not target.exists():
                     part = target.with_name("part.npz")
-                    gather(path, kind, hole, part)
+                    gather(name, kind, hole, part)
                     part.replace(target)
                 files[target.name], clip_of[target.name] = load(target), number
     print(f"{len(args.clips)} clips, {len(files)} holes, motions {', '.join(MOTIONS)}")
