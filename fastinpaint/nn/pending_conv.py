@@ -18,6 +18,7 @@ from fastinpaint.ops.conv_block import autograd as conv_block
 from fastinpaint.ops.conv_block import batch_stats, cpu, fused_bn, torch_library
 from fastinpaint.ops.conv_block.geometry import macs_per_value
 from fastinpaint.ops.conv_block.torch_library import Call
+from fastinpaint.ops.dispatch import registry, tuning_cache
 from fastinpaint.ops.dispatch.fast_path import apply_node, autocast_dtype
 from fastinpaint.ops.layout import memory_format
 from fastinpaint.ops.saved import Operand, Recipe, Slot, depth
@@ -146,8 +147,9 @@ class PendingConv(Raw):
         """All of the call that is no tensor: from the layer's plan, where such a call has been made before."""
         if self.calls is None or torch.compiler.is_compiling():
             return torch_library.call_of(sources, weight, self.geometry, stats, self.options.backend)
-        maps = tuple([(s.x.shape, s.relu, s.mean is None, s.addend is None) for s in sources])
-        question = (maps, stats, weight.dtype, weight.device, self.options.backend)
+        maps = tuple([(s.x.shape, s.x.dtype, s.relu, s.mean is None, s.addend is None) for s in sources])
+        wanted = (registry.requested(self.options.backend), tuning_cache.mode())  # the environment may change
+        question = (maps, stats, weight.dtype, weight.device, wanted)
         call = self.calls.get(question)
         if call is None:
             call = torch_library.call_of(sources, weight, self.geometry, stats, self.options.backend)

@@ -190,11 +190,11 @@ TIMM = """
     xception41p convnextv2_atto convnext_atto caformer_s18 convformer_s18 mambaout_femto rdnet_tiny repvgg_b0
     mobileone_s1 test_byobnet test_convnext test_efficientnet test_mambaout test_nfnet test_resnet test_vit2
     dla46x_c dla60_res2net hrnet_w18_small_v2 pvt_v2_b0 tiny_vit_5m_224 iformer_t lcnetv2_small lowformer_b0
-    efficientvit_b0 ese_vovnet19b_dw
+    efficientvit_b0 ese_vovnet19b_dw shvit_s1 csatv2
 """
 TIMM_OF_ONE_SIZE = """
     swiftformer_xs coatnet_nano_rw_224 vit_tiny_r_s16_p8_224 gmlp_s16_224 levit_128s twins_svt_small volo_d1_224
-    xcit_nano_12_p16_224 shvit_s1 csatv2
+    xcit_nano_12_p16_224
 """
 TORCHVISION = """
     alexnet resnet34 resnext50_32x4d regnet_x_400mf regnet_y_800mf
