@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from torch.utils._pytree import tree_map_only
 
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -22,8 +24,40 @@ def set_layout(parameter: nn.Parameter, channels_last: bool) -> None:
     """Give a 4-D or 5-D parameter this layout, in place."""
     form = FORMATS[parameter.dim()] if channels_last else torch.contiguous_format
     if not parameter.is_contiguous(memory_format=form):
+        _watch_optimizers()
         with torch.inference_mode(False):  # an inference tensor could not take part in autograd
             parameter.data = parameter.data.contiguous(memory_format=form)
+
+
+@functools.cache
+def _watch_optimizers() -> None:
+    """Once in a process: torch's fused optimisers go through a parameter, its gradient and moments by address alone."""
+    register_optimizer_step_pre_hook(_match_layouts)
+
+
+def _match_layouts(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    """Before a fused optimiser's step: gradients and moments get their parameter's layout.
+
+    Those of a loaded checkpoint, or of the steps before the parameter's layout changed, may have another. Other
+    optimisers look at strides.
+    """
+    for group in optimizer.param_groups:
+        if not group.get("fused"):
+            continue
+        for parameter in group["params"]:
+            if parameter.dim() not in FORMATS:
+                continue
+            strides = parameter.stride()
+            if parameter.grad is not None and parameter.grad.stride() != strides:
+                parameter.grad = parameter.grad.contiguous(memory_format=_format(parameter))
+            state = optimizer.state.get(parameter, {})
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != strides:
+                    state[name] = value.contiguous(memory_format=_format(parameter))
+
+
+def _format(parameter: Tensor) -> torch.memory_format:
+    return torch.contiguous_format if parameter.is_contiguous() else FORMATS[parameter.dim()]
 
 
 def to_channels_last(value: Any) -> Any:

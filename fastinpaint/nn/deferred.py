@@ -22,14 +22,14 @@ from torch.nn import functional as F
 
 from fastinpaint.nn.activated import Activated, made, pending
 from fastinpaint.nn.dropped import GradientDroppedError, forwards
+from fastinpaint.nn.observed import changes_input
 from fastinpaint.nn.pending_conv import PendingConv, activate
 from fastinpaint.nn.raw import Mode, Options, Part, Raw, version
 from fastinpaint.nn.region import saving, top_hooks
 from fastinpaint.ops.norm_act import NONE, RELU, Act
 
 _own = object.__setattr__  # not by way of `Deferred.__setattr__`, several times a layer
-# What watches the gradient of the tensor it is called on.
-WATCHERS = ("register_hook", "retain_grad")
+WATCHERS = ("register_hook", "retain_grad")  # they watch the gradient of the tensor that they are called on
 OPTIONS = Options()
 UNSEEN = object()  # by a compiler
 BARE = list(Part._field_defaults.values())  # of a `Part` that is its raw map as it stands
@@ -354,14 +354,6 @@ HANDLERS: dict[Callable[..., Any], Callable[..., Any]] = {
 }
 
 
-def changes_input(func: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
-    """Whether a torch function changes its first argument. A compiler cannot read its name."""
-    if kwargs.get("inplace") or torch.compiler.is_compiling():
-        return bool(kwargs.get("inplace"))
-    name = getattr(func, "__name__", "")
-    return name.endswith("_") and not name.endswith("__")
-
-
 def parts_of(value: Tensor | Deferred) -> tuple[Part, ...]:
     """A tensor or a Deferred as what a convolution is to load."""
     return value.parts() if isinstance(value, Deferred) else (Part(Raw(value)),)
@@ -395,12 +387,8 @@ def plain(value: Any, for_good: bool = False) -> Any:
 
 def holds_deferred(value: Any) -> bool:
     """Whether a Deferred is anywhere in it."""
-    if isinstance(value, Deferred):
-        return True
     if isinstance(value, dict):
-        return any(holds_deferred(item) for item in value.values())
-    if isinstance(value, tuple | list):
-        return any(holds_deferred(item) for item in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return any(holds_deferred(getattr(value, field.name)) for field in fields(value))
-    return False
+        value = list(value.values())
+    elif is_dataclass(value) and not isinstance(value, type):
+        value = [getattr(value, field.name) for field in fields(value)]
+    return any(map(holds_deferred, value)) if isinstance(value, tuple | list) else isinstance(value, Deferred)

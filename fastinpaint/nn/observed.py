@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -73,3 +74,11 @@ def flops_are_counted() -> bool:
     """Whether torch's FLOP counter looks on: it knows torch's own convolutions only."""
     # by its name: importing it would import Triton
     return any(type(mode).__module__ == "torch.utils.flop_counter" for mode in _get_current_dispatch_mode_stack())
+
+
+def changes_input(func: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
+    """Whether a torch function changes its first argument. A compiler cannot read its name."""
+    if kwargs.get("inplace") or torch.compiler.is_compiling():
+        return bool(kwargs.get("inplace"))
+    name = getattr(func, "__name__", "")
+    return name.endswith("_") and not name.endswith("__")
