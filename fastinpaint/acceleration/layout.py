@@ -49,15 +49,15 @@ def _match_layouts(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
                 continue
             strides = parameter.stride()
             if parameter.grad is not None and parameter.grad.stride() != strides:
-                parameter.grad = parameter.grad.contiguous(memory_format=_format(parameter))
+                parameter.grad = _laid_out_as(parameter, parameter.grad)
             state = optimizer.state.get(parameter, {})
             for name, value in state.items():
                 if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != strides:
-                    state[name] = value.contiguous(memory_format=_format(parameter))
+                    state[name] = _laid_out_as(parameter, value)
 
 
-def _format(parameter: Tensor) -> torch.memory_format:
-    return torch.contiguous_format if parameter.is_contiguous() else FORMATS[parameter.dim()]
+def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def to_channels_last(value: Any) -> Any:
