@@ -29,11 +29,15 @@ class Rule:
 
 # The first that applies decides.
 RULES = (
-    Rule(lambda conv: conv.groups > 1, False, "grouped or depthwise: MobileNetV2 ran at 0.58 with all layers fused"),
+    Rule(
+        lambda conv: conv.groups > 1,
+        False,
+        "grouped or depthwise: with all layers fused EfficientNet-B0 and YOLO11n ran at 0.80, MobileNetV2 at 1.15",
+    ),
     Rule(
         lambda conv: max(conv.kernel_size) == 1,
         False,
-        "1x1: ResNet-50 ran at 0.79 with all layers fused, as oneDNN's products are faster",
+        "1x1: with all layers fused ResNet-50 ran at 0.88 and DenseNet-121 at 0.79, as oneDNN's products are faster",
     ),
     Rule(lambda conv: conv.transposed, True, "transposed: own kernels, 2.0 times on the paper's network"),
     Rule(
