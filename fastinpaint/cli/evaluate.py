@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,18 @@ from fastinpaint.cli.options import path
 from fastinpaint.data.dataset import VideoSamples
 from fastinpaint.data.holes import HOLE_KINDS
 from fastinpaint.errors import UserError
-from fastinpaint.inference import Settings
+from fastinpaint.inference import Settings, complete
 from fastinpaint.inference.settings import RANGES
+from fastinpaint.inference.trained import seen_by
 from fastinpaint.metrics import evaluate, save_report
 from fastinpaint.metrics.clips import read_clip
 from fastinpaint.models.weights import load_weights
 from fastinpaint.propagation.adapt import ADAPT_SECONDS
 from fastinpaint.ranges import POSITIVE_COUNT, SEED, whole
 from fastinpaint.training.backend import BACKENDS, accelerate_model
+
+CORRECTED = "propagation + network"
+"""The method of `fastinpaint inpaint`, with the package's own network or the one named."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,17 +74,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measure, print the table, write what --out asks for; raises `UserError` for bad input."""
     device = Settings(device=args.device).torch_device()
-    models = {label: load_weights(path).to(device) for label, path in labelled(args.weights).items()}
-    models = {label: accelerate_model(model, args.backend) for label, model in models.items()}
+    files = labelled(args.weights)
+    loaded = {label: accelerate_model(load_weights(path).to(device), args.backend) for label, path in files.items()}
+    models = {label: model for label, model in loaded.items() if not model.config.corrects}
+    methods = {
+        f"{CORRECTED}, {label}": partial(
+            complete, model, settings=Settings(device=args.device, **seen_by(files[label]))
+        )
+        for label, model in loaded.items()
+        if model.config.corrects
+    }
     if args.video:
         samples: Sequence[np.ndarray] = [read_clip(path, args.frames, args.size) for path in args.video]
-    elif models:
+    elif loaded:
         samples = VideoSamples(args.data, args.split)
     else:
         raise UserError("--data: needs a run or weights to evaluate on it.")
     holes = "rectangles" if args.holes == "random" else args.holes
     found = evaluate(
-        models, samples, holes, limit=args.limit, seed=args.seed, rivals=not args.no_rivals, adapt=args.adapt
+        models,
+        samples,
+        holes,
+        limit=args.limit,
+        seed=args.seed,
+        rivals=not args.no_rivals,
+        adapt=args.adapt,
+        methods=methods,
     )
     print(found.table())
     if args.out is not None:

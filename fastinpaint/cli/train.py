@@ -22,6 +22,7 @@ MODEL_HELP = {
     "deconv_time": "taps in time of 3DCN's deconvolutions",
     "time_stride": "stride in time of 3DCN's layers 2 and 4",
     "preset": "paper or chang2019, the way a public re-implementation builds the networks",
+    "fill": "mean, as in the paper, or propagated: correct what fastinpaint.propagation filled",
     "composite_guidance": "give 3DCN's output its known pixels before it guides CombCN",
 }
 

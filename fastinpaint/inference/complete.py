@@ -16,6 +16,8 @@ from fastinpaint.inference.temporal import blend, sliding
 from fastinpaint.models import TwoDCN, complete_frames
 from fastinpaint.propagation import Adaptation, propagate_stream
 
+Pair = tuple[np.ndarray, np.ndarray]
+
 
 def complete(
     model: nn.Module | None, video: np.ndarray, mask: np.ndarray, settings: Settings | None = None
@@ -52,27 +54,36 @@ def complete(
 
 def complete_stream(
     model: nn.Module | None,
-    pairs: Iterable[tuple[np.ndarray, np.ndarray]],
+    pairs: Iterable[Pair],
     settings: Settings,
     notify: Callable[[str], None] = lambda note: None,
     progress: bool = False,
 ) -> Iterator[np.ndarray]:
     """`complete` for a video of any length: takes (frame, mask) pairs and yields completed frames, in order.
 
-    At most two windows of frames are held. Where a network's windows overlap, the later one fades in linearly.
+    At most two windows of frames are held, and the frames that `propagate_stream` holds.
 
     Args:
         notify: is given what came of adapting to the video, if the settings ask for that.
         progress: whether adapting draws a bar on stderr, if that is a terminal.
     """
     adaptation = Adaptation(settings.adapt, notify=notify, progress=progress) if settings.adapt else None
-    if model is None:
-        yield from _propagated(pairs, settings.feather, adaptation)
+    network = None if model is None else model.eval().to(settings.torch_device())
+    if network is not None and not corrects(network):
+        yield from _completed(network, pairs, settings)
         return
-    model = model.eval().to(settings.torch_device())
-    if corrects(model):
-        filled_pairs = propagate_stream(pairs, adaptation=adaptation)
-        pairs = ((filled.video, 1 - filled.confidence) for filled in filled_pairs)
+
+    def fills(pairs: Iterable[Pair]) -> Iterator[np.ndarray]:
+        filled = propagate_stream(pairs, adaptation=adaptation)
+        if network is None:
+            return (frame for frame, _ in filled)
+        return _completed(network, ((frame, 1 - confidence) for frame, confidence in filled), settings)
+
+    yield from _faded(pairs, fills, settings.feather) if settings.feather else fills(pairs)
+
+
+def _completed(model: nn.Module, pairs: Iterable[Pair], settings: Settings) -> Iterator[np.ndarray]:
+    """Frames completed by a network; where its windows overlap, the later one fades in linearly."""
     pending: list[np.ndarray] = []
     for window, settled in sliding(pairs, settings.frames, settings.stride):
         done = complete_window(model, window, settings)
@@ -87,30 +98,25 @@ def corrects(model: nn.Module) -> bool:
     return getattr(getattr(model, "config", None), "fill", "mean") == "propagated"
 
 
-def _propagated(
-    pairs: Iterable[tuple[np.ndarray, np.ndarray]], feather: int, adaptation: Adaptation | None
+def _faded(
+    pairs: Iterable[Pair], fills: Callable[[Iterable[Pair]], Iterator[np.ndarray]], feather: int
 ) -> Iterator[np.ndarray]:
-    """Frames filled by propagation; with a feather the source fades in from the hole's edge."""
-    if not feather:
-        yield from (filled.video for filled in propagate_stream(pairs, adaptation=adaptation))
-        return
-    waiting: deque[tuple[np.ndarray, np.ndarray]] = deque()
+    """The frames that `fills` makes of the pairs; the source fades in over `feather` pixels from the hole's edge."""
+    waiting: deque[Pair] = deque()
 
-    def noted() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def noted() -> Iterator[Pair]:
         for pair in pairs:
             waiting.append(pair)
             yield pair
 
-    for filled in propagate_stream(noted(), adaptation=adaptation):
+    for filled in fills(noted()):
         frame, mask = waiting.popleft()
         result = frame.copy()
-        _paste(result, filled.video, mask, mask, feather)
+        _paste(result, filled, mask, mask, feather)
         yield result
 
 
-def complete_window(
-    model: nn.Module, window: list[tuple[np.ndarray, np.ndarray]], settings: Settings
-) -> list[np.ndarray]:
+def complete_window(model: nn.Module, window: list[Pair], settings: Settings) -> list[np.ndarray]:
     """Completed copies of the frames of one window in time, at most `settings.frames` of them.
 
     Masks are bool, or, for a network that corrects, float32 in [0, 1], 1 - confidence.

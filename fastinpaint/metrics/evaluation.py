@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from fastinpaint.models import TwoDCN, VideoCompletionNet
 from fastinpaint.propagation import Adaptation, propagate
 
 Network = VideoCompletionNet | TwoDCN
+Method = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 PROPAGATION = "propagation"
 """The method of `fastinpaint inpaint` without weights."""
@@ -116,30 +117,24 @@ def evaluate(
     adapt: int = 0,
     examples: int = 3,
     progress: bool = True,
+    methods: Mapping[str, Method] | None = None,
 ) -> Evaluation:
     """Measure networks and baselines on the same samples with the same holes.
 
-        Args:
-            models: by label; put into eval mode. A label is shown only if two models give results of the same name.
-            samples: uint8 videos ``[T, H, W, 3]``, as `fastinpaint.data.dataset.VideoSamples`.
-            holes: a kind of `fastinpaint.data.holes.make_holes`.
-    <<<<<<< HEAD
-            limit: measure only that many samples, spread evenly over the set.
-            seed: a sample's hole depends on the seed and its index alone.
-            rivals: whether to measure `BASELINES`, propagation and the source itself too.
-            adapt: seconds on two cores that propagation adapts to each sample, as another row; 0 leaves that row out.
-            examples: how many samples to keep for pictures.
-            progress: show a bar where the output is a terminal.
-    =======
-            limit: the most samples to measure, evenly spread over the set.
-            seed: a sample's hole depends only on the seed and its index.
-            rivals: whether to measure `BASELINES` and propagation too.
-            examples: number of samples to keep for pictures.
-            progress: show a progress bar on a terminal.
-    >>>>>>> main
+    Args:
+        models: by label; put into eval mode. A label is shown only if two models give results of the same name.
+        samples: uint8 videos ``[T, H, W, 3]``, as `fastinpaint.data.dataset.VideoSamples`.
+        holes: a kind of `fastinpaint.data.holes.make_holes`.
+        limit: the most samples to measure, evenly spread over the set.
+        seed: a sample's hole depends only on the seed and its index.
+        rivals: whether to measure `BASELINES`, propagation and the source itself too.
+        adapt: seconds on two cores that propagation adapts to each sample, as another row; 0 leaves that row out.
+        examples: number of samples to keep for pictures.
+        progress: show a progress bar on a terminal.
+        methods: further fills by name, each given a video uint8 ``[T, H, W, 3]`` and a mask bool ``[T, H, W]``.
 
-        Raises:
-            UserError: there are no samples, the kind of holes is unknown, or a network's output is not finite.
+    Raises:
+        UserError: there are no samples, the kind of holes is unknown, or a network's output is not finite.
     """
     if len(samples) == 0:
         raise UserError("evaluate: the data set has no samples of this split.")
@@ -155,7 +150,9 @@ def evaluate(
         video = np.asarray(samples[index])
         length, rows, columns = video.shape[:3]
         mask = make_holes(holes, length, rows, columns, np.random.default_rng([seed, index])) > 0
-        results = dict(sorted(_results(models, video, mask, rivals, adapt), key=lambda item: _rank(item[0])))
+        results = dict(
+            sorted(_results(models, methods or {}, video, mask, rivals, adapt), key=lambda item: _rank(item[0]))
+        )
         for name, result in results.items():
             if not np.isfinite(result).all():
                 raise UserError(f"evaluate: {name} gave values that are not finite on sample {index}.")
@@ -172,7 +169,12 @@ def evaluate(
 
 
 def _results(
-    models: Mapping[str, Network], video: np.ndarray, mask: np.ndarray, rivals: bool, adapt: int
+    models: Mapping[str, Network],
+    methods: Mapping[str, Method],
+    video: np.ndarray,
+    mask: np.ndarray,
+    rivals: bool,
+    adapt: int,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Every method's result by name. The video's hole pixels are blanked for all methods."""
     blank = np.where(mask[..., None], 0, video).astype(np.uint8)
@@ -184,6 +186,8 @@ def _results(
         yield name, rival(blank, mask)
     if rivals:
         yield PROPAGATION, propagate(blank, mask).video
+    for name, method in methods.items():
+        yield name, method(blank, mask)
     if adapt:
         yield ADAPTED, propagate(blank, mask, Adaptation(adapt)).video
     if rivals:

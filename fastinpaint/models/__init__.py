@@ -1,7 +1,7 @@
 """The networks of Wang et al. (AAAI 2019) in plain PyTorch, their configuration and their weights files."""
 
 from fastinpaint.models.combcn import CombCN, TwoDCN
-from fastinpaint.models.completion import VideoCompletionNet, coarse_input, complete_frames, fill_pixel
+from fastinpaint.models.completion import VideoCompletionNet, coarse_input, complete_frames, fill_pixel, predict_frames
 from fastinpaint.models.config import ModelConfig
 from fastinpaint.models.threedcn import ThreeDCN
 
@@ -14,4 +14,5 @@ __all__ = [
     "coarse_input",
     "complete_frames",
     "fill_pixel",
+    "predict_frames",
 ]

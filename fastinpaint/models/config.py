@@ -12,6 +12,7 @@ from fastinpaint.ranges import WIDTH, Number, whole
 Skips = Literal["concat", "add"]
 Guidance = Literal["after", "before"]
 Preset = Literal["paper", "chang2019"]
+Fill = Literal["mean", "propagated"]
 
 RANGES: dict[str, Number] = {"width": WIDTH, "r": whole(1, 4), "deconv_time": whole(1, 64), "time_stride": whole(1, 2)}
 """Ranges of the numeric options."""
@@ -32,6 +33,8 @@ class ModelConfig:
         preset: ``paper``, or ``chang2019``, as in a public re-implementation: batch norm after ReLU; guidance as RGB
             frames concatenated to the inputs of the layers after the two places; holes filled with zero.
         composite_guidance: whether 3DCN's output gets its known pixels back before it guides CombCN.
+        fill: ``mean``, holes filled with the training set's mean pixel, as in the paper; or ``propagated``, holes
+            filled by `fastinpaint.propagation`, which the networks correct where its confidence is below 1.
 
     Raises:
         UserError: for an invalid value.
@@ -45,6 +48,7 @@ class ModelConfig:
     time_stride: int = 1
     preset: Preset = "paper"
     composite_guidance: bool = True
+    fill: Fill = "mean"
 
     def __post_init__(self) -> None:
         known: dict[str, tuple[Any, ...]] = {
@@ -54,6 +58,7 @@ class ModelConfig:
             "time_stride": (1, 2),
             "preset": get_args(Preset),
             "composite_guidance": (False, True),
+            "fill": get_args(Fill),
         }
         for name, values in known.items():
             value = getattr(self, name)
@@ -67,6 +72,11 @@ class ModelConfig:
             RANGES[name].checked(f"model config: {name}", value)
         if self.preset == "chang2019" and self.guidance != "after":
             raise UserError("model config: preset chang2019 concatenates its guidance, so guidance must be 'after'.")
+
+    @property
+    def corrects(self) -> bool:
+        """Whether the networks correct a propagated fill, instead of filling holes themselves."""
+        return self.fill == "propagated"
 
     @property
     def zero_fill(self) -> bool:

@@ -24,7 +24,8 @@ def build_layers(
         dims: 2 for frames, 3 for videos.
     """
     last = len(rows)
-    out = {row.number: row.channels if row.number == last else config.channels(row.channels) for row in rows}
+    out = {row.number: config.channels(row.channels) for row in rows[:-1]}
+    out[last] = rows[-1].channels + (config.corrects and dims == 2)  # beside the pixels, their share
     layers = nn.ModuleDict()
     for row in rows:
         n = row.number

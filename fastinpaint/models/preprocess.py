@@ -48,6 +48,25 @@ def composite(output: Tensor, video: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask > 0, output, video.to(output.dtype))
 
 
+def corrected(output: Tensor, filled: Tensor, doubt: Tensor) -> Tensor:
+    """The fill, corrected by a network where it is in doubt.
+
+        filled + doubt * share * (pixels - filled),   share = sigmoid(fourth channel), or 1 without one
+
+    Where the doubt is 0 the filled pixels stay bit for bit. The network predicts pixels, not their correction: trained
+    to predict that from a start at 0, it stayed at 0.
+
+    Args:
+        output: ``[N, 3 or 4, *space]``, a network's output: pixels, and what their share comes from.
+        filled: ``[N, 3, *space]``, the propagated fill.
+        doubt: ``[N, 1, *space]``, 1 - confidence.
+    """
+    if output.shape[1] > 3:
+        doubt = doubt.to(output.dtype)
+        return composite(filled + doubt * output[:, 3:].sigmoid() * (output[:, :3] - filled), filled, doubt)
+    return composite(filled + doubt * (output - filled), filled, doubt)
+
+
 def as_frames(video: Tensor) -> Tensor:
     """``[N, C, T, H, W]`` as a batch of frames ``[N*T, C, H, W]``."""
     return video.transpose(1, 2).flatten(0, 1)

@@ -43,12 +43,16 @@ class TrainBatches(Dataset[tuple[Tensor, Tensor]]):
         return _stacked(videos).unflatten(0, (parts, -1)), _stacked(masks).unflatten(0, (parts, -1))
 
     def _slot(self, step: int, slot: int) -> tuple[np.ndarray, np.ndarray]:
-        rng = np.random.default_rng([self.config.seed, STEP, step, slot])
-        epoch, place = divmod(step * self.config.batch + slot, len(self.samples))
-        video = self.samples[int(_order(self.config.seed, epoch, len(self.samples))[place])]
+        video, rng = self._drawn(step, slot)
         if self.config.flip and rng.random() < 0.5:
             video = video[:, :, ::-1]
         return video, _holes(self.config.holes, video, rng)
+
+    def _drawn(self, step: int, slot: int) -> tuple[np.ndarray, np.random.Generator]:
+        """The slot's sample, and what its other choices are drawn from."""
+        rng = np.random.default_rng([self.config.seed, STEP, step, slot])
+        epoch, place = divmod(step * self.config.batch + slot, len(self.samples))
+        return self.samples[int(_order(self.config.seed, epoch, len(self.samples))[place])], rng
 
 
 def load_steps(batches: TrainBatches, steps: range, workers: int, pin: bool) -> Iterator[tuple[Tensor, Tensor]]:
@@ -70,10 +74,14 @@ def validation_batches(
         yield _stacked([video]), _stacked([_holes(config.holes, video, rng)])
 
 
-def to_float(videos: Tensor, masks: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """uint8 ``[n, T, H, W, 3]``, ``[n, T, H, W]`` as float32 ``[n, 3, T, H, W]`` in [0, 1], ``[n, 1, T, H, W]``."""
+def to_float(videos: Tensor, masks: Tensor, device: torch.device, full: int = 1) -> tuple[Tensor, Tensor]:
+    """uint8 ``[n, T, H, W, C]``, ``[n, T, H, W]`` as float32 ``[n, C, T, H, W]``, ``[n, 1, T, H, W]``, both in [0, 1].
+
+    Args:
+        full: the masks' value of a hole: 1, or 255 for doubts.
+    """
     videos, masks = videos.to(device, non_blocking=True), masks.to(device, non_blocking=True)
-    return videos.permute(0, 4, 1, 2, 3).float().div(255).contiguous(), masks.unsqueeze(1).float()
+    return videos.permute(0, 4, 1, 2, 3).float().div(255).contiguous(), masks.unsqueeze(1).float().div(full)
 
 
 def _holes(kind: str, video: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -27,6 +27,7 @@ from fastinpaint.models import TwoDCN, VideoCompletionNet
 from fastinpaint.models.weights import save_weights
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+AVERAGED = "averaged.safetensors"
 NAME = re.compile(r"step-(\d{8,10})")
 
 
@@ -38,12 +39,14 @@ def save_checkpoint(
     state: dict[str, Any],
     facts: dict[str, Any],
     keep: int,
+    averaged: VideoCompletionNet | TwoDCN | None = None,
 ) -> Path:
     """Write the checkpoint after ``step`` steps and delete all but the newest ``keep``.
 
     Args:
         state: JSON state that the run needs to resume.
         facts: extra metadata of the weights file.
+        averaged: the network of averaged weights, if the run keeps one, stored as ``averaged.safetensors``.
 
     Raises:
         UserError: the disk is full or not writable. Earlier checkpoints are untouched.
@@ -57,6 +60,8 @@ def save_checkpoint(
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             save_weights(partial / WEIGHTS, model, facts)
+            if averaged is not None:
+                save_weights(partial / AVERAGED, averaged, facts)
             (partial / OPTIMIZER).write_bytes(save(_optimizer_tensors(model, optimizer)))
             (partial / STATE).write_text(json.dumps({"step": step, **state}, indent=1))
             for file in partial.iterdir():
@@ -72,12 +77,17 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, mappings: tuple[str, ...] = ()
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    mappings: tuple[str, ...] = (),
+    averaged: nn.Module | None = None,
 ) -> dict[str, Any]:
     """Load the checkpoint's weights and moments into ``model`` and ``optimizer``; returns its state.
 
     Args:
         mappings: keys of the state that must exist and hold mappings.
+        averaged: what the averaged weights go into, if the run keeps them.
 
     Raises:
         UserError: a part is missing, damaged or from another run.
@@ -85,6 +95,8 @@ def load_checkpoint(
     try:
         weights, moments = _tensors(path / WEIGHTS), _tensors(path / OPTIMIZER)
         model.load_state_dict(weights)
+        if averaged is not None:
+            averaged.load_state_dict(_tensors(path / AVERAGED))
         _restore_optimizer(moments, model, optimizer)
         state = parse_json(read_text(path / STATE))
         if not isinstance(state, dict) or state.get("step") != step_of(path):

@@ -23,6 +23,24 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "v2": {"r": 2, "time_stride": 2},
 }
 """The model options of the paper's ablations of 3DCN: V-1 a coarser video, V-2 strides in time."""
+SCHEDULES = ("constant", "cosine")
+RECIPES: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "propagated": {
+        "model": {"fill": "propagated", "width": 0.25},
+        "strategy": "2dcn",
+        "batch": 16,
+        "view_frames": 1,
+        "view_size": 32,
+        "schedule": "cosine",
+        "warmup": 500,
+        "average": 0.998,
+        "statistics": 100,
+        "augment": True,
+        "backend": "auto",
+    },
+}
+"""Options that belong together. The paper's is the default; ``propagated`` trains a correction of propagated fills."""
 
 
 def _option(
@@ -41,6 +59,7 @@ class TrainConfig:
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
+    recipe: str = _option("paper", "where the other options' defaults come from", choices=tuple(RECIPES))
     strategy: str = _option(
         "paper",
         "paper: pre-train 3DCN, then train both jointly; t1: keep the pre-trained 3DCN fixed; "
@@ -54,14 +73,26 @@ class TrainConfig:
     batch: int = _option(1, "videos a step, over all processes", range=BATCH)
     accumulate: int = _option(1, "parts that each process cuts its share of a step into", range=BATCH)
     lr: float = _option(1e-3, "Adam's learning rate", range=real(0, 1000))
+    schedule: str = _option("constant", "of the learning rate after its warm-up; cosine: to 0", choices=SCHEDULES)
+    warmup: int = _option(0, "steps over which the learning rate rises", range=COUNT)
+    average: float = _option(
+        0.0, "decay of a moving average of the weights, which is what is validated and kept; 0: none", range=real(0, 1)
+    )
+    statistics: int = _option(
+        50, "steps' data that the average's batch norm statistics are taken from", range=POSITIVE_COUNT
+    )
     weight_decay: float = _option(
         0.0, "Adam's L2 penalty; the paper's 0.01 trained no better in short runs", range=real(0, 1000)
     )
     clip: float = _option(0.0, "largest norm of the gradient; 0: not clipped", range=real(0, 1e9))
     alpha: float = _option(1.0, "weight of CombCN's loss in Eq. 3", range=real(0, 1e6))
+    gradient: float = _option(0.0, "weight of the error of gradients beside Eq. 3", range=real(0, 1e6))
     amp: str = _option("none", "automatic mixed precision", choices=AMP)
     holes: str = _option("rectangle", "kind of hole to train on", choices=HOLE_KINDS)
     flip: bool = _option(False, "mirror half of the videos")
+    augment: bool = _option(False, "with fill propagated: change crop, time, direction and colours of the videos")
+    view_frames: int = _option(8, "with fill propagated: frames that the network sees of a draw", range=whole(1, 4096))
+    view_size: int = _option(64, "with fill propagated: side in pixels of what it sees", range=whole(8, 8192))
     seed: int = _option(0, "of the first weights, the order of the data and the holes", range=SEED)
     validate_every: int = _option(1000, "steps between validations; 0: none", range=COUNT, free=True)
     validation_samples: int = _option(0, "validation samples to use; 0: all", range=COUNT, free=True)
@@ -89,6 +120,8 @@ class TrainConfig:
             raise UserError(
                 f"batch: {self.batch} videos cannot be cut into {self.accumulate} equal parts (accumulate)."
             )
+        if self.average >= 1:
+            raise UserError(f"average: must be below 1, got {self.average:g}.")
         if self.total == 0:
             raise UserError("steps: there is nothing to train, as every phase has 0 steps.")
 
@@ -111,13 +144,17 @@ class TrainConfig:
     def from_dict(cls, values: Mapping[str, Any], base: TrainConfig | None = None) -> TrainConfig:
         """``base`` (default: the defaults) updated by ``values``.
 
-        ``values["model"]`` is itself a mapping. ``values["variant"]`` stands for the model options of V-1 or V-2.
+        ``values["model"]`` is itself a mapping. ``values["variant"]`` stands for the model options of V-1 or V-2, and
+        ``values["recipe"]`` for those of `RECIPES`; other values go over them.
 
         Raises:
             UserError: a key is unknown or a value of the wrong type; the message lists the known ones.
         """
         base = base or cls()
         values = dict(values)
+        recipe = values.get("recipe", base.recipe)
+        if _chosen("recipe", recipe, tuple(RECIPES)) != base.recipe:
+            base = cls.from_dict(RECIPES[recipe], dataclasses.replace(base, recipe=recipe))
         variant = values.pop("variant", None)
         preset = {} if variant is None else VARIANTS[_chosen("variant", variant, tuple(VARIANTS))]
         model = {**preset, **_mapping("model", values.pop("model", None))}
@@ -142,6 +179,8 @@ def resumed(stored: TrainConfig, asked: TrainConfig, done: int) -> TrainConfig:
     if differ:
         named = ", ".join(f"{name} ({before[name]} before, {now[name]} now)" for name in differ)
         raise UserError(f"--resume: the run was begun with other options: {named}.")
+    if stored.schedule != "constant" and before["steps"] != now["steps"]:
+        raise UserError(f"--resume: steps cannot change with schedule {stored.schedule}.")
     moved = stored.pretrain_steps != asked.pretrain_steps
     if stored.pretrains and moved and done > min(stored.pretrain_steps, asked.pretrain_steps):
         raise UserError(

@@ -83,6 +83,25 @@ def total_loss(
     return Losses(threedcn + alpha * combcn, threedcn, combcn)
 
 
+def gradient_loss(output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """The mean absolute error of differences between neighbouring pixels, of which one is in the holes.
+
+        mean over horizontal and vertical neighbours p, q of |(output_q - output_p) - (target_q - target_p)|
+
+    Args:
+        output, target: ``[N, 3, T, H, W]``.
+        mask: ``[N, 1, T, H, W]``, above 0 = hole. Pairs without a hole count as no error and are left out of the mean.
+    """
+    error, holes = output.float() - target.float(), (mask > 0).float()
+    total, count = error.new_zeros(()), error.new_zeros(())
+    for axis in (-2, -1):
+        size = error.shape[axis] - 1
+        pair = torch.maximum(holes.narrow(axis, 1, size), holes.narrow(axis, 0, size))
+        total = total + (pair * error.diff(dim=axis).abs()).sum()
+        count = count + 3 * pair.sum()
+    return total / count.clamp(min=1)
+
+
 def can_read_values(x: Tensor) -> bool:
     """Whether Python may read the values of x here: not under a compiler or a CUDA graph's capture."""
     return not torch.compiler.is_compiling() and not (x.is_cuda and torch.cuda.is_current_stream_capturing())

@@ -6,9 +6,13 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from fastinpaint.models import TwoDCN, VideoCompletionNet, complete_frames
+from fastinpaint.models import TwoDCN, VideoCompletionNet, predict_frames
+from fastinpaint.models.preprocess import corrected
 from fastinpaint.training.config import TrainConfig
-from fastinpaint.training.losses import combcn_loss, threedcn_loss, total_loss
+from fastinpaint.training.losses import combcn_loss, gradient_loss, threedcn_loss, total_loss
+
+PIXELS = 0.5
+"""Weight of the error of a correction's own pixels, which would not learn while their share is small."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,9 @@ class PhaseLoss(nn.Module):
     It is a module, so that DistributedDataParallel can wrap model and loss together.
     """
 
-    def __init__(self, model: VideoCompletionNet | TwoDCN, phase: Phase, alpha: float) -> None:
+    def __init__(self, model: VideoCompletionNet | TwoDCN, phase: Phase, alpha: float, gradient: float = 0.0) -> None:
         super().__init__()
-        self.model, self.phase, self.alpha = model, phase, alpha
+        self.model, self.phase, self.alpha, self.gradient = model, phase, alpha, gradient
         model.requires_grad_(False)
         for name in phase.trains:
             model.get_submodule(name).requires_grad_(True)
@@ -80,17 +84,35 @@ class PhaseLoss(nn.Module):
         """Scalar losses for pixels in [0, 1]; ``total`` is to be minimised.
 
         Args:
-            video: the complete video ``[N, 3, T, H, W]``, RGB in [0, 1].
-            mask: ``[N, 1, T, H, W]``, 1 = hole, with at least one hole pixel per frame (see `make_holes`).
+            video: the complete video ``[N, 3, T, H, W]``, RGB in [0, 1]; with the config's fill ``propagated``
+                ``[N, 6, T, H, W]``, followed by the propagated one.
+            mask: ``[N, 1, T, H, W]``, 1 = hole, with at least one hole pixel per frame (see `make_holes`); with fill
+                ``propagated`` the doubt, 1 - confidence, above 0 in holes.
         """
         model = self.model
+        truth, seen, hole = (
+            (video[:, :3], video[:, 3:], (mask > 0).float()) if model.config.corrects else (video, video, mask)
+        )
         if isinstance(model, TwoDCN):
-            loss = combcn_loss(complete_frames(model, video, mask), video, mask, checked=True)
-            return {"2dcn": loss, "total": loss}
+            output = predict_frames(model, seen, mask)
+            completed, extra = self._judged(output, truth, seen, mask)
+            loss = combcn_loss(completed, truth, hole, checked=True)
+            return {"2dcn": loss, "total": loss + extra}
         if self.phase.name == "pretrain":
-            loss = threedcn_loss(model.complete_coarse(video, mask), video, mask, model.config.r, checked=True)
+            loss = threedcn_loss(model.complete_coarse(seen, mask), truth, hole, model.config.r, checked=True)
             return {"3dcn": loss, "total": loss}
-        completed, coarse = model(video, mask)
-        losses = total_loss(completed, coarse, video, mask, model.config.r, self.alpha, checked=True)
+        output, coarse = model.predict(seen, mask)
+        completed, extra = self._judged(output, truth, seen, mask)
+        losses = total_loss(completed, coarse, truth, hole, model.config.r, self.alpha, checked=True)
         total = losses.combcn if "threedcn" in self.phase.frozen else losses.total
-        return {"3dcn": losses.threedcn, "combcn": losses.combcn, "total": total}
+        return {"3dcn": losses.threedcn, "combcn": losses.combcn, "total": total + extra}
+
+    def _judged(self, output: Tensor, truth: Tensor, seen: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | float]:
+        """The completed video of a network's output, and the loss's terms beside Eq. 3."""
+        extra: Tensor | float = 0.0
+        if self.model.config.corrects:
+            extra = PIXELS * combcn_loss(output[:, :3], truth, (mask > 0).float(), checked=True)
+            output = corrected(output, seen, mask)
+        if self.gradient:
+            extra = extra + self.gradient * gradient_loss(output, truth, mask)
+        return output, extra

@@ -6,7 +6,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -16,18 +16,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LambdaLR
 
 from fastinpaint import graph
 from fastinpaint.data.dataset import VideoSamples
 from fastinpaint.errors import UserError
+from fastinpaint.models import TwoDCN, VideoCompletionNet
 from fastinpaint.models.sizes import require_step
 from fastinpaint.models.weights import save_weights
+from fastinpaint.training.averaging import Averaged
 from fastinpaint.training.backend import accelerate_model
 from fastinpaint.training.batches import TrainBatches, load_steps, to_float, validation_batches
-from fastinpaint.training.checkpoints import WEIGHTS, load_checkpoint, replace_file, save_checkpoint
+from fastinpaint.training.checkpoints import AVERAGED, WEIGHTS, load_checkpoint, replace_file, save_checkpoint
 from fastinpaint.training.config import TrainConfig
 from fastinpaint.training.curves import plot_curves
 from fastinpaint.training.distributed import World, join_world
+from fastinpaint.training.draws import DrawBatches, PropagatedDraws, validation_draws
 from fastinpaint.training.logs import RunLog, tensorboard_writer
 from fastinpaint.training.phases import Phase, PhaseLoss, build_model, phases_of
 from fastinpaint.training.run_folder import RunFolder
@@ -45,7 +49,7 @@ def train(config: TrainConfig, data: str | Path, out: str | Path, resume: bool =
     must see the same file system. Seeds torch's global random generators.
 
     Args:
-        data: a folder written by ``fastinpaint prepare``.
+        data: a folder written by ``fastinpaint prepare``, or for fill ``propagated`` one of draws (`PropagatedDraws`).
         out: the run's folder, new or empty; with ``resume`` the folder of the run to continue.
 
     Raises:
@@ -68,22 +72,29 @@ class Trainer:
         self.config, self.data, self.folder, self.world, self.stop = config, data, folder, world, stop
         if config.tensorboard:
             tensorboard_writer()  # fails before anything is written if TensorBoard is missing
-        self.samples = VideoSamples(data, "train")
-        self.validation = VideoSamples(data, "val") if config.validate_every else []
-        self.batches = TrainBatches(self.samples, config, world)
+        self.samples = self._samples("train")
+        self.validation = self._samples("val") if config.validate_every else []
+        self.batches = (DrawBatches if config.model.corrects else TrainBatches)(self.samples, config, world)
         self.phases = phases_of(config)
         self._require_memory()
         torch.manual_seed(config.seed)
         model = build_model(config)
         model.mean_pixel.copy_(torch.tensor(self.samples.mean_pixel))
+        self.averaged = Averaged(model.to(world.device), config.average) if config.average else None
         self.model = accelerate_model(model.to(world.device), config.backend, config.memory, world.size > 1)
         self.graphed = config.graph and self._can_be_graphed()
         self.optimizer = self._new_optimizer()
         self.scaler = self._new_scaler()
         self.done = 0
+        self.schedule = self._new_schedule()
         self.best: dict[str, Any] = {}
         self.losses: list[Tensor] = []
         self.log: RunLog | None = None
+
+    def _samples(self, split: str) -> VideoSamples | PropagatedDraws:
+        if not self.config.model.corrects:
+            return VideoSamples(self.data, split)
+        return PropagatedDraws(self.data, split, self.config.view_frames, self.config.view_size)
 
     def _require_memory(self) -> None:
         """Reject a step that cannot fit before anything is built.
@@ -128,7 +139,7 @@ class Trainer:
             self.log.close()
 
     def _run_phase(self, phase: Phase) -> None:
-        loss = PhaseLoss(self.model, phase, self.config.alpha)
+        loss = PhaseLoss(self.model, phase, self.config.alpha, self.config.gradient)
         shared = DistributedDataParallel(loss) if self.world.size > 1 else None
         loss.train()
         steps = range(self.done, phase.end)
@@ -141,6 +152,9 @@ class Trainer:
             torch.manual_seed(self.config.seed + self.done)  # so that no random state needs to be saved
             self.losses.append(step(videos, masks))
             self.done += 1
+            self.schedule.step()
+            if self.averaged is not None:
+                self.averaged.update(self.model)
             self._after_step(phase, loss)
 
     def _step(
@@ -153,7 +167,7 @@ class Trainer:
         """
         parts: list[Tensor] = []
         for part in range(self.config.accumulate):
-            video, mask = to_float(videos[part], masks[part], self.world.device)
+            video, mask = self._to_float(videos[part], masks[part])
             is_last = part == self.config.accumulate - 1
             with loss.no_sync() if isinstance(loss, DistributedDataParallel) and not is_last else nullcontext():
                 with self._autocast():
@@ -178,6 +192,8 @@ class Trainer:
             self.log.progress(self.done)
         if validates or saves or stops or self.done % self.config.log_every == 0:
             stops = self._report(phase)
+        if self.averaged is not None and (validates or saves or stops):
+            self.averaged.estimate_statistics(self._statistics_batches())
         if validates:
             self._validate(phase, loss)
         if saves or stops:
@@ -201,7 +217,7 @@ class Trainer:
                 self._raise_not_finite(step, phase, dict(zip(names, losses, strict=True)))
         if self.log is not None:
             means = {name: sum(column) / len(steps) for name, *column in zip(names, *steps, strict=True)}
-            self.log.train(self.done, phase.name, means, seconds, self.config.lr)
+            self.log.train(self.done, phase.name, means, seconds, float(self.schedule.get_last_lr()[0]))
         if self.world.size == 1:
             return self.stop.asked
         asked = torch.tensor(float(self.stop.asked), device=self.world.device)
@@ -216,11 +232,14 @@ class Trainer:
     @torch.no_grad()
     def _validate(self, phase: Phase, loss: PhaseLoss) -> None:
         """Mean losses over the validation samples, which the processes share; saves the best weights."""
+        if self.averaged is not None:
+            loss = PhaseLoss(self.averaged.model, phase, self.config.alpha)
         sums = torch.zeros(1 + len(phase.losses), dtype=torch.float64)
         loss.eval()
-        for videos, masks in validation_batches(self.validation, self.config, self.world):
+        batches = validation_draws if self.config.model.corrects else validation_batches
+        for videos, masks in batches(self.validation, self.config, self.world):
             with self._autocast():
-                losses = loss(*to_float(videos, masks, self.world.device))
+                losses = loss(*self._to_float(videos, masks))
             sums += torch.tensor([1.0, *(float(losses[name]) * 255 for name in phase.losses)], dtype=torch.float64)
         loss.train()
         count, *totals = self.world.mean(sums.to(self.world.device)).tolist()
@@ -232,24 +251,33 @@ class Trainer:
         if self.log is not None:
             self.log.validation(self.done, phase.name, means, is_best)
             if is_best:
-                save_weights(self.folder.best, self.model, self._facts())
+                save_weights(self.folder.best, self._shown_model(), self._facts())
 
     def _save(self) -> None:
         if not self.world.is_main:
             return
         state = {"best": self.best, "scaler": self.scaler.state_dict(), "data": self._data_facts()}
         path = save_checkpoint(
-            self.folder.checkpoints, self.done, self.model, self.optimizer, state, self._facts(), self.config.keep
+            self.folder.checkpoints,
+            self.done,
+            self.model,
+            self.optimizer,
+            state,
+            self._facts(),
+            self.config.keep,
+            self.averaged and self.averaged.model,
         )
         self._publish(path)
 
     def _publish(self, checkpoint: Path) -> None:
         """Copy the newest weights and draw the curves into the run's folder."""
-        replace_file(self.folder.last, lambda path: shutil.copyfile(checkpoint / WEIGHTS, path))
+        newest = checkpoint / (WEIGHTS if self.averaged is None else AVERAGED)
+        replace_file(self.folder.last, lambda path: shutil.copyfile(newest, path))
         plot_curves({self.folder.path.name: self.folder.log}, self.folder.curves)
 
     def _restore(self, checkpoint: Path) -> None:
-        state = load_checkpoint(checkpoint, self.model, self.optimizer, ("best", "scaler", "data"))
+        averaged = self.averaged and self.averaged.model
+        state = load_checkpoint(checkpoint, self.model, self.optimizer, ("best", "scaler", "data"), averaged)
         best = state["best"]
         if best and not (isinstance(best.get("phase"), str) and isinstance(best.get("loss"), (int, float))):
             raise UserError(f"{checkpoint}: not a checkpoint of this run: its best validation is damaged.")
@@ -260,10 +288,25 @@ class Trainer:
         except (RuntimeError, KeyError):
             raise UserError(f"{checkpoint}: not a checkpoint of this run: the scaler's state does not fit.") from None
         self.done, self.best = state["step"], state["best"]
+        self.schedule = self._new_schedule()
+        if self.averaged is not None:
+            self.averaged.resume(self.done)
 
     def _facts(self) -> dict[str, Any]:
         seen = {"frames": self.samples.frames, "size": self.samples.size}  # the training size
-        return {"step": self.done, "strategy": self.config.strategy, **seen}
+        return {"step": self.done, "recipe": self.config.recipe, "strategy": self.config.strategy, **seen}
+
+    def _shown_model(self) -> VideoCompletionNet | TwoDCN:
+        """What is validated and published: the averaged network if there is one."""
+        return self.model if self.averaged is None else self.averaged.model
+
+    def _statistics_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Fills and doubts, or videos and masks, of some steps after the last."""
+        steps = range(self.config.total, self.config.total + self.config.statistics)
+        for videos, masks in load_steps(self.batches, steps, 0, False):
+            for part in range(self.config.accumulate):
+                video, mask = self._to_float(videos[part], masks[part])
+                yield video[:, -3:], mask
 
     def _data_facts(self) -> dict[str, Any]:
         """Facts of the data set that must not change when a run is resumed."""
@@ -273,7 +316,11 @@ class Trainer:
             "frames": samples.frames,
             "size": samples.size,
             "mean_pixel": list(samples.mean_pixel),
+            **(samples.facts if isinstance(samples, PropagatedDraws) else {}),
         }
+
+    def _to_float(self, videos: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        return to_float(videos, masks, self.world.device, 255 if self.config.model.corrects else 1)
 
     def _can_be_graphed(self) -> bool:
         """Whether steps may be captured as a CUDA graph; logs why not."""
@@ -291,6 +338,10 @@ class Trainer:
             self.model.parameters(), lr, weight_decay=self.config.weight_decay, fused=in_place, capturable=on_gpu
         )
 
+    def _new_schedule(self) -> LambdaLR:
+        """The learning rate after the steps done."""
+        return LambdaLR(self.optimizer, partial(rate_factor, self.config), last_epoch=self.done - 1)
+
     def _new_scaler(self) -> torch.amp.GradScaler:
         return torch.amp.GradScaler(self.world.device.type, enabled=self.config.amp == "fp16")
 
@@ -303,3 +354,12 @@ class Trainer:
     def _autocast(self) -> torch.autocast:
         dtype = AUTOCAST.get(self.config.amp, torch.bfloat16)
         return torch.autocast(self.world.device.type, dtype, enabled=self.config.amp != "none")
+
+
+def rate_factor(config: TrainConfig, step: int) -> float:
+    """The learning rate of a step over `config.lr`: a linear rise, then 1, or half a cosine from 1 to 0."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    if config.schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - config.warmup) / max(1, config.total - config.warmup)))

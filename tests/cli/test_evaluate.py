@@ -53,6 +53,16 @@ def test_a_run_and_a_weights_file_side_by_side(
         assert (out / name).is_file()
 
 
+def test_a_network_that_corrects_is_measured_on_the_propagated_fill(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "correction.safetensors"
+    save_weights(weights, TwoDCN(ModelConfig(width=0.0625, fill="propagated")), {"frames": 2, "size": 16})
+    options = ["--data", str(data), "--no-rivals", "--limit", "1", "--device", "cpu"]
+    assert main(["evaluate", str(weights), *options]) == 0
+    assert capsys.readouterr().out.splitlines()[2].startswith("propagation + network, correction  ")
+
+
 def test_limit_split_and_no_rivals(data: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--limit", "1", "--split", "train", "--no-rivals", "--device", "cpu"]
     assert main(["evaluate", str(run / "last.safetensors"), "--data", str(data), *options]) == 0

@@ -212,3 +212,14 @@ def test_bad_input_is_one_sentence(tmp_path: Path) -> None:
     found = evaluate({"b": twodcn}, SAMPLES[:1], "rectangle", rivals=False, progress=False)
     with pytest.raises(UserError, match="cannot write"):
         save_report(found, tmp_path / "file" / "out")
+
+
+def test_a_further_method_is_a_row_and_sees_no_hole_pixel() -> None:
+    def grey(video: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        assert (video[mask] == 0).all()
+        return np.where(mask[..., None], 100, video)
+
+    found = evaluate({}, SAMPLES[:1], "rectangle", rivals=False, progress=False, methods={"grey": grey})
+    mask = mask_of(0, "rectangle")
+    expected = hole_l1(np.where(mask[..., None], 100, SAMPLES[0]), SAMPLES[0], mask)
+    assert found.means["grey"].hole_l1 == pytest.approx(expected)

@@ -1,0 +1,1 @@
+"""Makes the weights of the network that corrects the propagated fill."""
