@@ -62,6 +62,16 @@ WGRAD_TILES = (
     Tile(32, 32, 64, 4, 4),
     Tile(16, 16, 64, 4, 4),
 )
+# For wgrad from boxes rows are channels of the moving map times taps, and steps are positions. Nothing is computed in
+# the loop, so what a step brings from L2 is its cost: 384 channels for 128 x 256 products and as many for 256 x 128.
+BOX_TILES = (
+    Tile(256, 128, 64, 8, 3),
+    Tile(128, 256, 64, 8, 3),
+    Tile(128, 128, 64, 8, 3),
+    Tile(256, 64, 64, 8, 3),
+    Tile(128, 128, 64, 4, 3),
+    Tile(64, 64, 64, 4, 4),
+)
 # Shared memory of a tile: sm_80's 163 KiB less what the compiler adds, so that one table serves all data-centre GPUs.
 # Other GPUs have less (`shared_budget`).
 SHARED_BUDGET = 160 * 1024
