@@ -33,10 +33,20 @@ from tools.inspect.paper_layers import PaperLayer, paper_layers
 FLOPS, BANDWIDTH = 788e12, 4.3e12
 PAGE = Path(__file__).parents[2] / "docs" / "results" / "triton_model.md"
 BEGIN, END = "<!-- static model: begin -->", "<!-- static model: end -->"
+TILES = {
+    "fwd": launch.GATHER_TILES,
+    "dgrad": launch.GATHER_TILES,
+    "wgrad": launch.WGRAD_TILES,
+    "boxes": launch.BOX_TILES,
+}
 
 
 class Pass(NamedTuple):
-    """One heavy launch of one layer."""
+    """One heavy launch of one layer. The kind "boxes" is wgrad from maps that are written first.
+
+    Attributes:
+        bytes: moved at least, all launches of the pass together. before: those of the launches that write its maps.
+    """
 
     layer: str
     kind: str
@@ -48,6 +58,7 @@ class Pass(NamedTuple):
     waves: int
     steps: int
     expected: float
+    before: float
 
     @property
     def floor(self) -> float:
@@ -77,7 +88,7 @@ def recorded() -> Iterator[list[tuple[str, launch.Work, tuple[Any, ...]]]]:
 
 def live_share(kind: str, conv: Problem, tile: launch.Tile, packed: bool) -> float:
     """Live FLOPs over all FLOPs."""
-    if kind == "wgrad":
+    if kind in ("wgrad", "boxes"):
         if packed:
             return 1.0
         shares = []
@@ -97,26 +108,32 @@ def passes(layer: PaperLayer) -> list[Pass]:
         conv_block.bwd(y, mean, var, y, mean, sources, weight, layer.geometry, needs, True, bias is not None)
     y_bytes, weight_bytes = y.numel() * 2, weight.numel() * 2
     maps = sum(s.x.numel() * 2 * (1 + (s.addend is not None)) for s in sources)
+    of_g = y_bytes * (1 + layer.stats)
     moved = {
         "fwd": maps + weight_bytes + y_bytes,
-        "dgrad": 2 * maps + weight_bytes + y_bytes * (1 + layer.stats),
-        "wgrad": maps + weight_bytes + y_bytes * (1 + layer.stats),
+        "dgrad": 2 * maps + weight_bytes + of_g,
+        "wgrad": maps + weight_bytes + of_g,
+        "boxes": layer.channels * sources[0].x.numel() // sources[0].x.shape[1] * 2 + weight_bytes + y_bytes,
     }
+    before = 0.0
+    if any(kind == "boxes" for kind, *_ in found):  # the activation and G are written first
+        before = float(maps + moved["boxes"] - weight_bytes + of_g)
+        moved["boxes"] += int(before)
+        moved["dgrad"] += y_bytes - of_g
     rows = []
     for kind, work, (conv, *_) in found:
         flop = 2.0 * math.prod((conv.samples, *conv.small, *conv.taps)) * layer.channels * layer.out_channels
-        tiles = launch.WGRAD_TILES if kind == "wgrad" else launch.GATHER_TILES
-        tile = launch.best(tiles, work)
+        tile = launch.best(TILES[kind], work)
         packed = kind == "wgrad" and work.products == 1
         live = live_share(kind, conv, tile, packed)
         work = work._replace(depth=max(1, round(work.depth * live)))
         splits = launch.splits(tile, work)
         programs = work.products * -(-work.rows // tile.m) * -(-work.columns // tile.n) * splits
         waves = -(-programs // (launch.MULTIPROCESSORS * launch.ctas_per_sm(tile, work)))
-        steps, expected = -(-work.depth // (tile.k * splits)), launch.expected_seconds(tile, work)
-        rows.append(
-            Pass(layer.name, kind, flop, flop * live, float(moved[kind]), tile, programs, waves, steps, expected)
-        )
+        first = before if kind == "boxes" else 0.0
+        steps, expected = -(-work.depth // (tile.k * splits)), launch.expected_seconds(tile, work) + first / BANDWIDTH
+        size = float(moved[kind])
+        rows.append(Pass(layer.name, kind, flop, flop * live, size, tile, programs, waves, steps, expected, first))
     return rows
 
 

@@ -3,6 +3,8 @@
 A box is BT x BH x BW positions of some channels. Positions outside a map arrive as zeros, so the loop has no masks.
 """
 
+# ruff: noqa: RUF005 -- Triton's language does not unpack tuples
+
 from __future__ import annotations
 
 import triton
