@@ -113,12 +113,13 @@ def passes(layer: PaperLayer) -> list[Pass]:
         "fwd": maps + weight_bytes + y_bytes,
         "dgrad": 2 * maps + weight_bytes + of_g,
         "wgrad": maps + weight_bytes + of_g,
-        "boxes": layer.channels * sources[0].x.numel() // sources[0].x.shape[1] * 2 + weight_bytes + y_bytes,
     }
-    before = 0.0
+    before = dict.fromkeys(TILES, 0)
     if any(kind == "boxes" for kind, *_ in found):  # the activation and G are written first
-        before = float(maps + moved["boxes"] - weight_bytes + of_g)
-        moved["boxes"] += int(before)
+        activation = layer.channels * sources[0].x.numel() // sources[0].x.shape[1] * 2
+        before |= {"fwd": maps + activation, "boxes": maps + activation + of_g + y_bytes}
+        moved["fwd"] = before["fwd"] + activation + weight_bytes + y_bytes
+        moved["boxes"] = before["boxes"] + activation + weight_bytes + y_bytes
         moved["dgrad"] += y_bytes - of_g
     rows = []
     for kind, work, (conv, *_) in found:
@@ -130,7 +131,7 @@ def passes(layer: PaperLayer) -> list[Pass]:
         splits = launch.splits(tile, work)
         programs = work.products * -(-work.rows // tile.m) * -(-work.columns // tile.n) * splits
         waves = -(-programs // (launch.MULTIPROCESSORS * launch.ctas_per_sm(tile, work)))
-        first = before if kind == "boxes" else 0.0
+        first = float(before[kind])
         steps, expected = -(-work.depth // (tile.k * splits)), launch.expected_seconds(tile, work) + first / BANDWIDTH
         size = float(moved[kind])
         rows.append(Pass(layer.name, kind, flop, flop * live, size, tile, programs, waves, steps, expected, first))

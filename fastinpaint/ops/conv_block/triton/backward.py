@@ -11,7 +11,7 @@ from torch import Tensor
 from fastinpaint.ops import layout
 from fastinpaint.ops.activation import triton as activation
 from fastinpaint.ops.activation.triton_launch import FINISH_BLOCK, NUM_WARPS, RowTiles, row_tiles
-from fastinpaint.ops.conv_block.triton import autotune, boxes
+from fastinpaint.ops.conv_block.triton import activate_first, autotune, boxes
 from fastinpaint.ops.conv_block.triton import tiles as launch
 from fastinpaint.ops.conv_block.triton.host import (
     densely,
@@ -51,7 +51,7 @@ class Gradient(NamedTuple):
         """G as a plain gradient, so that what reads it computes nothing more."""
         if self.y is None or self.mean is None or self.dmean is None or self.dvar is None:
             return self
-        dense = boxes.written_gradient(self.dy, self.y, self.mean, self.dmean, self.dvar, self.dvar_per_dscale)
+        dense = activate_first.written_gradient(self.dy, self.y, self.mean, self.dmean, self.dvar, self.dvar_per_dscale)
         return Gradient(dense)
 
     def flags(self) -> dict[str, bool]:
@@ -85,10 +85,10 @@ def bwd_two(
     wanted = [source for source, needed in zip(dense, needs, strict=True) if needed]
     skipped = dense[0].x.shape[1] if not needs[0] else 0
     with support.on_device_of(dy):
-        if needs_weight and boxes.suit(weight, conv):
+        if needs_weight and activate_first.suits(weight, conv):
             bias_sums = _gradient_sums(grad) if needs_bias else None
             grad = grad.written()
-            partial = boxes.partial_sums(boxes.activated(dense), grad.dy, conv)
+            partial = boxes.partial_sums(activate_first.activated(dense), grad.dy, conv)
         elif needs_weight:
             partial, bias_sums = _wgrad(grad, dense, weight, conv, needs_bias)
         else:

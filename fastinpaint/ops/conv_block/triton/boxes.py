@@ -1,37 +1,23 @@
-"""The weight gradient of activated maps. Both are written once, then only copied and multiplied, tap by tap.
-
-This moves the prologue out of the loop of products, where every tap and every block of channels repeats it. The
-written maps are freed at once, so backward keeps no more than without them.
-"""
+"""The weight gradient of maps that `activate_first` wrote: the copy engines bring boxes of both to the products."""
 
 from __future__ import annotations
 
 import contextvars
 import math
-import os
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fastinpaint.ops import layout
-from fastinpaint.ops.activation import triton as activation
-from fastinpaint.ops.activation.triton_launch import NUM_WARPS, power_of_2, row_tiles
+from fastinpaint.ops.activation.triton_launch import power_of_2
 from fastinpaint.ops.conv_block.triton import autotune, tiles
 from fastinpaint.ops.conv_block.triton.taps import Problem
 from fastinpaint.ops.dispatch import triton_support as support
-from fastinpaint.ops.types import Source
 
 if support.INSTALLED:
     import triton
 
     from fastinpaint.ops.conv_block.triton import box_wgrad_kernel
-
-ENVIRONMENT = "FASTINPAINT_TRITON_BOXES"
-# Below this many channels a tap's product is too small for the two passes that write the maps.
-LEAST_CHANNELS = 64
-COPIED_ITEMS = 8  # a copy engine's strides are multiples of 16 bytes
 
 
 class Roles(NamedTuple):
@@ -49,19 +35,6 @@ class Roles(NamedTuple):
     dilation: tuple[int, ...]
 
 
-def suit(weight: Tensor, conv: Problem) -> bool:
-    """Whether this weight's gradient is computed from boxes on the current device."""
-    channels, out_channels = weight.shape[:2] if conv.transposed else weight.shape[1::-1]
-    return (
-        os.environ.get(ENVIRONMENT, "1") != "0"
-        and support.has_copy_engines()
-        and weight.element_size() == 2
-        and math.prod(conv.taps) > 1
-        and min(channels, out_channels) >= LEAST_CHANNELS
-        and channels % COPIED_ITEMS == out_channels % COPIED_ITEMS == 0
-    )
-
-
 def roles(conv: Problem, channels: int, out_channels: int) -> Roles:
     """The large map moves. With stride 1 either may, and the one with fewer channels does: a block takes more taps."""
     first = tuple(-p for p in conv.padding)
@@ -69,28 +42,6 @@ def roles(conv: Problem, channels: int, out_channels: int) -> Roles:
     if large_moves:
         return Roles(conv.transposed, conv.small, conv.large, first, conv.dilation)
     return Roles(not conv.transposed, conv.large, conv.small, conv.padding, tuple(-d for d in conv.dilation))
-
-
-def activated(sources: Sequence[Source]) -> Tensor:
-    """The activation as one dense map: the only source itself, if it has no prologue, otherwise a new map."""
-    first = sources[0]
-    if len(sources) == 1 and first.mean is None and first.addend is None and not first.relu:
-        return layout.dense(first.x)
-    return activation.fwd(sources)
-
-
-def written_gradient(
-    dy: Tensor, y: Tensor, mean: Tensor, dmean: Tensor, dvar: Tensor, dvar_per_dscale: Tensor | None
-) -> Tensor:
-    """G as a map of its own, from `Gradient`'s tensors; dense channels-last, in dy's dtype."""
-    rows, channels, out = activation.rows_of(dy), dy.shape[1], layout.empty(dy.shape, dy)
-    found = row_tiles(rows, channels)
-    box_wgrad_kernel.write_gradient_kernel[(-(-rows // found.block_r), found.channel_blocks)](
-        dy, y, mean, dmean, dvar, dvar_per_dscale, out, channels / dy.numel(), rows, channels,
-        HAS_STATS=True, HAS_NORM=dvar_per_dscale is not None,
-        BLOCK_R=found.block_r, BLOCK_C=found.block_c, num_warps=NUM_WARPS, **support.OPTIONS,
-    )  # fmt: skip
-    return out
 
 
 def partial_sums(a: Tensor, g: Tensor, conv: Problem) -> Tensor:

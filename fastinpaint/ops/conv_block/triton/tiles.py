@@ -33,6 +33,7 @@ GATHER_TILES = (
     Tile(64, 256, 64, 8, 3),  # for few positions
     Tile(64, 128, 64, 4, 3),  # for few positions, two programs per multiprocessor
     Tile(128, 64, 64, 4, 3),
+    Tile(128, 64, 32, 4, 4),  # what its taps share stays in L1
     Tile(64, 64, 32, 4, 4),  # a step of 64 spills on sm_80
     Tile(128, 32, 32, 4, 4),  # thin outputs: bound by reading the sources, not by tensor cores
     Tile(128, 16, 64, 4, 3),
@@ -79,7 +80,7 @@ SHARED_RESERVE = 3 * 1024
 MULTIPROCESSORS = 132
 CLOCK_HZ = 1.755e9
 MMA_FLOP_PER_CYCLE = {2: 4096, 4: 2048}  # per multiprocessor, dense: bf16/fp16, tf32
-L2_BYTES_PER_CYCLE = 24  # per multiprocessor: 5.5 TB/s over 132, an assumption
+L2_BYTES_PER_CYCLE = 38  # per multiprocessor: 5120 over 132 as an A100 has, an assumption (tools/inspect/rates.py)
 LANES = 128  # instructions per cycle and multiprocessor outside the tensor cores
 REGISTERS = 65536
 MIN_K = 16  # the shortest step of a product

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastinpaint.ops.conv_block.triton import boxes, tiles
+from fastinpaint.ops.conv_block.triton import activate_first, boxes, tiles
 from fastinpaint.ops.conv_block.triton.taps import problem
 from fastinpaint.ops.types import Geometry
 from fastinpaint.testing import interpreter
@@ -35,7 +35,7 @@ def in_eights(case: Case) -> Case:
 @pytest.fixture
 def small(monkeypatch) -> list[str]:
     """Boxes for few channels; a program takes two taps or one. Returns the roles of each launch."""
-    monkeypatch.setattr(boxes, "LEAST_CHANNELS", 16)
+    monkeypatch.setattr(activate_first, "LEAST_CHANNELS", 16)
     monkeypatch.setattr(tiles, "BOX_TILES", (tiles.Tile(32, 16, 16, 4, 2),))
     found: list[str] = []
     upstream = boxes.roles
@@ -67,7 +67,7 @@ def of(x, y, kernel=(3, 3), dtype=torch.bfloat16, **geometry):
     """Whether a convolution's weight gradient comes from boxes."""
     chosen = Geometry(**{"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "output_padding": (0, 0), **geometry})
     shape = (x[1], y[1], *kernel) if chosen.transposed else (y[1], x[1], *kernel)
-    return boxes.suit(torch.empty(shape, dtype=dtype, device="meta"), problem(x, y, kernel, chosen))
+    return activate_first.suits(torch.empty(shape, dtype=dtype, device="meta"), problem(x, y, kernel, chosen))
 
 
 def test_which_convolutions_take_it(monkeypatch):
@@ -80,12 +80,12 @@ def test_which_convolutions_take_it(monkeypatch):
     assert not of((2, 32, 8, 8), y)
     assert not of(x, (2, 32, 8, 8))
     assert not of((2, 68, 8, 8), y)
-    monkeypatch.setenv(boxes.ENVIRONMENT, "0")
+    monkeypatch.setenv(activate_first.ENVIRONMENT, "0")
     assert not of(x, y)
 
 
 def test_a_device_without_copy_engines_does_not(monkeypatch):
-    monkeypatch.setattr(boxes.support, "has_copy_engines", lambda: False)
+    monkeypatch.setattr(activate_first.support, "has_copy_engines", lambda: False)
     assert not of((2, 64, 8, 8), (2, 128, 8, 8))
 
 
