@@ -33,12 +33,7 @@ from tools.inspect.paper_layers import PaperLayer, paper_layers
 FLOPS, BANDWIDTH = 788e12, 4.3e12
 PAGE = Path(__file__).parents[2] / "docs" / "results" / "triton_model.md"
 BEGIN, END = "<!-- static model: begin -->", "<!-- static model: end -->"
-TILES = {
-    "fwd": launch.GATHER_TILES,
-    "dgrad": launch.GATHER_TILES,
-    "wgrad": launch.WGRAD_TILES,
-    "boxes": launch.BOX_TILES,
-}
+KINDS = ("fwd", "dgrad", "wgrad", "boxes")
 
 
 class Pass(NamedTuple):
@@ -67,16 +62,17 @@ class Pass(NamedTuple):
 
 
 @contextlib.contextmanager
-def recorded() -> Iterator[list[tuple[str, launch.Work, tuple[Any, ...]]]]:
+def recorded() -> Iterator[list[tuple[str, launch.Work, tuple[Any, ...], launch.Tile]]]:
     """Inside, nothing is launched, and the passes that choose a tile are collected."""
-    found: list[tuple[str, launch.Work, tuple[Any, ...]]] = []
+    found: list[tuple[str, launch.Work, tuple[Any, ...], launch.Tile]] = []
     upstream, choose = JITFunction.run, autotune.choose
 
     def note(
         kind: str, tiles: tuple[launch.Tile, ...], work: launch.Work, shape: tuple[Any, ...], run: Any
     ) -> launch.Tile:
-        found.append((kind, work, shape))
-        return launch.best(tiles, work)
+        tile = launch.best(tiles, work)
+        found.append((kind, work, shape, tile))
+        return tile
 
     autotune.choose = note
     JITFunction.run = lambda self, *args, **options: None
@@ -114,7 +110,7 @@ def passes(layer: PaperLayer) -> list[Pass]:
         "dgrad": 2 * maps + weight_bytes + of_g,
         "wgrad": maps + weight_bytes + of_g,
     }
-    before = dict.fromkeys(TILES, 0)
+    before = dict.fromkeys(KINDS, 0)
     if any(kind == "boxes" for kind, *_ in found):  # the activation and G are written first
         activation = layer.channels * sources[0].x.numel() // sources[0].x.shape[1] * 2
         before |= {"fwd": maps + activation, "boxes": maps + activation + of_g + y_bytes}
@@ -122,9 +118,8 @@ def passes(layer: PaperLayer) -> list[Pass]:
         moved["boxes"] = before["boxes"] + activation + weight_bytes + y_bytes
         moved["dgrad"] += y_bytes - of_g
     rows = []
-    for kind, work, (conv, *_) in found:
+    for kind, work, (conv, *_), tile in found:
         flop = 2.0 * math.prod((conv.samples, *conv.small, *conv.taps)) * layer.channels * layer.out_channels
-        tile = launch.best(TILES[kind], work)
         packed = kind == "wgrad" and work.products == 1
         live = live_share(kind, conv, tile, packed)
         work = work._replace(depth=max(1, round(work.depth * live)))

@@ -109,7 +109,9 @@ def _launch(
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """Compute y; with ``stats`` return count ``[P]``, mean and M2 ``[C_out, P]`` of its P tiles."""
     conv = problem(tuple(sources[0].x.shape), tuple(y.shape), tuple(weight.shape[2:]), geometry)
+    every = launch.GATHER_TILES
     if activate_first.suits(weight, conv):
+        every = launch.WRITTEN_TILES
         sources = [Source(activate_first.activated(sources))]
     first, second = sources[0], sources[-1]
     out_channels = y.shape[1]
@@ -147,7 +149,7 @@ def _launch(
         parts = run(tile)
         return [y, *(() if parts is None else launch_moments(*parts))]
 
-    return run(autotune.choose("fwd", launch.GATHER_TILES, work, (conv, channels, stats, y.dtype), result))
+    return run(autotune.choose("fwd", every, work, (conv, channels, stats, y.dtype), result))
 
 
 def launch_moments(count: Tensor, mean: Tensor, m2: Tensor) -> tuple[Tensor, Tensor]:

@@ -153,8 +153,9 @@ def _dgrad(
         maps = [t for grad in grads for t in (grad.x, grad.addend) if t is not None]
         return maps if sums is None else [*maps, sums.sum(2)]
 
+    every = launch.GATHER_TILES if grad.y is not None else launch.WRITTEN_TILES
     shape = (conv, out_channels, channels, any(s.mean is not None for s in sources), first.x.dtype)
-    return grads, run(autotune.choose("dgrad", launch.GATHER_TILES, work, shape, result))
+    return grads, run(autotune.choose("dgrad", every, work, shape, result))
 
 
 def _wgrad(

@@ -39,6 +39,9 @@ GATHER_TILES = (
     Tile(128, 16, 64, 4, 3),
     Tile(128, 16, 32, 4, 4),  # few taps and channels: a step of 64 would be mostly padding
 )
+# Fwd and dgrad of maps that `activate_first` wrote. Without a prologue more rows fit the registers, and each item of
+# the weight serves 256 of them.
+WRITTEN_TILES = (*GATHER_TILES, Tile(256, 128, 64, 8, 3))
 # Chosen only by measurement, because the model does not include spills and latency.
 MEASURED_ONLY = {
     # half the steps, but a few values spill with two sources
