@@ -106,9 +106,9 @@ def box_wgrad_kernel(
         high_t, high_h, high_w = tl.maximum(high_t, to_t), tl.maximum(high_h, to_h), tl.maximum(high_w, to_w)
         begin = (r_t, r_h, r_w)
         boxes = boxes_of(moving, samples, moving_size, moving_channels, begin, STRIDE, BT, BH, BW, BLOCK_M)
-        of_moving = of_moving + (boxes,)
-        shifts = shifts + (m_t, m_h, m_w)
-        sums = sums + (tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32),)
+        of_moving = of_moving + (boxes,)  # type: ignore[assignment]
+        shifts = shifts + (m_t, m_h, m_w)  # type: ignore[assignment]
+        sums = sums + (tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32),)  # type: ignore[assignment]
 
     blocks_t = tl.cdiv(tl.maximum(high_t - low_t, 0), BT)
     blocks_h = tl.cdiv(tl.maximum(high_h - low_h, 0), BH)

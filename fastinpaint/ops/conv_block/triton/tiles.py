@@ -26,7 +26,7 @@ class Tile(NamedTuple):
 
 # For fwd and dgrad rows are positions. On sm_80 two thin forwards spill up to 16 bytes; nothing else spills
 # (docs/results/triton_compiled.md).
-GATHER_TILES = (
+GATHER_TILES: tuple[Tile, ...] = (
     # 256 channels: the sources are loaded and activated once, and each item serves 256 products
     Tile(128, 256, 32, 8, 3),  # the largest without spills; a step of 64 or a fourth stage spills
     Tile(128, 128, 32, 8, 4),  # with two sources a step of 64 spills on sm_80
@@ -84,6 +84,7 @@ MULTIPROCESSORS = 132
 CLOCK_HZ = 1.755e9
 MMA_FLOP_PER_CYCLE = {2: 4096, 4: 2048}  # per multiprocessor, dense: bf16/fp16, tf32
 L2_BYTES_PER_CYCLE = 38  # per multiprocessor: 5120 over 132 as an A100 has, an assumption (tools/inspect/rates.py)
+SHARED_BYTES_PER_CYCLE, PRODUCT_ROWS = 128, 64  # per multiprocessor; of wgmma
 LANES = 128  # instructions per cycle and multiprocessor outside the tensor cores
 REGISTERS = 65536
 MIN_K = 16  # the shortest step of a product
@@ -192,12 +193,14 @@ def expected_seconds(tile: Tile, work: Work) -> float:
 
 
 def cycles_of_step(tile: Tile, work: Work, together: int) -> float:
-    """Cycles of a step with ``together`` programs per multiprocessor: the longest of three bounds."""
+    """Cycles of a step with ``together`` programs per multiprocessor: the longest of four bounds."""
     products = 2 * tile.m * max(tile.n, FULL_RATE_N) * tile.k / MMA_FLOP_PER_CYCLE[work.itemsize]
     prologue = tile.k * (work.prologue[0] * tile.m + work.prologue[1] * tile.n) / LANES
     a, b = work.operands
+    # each item is written once; a product of 64 rows reads its rows and all columns
+    shared = tile.k * (2 * tile.m + tile.n * (1 + tile.m / PRODUCT_ROWS)) * work.itemsize / SHARED_BYTES_PER_CYCLE
     rows = a * tile.m * l2_fraction(tile, work, together)
-    return max(products, prologue, tile.k * (rows + b * tile.n) * work.itemsize / L2_BYTES_PER_CYCLE)
+    return max(products, prologue, shared, tile.k * (rows + b * tile.n) * work.itemsize / L2_BYTES_PER_CYCLE)
 
 
 def l2_fraction(tile: Tile, work: Work, together: int) -> float:
