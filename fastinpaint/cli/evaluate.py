@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from fastinpaint.cli.options import path
 from fastinpaint.data.dataset import VideoSamples
@@ -15,7 +16,7 @@ from fastinpaint.data.holes import HOLE_KINDS
 from fastinpaint.errors import UserError
 from fastinpaint.inference import Settings, complete
 from fastinpaint.inference.settings import RANGES
-from fastinpaint.inference.trained import seen_by
+from fastinpaint.inference.trained import Seen, correction, seen_by
 from fastinpaint.metrics import evaluate, save_report
 from fastinpaint.metrics.clips import read_clip
 from fastinpaint.models.weights import load_weights
@@ -77,12 +78,17 @@ def run(args: argparse.Namespace) -> None:
     files = labelled(args.weights)
     loaded = {label: accelerate_model(load_weights(path).to(device), args.backend) for label, path in files.items()}
     models = {label: model for label, model in loaded.items() if not model.config.corrects}
-    methods = {
-        f"{CORRECTED}, {label}": partial(
-            complete, model, settings=Settings(device=args.device, **seen_by(files[label]))
-        )
+    correcting: dict[str, tuple[nn.Module, Seen]] = {
+        f"{CORRECTED}, {label}": (model, seen_by(files[label]))
         for label, model in loaded.items()
         if model.config.corrects
+    }
+    if args.video and not args.no_rivals:
+        network, seen = correction()
+        correcting[CORRECTED] = network.to(device), seen
+    methods = {
+        name: partial(complete, model, settings=Settings(device=args.device, frames=seen.frames, size=seen.size))
+        for name, (model, seen) in correcting.items()
     }
     if args.video:
         samples: Sequence[np.ndarray] = [read_clip(path, args.frames, args.size) for path in args.video]

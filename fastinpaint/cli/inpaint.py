@@ -14,7 +14,8 @@ from fastinpaint.errors import UserError, one_line
 from fastinpaint.inference import Encoding, HoleBox, MaskSettings, Settings, inpaint, parse_box
 from fastinpaint.inference.mask_pictures import CHANNELS
 from fastinpaint.inference.settings import DTYPES, RANGES
-from fastinpaint.models.weights import load_weights, weights_info
+from fastinpaint.inference.trained import CORRECTION, Seen, seen_by
+from fastinpaint.models.weights import load_weights
 from fastinpaint.propagation.adapt import ADAPT_SECONDS
 from fastinpaint.ranges import whole
 from fastinpaint.training.backend import BACKENDS, accelerate_model
@@ -35,10 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         type=path,
         metavar="W",
-        help="a .safetensors file that training left (default: none; other frames and the surroundings fill the hole)",
+        help="a .safetensors file that training left (default: other frames and the surroundings fill the hole, and "
+        "the package's own network corrects what no frame shows)",
     )
+    parser.add_argument("--no-network", action="store_true", help="without --weights: leave the package's network out")
     _add_hole(parser.add_argument_group("where the hole is; masks and boxes together are a union"))
-    look = parser.add_argument_group("what the network sees, if there is one")
+    look = parser.add_argument_group("what the network sees")
     look.add_argument(
         "--size", type=RANGES["size"], help="pixels it sees a hole and its surroundings at (default: as trained)"
     )
@@ -121,11 +124,12 @@ def _add_hole(hole: argparse._ArgumentGroup) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    trained = weights_info(args.weights).extra if args.weights else {}
+    weights = args.weights or (None if args.no_network else CORRECTION)
+    seen = seen_by(weights) if weights else Seen()
     settings = Settings(
-        frames=args.frames if args.frames is not None else trained.get("frames", Settings.frames),
+        frames=args.frames if args.frames is not None else seen.frames,
         overlap=args.overlap,
-        size=args.size if args.size is not None else trained.get("size", Settings.size),
+        size=args.size if args.size is not None else seen.size,
         full_frame=args.full_frame,
         feather=args.feather,
         adapt=_adapt_seconds(args),
@@ -152,8 +156,8 @@ def run(args: argparse.Namespace) -> None:
         image_format=args.image_format,
     )
     model = None
-    if args.weights:
-        model = accelerate_model(load_weights(args.weights).to(settings.torch_device()), args.backend)
+    if weights:
+        model = accelerate_model(load_weights(weights).to(settings.torch_device()), args.backend)
     start = time.perf_counter()
     try:
         done = inpaint(

@@ -18,6 +18,10 @@ from fastinpaint.propagation import Adaptation, propagate_stream
 
 Pair = tuple[np.ndarray, np.ndarray]
 
+KNOWN = 0.8
+"""Doubt up to which a network's correction is left out; it counts in full at a doubt of 1. The network sees the video
+coarsely, so what other frames show is better than what it says."""
+
 
 def complete(
     model: nn.Module | None, video: np.ndarray, mask: np.ndarray, settings: Settings | None = None
@@ -139,7 +143,8 @@ def fill(
 ) -> list[np.ndarray]:
     """What the network sees in the holes of a region's window: one uint8 [h, w, 3] for each crop [h, w, 3].
 
-    Scaling down averages pixels, and a small pixel is a hole where any of its pixels is, so no hole leaks.
+    Scaling down averages pixels, and a small pixel is a hole where any of its pixels is, so no hole leaks. A network
+    that corrects a fill counts only where little is known (see `KNOWN`).
     """
     small, correcting = (region.width, region.height), corrects(model)
     video = np.stack([cv2.resize(crop, small, interpolation=cv2.INTER_AREA) for crop in crops])
@@ -152,7 +157,8 @@ def fill(
     height, width = crops[0].shape[:2]
     enlarged = [cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC) for frame in output]
     if correcting:
-        enlarged = [frame + crop / np.float32(255) for frame, crop in zip(enlarged, crops, strict=True)]
+        trust = [((hole - KNOWN) / (1 - KNOWN)).clip(0, 1)[..., None] for hole in holes]
+        enlarged = [f * w + crop / np.float32(255) for f, w, crop in zip(enlarged, trust, crops, strict=True)]
     return [np.rint(frame.clip(0, 1) * 255).astype(np.uint8) for frame in enlarged]
 
 

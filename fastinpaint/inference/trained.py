@@ -1,14 +1,32 @@
-"""What weights were trained to see."""
+"""The package's own network, and what weights were trained to see."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
+
+from torch import nn
 
 from fastinpaint.inference.settings import Settings
-from fastinpaint.models.weights import weights_info
+from fastinpaint.models.weights import load_weights, weights_info
+
+CORRECTION = Path(__file__).with_name("correction.safetensors")
+"""The weights of the network that corrects the propagated fill where `fastinpaint inpaint` is given none."""
 
 
-def seen_by(weights: Path) -> dict[str, int]:
-    """The frames and the size of `Settings` that weights were trained at, where their file says so."""
+class Seen(NamedTuple):
+    """`Settings` that a network was trained at."""
+
+    frames: int = Settings.frames
+    size: int = Settings.size
+
+
+def seen_by(weights: Path) -> Seen:
+    """What weights were trained to see, where their file says so."""
     trained = weights_info(weights).extra
-    return {name: trained.get(name, getattr(Settings, name)) for name in ("frames", "size")}
+    return Seen(**{name: trained[name] for name in Seen._fields if name in trained})
+
+
+def correction() -> tuple[nn.Module, Seen]:
+    """The network of `CORRECTION` and what it was trained to see."""
+    return load_weights(CORRECTION), seen_by(CORRECTION)

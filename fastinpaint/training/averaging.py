@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,16 +19,15 @@ class Averaged:
 
     Args:
         model: the plain network. It is copied, so its layers may be replaced by fused ones afterwards.
+
+    Attributes:
+        model: the network with averaged weights.
     """
 
     def __init__(self, model: VideoCompletionNet | TwoDCN, decay: float) -> None:
         self._averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
         self._averaged.requires_grad_(False)
-
-    @property
-    def model(self) -> VideoCompletionNet | TwoDCN:
-        """The network with averaged weights."""
-        return self._averaged.module
+        self.model = cast(VideoCompletionNet | TwoDCN, self._averaged.module)
 
     def update(self, model: nn.Module) -> None:
         """Take in the weights after a step. Buffers are copied as they are."""

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -73,7 +74,7 @@ class Trainer:
         if config.tensorboard:
             tensorboard_writer()  # fails before anything is written if TensorBoard is missing
         self.samples = self._samples("train")
-        self.validation = self._samples("val") if config.validate_every else []
+        self.validation: Sequence[np.ndarray] = self._samples("val") if config.validate_every else []
         self.batches = (DrawBatches if config.model.corrects else TrainBatches)(self.samples, config, world)
         self.phases = phases_of(config)
         self._require_memory()
@@ -265,7 +266,7 @@ class Trainer:
             state,
             self._facts(),
             self.config.keep,
-            self.averaged and self.averaged.model,
+            self.averaged.model if self.averaged else None,
         )
         self._publish(path)
 
@@ -276,7 +277,7 @@ class Trainer:
         plot_curves({self.folder.path.name: self.folder.log}, self.folder.curves)
 
     def _restore(self, checkpoint: Path) -> None:
-        averaged = self.averaged and self.averaged.model
+        averaged = self.averaged.model if self.averaged else None
         state = load_checkpoint(checkpoint, self.model, self.optimizer, ("best", "scaler", "data"), averaged)
         best = state["best"]
         if best and not (isinstance(best.get("phase"), str) and isinstance(best.get("loss"), (int, float))):

@@ -79,8 +79,8 @@ def test_videos_without_a_network(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "2 samples of 4 frames, 24x24, holes: rectangles"
-    assert [line.split("  ")[0] for line in lines[2:7]] == [
-        "Telea", "Navier-Stokes", "temporal median", "nearest in time", "propagation",
+    assert [line.split("  ")[0] for line in lines[2:8]] == [
+        "Telea", "Navier-Stokes", "temporal median", "nearest in time", "propagation", "propagation + network",
     ]  # fmt: skip
     facts = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert facts["videos"] == list(map(str, clips))

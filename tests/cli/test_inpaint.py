@@ -11,6 +11,7 @@ from fastinpaint.data.video import open_video
 from fastinpaint.inference import Settings, inpaint
 from fastinpaint.models import ModelConfig, TwoDCN, VideoCompletionNet
 from fastinpaint.models.weights import save_weights
+from fastinpaint.propagation import propagate
 
 
 @pytest.fixture
@@ -64,6 +65,20 @@ def test_without_weights_other_frames_fill_the_hole(clip, tmp_path, capsys):
     assert changed[:, 8:24, 8:28].mean() > 0.5
     changed[:, 8:24, 8:28] = False
     assert not changed.any()
+
+
+def test_without_weights_the_packages_network_corrects_what_no_frame_shows(clip, tmp_path):
+    source = clip("in.mp4", frames=6)
+    base = ["inpaint", str(source), "--box", "8,8,20,16", "--grow", "0", "--quiet", "-o"]
+    assert main([*base, str(tmp_path / "corrected")]) == 0
+    assert main([*base, str(tmp_path / "plain"), "--no-network"]) == 0
+    mask = np.zeros((6, 48, 64), bool)
+    mask[:, 8:24, 8:28] = True
+    plain = frames(tmp_path / "plain")
+    assert np.array_equal(plain, propagate(frames(source), mask).video)
+    changed = (frames(tmp_path / "corrected") != plain).any(3)
+    assert changed[mask].mean() > 0.5
+    assert not changed[~mask].any()
 
 
 def test_the_window_and_the_frames_are_those_of_the_training(clip, tmp_path, weights, monkeypatch):

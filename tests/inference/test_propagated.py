@@ -57,4 +57,17 @@ def test_a_correction_is_scaled_by_doubt() -> None:
     assert np.allclose(doubt[0, 0].numpy(), 1 - filled.confidence, atol=1e-6)
     assert np.array_equal(result[~mask], video[~mask])
     change = result[mask].astype(float) - filled.video[mask]
-    assert np.allclose(change, 25.5 * (1 - filled.confidence[mask])[:, None], atol=1.01)
+    unknown = 1 - filled.confidence[mask]
+    expected = 25.5 * unknown * ((unknown - 0.8) / 0.2).clip(0, 1)
+    assert np.allclose(change, expected[:, None], atol=1.01)
+    assert (change[unknown <= 0.8] == 0).all()
+    assert (change > 20).any()
+
+
+def test_a_feather_fades_into_a_corrected_fill_too() -> None:
+    video, mask = clip()
+    plain = complete(Corrector(), video, mask, Settings(frames=6, full_frame=True))
+    result = complete(Corrector(), video, mask, Settings(frames=6, full_frame=True, feather=3))
+    assert np.array_equal(result[~mask], video[~mask])
+    assert np.array_equal(result[0, 14:16, 14:16], plain[0, 14:16, 14:16])
+    assert not np.array_equal(result[mask], plain[mask])

@@ -59,7 +59,7 @@ def border(frames: int, side: int, rng: np.random.Generator) -> np.ndarray:
     """A strip along one edge of all frames."""
     hole = np.zeros((side, side), np.uint8)
     hole[: max(1, round(rng.uniform(*STRIP) * side))] = 1
-    return np.repeat(np.rot90(hole, rng.integers(4))[None], frames, 0)
+    return np.repeat(np.rot90(hole, int(rng.integers(4)))[None], frames, 0)
 
 
 def _path(
