@@ -31,7 +31,7 @@ DIRECT, DIRECT_IN_TIME = {"fwd": 1.1, "dgrad": 1.1, "wgrad": 1.2}, 1.0
 
 # As matrix products. With fewer output pixels, packing a large weight or writing its gradient takes longer than the
 # normalised reads save.
-LEAST_PIXELS, FEW_WEIGHTS = {"fwd": 128, "dgrad": 64, "wgrad": 256}, 1 << 16
+LEAST_PIXELS, FEW_WEIGHTS = {"fwd": 64, "dgrad": 64, "wgrad": 256}, 1 << 17
 
 
 _answers: dict[tuple, tuple[ModuleType | None, ...]] = {}  # of `select_kernels`, which every layer asks
