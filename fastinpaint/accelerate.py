@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from fastinpaint.acceleration import layout
+from fastinpaint.acceleration.classes import is_fusable
 from fastinpaint.acceleration.example import Example, arguments_of
+from fastinpaint.acceleration.finals import Goal
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.report import Layer, Report
 from fastinpaint.acceleration.rules import rule_of
-from fastinpaint.acceleration.search import Goal
-from fastinpaint.acceleration.swap import FUSED, reasons, swap, unswap
+from fastinpaint.acceleration.swap import reasons, swap, unswap
 from fastinpaint.acceleration.tuner import Tuner, key_of, try_rules, tune, unwatch_calls, use_plan, watch_calls
 from fastinpaint.ops.dispatch import native, native_cpu, registry, tuning_cache
 
@@ -152,7 +153,7 @@ def _by_rules(model: nn.Module, tier: str) -> Plan:
     fused = {
         name: tier
         for name, module in model.named_modules()
-        if type(module) in FUSED and isinstance(module, nn.modules.conv._ConvNd) and rule_of(module).pays
+        if is_fusable(module) and isinstance(module, nn.modules.conv._ConvNd) and rule_of(module).pays
     }
     return Plan(fused=fused, contiguous=not _is_channels_last(model), memory=tier, by_rule=True)
 
@@ -161,7 +162,7 @@ def _rule_rows(model: nn.Module, plan: Plan) -> list[Layer]:
     """Each convolution's rule."""
     rows = []
     for name, module in model.named_modules():
-        if isinstance(module, nn.modules.conv._ConvNd) and type(module) in FUSED:
+        if isinstance(module, nn.modules.conv._ConvNd) and is_fusable(module):
             rows.append(Layer(name, type(module).__name__, plan.tier(name) or "stock", rule_of(module).because))
     return rows
 

@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from fastinpaint.acceleration.swap import FUSED, NORMS
+from fastinpaint.acceleration.classes import is_fusable, torch_class
+from fastinpaint.acceleration.swap import NORMS
 
 
 @dataclass
@@ -78,7 +79,7 @@ def record(model: nn.Module, run: Callable[[], Any]) -> Links:
             given = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
             maker = made[id(given)][0] if id(given) in made else None
             if maker is not None:
-                links.readers.setdefault(maker, set()).add(type(module).__name__)
+                links.readers.setdefault(maker, set()).add(torch_class(type(module)).__name__)
             result = forward(*args, **kwargs)
             if isinstance(result, Tensor):
                 _note(links, made, name, module, given, maker, result)
@@ -116,5 +117,5 @@ def _note(
         if name not in links.order:
             links.order.append(name)
         made[id(result)] = (name, result)
-    elif maker is not None and (type(module) is nn.Identity or type(module) in FUSED):
+    elif maker is not None and (type(module) is nn.Identity or is_fusable(module)):
         made[id(result)] = (maker, result)

@@ -1,0 +1,132 @@
+"""Times the best plans of a search beside both stock layouts, as whole steps in turns, and decides by the goal."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fastinpaint.acceleration.select import Tiers
+from fastinpaint.acceleration.trial import Runner, Trial
+
+logger = logging.getLogger(__name__)
+TURNS, MORE_TURNS = 2, 3  # whole steps of every finalist; further ones of those that may still win
+FINALISTS = 4  # fused plans that are timed beside the stock layouts
+STILL_CLOSE = 0.08  # relative difference of step times, after the first turns, at which a plan may still win
+HOPELESS = 1.15  # a plan measured slower than the fastest by this factor is no finalist
+NOISE = (0.01, 0.025)  # least and most relative difference of step times at which fewer kept bytes decide
+NEVER_SLOWER = 0.97  # least speed relative to the better stock layout: what noise of the timings allows
+SLACK = 0.05  # relative time that "balanced" may spend to keep fewer bytes
+BUDGET_ERROR = 1.002  # relative excess of kept bytes that is ignored
+SHORT = 0.03  # seconds; shorter steps are repeated within a turn
+
+
+@dataclass
+class Goal:
+    """An objective of `fastinpaint.accelerate`, and a budget: kept bytes, a share of stock's (at most 1), or None."""
+
+    objective: str
+    budget: float | None = None
+
+    def limit(self, stock_kept: int) -> float | None:
+        """The budget in bytes."""
+        if self.budget is None:
+            return None
+        return self.budget * stock_kept if self.budget <= 1 else self.budget
+
+
+@dataclass
+class Candidate:
+    """A plan that may be chosen: its trial, the tier of every part, and where it comes from."""
+
+    trial: Trial
+    tiers: Tiers
+    name: str
+
+
+Stocks = dict[bool, Trial]  # {whether channels-last: the stock model's trial}
+
+
+def decide(runner: Runner, stocks: Stocks, candidates: Sequence[Candidate], goal: Goal) -> Candidate:
+    """Time the finalists and return the winner. Sets the seconds of every finalist's trial."""
+    least = min(trial.kept for trial in stocks.values())
+    best = min(trial.seconds for trial in stocks.values())
+    standing = [Candidate(trial, {}, "stock") for trial in stocks.values() if trial.seconds <= HOPELESS * best]
+    ours = [c for c in candidates if not c.trial.plan.stock]
+    if goal.objective == "speed" and goal.budget is None:
+        ours = _promising(ours, [c for c in ours if c.trial.kept <= least * BUDGET_ERROR or not runner.training])
+    else:
+        ours = _pareto(ours)
+    noise = _time(runner, standing, ours)
+    return _winner(standing, ours, goal, least, noise)
+
+
+def _promising(ours: list[Candidate], allowed: list[Candidate]) -> list[Candidate]:
+    """The candidates for speed: the fastest, and slower ones only where they keep fewer bytes."""
+    if not allowed:
+        return []
+    fastest = min(c.trial.seconds for c in allowed)
+    near = [c for c in allowed if c.trial.seconds <= HOPELESS * fastest]
+    front = _pareto(near)
+    others = sorted((c for c in near if c not in front), key=lambda c: c.trial.seconds)
+    return (front + others)[:FINALISTS]
+
+
+def _pareto(candidates: list[Candidate]) -> list[Candidate]:
+    """The Pareto front of time and kept bytes, from the fewest bytes to the fastest, at most `FINALISTS`."""
+    front: list[Candidate] = []
+    for candidate in sorted(candidates, key=lambda c: (c.trial.kept, c.trial.seconds)):
+        if not front or candidate.trial.seconds < front[-1].trial.seconds:
+            front.append(candidate)
+    return front[: FINALISTS // 2] + front[-(FINALISTS // 2) :] if len(front) > FINALISTS else front
+
+
+def _time(runner: Runner, standing: list[Candidate], ours: list[Candidate]) -> float:
+    """Set every finalist's seconds per step, in turns, and return the relative noise of the timings.
+
+    A finalist's time is the median over turns of its ratio to the turn's mean over those that ran in all turns, so that
+    a machine that becomes slower during the turns has no effect.
+    """
+    finalists = [*standing, *ours]
+    within = 3 if min(c.trial.seconds for c in finalists) < SHORT else 1
+    taken = dict(enumerate(runner.alternate([c.trial.plan for c in finalists], TURNS, within)))
+    medians = {i: statistics.median(seconds) for i, seconds in taken.items()}
+    best = min(medians.values())
+    first = min(range(len(standing)), key=medians.__getitem__)
+    close = [i for i in medians if medians[i] <= (1 + STILL_CLOSE) * best or i == first]
+    if len(close) > 1:
+        more = runner.alternate([finalists[i].trial.plan for i in close], MORE_TURNS, within)
+        for i, seconds in zip(close, more, strict=True):
+            taken[i] = taken[i] + seconds
+    usual = [statistics.mean(taken[i][turn] for i in close) for turn in range(len(taken[close[0]]))]
+    level, spreads = statistics.median(usual), []
+    for i, candidate in enumerate(finalists):
+        ratios = [seconds / mean for seconds, mean in zip(taken[i], usual, strict=False)]
+        middle = statistics.median(ratios)
+        candidate.trial.seconds = middle * level
+        spreads.append(statistics.median(abs(ratio / middle - 1) for ratio in ratios))
+        logger.debug("%s: %.4g s of %s", candidate.name, candidate.trial.seconds, taken[i])
+    return 2 * statistics.median(spreads)
+
+
+def _winner(standing: list[Candidate], ours: list[Candidate], goal: Goal, stock_kept: int, noise: float) -> Candidate:
+    finalists = [*standing, *ours]
+    fastest = min(c.trial.seconds for c in finalists)
+    limit = goal.limit(stock_kept)
+    if limit is not None:
+        meeting = [c for c in finalists if c.trial.kept <= limit * BUDGET_ERROR]
+        return min(meeting, key=lambda c: c.trial.seconds) if meeting else _smallest(finalists)
+    if goal.objective == "memory":
+        return _smallest(finalists)
+    if goal.objective == "balanced":
+        return _smallest([c for c in finalists if c.trial.seconds <= (1 + SLACK) * fastest])
+    best_stock = min(c.trial.seconds for c in standing)
+    tie = min(max(noise, NOISE[0]), NOISE[1])
+    tied = [c for c in finalists if c.trial.seconds <= min((1 + tie) * fastest, best_stock / NEVER_SLOWER)]
+    few = (1 + NOISE[0]) * min(c.trial.kept for c in tied)
+    return min((c for c in tied if c.trial.kept <= few), key=lambda c: c.trial.seconds)
+
+
+def _smallest(candidates: list[Candidate]) -> Candidate:
+    return min(candidates, key=lambda c: (c.trial.kept, c.trial.seconds))
