@@ -16,7 +16,7 @@ from fastinpaint.acceleration.example import Example, arguments_of
 from fastinpaint.acceleration.finals import Goal
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.report import Layer, Report
-from fastinpaint.acceleration.rules import rule_of
+from fastinpaint.acceleration.rules import choices
 from fastinpaint.acceleration.swap import reasons, swap, unswap
 from fastinpaint.acceleration.tuner import Tuner, key_of, try_rules, tune, unwatch_calls, use_plan, watch_calls
 from fastinpaint.ops.dispatch import native, native_cpu, registry, tuning_cache
@@ -91,8 +91,8 @@ def accelerate(
         warnings.warn(f"fastinpaint: the model stays as it is: {reason}", stacklevel=2)
         model.fastinpaint_report = Report(objective=objective, how="rules", notes=[reason], left=reasons(model))  # type: ignore[assignment]
         return model
-    plan = _by_rules(model, "low" if memory == "low" else "default")
-    _put_unmeasured(model, plan, backend, Report(objective=objective, how="rules", layers=_rule_rows(model, plan)))
+    plan, rows = _by_rules(model, "low" if memory == "low" else "default")
+    _put_unmeasured(model, plan, backend, Report(objective=objective, how="rules", layers=rows))
     tuner = Tuner(Goal(objective, budget), backend, plan)
     vars(model)["_fastinpaint_layouts"] = _layouts(model)
     watch_calls(model, tuner)
@@ -149,22 +149,16 @@ def _no_kernels(model: nn.Module) -> str | None:
     return None
 
 
-def _by_rules(model: nn.Module, tier: str) -> Plan:
-    fused = {
-        name: tier
-        for name, module in model.named_modules()
-        if is_fusable(module) and isinstance(module, nn.modules.conv._ConvNd) and rule_of(module).pays
-    }
-    return Plan(fused=fused, contiguous=not _is_channels_last(model), memory=tier, by_rule=True)
-
-
-def _rule_rows(model: nn.Module, plan: Plan) -> list[Layer]:
-    """Each convolution's rule."""
-    rows = []
-    for name, module in model.named_modules():
-        if isinstance(module, nn.modules.conv._ConvNd) and is_fusable(module):
-            rows.append(Layer(name, type(module).__name__, plan.tier(name) or "stock", rule_of(module).because))
-    return rows
+def _by_rules(model: nn.Module, tier: str) -> tuple[Plan, list[Layer]]:
+    """The plan of the rules, and each convolution's rule."""
+    convs = {name: m for name, m in model.named_modules() if isinstance(m, nn.modules.conv._ConvNd) and is_fusable(m)}
+    chosen = choices(convs)
+    fused = {name: tier for name, (pays, _) in chosen.items() if pays}
+    plan = Plan(fused=fused, contiguous=not _is_channels_last(model), memory=tier, by_rule=True)
+    rows = [
+        Layer(name, type(convs[name]).__name__, plan.tier(name) or "stock", why) for name, (_, why) in chosen.items()
+    ]
+    return plan, rows
 
 
 def _put_unmeasured(model: nn.Module, plan: Plan, backend: str, report: Report) -> None:

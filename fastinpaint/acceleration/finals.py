@@ -11,11 +11,13 @@ from fastinpaint.acceleration.select import Tiers
 from fastinpaint.acceleration.trial import Runner, Trial
 
 logger = logging.getLogger(__name__)
-TURNS, MORE_TURNS = 2, 3  # whole steps of every finalist; further ones of those that may still win
-FINALISTS = 4  # fused plans that are timed beside the stock layouts
-STILL_CLOSE = 0.08  # relative difference of step times, after the first turns, at which a plan may still win
+TURNS, MORE_TURNS = 2, 2  # whole steps of every finalist; further ones of those that may still win
+FINALISTS = 3  # fused plans that are timed beside the stock layouts
+STILL = 2  # fused plans that are timed again beside the better stock layout
+MUCH_SLOWER = 1.2  # a stock model slower by this factor needs no further turns against one fused plan
+STILL_CLOSE = 0.06  # relative difference of step times, after the first turns, at which a plan may still win
 HOPELESS = 1.15  # a plan measured slower than the fastest by this factor is no finalist
-NOISE = (0.01, 0.025)  # least and most relative difference of step times at which fewer kept bytes decide
+NOISE = (0.01, 0.03)  # least and most relative difference of step times at which fewer kept bytes decide
 NEVER_SLOWER = 0.97  # least speed relative to the better stock layout: what noise of the timings allows
 SLACK = 0.05  # relative time that "balanced" may spend to keep fewer bytes
 BUDGET_ERROR = 1.002  # relative excess of kept bytes that is ignored
@@ -54,32 +56,29 @@ def decide(runner: Runner, stocks: Stocks, candidates: Sequence[Candidate], goal
     best = min(trial.seconds for trial in stocks.values())
     standing = [Candidate(trial, {}, "stock") for trial in stocks.values() if trial.seconds <= HOPELESS * best]
     ours = [c for c in candidates if not c.trial.plan.stock]
-    if goal.objective == "speed" and goal.budget is None:
-        ours = _promising(ours, [c for c in ours if c.trial.kept <= least * BUDGET_ERROR or not runner.training])
-    else:
-        ours = _pareto(ours)
-    noise = _time(runner, standing, ours)
+    noise = _time(runner, standing, ours := _finalists(ours, goal, least, runner.training))
     return _winner(standing, ours, goal, least, noise)
 
 
-def _promising(ours: list[Candidate], allowed: list[Candidate]) -> list[Candidate]:
-    """The candidates for speed: the fastest, and slower ones only where they keep fewer bytes."""
-    if not allowed:
-        return []
-    fastest = min(c.trial.seconds for c in allowed)
-    near = [c for c in allowed if c.trial.seconds <= HOPELESS * fastest]
-    front = _pareto(near)
-    others = sorted((c for c in near if c not in front), key=lambda c: c.trial.seconds)
-    return (front + others)[:FINALISTS]
-
-
-def _pareto(candidates: list[Candidate]) -> list[Candidate]:
-    """The Pareto front of time and kept bytes, from the fewest bytes to the fastest, at most `FINALISTS`."""
-    front: list[Candidate] = []
-    for candidate in sorted(candidates, key=lambda c: (c.trial.kept, c.trial.seconds)):
+def _finalists(ours: list[Candidate], goal: Goal, stock_kept: int, training: bool) -> list[Candidate]:
+    """The candidates that may win: the fastest, and slower ones only where they keep fewer bytes."""
+    limit = goal.limit(stock_kept)
+    if not ours or (goal.objective == "memory" and limit is None):
+        return [_smallest(ours)] if ours else []
+    if limit is not None:
+        meeting = [c for c in ours if c.trial.kept <= limit * BUDGET_ERROR]
+        return sorted(meeting, key=lambda c: c.trial.seconds)[:FINALISTS] or [_smallest(ours)]
+    if goal.objective == "speed" and training:
+        ours = [c for c in ours if c.trial.kept <= stock_kept * BUDGET_ERROR]
+    fastest = min((c.trial.seconds for c in ours), default=0.0)
+    near = [c for c in ours if c.trial.seconds <= HOPELESS * fastest]
+    front: list[Candidate] = []  # the Pareto front of time and kept bytes, from the fewest bytes to the fastest
+    for candidate in sorted(near, key=lambda c: (c.trial.kept, c.trial.seconds)):
         if not front or candidate.trial.seconds < front[-1].trial.seconds:
             front.append(candidate)
-    return front[: FINALISTS // 2] + front[-(FINALISTS // 2) :] if len(front) > FINALISTS else front
+    front = [*front[:1], *front[1:][-(FINALISTS - 1) :]]
+    others = sorted((c for c in near if c not in front), key=lambda c: c.trial.seconds)
+    return (front + others)[:FINALISTS]
 
 
 def _time(runner: Runner, standing: list[Candidate], ours: list[Candidate]) -> float:
@@ -94,8 +93,9 @@ def _time(runner: Runner, standing: list[Candidate], ours: list[Candidate]) -> f
     medians = {i: statistics.median(seconds) for i, seconds in taken.items()}
     best = min(medians.values())
     first = min(range(len(standing)), key=medians.__getitem__)
-    close = [i for i in medians if medians[i] <= (1 + STILL_CLOSE) * best or i == first]
-    if len(close) > 1:
+    close = [i for i in medians if i >= len(standing) and medians[i] <= (1 + STILL_CLOSE) * best]
+    close = [first, *sorted(close, key=medians.__getitem__)[:STILL]]
+    if (len(close) > 1 and medians[first] <= MUCH_SLOWER * best) or len(close) > 2:
         more = runner.alternate([finalists[i].trial.plan for i in close], MORE_TURNS, within)
         for i, seconds in zip(close, more, strict=True):
             taken[i] = taken[i] + seconds

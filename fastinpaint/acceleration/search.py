@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from torch.nn.modules.conv import _ConvNd
@@ -17,7 +18,10 @@ from fastinpaint.acceleration.trial import Runner, Trial, second_per_byte
 
 logger = logging.getLogger(__name__)
 RUNS, MIXED_RUNS = 2, 1  # timed steps of a uniform plan, and of a mixed plan
+ALIKE = 0.02  # relative difference in time and kept bytes of plans that are not both measured
+CLEARLY = 0.03  # relative gain that another layout must bring
 THRIFT = (0.01, 0.03)  # estimated relative time that a plan may spend to keep fewer bytes, where speed is the goal
+WORTH = 0.2  # least share of the stock step in layers that pay by the rules, for a plan of these alone
 ATTEMPTS = 2  # plans measured to keep few bytes, or to meet a budget
 MUCH_SLOWER = 1.2  # a layout slower than the other by this factor is not tried for the fused layers
 
@@ -93,27 +97,29 @@ def _stock(runner: Runner, channels_last: bool) -> Trial | None:
 
 
 def _fused(runner: Runner, stocks: Stocks) -> tuple[bool, Trial | None, str]:
-    """Measure the model with every layer fused, in each layout that is not much slower for the stock model.
+    """Measure the model with every layer fused, in the faster layout, and in the other one where that may be faster.
 
     Returns:
-        The better layout, the trial in it, and the reason where there is none.
+        The layout, the trial in it, and the reason where there is none.
     """
     base = min(stocks, key=lambda flag: stocks[flag].seconds)
     if not runner.links.order:
         return base, None, ""
-    found: dict[bool, Trial] = {}
-    reason = ""
-    for flag in sorted(stocks, key=lambda flag: stocks[flag].seconds):
-        if stocks[flag].seconds <= MUCH_SLOWER * stocks[base].seconds and not reason:
-            like = Plan(flag, contiguous=True not in stocks)
-            plan = select.plan_of(dict.fromkeys(runner.links.order, DEFAULT), runner.links, like)
-            trial, reason = adapt_plan(runner.model, plan, stocks[base], lambda plan: runner.measure(plan, RUNS))
-            if trial is not None:
-                found[flag] = trial
-    if not found:
-        return base, None, reason
-    best = min(found, key=lambda flag: found[flag].seconds)
-    return best, found[best], ""
+
+    def measured(flag: bool) -> tuple[Trial | None, str]:
+        like, runs = Plan(flag, contiguous=True not in stocks), RUNS if flag == base else 1
+        plan = select.plan_of(dict.fromkeys(runner.links.order, DEFAULT), runner.links, like)
+        return adapt_plan(runner.model, plan, stocks[base], lambda plan: runner.measure(plan, runs))
+
+    fused, reason = measured(base)
+    other = stocks.get(not base)
+    near = other is not None and other.seconds <= MUCH_SLOWER * stocks[base].seconds
+    if fused is None or not near or fused.seconds > stocks[base].seconds:
+        return base, fused, reason
+    again, _ = measured(not base)
+    if again is None or again.seconds > (1 - CLEARLY) * fused.seconds:
+        return base, fused, ""
+    return not base, again, ""
 
 
 def _low(runner: Runner, fused: Trial, like: Trial) -> dict[str, Trial]:
@@ -138,7 +144,12 @@ class _Candidates:
     def all(self) -> list[Candidate]:
         """Measure them: the wholly fused model is one, then what the rules say, then what the parts' times say."""
         costs = select.Costs(self.trials, self.links, second_per_byte(self.runner.device))
-        self.measured(self.by_rule(), "by rule")
+        by_rule = self.by_rule()
+        if (
+            sum(self.stock.parts.get(n, 0.0) for n, tier in by_rule.items() if tier != STOCK)
+            > WORTH * self.stock.seconds
+        ):
+            self.measured(by_rule, "by rule")
         tiers = select.cheapest(costs)
         costs = select.fitted(costs, tiers, self.measured(tiers, "fastest parts").trial)
         self.measured(select.cheapest(costs), "fastest parts, boundaries fitted")
@@ -155,12 +166,22 @@ class _Candidates:
         plan = select.plan_of(tiers, self.links, self.trials[DEFAULT].plan)
         if plan.fused == {}:
             return Candidate(self.stock, tiers, name)
-        known = next((c for c in self.found if c.trial.plan == plan), None)
+        known = next((c for c in self.found if self.alike(c.tiers, tiers)), None)
         if known is None:
             known = Candidate(self.runner.measure(plan, MIXED_RUNS), tiers, name)
             self.found.append(known)
         logger.debug("%s: %.4g s, %.4g MiB", name, known.trial.seconds, known.trial.kept / 2**20)
         return known
+
+    def share(self, names: Iterable[str]) -> float:
+        """The share of the stock step's time that these parts take."""
+        return sum(self.stock.parts.get(name, 0.0) for name in names) / self.stock.seconds
+
+    def alike(self, tiers: select.Tiers, others: select.Tiers) -> bool:
+        """Whether two plans differ in so little that there is no use in measuring both."""
+        differ = [name for name, tier in tiers.items() if tier != others[name]]
+        kept = sum(self.stock.kept_by.get(name, 0) for name in differ)
+        return self.share(differ) <= ALIKE and kept <= ALIKE * self.stock.kept
 
     def by_rule(self) -> select.Tiers:
         """The parts whose kind of convolution pays by the rules: spatial ones with all channels connected."""
