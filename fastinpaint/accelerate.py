@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from fastinpaint.acceleration import layout
-from fastinpaint.acceleration.classes import is_fusable
 from fastinpaint.acceleration.example import Example, arguments_of
 from fastinpaint.acceleration.finals import Goal
+from fastinpaint.acceleration.kinds import FUSED, learn_subclasses
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.report import Layer, Report
 from fastinpaint.acceleration.rules import choices
@@ -78,6 +78,7 @@ def accelerate(
     budget = _budget(memory)
     objective = _objective(objective, memory, name)
     restore(model)
+    learn_subclasses(model)
     if objective == "fuse":
         tier = memory if isinstance(memory, str) and budget is None else "default"
         plan = Plan(everything=True, contiguous=not _is_channels_last(model), memory=tier)
@@ -151,7 +152,9 @@ def _no_kernels(model: nn.Module) -> str | None:
 
 def _by_rules(model: nn.Module, tier: str) -> tuple[Plan, list[Layer]]:
     """The plan of the rules, and each convolution's rule."""
-    convs = {name: m for name, m in model.named_modules() if isinstance(m, nn.modules.conv._ConvNd) and is_fusable(m)}
+    convs = {
+        name: m for name, m in model.named_modules() if isinstance(m, nn.modules.conv._ConvNd) and type(m) in FUSED
+    }
     chosen = choices(convs)
     fused = {name: tier for name, (pays, _) in chosen.items() if pays}
     plan = Plan(fused=fused, contiguous=not _is_channels_last(model), memory=tier, by_rule=True)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from fastinpaint.acceleration.classes import is_fusable, torch_class
+from fastinpaint.acceleration.kinds import FUSED, torch_class
 from fastinpaint.acceleration.swap import NORMS
 
 
@@ -117,5 +117,5 @@ def _note(
         if name not in links.order:
             links.order.append(name)
         made[id(result)] = (name, result)
-    elif maker is not None and (type(module) is nn.Identity or is_fusable(module)):
+    elif maker is not None and (type(module) is nn.Identity or type(module) in FUSED):
         made[id(result)] = (maker, result)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from fastinpaint.acceleration.classes import FUSED
+from fastinpaint.acceleration.kinds import FUSED
 from fastinpaint.acceleration.links import Links
 from fastinpaint.acceleration.plan import STOCK
 
