@@ -18,6 +18,7 @@ MUCH_SLOWER = 1.2  # a stock model slower by this factor needs no further turns 
 STILL_CLOSE = 0.06  # relative difference of step times, after the first turns, at which a plan may still win
 HOPELESS = 1.15  # a plan measured slower than the fastest by this factor is no finalist
 NOISE = (0.01, 0.03)  # least and most relative difference of step times at which fewer kept bytes decide
+TRADE = 5  # in a tie, relative kept bytes that a relative increase in time must save: 1 % of time for 5 % of bytes
 NEVER_SLOWER = 0.97  # least speed relative to the better stock layout: what noise of the timings allows
 SLACK = 0.05  # relative time that "balanced" may spend to keep fewer bytes
 BUDGET_ERROR = 1.002  # relative excess of kept bytes that is ignored
@@ -124,8 +125,7 @@ def _winner(standing: list[Candidate], ours: list[Candidate], goal: Goal, stock_
     best_stock = min(c.trial.seconds for c in standing)
     tie = min(max(noise, NOISE[0]), NOISE[1])
     tied = [c for c in finalists if c.trial.seconds <= min((1 + tie) * fastest, best_stock / NEVER_SLOWER)]
-    few = (1 + NOISE[0]) * min(c.trial.kept for c in tied)
-    return min((c for c in tied if c.trial.kept <= few), key=lambda c: c.trial.seconds)
+    return min(tied, key=lambda c: (c.trial.kept * c.trial.seconds**TRADE, c.trial.seconds))
 
 
 def _smallest(candidates: list[Candidate]) -> Candidate:

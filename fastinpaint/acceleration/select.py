@@ -14,7 +14,7 @@ from fastinpaint.acceleration.plan import DEFAULT, LOW, STOCK, Plan
 from fastinpaint.acceleration.trial import Trial
 
 MARGIN = 0.01  # relative gain that a part needs to be fused
-PRICES = 24  # prices of a kept byte that are tried, each twice the one before
+PRICES, DEARER = 48, 1.4  # prices of a kept byte that are tried, each dearer than the one before by this factor
 SEGMENTS = (1, 2, 3, 4, 6, 8, 12, 16, 24)  # segments of maps that backward computes again, each at once
 QUANTILES = 6  # thresholds of seconds per byte, up to which a map is computed again
 
@@ -148,10 +148,10 @@ def fitted(costs: Costs, tiers: Tiers, mixed: Trial) -> Costs:
 def priced(costs: Costs) -> list[Option]:
     """Plans without recomputation, from the fastest to the one that keeps the fewest bytes."""
     stock = costs.trials[STOCK]
-    first = stock.seconds / max(stock.kept, 1) / 2 ** (PRICES - 6)
+    first = stock.seconds / max(stock.kept, 1) / DEARER ** (PRICES - 12)
     found = [costs.of(cheapest(costs))]
     for i in range(PRICES):
-        option = costs.of(cheapest(costs, first * 2**i))
+        option = costs.of(cheapest(costs, first * DEARER**i))
         if option.tiers != found[-1].tiers:
             found.append(option)
     whole = costs.of(dict.fromkeys(costs.links.order, DEFAULT))

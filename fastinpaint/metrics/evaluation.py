@@ -130,8 +130,8 @@ def evaluate(
         examples: number of samples to keep for pictures.
         progress: show a progress bar on a terminal.
 
-        Raises:
-            UserError: there are no samples, the kind of holes is unknown, or a network's output is not finite.
+    Raises:
+        UserError: there are no samples, the kind of holes is unknown, or a network's output is not finite.
     """
     if len(samples) == 0:
         raise UserError("evaluate: the data set has no samples of this split.")
