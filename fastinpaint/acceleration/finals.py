@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastinpaint.acceleration.select import Tiers
 from fastinpaint.acceleration.trial import Runner, Trial
+from fastinpaint.ops.dispatch.autotune import median
 
 logger = logging.getLogger(__name__)
 TURNS, MORE_TURNS = 2, 2  # whole steps of every finalist; further ones of those that may still win
@@ -91,7 +91,7 @@ def _time(runner: Runner, standing: list[Candidate], ours: list[Candidate]) -> f
     finalists = [*standing, *ours]
     within = 3 if min(c.trial.seconds for c in finalists) < SHORT else 1
     taken = dict(enumerate(runner.alternate([c.trial.plan for c in finalists], TURNS, within)))
-    medians = {i: statistics.median(seconds) for i, seconds in taken.items()}
+    medians = {i: median(seconds) for i, seconds in taken.items()}
     best = min(medians.values())
     first = min(range(len(standing)), key=medians.__getitem__)
     close = [i for i in medians if i >= len(standing) and medians[i] <= (1 + STILL_CLOSE) * best]
@@ -100,15 +100,15 @@ def _time(runner: Runner, standing: list[Candidate], ours: list[Candidate]) -> f
         more = runner.alternate([finalists[i].trial.plan for i in close], MORE_TURNS, within)
         for i, seconds in zip(close, more, strict=True):
             taken[i] = taken[i] + seconds
-    usual = [statistics.mean(taken[i][turn] for i in close) for turn in range(len(taken[close[0]]))]
-    level, spreads = statistics.median(usual), []
+    usual = [sum(taken[i][turn] for i in close) / len(close) for turn in range(len(taken[close[0]]))]
+    level, spreads = median(usual), []
     for i, candidate in enumerate(finalists):
         ratios = [seconds / mean for seconds, mean in zip(taken[i], usual, strict=False)]
-        middle = statistics.median(ratios)
+        middle = median(ratios)
         candidate.trial.seconds = middle * level
-        spreads.append(statistics.median(abs(ratio / middle - 1) for ratio in ratios))
+        spreads.append(median(abs(ratio / middle - 1) for ratio in ratios))
         logger.debug("%s: %.4g s of %s", candidate.name, candidate.trial.seconds, taken[i])
-    return 2 * statistics.median(spreads)
+    return 2 * median(spreads)
 
 
 def _winner(standing: list[Candidate], ours: list[Candidate], goal: Goal, stock_kept: int, noise: float) -> Candidate:

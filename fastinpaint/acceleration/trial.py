@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -19,6 +18,7 @@ from fastinpaint.acceleration.links import Links, wrapped_forwards
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.sandbox import random_states
 from fastinpaint.acceleration.swap import swap, unswap
+from fastinpaint.ops.dispatch.autotune import median
 
 clock = time.perf_counter
 BEFORE_LAYERS = ""  # the part before the first watched layer
@@ -130,10 +130,10 @@ class Runner:
             for _ in range(runs):
                 seconds.append(self.step(watch))
                 parts.append(watch.parts())
-        trial.seconds, trial.forward = statistics.median(seconds), watch.parts(backward=False)
+        trial.seconds, trial.forward = median(seconds), watch.parts(backward=False)
         trial.parts = {name: min(part.get(name, 0.0) for part in parts) for name in {n for part in parts for n in part}}
         for names in self.links.equal_layers():  # so that one disturbance has no effect
-            usual = statistics.median(trial.parts.get(name, 0.0) for name in names)
+            usual = median(trial.parts.get(name, 0.0) for name in names)
             trial.parts.update(dict.fromkeys(names, usual))
         return trial
 
