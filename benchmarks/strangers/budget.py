@@ -2,8 +2,8 @@
 
     python -m benchmarks.strangers.budget [NETWORK ...] [--budgets 1 0.3 0.1] [--frames 4] [--turns 3] [--no-compile]
 
-One row a budget: the MiB that autograd keeps between forward and backward, the same with the most that backward holds of
-maps it computes again (counted for `accelerate` alone), and milliseconds a step, all in alternating turns of one
+One row a budget: the MiB that autograd keeps between forward and backward, the same with the most that backward holds
+of maps it computes again (counted for `accelerate` alone), and milliseconds a step, all in alternating turns of one
 process. A budget is a share of the stock model's kept bytes. "paper" is the network of Wang et al. 2019; others are the
 timing set's.
 """
@@ -111,9 +111,7 @@ def main() -> int:
     parser.add_argument("--budgets", type=float, nargs="+", default=[1.0, 0.3, 0.1])
     parser.add_argument("--frames", type=int, default=4, help="frames of the paper's network")
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument(
-        "--no-compile", action="store_true", help="without torch.compile, which takes a minute a budget"
-    )
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out: it compiles for a minute")
     parser.add_argument("--cpu-time", action="store_true", help="count one thread's own seconds: on a busy machine")
     parser.add_argument("--rows", type=Path, help="file that rows are appended to")
     args = parser.parse_args()

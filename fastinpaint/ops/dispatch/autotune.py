@@ -33,7 +33,7 @@ REPEATS = 20  # runs between two events: their clock counts half microseconds
 
 
 def median(values: Iterable[float]) -> float:
-    """The middle value, or the mean of the two middle ones. The module `statistics` would add milliseconds to the import."""
+    """The middle value, or the mean of the two middle ones. Importing `statistics` would take milliseconds."""
     ordered = sorted(values)
     return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
 
