@@ -39,8 +39,8 @@ def accelerate(
 
     Each convolution is timed fused with its norm and activation, and stock, at the shapes of the example or of the
     model's first call. Then whole steps of several plans, the wholly fused model among them, are timed in turns with
-    the untouched model in both memory layouts. The result is not slower than the better stock layout, within what timings
-    show, and keeps no more for backward. Where times differ by noise, fewer kept bytes decide.
+    the untouched model in both memory layouts. The result is not slower than the better stock layout, within what
+    timings show, and keeps no more for backward. Where times differ by noise, fewer kept bytes decide.
 
     Modules keep their identity: names, parameters, buffers, ``state_dict`` and optimiser state stay as they are, and
     checkpoints go both ways. Inside the model activations are deferred; what the model returns, what its foreign layers
