@@ -12,7 +12,7 @@ from fastinpaint.acceleration import select
 from fastinpaint.acceleration.adapt import adapt_plan
 from fastinpaint.acceleration.finals import BUDGET_ERROR, SLACK, Candidate, Goal, Stocks, decide
 from fastinpaint.acceleration.links import Links, record
-from fastinpaint.acceleration.plan import DEFAULT, LOW, STOCK, Plan
+from fastinpaint.acceleration.plan import DEFAULT, LOW, STOCK, SUMS, Plan
 from fastinpaint.acceleration.rules import rule_of
 from fastinpaint.acceleration.trial import Runner, Trial, second_per_byte
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 RUNS, MIXED_RUNS = 2, 1  # timed steps of a uniform plan, and of a mixed plan
 ALIKE = 0.02  # relative difference in time and kept bytes of plans that are not both measured
 CLEARLY = 0.03  # relative gain that another layout must bring
-THRIFT = (0.01, 0.03)  # estimated relative time that a plan may spend to keep fewer bytes, where speed is the goal
+THRIFT = (0.0, 0.02, 0.06, 0.12)  # estimated relative time that plans spend to keep fewer bytes: estimates are rough
 WORTH = 0.2  # least share of the stock step in layers that pay by the rules, for a plan of these alone
 ATTEMPTS = 2  # plans measured to keep few bytes, or to meet a budget
 MUCH_SLOWER = 1.2  # a layout slower than the other by this factor is not tried for the fused layers
@@ -152,11 +152,12 @@ class _Candidates:
             self.measured(by_rule, "by rule")
         tiers = select.cheapest(costs)
         costs = select.fitted(costs, tiers, self.measured(tiers, "fastest parts").trial)
-        self.measured(select.cheapest(costs), "fastest parts, boundaries fitted")
         if not self.runner.training:
+            self.measured(select.cheapest(costs), "fastest parts, boundaries fitted")
             return self.found
         if self.goal.objective == "speed" and self.goal.budget is None:
             self.thrifty(costs)
+            self.without_sums()
         else:
             self.smaller(costs)
         return self.found
@@ -190,12 +191,18 @@ class _Candidates:
         return {name: DEFAULT if name in pays else STOCK for name in self.links.order}
 
     def thrifty(self, costs: select.Costs) -> None:
-        """Plans that keep the fewest bytes at hardly any time."""
+        """Plans along the estimated front of time and kept bytes. Measured, the best of them is seldom its first."""
         options = select.priced(costs)
         fastest = min(option.seconds for option in options)
         for share in THRIFT:
             near = [option for option in options if option.seconds <= (1 + share) * fastest]
-            self.measured(min(near, key=lambda option: option.kept).tiers, f"few bytes at {share:.0%} of the time")
+            self.measured(min(near, key=lambda option: option.kept).tiers, f"fewest bytes at {share:.0%} more time")
+
+    def without_sums(self) -> None:
+        """The fastest plan, with residual sums computed again in backward: one elementwise pass each."""
+        best = min(self.found, key=lambda candidate: candidate.trial.seconds)
+        tiers = {name: SUMS if tier == DEFAULT else tier for name, tier in best.tiers.items()}
+        self.measured(tiers, f"{best.name}, sums computed again")
 
     def smaller(self, costs: select.Costs) -> None:
         """Plans that keep few bytes, or meet the budget."""
