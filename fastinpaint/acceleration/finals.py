@@ -16,6 +16,7 @@ FINALISTS = 3  # fused plans that are timed beside the stock layouts
 STILL = 2  # fused plans that are timed again beside the better stock layout
 MUCH_SLOWER = 1.2  # a stock model slower by this factor needs no further turns against one fused plan
 STILL_CLOSE = 0.06  # relative difference of step times, after the first turns, at which a plan may still win
+SLOWER_LAYOUT = 1.08  # a stock layout measured slower than the other by this factor is no finalist
 HOPELESS = 1.15  # a plan measured slower than the fastest by this factor is no finalist
 NOISE = (0.01, 0.03)  # least and most relative difference of step times at which fewer kept bytes decide
 TRADE = 5  # in a tie, relative kept bytes that a relative increase in time must save: 1 % of time for 5 % of bytes
@@ -55,7 +56,7 @@ def decide(runner: Runner, stocks: Stocks, candidates: Sequence[Candidate], goal
     """Time the finalists and return the winner. Sets the seconds of every finalist's trial."""
     least = min(trial.kept for trial in stocks.values())
     best = min(trial.seconds for trial in stocks.values())
-    standing = [Candidate(trial, {}, "stock") for trial in stocks.values() if trial.seconds <= HOPELESS * best]
+    standing = [Candidate(trial, {}, "stock") for trial in stocks.values() if trial.seconds <= SLOWER_LAYOUT * best]
     ours = [c for c in candidates if not c.trial.plan.stock]
     noise = _time(runner, standing, ours := _finalists(ours, goal, least, runner.training))
     return _winner(standing, ours, goal, least, noise)

@@ -10,7 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from fastinpaint.acceleration import select
 from fastinpaint.acceleration.adapt import adapt_plan
-from fastinpaint.acceleration.finals import BUDGET_ERROR, SLACK, Candidate, Goal, Stocks, decide
+from fastinpaint.acceleration.finals import BUDGET_ERROR, SLACK, TRADE, Candidate, Goal, Stocks, decide
 from fastinpaint.acceleration.links import Links, record
 from fastinpaint.acceleration.plan import DEFAULT, LOW, STOCK, SUMS, Plan
 from fastinpaint.acceleration.rules import rule_of
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 RUNS, MIXED_RUNS = 2, 1  # timed steps of a uniform plan, and of a mixed plan
 ALIKE = 0.02  # relative difference in time and kept bytes of plans that are not both measured
 CLEARLY = 0.03  # relative gain that another layout must bring
-THRIFT = (0.0, 0.02, 0.06, 0.12)  # estimated relative time that plans spend to keep fewer bytes: estimates are rough
+THRIFT = (0.0, 0.03, 0.1)  # estimated relative time that plans spend to keep fewer bytes: estimates are rough
 WORTH = 0.2  # least share of the stock step in layers that pay by the rules, for a plan of these alone
 ATTEMPTS = 2  # plans measured to keep few bytes, or to meet a budget
 MUCH_SLOWER = 1.2  # a layout slower than the other by this factor is not tried for the fused layers
@@ -199,8 +199,8 @@ class _Candidates:
             self.measured(min(near, key=lambda option: option.kept).tiers, f"fewest bytes at {share:.0%} more time")
 
     def without_sums(self) -> None:
-        """The fastest plan, with residual sums computed again in backward: one elementwise pass each."""
-        best = min(self.found, key=lambda candidate: candidate.trial.seconds)
+        """The best plan so far, with residual sums computed again in backward: one elementwise pass each."""
+        best = min(self.found, key=lambda c: c.trial.kept * c.trial.seconds**TRADE)
         tiers = {name: SUMS if tier == DEFAULT else tier for name, tier in best.tiers.items()}
         self.measured(tiers, f"{best.name}, sums computed again")
 
