@@ -192,6 +192,6 @@ def test_the_tier_sums_keeps_no_residual_sum() -> None:
         found[tier] = round(maps), torch.autograd.grad(net(x).square().sum(), list(net.parameters()))
         unswap(net)
     plain = torch.autograd.grad(net(x).square().sum(), list(net.parameters()))
-    assert (found["default"][0], found["sums"][0]) == (12, 7)  # six outputs of convolutions, and the input
+    assert (found["default"][0], found["sums"][0]) == (13, 7)  # six outputs of convolutions, the input; six sums
     for _, grads in found.values():
         torch.testing.assert_close(grads, plain, rtol=1e-8, atol=1e-8)
