@@ -12,12 +12,16 @@ constexpr int64_t kAheadRow = 16 * kLine;  // floats of a map in a row
 constexpr int64_t kMostAhead = 80 << 10;   // floats: they share the second cache with this item's
 constexpr int kMostRegions = 16;
 
-// Lines for some steps of a product.
+// Lines for some steps of a product, two a step: with few output channels a tile has more lines than steps.
 struct Lines {
   const float* base;
   int64_t row;  // floats from one row of lines to the next; 0: the same again
 
-  FI_INLINE void ask(int64_t k) const { __builtin_prefetch(base + (k >> 4) * row + (k & 15) * kLine, 0, 2); }
+  FI_INLINE void ask(int64_t k) const {
+    const float* line = base + (k >> 3) * row + (k & 7) * 2 * kLine;
+    __builtin_prefetch(line, 0, 2);
+    __builtin_prefetch(line + kLine, 0, 2);
+  }
 };
 
 class Ahead {
@@ -44,7 +48,7 @@ class Ahead {
     if (at_ == count_) return {here_, 0};
     Region& r = regions_[at_];
     const Lines lines{r.base, r.step};
-    const int64_t rows = (steps + kLine - 1) / kLine;
+    const int64_t rows = (steps + 7) / 8;
     r.base += rows * r.step;
     r.rows -= rows;
     if (r.rows <= 0) ++at_;
