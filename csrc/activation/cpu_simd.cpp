@@ -60,9 +60,6 @@ void fwd(const ActivationFwd& args, int64_t begin, int64_t end, int64_t c) {
   }
 }
 
-// Sums over at most so many pixels are taken in the arithmetic's own type before they join those in double.
-constexpr int64_t kSegment = 32;
-
 template <class D, bool AFFINE, bool RELU, bool SUMS, int COUNT>
 void bwd(const ActivationBwd& args, int64_t block, int64_t begin, int64_t end, int64_t c) {
   using V = typename Simd<D>::vec;
@@ -75,25 +72,17 @@ void bwd(const ActivationBwd& args, int64_t block, int64_t begin, int64_t end, i
   const D* da = static_cast<const D*>(args.da) + begin * args.stride + args.offset + c;
   D* dx = args.dx ? static_cast<D*>(args.dx) + begin * s.channels + c : nullptr;
   typename Simd<D>::sums sum_dz[COUNT]{}, sum_dz_x[COUNT]{};
-  for (int64_t p = begin; p < end;) {
-    const int64_t until = p + kSegment < end ? p + kSegment : end;
-    V dz_here[COUNT]{}, dz_x_here[COUNT]{};
-    for (; p < until; ++p, x += s.channels, da += args.stride) {
-      for (int i = 0; i < COUNT; ++i) {
-        V dz = load_n(da + i * lanes, n);
-        if (AFFINE || RELU) {
-          const V xv = load_n(x + i * lanes, n);
-          if (RELU) dz = gate(AFFINE ? affine[i](xv) : xv, dz);
-          if (SUMS) dz_x_here[i] += dz * (xv - affine[i].mean);
-        }
-        if (SUMS) dz_here[i] += dz;
-        if (AFFINE) dz *= affine[i].scale;
-        if (dx) store_n(dx + (p - begin) * s.channels + i * lanes, dz, n);
+  for (int64_t p = begin; p < end; ++p, x += s.channels, da += args.stride) {
+    for (int i = 0; i < COUNT; ++i) {
+      V dz = load_n(da + i * lanes, n);
+      if (AFFINE || RELU) {
+        const V xv = load_n(x + i * lanes, n);
+        if (RELU) dz = gate(AFFINE ? affine[i](xv) : xv, dz);
+        if (SUMS) add_product(sum_dz_x[i], dz, xv - affine[i].mean);
       }
-    }
-    for (int i = 0; SUMS && i < COUNT; ++i) {
-      add(sum_dz[i], dz_here[i]);
-      add(sum_dz_x[i], dz_x_here[i]);
+      if (SUMS) add(sum_dz[i], dz);
+      if (AFFINE) dz *= affine[i].scale;
+      if (dx) store_n(dx + (p - begin) * s.channels + i * lanes, dz, n);
     }
   }
   for (int i = 0; SUMS && i < COUNT; ++i) {

@@ -72,7 +72,7 @@ void fwd(const NormActFwd& args, int64_t begin, int64_t end, int64_t c) {
 }
 
 // Sums over at most so many pixels are taken in the arithmetic's own type before they join those in double.
-constexpr int64_t kSegment = 32;
+constexpr int64_t kSegment = 8;
 
 template <class D, class ACT, int COUNT>
 void sums(const NormActBwd& args, int64_t begin, int64_t end, int64_t c) {
