@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 
+FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of axes
+
+
 def memory_format(axes: int) -> torch.memory_format:
     """Channels-last for maps with that number of axes, 4 or 5."""
     return torch.channels_last if axes == 4 else torch.channels_last_3d
@@ -15,7 +18,7 @@ def memory_format(axes: int) -> torch.memory_format:
 
 def dense(x: Tensor) -> Tensor:
     """x in channels-last: x itself, or a copy where it is laid out otherwise."""
-    return x.contiguous(memory_format=torch.channels_last if x.dim() == 4 else torch.channels_last_3d)
+    return x.contiguous(memory_format=FORMATS[x.dim()])
 
 
 def empty(shape: Sequence[int], like: Tensor) -> Tensor:

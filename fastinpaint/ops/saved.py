@@ -68,10 +68,16 @@ def remember(ctx: Any, operands: Sequence[Operand]) -> None:
     ctx.save_for_backward(*tensors)
 
 
+_NONE = id(None)
+
+
 def _are_distinct_tensors(operands: Sequence[Operand]) -> bool:
     """Whether each of them is None or a tensor that no other one is: then they are saved as they stand."""
-    tensors = [operand for operand in operands if operand is not None]
-    return Recipe not in map(type, tensors) and len(set(map(id, tensors))) == len(tensors)
+    if Recipe in map(type, operands):
+        return False
+    places = list(map(id, operands))
+    absent = places.count(_NONE)
+    return len(set(places)) == len(places) - max(0, absent - 1)
 
 
 # Neither this nor `_values` may be a function within a function: one that names itself is a cycle, which keeps every

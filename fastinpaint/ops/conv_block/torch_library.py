@@ -142,6 +142,7 @@ class Call(NamedTuple):
         stats: whether batch statistics are wanted.
         backend: a name or "auto".
         module: what runs it where nothing looks at the call, chosen once for all its passes; None under a compiler.
+        with_norm: whether that can run the following batch norm in the same node of the graph.
     """
 
     relus: tuple[int, ...]
@@ -149,17 +150,19 @@ class Call(NamedTuple):
     stats: bool
     backend: str
     module: ModuleType | None
+    with_norm: bool = False
 
 
 def call_of(sources: Sequence[Source], weight: Tensor, geometry: Geometry, stats: bool, backend: str) -> Call:
     """All of a call that is no tensor."""
     module = None if torch.compiler.is_dynamo_compiling() else choose(backend, sources, weight, geometry)
-    return Call(tuple([s.relu for s in sources]), geometry, stats, backend, module)
+    with_norm = hasattr(module, "fwd_norm") and all(s.x.numel() for s in sources)
+    return Call(tuple([s.relu for s in sources]), geometry, stats, backend, module, with_norm)
 
 
 def fwd(call: Call, flat: Flat, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """y, mean and var; without statistics the latter two are empty."""
-    relus, geometry, stats, backend, module = call
+    relus, geometry, stats, backend, module, _ = call
     if module is None or not can_bypass_dispatcher(weight, bias, *flat):
         return torch.ops.fastinpaint.conv_block_fwd.default(flat, relus, weight, bias, stats, backend, *geometry)
     with below_autograd(weight.device):
@@ -189,7 +192,7 @@ def bwd(
             dvar = torch.zeros_like(mean) if dvar is None else dvar
         dy = torch.zeros_like(y) if dy is None else dy
     assert dy is not None
-    relus, geometry, _, backend, module = call
+    relus, geometry, _, backend, module, _ = call
     if module is None or not can_bypass_dispatcher(dy, dmean, dvar, y, mean, weight, *flat):
         packed = torch.ops.fastinpaint.conv_block_bwd.default(
             dy, dmean, dvar, y, mean, flat, relus, weight, needs, needs_weight, needs_bias, backend, *geometry
@@ -205,7 +208,28 @@ def bwd(
     return with_addends(dflat, flat, needs), dweight, dbias
 
 
-def with_addends(grads: list[Tensor | None], flat: Flat, needs: Sequence[bool]) -> list[Tensor | None]:
+def flat_gradients(
+    grads: Sequence[SourceGrad],
+    dweight: Tensor | None,
+    dbias: Tensor | None,
+    flat: Sequence[Tensor | None],
+    like: Tensor,
+    module: ModuleType,
+    needs: Sequence[bool],
+) -> tuple[list[Tensor | None], Tensor | None, Tensor | None]:
+    """What a backend gave, as a node returns it: the gradients of the flattened sources, dweight and dbias."""
+    if not getattr(module, "FRESH_GRADIENTS", False):
+        *found, dweight, dbias = pack(grads, dweight, dbias, like, module)
+        return with_addends(found, flat, needs), dweight, dbias
+    found = []
+    for grad in grads:
+        found += grad
+    return found, dweight, dbias
+
+
+def with_addends(
+    grads: list[Tensor | None], flat: Sequence[Tensor | None], needs: Sequence[bool]
+) -> list[Tensor | None]:
     """The gradients of the flattened sources, an addend's being x's where `pack` left it out."""
     for i, addend in enumerate(flat[4::5]):
         if addend is not None and needs[i] and grads[5 * i + 4] is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
@@ -46,8 +46,13 @@ def can_bypass_dispatcher(*tensors: Tensor | None) -> bool:
     )
 
 
+def bare_apply(node: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """``node.apply`` without what it does for functorch alone, argument by argument, in Python."""
+    return super(torch.autograd.Function, node).apply  # type: ignore[misc]
+
+
 def apply_node(node: type[torch.autograd.Function], *arguments: Any) -> Any:
-    """``node.apply(*arguments)`` without what it does for functorch alone, argument by argument, in Python."""
+    """``node.apply(*arguments)``, by `bare_apply` where neither functorch nor a compiler looks on."""
     if torch.compiler.is_dynamo_compiling() or torch._C._are_functorch_transforms_active():
         return node.apply(*arguments)
     return super(torch.autograd.Function, node).apply(*arguments)  # type: ignore[misc]
@@ -56,7 +61,8 @@ def apply_node(node: type[torch.autograd.Function], *arguments: Any) -> Any:
 def below_autograd(device: torch.device) -> AbstractContextManager:
     """Around an operator's body that is called as it stands: neither autograd nor autocast sees torch's own there."""
     guard = torch._C._AutoDispatchBelowADInplaceOrView()
-    if not autocasts(device):
+    kind = device.type
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
         return guard
     both = ExitStack()
     both.enter_context(torch.autocast(device.type, enabled=False))
