@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastinpaint.nn.raw import MOST_STEPS, Mode, Options, Part, Raw, version
 from fastinpaint.ops.batch_norm.reference import affine
-from fastinpaint.ops.dispatch.fast_path import apply_node
+from fastinpaint.ops.dispatch.fast_path import applied
 from fastinpaint.ops.norm_act import NONE, RELU, Act, Form
 from fastinpaint.ops.norm_act import autograd as norm_act
 from fastinpaint.ops.norm_act.autograd import Call, NormAct
@@ -47,7 +47,7 @@ class Normed:
     ) -> None:
         self.mean, self.var, self.weight, self.bias = mean, var, weight, bias
         self.eps, self.groups, self.of_batch = eps, groups, of_batch
-        self.versions = [0 if t is None or t.is_inference() else t._version for t in (weight, bias)]
+        self.versions = _versions(weight, bias)
         self.made: dict[Act, Activated] = {}  # the maps made of it so far, by the activation
         self._vectors: tuple[Tensor, Tensor, Tensor] | None = vectors
 
@@ -58,7 +58,7 @@ class Normed:
 
     def check_unchanged(self) -> None:
         """Raises RuntimeError where weight or bias was modified in place since."""
-        if [0 if t is None or t.is_inference() else t._version for t in (self.weight, self.bias)] != self.versions:
+        if _versions(self.weight, self.bias) != self.versions:
             raise RuntimeError(
                 f"fastinpaint: the weight or bias of a norm over {self.mean.shape[-1]} channels was modified in place "
                 "before the deferred activation that reads it ran; use the result before an optimiser's step."
@@ -70,6 +70,14 @@ class Normed:
             self.check_unchanged()
             self._vectors = (self.mean, *affine(self.var, self.weight, self.bias, self.eps))
         return self._vectors
+
+
+def _versions(weight: Tensor | None, bias: Tensor | None) -> tuple[int, int]:
+    """How often each was modified in place, where torch counts it."""
+    return (
+        0 if weight is None or weight.is_inference() else weight._version,
+        0 if bias is None or bias.is_inference() else bias._version,
+    )
 
 
 class Activated(Raw):
@@ -131,7 +139,7 @@ class Activated(Raw):
                 again = partial(norm_act.recompute, form, backend, module)
                 self.recipe = Recipe(again, operands, Slot(), steps + 1)
             call = Call(form, backend, module, mean, var, x_kept, addend_kept, self.recipe)
-            self.x = apply_node(NormAct, call, x, weight, bias, added)
+            self.x = applied(NormAct)(call, x, weight, bias, added)
         self.version = version(self.x)
         self.raw = self.norm = self.addend = None  # what it read may go, unless backward keeps it
 

@@ -53,11 +53,17 @@ def leave(module: nn.Module) -> None:
 
 def inside() -> bool:
     """Whether one is running. Not to be asked under a compiler, which sees the whole model."""
-    _drop_interrupted()
-    if not _running.calls:
+    calls = _running.calls
+    if not calls:
         return False
-    call = _running.calls[-1]
-    return saving() is call.saved_by and call.grad == torch.is_grad_enabled()
+    call, frame = calls[-1], sys._getframe(1)
+    while frame is not call.frame:
+        frame = frame.f_back  # type: ignore[assignment]
+        if frame is None:  # an interrupted call: the one before it may still run
+            _drop_interrupted()
+            return inside()
+    hooks = top_hooks(True)
+    return (hooks[0] if hooks else None) is call.saved_by and call.grad == torch.is_grad_enabled()
 
 
 def _drop_interrupted() -> None:

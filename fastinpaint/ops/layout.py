@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of axes
 
 

@@ -15,7 +15,7 @@ from fastinpaint.ops.dispatch import registry
 from fastinpaint.ops.dispatch.fast_path import (
     TAGS,
     apart,
-    apply_node,
+    applied,
     below_autograd,
     can_bypass_dispatcher,
     dense,
@@ -166,4 +166,4 @@ def _differentiable(ctx: Any, parts: Sequence[Tensor], flat: list[Tensor | None]
 def apply(sources: Sequence[Source], backend: str | None = None, recipes: Sequence[Operand] | None = None) -> Tensor:
     """The activation of checked sources; see `Activation` for the recipes."""
     relus = tuple(source.relu for source in sources)
-    return apply_node(Activation, relus, backend or "auto", recipes, *each_once(flatten(sources)))
+    return applied(Activation)(relus, backend or "auto", recipes, *each_once(flatten(sources)))

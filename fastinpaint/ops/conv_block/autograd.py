@@ -6,7 +6,7 @@ block keeps as its source, so each map is held once. No activation and no concat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from fastinpaint.ops import saved
 from fastinpaint.ops.conv_block import reference, torch_library
 from fastinpaint.ops.conv_block.torch_library import Call
-from fastinpaint.ops.dispatch.fast_path import apply_node, each_once
+from fastinpaint.ops.dispatch.fast_path import applied, each_once
 from fastinpaint.ops.saved import Operand, Recipe
 from fastinpaint.ops.types import Source, flatten, unflatten
 
@@ -111,11 +111,12 @@ def node(
     bias: Tensor | None,
     recipes: Sequence[Operand] | None = None,
     own: Recipe | None = None,
-) -> tuple[Any, ...]:
-    """`ConvBlock` and its arguments, of checked ones; call is their `torch_library.call_of`."""
-    return ConvBlock, call, recipes, own, weight, bias, *each_once(flatten(sources))
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """What adds a `ConvBlock` to the graph, and its arguments, of checked ones; call: `torch_library.call_of` them."""
+    return applied(ConvBlock), (call, recipes, own, weight, bias, *each_once(flatten(sources)))
 
 
 def apply(call: Call, sources: Sequence[Source], weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """y, mean and var of checked arguments."""
-    return apply_node(*node(call, sources, weight, bias))
+    run, arguments = node(call, sources, weight, bias)
+    return run(*arguments)

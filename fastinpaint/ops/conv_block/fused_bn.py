@@ -10,7 +10,7 @@ dvar_per_dscale and dvar_per_dscale = -1/2 * scale * rstd^2. Such a backend has 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from fastinpaint.ops.conv_block import reference, torch_library
 from fastinpaint.ops.conv_block.torch_library import GEOMETRY, Call, Flat, geometry_of, pack
 from fastinpaint.ops.dispatch.fast_path import (
     TAGS,
+    applied,
     below_autograd,
     can_bypass_dispatcher,
     empty_if_none,
@@ -262,12 +263,12 @@ def node(
     norm: Norm,
     recipes: Sequence[Operand] | None = None,
     own: Recipe | None = None,
-) -> tuple[Any, ...]:
-    """`ConvNorm` and its arguments, of checked ones for which `can` is true."""
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """What adds a `ConvNorm` to the graph, and its arguments, of checked ones for which `can` is true."""
     weight_and_bias, running, eps = norm[:2], norm.running, norm.eps
     flat = flatten(sources)
     direct = call.module is not None and can_bypass_dispatcher(
         weight, bias, *weight_and_bias, *(() if running is None else running[:3]), *flat
     )
     kept = Kept(call, running, eps, recipes, own, sources if direct else None)
-    return ConvNorm, kept, weight, bias, *weight_and_bias, *flat
+    return applied(ConvNorm), (kept, weight, bias, *weight_and_bias, *flat)

@@ -46,16 +46,14 @@ def can_bypass_dispatcher(*tensors: Tensor | None) -> bool:
     )
 
 
-def bare_apply(node: type[torch.autograd.Function]) -> Callable[..., Any]:
-    """``node.apply`` without what it does for functorch alone, argument by argument, in Python."""
-    return super(torch.autograd.Function, node).apply  # type: ignore[misc]
+def applied(node: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """``node.apply`` without what it does for functorch alone, argument by argument, in Python.
 
-
-def apply_node(node: type[torch.autograd.Function], *arguments: Any) -> Any:
-    """``node.apply(*arguments)``, by `bare_apply` where neither functorch nor a compiler looks on."""
+    Given out and not called here, so that no frame of this module stands below the node's.
+    """
     if torch.compiler.is_dynamo_compiling() or torch._C._are_functorch_transforms_active():
-        return node.apply(*arguments)
-    return super(torch.autograd.Function, node).apply(*arguments)  # type: ignore[misc]
+        return node.apply
+    return super(torch.autograd.Function, node).apply  # type: ignore[misc]
 
 
 def below_autograd(device: torch.device) -> AbstractContextManager:

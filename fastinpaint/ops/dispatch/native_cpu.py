@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastinpaint.ops import buffer_pool
 from fastinpaint.ops.dispatch import native
-from fastinpaint.ops.layout import FORMATS, dense, memory_format
+from fastinpaint.ops.layout import FORMATS, dense, memory_format  # noqa: F401 - the ops' modules take them from here
 from fastinpaint.ops.types import Source
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}

@@ -55,6 +55,14 @@ def requested(backend: str | None) -> str:
     return name
 
 
+def settings() -> tuple[str | None, str | None, bool]:
+    """What a choice depends on beside the call: the two variables of the environment, and torch's wish for the same
+    results everywhere.
+    """
+    ask = os.environ.get
+    return ask(VARIABLE), ask(tuning_cache.VARIABLE), torch.are_deterministic_algorithms_enabled()
+
+
 @functools.cache
 def find(op: str, name: str) -> ModuleType | str:
     """The module of one backend of one op, imported on first use, or why there is none, in one sentence."""

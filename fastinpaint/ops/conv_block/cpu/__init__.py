@@ -43,10 +43,10 @@ def loads_activations(sources: Sequence[Source], weight: Tensor, geometry: Geome
 
 def has_curve(sources: Sequence[Source]) -> bool:
     """Whether an activation other than ReLU is among them."""
-    for source in sources:  # no generator: each would cost a call more
-        if source.relu > 1:
-            return True
-    return False
+    most = 0
+    for source in sources:  # a generator would cost a call each
+        most = max(most, source.relu)
+    return most > 1
 
 
 def fwd(
