@@ -26,6 +26,8 @@ from fastinpaint.ops.batch_norm.reference import Norm, Running, update
 class _Norm(_Layer, _BatchNorm):
     """Batch norm that asks the convolution before it for its statistics and defers the rest."""
 
+    _axes = 0  # of the maps that it takes; 0: `_check_input_dim` says
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Where nobody looks on, in training: the convolution before it runs, and this batch norm in its node."""
         if len(args) != 1 or kwargs or not unobserved(self):
@@ -56,13 +58,18 @@ class _Norm(_Layer, _BatchNorm):
             return None
         if shape[0] * shape[2:].numel() <= 1 or "weight" not in parameters or "running_mean" not in buffers:
             return None
-        self._check_input_dim(input)
+        if len(shape) != self._axes:
+            self._check_input_dim(input)
         weight, bias = parameters["weight"], parameters["bias"]
         mean, var, device = buffers["running_mean"], buffers["running_var"], raw.device
         for vector in (weight, bias, mean, var):
             if vector is not None and (vector.device != device or vector.dtype not in DTYPES):
                 return None
-        return Norm(weight, bias, self._running(mean, var), self.eps)
+        running = None
+        if self.track_running_stats and mean is not None and var is not None:
+            tracked, momentum = buffers.get("num_batches_tracked"), self.momentum
+            running = Running(mean, var, tracked, 0.0 if momentum is None and tracked is None else momentum)
+        return Norm(weight, bias, running, self.eps)
 
     def _fused(self, input: Map) -> Any:
         # each is read once: a parametrization computes it
@@ -163,9 +170,13 @@ def _values_per_channel(raw: Raw) -> int:
 class BatchNorm2d(_Norm, nn.BatchNorm2d):
     """``torch.nn.BatchNorm2d`` over deferred activations."""
 
+    _axes = 4
+
 
 class BatchNorm3d(_Norm, nn.BatchNorm3d):
     """``torch.nn.BatchNorm3d`` over deferred activations."""
+
+    _axes = 5
 
 
 class SyncBatchNorm(_Norm, nn.SyncBatchNorm):

@@ -31,8 +31,9 @@ from fastinpaint.ops.norm_act import NONE, RELU, Act
 _own = object.__setattr__  # not by way of `Deferred.__setattr__`, several times a layer
 WATCHERS = ("register_hook", "retain_grad")  # they watch the gradient of the tensor that they are called on
 OPTIONS = Options()
+PLAIN = (PendingConv, Raw)  # maps to which no activation may yet come
 UNSEEN = object()  # by a compiler
-BARE = list(Part._field_defaults.values())  # of a `Part` that is its raw map as it stands
+BARE = tuple(Part._field_defaults.values())  # of a `Part` that is its raw map as it stands
 
 
 def _itself(value: Any) -> Any:
@@ -163,10 +164,11 @@ class Deferred:
 
     def waiting_conv(self) -> PendingConv | None:
         """The convolution that it is the result of, where that waits and may run now; else None."""
-        raw, *vectors = self._parts[0]
+        part, mode = self._parts[0], self._mode
+        raw = part[0]
         if len(self._parts) != 1 or type(raw) is not PendingConv or raw.x is not None or self._superseded():
             return None
-        if raw.mode is not self._mode or raw.mode != Mode.now() or vectors != BARE:
+        if raw.mode is not mode or mode is not Mode.now() or part[1:] != BARE:
             return None
         self._reads()
         return raw
@@ -203,6 +205,12 @@ class Deferred:
         return defer(Deferred, found, self._options)
 
     def relu(self) -> Deferred | Tensor:
+        part = self._parts[0]
+        if type(self) is AS_TENSORS.get(Deferred) and len(self._parts) == 1 and part.addend is None:  # as in most nets
+            raw, mean, scale, shift, _, _, norm = part
+            if type(raw) in PLAIN and not torch.compiler.is_compiling() and not self._superseded():
+                self._reads()
+                return defer(Deferred, (Part(raw, mean, scale, shift, True, None, norm),), self._options)
         found = self.activated(RELU)
         return F.relu(self.tensor()) if found is None else found
 

@@ -54,7 +54,9 @@ class PendingConv(Raw):
         self.weight: Any = weight  # None once it has run
         self.bias = bias
         self.geometry, self.options = geometry, options
-        self.dtype, self.device = autocast_dtype(weight), weight.device
+        self.dtype, self.device = weight.dtype, weight.device
+        if self.device.type == "meta" or torch.is_autocast_enabled(self.device.type):
+            self.dtype = autocast_dtype(weight)
         self.shape, self.calls = shape, calls  # of its layer's plan, where it has one
         self.mode = Mode.now()
         self.weight_version = version(weight)

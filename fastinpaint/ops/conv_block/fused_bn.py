@@ -33,7 +33,7 @@ from fastinpaint.ops.dispatch.fast_path import (
     none_if_empty,
 )
 from fastinpaint.ops.saved import Operand, Recipe
-from fastinpaint.ops.types import Source, flatten, unflatten
+from fastinpaint.ops.types import FLAT, Source, flatten, unflatten
 
 _library = Library("fastinpaint", "FRAGMENT")
 _library.define(
@@ -52,10 +52,13 @@ _library.define(
 
 def can(call: Call, sources: Sequence[Source], norm: Norm) -> bool:
     """Whether the backend that runs this convolution has both in one node."""
+    module, running = call.module, norm.running
     # without a momentum each program would have to read the count that one of them changes
-    if not call.with_norm or (norm.running is not None and norm.running.momentum is None):
+    if not call.with_norm or (running is not None and running.momentum is None):
         return False
-    return not hasattr(call.module, "why_not_norm") or call.module.why_not_norm(sources, norm) is None
+    if getattr(module, "NORM_NEEDS_BYPASS", False) and not can_bypass_dispatcher(sources[0].x):
+        return False
+    return not hasattr(module, "why_not_norm") or module.why_not_norm(sources, norm) is None  # type: ignore[union-attr]
 
 
 def _fwd(
@@ -87,7 +90,12 @@ def _fwd(
 def _count_changes(running: Running | None) -> None:
     """Autograd sees what a kernel changed."""
     if running is not None:
-        torch.autograd.graph.increment_version([t for t in running[:3] if t is not None and not t.is_inference()])
+        mean, var, tracked, _ = running
+        changed = (mean, var) if tracked is None else (mean, var, tracked)
+        if not (mean.is_inference() or var.is_inference() or (tracked is not None and tracked.is_inference())):
+            torch.autograd.graph.increment_version(changed)
+        else:
+            torch.autograd.graph.increment_version([t for t in changed if not t.is_inference()])
 
 
 def _fwd_fake(flat: Flat, relus: list[int], weight: Tensor, bias: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
@@ -190,7 +198,11 @@ class ConvNorm(torch.autograd.Function):
         ctx.call, ctx.eps, ctx.slot = call, eps, None if own is None else own.slot
         double = bias if bias is not None and bias.requires_grad else None  # a vector, for double backward only
         vectors = (weight, double, norm_weight, norm_bias, mean, scale, rstd, dvar_per_dscale, var)
-        saved.remember(ctx, (*vectors, y if own is None else own, *(flat if recipes is None else recipes)))
+        if recipes is None and own is None and len(flat) == FLAT and flat[-1] is None:  # no map twice, as they stand
+            ctx.places = None
+            ctx.save_for_backward(*vectors, y, *flat)
+        else:
+            saved.remember(ctx, (*vectors, y if own is None else own, *(flat if recipes is None else recipes)))
         if var is None:
             return y, mean, scale, shift
         ctx.mark_non_differentiable(var)

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from fastinpaint import environment
 from fastinpaint.errors import UserError
 from fastinpaint.ops.dispatch import autotune, native, tuning_cache
 
@@ -41,6 +42,7 @@ AUTO: dict[str, tuple[tuple[str, str], ...]] = {
 ELSEWHERE = (("reference", "plain torch takes every device"),)
 
 logger = logging.getLogger(__name__)
+_watched = environment.watch(VARIABLE, tuning_cache.VARIABLE)
 
 
 def requested(backend: str | None) -> str:
@@ -55,12 +57,9 @@ def requested(backend: str | None) -> str:
     return name
 
 
-def settings() -> tuple[str | None, str | None, bool]:
-    """What a choice depends on beside the call: the two variables of the environment, and torch's wish for the same
-    results everywhere.
-    """
-    ask = os.environ.get
-    return ask(VARIABLE), ask(tuning_cache.VARIABLE), torch.are_deterministic_algorithms_enabled()
+def settings() -> tuple[Any, ...]:
+    """What a choice depends on beside the call: variables of the environment, and torch's deterministic algorithms."""
+    return (*_watched(), torch.are_deterministic_algorithms_enabled())
 
 
 @functools.cache

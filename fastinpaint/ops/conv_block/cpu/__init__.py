@@ -16,13 +16,13 @@ from fastinpaint.ops.batch_norm.reference import Norm, Normed
 from fastinpaint.ops.conv_block import reference
 from fastinpaint.ops.conv_block.cpu import onednn, select
 from fastinpaint.ops.dispatch import native_cpu as native
-from fastinpaint.ops.dispatch.fast_path import can_bypass_dispatcher
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 CHANNELS_LAST = True
 LEAST_PLAIN = 1 << 17  # values: a pass of its own, which saves moving a map, takes as long in Python as these in memory
 KEEPS_WEIGHT_LAYOUT = True  # dweight comes in the weight's
 NO_GRAD = SourceGrad()
+NORM_NEEDS_BYPASS = True  # `fwd_norm` gives what no registered operator can hand on
 FRESH_GRADIENTS = True  # none shares memory with another one or with dy
 
 
@@ -67,8 +67,6 @@ def fwd(
 
 def why_not_norm(sources: Sequence[Source], norm: Norm) -> str | None:
     """Why `fwd_norm` cannot finish this batch norm, in one sentence, or None."""
-    if not can_bypass_dispatcher(sources[0].x):
-        return "batch_norm: the cpu kernel is called only where nothing looks at operators."
     return batch_norm.why_not_after(sources[0].x, norm)
 
 

@@ -15,6 +15,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from fastinpaint import environment
 from fastinpaint.ops.conv_block.cpu import depthwise, matmul, thin, winograd
 from fastinpaint.ops.conv_block.geometry import live_taps
 from fastinpaint.ops.types import Geometry, Source
@@ -35,20 +36,24 @@ DIRECT, DIRECT_IN_TIME = {"fwd": 1.1, "dgrad": 1.1, "wgrad": 1.2}, 1.0
 LEAST_PIXELS, FEW_WEIGHTS = {"fwd": 128, "dgrad": 64, "wgrad": 256}, 1 << 16
 
 
+_watched = environment.watch(VARIABLE)
 _answers: dict[tuple, tuple[ModuleType | None, ...]] = {}  # of `select_kernels`, which every layer asks
 MOST_ANSWERS = 4096
 
 
 def select_kernels(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> tuple[ModuleType | None, ...]:
     """The own kernels that each of `PASSES` runs on: `thin`, `depthwise`, `winograd` or `matmul`; None for oneDNN's."""
-    asked = os.environ.get(VARIABLE)
-    maps = tuple([(source.x.shape, source.x.dtype) for source in sources])
-    question = (maps, weight.shape, weight.dtype, geometry, torch.get_num_threads(), asked)
-    if question not in _answers:
+    question = (weight.shape, weight.dtype, geometry, torch.get_num_threads(), *_watched())
+    for source in sources:
+        x = source.x
+        question += (x.shape, x.dtype)
+    found = _answers.get(question)
+    if found is None:
         if len(_answers) >= MOST_ANSWERS:
             _answers.clear()
-        _answers[question] = tuple([_own(which, sources, weight, geometry, asked) for which in PASSES])
-    return _answers[question]
+        asked = os.environ.get(VARIABLE)
+        found = _answers[question] = tuple([_own(which, sources, weight, geometry, asked) for which in PASSES])
+    return found
 
 
 def _own(
