@@ -6,6 +6,7 @@ or computed again from the addend's own recipe (tier "low"), so that of a chain 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -110,10 +111,20 @@ class Activated(Raw):
     def requires_grad(self) -> bool:
         if self.x is not None:
             return self.x.requires_grad
-        operands = (self.raw, self.addend, self.norm)
-        return self.mode.grad and any(t is not None and t.requires_grad for t in operands)
+        raw, addend, norm = self.raw, self.addend, self.norm
+        return self.mode.grad and (
+            raw.requires_grad
+            or (addend is not None and addend.requires_grad)
+            or (norm is not None and norm.requires_grad)
+        )
 
     def _run(self) -> None:
+        with self.mode.again():
+            apply, arguments = self.prepare()
+            self.finish(arguments, apply(*arguments))
+
+    def prepare(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """What adds the node to the graph that computes it, and its arguments."""
         raw, norm, addend = self.raw, self.norm, self.addend
         raw.check_unchanged()
         if addend is not None:
@@ -124,23 +135,26 @@ class Activated(Raw):
             norm.check_unchanged()
             mean, var, weight, bias = norm.mean.detach(), norm.var.detach(), norm.weight, norm.bias
             form = Form(self.act, norm.eps, norm.groups, norm.of_batch)
-        with self.mode.again():
-            x = raw.tensor()
-            x_kept, addend_kept = raw.recipe or x, None
-            if addend is not None:
-                added = addend.tensor()
-                addend_kept = addend.recipe or added
-            backend = self.options.backend
-            module = norm_act.module_of(x, form, backend)
-            operands = (x_kept, mean, var, weight, bias, addend_kept)
-            steps = depth(operands)
-            forgotten = addend is None or (self.options.memory == "low" and steps < MOST_STEPS)
-            if forgotten and self.requires_grad:
-                again = partial(norm_act.recompute, form, backend, module)
-                self.recipe = Recipe(again, operands, Slot(), steps + 1)
-            call = Call(form, backend, module, mean, var, x_kept, addend_kept, self.recipe)
-            self.x = applied(NormAct)(call, x, weight, bias, added)
-        self.version = version(self.x)
+        x = raw.tensor()
+        x_kept, addend_kept = raw.recipe or x, None
+        if addend is not None:
+            added = addend.tensor()
+            addend_kept = addend.recipe or added
+        backend = self.options.backend
+        module = norm_act.module_of(x, form, backend)
+        operands = (x_kept, mean, var, weight, bias, addend_kept)
+        steps = depth(operands)
+        forgotten = addend is None or (self.options.memory == "low" and steps < MOST_STEPS)
+        if forgotten and self.requires_grad:
+            again = partial(norm_act.recompute, form, backend, module)
+            self.recipe = Recipe(again, operands, Slot(), steps + 1)
+        call = Call(form, backend, module, mean, var, x_kept, addend_kept, self.recipe)
+        return applied(NormAct), (call, x, weight, bias, added)
+
+    def finish(self, arguments: tuple[Any, ...], found: Tensor) -> None:
+        """Take what the node of `prepare` gave."""
+        self.x = found
+        self.version = version(found)
         self.raw = self.norm = self.addend = None  # what it read may go, unless backward keeps it
 
 
@@ -171,11 +185,12 @@ def made(part: Part, options: Options) -> Raw | None:
     if part.norm is None or part.addend is not None:
         return None
     act = RELU if part.relu else NONE
-    found = part.norm.made.get(act)
+    raw, norm = part.raw, part.norm
+    found = norm.made.get(act)
     if found is None or found.mode != Mode.now():
-        found = pending(part._replace(relu=False), act, None, options)
-        if found is None:
+        if torch.compiler.is_compiling() or not norm_act.runs(options.backend, raw.device):
             return None
+        found = Activated(raw, norm, act, None, options)
         if not found.mode.inference:  # a change of the plain tensor, which torch does not count there, must not be seen
             part.norm.made[act] = found
     return found

@@ -14,9 +14,9 @@ from fastinpaint.nn.deferred_tensor import DeferredTensor, deferred_of
 from fastinpaint.nn.layer import Map, _Layer
 from fastinpaint.nn.observed import unobserved
 from fastinpaint.nn.padded import Padded
-from fastinpaint.nn.pending_conv import PendingConv
+from fastinpaint.nn.pending_conv import PendingConv, waiting
 from fastinpaint.nn.plans import Plan, Plans, is_light
-from fastinpaint.nn.raw import Mode, Part, Raw
+from fastinpaint.nn.raw import Part, Raw
 from fastinpaint.ops.activation.checks import DTYPES
 from fastinpaint.ops.conv_block import checks
 from fastinpaint.ops.conv_block.zero_padding import absorbed
@@ -62,11 +62,9 @@ class _Conv(_Layer, _ConvNd):
         if plan.light and self._fastinpaint_accelerated and not torch.is_grad_enabled():
             return self._by_torch(input)
         parts = (Part(Raw(input)),) if parts is None else input.parts()
-        for part in parts:
-            raw = part.raw
-            if raw.x is None and type(raw) is PendingConv and raw.mode is Mode.now():  # here, not layers deep
-                apply, arguments = raw.prepare(False)
-                raw.finish(arguments, apply(*arguments))
+        for raw in waiting(parts):  # here, not layers deep
+            apply, arguments = raw.prepare()
+            raw.finish(arguments, apply(*arguments))
         options = self._fastinpaint
         pending = PendingConv(parts, weight, bias, plan.geometry, options, plan.shape, plan.calls)
         return deferred_of(Part(pending), options)

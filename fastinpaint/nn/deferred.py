@@ -111,6 +111,27 @@ class Deferred:
             return plain.view_as(plain)
         return plain
 
+    def last_step(self) -> PendingConv | Activated | None:
+        """The map that this is, where one call of a kernel makes it now; else None.
+
+        Who runs it, by `prepare` and `finish`, calls `become` with it. `tensor` comes to the same, more calls deep.
+        """
+        part, mode = self._parts[0], self._mode
+        if self._plain is not None or len(self._parts) > 1 or part.addend is not None or mode is not Mode.now():
+            return None
+        if mode.inference or self._superseded():
+            return None
+        self._refuse_function()
+        raw: Any = made(part, self._options) if part.norm is not None else part.raw if part.bare else None
+        return raw if type(raw) in (PendingConv, Activated) and raw.x is None and raw.mode is mode else None
+
+    def become(self, step: PendingConv | Activated) -> None:
+        """Take the map of `last_step`, which has run, for the plain tensor."""
+        plain = activate((Part(step),), self._options)
+        self._plain = plain.contiguous() if self._options.contiguous else plain
+        self._version = version(self._plain)
+        self._whole = self._plain is self._parts[0].raw.x
+
     def _base(self) -> Tensor:
         """The plain tensor that every other one is a view of."""
         if self._plain is None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastinpaint.nn.activated import Normed, made, opened
+from fastinpaint.nn.activated import Activated, Normed, made, opened
 from fastinpaint.nn.raw import MOST_STEPS, Mode, Options, Part, Raw, version
 from fastinpaint.ops.activation import autograd as activation
 from fastinpaint.ops.batch_norm.reference import Norm
@@ -107,7 +107,7 @@ class PendingConv(Raw):
             apply, arguments = self.prepare(stats, norm)
             self.finish(arguments, apply(*arguments))
 
-    def prepare(self, stats: bool, norm: Norm | None = None) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    def prepare(self, stats: bool = False, norm: Norm | None = None) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """What adds the node to the graph that computes it, and its arguments.
 
         norm: the batch norm that follows, to be in that node if it can be.
@@ -208,6 +208,21 @@ class PendingConv(Raw):
         return macs_per_value(self.weight.shape, self.geometry) <= limit
 
 
+def waiting(parts: Sequence[Part]) -> list[PendingConv | Activated]:
+    """The maps that a convolution of the parts would make first, in order: who runs them does so few calls deep."""
+    mode, found, seen = Mode.now(), [], [raw for part in parts for raw in (part.raw, part.addend) if raw is not None]
+    while seen:
+        raw = seen.pop()
+        if raw.x is not None:
+            continue
+        if type(raw) is PendingConv and raw.mode is mode:
+            found.append(raw)
+        elif type(raw) is Activated and raw.mode is mode and raw.addend is not None:
+            found.append(raw)
+            seen += (raw.raw, raw.addend)
+    return found[::-1]
+
+
 def materialise(parts: Sequence[Part], dtype: torch.dtype | None = None) -> tuple[list[Source], list[Operand]]:
     """Sources of maps that exist, in the dtype if one is given, and what backward is to keep of their tensors."""
     sources: list[Source] = []
@@ -239,7 +254,7 @@ def _made(parts: Sequence[Part], options: Options) -> tuple[Part, ...]:
 
 def activate(parts: Sequence[Part], options: Options) -> Tensor:
     """What the parts stand for, as one plain tensor."""
-    if len(parts) == 1:
+    if len(parts) == 1 and parts[0].norm is not None:
         parts = _made(parts, options)
     if len(parts) == 1 and parts[0].bare:
         raw = parts[0].raw

@@ -43,7 +43,11 @@ Operand = Union[Tensor, Recipe, None]  # noqa: UP007 - evaluated when imported, 
 
 def depth(operands: Sequence[Operand]) -> int:
     """Of the deepest recipe among them, 0 where there is none."""
-    return max([operand.depth for operand in operands if isinstance(operand, Recipe)], default=0)
+    deepest = 0
+    for operand in operands:
+        if isinstance(operand, Recipe):
+            deepest = max(deepest, operand.depth)
+    return deepest
 
 
 class _Step(NamedTuple):
