@@ -35,10 +35,12 @@ class _Norm(_Layer, _BatchNorm):
         (input,) = args
         if not isinstance(input, Deferred):
             return self._by_torch(input) if self._is_light(input) else super().__call__(input)
-        raw = input.waiting_conv() if self.training else None
+        raw = input.waiting_conv()
         norm = None if raw is None else self._joined(raw, input)
         if raw is None or norm is None:
             return super().__call__(input)
+        if not self.training:
+            return deferred_of(Part(self._folded(raw, norm)), self._fastinpaint)
         apply, arguments = raw.prepare(True, norm)
         raw.finish(arguments, apply(*arguments))
         if raw.vectors is None:
@@ -52,11 +54,12 @@ class _Norm(_Layer, _BatchNorm):
         return is_light(input.shape, input.device, self._fastinpaint.backend)
 
     def _joined(self, raw: PendingConv, input: Map) -> Norm | None:
-        """This batch norm, for the node of the convolution before it; None where it cannot be taken into that."""
-        shape, parameters, buffers = raw.shape, self._parameters, self._buffers
-        if not raw.mode.grad or shape[1] != self.num_features or self._process_group() is not None:
+        """This batch norm, for the convolution before it: for its node, or in evaluation for its weight; else None."""
+        shape, parameters, buffers, training = raw.shape, self._parameters, self._buffers, self.training
+        if raw.mode.grad != training or shape[1] != self.num_features or self._process_group() is not None:
             return None
-        if shape[0] * shape[2:].numel() <= 1 or "weight" not in parameters or "running_mean" not in buffers:
+        values = shape[0] * shape[2:].numel()
+        if values <= training or "weight" not in parameters or "running_mean" not in buffers:
             return None
         if len(shape) != self._axes:
             self._check_input_dim(input)
@@ -66,10 +69,21 @@ class _Norm(_Layer, _BatchNorm):
             if vector is not None and (vector.device != device or vector.dtype not in DTYPES):
                 return None
         running = None
+        if not training:
+            return None if mean is None or var is None else Norm(weight, bias, Running(mean, var, None, None), self.eps)
         if self.track_running_stats and mean is not None and var is not None:
             tracked, momentum = buffers.get("num_batches_tracked"), self.momentum
             running = Running(mean, var, tracked, 0.0 if momentum is None and tracked is None else momentum)
         return Norm(weight, bias, running, self.eps)
+
+    def _folded(self, raw: PendingConv, norm: Norm) -> PendingConv:
+        """The convolution with this batch norm, by the running statistics, in its weight."""
+        weight, bias, running, eps = norm
+        assert running is not None
+        wide = torch.float64 if raw.dtype == torch.float64 else torch.float32
+        mean, var = running.mean.to(wide), running.var.to(wide)
+        scale, shift = batch_norm.apply(mean, var, weight, bias, None, 0, eps, self._fastinpaint.backend)
+        return raw.folded(mean, scale, shift)
 
     def _fused(self, input: Map) -> Any:
         # each is read once: a parametrization computes it

@@ -170,9 +170,24 @@ def fwd(call: Call, flat: Flat, weight: Tensor, bias: Tensor | None) -> tuple[Te
         return (y, mean, var) if stats else (y, y.new_empty(0), y.new_empty(0))
 
 
+def with_zeros(
+    dy: Tensor | None, dmean: Tensor | None, dvar: Tensor | None, y: Tensor | None, mean: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """dy, dmean and dvar as backends take them, with zeros for gradients that are None beside others."""
+    if y is None or mean is None:
+        dmean = dvar = None
+    else:
+        if dmean is not None or dvar is not None:
+            dmean = torch.zeros_like(mean) if dmean is None else dmean
+            dvar = torch.zeros_like(mean) if dvar is None else dvar
+        dy = torch.zeros_like(y) if dy is None else dy
+    assert dy is not None
+    return dy, dmean, dvar
+
+
 def bwd(
     call: Call,
-    dy: Tensor | None,
+    dy: Tensor,
     dmean: Tensor | None,
     dvar: Tensor | None,
     y: Tensor | None,
@@ -183,28 +198,12 @@ def bwd(
     needs_weight: bool,
     needs_bias: bool,
 ) -> tuple[list[Tensor | None], Tensor | None, Tensor | None]:
-    """The gradients of the flattened sources, of the weight and of the bias; gradients in that are None are zero."""
-    if y is None or mean is None:
-        dmean = dvar = None
-    else:
-        if dmean is not None or dvar is not None:
-            dmean = torch.zeros_like(mean) if dmean is None else dmean
-            dvar = torch.zeros_like(mean) if dvar is None else dvar
-        dy = torch.zeros_like(y) if dy is None else dy
-    assert dy is not None
-    relus, geometry, _, backend, module, _ = call
-    if module is None or not can_bypass_dispatcher(dy, dmean, dvar, y, mean, weight, *flat):
-        packed = torch.ops.fastinpaint.conv_block_bwd.default(
-            dy, dmean, dvar, y, mean, flat, relus, weight, needs, needs_weight, needs_bias, backend, *geometry
-        )
-        found = [none_if_empty(g) for g in packed]
-    else:
-        with below_autograd(weight.device):
-            grads, dweight, dbias = module.bwd(
-                dy, dmean, dvar, y, mean, unflatten(flat, relus), weight, geometry, needs, needs_weight, needs_bias
-            )
-            found = pack(grads, dweight, dbias, dy, module)
-    *dflat, dweight, dbias = found
+    """The gradients of the flattened sources, of the weight and of the bias, by the registered operator."""
+    packed = torch.ops.fastinpaint.conv_block_bwd.default(
+        dy, dmean, dvar, y, mean, flat, call.relus, weight, needs, needs_weight, needs_bias, call.backend,
+        *call.geometry,
+    )  # fmt: skip
+    *dflat, dweight, dbias = [none_if_empty(g) for g in packed]
     return with_addends(dflat, flat, needs), dweight, dbias
 
 
