@@ -73,11 +73,12 @@ def _leave(module: nn.Module, args: tuple[Any, ...], result: Any) -> Any:
     """Runs after a container, also when it raised."""
     region.leave(module)
     if type(result) is DeferredTensor and not torch.compiler.is_compiling() and not region.inside():
-        step = result.last_step()
-        if step is not None:  # here, not calls deep
+        steps = result.last_steps()
+        for step in steps:  # here, not calls deep
             apply, arguments = step.prepare()
             step.finish(arguments, apply(*arguments))
-            result.become(step)
+        if steps:
+            result.become(steps[-1])
     hooked = layers.hooked(module, _own_hooks(module))
     outermost = hasattr(module, "fastinpaint_report") or not (torch.compiler.is_compiling() or region.inside())
     return plain(result, hooked) if outermost or hooked else None

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from fastinpaint.nn.activated import Activated, made, pending
 from fastinpaint.nn.dropped import GradientDroppedError, forwards
 from fastinpaint.nn.observed import changes_input
-from fastinpaint.nn.pending_conv import PendingConv, activate
+from fastinpaint.nn.pending_conv import PendingConv, Written, activate, waiting
 from fastinpaint.nn.raw import Mode, Options, Part, Raw, version
 from fastinpaint.nn.region import saving, top_hooks
 from fastinpaint.ops.norm_act import NONE, RELU, Act
@@ -111,23 +111,29 @@ class Deferred:
             return plain.view_as(plain)
         return plain
 
-    def last_step(self) -> PendingConv | Activated | None:
-        """The map that this is, where one call of a kernel makes it now; else None.
+    def last_steps(self) -> list[PendingConv | Activated | Written]:
+        """What makes the plain tensor, in order; none where only `tensor` can.
 
-        Who runs it, by `prepare` and `finish`, calls `become` with it. `tensor` comes to the same, more calls deep.
+        Who runs them, by `prepare` and `finish`, calls `become` with the last. `tensor` comes to the same, more calls
+        deep.
         """
-        part, mode = self._parts[0], self._mode
-        if self._plain is not None or len(self._parts) > 1 or part.addend is not None or mode is not Mode.now():
-            return None
-        if mode.inference or self._superseded():
-            return None
+        parts, mode, options = self._parts, self._mode, self._options
+        if self._plain is not None or mode is not Mode.now() or mode.inference or self._superseded():
+            return []
         self._refuse_function()
-        raw: Any = made(part, self._options) if part.norm is not None else part.raw if part.bare else None
-        return raw if type(raw) in (PendingConv, Activated) and raw.x is None and raw.mode is mode else None
+        steps: list[Any] = waiting(parts)
+        part = parts[0]
+        raw = made(part, options) if len(parts) == 1 and part.norm is not None else None
+        if raw is not None and raw.x is None:
+            steps.append(raw)
+        elif raw is None and not (len(parts) == 1 and part.bare):
+            steps.append(Written(parts, options))
+        return steps
 
-    def become(self, step: PendingConv | Activated) -> None:
-        """Take the map of `last_step`, which has run, for the plain tensor."""
-        plain = activate((Part(step),), self._options)
+    def become(self, step: PendingConv | Activated | Written) -> None:
+        """Take the map of the last of `last_steps`, which has run, for the plain tensor."""
+        assert step.x is not None
+        plain = step.x if type(step) is Written else activate((Part(step),), self._options)  # type: ignore[arg-type]
         self._plain = plain.contiguous() if self._options.contiguous else plain
         self._version = version(self._plain)
         self._whole = self._plain is self._parts[0].raw.x
@@ -345,42 +351,7 @@ def _addend(value: Tensor | Deferred) -> Raw:
     return parts[0].raw
 
 
-def _relu(input: Deferred, inplace: bool = False) -> Any:
-    return input.relu_() if inplace else input.relu()
-
-
-def _add(input: Any, other: Any, *, alpha: float = 1, out: Tensor | None = None) -> Any:
-    if alpha != 1 or out is not None:
-        return NotImplemented
-    return input.plus(other) if isinstance(input, Deferred) else other.plus(input)
-
-
-def _cat(tensors: Sequence[Any], dim: int = 0, *, axis: int | None = None, out: Tensor | None = None) -> Any:
-    """Concatenation of maps of one dtype over the channels stays deferred."""
-    first, dim = tensors[0], dim if axis is None else axis
-    alike = all(t.dim() == first.dim() and t.dtype == first.dtype and t.device == first.device for t in tensors)
-    if out is not None or not alike or first.dim() not in (4, 5) or dim not in (1, 1 - first.dim()):
-        return NotImplemented
-    if any((*t.shape[:1], *t.shape[2:]) != (*first.shape[:1], *first.shape[2:]) for t in tensors):
-        return NotImplemented
-    options = next(t._options for t in tensors if isinstance(t, Deferred))
-    return defer(Deferred, [part for t in tensors for part in parts_of(t)], options)
-
-
-HANDLERS: dict[Callable[..., Any], Callable[..., Any]] = {
-    F.relu: _relu,
-    torch.relu: _relu,
-    Tensor.relu: _relu,
-    torch.relu_: lambda input: input.relu_(),
-    Tensor.relu_: lambda input: input.relu_(),
-    torch.add: _add,
-    Tensor.add: _add,
-    Tensor.__add__: _add,
-    Tensor.__radd__: _add,
-    torch.cat: _cat,
-    torch.concat: _cat,
-    torch.concatenate: _cat,
-}
+HANDLERS: dict[Callable[..., Any], Callable[..., Any]] = {}  # by function of torch: see `fastinpaint.nn.functions`
 
 
 def parts_of(value: Tensor | Deferred) -> tuple[Part, ...]:

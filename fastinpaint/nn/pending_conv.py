@@ -252,6 +252,23 @@ def _made(parts: Sequence[Part], options: Options) -> tuple[Part, ...]:
     return tuple([part if raw is None else Part(raw) for part, raw in found])
 
 
+class Written:
+    """The activation of several parts, or of one that no other map stands for: the last step out of a model."""
+
+    def __init__(self, parts: Sequence[Part], options: Options) -> None:
+        self.parts, self.options = parts, options
+        self.x: Tensor | None = None
+
+    def prepare(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """What adds the node to the graph that computes it, and its arguments."""
+        sources, recipes = materialise(self.parts)
+        return activation.node(sources, self.options.backend, recipes if any_recipe(recipes) else None)
+
+    def finish(self, arguments: tuple[Any, ...], found: Tensor) -> None:
+        """Take what the node of `prepare` gave."""
+        self.x = found
+
+
 def activate(parts: Sequence[Part], options: Options) -> Tensor:
     """What the parts stand for, as one plain tensor."""
     if len(parts) == 1 and parts[0].norm is not None:

@@ -22,4 +22,4 @@ def dense(x: Tensor) -> Tensor:
 
 def empty(shape: Sequence[int], like: Tensor) -> Tensor:
     """An uninitialised map of that shape in channels-last, of like's dtype and on its device."""
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format(len(shape)))
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=FORMATS[len(shape)])

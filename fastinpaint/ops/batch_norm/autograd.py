@@ -139,11 +139,16 @@ class BatchNorm(torch.autograd.Function):
         return None, dvar, dweight, None if bias is None or dshift is None else dshift.to(bias.dtype)
 
 
+_in_torch: dict[tuple[Any, ...], bool] = {}
+
+
 def in_torch(backend: str, var: Tensor, *arguments: Any) -> bool:
     """Whether it is plain torch, as `reference` has it; further arguments: weight, bias and running statistics."""
-    if var.device.type == "cpu" and registry.requested(backend) == "auto":
-        return True  # as the row of the CPU says; a choice would take longer than the arithmetic
-    return registry.choose(OP, backend, var.device, var, *arguments).IN_TORCH
+    question = (backend, var.device, var.dtype, *registry.settings())
+    found = _in_torch.get(question)
+    if found is None:
+        found = _in_torch[question] = registry.choose(OP, backend, var.device, var, *arguments).IN_TORCH
+    return found
 
 
 def apply(

@@ -5,7 +5,8 @@
 
 and, given dy, dmean, dscale and dshift, the backward of both, one after the other, with dvar = dscale *
 dvar_per_dscale and dvar_per_dscale = -1/2 * scale * rstd^2. Such a backend has ``fwd_norm`` and ``bwd_norm``; see
-`fastinpaint.ops.conv_block.cpu` and `fastinpaint.ops.conv_block.triton`.
+`fastinpaint.ops.conv_block.cpu` and `fastinpaint.ops.conv_block.triton`. A backend that names a ``norm_module`` has the
+two apart: the node calls one after the other, which is one node of the graph less.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def can(call: Call, sources: Sequence[Source], norm: Norm) -> bool:
     # without a momentum each program would have to read the count that one of them changes
     if not call.with_norm or (running is not None and running.momentum is None):
         return False
-    if getattr(module, "NORM_NEEDS_BYPASS", False) and not can_bypass_dispatcher(sources[0].x):
+    needs_bypass = call.norm_module is not None or getattr(module, "NORM_NEEDS_BYPASS", False)
+    if needs_bypass and not can_bypass_dispatcher(sources[0].x):
         return False
     return not hasattr(module, "why_not_norm") or module.why_not_norm(sources, norm) is None  # type: ignore[union-attr]
 
@@ -184,9 +186,16 @@ class ConvNorm(torch.autograd.Function):
         if sources is not None:
             assert call.module is not None
             norm = Norm(norm_weight, norm_bias, running, eps)
+            module, norm_module = call.module, call.norm_module
             with below_autograd(weight.device):
-                y, found = call.module.fwd_norm(sources, weight, bias, call.geometry, norm)
-            mean, scale, shift, rstd, dvar_per_dscale, var, _ = found
+                if norm_module is None:
+                    y, found = module.fwd_norm(sources, weight, bias, call.geometry, norm)
+                    mean, scale, shift, rstd, dvar_per_dscale, var, _ = found
+                else:
+                    y, mean, var = module.fwd(sources, weight, bias, call.geometry, True)
+                    rstd = dvar_per_dscale = None
+                    values = y.numel() // y.shape[1]
+                    scale, shift = norm_module.fwd(mean, var, norm_weight, norm_bias, running, values, eps)
             if running is not None:
                 _count_changes(running)
         else:
@@ -232,10 +241,20 @@ class ConvNorm(torch.autograd.Function):
         ):
             assert module is not None
             sources = unflatten(flat, relus)
+            norm_module = call.norm_module
             with below_autograd(weight.device):
-                grads, dweight, dbias, dnorm_weight = module.bwd_norm(
-                    dy, dmean, dscale, y, normed, scaled, sources, weight, call.geometry, *needed
-                )
+                if norm_module is None:
+                    grads, dweight, dbias, dnorm_weight = module.bwd_norm(
+                        dy, dmean, dscale, y, normed, scaled, sources, weight, call.geometry, *needed
+                    )
+                else:
+                    dnorm_weight = dvar = None
+                    if dscale is not None:
+                        dvar, dnorm_weight = norm_module.bwd(dscale, var, norm_weight, ctx.eps, needs_norm_weight)
+                    dy, dmean, dvar = torch_library.with_zeros(dy, dmean, dvar, y, mean)
+                    grads, dweight, dbias = module.bwd(
+                        dy, dmean, dvar, y, mean, sources, weight, call.geometry, *needed
+                    )
                 dflat, dweight, dbias = torch_library.flat_gradients(grads, dweight, dbias, flat, dy, module, needs)
         else:
             packed = torch.ops.fastinpaint.conv_norm_bwd.default(

@@ -143,6 +143,7 @@ class Call(NamedTuple):
         backend: a name or "auto".
         module: what runs it where nothing looks at the call, chosen once for all its passes; None under a compiler.
         with_norm: whether that can run the following batch norm in the same node of the graph.
+        norm_module: what then runs the batch norm; None where module does.
     """
 
     relus: tuple[int, ...]
@@ -151,18 +152,20 @@ class Call(NamedTuple):
     backend: str
     module: ModuleType | None
     with_norm: bool = False
+    norm_module: ModuleType | None = None
 
 
 def call_of(sources: Sequence[Source], weight: Tensor, geometry: Geometry, stats: bool, backend: str) -> Call:
     """All of a call that is no tensor."""
     module = None if torch.compiler.is_dynamo_compiling() else choose(backend, sources, weight, geometry)
-    with_norm = hasattr(module, "fwd_norm") and all(s.x.numel() for s in sources)
-    return Call(tuple([s.relu for s in sources]), geometry, stats, backend, module, with_norm)
+    norm_module = module.norm_module() if hasattr(module, "norm_module") else None
+    with_norm = (norm_module is not None or hasattr(module, "fwd_norm")) and all(s.x.numel() for s in sources)
+    return Call(tuple([s.relu for s in sources]), geometry, stats, backend, module, with_norm, norm_module)
 
 
 def fwd(call: Call, flat: Flat, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """y, mean and var; without statistics the latter two are empty."""
-    relus, geometry, stats, backend, module, _ = call
+    relus, geometry, stats, backend, module, *_ = call
     if module is None or not can_bypass_dispatcher(weight, bias, *flat):
         return torch.ops.fastinpaint.conv_block_fwd.default(flat, relus, weight, bias, stats, backend, *geometry)
     with below_autograd(weight.device):
