@@ -82,7 +82,8 @@ class _Norm(_Layer, _BatchNorm):
         assert running is not None
         wide = torch.float64 if raw.dtype == torch.float64 else torch.float32
         mean, var = running.mean.to(wide), running.var.to(wide)
-        scale, shift = batch_norm.apply(mean, var, weight, bias, None, 0, eps, self._fastinpaint.backend)
+        module = batch_norm.module_of(self._fastinpaint.backend, var, weight, bias, None)
+        scale, shift = module.fwd(mean, var, weight, bias, None, 0, eps)
         return raw.folded(mean, scale, shift)
 
     def _fused(self, input: Map) -> Any:

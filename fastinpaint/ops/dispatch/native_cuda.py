@@ -15,7 +15,7 @@ from fastinpaint.errors import UserError
 from fastinpaint.ops import layout
 from fastinpaint.ops.dispatch import native
 from fastinpaint.ops.layout import FORMATS, dense  # noqa: F401 - the ops' modules take `dense` from here
-from fastinpaint.ops.types import Source, address
+from fastinpaint.ops.types import Source, address  # noqa: F401 - likewise
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 TF32 = 3  # float32 maps, products in tf32: convolutions only
@@ -227,12 +227,21 @@ def dense_source(source: Source) -> Source:
 def c_source(source: Source, scale_factor: float = 1.0, shift_factor: float = 1.0) -> CSource:
     """A dense source as the kernels take it; it points into the source, which must outlive the launch's queueing."""
     x, mean, scale, shift, relu, addend = source
-    return CSource(*map(address, (x, addend, mean, scale, shift)), scale_factor, shift_factor, x.shape[1], int(relu))
+    found = CSource(x.data_ptr(), None if addend is None else addend.data_ptr(), None, None, None)
+    if mean is not None and scale is not None and shift is not None:
+        found.mean, found.scale, found.shift = mean.data_ptr(), scale.data_ptr(), shift.data_ptr()
+    found.scale_factor, found.shift_factor, found.channels, found.relu = (
+        scale_factor,
+        shift_factor,
+        x.shape[1],
+        int(relu),
+    )
+    return found
 
 
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     """The address as an argument."""
-    return ctypes.c_void_p(address(tensor))
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
 def size(value: int) -> ctypes.c_int64:

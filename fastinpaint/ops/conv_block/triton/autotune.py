@@ -52,10 +52,11 @@ def choose(
         shape: all else that the time depends on. Equal shapes share a measurement.
         run: launches the pass and returns its results.
     """
-    mode = "0" if support.INTERPRETING else tuning_cache.mode()
-    if ahead.is_collecting():
+    interpreting = support.INTERPRETING
+    mode = "0" if interpreting else tuning_cache.mode()
+    if ahead._collected is not None:
         return _collect(kind, tiles, work, run, thorough=mode == "1")
-    on_gpu = not support.INTERPRETING and torch.cuda.is_initialized()
+    on_gpu = not interpreting and torch.cuda.is_initialized()
     device = torch.cuda.current_device() if on_gpu else -1
     key = (mode, device, kind, work, shape)
     if key not in _chosen:
