@@ -19,7 +19,7 @@ import torch
 
 from fastinpaint import environment
 from fastinpaint.errors import UserError
-from fastinpaint.ops.dispatch import autotune, native, tuning_cache
+from fastinpaint.ops.dispatch import autotune, native, native_cuda, triton_support, tuning_cache
 
 BACKENDS = ("reference", "cpu", "cuda", "triton", "library")
 OPS = ("activation", "batch_norm", "conv_block")
@@ -58,8 +58,11 @@ def requested(backend: str | None) -> str:
 
 
 def settings() -> tuple[Any, ...]:
-    """What a choice depends on beside the call: variables of the environment, and torch's deterministic algorithms."""
-    return (*_watched(), torch.are_deterministic_algorithms_enabled())
+    """What a choice depends on beside the call: variables of the environment, torch's deterministic algorithms, and
+    what tests put in a GPU's place.
+    """
+    stand_ins = (native_cuda.emulated, triton_support.INTERPRETING)
+    return (*_watched(), torch.are_deterministic_algorithms_enabled(), *stand_ins)
 
 
 @functools.cache
