@@ -62,9 +62,11 @@ class _Conv(_Layer, _ConvNd):
         if plan.light and self._fastinpaint_accelerated and not torch.is_grad_enabled():
             return self._by_torch(input)
         parts = (Part(Raw(input)),) if parts is None else input.parts()
-        for raw in waiting(parts):  # here, not layers deep
-            apply, arguments = raw.prepare()
-            raw.finish(arguments, apply(*arguments))
+        part = parts[0]
+        if part.raw.x is None or len(parts) > 1 or part.addend is not None:
+            for raw in waiting(parts):  # here, not layers deep
+                apply, arguments = raw.prepare()
+                raw.finish(arguments, apply(*arguments))
         options = self._fastinpaint
         pending = PendingConv(parts, weight, bias, plan.geometry, options, plan.shape, plan.calls)
         return deferred_of(Part(pending), options)

@@ -231,13 +231,15 @@ class Deferred:
         self._reads()
         return defer(Deferred, found, self._options)
 
+    def rectified(self) -> Part | None:
+        """ReLU of it as one part, read from it; None where `relu` has more to do."""
+        raw, mean, scale, shift, _, addend, norm = self._parts[0]
+        if len(self._parts) > 1 or addend is not None or type(raw) not in PLAIN or self._superseded():
+            return None
+        self._reads()
+        return Part(raw, mean, scale, shift, True, None, norm)
+
     def relu(self) -> Deferred | Tensor:
-        part = self._parts[0]
-        if type(self) is AS_TENSORS.get(Deferred) and len(self._parts) == 1 and part.addend is None:  # as in most nets
-            raw, mean, scale, shift, _, _, norm = part
-            if type(raw) in PLAIN and not torch.compiler.is_compiling() and not self._superseded():
-                self._reads()
-                return defer(Deferred, (Part(raw, mean, scale, shift, True, None, norm),), self._options)
         found = self.activated(RELU)
         return F.relu(self.tensor()) if found is None else found
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.padding import _ConstantPadNd
 
 from fastinpaint.nn.batch_norm import BatchNorm2d, BatchNorm3d, SyncBatchNorm, _Norm
 from fastinpaint.nn.convolution import Conv2d, Conv3d, ConvTranspose2d, ConvTranspose3d, _Conv, geometry_of
 from fastinpaint.nn.deferred import Deferred, defer, parts_of
+from fastinpaint.nn.deferred_tensor import DeferredTensor, deferred_of
 from fastinpaint.nn.layer import Map, _Layer
 from fastinpaint.nn.observed import hooked, unobserved
 from fastinpaint.nn.padded import Padded, zeros_of
@@ -77,6 +79,10 @@ class ReLU(_Layer, nn.ReLU):
         if len(args) != 1 or kwargs or not unobserved(self):
             return super().__call__(*args, **kwargs)
         (input,) = args
+        part = input.rectified() if type(input) is DeferredTensor else None
+        if part is not None:
+            found = deferred_of(part, input._options)
+            return input._in_place(found, F.relu_) if self.inplace else found
         if isinstance(input, Deferred):
             return input.relu_() if self.inplace else input.relu()
         return self._by_torch(input) if type(input) is Tensor else super().__call__(input)

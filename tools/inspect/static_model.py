@@ -23,8 +23,7 @@ from triton.runtime.jit import JITFunction
 
 from fastinpaint.ops.conv_block import triton as conv_block
 from fastinpaint.ops.conv_block.geometry import live_taps
-from fastinpaint.ops.conv_block.triton import autotune
-from fastinpaint.ops.conv_block.triton import tiles as launch
+from fastinpaint.ops.conv_block.triton import autotune, tiles
 from fastinpaint.ops.conv_block.triton.taps import Gather, Problem
 from fastinpaint.ops.conv_block.triton.taps import live_share as live_share_of
 from tools.inspect.page import replace_table
@@ -43,7 +42,7 @@ class Pass(NamedTuple):
     flop: float
     live: float
     bytes: float
-    tile: launch.Tile
+    tile: tiles.Tile
     programs: int
     waves: int
     steps: int
@@ -56,16 +55,16 @@ class Pass(NamedTuple):
 
 
 @contextlib.contextmanager
-def recorded() -> Iterator[list[tuple[str, launch.Work, tuple[Any, ...]]]]:
+def recorded() -> Iterator[list[tuple[str, tiles.Work, tuple[Any, ...]]]]:
     """Inside, nothing is launched, and the passes that choose a tile are collected."""
-    found: list[tuple[str, launch.Work, tuple[Any, ...]]] = []
+    found: list[tuple[str, tiles.Work, tuple[Any, ...]]] = []
     upstream, choose = JITFunction.run, autotune.choose
 
     def note(
-        kind: str, tiles: tuple[launch.Tile, ...], work: launch.Work, shape: tuple[Any, ...], run: Any
-    ) -> launch.Tile:
+        kind: str, available: tuple[tiles.Tile, ...], work: tiles.Work, shape: tuple[Any, ...], run: Any
+    ) -> tiles.Tile:
         found.append((kind, work, shape))
-        return launch.best(tiles, work)
+        return tiles.best(available, work)
 
     autotune.choose = note
     JITFunction.run = lambda self, *args, **options: None
@@ -75,7 +74,7 @@ def recorded() -> Iterator[list[tuple[str, launch.Work, tuple[Any, ...]]]]:
         autotune.choose, JITFunction.run = choose, upstream
 
 
-def live_share(kind: str, conv: Problem, tile: launch.Tile, packed: bool) -> float:
+def live_share(kind: str, conv: Problem, tile: tiles.Tile, packed: bool) -> float:
     """Live FLOPs over all FLOPs."""
     if kind == "wgrad":
         if packed:
@@ -85,7 +84,7 @@ def live_share(kind: str, conv: Problem, tile: launch.Tile, packed: bool) -> flo
             shares.append(live_taps(small, large, taps, stride, padding, dilation) / (small * taps))
         return math.prod(shares)
     gather: Gather = conv.forward() if kind == "fwd" else conv.backward()
-    return live_share_of(gather, launch.gather_block(tile.m, gather))
+    return live_share_of(gather, tiles.gather_block(tile.m, gather))
 
 
 def passes(layer: PaperLayer) -> list[Pass]:
@@ -105,15 +104,15 @@ def passes(layer: PaperLayer) -> list[Pass]:
     rows = []
     for kind, work, (conv, *_) in found:
         flop = 2.0 * math.prod((conv.samples, *conv.small, *conv.taps)) * layer.channels * layer.out_channels
-        tiles = launch.WGRAD_TILES if kind == "wgrad" else launch.GATHER_TILES
-        tile = launch.best(tiles, work)
+        available = tiles.WGRAD_TILES if kind == "wgrad" else tiles.GATHER_TILES
+        tile = tiles.best(available, work)
         packed = kind == "wgrad" and work.products == 1
         live = live_share(kind, conv, tile, packed)
         work = work._replace(depth=max(1, round(work.depth * live)))
-        splits = launch.splits(tile, work)
+        splits = tiles.splits(tile, work)
         programs = work.products * -(-work.rows // tile.m) * -(-work.columns // tile.n) * splits
-        waves = -(-programs // (launch.MULTIPROCESSORS * launch.ctas_per_sm(tile, work)))
-        steps, expected = -(-work.depth // (tile.k * splits)), launch.expected_seconds(tile, work)
+        waves = -(-programs // (tiles.MULTIPROCESSORS * tiles.ctas_per_sm(tile, work)))
+        steps, expected = -(-work.depth // (tile.k * splits)), tiles.expected_seconds(tile, work)
         rows.append(
             Pass(layer.name, kind, flop, flop * live, float(moved[kind]), tile, programs, waves, steps, expected)
         )

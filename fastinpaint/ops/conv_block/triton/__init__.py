@@ -18,8 +18,7 @@ from fastinpaint.ops.activation import triton as activation
 from fastinpaint.ops.batch_norm import triton as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Normed
 from fastinpaint.ops.conv_block.geometry import output_shape
-from fastinpaint.ops.conv_block.triton import autotune
-from fastinpaint.ops.conv_block.triton import tiles as launch
+from fastinpaint.ops.conv_block.triton import autotune, tiles
 from fastinpaint.ops.conv_block.triton.backward import Gradient, NormWeight, bwd_two
 from fastinpaint.ops.conv_block.triton.host import (
     densely,
@@ -64,7 +63,7 @@ def _why_not_sizes(sources: Sequence[Source], weight: Tensor, geometry: Geometry
 @functools.lru_cache(maxsize=1024)
 def _why_not_shapes(x: tuple[int, ...], channels: int, weight: tuple[int, ...], geometry: Geometry) -> str | None:
     y = output_shape(x, weight, geometry)
-    return None if 0 in y or min(y) < 0 else launch.why_not_offsets(problem(x, y, weight[2:], geometry), channels, y[1])
+    return None if 0 in y or min(y) < 0 else tiles.why_not_offsets(problem(x, y, weight[2:], geometry), channels, y[1])
 
 
 def fwd(
@@ -117,7 +116,7 @@ def _launch(
     packed, w_tap, w_k, w_n = weight_strides(weight, geometry.transposed)
     channels = (first.x.shape[1],) if first is second else (first.x.shape[1], second.x.shape[1])
     added = first.addend is not None or second.addend is not None
-    work = launch.Work(
+    work = tiles.Work(
         rows=y.numel() // (out_channels * phases),
         columns=out_channels,
         depth=sum(channels) * weight.shape[2:].numel() // phases,
@@ -125,11 +124,11 @@ def _launch(
         itemsize=y.element_size(),
         products=phases,
         prologue=(prologue(sources), 0),
-        gather=None if any(map(launch.packing, channels)) else gather,
+        gather=None if any(map(tiles.packing, channels)) else gather,
     )
     flags, exact = activation.flags(sources), not tf32_convolutions()
 
-    def run(tile: launch.Tile) -> tuple[Tensor, Tensor, Tensor] | None:
+    def run(tile: tiles.Tile) -> tuple[Tensor, Tensor, Tensor] | None:
         parts = gather_parts(gather, conv.samples, tile)
         count = mean = m2 = None
         if stats:
@@ -148,11 +147,11 @@ def _launch(
         )  # fmt: skip
         return (count, mean, m2) if count is not None and mean is not None and m2 is not None else None
 
-    def result(tile: launch.Tile) -> list[Tensor]:
+    def result(tile: tiles.Tile) -> list[Tensor]:
         parts = run(tile)
         return [y, *(() if parts is None else launch_moments(*parts))]
 
-    return run(autotune.choose("fwd", launch.GATHER_TILES, work, (conv, channels, stats, y.dtype), result))
+    return run(autotune.choose("fwd", tiles.GATHER_TILES, work, (conv, channels, stats, y.dtype), result))
 
 
 def launch_moments(count: Tensor, mean: Tensor, m2: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,8 +11,7 @@ from torch import Tensor
 from fastinpaint.ops import layout
 from fastinpaint.ops.activation import triton as activation
 from fastinpaint.ops.activation.triton_launch import FINISH_BLOCK, NUM_WARPS, row_tiles
-from fastinpaint.ops.conv_block.triton import autotune
-from fastinpaint.ops.conv_block.triton import tiles as launch
+from fastinpaint.ops.conv_block.triton import autotune, tiles
 from fastinpaint.ops.conv_block.triton.host import (
     densely,
     gather_arguments,
@@ -106,15 +105,15 @@ def _dgrad(
     # a view of the weight's memory that starts at the first needed channel
     before = skipped * w_in
     packed = torch.as_strided(packed, (packed.numel() - before,), (1,), packed.storage_offset() + before)
-    work = launch.Work(
+    work = tiles.Work(
         rows=first.x.numel() // (channels[0] * phases),
         columns=max(channels),
         depth=out_channels * weight.shape[2:].numel() // phases,
         operands=(1 if grad.y is None else 2, 1),
         itemsize=first.x.element_size(),
         products=phases * len(sources),
-        prologue=(0 if grad.y is None else launch.GRADIENT, 0),
-        gather=None if launch.packing(out_channels) else gather,
+        prologue=(0 if grad.y is None else tiles.GRADIENT, 0),
+        gather=None if tiles.packing(out_channels) else gather,
     )
     grads = []
     for source in sources:
@@ -126,7 +125,7 @@ def _dgrad(
     flags, exact = {**grad.flags(), **activation.flags(sources)}, not tf32_convolutions()
     inverse_count = grad.inverse_count
 
-    def run(tile: launch.Tile) -> Tensor | None:
+    def run(tile: tiles.Tile) -> Tensor | None:
         parts = gather_parts(gather, conv.samples, tile)
         sums = None
         if any_affine:
@@ -142,13 +141,13 @@ def _dgrad(
         )  # fmt: skip
         return sums
 
-    def result(tile: launch.Tile) -> list[Tensor]:
+    def result(tile: tiles.Tile) -> list[Tensor]:
         sums = run(tile)
         maps = [t for grad in grads for t in (grad.x, grad.addend) if t is not None]
         return maps if sums is None else [*maps, sums.sum(2)]
 
     shape = (conv, out_channels, channels, any_affine, first.x.dtype)
-    return grads, run(autotune.choose("dgrad", launch.GATHER_TILES, work, shape, result))
+    return grads, run(autotune.choose("dgrad", tiles.GATHER_TILES, work, shape, result))
 
 
 def _wgrad(
@@ -159,14 +158,14 @@ def _wgrad(
     channels = (first.x.shape[1],) if first is second else (first.x.shape[1], second.x.shape[1])
     out_channels = grad.dy.shape[1]
     # a transposed convolution's taps shift G, not the source, so they cannot share a step
-    packs = [0] * len(channels) if conv.transposed else list(map(launch.packing, channels))
+    packs = [0] * len(channels) if conv.transposed else list(map(tiles.packing, channels))
     taps = weight.shape[2:].numel()
     rows_of_taps, blocks_of = [], []
     for pack, c in zip(packs, channels, strict=True):
         rows_of_taps.append(taps * pack if pack else c)
         blocks_of.append((taps * pack, 1) if pack else (c, taps))
     added = first.addend is not None or second.addend is not None
-    work = launch.Work(
+    work = tiles.Work(
         rows=max(rows_of_taps),
         columns=out_channels,
         depth=conv.samples * conv.small[0] * conv.small[1] * conv.small[2],
@@ -174,7 +173,7 @@ def _wgrad(
         itemsize=weight.element_size(),
         splits_depth=True,
         products=sum([1 if pack else taps for pack in packs]),
-        prologue=(prologue(sources), 0 if grad.y is None else launch.GRADIENT),
+        prologue=(prologue(sources), 0 if grad.y is None else tiles.GRADIENT),
     )
     gradient_rows = activation.rows_of(grad.dy)
     rows = row_tiles(gradient_rows, out_channels)
@@ -183,12 +182,12 @@ def _wgrad(
     flags, exact = {**activation.flags(sources), **grad.flags()}, not tf32_convolutions()
     inverse_count = grad.inverse_count
 
-    def run(tile: launch.Tile) -> tuple[Tensor, Tensor | None]:
-        splits = min(launch.splits(tile, work), (launch.OFFSETS - 1) // (taps * sum(channels) * out_channels))
+    def run(tile: tiles.Tile) -> tuple[Tensor, Tensor | None]:
+        splits = min(tiles.splits(tile, work), (tiles.OFFSETS - 1) // (taps * sum(channels) * out_channels))
         floats = {"dtype": torch.float32, "device": weight.device}
         partial = torch.empty((splits, taps, sum(channels), out_channels), **floats)
         bias_sums = torch.empty((out_channels, rows.programs), **floats) if needs_bias else None
-        bt, bh, bw = launch.block_shape(tile.k, conv.small)
+        bt, bh, bw = tiles.block_shape(tile.k, conv.small)
         blocks = 0
         for size, times in blocks_of:
             blocks += times * -(-size // tile.m)
@@ -207,22 +206,22 @@ def _wgrad(
         )  # fmt: skip
         return partial, bias_sums
 
-    def result(tile: launch.Tile) -> list[Tensor]:
+    def result(tile: tiles.Tile) -> list[Tensor]:
         partial, bias_sums = run(tile)
         return [partial.sum(0), *([] if bias_sums is None else [bias_sums.sum(1)])]
 
     shape = (conv, channels, out_channels, any(s.mean is not None for s in sources), weight.dtype)
-    return run(autotune.choose("wgrad", launch.WGRAD_TILES, work, shape, result))
+    return run(autotune.choose("wgrad", tiles.WGRAD_TILES, work, shape, result))
 
 
 def _gradient_sums(grad: Gradient) -> Tensor:
     """Partial sums ``[C_out, P]`` of G for dbias, when no wgrad computes them."""
     rows, channels = activation.rows_of(grad.dy), grad.dy.shape[1]
-    tiles = row_tiles(rows, channels)
-    partial = support.float_empty(grad.dy, channels, tiles.programs)
-    finish_kernel.gradient_sums_kernel[(tiles.programs, tiles.channel_blocks)](
-        *grad, partial, grad.inverse_count, rows, channels, tiles.rows_per_program,
-        **grad.flags(), BLOCK_R=tiles.block_r, BLOCK_C=tiles.block_c, num_warps=NUM_WARPS, **support.OPTIONS,
+    blocks = row_tiles(rows, channels)
+    partial = support.float_empty(grad.dy, channels, blocks.programs)
+    finish_kernel.gradient_sums_kernel[(blocks.programs, blocks.channel_blocks)](
+        *grad, partial, grad.inverse_count, rows, channels, blocks.rows_per_program,
+        **grad.flags(), BLOCK_R=blocks.block_r, BLOCK_C=blocks.block_c, num_warps=NUM_WARPS, **support.OPTIONS,
     )  # fmt: skip
     return partial
 
@@ -255,8 +254,8 @@ def _finish(
     items = taps * in_channels * out_channels
     sum_programs = 0 if sums is None else sum(channels)
     bias_programs, bias_parts = (0, 0) if bias_sums is None else bias_sums.shape
-    norm_programs = 0 if norm is None else -(-out_channels // launch.FINISH_ITEMS)
-    programs = sum_programs + bias_programs + norm_programs + -(-items // launch.FINISH_ITEMS)
+    norm_programs = 0 if norm is None else -(-out_channels // tiles.FINISH_ITEMS)
+    programs = sum_programs + bias_programs + norm_programs + -(-items // tiles.FINISH_ITEMS)
     finish_kernel.conv_finish_kernel[(programs,)](
         sums, *activation.vectors(sources, grads), bias_sums, dbias,
         *((None, None) if norm is None else norm[:2]), dnorm_weight, partial, dweight,
@@ -264,7 +263,7 @@ def _finish(
         norm_programs, items, in_channels, out_channels, splits, *((outer, inner) if transposed else (inner, outer)),
         **activation.sums_flags(sources), HAS_BIAS=dbias is not None, HAS_NORM=norm is not None,
         HAS_WEIGHT=dweight is not None,
-        BLOCK_P=FINISH_BLOCK, BLOCK=launch.FINISH_ITEMS, BLOCK_S=launch.FINISH_SPLITS, **support.OPTIONS,
+        BLOCK_P=FINISH_BLOCK, BLOCK=tiles.FINISH_ITEMS, BLOCK_S=tiles.FINISH_SPLITS, **support.OPTIONS,
     )  # fmt: skip
     return grads, dweight, dbias, dnorm_weight
 
