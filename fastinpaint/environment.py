@@ -26,7 +26,7 @@ def watch(*names: str) -> Callable[[], tuple[Any, ...]]:
     values = getattr(os.environ, "_data", None)  # CPython's, by encoded name
     if values is None:
         return lambda: tuple(map(os.environ.get, names))
-    keys = [os.environ.encodekey(name) for name in names]  # type: ignore[attr-defined]
+    keys = [os.environ.encodekey(name) for name in names]
     return lambda: tuple(map(values.get, keys))
 
 
