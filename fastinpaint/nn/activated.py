@@ -23,11 +23,11 @@ from fastinpaint.ops.saved import Recipe, Slot, depth
 
 
 class Normed:
-    """What normalises a raw map: by vectors that a convolution loads, or in a pass of its own.
+    """What normalises a raw map: as vectors that a convolution loads, or in a separate pass.
 
     Args:
         mean, var: ``[C]`` of the batch or ``[N, C]`` of each sample, in the wide dtype. Those of a batch may have a
-            gradient, of which a pass of its own makes no use.
+            gradient, which a separate pass does not use.
         weight, bias: ``[C]`` or None.
         eps: what is added to var.
         groups: groups of channels that share their statistics; 0: each channel has its own.
@@ -84,7 +84,7 @@ def _versions(weight: Tensor | None, bias: Tensor | None) -> tuple[int, int]:
 class Activated(Raw):
     """``act(norm(y) + addend)``; computed as it would have been at once, in the mode of the moment it was made."""
 
-    untracked = False  # who is given its map while others read it is given a copy
+    untracked = False  # a reader that may change it is given a copy
 
     def __init__(self, raw: Raw, norm: Normed | None, act: Act, addend: Raw | None, options: Options) -> None:
         self.x = None

@@ -24,12 +24,12 @@ from fastinpaint.ops.batch_norm.reference import Norm, Running, update
 
 
 class _Norm(_Layer, _BatchNorm):
-    """Batch norm that asks the convolution before it for its statistics and defers the rest."""
+    """Batch norm that asks the convolution before it for statistics and defers the rest."""
 
     _axes = 0  # of the maps that it takes; 0: `_check_input_dim` says
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Where nobody looks on, in training: the convolution before it runs, and this batch norm in its node."""
+        """The short way of an unobserved call: the convolution before it runs, with this batch norm in its node."""
         if len(args) != 1 or kwargs or not unobserved(self):
             return super().__call__(*args, **kwargs)
         (input,) = args
@@ -48,7 +48,7 @@ class _Norm(_Layer, _BatchNorm):
         return deferred_of(raw.normalised(norm.weight, norm.bias, norm.eps), self._fastinpaint)
 
     def _is_light(self, input: Any) -> bool:
-        """Whether nothing but a small plain map is to be normalised, by running statistics and without gradients."""
+        """Whether the input is a small plain map, normalised by running statistics and without gradients."""
         if self.training or not self._fastinpaint_accelerated or torch.is_grad_enabled() or type(input) is not Tensor:
             return False
         return is_light(input.shape, input.device, self._fastinpaint.backend)
@@ -127,7 +127,7 @@ class _Norm(_Layer, _BatchNorm):
         return defer(Deferred, [Part(part.raw, *vectors)], self._fastinpaint)
 
     def _part(self, input: Map) -> Part:
-        """The map to be normalised, as it stands."""
+        """The map that is normalised."""
         parts = parts_of(input)
         return parts[0] if len(parts) == 1 and parts[0].bare else Part(Raw(plain(input)))
 

@@ -28,7 +28,7 @@ class _Conv(_Layer, _ConvNd):
     """A convolution that waits until it is known whether batch statistics of its result are wanted."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Where nobody looks on, what `forward` would do, by the layer's plan; else `forward` itself."""
+        """The short way of an unobserved call, by the layer's plan. Every other call takes `forward`."""
         parameters = self.__dict__["_parameters"]
         # a scripted layer has something else in its place; a parametrization computes the weight
         weight = parameters.get("weight") if type(parameters) is dict else None
@@ -112,7 +112,7 @@ def geometry_of(conv: _ConvNd, input: Map | None = None, output_size: list[int] 
 
 
 def _without_zeros(input: Map, geometry: Geometry) -> tuple[tuple[Part, ...], Geometry]:
-    """What the convolution is to load, and its geometry with the zeros in it that nobody needs to write."""
+    """What the convolution loads, and its geometry, which includes zeros around the input where it can."""
     if isinstance(input, Padded) and (apart := input.apart()) is not None:
         parts, around = apart
         found = absorbed(geometry, around)

@@ -33,7 +33,7 @@ WATCHERS = ("register_hook", "retain_grad")  # they watch the gradient of the te
 OPTIONS = Options()
 PLAIN = (PendingConv, Raw)  # maps to which no activation may yet come
 UNSEEN = object()  # by a compiler
-BARE = tuple(Part._field_defaults.values())  # of a `Part` that is its raw map as it stands
+BARE = tuple(Part._field_defaults.values())  # of a `Part` that is its raw map, unchanged
 
 
 def _itself(value: Any) -> Any:
@@ -107,7 +107,7 @@ class Deferred:
         """The plain tensor, computed on the first call, in the mode that the Deferred was made in."""
         plain = self._base()
         if self._read and not self._whole and plain.requires_grad and torch.is_grad_enabled():
-            # its own gradient would lack what goes by way of the parts; that of a view which nobody has read is none
+            # its gradient would lack what flows through the parts; a view that nothing has read has no gradient
             return plain.view_as(plain)
         return plain
 
@@ -148,7 +148,7 @@ class Deferred:
             self._version = version(self._plain)
             self._whole = self._plain is self._parts[0].raw.x
             if self._whole and self._read and self._mode.inference:
-                self._plain = self._plain.clone()  # nobody would notice if it changed
+                self._plain = self._plain.clone()  # torch would not count a change
         return self._plain
 
     def _as_when_made(self) -> AbstractContextManager[object]:
@@ -177,7 +177,7 @@ class Deferred:
         return (Part(Raw(self._base())),) if self._superseded() else self._parts
 
     def _superseded(self) -> bool:
-        """Whether the plain tensor is to be read in place of the parts."""
+        """Whether readers get the plain tensor in place of the parts."""
         grad = torch.is_grad_enabled()
         if grad and not self._mode.grad:
             return True
@@ -343,7 +343,7 @@ def _open(raw: Raw) -> bool:
 
 
 def _addend(value: Tensor | Deferred) -> Raw:
-    """A map that is to be added: a bare convolution's result keeps its recipe, as does a normalised map."""
+    """A value as an addend: a bare convolution's result keeps its recipe, as does a normalised map."""
     parts = parts_of(value)
     if len(parts) == 1 and isinstance(value, Deferred) and (raw := made(parts[0], value._options)) is not None:
         return raw

@@ -91,7 +91,7 @@ class DeferredTensor(Deferred, _Tensor):
 
 
 def deferred_of(part: Part, options: Options) -> DeferredTensor:
-    """``defer(Deferred, [part], options)`` where nobody looks on, written out: it is called several times a layer."""
+    """``defer(Deferred, [part], options)`` for unobserved calls, written out: it is called several times a layer."""
     raw = part.raw
     found = _make(DeferredTensor, raw.shape, dtype=raw.dtype, device=raw.device)
     hooks, mode, own = top_hooks(True), Mode.now(), found.__dict__

@@ -1,10 +1,10 @@
-"""What the fused layers share: torch's own layers, made to read and hand on deferred activations.
+"""What the fused layers share: torch's own layers, made to read and return deferred activations.
 
 Each class is a torch layer with another ``forward``: same constructor, parameters, buffers and ``state_dict``.
 `fastinpaint.accelerate` turns one into the other by changing the module's class. What a layer cannot take (a dtype, a
 padding mode, an unbatched input) goes through torch's own forward. A layer with hooks takes and returns plain tensors.
 
-Where nobody looks at a call, ``__call__`` takes a short way of its own; ``forward`` is the way that holds everywhere.
+An unobserved call (`fastinpaint.nn.observed`) takes a short way in ``__call__``. ``forward`` works everywhere.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _Layer(nn.Module):
         return super().__call__(*args, **kwargs)
 
     def _by_torch(self, input: Map) -> Any:
-        """What torch's own layer makes of the input, where nobody looks on."""
+        """The result of torch's own layer, for unobserved calls."""
         result = super().forward(input.tensor() if isinstance(input, Deferred) else input)
         return result.contiguous() if self._fastinpaint.contiguous else result
 

@@ -39,7 +39,7 @@ __all__ = [
 
 
 class _Pad(_Layer, _ConstantPadNd):
-    """Zeros around an activation that wait for a convolution, which takes them for padding of its own."""
+    """Zeros around an activation. They wait for a convolution, which adds them to its padding."""
 
     def _fused(self, input: Map) -> Any:
         around = zeros_of(self.padding, input.dim())
@@ -49,7 +49,7 @@ class _Pad(_Layer, _ConstantPadNd):
 
 
 def pads_otherwise(pad: _ConstantPadNd) -> str | None:
-    """Why no convolution can take it for padding of its own, in one sentence, or None."""
+    """Why no convolution can add it to its padding, in one sentence, or None."""
     if pad.value != 0:
         return f"value is {pad.value}; a convolution's own padding is zeros."
     return f"padding {pad.padding} cuts off; a convolution's own padding only adds." if min(pad.padding) < 0 else None
@@ -75,7 +75,7 @@ class ReLU(_Layer, nn.ReLU):
     """``torch.nn.ReLU`` over deferred activations."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Where nobody looks on, without torch's own call of a module."""
+        """The short way of an unobserved call."""
         if len(args) != 1 or kwargs or not unobserved(self):
             return super().__call__(*args, **kwargs)
         (input,) = args

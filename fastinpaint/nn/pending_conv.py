@@ -37,7 +37,7 @@ class PendingConv(Raw):
     It runs as it would have run at once: in the mode and in autocast's dtype of the moment it was made.
     """
 
-    untracked = False  # who is given its map while others read it is given a copy
+    untracked = False  # a reader that may change it is given a copy
 
     def __init__(
         self,
@@ -283,7 +283,7 @@ def activate(parts: Sequence[Part], options: Options) -> Tensor:
 
 
 def any_recipe(operands: Sequence[Operand]) -> bool:
-    """Whether anything among them is to be computed again."""
+    """Whether any of them is computed again in backward."""
     for operand in operands:  # noqa: SIM110 - a generator would cost a call each
         if isinstance(operand, Recipe):
             return True

@@ -23,8 +23,8 @@ from fastinpaint.ops.types import FLAT, Source, flatten, unflatten
 class ConvBlock(torch.autograd.Function):
     """``apply(call, recipes, own, weight, bias, *flatten(sources)) -> (y, mean, var)``; without stats both are empty.
 
-    recipes: one operand for each of the flattened sources, or None to keep all. own: the recipe of y where nobody is
-    to keep it, else None.
+    recipes: one operand for each of the flattened sources, or None to keep all. own: the recipe of y where it is not
+    kept, else None.
     """
 
     @staticmethod

@@ -152,8 +152,8 @@ for _name, _function, _fake in (("conv_norm_fwd", _fwd, _fwd_fake), ("conv_norm_
 class Kept(NamedTuple):
     """What `ConvNorm` takes that has no gradient: see `fastinpaint.ops.conv_block.autograd.ConvBlock`.
 
-    sources: the flattened sources once more, as they were, where nothing looks at operators and the backend is called
-        as it stands; else None.
+    sources: the flattened sources once more, where nothing observes operators and the backend is called directly; else
+        None.
     """
 
     call: Call

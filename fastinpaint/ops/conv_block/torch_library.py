@@ -141,7 +141,7 @@ class Call(NamedTuple):
         relus: the relu of each source.
         stats: whether batch statistics are wanted.
         backend: a name or "auto".
-        module: what runs it where nothing looks at the call, chosen once for all its passes; None under a compiler.
+        module: what runs it where nothing observes the call, chosen once for all passes; None under a compiler.
         with_norm: whether that can run the following batch norm in the same node of the graph.
         norm_module: what then runs the batch norm; None where module does.
     """

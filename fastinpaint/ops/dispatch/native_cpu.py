@@ -22,8 +22,8 @@ DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 
 C_SOURCE = struct.Struct("@5P2q")  # `fi::Source` of csrc/activation/cpu.h
 
-# What the kernels take: p an address, an array or None, l an int64, i an int, d a double. Declared once, an argument
-# is a number of Python's; to make each of them one of C's took a thin layer's call longer than its arithmetic.
+# What the kernels take: p an address, an array or None, l an int64, i an int, d a double. Declared once, so that
+# arguments are Python's numbers: converting each of them took a small layer longer than its arithmetic.
 ARGUMENTS = {
     "fi_cpu_activation_fwd": "piplii",
     "fi_cpu_activation_bwd": "ppllppplii",

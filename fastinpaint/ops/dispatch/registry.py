@@ -120,7 +120,7 @@ def choose(op: str, backend: str | None, device: torch.device, *arguments: Any) 
 
 
 def _measured(row: tuple[tuple[str, str], ...], device: torch.device, arguments: tuple[Any, ...]) -> str | None:
-    """What a convolution was fastest with, if that was measured or is to be; None where the row decides."""
+    """The backend that was measured as fastest, measured now if asked for; None where the row decides."""
     mode = tuning_cache.mode()
     if mode == "0" or len(row) == 1:
         return None

@@ -95,7 +95,7 @@ for _name, _function in (("norm_act_fwd", _fwd), ("norm_act_bwd", _bwd), ("norm_
 
 
 def module_of(x: Tensor, form: Form, backend: str) -> ModuleType | None:
-    """What runs it where nothing looks at the call, chosen once for all its passes; None under a compiler."""
+    """What runs it where nothing observes the call, chosen once for all passes; None under a compiler."""
     if torch.compiler.is_compiling():
         return None
     question = (backend, x.device, x.dtype, x.dim(), form, *registry.settings())
