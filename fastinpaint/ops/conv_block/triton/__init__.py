@@ -18,7 +18,7 @@ from fastinpaint.ops.activation import triton as activation
 from fastinpaint.ops.batch_norm import triton as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Normed
 from fastinpaint.ops.conv_block.geometry import output_shape
-from fastinpaint.ops.conv_block.triton import autotune, tiles
+from fastinpaint.ops.conv_block.triton import activate_first, autotune, tiles
 from fastinpaint.ops.conv_block.triton.backward import Gradient, NormWeight, bwd_two
 from fastinpaint.ops.conv_block.triton.host import (
     densely,
@@ -109,9 +109,13 @@ def _launch(
     sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, y: Tensor, stats: bool
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """Compute y; with ``stats`` return count ``[P]``, mean and M2 ``[C_out, P]`` of its P tiles."""
+    conv = problem(tuple(sources[0].x.shape), tuple(y.shape), tuple(weight.shape[2:]), geometry)
+    every = tiles.GATHER_TILES
+    if activate_first.suits(weight, conv):
+        every = tiles.WRITTEN_TILES
+        sources = [Source(activate_first.activated(sources))]
     first, second = sources[0], sources[-1]
     out_channels = y.shape[1]
-    conv = problem(tuple(first.x.shape), tuple(y.shape), tuple(weight.shape[2:]), geometry)
     gather, _, phases, _ = gathers(conv)
     packed, w_tap, w_k, w_n = weight_strides(weight, geometry.transposed)
     channels = (first.x.shape[1],) if first is second else (first.x.shape[1], second.x.shape[1])
@@ -151,7 +155,7 @@ def _launch(
         parts = run(tile)
         return [y, *(() if parts is None else launch_moments(*parts))]
 
-    return run(autotune.choose("fwd", tiles.GATHER_TILES, work, (conv, channels, stats, y.dtype), result))
+    return run(autotune.choose("fwd", every, work, (conv, channels, stats, y.dtype), result))
 
 
 def launch_moments(count: Tensor, mean: Tensor, m2: Tensor) -> tuple[Tensor, Tensor]:
