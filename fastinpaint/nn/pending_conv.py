@@ -210,7 +210,8 @@ class PendingConv(Raw):
 
 def waiting(parts: Sequence[Part]) -> list[PendingConv | Activated]:
     """The maps that a convolution of the parts would make first, in order: who runs them does so few calls deep."""
-    mode, found, seen = Mode.now(), [], [raw for part in parts for raw in (part.raw, part.addend) if raw is not None]
+    mode, found = Mode.now(), list[PendingConv | Activated]()
+    seen = [raw for part in parts for raw in (part.raw, part.addend) if raw is not None]
     while seen:
         raw = seen.pop()
         if raw.x is not None:

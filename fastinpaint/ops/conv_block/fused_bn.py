@@ -219,7 +219,7 @@ class ConvNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
-        operands = ctx.saved_tensors if ctx.places is None else saved.recall(ctx)
+        operands: Any = ctx.saved_tensors if ctx.places is None else saved.recall(ctx)
         weight, bias, norm_weight, norm_bias, mean, scale, rstd, dvar_per_dscale, var, y, *flat = operands
         if torch.is_grad_enabled():
             forward = partial(_forward, ctx.call, ctx.eps)

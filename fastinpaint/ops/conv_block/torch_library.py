@@ -158,7 +158,7 @@ class Call(NamedTuple):
 def call_of(sources: Sequence[Source], weight: Tensor, geometry: Geometry, stats: bool, backend: str) -> Call:
     """All of a call that is no tensor."""
     module = None if torch.compiler.is_dynamo_compiling() else choose(backend, sources, weight, geometry)
-    norm_module = module.norm_module() if hasattr(module, "norm_module") else None
+    norm_module = None if module is None or not hasattr(module, "norm_module") else module.norm_module()
     with_norm = (norm_module is not None or hasattr(module, "fwd_norm")) and all(s.x.numel() for s in sources)
     return Call(tuple([s.relu for s in sources]), geometry, stats, backend, module, with_norm, norm_module)
 

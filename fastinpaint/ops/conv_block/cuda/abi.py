@@ -70,9 +70,12 @@ def describe(sources: Sequence[Source], weight: Tensor, geometry: Geometry, out_
     fixed = _fixed(sizes, geometry, dtype, len(sources), native.shared_limit(first), native.hopper(first))
     conv = CConv.from_buffer_copy(fixed)
     for i, (x, mean, scale, shift, relu, addend) in enumerate(sources):
+        vectors = (0, 0, 0)
+        if mean is not None and scale is not None and shift is not None:
+            vectors = (mean.data_ptr(), scale.data_ptr(), shift.data_ptr())
         native.C_SOURCE.pack_into(
             conv, SOURCE + i * native.C_SOURCE.size, x.data_ptr(), 0 if addend is None else addend.data_ptr(),
-            *((0, 0, 0) if mean is None else (mean.data_ptr(), scale.data_ptr(), shift.data_ptr())), 1.0, 1.0,
+            *vectors, 1.0, 1.0,
             x.shape[1], int(relu),
         )  # fmt: skip
     conv.weight = weight.data_ptr()

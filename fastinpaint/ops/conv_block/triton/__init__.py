@@ -136,9 +136,9 @@ def _launch(
         parts = gather_parts(gather, conv.samples, tile)
         count = mean = m2 = None
         if stats:
-            floats = {"dtype": torch.float32, "device": y.device}
-            count = torch.empty(parts, **floats)
-            mean, m2 = torch.empty((out_channels, parts), **floats), torch.empty((out_channels, parts), **floats)
+            count = torch.empty(parts, dtype=torch.float32, device=y.device)
+            mean = torch.empty((out_channels, parts), dtype=torch.float32, device=y.device)
+            m2 = torch.empty_like(mean)
         (pack0, even0), (pack1, even1) = lanes(channels[0], tile), lanes(channels[-1], tile)
         fwd_kernel.conv_fwd_kernel[(parts * -(-out_channels // tile.n),)](
             first.x, first.mean, first.scale, first.shift, first.addend,

@@ -196,9 +196,9 @@ def _wgrad(
 
     def run(tile: tiles.Tile) -> tuple[Tensor, Tensor | None]:
         splits = min(tiles.splits(tile, work), (tiles.OFFSETS - 1) // (taps * sum(channels) * out_channels))
-        floats = {"dtype": torch.float32, "device": weight.device}
-        partial = torch.empty((splits, taps, sum(channels), out_channels), **floats)
-        bias_sums = torch.empty((out_channels, rows.programs), **floats) if needs_bias else None
+        wide, device = torch.float32, weight.device
+        partial = torch.empty((splits, taps, sum(channels), out_channels), dtype=wide, device=device)
+        bias_sums = torch.empty((out_channels, rows.programs), dtype=wide, device=device) if needs_bias else None
         bt, bh, bw = tiles.block_shape(tile.k, conv.small)
         blocks = 0
         for size, times in blocks_of:
