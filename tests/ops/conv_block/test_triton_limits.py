@@ -48,7 +48,7 @@ def test_tiles_keep_within_the_chips_shared_memory(monkeypatch, capability, byte
                 conv_block.bwd(
                     y, mean, var, y, mean, sources, weight, layer.geometry, [True] * len(sources), True, False
                 )
-            works += [(kind, work) for kind, work, _ in found]
+            works += [(kind, work) for kind, work, *_ in found]
     triton_support._shared_of.cache_clear()
     for kind, work in works:
         available = tiles.WGRAD_TILES if kind == "wgrad" else tiles.GATHER_TILES
