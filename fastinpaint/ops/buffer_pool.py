@@ -193,4 +193,5 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype, memory_format: torch.memor
         step *= length
     # A storage that Python has seen counts as shared: autograd would not add a second gradient to the map in place.
     bytes_of_map = memory.allocate(size).view(dtype)
-    return torch.empty(0, dtype=dtype).set_(bytes_of_map).as_strided_(shape, (step, 1, *reversed(strides)))
+    whole = torch.empty(0, dtype=dtype).set_(bytes_of_map)  # type: ignore[call-overload]
+    return whole.as_strided_(shape, (step, 1, *reversed(strides)))
