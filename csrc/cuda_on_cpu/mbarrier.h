@@ -60,10 +60,10 @@ inline void arrive(uint64_t* p, uint32_t bytes) {
   look_at(barrier);
 }
 
-// Whether wgmma may read a 16-byte unit of shared memory; kWritten + thread: written but not fenced.
-constexpr uint16_t kUnknown = 0, kShown = 1, kWritten = 2;
+// Whether wgmma may read a 16-byte unit of shared memory: once a bulk copy has brought it.
+constexpr uint8_t kUnknown = 0, kShown = 1;
 
-inline void mark_operands(void* to, uint32_t bytes, uint16_t what) {
+inline void mark_operands(void* to, uint32_t bytes, uint8_t what) {
   size_t at = static_cast<char*>(to) - block.shared;
   for (size_t piece = at / 16; piece < (at + bytes) / 16; ++piece) block.operands[piece] = what;
 }

@@ -108,7 +108,9 @@ struct Footprint {
   int64_t groups;   // of kThreads per block
   int64_t columns;  // per tile
   int64_t steps;    // of the main loop per patch (wgrad: per tile)
-  int64_t slices;   // per patch (wgrad: P's and Q's per tile)
+  int64_t slices;   // per patch (wgrad: P's and Q's per tile); on wgmma, the kernel's template argument
+  int64_t multiplied = 0;  // on wgmma: multiply-adds of all blocks
+  int64_t staged = 0;      // on wgmma: bytes that writing the strips moves
 };
 
 struct GatherPlan {
