@@ -31,7 +31,6 @@ from tools.inspect import counting, counting_rest, rates, sass_text
 from tools.inspect.page import replace_table
 from tools.inspect.paper_layers import PaperLayer, paper_layers
 from tools.inspect.sass_bound import (
-    NOTHING,
     Copied,
     Cost,
     MainLoop,
@@ -220,8 +219,9 @@ def cuda_row(layer: PaperLayer, count: counting.Count, arch: str, chip: rates.Ch
     found = loop_cost(code.main, warps, chip, Paths(copies, prefetches, count.steps))
     seconds = _seconds(found, count.operations, count.least, count.blocks, chip)
     together = occupancy(code.registers, count.shared, warps, chip)
-    kernel = part.lstrip("0123456789").partition("I13")[0] + f"<{count.columns}>"
-    return _row(layer.name, count.name, "cuda", arch, kernel, found, code, count.shared, count.blocks, together, seconds)
+    kernel = f"{part.lstrip('0123456789').partition('I13')[0]}<{count.columns}>"
+    rest = count.shared, count.blocks, together, seconds
+    return _row(layer.name, count.name, "cuda", arch, kernel, found, code, *rest)
 
 
 def _row(layer: str, name: str, path: str, arch: str, kernel: str, found: Cost, code: Code, *rest: Any) -> Row:

@@ -10,6 +10,7 @@
 #pragma once
 #include "conv_block/cuda/hopper/pipeline.cuh"
 #include "conv_block/cuda/hopper/wgrad_plan.cuh"
+#include "conv_block/cuda/kernels/wgrad.cuh"
 
 namespace fi {
 
@@ -47,27 +48,26 @@ __device__ void store_sums(const StripWgrad& w, const StripGroup& group, int chu
                            const float (&acc)[kTaps][16][4]) {
   ChunkChannels rows = chunk_channels(w.rows, chunk);
   ChunkChannels columns = chunk_channels(w.columns, q_tile * (kStripWgradColumns / kStripChunk));
-  int row = threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;
-  bool pairs = w.q_channels % 2 == 0 && columns.first % 2 == 0;
+  int group_row = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+  int row = threadIdx.x % 128 / 32 * 16 + t % 2 * 8 + group_row;
+  bool aligned = w.q_channels % 4 == 0 && columns.first % 4 == 0 && columns.valid % 4 == 0;
 #pragma unroll
   for (int i = 0; i < kTaps; ++i) {
     if (i >= group.count) continue;
     int64_t tap = int64_t(blockIdx.y) * w.p.taps.taps + w.taps.tap[group.first + i].index;
+    float* to = w.partial + (tap * w.p_channels + rows.first + row) * w.q_channels + columns.first;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      if (row + half * 8 >= rows.valid) continue;
-      float* to = w.partial + (tap * w.p_channels + rows.first + row + half * 8) * w.q_channels + columns.first;
-#pragma unroll
-      for (int n = 0; n < 16; ++n) {
-        int q = n * 8 + column;
-        const float* value = acc[i][n] + half * 2;
-        if (pairs && q + 1 < columns.valid) {
-          *reinterpret_cast<float2*>(to + q) = make_float2(value[0], value[1]);
-          continue;
-        }
-        if (q < columns.valid) to[q] = value[0];
-        if (q + 1 < columns.valid) to[q + 1] = value[1];
+    for (int n = 0; n < 16; ++n) {
+      float4 value = join_columns(acc[i][n]);
+      int q = n * 8 + t / 2 * 4, valid = row < rows.valid ? columns.valid - q : 0;
+      if (aligned) {
+        if (valid > 0) *reinterpret_cast<float4*>(to + q) = value;
+        continue;
       }
+      float each[4] = {value.x, value.y, value.z, value.w};
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        if (j < valid) to[q + j] = each[j];
     }
   }
 }

@@ -36,6 +36,7 @@ namespace fi {
 inline bool strip_wgrad_applies(const Conv& conv) {
   if (!conv.hopper || !fi_hopper_wgrad_launch || size_of(conv.dtype) != 2) return false;
   int in = in_channels(conv), out = conv.out_channels;
+  if (std::min(in, out) <= kThinChannels) return false;
   return conv.hopper == 2 || (std::max(in, out) >= kWideChannels && std::min(in, out) >= kNarrowChannels);
 }
 
