@@ -6,7 +6,7 @@
 
 namespace emu {
 
-// Shared memory starts at an address that is not 1024-byte aligned, so that missing alignment is detected.
+// Shared memory starts at an address that is 16-byte aligned and no more, as every part of it may be.
 constexpr uint32_t kSharedBase = 0x410;
 
 inline void wake(std::vector<unsigned>& fibers) {

@@ -110,7 +110,8 @@ inline void sync_threads(int line, unsigned id = 0, unsigned threads = 0) {
   if (barrier.waiting == 0) barrier.line = line;
   if (barrier.line != line)
     fail("__syncthreads at line " + std::to_string(line) + " met one at line " + std::to_string(barrier.line));
-  if (block.ended && id == 0) fail("__syncthreads at line " + std::to_string(line) + " after threads of the block returned");
+  if (block.ended && id == 0)
+    fail("__syncthreads at line " + std::to_string(line) + " after threads of the block returned");
   char* order = &barrier.order[me.barriers[id]++ & 1];
   release(order);
   if (++barrier.waiting == threads) {

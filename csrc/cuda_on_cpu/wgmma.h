@@ -1,10 +1,10 @@
-// wgmma m64n128k16 with both factors in shared memory, by descriptors without swizzle. The layouts are the PTX manual's:
-// a core matrix is eight rows of 16 bytes; warp w of the warpgroup has rows 16 w ... 16 w + 15 of D, as in mma.sync
-// (tensor_core.h), with D's columns in runs of eight. The factors are read when the group is waited for, as late as the
-// hardware may; until then the accumulators hold NaN. Stops on: a wgmma without a preceding wgmma.fence in its group, a
-// descriptor with a swizzle or outside the block's shared memory, bytes that no completed bulk copy brought, warps of a
-// warpgroup that issue different wgmma, warps of a warpgroup with different registers, more registers than a
-// multiprocessor has, and (scheduler.h) a thread that ends without waiting.
+// wgmma m64n128k16 with both factors in shared memory, by descriptors without swizzle. The layouts are the PTX
+// manual's: a core matrix is eight rows of 16 bytes; warp w of the warpgroup has rows 16 w ... 16 w + 15 of D, as in
+// mma.sync (tensor_core.h), with D's columns in runs of eight. The factors are read when the group is waited for, as
+// late as the hardware may; until then the accumulators hold NaN. Stops on: a wgmma without a preceding wgmma.fence in
+// its group, a descriptor with a swizzle or outside the block's shared memory, bytes that no completed bulk copy
+// brought, warps of a warpgroup that issue different wgmma, warps of a warpgroup with different registers, more
+// registers than a multiprocessor has, and (scheduler.h) a thread that ends without waiting.
 #pragma once
 
 namespace emu {

@@ -110,11 +110,12 @@ static int run_gather(const Conv& conv, bool backward, void* stream) {
   GatherPlan plan;
   StripGather strips;
   if (int status = plan_any(conv, backward, plan, strips)) return status;
-  int status = plan.hopper ? fi_hopper_launch(&conv, &plan, &strips, stream) : with_factors(conv.dtype, [&](auto t) -> int {
-    using T = decltype(t);
-    if (int status = pack_weights<T>(conv, plan, stream)) return status;
-    return launch_columns<T>(plan, stream);
-  });
+  int status =
+      plan.hopper ? fi_hopper_launch(&conv, &plan, &strips, stream) : with_factors(conv.dtype, [&](auto t) -> int {
+        using T = decltype(t);
+        if (int status = pack_weights<T>(conv, plan, stream)) return status;
+        return launch_columns<T>(plan, stream);
+      });
   return status ? status : finish(conv, plan, stream);
 }
 

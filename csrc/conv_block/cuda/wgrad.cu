@@ -172,8 +172,8 @@ inline bool plan_blocks(const Conv& conv, const Roles& roles, int most, WgradPla
   Workspace workspace{static_cast<char*>(conv.workspace)};
   w.partial = static_cast<float*>(workspace.take(w.splits * partial_bytes));
   plan.workspace = workspace.used;
-  plan.reduce = plan_reduce(p.taps.taps, w.p_channels, w.q_channels, w.splits,
-                            roles.gradient_is_p == bool(conv.transposed));
+  plan.reduce =
+      plan_reduce(p.taps.taps, w.p_channels, w.q_channels, w.splits, roles.gradient_is_p == bool(conv.transposed));
   int position_bytes = with_factors(conv.dtype, [&](auto t) {
     using T = decltype(t);
     return int(sizeof(T)) * (plan.thin ? patch_pitch<T, true>() : patch_pitch<T, false>());
@@ -212,7 +212,8 @@ inline bool choose_strips(const Conv& conv, WgradPlan& plan) {
   plan.hopper = strip_wgrad_applies(conv) && plan_strip_wgrad(conv, w);
   if (!plan.hopper) return false;
   int64_t partial_bytes = int64_t(w.p.taps.taps) * w.p_channels * w.q_channels * int64_t(sizeof(float));
-  Splits splits = choose_splits(strip_wgrad_blocks(w), w.tiles, strip_wgrad_operations(w), partial_bytes, kHopperSms, 1);
+  Splits splits =
+      choose_splits(strip_wgrad_blocks(w), w.tiles, strip_wgrad_operations(w), partial_bytes, kHopperSms, 1);
   w.tiles_each = ceil_div(w.tiles, splits.partials);
   w.splits = ceil_div(w.tiles, w.tiles_each);
   Workspace workspace{static_cast<char*>(conv.workspace)};
@@ -274,7 +275,8 @@ FI_EXPORT int fi_conv_wgrad_footprint(const Conv* conv, Footprint* out) {
   int each = kSliceVectors * kThreads, positions = w.p.patch.rows * w.p.patch.columns;
   int64_t slices =
       ceil_div(positions * (plan.channels / kVector), each) + ceil_div(kTileRows * (plan.columns / kVector), each);
-  *out = {blocks, bytes_asked(*conv, plan), block_bytes(*conv, plan), plan.groups, plan.columns, kTileRows / 16, slices};
+  *out = {blocks, bytes_asked(*conv, plan), block_bytes(*conv, plan), plan.groups, plan.columns, kTileRows / 16,
+          slices};
   return kOk;
 }
 
@@ -293,8 +295,7 @@ FI_EXPORT int fi_conv_wgrad(const Conv* conv, void* stream) {
                      ceil_div(reduce.q_channels, 4 * reduce.vectors);
     if (panels >= 1ll << 31) return kTooLarge;
     FI_LAUNCH(reduce_kernel<Map<T>>, int(panels), kThreads, reduce_bytes(reduce), stream,
-              plan.hopper ? plan.strips.partial : plan.params.partial, reduce,
-              static_cast<Map<T>*>(conv->dweight));
+              plan.hopper ? plan.strips.partial : plan.params.partial, reduce, static_cast<Map<T>*>(conv->dweight));
     return launched();
   });
 }

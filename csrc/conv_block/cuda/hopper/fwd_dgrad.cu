@@ -1,4 +1,5 @@
-// Writes strips, packs weights and launches the wgmma path. Compiled for sm_90a only; ../fwd_dgrad.cu uses it if present.
+// Writes strips, packs weights and launches the wgmma path. Compiled for sm_90a only; ../fwd_dgrad.cu uses it if
+// present.
 #include "conv_block/cuda/hopper/fwd_dgrad_kernel.cuh"
 
 namespace fi {

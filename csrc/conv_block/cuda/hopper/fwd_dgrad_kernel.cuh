@@ -1,10 +1,11 @@
-// Forward and dgrad as a gather (kernels/gather.cuh) on Hopper's wgmma m64n128k16, from strips. The product is transposed:
+// Forward and dgrad as a gather (kernels/gather.cuh) on Hopper's wgmma m64n128k16, from strips. The product is
+// transposed:
 //
 //   A     is 64 output channels x 64 input channels of one tap, K-major, packed so that a step's weights are contiguous
 //   B     is the 128 positions of a tile, K-major: the patch of strips with the tap's shift in the descriptor
 //   D     has a row per channel and a column per position
-//   grid  x: phase of the output, tiles of a block    y: tile of 128 or (narrow) 64 output channels
-//   step  one tap x 64 channels: four k16 for each tile of a consumer
+//   grid  x: phase of the output, tiles of a block    y: tile of 128 or 64 output channels
+//   step  one tap x 64 channels for a consumer: four k16 for each of its tiles
 //
 // Groups of taps that are dead for all tiles of the block are skipped.
 #pragma once
@@ -38,13 +39,33 @@ __device__ __forceinline__ void stage_strip_sums(const StripSums& acc, float* st
       staged[(n * 8 + position + i % 2) * pitch<float>(kStripChunk) + channel + i / 2 * 8] = acc[n][i];
 }
 
+// Adds the second consumer's sums to the first's, through shared memory.
+__device__ __forceinline__ void add_other_sums(StripSums& acc, char* memory, int worker) {
+  SharedArena arena(memory, epilogue_bytes(kStripChunk));
+  float4* sums = arena.take<float4>(kTileRows / 8 * 128);
+  int thread = threadIdx.x % 128;
+  if (worker)
+#pragma unroll
+    for (int n = 0; n < kTileRows / 8; ++n)
+      sums[n * 128 + thread] = make_float4(acc[n][0], acc[n][1], acc[n][2], acc[n][3]);
+  sync_group(kConsumers, kConsumers * 128);
+  if (!worker)
+#pragma unroll
+    for (int n = 0; n < kTileRows / 8; ++n) {
+      float4 other = sums[n * 128 + thread];
+      acc[n][0] += other.x, acc[n][1] += other.y, acc[n][2] += other.z, acc[n][3] += other.w;
+    }
+}
+
 // Bit i: group i of the phase is live for a tile of the block. Called by whole warps.
-__device__ __forceinline__ unsigned live_groups(const GatherParams& p, const StripGather& g, int phase, int first_tile) {
+__device__ __forceinline__ unsigned live_groups(const GatherParams& p, const StripGather& g, int phase,
+                                                int first_tile) {
   int first = g.taps.first[phase], lane = threadIdx.x % 32;
   bool live = false;
   if (first + lane < g.taps.first[phase + 1])
     for (int i = 0; i < g.tiles(); ++i)
-      live = live || is_live(g.strips, g.taps.group[first + lane], strip_tile(p, phase, first_tile + i), p.taps.step[0]);
+      live =
+          live || is_live(g.strips, g.taps.group[first + lane], strip_tile(p, phase, first_tile + i), p.taps.step[0]);
   return __ballot_sync(~0u, live);
 }
 
@@ -56,7 +77,6 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
   SharedArena arena(memory, shared_bytes);
   uint64_t* barriers = arena.take<uint64_t>(2 * (kWeightStages + g.patch_stages));
   char* rest = arena.at;
-  arena.at += -shared_address(arena.at) & 127;
   StageRing weights{barriers, barriers + kWeightStages, nullptr, kWeightStages, g.weight_bytes()};
   uint64_t* others = barriers + 2 * kWeightStages;
   StageRing patches{others, others + g.patch_stages, nullptr, g.patch_stages, g.patch_bytes()};
@@ -82,20 +102,22 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     set_registers<kProducerRegisters, false>();
     if (threadIdx.x % 128 >= 32) return;
     int64_t tiles = p.n_padded / g.columns(), tile = segment.first_column / g.columns() + column_tile;
-    for (int chunk = 0; chunk < chunks; ++chunk)
+    for (int chunk = 0; chunk < chunks; chunk += g.chunks())
       for (unsigned left = live, i = 0; left; left >>= 1, ++i) {
         if (!(left & 1)) continue;
         const StripGroup& group = groups[i];
-        patches.announce(g.tiles() * group.rows * group.pieces * g.strips.columns * kStripPlanes * 16);
-        for (int n = 0; n < g.tiles(); ++n)
+        patches.announce(g.patches() * group.rows * group.pieces * g.strips.columns * kStripPlanes * 16);
+        for (int n = 0; n < g.patches(); ++n)
           copy_patch(patches, patches.here() + n * patch, g.strips, g.taps, group,
-                     strip_tile(p, phase, first_tile + n), p.taps.step[0], chunk);
+                     strip_tile(p, phase, first_tile + n % g.tiles()), p.taps.step[0], chunk + n / g.tiles());
         patches.advance();
         for (int l = 0; l < group.count; ++l) {
-          int64_t at = (int64_t(g.taps.tap[group.first + l].index) * chunks + chunk) * tiles + tile;
           weights.announce(weights.bytes);
-          if (threadIdx.x % 32 == 0)
-            weights.copy(weights.here(), static_cast<const char*>(p.weight) + at * weights.bytes, weights.bytes);
+          if (int n = threadIdx.x % 32; n < g.chunks()) {
+            int64_t at = (int64_t(g.taps.tap[group.first + l].index) * chunks + chunk + n) * tiles + tile;
+            const char* from = static_cast<const char*>(p.weight) + at * g.chunk_bytes();
+            weights.copy(weights.here() + n * g.chunk_bytes(), from, g.chunk_bytes());
+          }
           weights.advance();
         }
       }
@@ -103,13 +125,14 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
   }
 
   set_registers<kConsumerRegisters, true>();
-  int mine = g.narrow ? worker * kEach : 0, channel = g.narrow ? 0 : worker * kStripChunk;
+  bool by_channels = g.divided == Divided::channels, by_chunks = g.divided == Divided::chunks;
+  int mine = by_channels ? 0 : worker * kEach, channel = by_channels ? worker * kStripChunk : 0;
   uint32_t plane = g.columns() * 16, of_patch = g.taps.plane(g.strips) * 16;
-  uint64_t a_first = descriptor(weights.memory + channel * 16, plane, 128);
+  uint64_t a_first = descriptor(weights.memory + channel * 16 + (by_chunks ? worker * g.chunk_bytes() : 0), plane, 128);
   uint64_t b_first = descriptor(patches.memory + mine * patch, of_patch, g.strips.columns * 16);
   StripSums acc[kEach] = {};
   bool begun = false;
-  for (int chunk = 0; chunk < chunks; ++chunk)
+  for (int chunk = 0; chunk < chunks; chunk += g.chunks())
     for (unsigned left = live, i = 0; left; left >>= 1, ++i) {
       if (!(left & 1)) continue;
       const StripGroup& group = groups[i];
@@ -123,7 +146,8 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
         for (int k = 0; k < kStripChunk / 16; ++k)
 #pragma unroll
           for (int n = 0; n < kEach; ++n)
-            wgmma_m64n128k16<T, false>(acc[n], a + k * 2 * (plane >> 4), b + k * 2 * (of_patch >> 4) + n * (patch >> 4));
+            wgmma_m64n128k16<T, false>(acc[n], a + k * 2 * (plane >> 4),
+                                       b + k * 2 * (of_patch >> 4) + n * (patch >> 4));
         wgmma_commit();
         wgmma_wait<1>();
         if (begun) weights.release_previous();
@@ -138,10 +162,14 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
   for (int n = 0; n < kEach; ++n) wgmma_settled(acc[n]);
 
   sync_group(kConsumers, kConsumers * 128);  // both have finished reading this memory
+  if (by_chunks) {
+    add_other_sums(acc[0], rest, worker);
+    if (worker) return;
+  }
   SegmentTile place{&segment, column_tile * g.columns() + channel};
 #pragma unroll
   for (int n = 0; n < kEach; ++n) {
-    int tile = first_tile + mine + n;
+    int tile = first_tile + (by_chunks ? 0 : mine) + n;
     if (tile >= g.phase_tiles || place.channel >= segment.channels) continue;
     epilogue<T, kStripChunk>(p, strip_tile(p, phase, tile), place, phase * g.phase_tiles + tile,
                              rest + worker * epilogue_bytes(kStripChunk), epilogue_bytes(kStripChunk),

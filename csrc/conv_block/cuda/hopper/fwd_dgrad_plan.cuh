@@ -1,5 +1,5 @@
-// Decides when forward and dgrad run on wgmma, and plans them. The kernels are in hopper/fwd_dgrad.cu, which is compiled
-// for sm_90a only and may be missing from a library.
+// Decides when forward and dgrad run on wgmma, and plans them. The kernels are in hopper/fwd_dgrad.cu, which is
+// compiled for sm_90a only and may be missing from a library.
 #pragma once
 #include "conv_block/cuda/hopper/strips.cuh"
 
@@ -7,22 +7,29 @@ namespace fi {
 
 constexpr int kWeightStages = 4, kMostPatchStages = 4;
 
-// How a block's two consumers divide its work. narrow: both compute the same 64 channels of different tiles; else the
-// same tiles of 64 channels each. each: tiles of a consumer.
+// What the two consumers of a block divide. Each has 64 output channels and `each` tiles.
+//   channels  the same tiles, other output channels
+//   tiles     other tiles (of layers with at most 64 output channels)
+//   chunks    the same tile and channels; chunks of input channels in turns, summed at the end (small grids)
+enum class Divided { channels, tiles, chunks };
+
 struct StripGather {
   Strips strips;
   StripTaps taps;
-  bool narrow;
+  Divided divided;
   int each, patch_stages;
   int phase_tiles, phase_blocks;  // of each phase of the output
 
-  __host__ __device__ int columns() const { return narrow ? kStripChunk : 2 * kStripChunk; }
-  __host__ __device__ int tiles() const { return narrow ? kConsumers * each : each; }  // of a block
-  __host__ __device__ int weight_bytes() const { return columns() * kStripChunk * 2; }
-  __host__ __device__ int patch_bytes() const { return tiles() * taps.patch_bytes(strips); }
+  __host__ __device__ int columns() const { return divided == Divided::channels ? 2 * kStripChunk : kStripChunk; }
+  __host__ __device__ int tiles() const { return divided == Divided::tiles ? kConsumers * each : each; }  // of a block
+  __host__ __device__ int chunks() const { return divided == Divided::chunks ? kConsumers : 1; }          // of a step
+  __host__ __device__ int chunk_bytes() const { return columns() * kStripChunk * 2; }                     // of weights
+  __host__ __device__ int weight_bytes() const { return chunks() * chunk_bytes(); }
+  __host__ __device__ int patches() const { return chunks() * tiles(); }  // of a stage
+  __host__ __device__ int patch_bytes() const { return patches() * taps.patch_bytes(strips); }
   int shared_bytes() const {
     int barriers = shared_part(2 * (kWeightStages + patch_stages) * int(sizeof(uint64_t)));
-    int loop = 128 + shared_part(kWeightStages * weight_bytes()) + shared_part(patch_stages * patch_bytes());
+    int loop = shared_part(kWeightStages * weight_bytes()) + shared_part(patch_stages * patch_bytes());
     return barriers + std::max(loop, kConsumers * epilogue_bytes(kStripChunk));
   }
 };
@@ -49,7 +56,8 @@ void for_each_step(const GatherParams& p, const StripGather& g, F visit) {
       for (int i = g.taps.first[phase]; i < g.taps.first[phase + 1]; ++i) {
         bool live = false;
         for (int tile = 0; tile < g.tiles(); ++tile)
-          live = live || is_live(g.strips, g.taps.group[i], strip_tile(p, phase, block * g.tiles() + tile), p.taps.step[0]);
+          live = live ||
+                 is_live(g.strips, g.taps.group[i], strip_tile(p, phase, block * g.tiles() + tile), p.taps.step[0]);
         if (live) visit(g.taps.group[i]);
       }
 }
@@ -58,8 +66,8 @@ void for_each_step(const GatherParams& p, const StripGather& g, F visit) {
 inline bool choose_patches(const GatherParams& p, StripGather& g) {
   int64_t least = -1;
   StripGather best = g;
-  for (Grouping how : {Grouping{false, false, kMaxTaps}, Grouping{true, false, kMaxTaps}, Grouping{true, true, kMaxTaps},
-                       Grouping{true, true, 1}}) {
+  for (Grouping how : {Grouping{false, false, kMaxTaps}, Grouping{true, false, kMaxTaps},
+                       Grouping{true, true, kMaxTaps}, Grouping{true, true, 1}}) {
     if (!group_taps(p.taps, g.strips, how, g.taps)) continue;
     int64_t bytes = 0;
     for (int i = 0; i < g.taps.first[p.taps.phases]; ++i) bytes += g.taps.group[i].rows * g.taps.group[i].pieces;
@@ -88,16 +96,21 @@ inline bool plan_hopper(const Conv& conv, bool backward, GatherPlan& given, Stri
   }
   int widest = 0;
   for (int i = 0; i < p.segments; ++i) widest = std::max(widest, p.segment[i].channels);
-  g.narrow = widest <= kStripChunk;
   int64_t least = -1;
   StripGather best = g;
-  for (g.each = 1; g.each <= 2; ++g.each) {
-    if (!choose_patches(p, g)) continue;
+  Divided plain = widest <= kStripChunk ? Divided::tiles : Divided::channels;
+  // Shares of a round of blocks on all SMs. Single tiles load more weights per product, chunks more patches.
+  struct Choice {
+    Divided divided;
+    int each, cost;
+  };
+  for (Choice choice : {Choice{Divided::chunks, 1, 6}, Choice{plain, 1, 11}, Choice{plain, 2, 20}}) {
+    g.divided = choice.divided, g.each = choice.each;
+    if ((p.chunks[0] + p.chunks[1]) % g.chunks() || !choose_patches(p, g)) continue;
     g.phase_blocks = ceil_div(g.phase_tiles, g.tiles());
     int64_t blocks = int64_t(g.phase_blocks) * p.taps.phases, columns = 0;
     for (int i = 0; i < p.segments; ++i) columns += ceil_div(p.segment[i].channels, g.columns());
-    // rounds of blocks; a block of single tiles loads more weights per product
-    int64_t cost = ceil_div(int(blocks * columns), kHopperSms) * (g.each == 1 ? 11 : 20);
+    int64_t cost = (blocks * columns + kHopperSms - 1) / kHopperSms * choice.cost;
     if (least < 0 || cost < least) least = cost, best = g;
   }
   if (least < 0) return false;
@@ -123,7 +136,7 @@ inline Footprint strip_gather_footprint(const GatherPlan& plan, const StripGathe
   for_each_step(p, g, [&](const StripGroup& group) {
     ++groups, steps += group.count;
     found.loads += int64_t(group.rows) * group.pieces * g.strips.columns * kStripPlanes * 16 * g.tiles();
-    found.loads += int64_t(group.count) * g.weight_bytes();
+    found.loads += int64_t(group.count) * g.chunk_bytes();
   });
   found.loads *= int64_t(chunks) * plan.column_tiles;
   found.multiplied = steps * chunks * plan.column_tiles * g.tiles() * kTileRows * g.columns() * kStripChunk;

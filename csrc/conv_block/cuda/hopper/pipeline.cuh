@@ -12,8 +12,6 @@
 
 namespace fi {
 
-constexpr int kMostStages = 4, kStageAlign = 128;
-
 struct StageRing {
   uint64_t *full, *empty;
   char* memory;

@@ -18,13 +18,13 @@
 
 namespace fi {
 
-constexpr int kStripChunk = 64, kStripPlanes = kStripChunk / kVector;  // channels and planes of a step
-constexpr int kStripRows = 16, kStripColumns = 8;                      // positions of a tile: kTileRows
-constexpr int kStripBits = 3;                                          // as tile_bits of GatherParams
-constexpr int kStripGroups = 32;                                       // per phase of the output: one lane each
-constexpr int kWideChannels = 128, kNarrowChannels = 64;               // least of a layer's wider and narrower side
-constexpr int kHopperShared = 227 << 10;                               // most bytes of shared memory per block
-constexpr int kHopperSms = 132;                                        // of an H200
+constexpr int kStripChunk = 64, kStripPlanes = kStripChunk / kVector;   // channels and planes of a step
+constexpr int kStripRows = 16, kStripColumns = 8;                       // positions of a tile: kTileRows
+constexpr int kStripBits = 3;                                           // as tile_bits of GatherParams
+constexpr int kStripGroups = 32;                                        // per phase of the output: one lane each
+constexpr int kWideChannels = 128, kNarrowChannels = 64;                // least of a layer's wider and narrower side
+constexpr int kHopperShared = 227 << 10;                                // most bytes of shared memory per block
+constexpr int kHopperSms = 132;                                         // of an H200
 constexpr int kConsumers = 2, kHopperThreads = (kConsumers + 1) * 128;  // two warpgroups multiply, one copies
 constexpr int kConsumerRegisters = 240, kProducerRegisters = 24;        // of 168 that a block of 384 threads gets
 
@@ -66,8 +66,8 @@ struct StripTaps {
   StripTap tap[kMaxTaps];
   int rows, pieces, most;  // largest of all groups; taps of the largest group
 
-  __host__ __device__ int piece(const Strips& s) const { return rows * s.columns; }             // positions
-  __host__ __device__ int plane(const Strips& s) const { return pieces * rows * s.columns; }    // positions
+  __host__ __device__ int piece(const Strips& s) const { return rows * s.columns; }           // positions
+  __host__ __device__ int plane(const Strips& s) const { return pieces * rows * s.columns; }  // positions
   __host__ __device__ int patch_bytes(const Strips& s) const { return plane(s) * kStripPlanes * 16; }
 };
 
@@ -137,7 +137,11 @@ inline bool group_taps(const TapTable& table, const Strips& s, const Grouping& h
   };
   auto place = [&](const Tap& tap) {
     int h = floor_div(tap.h, s.step[0]), w = floor_div(tap.w, s.step[1]);
-    return Place{tap.t, h - s.low[0], whole ? 0 : w - s.low[1], tap.h - h * s.step[0], tap.w - w * s.step[1],
+    return Place{tap.t,
+                 h - s.low[0],
+                 whole ? 0 : w - s.low[1],
+                 tap.h - h * s.step[0],
+                 tap.w - w * s.step[1],
                  whole ? floor_div(w, kStripColumns) : 0};
   };
   auto together = [&](const Place& a, const Place& b) {
@@ -181,15 +185,16 @@ inline bool group_taps(const TapTable& table, const Strips& s, const Grouping& h
   return true;
 }
 
-// Writes the strips of up to two sources: x, addend and the strips in T. A block writes a chunk of a strip; grid: strips
-// of all frames and one more, which writes the plane of zeros; chunks.
+// Writes the strips of up to two sources: x, addend and the strips in T. A block writes a chunk of a strip; grid:
+// strips of all frames and one more, which writes the plane of zeros; chunks.
 template <class T>
 __global__ void __launch_bounds__(kThreads) hopper_strip_kernel(const __grid_constant__ Strips s) {
   bool zeros = int(blockIdx.x) == s.frames() * s.count;
   if (zeros && blockIdx.y) return;
   int chunk = blockIdx.y, index = chunk >= s.chunks[0], frame = blockIdx.x / s.count, strip = blockIdx.x % s.count;
   const Source& source = s.source[index];
-  int group = zeros ? 0 : threadIdx.x % kStripPlanes, channel = (chunk - index * s.chunks[0]) * kStripChunk + group * kVector;
+  int group = zeros ? 0 : threadIdx.x % kStripPlanes,
+      channel = (chunk - index * s.chunks[0]) * kStripChunk + group * kVector;
   int valid = zeros ? 0 : max(0, min(kVector, source.channels - channel));
   bool aligned = valid == kVector && vectors_aligned(source);
   ChannelParams params = load_params(source, channel);

@@ -1,4 +1,5 @@
-// wgrad on Hopper's wgmma m64n128k16, from strips: dw[tap][p][q] = sum over positions j of P[j * step + tap][p] Q[j][q].
+// wgrad on Hopper's wgmma m64n128k16, from strips: dw[tap][p][q] = sum over positions j of P[j * step + tap][p]
+// Q[j][q].
 //
 //   k       runs over positions: a k16 is two rows of eight of a tile of 16 rows x 8 columns
 //   A       is 64 channels of P at one tap, MN-major: the patch of P with the tap's shift in the descriptor
@@ -27,7 +28,8 @@ __device__ inline int next_live(const StripWgrad& w, const StripGroup& first, co
 __device__ inline void copy_q(StageRing& ring, char* to, const Strips& s, const Tile& tile, int q_tile) {
   int plane = threadIdx.x % 32;
   if (plane >= kStripWgradColumns / kVector) return;
-  int64_t at = s.at(tile.n * s.in_size[0] + tile.t, tile.w / kStripColumns, q_tile * (kStripWgradColumns / kVector) + plane, 0);
+  int64_t at =
+      s.at(tile.n * s.in_size[0] + tile.t, tile.w / kStripColumns, q_tile * (kStripWgradColumns / kVector) + plane, 0);
   ring.copy(to + plane * kTileRows * 16, static_cast<const char*>(s.data) + (at + tile.h * kStripColumns) * 16,
             kTileRows * 16);
 }
@@ -78,8 +80,8 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
   FI_DYNAMIC_SHARED(memory);
   SharedArena arena(memory, shared_bytes);
   uint64_t* barriers = arena.take<uint64_t>(2 * w.stages);
-  arena.at += -shared_address(arena.at) & 127;
-  StageRing ring{barriers, barriers + w.stages, arena.take<char>(w.stages * w.stage_bytes()), w.stages, w.stage_bytes()};
+  StageRing ring{barriers, barriers + w.stages, arena.take<char>(w.stages * w.stage_bytes()), w.stages,
+                 w.stage_bytes()};
   if (threadIdx.x == 0) {
     ring.start();
     mbarrier_init_fence();

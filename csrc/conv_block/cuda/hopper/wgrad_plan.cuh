@@ -1,11 +1,11 @@
-// Decides when wgrad runs on wgmma, and plans it. The kernel is in hopper/wgrad.cu, which is compiled for sm_90a only and
-// may be missing from a library.
+// Decides when wgrad runs on wgmma, and plans it. The kernel is in hopper/wgrad.cu, which is compiled for sm_90a only
+// and may be missing from a library.
 #pragma once
 #include "conv_block/cuda/hopper/strips.cuh"
 
 namespace fi {
 
-constexpr int kStripWgradTaps = 3;      // per warpgroup at most: 192 sums per thread
+constexpr int kStripWgradTaps = 3;       // per warpgroup at most: 192 sums per thread
 constexpr int kStripWgradColumns = 128;  // of Q per block
 constexpr int kMostWgradStages = 4;
 constexpr int kQBytes = kTileRows * kStripWgradColumns * 2;
@@ -22,7 +22,9 @@ struct StripWgrad {
 
   __host__ __device__ int row_chunks() const { return rows.chunks[0] + rows.chunks[1]; }
   __host__ __device__ int stage_bytes() const { return kConsumers * taps.patch_bytes(rows) + kQBytes; }
-  int shared_bytes() const { return shared_part(2 * stages * int(sizeof(uint64_t))) + shared_part(stages * stage_bytes()) + 128; }
+  int shared_bytes() const {
+    return shared_part(2 * stages * int(sizeof(uint64_t))) + shared_part(stages * stage_bytes());
+  }
 };
 
 }  // namespace fi

@@ -29,6 +29,14 @@ CASES = (
     *("transposed 3d", "3 channels out", "large mean", "1x1, one pixel"),
 )
 WIDE = Conv((4, 9), (192, 64), (True, False), 136, (3, 3), (1, 1), (1, 1), (1, 1))
+ODD = {
+    "dilation 3": Conv((10, 12), (8, 8), (False, True), 8, (3, 3), (1, 1), (3, 3), (3, 3)),
+    "1x1, stride 2": Conv((9, 20), (8,), (False,), 8, (1, 1), (2, 2), (0, 0), (1, 1)),
+    "2x2": Conv((5, 5), (8,), (False,), 136, (2, 2), (1, 1), (0, 0), (1, 1)),
+    "stride 2, dilation 16": Conv((20, 20), (8,), (False,), 8, (3, 3), (2, 2), (16, 16), (16, 16)),
+    "transposed, stride 3": Conv((6, 6), (12,), (False,), 8, (4, 4), (3, 3), (2, 2), (1, 1), True),
+    "transposed, dilation 2": Conv((6, 6), (12,), (False,), 8, (4, 4), (2, 2), (2, 2), (2, 2), True),
+}
 LARGE = {  # output channels and size for which a consumer has two tiles
     64: Conv((144, 130), (8,), (False,), 64, (1, 3), (1, 1), (0, 1), (1, 1)),
     72: Conv((72, 130), (8,), (False,), 72, (1, 3), (1, 1), (0, 1), (1, 1)),
@@ -47,6 +55,14 @@ def test_kernel_keeps_the_rule(name: str, dtype: str, device: str) -> None:
 def test_a_wide_layer_keeps_the_rule(dtype: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(small_cases.CONVS, "wide", WIDE)
     small_cases.run("wide", dtype, device)
+
+
+@pytest.mark.usefixtures("everywhere")
+@pytest.mark.parametrize("name", ODD)
+def test_odd_geometry_keeps_the_rule(name: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward, dgrad and wgrad."""
+    monkeypatch.setitem(small_cases.CONVS, "odd", ODD[name])
+    small_cases.run("odd", "bfloat16", device)
 
 
 @pytest.mark.usefixtures("everywhere")
@@ -108,6 +124,8 @@ def test_it_runs_the_wide_layers() -> None:
     assert {key for key, c in found.items() if c.multiplied} == {(n, k) for n in wide for k in ("forward", "dgrad")}
     assert all(c.shared <= 227 << 10 for c in found.values())
     assert all(2 * c.multiplied >= c.operations for c in found.values() if c.multiplied)
+    # the smallest grids have blocks of 64 output channels
+    assert [found["3dcn.8", "forward"].columns, found["3dcn.8", "forward"].blocks] == [64, 128]
 
 
 @pytest.mark.parametrize("mn_major", [False, True], ids=["K-major", "MN-major"])

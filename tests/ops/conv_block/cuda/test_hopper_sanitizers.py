@@ -40,11 +40,12 @@ def test_wgrad_runs_clean_in_three_schedules(sanitizer: str) -> None:
 
 
 class Defect(NamedTuple):
-    """What is planted, the kernel that meets it, and what the plain build says."""
+    """What is planted, the kernel that meets it, what is said, and by which build."""
 
     plant: Plant
     program: str
     message: str
+    finder: str = "plain"
 
 
 UNBROUGHT, WRONG_Y, WRONG_DWEIGHT = "no bulk copy has brought", "AssertionError: y", "dweight: max error"
@@ -91,7 +92,11 @@ DEFECTS = {
         Plant(GATHER, "  wgmma_wait<0>();", "  wgmma_wait<1>();"), GATHER, "with wgmma not waited for"
     ),
     "epilogue before the other consumer has read": Defect(
-        Plant(GATHER, "  sync_group(kConsumers, kConsumers * 128);", "  "), GATHER, UNBROUGHT
+        Plant(GATHER, "  sync_group(kConsumers, kConsumers * 128);  // both", "  // both"),
+        *(GATHER, "data race", "thread"),
+    ),
+    "the other consumer's sums read too early": Defect(
+        Plant(GATHER, "  sync_group(kConsumers, kConsumers * 128);\n", ""), GATHER, "data race", "thread"
     ),
     "too many registers asked for": Defect(
         Plant(STRIPS, "kProducerRegisters = 24", "kProducerRegisters = 40"), GATHER, "more registers than"
@@ -114,5 +119,5 @@ DEAD = {"wgrad: dead patches not zeroed": "3d, dilation 4"}  # the case that mee
 
 @pytest.mark.parametrize("name", DEFECTS)
 def test_a_planted_defect_is_found(name: str) -> None:
-    plant, program, message = DEFECTS[name]
-    PROGRAMS[program].must_find(plant, "plain", message, DEAD.get(name, MET[program]))
+    plant, program, message, finder = DEFECTS[name]
+    PROGRAMS[program].must_find(plant, finder, message, DEAD.get(name, MET[program]))
