@@ -47,12 +47,12 @@ constexpr int fold_bytes() {
 
 // The kThreads threads that work together in an epilogue: a whole block, or one of a block's warpgroups.
 struct WholeBlock {
-  __device__ int thread() const { return threadIdx.x; }
+  __device__ unsigned thread() const { return threadIdx.x; }
   __device__ void sync() const { __syncthreads(); }
 };
 struct Warpgroup {
   int index;
-  __device__ int thread() const { return threadIdx.x % kThreads; }
+  __device__ unsigned thread() const { return threadIdx.x % kThreads; }
   __device__ void sync() const { sync_group(index, kThreads); }
 };
 
