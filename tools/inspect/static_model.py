@@ -23,8 +23,7 @@ from triton.runtime.jit import JITFunction
 
 from fastinpaint.ops.conv_block import triton as conv_block
 from fastinpaint.ops.conv_block.geometry import live_taps
-from fastinpaint.ops.conv_block.triton import autotune
-from fastinpaint.ops.conv_block.triton import tiles as launch
+from fastinpaint.ops.conv_block.triton import autotune, tiles
 from fastinpaint.ops.conv_block.triton.taps import Gather, Problem
 from fastinpaint.ops.conv_block.triton.taps import live_share as live_share_of
 from tools.inspect.page import replace_table
@@ -33,21 +32,27 @@ from tools.inspect.paper_layers import PaperLayer, paper_layers
 FLOPS, BANDWIDTH = 788e12, 4.3e12
 PAGE = Path(__file__).parents[2] / "docs" / "results" / "triton_model.md"
 BEGIN, END = "<!-- static model: begin -->", "<!-- static model: end -->"
+KINDS = ("fwd", "dgrad", "wgrad", "boxes")
 
 
 class Pass(NamedTuple):
-    """One heavy launch of one layer."""
+    """One heavy launch of one layer. The kind "boxes" is wgrad from maps that are written first.
+
+    Attributes:
+        bytes: moved at least, all launches of the pass together. before: those of the launches that write its maps.
+    """
 
     layer: str
     kind: str
     flop: float
     live: float
     bytes: float
-    tile: launch.Tile
+    tile: tiles.Tile
     programs: int
     waves: int
     steps: int
     expected: float
+    before: float
 
     @property
     def floor(self) -> float:
@@ -56,16 +61,17 @@ class Pass(NamedTuple):
 
 
 @contextlib.contextmanager
-def recorded() -> Iterator[list[tuple[str, launch.Work, tuple[Any, ...]]]]:
+def recorded() -> Iterator[list[tuple[str, tiles.Work, tuple[Any, ...], tiles.Tile]]]:
     """Inside, nothing is launched, and the passes that choose a tile are collected."""
-    found: list[tuple[str, launch.Work, tuple[Any, ...]]] = []
+    found: list[tuple[str, tiles.Work, tuple[Any, ...], tiles.Tile]] = []
     upstream, choose = JITFunction.run, autotune.choose
 
     def note(
-        kind: str, tiles: tuple[launch.Tile, ...], work: launch.Work, shape: tuple[Any, ...], run: Any
-    ) -> launch.Tile:
-        found.append((kind, work, shape))
-        return launch.best(tiles, work)
+        kind: str, available: tuple[tiles.Tile, ...], work: tiles.Work, shape: tuple[Any, ...], run: Any
+    ) -> tiles.Tile:
+        tile = tiles.best(available, work)
+        found.append((kind, work, shape, tile))
+        return tile
 
     autotune.choose = note
     JITFunction.run = lambda self, *args, **options: None
@@ -75,9 +81,9 @@ def recorded() -> Iterator[list[tuple[str, launch.Work, tuple[Any, ...]]]]:
         autotune.choose, JITFunction.run = choose, upstream
 
 
-def live_share(kind: str, conv: Problem, tile: launch.Tile, packed: bool) -> float:
+def live_share(kind: str, conv: Problem, tile: tiles.Tile, packed: bool) -> float:
     """Live FLOPs over all FLOPs."""
-    if kind == "wgrad":
+    if kind in ("wgrad", "boxes"):
         if packed:
             return 1.0
         shares = []
@@ -85,7 +91,7 @@ def live_share(kind: str, conv: Problem, tile: launch.Tile, packed: bool) -> flo
             shares.append(live_taps(small, large, taps, stride, padding, dilation) / (small * taps))
         return math.prod(shares)
     gather: Gather = conv.forward() if kind == "fwd" else conv.backward()
-    return live_share_of(gather, launch.gather_block(tile.m, gather))
+    return live_share_of(gather, tiles.gather_block(tile.m, gather))
 
 
 def passes(layer: PaperLayer) -> list[Pass]:
@@ -97,26 +103,32 @@ def passes(layer: PaperLayer) -> list[Pass]:
         conv_block.bwd(y, mean, var, y, mean, sources, weight, layer.geometry, needs, True, bias is not None)
     y_bytes, weight_bytes = y.numel() * 2, weight.numel() * 2
     maps = sum(s.x.numel() * 2 * (1 + (s.addend is not None)) for s in sources)
+    of_g = y_bytes * (1 + layer.stats)
     moved = {
         "fwd": maps + weight_bytes + y_bytes,
-        "dgrad": 2 * maps + weight_bytes + y_bytes * (1 + layer.stats),
-        "wgrad": maps + weight_bytes + y_bytes * (1 + layer.stats),
+        "dgrad": 2 * maps + weight_bytes + of_g,
+        "wgrad": maps + weight_bytes + of_g,
     }
+    before = dict.fromkeys(KINDS, 0)
+    if any(kind == "boxes" for kind, *_ in found):  # the activation and G are written first
+        activation = layer.channels * sources[0].x.numel() // sources[0].x.shape[1] * 2
+        before |= {"fwd": maps + activation, "boxes": maps + activation + of_g + y_bytes}
+        moved["fwd"] = before["fwd"] + activation + weight_bytes + y_bytes
+        moved["boxes"] = before["boxes"] + activation + weight_bytes + y_bytes
+        moved["dgrad"] += y_bytes - of_g
     rows = []
-    for kind, work, (conv, *_) in found:
+    for kind, work, (conv, *_), tile in found:
         flop = 2.0 * math.prod((conv.samples, *conv.small, *conv.taps)) * layer.channels * layer.out_channels
-        tiles = launch.WGRAD_TILES if kind == "wgrad" else launch.GATHER_TILES
-        tile = launch.best(tiles, work)
         packed = kind == "wgrad" and work.products == 1
         live = live_share(kind, conv, tile, packed)
         work = work._replace(depth=max(1, round(work.depth * live)))
-        splits = launch.splits(tile, work)
+        splits = tiles.splits(tile, work)
         programs = work.products * -(-work.rows // tile.m) * -(-work.columns // tile.n) * splits
-        waves = -(-programs // (launch.MULTIPROCESSORS * launch.ctas_per_sm(tile, work)))
-        steps, expected = -(-work.depth // (tile.k * splits)), launch.expected_seconds(tile, work)
-        rows.append(
-            Pass(layer.name, kind, flop, flop * live, float(moved[kind]), tile, programs, waves, steps, expected)
-        )
+        waves = -(-programs // (tiles.MULTIPROCESSORS * tiles.ctas_per_sm(tile, work)))
+        first = float(before[kind])
+        steps, expected = -(-work.depth // (tile.k * splits)), tiles.expected_seconds(tile, work) + first / BANDWIDTH
+        size = float(moved[kind])
+        rows.append(Pass(layer.name, kind, flop, flop * live, size, tile, programs, waves, steps, expected, first))
     return rows
 
 
