@@ -31,6 +31,7 @@ from tools.inspect import counting, counting_rest, rates, sass_text
 from tools.inspect.page import replace_table
 from tools.inspect.paper_layers import PaperLayer, paper_layers
 from tools.inspect.sass_bound import (
+    NOTHING,
     Copied,
     Cost,
     MainLoop,
