@@ -103,10 +103,11 @@ DEFECTS = {
     ),
     "barriers not initialised": Defect(Plant(WGRAD, "    ring.start();", ""), WGRAD, "not initialised"),
     "wgrad: LBO and SBO exchanged": Defect(
-        Plant(WGRAD, "row, w.taps.plane(w.rows) * 16);", "w.taps.plane(w.rows) * 16, row);"), WGRAD, UNBROUGHT
+        Plant(WGRAD, "row, w.taps.plane(w.rows) * 16);", "w.taps.plane(w.rows) * 16, row);"), WGRAD, WRONG_DWEIGHT
     ),
     "wgrad: Q's LBO and SBO exchanged": Defect(
-        Plant(WGRAD, "kStripColumns * 16, kTileRows * 16);", "kTileRows * 16, kStripColumns * 16);"), WGRAD, UNBROUGHT
+        Plant(WGRAD, "kStripColumns * 16, kTileRows * 16);", "kTileRows * 16, kStripColumns * 16);"),
+        *(WGRAD, WRONG_DWEIGHT),
     ),
     "wgrad: a tap's shift forgotten": Defect(Plant(WGRAD, "a + shift[i] + k", "a + k"), WGRAD, WRONG_DWEIGHT),
     "wgrad: fence removed": Defect(Plant(WGRAD, "    wgmma_fence();", ""), WGRAD, "without a wgmma.fence"),
