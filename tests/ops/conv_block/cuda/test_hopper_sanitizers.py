@@ -79,8 +79,8 @@ DEFECTS = {
     "a stage refilled before it is read": Defect(
         Plant(PIPELINE, "mbarrier_wait(empty + stage, parity ^ 1);", ""), GATHER, "mbarrier"
     ),
-    "a stage released a step too early": Defect(
-        Plant(PIPELINE, "empty + (stage == 0 ? stages : stage) - 1", "empty + stage"), GATHER, UNBROUGHT
+    "a stage released for another": Defect(
+        Plant(PIPELINE, "empty + (stage == 0 ? stages : stage) - 1", "empty + stage"), GATHER, "deadlock"
     ),
     "a stage read too early": Defect(Plant(GATHER, "        weights.wait();", ""), GATHER, UNBROUGHT),
     "a patch read too early": Defect(Plant(GATHER, "      patches.wait();", ""), GATHER, UNBROUGHT),
