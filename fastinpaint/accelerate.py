@@ -12,11 +12,12 @@ from torch import nn
 
 from fastinpaint.acceleration import layout
 from fastinpaint.acceleration.example import Example, arguments_of
+from fastinpaint.acceleration.kinds import FUSED, learn_subclasses
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.report import Layer, Report
 from fastinpaint.acceleration.rules import rule_of
 from fastinpaint.acceleration.search import Goal
-from fastinpaint.acceleration.swap import FUSED, reasons, swap, unswap
+from fastinpaint.acceleration.swap import reasons, swap, unswap
 from fastinpaint.acceleration.tuner import Tuner, key_of, try_rules, tune, unwatch_calls, use_plan, watch_calls
 from fastinpaint.ops.dispatch import native, native_cpu, registry, tuning_cache
 
@@ -77,6 +78,7 @@ def accelerate(
     budget = _budget(memory)
     objective = _objective(objective, memory, name)
     restore(model)
+    learn_subclasses(model)
     if objective == "fuse":
         tier = memory if isinstance(memory, str) and budget is None else "default"
         plan = Plan(everything=True, contiguous=not _is_channels_last(model), memory=tier)

@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from fastinpaint.acceleration.swap import FUSED, NORMS
+from fastinpaint.acceleration.kinds import FUSED
+from fastinpaint.acceleration.swap import NORMS
 
 
 @dataclass

@@ -10,9 +10,9 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from fastinpaint.acceleration.kinds import FUSED
 from fastinpaint.acceleration.links import Links
 from fastinpaint.acceleration.plan import STOCK
-from fastinpaint.acceleration.swap import FUSED
 
 WIDTH = 100  # columns of a printed report
 

@@ -11,8 +11,8 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.padding import _ConstantPadNd
 from torch.nn.utils.parametrize import is_parametrized
 
-from fastinpaint import nn as fused_nn
 from fastinpaint.acceleration.borders import add_border_hooks
+from fastinpaint.acceleration.kinds import FUSED, PLAIN, learn_subclasses
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.nn import layers
 from fastinpaint.nn.padded import zeros_of
@@ -21,27 +21,6 @@ from fastinpaint.ops.conv_block.zero_padding import absorbed
 
 NORMS = (_NormBase, nn.GroupNorm)
 Model = TypeVar("Model", bound=nn.Module)
-
-OTHERS = (
-    *("ReLU6", "LeakyReLU", "ELU", "SiLU", "Hardswish", "Hardsigmoid", "Sigmoid", "Tanh", "GELU", "Softplus", "Mish"),
-    *("Dropout", "Dropout2d", "Dropout3d", "InstanceNorm2d", "InstanceNorm3d", "GroupNorm"),
-)
-FUSED: dict[type[nn.Module], type[nn.Module]] = {
-    nn.Conv2d: layers.Conv2d,
-    nn.Conv3d: layers.Conv3d,
-    nn.ConvTranspose2d: layers.ConvTranspose2d,
-    nn.ConvTranspose3d: layers.ConvTranspose3d,
-    nn.BatchNorm2d: layers.BatchNorm2d,
-    nn.BatchNorm3d: layers.BatchNorm3d,
-    nn.SyncBatchNorm: layers.SyncBatchNorm,
-    nn.ReLU: layers.ReLU,
-    nn.ZeroPad2d: layers.ZeroPad2d,
-    nn.ZeroPad3d: layers.ZeroPad3d,
-    nn.ConstantPad2d: layers.ConstantPad2d,
-    nn.ConstantPad3d: layers.ConstantPad3d,
-    **{getattr(nn, name): getattr(fused_nn, name) for name in OTHERS},
-}
-PLAIN = {fused: plain_class for plain_class, fused in FUSED.items()}
 
 
 def swap(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], dict[str, str]]:
@@ -56,6 +35,7 @@ def swap(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], dict[st
     """
     swapped: list[str] = []
     left: dict[str, str] = {}
+    learn_subclasses(model)
     unread = _unfusable_padding(model)
     if plan.stock:
         return swapped, reasons(model)
