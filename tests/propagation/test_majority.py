@@ -96,16 +96,16 @@ def test_no_frame_of_another_scene_and_no_hidden_place_is_asked() -> None:
     assert (second.source.frame[0], second.count[0], second.support[0]) == (20, 1, 1)
 
 
-@pytest.mark.parametrize("speed", [1.0, 2.0])
+@pytest.mark.parametrize("speed", [3.0, 4.0])
 def test_a_thing_half_covered_does_not_bleed_into_the_ground_beside_it(speed: float) -> None:
+    """Measured 0.72 and 0.69, with 0.2 % of the pixels wrong by more than 30; without the majority 1.6 and 1.3 %."""
     video, there = passing()
     mask = sliding(60, speed)
     filled = propagate(video, mask).video
-    apart = np.stack([cv2.dilate(frame.astype(np.uint8), np.ones((9, 9), np.uint8)) == 0 for frame in there])
-    apart &= mask
-    error = np.abs(filled.astype(int) - video).max(3)
-    assert error[apart].mean() < 2.0
-    assert (error[apart] > 30).mean() < 0.01
+    apart = np.stack([cv2.dilate(frame.astype(np.uint8), np.ones((9, 9), np.uint8)) == 0 for frame in there]) & mask
+    error = np.abs(filled.astype(int) - video).max(3)[apart]
+    assert error.mean() < 1.0
+    assert (error > 30).mean() < 0.005
 
 
 def test_a_thing_at_the_ring_is_no_light_and_light_is_corrected() -> None:
