@@ -45,6 +45,7 @@ from fastinpaint.ops.batch_norm import triton as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Running
 from fastinpaint.ops.conv_block import triton as conv_block
 from fastinpaint.ops.conv_block.triton.ahead import TargetDriver
+from fastinpaint.ops.dispatch import triton_support as support
 from fastinpaint.ops.dispatch.source_hash import source_hash
 from fastinpaint.ops.types import Source
 from tools.inspect.page import replace_table
@@ -61,6 +62,7 @@ TARGETS = {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
+COPY_ENGINES = ("sm_90", "sm_100")
 SHARED_LIMIT = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448, "gfx942": 65536}
 # The tensor-core instructions that a matrix product must use.
 MATRIX_OPS = {"sm_80": ("HMMA",), "sm_90": ("HGMMA", "HMMA"), "sm_100": ("UTCHMMA", "HMMA"), "gfx942": ("v_mfma",)}
@@ -125,7 +127,8 @@ def compiling(target: str) -> Iterator[list[Compiled]]:
     driver.set_active(Driver(TARGETS[target]))
     JITFunction.run = run
     try:
-        with mock.patch.dict(os.environ, FASTINPAINT_TUNE="0"):  # use the model's tiles, not measured ones
+        copies = mock.patch.object(support, "has_copy_engines", return_value=target in COPY_ENGINES)
+        with copies, mock.patch.dict(os.environ, FASTINPAINT_TUNE="0"):  # use the model's tiles, not measured ones
             yield found
     finally:
         JITFunction.run = upstream

@@ -41,6 +41,7 @@ from tools.inspect.sass_bound import (
     loop_cost,
     main_loop,
     occupancy,
+    tiles,
 )
 from tools.nvcc import find_nvcc
 from tools.verify import emulated
@@ -225,7 +226,7 @@ def triton_rows(arch: str = "sm_90") -> Iterator[Row]:
     """The Triton kernels, with the tiles that the launch model chooses without measurements."""
     from tools.inspect import aot, static_model
 
-    chip, kinds = rates.CHIPS[arch], {"fwd": "forward"}
+    chip, kinds = rates.CHIPS[arch], {"fwd": "forward", "boxes": "wgrad"}
     for layer in wide_layers():
         compiled: dict[str, Any] = {}
 
@@ -235,12 +236,15 @@ def triton_rows(arch: str = "sm_90") -> Iterator[Row]:
         with mock.patch.object(aot, "_inspect", note):
             aot.compile_layer(layer, arch)
         for each in static_model.passes(layer):
-            kernel = compiled[f"conv_{each.kind}_kernel"]
-            code, warps = code_of(kernel.asm["cubin"], f"conv_{each.kind}_kernel"), kernel.metadata.num_warps
-            found = loop_cost(code.main, warps, chip)
-            seconds = _seconds(found, each.live, each.bytes, each.programs, chip)
+            name = "box_wgrad_kernel" if each.kind == "boxes" else f"conv_{each.kind}_kernel"
+            kernel, warps = compiled[name], compiled[name].metadata.num_warps
+            code = code_of(kernel.asm["cubin"], name)
+            copied = tiles(*each.tile[:3]) if each.kind == "boxes" else NOTHING
+            found = loop_cost(code.main, warps, chip, copied=copied)
+            seconds = _seconds(found, each.live, each.bytes - each.before, each.programs, chip)
+            seconds += each.before / chip.bandwidth
             together = occupancy(code.registers, kernel.metadata.shared, warps, chip)
-            tile = f"conv_{each.kind}<{each.tile.m}x{each.tile.n}x{each.tile.k}>"
+            tile = f"{name.removesuffix('_kernel')}<{each.tile.m}x{each.tile.n}x{each.tile.k}>"
             yield _row(
                 layer.name, kinds.get(each.kind, each.kind), "triton", arch, tile, found, code,
                 kernel.metadata.shared, each.programs, together, seconds,

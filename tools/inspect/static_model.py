@@ -33,10 +33,15 @@ from tools.inspect.paper_layers import PaperLayer, paper_layers
 FLOPS, BANDWIDTH = 788e12, 4.3e12
 PAGE = Path(__file__).parents[2] / "docs" / "results" / "triton_model.md"
 BEGIN, END = "<!-- static model: begin -->", "<!-- static model: end -->"
+KINDS = ("fwd", "dgrad", "wgrad", "boxes")
 
 
 class Pass(NamedTuple):
-    """One heavy launch of one layer."""
+    """One heavy launch of one layer. The kind "boxes" is wgrad from maps that are written first.
+
+    Attributes:
+        bytes: moved at least, all launches of the pass together. before: those of the launches that write its maps.
+    """
 
     layer: str
     kind: str
@@ -48,6 +53,7 @@ class Pass(NamedTuple):
     waves: int
     steps: int
     expected: float
+    before: float
 
     @property
     def floor(self) -> float:
@@ -56,16 +62,17 @@ class Pass(NamedTuple):
 
 
 @contextlib.contextmanager
-def recorded() -> Iterator[list[tuple[str, launch.Work, tuple[Any, ...]]]]:
+def recorded() -> Iterator[list[tuple[str, launch.Work, tuple[Any, ...], launch.Tile]]]:
     """Inside, nothing is launched, and the passes that choose a tile are collected."""
-    found: list[tuple[str, launch.Work, tuple[Any, ...]]] = []
+    found: list[tuple[str, launch.Work, tuple[Any, ...], launch.Tile]] = []
     upstream, choose = JITFunction.run, autotune.choose
 
     def note(
         kind: str, tiles: tuple[launch.Tile, ...], work: launch.Work, shape: tuple[Any, ...], run: Any
     ) -> launch.Tile:
-        found.append((kind, work, shape))
-        return launch.best(tiles, work)
+        tile = launch.best(tiles, work)
+        found.append((kind, work, shape, tile))
+        return tile
 
     autotune.choose = note
     JITFunction.run = lambda self, *args, **options: None
@@ -77,7 +84,7 @@ def recorded() -> Iterator[list[tuple[str, launch.Work, tuple[Any, ...]]]]:
 
 def live_share(kind: str, conv: Problem, tile: launch.Tile, packed: bool) -> float:
     """Live FLOPs over all FLOPs."""
-    if kind == "wgrad":
+    if kind in ("wgrad", "boxes"):
         if packed:
             return 1.0
         shares = []
@@ -97,26 +104,32 @@ def passes(layer: PaperLayer) -> list[Pass]:
         conv_block.bwd(y, mean, var, y, mean, sources, weight, layer.geometry, needs, True, bias is not None)
     y_bytes, weight_bytes = y.numel() * 2, weight.numel() * 2
     maps = sum(s.x.numel() * 2 * (1 + (s.addend is not None)) for s in sources)
+    of_g = y_bytes * (1 + layer.stats)
     moved = {
         "fwd": maps + weight_bytes + y_bytes,
-        "dgrad": 2 * maps + weight_bytes + y_bytes * (1 + layer.stats),
-        "wgrad": maps + weight_bytes + y_bytes * (1 + layer.stats),
+        "dgrad": 2 * maps + weight_bytes + of_g,
+        "wgrad": maps + weight_bytes + of_g,
     }
+    before = dict.fromkeys(KINDS, 0)
+    if any(kind == "boxes" for kind, *_ in found):  # the activation and G are written first
+        activation = layer.channels * sources[0].x.numel() // sources[0].x.shape[1] * 2
+        before |= {"fwd": maps + activation, "boxes": maps + activation + of_g + y_bytes}
+        moved["fwd"] = before["fwd"] + activation + weight_bytes + y_bytes
+        moved["boxes"] = before["boxes"] + activation + weight_bytes + y_bytes
+        moved["dgrad"] += y_bytes - of_g
     rows = []
-    for kind, work, (conv, *_) in found:
+    for kind, work, (conv, *_), tile in found:
         flop = 2.0 * math.prod((conv.samples, *conv.small, *conv.taps)) * layer.channels * layer.out_channels
-        tiles = launch.WGRAD_TILES if kind == "wgrad" else launch.GATHER_TILES
-        tile = launch.best(tiles, work)
         packed = kind == "wgrad" and work.products == 1
         live = live_share(kind, conv, tile, packed)
         work = work._replace(depth=max(1, round(work.depth * live)))
         splits = launch.splits(tile, work)
         programs = work.products * -(-work.rows // tile.m) * -(-work.columns // tile.n) * splits
         waves = -(-programs // (launch.MULTIPROCESSORS * launch.ctas_per_sm(tile, work)))
-        steps, expected = -(-work.depth // (tile.k * splits)), launch.expected_seconds(tile, work)
-        rows.append(
-            Pass(layer.name, kind, flop, flop * live, float(moved[kind]), tile, programs, waves, steps, expected)
-        )
+        first = float(before[kind])
+        steps, expected = -(-work.depth // (tile.k * splits)), launch.expected_seconds(tile, work) + first / BANDWIDTH
+        size = float(moved[kind])
+        rows.append(Pass(layer.name, kind, flop, flop * live, size, tile, programs, waves, steps, expected, first))
     return rows
 
 

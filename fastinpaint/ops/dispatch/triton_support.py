@@ -50,6 +50,13 @@ def shared_of_block() -> int:
     return _shared_of(torch.cuda.current_device())
 
 
+def has_copy_engines() -> bool:
+    """Whether the current device copies boxes of a map by itself; an H200, which does, where there is no device."""
+    if INTERPRETING or not torch.cuda.is_initialized():
+        return True
+    return torch.version.hip is None and torch.cuda.get_device_capability() >= (9, 0)
+
+
 @functools.cache
 def _shared_of(device: int) -> int:
     if torch.version.hip is not None:

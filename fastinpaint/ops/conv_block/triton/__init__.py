@@ -17,7 +17,7 @@ from fastinpaint.ops.activation import triton as activation
 from fastinpaint.ops.batch_norm import triton as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Normed
 from fastinpaint.ops.conv_block.geometry import output_shape
-from fastinpaint.ops.conv_block.triton import autotune
+from fastinpaint.ops.conv_block.triton import activate_first, autotune
 from fastinpaint.ops.conv_block.triton import tiles as launch
 from fastinpaint.ops.conv_block.triton.backward import Gradient, NormWeight, bwd_two
 from fastinpaint.ops.conv_block.triton.host import (
@@ -108,9 +108,13 @@ def _launch(
     sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, y: Tensor, stats: bool
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """Compute y; with ``stats`` return count ``[P]``, mean and M2 ``[C_out, P]`` of its P tiles."""
+    conv = problem(tuple(sources[0].x.shape), tuple(y.shape), tuple(weight.shape[2:]), geometry)
+    every = launch.GATHER_TILES
+    if activate_first.suits(weight, conv):
+        every = launch.WRITTEN_TILES
+        sources = [Source(activate_first.activated(sources))]
     first, second = sources[0], sources[-1]
     out_channels = y.shape[1]
-    conv = problem(tuple(first.x.shape), tuple(y.shape), tuple(weight.shape[2:]), geometry)
     gather = conv.forward()
     packed, w_tap, w_k, w_n = weight_strides(weight, geometry.transposed)
     channels = tuple(s.x.shape[1] for s in sources)
@@ -145,7 +149,7 @@ def _launch(
         parts = run(tile)
         return [y, *(() if parts is None else launch_moments(*parts))]
 
-    return run(autotune.choose("fwd", launch.GATHER_TILES, work, (conv, channels, stats, y.dtype), result))
+    return run(autotune.choose("fwd", every, work, (conv, channels, stats, y.dtype), result))
 
 
 def launch_moments(count: Tensor, mean: Tensor, m2: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastinpaint.ops import layout
 from fastinpaint.ops.activation import triton as activation
 from fastinpaint.ops.activation.triton_launch import FINISH_BLOCK, NUM_WARPS, RowTiles, row_tiles
-from fastinpaint.ops.conv_block.triton import autotune
+from fastinpaint.ops.conv_block.triton import activate_first, autotune, boxes
 from fastinpaint.ops.conv_block.triton import tiles as launch
 from fastinpaint.ops.conv_block.triton.host import (
     densely,
@@ -47,6 +47,13 @@ class Gradient(NamedTuple):
     def inverse_count(self) -> float:
         return self.dy.shape[1] / self.dy.numel()
 
+    def written(self) -> Gradient:
+        """G as a plain gradient, so that what reads it computes nothing more."""
+        if self.y is None or self.mean is None or self.dmean is None or self.dvar is None:
+            return self
+        dense = activate_first.written_gradient(self.dy, self.y, self.mean, self.dmean, self.dvar, self.dvar_per_dscale)
+        return Gradient(dense)
+
     def flags(self) -> dict[str, bool]:
         """Compile-time flags of the kernels."""
         return {"HAS_STATS": self.y is not None, "HAS_NORM": self.dvar_per_dscale is not None}
@@ -78,11 +85,15 @@ def bwd_two(
     wanted = [source for source, needed in zip(dense, needs, strict=True) if needed]
     skipped = dense[0].x.shape[1] if not needs[0] else 0
     with support.on_device_of(dy):
-        found, sums = _dgrad(grad, wanted, skipped, weight, conv) if wanted else ([], None)
-        if needs_weight:
+        if needs_weight and activate_first.suits(weight, conv):
+            bias_sums = _gradient_sums(grad) if needs_bias else None
+            grad = grad.written()
+            partial = boxes.partial_sums(activate_first.activated(dense), grad.dy, conv)
+        elif needs_weight:
             partial, bias_sums = _wgrad(grad, dense, weight, conv, needs_bias)
         else:
             partial, bias_sums = None, _gradient_sums(grad) if needs_bias else None
+        found, sums = _dgrad(grad, wanted, skipped, weight, conv) if wanted else ([], None)
         found, dweight, dbias, dnorm_weight = _finish(
             wanted, found, sums, partial, bias_sums, norm, weight, conv.transposed
         )
@@ -142,8 +153,9 @@ def _dgrad(
         maps = [t for grad in grads for t in (grad.x, grad.addend) if t is not None]
         return maps if sums is None else [*maps, sums.sum(2)]
 
+    every = launch.GATHER_TILES if grad.y is not None else launch.WRITTEN_TILES
     shape = (conv, out_channels, channels, any(s.mean is not None for s in sources), first.x.dtype)
-    return grads, run(autotune.choose("dgrad", launch.GATHER_TILES, work, shape, result))
+    return grads, run(autotune.choose("dgrad", every, work, shape, result))
 
 
 def _wgrad(

@@ -26,18 +26,22 @@ class Tile(NamedTuple):
 
 # For fwd and dgrad rows are positions. On sm_80 two thin forwards spill up to 16 bytes; nothing else spills
 # (docs/results/triton_compiled.md).
-GATHER_TILES = (
+GATHER_TILES: tuple[Tile, ...] = (
     # 256 channels: the sources are loaded and activated once, and each item serves 256 products
     Tile(128, 256, 32, 8, 3),  # the largest without spills; a step of 64 or a fourth stage spills
     Tile(128, 128, 32, 8, 4),  # with two sources a step of 64 spills on sm_80
     Tile(64, 256, 64, 8, 3),  # for few positions
     Tile(64, 128, 64, 4, 3),  # for few positions, two programs per multiprocessor
     Tile(128, 64, 64, 4, 3),
+    Tile(128, 64, 32, 4, 4),  # what its taps share stays in L1
     Tile(64, 64, 32, 4, 4),  # a step of 64 spills on sm_80
     Tile(128, 32, 32, 4, 4),  # thin outputs: bound by reading the sources, not by tensor cores
     Tile(128, 16, 64, 4, 3),
     Tile(128, 16, 32, 4, 4),  # few taps and channels: a step of 64 would be mostly padding
 )
+# Fwd and dgrad of maps that `activate_first` wrote. Without a prologue more rows fit the registers, and each item of
+# the weight serves 256 of them.
+WRITTEN_TILES = (*GATHER_TILES, Tile(256, 128, 64, 8, 3))
 # Chosen only by measurement, because the model does not include spills and latency.
 MEASURED_ONLY = {
     # half the steps, but a few values spill with two sources
@@ -62,6 +66,16 @@ WGRAD_TILES = (
     Tile(32, 32, 64, 4, 4),
     Tile(16, 16, 64, 4, 4),
 )
+# For wgrad from boxes rows are channels of the moving map times taps, and steps are positions. Nothing is computed in
+# the loop, so what a step brings from L2 is its cost: 384 channels for 128 x 256 products and as many for 256 x 128.
+BOX_TILES = (
+    Tile(256, 128, 64, 8, 3),
+    Tile(128, 256, 64, 8, 3),
+    Tile(128, 128, 64, 8, 3),
+    Tile(256, 64, 64, 8, 3),
+    Tile(128, 128, 64, 4, 3),
+    Tile(64, 64, 64, 4, 4),
+)
 # Shared memory of a tile: sm_80's 163 KiB less what the compiler adds, so that one table serves all data-centre GPUs.
 # Other GPUs have less (`shared_budget`).
 SHARED_BUDGET = 160 * 1024
@@ -69,7 +83,8 @@ SHARED_RESERVE = 3 * 1024
 MULTIPROCESSORS = 132
 CLOCK_HZ = 1.755e9
 MMA_FLOP_PER_CYCLE = {2: 4096, 4: 2048}  # per multiprocessor, dense: bf16/fp16, tf32
-L2_BYTES_PER_CYCLE = 24  # per multiprocessor: 5.5 TB/s over 132, an assumption
+L2_BYTES_PER_CYCLE = 38  # per multiprocessor: 5120 over 132 as an A100 has, an assumption (tools/inspect/rates.py)
+SHARED_BYTES_PER_CYCLE, PRODUCT_ROWS = 128, 64  # per multiprocessor; of wgmma
 LANES = 128  # instructions per cycle and multiprocessor outside the tensor cores
 REGISTERS = 65536
 MIN_K = 16  # the shortest step of a product
@@ -178,12 +193,14 @@ def expected_seconds(tile: Tile, work: Work) -> float:
 
 
 def cycles_of_step(tile: Tile, work: Work, together: int) -> float:
-    """Cycles of a step with ``together`` programs per multiprocessor: the longest of three bounds."""
+    """Cycles of a step with ``together`` programs per multiprocessor: the longest of four bounds."""
     products = 2 * tile.m * max(tile.n, FULL_RATE_N) * tile.k / MMA_FLOP_PER_CYCLE[work.itemsize]
     prologue = tile.k * (work.prologue[0] * tile.m + work.prologue[1] * tile.n) / LANES
     a, b = work.operands
+    # each item is written once; a product of 64 rows reads its rows and all columns
+    shared = tile.k * (2 * tile.m + tile.n * (1 + tile.m / PRODUCT_ROWS)) * work.itemsize / SHARED_BYTES_PER_CYCLE
     rows = a * tile.m * l2_fraction(tile, work, together)
-    return max(products, prologue, tile.k * (rows + b * tile.n) * work.itemsize / L2_BYTES_PER_CYCLE)
+    return max(products, prologue, shared, tile.k * (rows + b * tile.n) * work.itemsize / L2_BYTES_PER_CYCLE)
 
 
 def l2_fraction(tile: Tile, work: Work, together: int) -> float:
