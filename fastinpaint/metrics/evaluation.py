@@ -119,27 +119,19 @@ def evaluate(
 ) -> Evaluation:
     """Measure networks and baselines on the same samples with the same holes.
 
-        Args:
-            models: by label; put into eval mode. A label is shown only if two models give results of the same name.
-            samples: uint8 videos ``[T, H, W, 3]``, as `fastinpaint.data.dataset.VideoSamples`.
-            holes: a kind of `fastinpaint.data.holes.make_holes`.
-    <<<<<<< HEAD
-            limit: measure only that many samples, spread evenly over the set.
-            seed: a sample's hole depends on the seed and its index alone.
-            rivals: whether to measure `BASELINES`, propagation and the source itself too.
-            adapt: seconds on two cores that propagation adapts to each sample, as another row; 0 leaves that row out.
-            examples: how many samples to keep for pictures.
-            progress: show a bar where the output is a terminal.
-    =======
-            limit: the most samples to measure, evenly spread over the set.
-            seed: a sample's hole depends only on the seed and its index.
-            rivals: whether to measure `BASELINES` and propagation too.
-            examples: number of samples to keep for pictures.
-            progress: show a progress bar on a terminal.
-    >>>>>>> main
+    Args:
+        models: by label; put into eval mode. A label is shown only if two models give results of the same name.
+        samples: uint8 videos ``[T, H, W, 3]``, as `fastinpaint.data.dataset.VideoSamples`.
+        holes: a kind of `fastinpaint.data.holes.make_holes`.
+        limit: the most samples to measure, evenly spread over the set.
+        seed: a sample's hole depends only on the seed and its index.
+        rivals: whether to measure `BASELINES`, propagation and the source itself too.
+        adapt: seconds on two cores that propagation adapts to each sample, as another row; 0 leaves that row out.
+        examples: number of samples to keep for pictures.
+        progress: show a progress bar on a terminal.
 
-        Raises:
-            UserError: there are no samples, the kind of holes is unknown, or a network's output is not finite.
+    Raises:
+        UserError: there are no samples, the kind of holes is unknown, or a network's output is not finite.
     """
     if len(samples) == 0:
         raise UserError("evaluate: the data set has no samples of this split.")

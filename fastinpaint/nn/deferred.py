@@ -192,13 +192,14 @@ class Deferred:
     def activated(self, act: Act) -> Deferred | None:
         """act of it; None where only torch can compute it."""
         parts = self._current()
-        if act == RELU and not [part for part in parts if part.addend is not None or _open(part.raw)]:
-            found = [part._replace(relu=True) for part in parts]
-        else:
-            maps = [pending(part, act, None, self._options) for part in parts]
-            found = [Part(raw) for raw in maps if raw is not None]
-        if len(found) < len(parts):
-            return None
+        found = []
+        for part in parts:
+            if act == RELU and part.addend is None and not (isinstance(part.raw, Activated) and part.raw.open):
+                found.append(part._replace(relu=True))
+            elif (raw := pending(part, act, None, self._options)) is not None:
+                found.append(Part(raw))
+            else:
+                return None
         self._reads()
         return defer(Deferred, found, self._options)
 

@@ -53,7 +53,8 @@ class Options(NamedTuple):
 
     Attributes:
         backend: a name of `fastinpaint.ops.dispatch.registry.BACKENDS` or "auto".
-        memory: "default" keeps every raw map but thin addends; "low" computes cheap ones again in backward.
+        memory: "default" keeps every raw map but thin addends; "sums" computes residual sums
+            again in backward, "low" cheap convolutions too.
         plain_compiled: whether the layer gives a plain tensor under torch's compiler.
         contiguous: whether plain tensors are contiguous, not channels-last, for code that merges axes by ``view``.
         maker: the layer's name in its model.
