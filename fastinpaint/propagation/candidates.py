@@ -76,7 +76,7 @@ def collect(
     depth = cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)[rows, columns]
     values, present = list(spatials), [np.ones(len(rows), bool)] * len(spatials)
     features = [np.log1p(depth), *np.log1p(spatial.contrast(part, hole, rows, columns)).T]
-    features += [majority.support, np.log1p(majority.count)]
+    features += [majority.support, np.log1p(majority.shown)]
     smooth = _Smoother(hole, rows, columns)
     differences = [(spatials[0], spatials[1]), (spatials[0], spatials[2]), (spatials[2], spatials[3])]
     judged: dict[int, tuple[Evidence, np.ndarray]] = {}  # a still camera's sources are those of the same place

@@ -26,12 +26,12 @@ class Majority(NamedTuple):
     Attributes:
         source: the nearest frame in time that agrees with the frame that most others agree with.
         support: share of the frames asked that agree with that one, float32 ``[N]``; 0 where none shows the place.
-        count: frames that show the place, float32 ``[N]``.
+        shown: frames that show the place, float32 ``[N]``.
     """
 
     source: Source
     support: np.ndarray
-    count: np.ndarray
+    shown: np.ndarray
 
 
 class Votes:

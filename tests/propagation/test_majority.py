@@ -92,8 +92,8 @@ def test_no_frame_of_another_scene_and_no_hidden_place_is_asked() -> None:
     assert box is not None
     place = np.array([25]), np.array([25])
     first, second = votes.of(3, box, place), votes.of(22, box, place)
-    assert (first.source.frame[0], first.count[0], first.support[0]) == (-1, 0, 0)
-    assert (second.source.frame[0], second.count[0], second.support[0]) == (20, 1, 1)
+    assert (first.source.frame[0], first.shown[0], first.support[0]) == (-1, 0, 0)
+    assert (second.source.frame[0], second.shown[0], second.support[0]) == (20, 1, 1)
 
 
 @pytest.mark.parametrize("speed", [3.0, 4.0])
