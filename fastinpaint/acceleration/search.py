@@ -22,7 +22,7 @@ ALIKE = 0.02  # relative difference in time and kept bytes of plans that are not
 CLEARLY = 0.03  # relative gain that another layout must bring
 THRIFT = (0.0, 0.03, 0.1)  # estimated relative time that plans spend to keep fewer bytes: estimates are rough
 WORTH = 0.2  # least share of the stock step in layers that pay by the rules, for a plan of these alone
-ATTEMPTS = 2  # plans measured to keep few bytes, or to meet a budget
+ATTEMPTS = 3  # plans measured to keep few bytes, or to meet a budget
 MUCH_SLOWER = 1.2  # a layout slower than the other by this factor is not tried for the fused layers
 
 
@@ -160,6 +160,8 @@ class _Candidates:
             self.without_sums()
         else:
             self.smaller(costs)
+            if self.goal.objective != "memory" or self.goal.budget is not None:
+                self.without_sums()
         return self.found
 
     def measured(self, tiers: select.Tiers, name: str) -> Candidate:

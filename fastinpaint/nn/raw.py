@@ -109,7 +109,7 @@ class Raw:
 class Part(NamedTuple):
     """One deferred activation: `Source`, with raw maps that need not exist yet.
 
-    norm: what mean, scale and shift are yet to be made of, where a pass of its own may do without them; see
+    norm: what mean, scale and shift are made of later; a separate pass may do without them, see
         `fastinpaint.nn.activated`.
     """
 
@@ -123,7 +123,7 @@ class Part(NamedTuple):
 
     @property
     def bare(self) -> bool:
-        """Whether it is the raw map as it stands."""
+        """Whether it is the raw map, unchanged."""
         return self.mean is None and self.norm is None and not self.relu and self.addend is None
 
     @property
