@@ -12,11 +12,11 @@ from torch import nn
 
 from fastinpaint.acceleration import layout
 from fastinpaint.acceleration.example import Example, arguments_of
+from fastinpaint.acceleration.finals import Goal
 from fastinpaint.acceleration.kinds import FUSED, learn_subclasses
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.report import Layer, Report
-from fastinpaint.acceleration.rules import rule_of
-from fastinpaint.acceleration.search import Goal
+from fastinpaint.acceleration.rules import choices
 from fastinpaint.acceleration.swap import reasons, swap, unswap
 from fastinpaint.acceleration.tuner import Tuner, key_of, try_rules, tune, unwatch_calls, use_plan, watch_calls
 from fastinpaint.ops.dispatch import native, native_cpu, registry, tuning_cache
@@ -38,9 +38,9 @@ def accelerate(
     """Make a model's training step, or its inference, as fast as this library and stock torch can, in place.
 
     Each convolution is timed fused with its norm and activation, and stock, at the shapes of the example or of the
-    model's first call. Then the whole step is timed in turns with the untouched model in both memory layouts. A fused
-    layer stays where it pays. The result is not slower than the better stock layout, within what timings show, and
-    keeps no more for backward.
+    model's first call. Then whole steps of several plans, the wholly fused model among them, are timed in turns with
+    the untouched model in both memory layouts. The result is not slower than the better stock layout, within what
+    timings show, and keeps no more for backward. Where times differ by noise, fewer kept bytes decide.
 
     Modules keep their identity: names, parameters, buffers, ``state_dict`` and optimiser state stay as they are, and
     checkpoints go both ways. Inside the model activations are deferred; what the model returns, what its foreign layers
@@ -92,8 +92,8 @@ def accelerate(
         warnings.warn(f"fastinpaint: the model stays as it is: {reason}", stacklevel=2)
         model.fastinpaint_report = Report(objective=objective, how="rules", notes=[reason], left=reasons(model))  # type: ignore[assignment]
         return model
-    plan = _by_rules(model, "low" if memory == "low" else "default")
-    _put_unmeasured(model, plan, backend, Report(objective=objective, how="rules", layers=_rule_rows(model, plan)))
+    plan, rows = _by_rules(model, "low" if memory == "low" else "default")
+    _put_unmeasured(model, plan, backend, Report(objective=objective, how="rules", layers=rows))
     tuner = Tuner(Goal(objective, budget), backend, plan)
     vars(model)["_fastinpaint_layouts"] = _layouts(model)
     watch_calls(model, tuner)
@@ -150,22 +150,18 @@ def _no_kernels(model: nn.Module) -> str | None:
     return None
 
 
-def _by_rules(model: nn.Module, tier: str) -> Plan:
-    fused = {
-        name: tier
-        for name, module in model.named_modules()
-        if type(module) in FUSED and isinstance(module, nn.modules.conv._ConvNd) and rule_of(module).pays
+def _by_rules(model: nn.Module, tier: str) -> tuple[Plan, list[Layer]]:
+    """The plan of the rules, and each convolution's rule."""
+    convs = {
+        name: m for name, m in model.named_modules() if isinstance(m, nn.modules.conv._ConvNd) and type(m) in FUSED
     }
-    return Plan(fused=fused, contiguous=not _is_channels_last(model), memory=tier, by_rule=True)
-
-
-def _rule_rows(model: nn.Module, plan: Plan) -> list[Layer]:
-    """Each convolution's rule."""
-    rows = []
-    for name, module in model.named_modules():
-        if isinstance(module, nn.modules.conv._ConvNd) and type(module) in FUSED:
-            rows.append(Layer(name, type(module).__name__, plan.tier(name) or "stock", rule_of(module).because))
-    return rows
+    chosen = choices(convs)
+    fused = {name: tier for name, (pays, _) in chosen.items() if pays}
+    plan = Plan(fused=fused, contiguous=not _is_channels_last(model), memory=tier, by_rule=True)
+    rows = [
+        Layer(name, type(convs[name]).__name__, plan.tier(name) or "stock", why) for name, (_, why) in chosen.items()
+    ]
+    return plan, rows
 
 
 def _put_unmeasured(model: nn.Module, plan: Plan, backend: str, report: Report) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 from fastinpaint.errors import UserError, shown
 
@@ -14,6 +16,18 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "FASTINPAINT_HOPPER": ("0", "1", "all"),
 }
 """Variables with a fixed set of values. FASTINPAINT_CACHE, a folder, is not among them."""
+
+
+def watch(*names: str) -> Callable[[], tuple[Any, ...]]:
+    """A function that tells variables from their former values: the values as the system has them, or None.
+
+    ``os.environ.get`` encodes and decodes on each call. A layer asks so often that this showed.
+    """
+    values = getattr(os.environ, "_data", None)  # CPython's, by encoded name
+    if values is None:
+        return lambda: tuple(map(os.environ.get, names))
+    keys = [os.environ.encodekey(name) for name in names]
+    return lambda: tuple(map(values.get, keys))
 
 
 def check() -> None:

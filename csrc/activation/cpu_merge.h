@@ -7,11 +7,19 @@
 
 namespace fi {
 
+// total[i] += the sum over the blocks of partial [blocks, total.size()].
+inline void add_blocks(const double* partial, int64_t blocks, std::vector<double>& total) {
+  const size_t size = total.size();
+  for (int64_t block = 0; block < blocks; ++block, partial += size) {
+    for (size_t i = 0; i < size; ++i) total[i] += partial[i];
+  }
+}
+
 // Sums over the blocks of partial [blocks, 2, channels].
 template <class A>
 void merge_sums(const std::vector<double>& partial, int64_t channels, A* first, A* second) {
   std::vector<double> total(2 * channels);
-  for (size_t i = 0; i < partial.size(); ++i) total[i % (2 * channels)] += partial[i];
+  add_blocks(partial.data(), static_cast<int64_t>(partial.size()) / std::max<int64_t>(1, 2 * channels), total);
   std::copy_n(total.begin(), channels, first);
   std::copy_n(total.begin() + channels, channels, second);
 }

@@ -23,18 +23,18 @@ struct Affine {
 };
 
 // Four vectors side by side are taken down the pixels at once: one at a time would read the map a line here and a line
-// there, which takes statistics of 64 channels 2.9 times as long. Backward has no registers for more than one.
+// there, which takes statistics of 64 channels 2.9 times as long. Backward has registers for two.
 template <int N>
 struct Vectors {
   static constexpr int count = N;
 };
 
-// f(how many vectors, first channel) for every four, then for each that is left.
-template <class D, class F>
+// f(how many vectors, first channel) for every N, then for each that is left.
+template <class D, int N, class F>
 void for_groups(int64_t channels, F f) {
   constexpr int lanes = Simd<D>::lanes;
   int64_t c = 0;
-  for (; c + 4 * lanes <= channels; c += 4 * lanes) f(Vectors<4>{}, c);
+  for (; c + N * lanes <= channels; c += N * lanes) f(Vectors<N>{}, c);
   for (; c < channels; c += lanes) f(Vectors<1>{}, c);
 }
 
@@ -60,33 +60,35 @@ void fwd(const ActivationFwd& args, int64_t begin, int64_t end, int64_t c) {
   }
 }
 
-template <class D, bool AFFINE, bool RELU, bool SUMS>
-void bwd(const ActivationBwd& args, int64_t block, int64_t begin, int64_t end) {
+template <class D, bool AFFINE, bool RELU, bool SUMS, int COUNT>
+void bwd(const ActivationBwd& args, int64_t block, int64_t begin, int64_t end, int64_t c) {
   using V = typename Simd<D>::vec;
+  constexpr int lanes = Simd<D>::lanes;
   const Source& s = args.source;
-  for (int64_t c = 0; c < s.channels; c += Simd<D>::lanes) {
-    const int64_t n = s.channels - c;
-    const Affine<D> affine(s, c, n);
-    const D* x = static_cast<const D*>(s.x) + begin * s.channels + c;
-    const D* da = static_cast<const D*>(args.da) + begin * args.stride + args.offset + c;
-    D* dx = args.dx ? static_cast<D*>(args.dx) + begin * s.channels + c : nullptr;
-    typename Simd<D>::sums sum_dz{}, sum_dz_x{};
-    for (int64_t p = begin; p < end; ++p, x += s.channels, da += args.stride) {
-      V dz = load_n(da, n);
+  const int64_t n = COUNT > 1 ? lanes : s.channels - c;
+  Affine<D> affine[COUNT];
+  for (int i = 0; i < COUNT; ++i) affine[i] = Affine<D>(s, c + i * lanes, n);
+  const D* x = static_cast<const D*>(s.x) + begin * s.channels + c;
+  const D* da = static_cast<const D*>(args.da) + begin * args.stride + args.offset + c;
+  D* dx = args.dx ? static_cast<D*>(args.dx) + begin * s.channels + c : nullptr;
+  typename Simd<D>::sums sum_dz[COUNT]{}, sum_dz_x[COUNT]{};
+  for (int64_t p = begin; p < end; ++p, x += s.channels, da += args.stride) {
+    for (int i = 0; i < COUNT; ++i) {
+      V dz = load_n(da + i * lanes, n);
       if (AFFINE || RELU) {
-        const V xv = load_n(x, n);
-        if (RELU) dz = gate(AFFINE ? affine(xv) : xv, dz);
-        if (SUMS) add_product(sum_dz_x, dz, xv - affine.mean);
+        const V xv = load_n(x + i * lanes, n);
+        if (RELU) dz = gate(AFFINE ? affine[i](xv) : xv, dz);
+        if (SUMS) add_product(sum_dz_x[i], dz, xv - affine[i].mean);
       }
-      if (SUMS) add(sum_dz, dz);
-      if (AFFINE) dz *= affine.scale;
-      if (dx) store_n(dx + (p - begin) * s.channels, dz, n);
+      if (SUMS) add(sum_dz[i], dz);
+      if (AFFINE) dz *= affine[i].scale;
+      if (dx) store_n(dx + (p - begin) * s.channels + i * lanes, dz, n);
     }
-    if (SUMS) {
-      double* sums = args.sums + block * 2 * s.channels + c;
-      store_sums(sums, sum_dz, n);
-      store_sums(sums + s.channels, sum_dz_x, n);
-    }
+  }
+  for (int i = 0; SUMS && i < COUNT; ++i) {
+    double* sums = args.sums + block * 2 * s.channels + c + i * lanes;
+    store_sums(sums, sum_dz[i], n);
+    store_sums(sums + s.channels, sum_dz_x[i], n);
   }
 }
 
@@ -135,7 +137,7 @@ void activation_fwd(const ActivationFwd& args, Dtype dtype, int64_t begin, int64
       choose(args.source.relu, [&](auto relu) {
         choose(args.source.addend, [&](auto addend) {
           using D = decltype(d);
-          for_groups<D>(args.source.channels, [&](auto vectors, int64_t c) {
+          for_groups<D, 4>(args.source.channels, [&](auto vectors, int64_t c) {
             fwd<D, affine.value, relu.value, addend.value, vectors.count>(args, begin, end, c);
           });
         });
@@ -149,8 +151,11 @@ void activation_bwd(const ActivationBwd& args, Dtype dtype, int64_t block, int64
     choose(args.source.mean, [&](auto affine) {
       choose(args.source.relu, [&](auto relu) {
         choose(args.sums, [&](auto sums) {
-          bwd<decltype(d), decltype(affine)::value, decltype(relu)::value, decltype(sums)::value>(args, block, begin,
-                                                                                                  end);
+          using D = decltype(d);
+          for_groups<D, 2>(args.source.channels, [&](auto vectors, int64_t c) {
+            bwd<D, decltype(affine)::value, decltype(relu)::value, decltype(sums)::value, vectors.count>(args, block,
+                                                                                                         begin, end, c);
+          });
         });
       });
     });
@@ -160,7 +165,8 @@ void activation_bwd(const ActivationBwd& args, Dtype dtype, int64_t block, int64
 void batch_stats(const BatchStats& args, Dtype dtype, int64_t block, int64_t begin, int64_t end) {
   with_dtype(dtype, [&](auto d) {
     using D = decltype(d);
-    for_groups<D>(args.channels, [&](auto vectors, int64_t c) { stats<D, vectors.count>(args, block, begin, end, c); });
+    for_groups<D, 4>(args.channels,
+                     [&](auto vectors, int64_t c) { stats<D, vectors.count>(args, block, begin, end, c); });
   });
 }
 

@@ -66,7 +66,16 @@ __device__ __forceinline__ void bulk_copy(void* to, const void* from, uint32_t b
                : "memory");
 }
 
-// Orders this thread's register accesses before the following wgmma. Needed for accumulators and A.
+// Changes the registers per thread of this warpgroup; more: wait until other warpgroups have given enough.
+template <int registers, bool more>
+__device__ __forceinline__ void set_registers() {
+  if constexpr (more)
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(registers));
+  else
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(registers));
+}
+
+// Orders this thread's accesses to accumulators before the following wgmma.
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
@@ -77,80 +86,45 @@ __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
 }
 
-// The descriptor of 128-byte rows of k in groups of eight (1024 bytes, swizzled in 16-byte units), 1024-byte aligned.
-// The address is in units of 16 bytes, so the next k16 is at + 2.
-__device__ __forceinline__ uint64_t descriptor(const void* tile) {
-  return uint64_t((shared_address(tile) & 0x3FFFF) >> 4) | uint64_t(1) << 16 | uint64_t(1024 >> 4) << 32 |
-         uint64_t(1) << 62;
+// The descriptor of an operand without swizzle. It consists of core matrices: eight rows of 16 bytes, 128 contiguous
+// bytes, where a row is eight values along k of one m or n (K-major), or eight values along m or n of one k (MN-major).
+// Both offsets are in bytes, multiples of 16, and so is the address.
+//   along_k   between adjacent core matrices along k        (the manual's leading dimension byte offset)
+//   along_mn  between adjacent core matrices along m or n   (the manual's stride dimension byte offset)
+// An operand `bytes` further on has the descriptor plus bytes / 16.
+__device__ __forceinline__ uint64_t descriptor(const void* operand, uint32_t along_k, uint32_t along_mn) {
+  return uint64_t((shared_address(operand) & 0x3FFFF) >> 4) | uint64_t(along_k >> 4) << 16 |
+         uint64_t(along_mn >> 4) << 32;
 }
 
 #define FI_D4(n) "+f"(d[n][0]), "+f"(d[n][1]), "+f"(d[n][2]), "+f"(d[n][3])
 #define FI_D64                                                                                                   \
   FI_D4(0), FI_D4(1), FI_D4(2), FI_D4(3), FI_D4(4), FI_D4(5), FI_D4(6), FI_D4(7), FI_D4(8), FI_D4(9), FI_D4(10), \
       FI_D4(11), FI_D4(12), FI_D4(13), FI_D4(14), FI_D4(15)
-#define FI_WGMMA_128(type)                                                                                            \
+#define FI_WGMMA(type, mn_major)                                                                                      \
   asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type                                           \
                " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26," \
                "%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51," \
-               "%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63},{%64,%65,%66,%67},%68,1,1,1,0;"                      \
+               "%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63},%64,%65,1,1,1,%66,%66;"                              \
                : FI_D64                                                                                               \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+               : "l"(a), "l"(b), "n"(mn_major))
 
-// d += a b, asynchronous: 64x128 += 64x16 16x128 with float32 sums. Each warp gives 16 rows of A in the layout of
-// mma.sync's A and gets d in the layout of its D; d[n] holds columns 8 n ... 8 n + 7. d and a must not be accessed
-// until wait_group has covered the group.
-template <class T>
-__device__ __forceinline__ void wgmma_m64k16(float (&d)[16][4], const uint32_t (&a)[4], uint64_t b) {
+// d += a b, asynchronous: 64x128 += 64x16 16x128 with float32 sums, both factors in shared memory by their descriptors.
+// mn_major: of both. A warp gets 16 rows of d in the layout of mma.sync's D; d[n] holds columns 8 n ... 8 n + 7. d must
+// not be accessed until wait_group has covered the group.
+template <class T, bool mn_major>
+__device__ __forceinline__ void wgmma_m64n128k16(float (&d)[16][4], uint64_t a, uint64_t b) {
   if constexpr (std::is_same<T, __half>::value) {
-    FI_WGMMA_128("f16");
+    FI_WGMMA("f16", int(mn_major));
   } else {
-    FI_WGMMA_128("bf16");
+    FI_WGMMA("bf16", int(mn_major));
   }
 }
 
 // Call after the last wait: keeps the compiler from moving reads of d before it.
 __device__ __forceinline__ void wgmma_settled(float (&d)[16][4]) { asm volatile("" : FI_D64::"memory"); }
 
-#define FI_D32 FI_D4(0), FI_D4(1), FI_D4(2), FI_D4(3), FI_D4(4), FI_D4(5), FI_D4(6), FI_D4(7)
-#define FI_WGMMA_TURNED_64(type)                                                                                      \
-  asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type                                            \
-               " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26," \
-               "%27,%28,%29,%30,%31},{%32,%33,%34,%35},%36,1,1,1,1;"                                                  \
-               : FI_D32                                                                                               \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
-
-// The same with 64 columns and B transposed: a 128-byte row holds 64 columns of one k. Groups and swizzle are as in
-// descriptor(). The next k16 is 2048 bytes further on.
-template <class T>
-__device__ __forceinline__ void wgmma_transposed_b_m64n64k16(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
-  if constexpr (std::is_same<T, __half>::value) {
-    FI_WGMMA_TURNED_64("f16");
-  } else {
-    FI_WGMMA_TURNED_64("bf16");
-  }
-}
-
-__device__ __forceinline__ void wgmma_settled(float (&d)[8][4]) { asm volatile("" : FI_D32::"memory"); }
-
-// Writes 16 bytes for wgmma to read, after this thread's fence_proxy_async and a barrier.
-__device__ __forceinline__ void store_operand(void* to, const uint4& value) {
-  // one 16-byte store: the compiler would emit four 4-byte stores with bank conflicts
-  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(to)), "r"(value.x), "r"(value.y),
-               "r"(value.z), "r"(value.w)
-               : "memory");
-}
-
-// Makes this thread's writes to shared memory visible to the tensor cores, which read through the async proxy.
-__device__ __forceinline__ void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-
-// Keeps the compiler from using the value before this point.
-__device__ __forceinline__ void keep_packed(uint4& value) {
-  asm volatile("" : "+r"(value.x), "+r"(value.y), "+r"(value.z), "+r"(value.w));
-}
-
-#undef FI_WGMMA_TURNED_64
-#undef FI_D32
-#undef FI_WGMMA_128
+#undef FI_WGMMA
 #undef FI_D64
 #undef FI_D4
 

@@ -45,21 +45,32 @@ constexpr int fold_bytes() {
   return shared_part(kThreads * kVector * int(sizeof(float4))) + shared_part(kThreads * int(sizeof(float)));
 }
 
-// Reduces over the block's threads: thread = row lane * groups + group, where a group is eight channels. Moments are
+// The kThreads threads that work together in an epilogue: a whole block, or one of a block's warpgroups.
+struct WholeBlock {
+  __device__ unsigned thread() const { return threadIdx.x; }
+  __device__ void sync() const { __syncthreads(); }
+};
+struct Warpgroup {
+  int index;
+  __device__ unsigned thread() const { return threadIdx.x % kThreads; }
+  __device__ void sync() const { sync_group(index, kThreads); }
+};
+
+// Reduces over the team's threads: thread = row lane * groups + group, where a group is eight channels. Moments are
 // those of `count` values.
-template <bool moments>
+template <bool moments, class Team = WholeBlock>
 __device__ void fold_block(SharedArena arena, const Fold& mine, float count, int groups, int first_channel, int block,
-                           const Partials& out) {
+                           const Partials& out, Team team = {}) {
   float4* values = arena.take<float4>(kThreads * kVector);  // [row lane][channel]
   float* counts = arena.take<float>(kThreads);              // [row lane]
   int columns = groups * kVector, lanes = kThreads / groups;
-  int group = threadIdx.x % groups, lane = threadIdx.x / groups;
+  int group = team.thread() % groups, lane = team.thread() / groups;
 #pragma unroll
   for (int i = 0; i < kVector; ++i)
     values[lane * columns + group * kVector + i] = make_float4(mine.first[i], mine.second[i], mine.base[i], 0);
   if (group == 0) counts[lane] = count;
-  __syncthreads();
-  for (int column = threadIdx.x; column < columns; column += kThreads) {
+  team.sync();
+  for (int column = team.thread(); column < columns; column += kThreads) {
     if (first_channel + column >= out.channels) continue;
     Moments total;
     Sum first, second;

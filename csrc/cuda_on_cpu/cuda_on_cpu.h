@@ -9,7 +9,7 @@
 //   async_copy.h    cp.async: a copy that lands only when it is waited for
 //   tensor_core.h   ldmatrix, mma.sync m16n8k16 and (tf32) m16n8k8
 //   mbarrier.h      mbarriers with phases, and bulk copies that land only when their barrier is waited for
-//   wgmma.h         wgmma with A from registers: until waited for, accumulators are NaN, and A and B must not change
+//   wgmma.h         wgmma with both factors in shared memory: until waited for, accumulators are NaN
 //
 // Environment. FI_SEED=n selects the schedule. Even n: every step runs any runnable thread. Odd n: warps have random
 // priorities, redrawn at each barrier, and the first one runs as far as it can. FI_SHARED=n limits a block to n bytes
@@ -23,8 +23,8 @@
 //
 // Limits. x86-64 and g++ only. Warp collectives need all lanes of the warp. Blocks run one after another, so races and
 // memory order between blocks, streams, graphs, speed and occupancy cannot be tested. A warpgroup is four consecutive
-// warps of a block. Barriers work within a block only; there are no clusters or tensor maps. wgmma's B has the 128-byte
-// swizzle only. The behaviour of wgmma is taken from the PTX manual; tests/gpu compares it with a GPU. Tensor-core sums
+// warps of a block. Barriers work within a block only; there are no clusters or tensor maps. wgmma's factors have no
+// swizzle. The behaviour of wgmma is taken from the PTX manual; tests/gpu compares it with a GPU. Tensor-core sums
 // are taken in order; the hardware's order differs. Only what this project's kernels use is implemented.
 #pragma once
 // clang-format off: each file needs the previous ones

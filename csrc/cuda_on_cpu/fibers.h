@@ -22,11 +22,7 @@ struct Copy {  // one cp.async in flight; a null `from` writes zeros
 
 struct Wgmma {  // one in flight, for one thread
   float* d;
-  const uint32_t* a;  // the registers and their values at the issue
-  uint32_t given[4];
-  uint16_t rows[2][16];  // the thread's two rows of A
-  uint64_t b;
-  int columns;
+  uint64_t a, b;  // descriptors
   void (*multiply)(const Wgmma&, float* d);
 };
 
@@ -47,7 +43,6 @@ struct Fiber {
   std::vector<std::vector<Wgmma>> wgmma_groups;  // as groups
   std::map<float*, std::vector<float>> sums;     // of accumulators in flight, which hold NaN until then
   bool fenced = false;                           // since the last commit
-  std::vector<size_t> operands;                  // 16-byte units written for wgmma and not fenced yet
   char* stack = nullptr;
   void* sp = nullptr;
   void* asan = nullptr;

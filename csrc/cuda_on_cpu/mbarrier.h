@@ -6,7 +6,7 @@
 
 namespace emu {
 
-// Shared memory starts at an address that is not 1024-byte aligned, so that missing alignment is detected.
+// Shared memory starts at an address that is 16-byte aligned and no more, as every part of it may be.
 constexpr uint32_t kSharedBase = 0x410;
 
 inline void wake(std::vector<unsigned>& fibers) {
@@ -60,10 +60,10 @@ inline void arrive(uint64_t* p, uint32_t bytes) {
   look_at(barrier);
 }
 
-// Whether wgmma may read a 16-byte unit of shared memory; kWritten + thread: written but not fenced.
-constexpr uint16_t kUnknown = 0, kShown = 1, kWritten = 2;
+// Whether wgmma may read a 16-byte unit of shared memory: once a bulk copy has brought it.
+constexpr uint8_t kUnknown = 0, kShown = 1;
 
-inline void mark_operands(void* to, uint32_t bytes, uint16_t what) {
+inline void mark_operands(void* to, uint32_t bytes, uint8_t what) {
   size_t at = static_cast<char*>(to) - block.shared;
   for (size_t piece = at / 16; piece < (at + bytes) / 16; ++piece) block.operands[piece] = what;
 }

@@ -9,6 +9,7 @@ struct Warp {
   int line[2] = {0, 0};
   const char* what[2] = {"", ""};
   size_t wgmmas = 0;                          // issued so far
+  unsigned registers = 0;                     // per thread, once set
   alignas(16) unsigned char slot[2][32][64];  // each lane's value
 };
 
@@ -27,7 +28,7 @@ struct Mbarrier {
 
 struct Issued {  // must be equal in all warps of a warpgroup
   int line;
-  uint64_t b;
+  uint64_t a, b;
 };
 
 struct Barrier {
@@ -44,7 +45,7 @@ struct Block {
   size_t shared_bytes = 0;
   std::map<void*, Mbarrier> mbarriers;
   std::vector<std::vector<Issued>> issued;  // wgmma of each warpgroup
-  std::vector<uint16_t> operands;           // which 16-byte units of shared memory wgmma may read (mbarrier.h)
+  std::vector<uint8_t> operands;            // which 16-byte units of shared memory wgmma may read (mbarrier.h)
   std::vector<Fiber> fibers;
   std::vector<Warp> warps;
   std::vector<unsigned> ready;
@@ -109,7 +110,8 @@ inline void sync_threads(int line, unsigned id = 0, unsigned threads = 0) {
   if (barrier.waiting == 0) barrier.line = line;
   if (barrier.line != line)
     fail("__syncthreads at line " + std::to_string(line) + " met one at line " + std::to_string(barrier.line));
-  if (block.ended) fail("__syncthreads at line " + std::to_string(line) + " after threads of the block returned");
+  if (block.ended && id == 0)
+    fail("__syncthreads at line " + std::to_string(line) + " after threads of the block returned");
   char* order = &barrier.order[me.barriers[id]++ & 1];
   release(order);
   if (++barrier.waiting == threads) {
@@ -246,6 +248,13 @@ inline void run_block(size_t shared_bytes) {
   for (const Warp& warp : block.warps)
     if (warp.wgmmas != block.issued[(&warp - &block.warps[0]) / 4].size())
       fail("a warp issued fewer wgmma than another of its warpgroup");
+  unsigned registers = 0;
+  for (const Warp& warp : block.warps) {
+    if (warp.registers != block.warps[(&warp - &block.warps[0]) / 4 * 4].registers)
+      fail("the warps of a warpgroup set different numbers of registers");
+    registers += 32 * warp.registers;
+  }
+  if (registers > 65536) fail("a block has set more registers than a multiprocessor has");
   if (block.shared) unpoison(block.shared, shared_bytes);
   free(block.shared);
 }

@@ -1,10 +1,10 @@
-// wgmma m64nNk16 with A from registers and B by a descriptor of shared memory. The layouts are the PTX manual's: warp w
-// of the warpgroup has rows 16 w ... 16 w + 15 of A and D, as in mma.sync (tensor_core.h), with D's columns in runs of
-// eight. In B either k or (transposed) n is contiguous. B is read when the group is waited for, as late as the hardware
-// may; until then the accumulators hold NaN. Stops on: a wgmma without a preceding wgmma.fence in its group, A's
-// registers changed before the wait, a descriptor with another swizzle or outside the block's shared memory, bytes of B
-// that come neither from a bulk copy nor from a fenced store_operand, warps of a warpgroup that issue different wgmma,
-// and (scheduler.h) a thread that ends without waiting.
+// wgmma m64n128k16 with both factors in shared memory, by descriptors without swizzle. The layouts are the PTX
+// manual's: a core matrix is eight rows of 16 bytes; warp w of the warpgroup has rows 16 w ... 16 w + 15 of D, as in
+// mma.sync (tensor_core.h), with D's columns in runs of eight. The factors are read when the group is waited for, as
+// late as the hardware may; until then the accumulators hold NaN. Stops on: a wgmma without a preceding wgmma.fence in
+// its group, a descriptor with a swizzle or outside the block's shared memory, bytes that no completed bulk copy
+// brought, warps of a warpgroup that issue different wgmma, warps of a warpgroup with different registers, more
+// registers than a multiprocessor has, and (scheduler.h) a thread that ends without waiting.
 #pragma once
 
 namespace emu {
@@ -13,87 +13,72 @@ __attribute__((no_sanitize("thread"), noinline)) inline bool is_shown(size_t pie
   return block.operands.data()[piece] == kShown;
 }
 
-// The 16 bytes of B at an address before the swizzle.
-inline void read_piece(uint32_t address, uint16_t* to) {
-  address ^= (address >> 7 & 7) << 4;
+// The 16 bytes at an address: a row of a core matrix.
+inline const uint16_t* core_row(uint32_t address) {
   if (address < kSharedBase || address + 16 > kSharedBase + block.shared_bytes)
     fail("a wgmma descriptor points outside shared memory");
-  if (!is_shown((address - kSharedBase) / 16))
-    fail("a wgmma reads shared memory that no bulk copy and no fence.proxy.async has shown it");
-  memcpy(to, block.shared + (address - kSharedBase), 16);
+  if (!is_shown((address - kSharedBase) / 16)) fail("a wgmma reads shared memory that no bulk copy has brought");
+  return reinterpret_cast<const uint16_t*>(block.shared + (address - kSharedBase));
 }
 
-// The 16 values along k of columns n and n + 1 of B, with even n and k contiguous: rows of 128 bytes are columns.
-inline void read_columns(uint64_t b, int n, uint16_t (&columns)[2][16]) {
-  uint32_t start = (b & 0x3FFF) << 4, stride = (b >> 32 & 0x3FFF) << 4;
-  for (int i = 0; i < 2; ++i)
-    for (int piece = 0; piece < 2; ++piece)
-      read_piece(start + n / 8 * stride + (n % 8 + i) * 128 + piece * 16, columns[i] + piece * 8);
-}
-
-// The same with n contiguous: rows of 128 bytes are 64 columns of one k.
-inline void read_transposed_columns(uint64_t b, int n, uint16_t (&columns)[2][16]) {
-  uint32_t start = (b & 0x3FFF) << 4, leading = (b >> 16 & 0x3FFF) << 4, stride = (b >> 32 & 0x3FFF) << 4;
-  uint16_t piece[8];
+// The 16 values along k of row i of A, or of column i of B.
+template <class T, bool mn_major>
+void read_factor(uint64_t descriptor, int i, float (&values)[16]) {
+  uint32_t start = (descriptor & 0x3FFF) << 4;
+  uint32_t leading = (descriptor >> 16 & 0x3FFF) << 4, stride = (descriptor >> 32 & 0x3FFF) << 4;
   for (int k = 0; k < 16; ++k) {
-    read_piece(start + n / 64 * leading + k / 8 * stride + k % 8 * 128 + n % 64 / 8 * 16, piece);
-    for (int i = 0; i < 2; ++i) columns[i][k] = piece[n % 8 + i];
+    uint32_t matrix = start + i / 8 * stride + k / 8 * leading;
+    uint16_t bits = mn_major ? core_row(matrix + k % 8 * 16)[i % 8] : core_row(matrix + i % 8 * 16)[k % 8];
+    values[k] = fi::emulated_float(bits, T());
   }
 }
 
 // The thread's two rows of A times B, added to its part of D.
-template <class T, bool transposed_b>
+template <class T, bool mn_major>
 void multiply_wgmma(const Wgmma& op, float* d) {
-  float left[2][16], right[2][16];
+  const Fiber& me = self();
+  float left[2][16], right[16];
   for (int half = 0; half < 2; ++half)
-    for (int k = 0; k < 16; ++k) left[half][k] = fi::emulated_float(op.rows[half][k], T());
-  for (int n = self().lane % 4 * 2; n < op.columns; n += 8) {
-    uint16_t columns[2][16];
-    transposed_b ? read_transposed_columns(op.b, n, columns) : read_columns(op.b, n, columns);
-    for (int i = 0; i < 2; ++i)
-      for (int k = 0; k < 16; ++k) right[i][k] = fi::emulated_float(columns[i][k], T());
-    for (int half = 0; half < 2; ++half)
-      for (int i = 0; i < 2; ++i) {
+    read_factor<T, mn_major>(op.a, me.warp % 4 * 16 + me.lane / 4 + half * 8, left[half]);
+  for (int n = me.lane % 4 * 2; n < 128; n += 8)
+    for (int i = 0; i < 2; ++i) {
+      read_factor<T, mn_major>(op.b, n + i, right);
+      for (int half = 0; half < 2; ++half) {
         float sum = 0;
-        for (int k = 0; k < 16; ++k) sum += left[half][k] * right[i][k];
+        for (int k = 0; k < 16; ++k) sum += left[half][k] * right[k];
         d[n / 8 * 4 + half * 2 + i] += sum;
       }
-  }
+    }
 }
 
 // Every warp's n-th wgmma must be the same.
 inline void agree(const Issued& mine) {
   Warp& warp = block.warps[self().warp];
   std::vector<Issued>& issued = block.issued[self().warp / 4];
-  if (block.fibers.size() % 128) fail("wgmma in a block that is not made of warpgroups");
+  if (self().warp / 4 >= block.fibers.size() / 128) fail("wgmma in warps that do not form a warpgroup");
   size_t number = warp.wgmmas++;
   if (number == issued.size()) issued.push_back(mine);
-  if (issued[number].line != mine.line || issued[number].b != mine.b)
+  if (issued[number].line != mine.line || issued[number].a != mine.a || issued[number].b != mine.b)
     fail("wgmma at line " + std::to_string(mine.line) + ": the warps of a warpgroup gave different descriptors");
 }
 
-template <class T, bool transposed_b>
-void issue_wgmma(float* d, int columns, const uint32_t (&a)[4], uint64_t b, int line) {
+template <class T, bool mn_major>
+void issue_wgmma(float* d, uint64_t a, uint64_t b, int line) {
+  constexpr int kSums = 64;
   Own own;
   Fiber& me = self();
   struct Given {
-    uint32_t a[4];
-    uint64_t b;
-  } given{{a[0], a[1], a[2], a[3]}, b};
+    uint64_t a, b;
+  } given{a, b};
   if (!me.fenced) fail("wgmma at line " + std::to_string(line) + " without a wgmma.fence in its group");
-  if (b >> 62 != 1 || b >> 46 & 0xFFFF) fail("a wgmma descriptor that is not of a 128-byte swizzle at base offset 0");
-  const Given* all = collective(given, ~0u, "wgmma", line, false, [&](Given*) { agree({line, b}); });
-  Wgmma op{d, a, {a[0], a[1], a[2], a[3]}, {}, b, columns, multiply_wgmma<T, transposed_b>};
-  for (int from = 0; from < 4; ++from) {
-    const Given& lane = all[me.lane / 4 * 4 + from];
-    if (lane.b != b) fail("wgmma at line " + std::to_string(line) + ": the lanes of a warp gave different descriptors");
-    for (int i = 0; i < 4; ++i)
-      for (int half = 0; half < 2; ++half)
-        op.rows[i & 1][2 * from + half + 8 * (i >> 1)] = uint16_t(lane.a[i] >> 16 * half);
-  }
-  if (!me.sums.count(d)) me.sums[d] = std::vector<float>(d, d + columns / 2);
-  memset(d, 0xFF, columns / 2 * sizeof(float));
-  me.open_wgmmas.push_back(op);
+  if ((a | b) >> 46) fail("a wgmma descriptor with a swizzle or a base offset");
+  const Given* all = collective(given, ~0u, "wgmma", line, false, [&](Given*) { agree({line, a, b}); });
+  for (int lane = 0; lane < 32; ++lane)
+    if (all[lane].a != a || all[lane].b != b)
+      fail("wgmma at line " + std::to_string(line) + ": the lanes of a warp gave different descriptors");
+  if (!me.sums.count(d)) me.sums[d] = std::vector<float>(d, d + kSums);
+  memset(d, 0xFF, kSums * sizeof(float));
+  me.open_wgmmas.push_back({d, a, b, multiply_wgmma<T, mn_major>});
 }
 
 inline void retire_wgmma_group() {
@@ -104,10 +89,7 @@ inline void retire_wgmma_group() {
     group = std::move(me.wgmma_groups.front());
     me.wgmma_groups.erase(me.wgmma_groups.begin());
   }
-  for (const Wgmma& op : group) {
-    if (memcmp(op.a, op.given, sizeof op.given)) fail("registers of A changed before their wgmma was waited for");
-    op.multiply(op, me.sums[op.d].data());
-  }
+  for (const Wgmma& op : group) op.multiply(op, me.sums[op.d].data());
   Own own;
   for (const Wgmma& op : group) {
     bool busy = false;
@@ -125,6 +107,15 @@ inline void retire_wgmma_group() {
 }  // namespace emu
 
 namespace fi {
+
+// Sets what the warpgroup has; a warp that does not follow is found when the block ends.
+template <int registers, bool more>
+void set_registers(int line = __builtin_LINE()) {
+  static_assert(registers % 8 == 0 && registers >= 24 && registers <= 256, "what setmaxnreg takes");
+  emu::collective(0, ~0u, "setmaxnreg", line);
+  emu::Own own;
+  emu::block.warps[emu::self().warp].registers = registers;
+}
 
 inline void wgmma_fence(int line = __builtin_LINE()) {
   emu::collective(0, ~0u, "wgmma.fence", line);
@@ -148,41 +139,18 @@ void wgmma_wait(int line = __builtin_LINE()) {
   while (emu::self().wgmma_groups.size() > pending) emu::retire_wgmma_group();
 }
 
-inline uint64_t descriptor(const void* tile) {
-  return uint64_t((shared_address(tile) & 0x3FFFF) >> 4) | uint64_t(1) << 16 | uint64_t(1024 >> 4) << 32 |
-         uint64_t(1) << 62;
+inline uint64_t descriptor(const void* operand, uint32_t along_k, uint32_t along_mn) {
+  if (shared_address(operand) % 16 || along_k % 16 || along_mn % 16)
+    emu::fail("a wgmma descriptor's address and offsets must be multiples of 16");
+  return uint64_t((shared_address(operand) & 0x3FFFF) >> 4) | uint64_t(along_k >> 4) << 16 |
+         uint64_t(along_mn >> 4) << 32;
 }
 
-template <class T>
-void wgmma_m64k16(float (&d)[16][4], const uint32_t (&a)[4], uint64_t b, int line = __builtin_LINE()) {
-  emu::issue_wgmma<T, false>(&d[0][0], 128, a, b, line);
-}
-
-template <class T>
-void wgmma_transposed_b_m64n64k16(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b, int line = __builtin_LINE()) {
-  emu::issue_wgmma<T, true>(&d[0][0], 64, a, b, line);
+template <class T, bool mn_major>
+void wgmma_m64n128k16(float (&d)[16][4], uint64_t a, uint64_t b, int line = __builtin_LINE()) {
+  emu::issue_wgmma<T, mn_major>(&d[0][0], a, b, line);
 }
 
 inline void wgmma_settled(float (&)[16][4]) {}
-inline void wgmma_settled(float (&)[8][4]) {}
-inline void keep_packed(uint4&) {}
-
-inline void store_operand(void* to, const uint4& value) {
-  size_t at = static_cast<char*>(to) - emu::block.shared;
-  if (at % 16 || at + 16 > emu::block.shared_bytes) emu::fail("an operand of wgmma is not 16 aligned shared bytes");
-  *static_cast<uint4*>(to) = value;
-  emu::Own own;
-  emu::Fiber& me = emu::self();
-  emu::block.operands[at / 16] = emu::kWritten + me.index;
-  me.operands.push_back(at / 16);
-}
-
-inline void fence_proxy_async() {
-  emu::Own own;
-  emu::Fiber& me = emu::self();
-  for (size_t piece : me.operands)
-    if (emu::block.operands[piece] == emu::kWritten + me.index) emu::block.operands[piece] = emu::kShown;
-  me.operands.clear();
-}
 
 }  // namespace fi

@@ -50,6 +50,15 @@ const void* moved(const void* map, int64_t values, int64_t size) {
 }
 void* moved(void* map, int64_t values, int64_t size) { return map ? static_cast<char*>(map) + values * size : nullptr; }
 
+// Whether a map of floats is written past the caches: it leaves them before anyone reads it, and its lines then need
+// not be read first. Rows begin at a multiple of the widest vector.
+bool leaves_caches(const NormActProblem& p, const void* map, int64_t stride, int64_t offset) {
+  constexpr int64_t kLargeMap = 8 << 20, kWidest = 64, kFloats = kWidest / sizeof(float);  // bytes, bytes, floats
+  return p.dtype == static_cast<int64_t>(Dtype::float32) && p.samples * p.pixels * p.channels * 4 > kLargeMap &&
+         reinterpret_cast<uintptr_t>(map) % kWidest == 0 && stride % kFloats == 0 && offset % kFloats == 0 &&
+         p.channels % kFloats == 0;
+}
+
 // z's vectors [samples, channels] from statistics and parameters; z = x + addend where mean is null.
 template <class A>
 struct Affine {
@@ -102,7 +111,8 @@ NormActBwd of_sample(const NormActProblem& p, const NormAct& form, const Maps& m
                   nullptr,
                   nullptr,
                   nullptr,
-                  nullptr};
+                  nullptr,
+                  leaves_caches(p, maps.dx, p.channels, 0)};
   return args;
 }
 
@@ -142,7 +152,7 @@ void fwd(const NormActProblem& p, const void* x, const void* addend, const Affin
          int64_t offset, int threads) {
   for_blocks(p, threads, [&](int64_t sample, int64_t, int64_t begin, int64_t end) {
     const NormActFwd args{affine.form(p, x, addend, sample), moved(a, sample * p.pixels * stride, bytes(p)), stride,
-                          offset};
+                          offset, leaves_caches(p, a, stride, offset)};
     FI_DISPATCH(norm_act_fwd(args, static_cast<Dtype>(p.dtype), begin, end))
   });
 }
@@ -153,14 +163,16 @@ void bwd(const NormActProblem& p, const Maps& maps, const Affine<A>& affine, boo
   const int64_t channels = p.channels;
   Coefficients<A> by{affine.scale, std::vector<A>(affine.scale.size()), std::vector<A>(affine.scale.size())};
   if (normed) {
-    std::vector<double> partial(p.samples * blocks(p) * 2 * channels), sums(p.samples * 2 * channels);
+    std::vector<double> partial(p.samples * blocks(p) * 2 * channels), sums;
     for_blocks(p, threads, [&](int64_t sample, int64_t block, int64_t begin, int64_t end) {
       NormActBwd args = of_sample(p, affine.form(p, maps.x, maps.addend, sample), maps, sample);
       args.sums = &partial[(sample * blocks(p) + block) * 2 * channels];
       FI_DISPATCH(norm_act_sums(args, static_cast<Dtype>(p.dtype), begin, end))
     });
-    for (size_t i = 0; i < partial.size(); ++i) {
-      sums[i / (blocks(p) * 2 * channels) * 2 * channels + i % (2 * channels)] += partial[i];
+    for (int64_t s = 0; s < p.samples; ++s) {
+      std::vector<double> own(2 * channels);
+      add_blocks(&partial[s * blocks(p) * 2 * channels], blocks(p), own);
+      sums.insert(sums.end(), own.begin(), own.end());
     }
     for (int64_t c = 0; c < channels; ++c) {
       double of_bias = 0, of_weight = 0;
@@ -174,8 +186,15 @@ void bwd(const NormActProblem& p, const Maps& maps, const Affine<A>& affine, boo
     if (p.of_batch) by = through_statistics(p, affine, sums);
   }
   if (!maps.dx && !maps.daddend) return;
+  Maps rest = maps;
+  NormActProblem problem = p;
+  if (normed && maps.daddend) {  // the pass that took the sums has written dz
+    if (!maps.dx) return;
+    problem.act = static_cast<int64_t>(Act::none);
+    rest = {maps.daddend, maps.x, nullptr, nullptr, channels, 0, maps.dx, nullptr};
+  }
   for_blocks(p, threads, [&](int64_t sample, int64_t, int64_t begin, int64_t end) {
-    NormActBwd args = of_sample(p, affine.form(p, maps.x, maps.addend, sample), maps, sample);
+    NormActBwd args = of_sample(p, affine.form(problem, rest.x, rest.addend, sample), rest, sample);
     args.by_dz = &by.by_dz[sample * channels];
     args.by_x = &by.by_x[sample * channels];
     args.constant = &by.constant[sample * channels];

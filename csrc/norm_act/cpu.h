@@ -45,9 +45,11 @@ struct NormActFwd {
   NormAct form;
   void* a;
   int64_t stride, offset;
+  bool past_caches;  // whether a is written so
 };
 
-// dz = da * act'(z), and over each block of pixels sum dz and sum dz * (x - mean).
+// dz = da * act'(z), and over each block of pixels sum dz and sum dz * (x - mean). The kernel of the sums writes
+// daddend too, that of dx only where no sums are taken.
 struct NormActBwd {
   NormAct form;
   const void* da;   // D, rows `stride` apart, this map's channels from `offset` on
@@ -57,6 +59,7 @@ struct NormActBwd {
   void* dx;                             // D [pixels, channels] or null: by_dz * dz + by_x * (x - mean) + constant
   const void *by_dz, *by_x, *constant;  // A [channels]
   double* sums;                         // [2, channels] of the block, or null
+  bool past_caches;                     // whether dx is written so
 };
 
 FI_DECLARE_EACH_ISA(void norm_act_fwd(const NormActFwd&, Dtype, int64_t begin, int64_t end))

@@ -47,6 +47,15 @@ void for_groups(int64_t channels, F f) {
   for (; c < channels; c += lanes) f(Vectors<1>{}, c);
 }
 
+// The first n values of v, past the caches where that is wanted: then all of them.
+template <class D, class V>
+inline void put(D* to, V v, int64_t n, bool past_caches) {
+  if constexpr (sizeof(D) == sizeof(float)) {
+    if (past_caches) return stream(to, v);
+  }
+  store_n(to, v, n);
+}
+
 template <class D, class ACT, int COUNT>
 void fwd(const NormActFwd& args, int64_t begin, int64_t end, int64_t c) {
   constexpr int lanes = Simd<D>::lanes;
@@ -57,10 +66,13 @@ void fwd(const NormActFwd& args, int64_t begin, int64_t end, int64_t c) {
   D* a = static_cast<D*>(args.a) + begin * args.stride + args.offset + c;
   for (int64_t p = 0; p < (end - begin) * channels; p += channels, a += args.stride) {
     for (int i = 0; i < COUNT; ++i) {
-      store_n(a + i * lanes, ACT::fwd(from[i].z(load_n(from[i].x + p, n), p, n), parameter), n);
+      put(a + i * lanes, ACT::fwd(from[i].z(load_n(from[i].x + p, n), p, n), parameter), n, args.past_caches);
     }
   }
 }
+
+// Sums over at most so many pixels are taken in the arithmetic's own type before they join those in double.
+constexpr int64_t kSegment = 8;
 
 template <class D, class ACT, int COUNT>
 void sums(const NormActBwd& args, int64_t begin, int64_t end, int64_t c) {
@@ -72,13 +84,23 @@ void sums(const NormActBwd& args, int64_t begin, int64_t end, int64_t c) {
   typename Simd<D>::sums sum_dz[COUNT]{}, sum_dz_x[COUNT]{};
   for (int i = 0; i < COUNT; ++i) from[i] = Channels<D>(args.form, args.out, begin * channels, c + i * lanes, n);
   const D* da = static_cast<const D*>(args.da) + begin * args.stride + args.offset + c;
-  for (int64_t p = 0; p < (end - begin) * channels; p += channels, da += args.stride) {
+  D* daddend = args.daddend ? static_cast<D*>(args.daddend) + begin * channels + c : nullptr;
+  for (int64_t p = 0, last = (end - begin) * channels; p < last;) {
+    const int64_t until = p + kSegment * channels < last ? p + kSegment * channels : last;
+    V dz_here[COUNT]{}, dz_x_here[COUNT]{};
+    for (; p < until; p += channels, da += args.stride) {
+      for (int i = 0; i < COUNT; ++i) {
+        const V xv = load_n(from[i].x + p, n);
+        const V z = from[i].out ? load_n(from[i].out + p, n) : from[i].z(xv, p, n);
+        const V dz = ACT::bwd(z, parameter, load_n(da + i * lanes, n));
+        if (daddend) store_n(daddend + p + i * lanes, dz, n);
+        dz_here[i] += dz;
+        dz_x_here[i] += dz * (xv - from[i].mean);
+      }
+    }
     for (int i = 0; i < COUNT; ++i) {
-      const V xv = load_n(from[i].x + p, n);
-      const V z = from[i].out ? load_n(from[i].out + p, n) : from[i].z(xv, p, n);
-      const V dz = ACT::bwd(z, parameter, load_n(da + i * lanes, n));
-      add(sum_dz[i], dz);
-      add_product(sum_dz_x[i], dz, xv - from[i].mean);
+      add(sum_dz[i], dz_here[i]);
+      add(sum_dz_x[i], dz_x_here[i]);
     }
   }
   for (int i = 0; i < COUNT; ++i) {
@@ -110,7 +132,8 @@ void apply(const NormActBwd& args, int64_t begin, int64_t end, int64_t c) {
       const V z = from[i].out ? load_n(from[i].out + p, n) : from[i].z(xv, p, n);
       const V dz = ACT::bwd(z, parameter, load_n(da + i * lanes, n));
       if (daddend) store_n(daddend + p + i * lanes, dz, n);
-      if (dx) store_n(dx + p + i * lanes, by_dz[i] * dz + (by_x[i] * (xv - from[i].mean) + constant[i]), n);
+      const V from_x = by_x[i] * (xv - from[i].mean) + constant[i];
+      if (dx) put(dx + p + i * lanes, by_dz[i] * dz + from_x, n, args.past_caches);
     }
   }
 }
@@ -131,6 +154,7 @@ void norm_act_fwd(const NormActFwd& args, Dtype dtype, int64_t begin, int64_t en
     for_groups<decltype(d), 4>(args.form.channels, [&](auto vectors, int64_t c) {
       fwd<decltype(d), decltype(act), vectors.count>(args, begin, end, c);
     });
+    end_stream();
   });
 }
 
@@ -147,6 +171,7 @@ void norm_act_apply(const NormActBwd& args, Dtype dtype, int64_t begin, int64_t 
     for_groups<decltype(d), 2>(args.form.channels, [&](auto vectors, int64_t c) {
       apply<decltype(d), decltype(act), vectors.count>(args, begin, end, c);
     });
+    end_stream();
   });
 }
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from fastinpaint.nn import layers, region
 from fastinpaint.nn.deferred import plain
+from fastinpaint.nn.deferred_tensor import DeferredTensor
 
 TUNER = "_fastinpaint_tuner"  # the attribute of a model that measures its first calls, by one hook
 
@@ -71,6 +72,13 @@ def _enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
 def _leave(module: nn.Module, args: tuple[Any, ...], result: Any) -> Any:
     """Runs after a container, also when it raised."""
     region.leave(module)
+    if type(result) is DeferredTensor and not torch.compiler.is_compiling() and not region.inside():
+        steps = result.last_steps()
+        for step in steps:  # here, not calls deep
+            apply, arguments = step.prepare()
+            step.finish(arguments, apply(*arguments))
+        if steps:
+            result.become(steps[-1])
     hooked = layers.hooked(module, _own_hooks(module))
     outermost = hasattr(module, "fastinpaint_report") or not (torch.compiler.is_compiling() or region.inside())
     return plain(result, hooked) if outermost or hooked else None

@@ -47,6 +47,11 @@ def learn_subclasses(model: nn.Module) -> None:
             _learn(kind)
 
 
+def torch_class(kind: type[nn.Module]) -> type[nn.Module]:
+    """Torch's own class of a layer that can be fused; any other class itself."""
+    return next((one for one in kind.__mro__ if one in _TORCHS), kind) if kind in FUSED else kind
+
+
 def _learn(kind: type[nn.Module]) -> None:
     parent = next((one for one in kind.__mro__ if one in _TORCHS), None)
     if parent is None or not _computes_as(kind, parent):

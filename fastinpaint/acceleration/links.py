@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from fastinpaint.acceleration.kinds import FUSED
+from fastinpaint.acceleration.kinds import FUSED, torch_class
 from fastinpaint.acceleration.swap import NORMS
 
 
@@ -79,7 +79,7 @@ def record(model: nn.Module, run: Callable[[], Any]) -> Links:
             given = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
             maker = made[id(given)][0] if id(given) in made else None
             if maker is not None:
-                links.readers.setdefault(maker, set()).add(type(module).__name__)
+                links.readers.setdefault(maker, set()).add(torch_class(type(module)).__name__)
             result = forward(*args, **kwargs)
             if isinstance(result, Tensor):
                 _note(links, made, name, module, given, maker, result)

@@ -126,7 +126,7 @@ def layers_of(
     fused = next((times for tier, times in parts.items() if tier != STOCK), {})
     for name in links.order:
         tier = tiers.get(name, STOCK)
-        own = parts.get(tier, {}) if tier != STOCK else fused
+        own = parts.get(tier, fused) if tier != STOCK else fused
         stock_ms, fused_ms = (1e3 * t[name] if name in t else None for t in (parts.get(STOCK, {}), own))
         if name in left:
             why = left[name]

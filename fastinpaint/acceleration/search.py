@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import logging
-import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+from torch.nn.modules.conv import _ConvNd
 
 from fastinpaint.acceleration import select
 from fastinpaint.acceleration.adapt import adapt_plan
+from fastinpaint.acceleration.finals import BUDGET_ERROR, SLACK, TRADE, Candidate, Goal, Stocks, decide
 from fastinpaint.acceleration.links import Links, record
-from fastinpaint.acceleration.plan import DEFAULT, LOW, STOCK, Plan
+from fastinpaint.acceleration.plan import DEFAULT, LOW, STOCK, SUMS, Plan
+from fastinpaint.acceleration.rules import rule_of
 from fastinpaint.acceleration.trial import Runner, Trial, second_per_byte
 
 logger = logging.getLogger(__name__)
-RUNS, MIXED_RUNS = 2, 2  # timed steps of a uniform plan, and of a mixed plan
-TURNS, MORE_TURNS = 3, 4  # whole steps of every finalist; further ones of the best two if they are close
-CLOSE = 0.03  # relative difference of step times that needs further turns
-TIE = 0.01  # relative difference of step times below which fewer kept bytes decide
-SLACK = 0.05  # relative time that "balanced" may spend to keep fewer bytes
-SHORT = 0.03  # seconds; shorter steps are repeated within a turn
-FINALISTS = 2  # fused plans that are timed beside both stock layouts
-BUDGET_ATTEMPTS = 2  # attempts to meet a budget
-MUCH_SLOWER = 1.2  # a stock layout slower than the other by this factor is not timed again
+RUNS, MIXED_RUNS = 2, 1  # timed steps of a uniform plan, and of a mixed plan
+ALIKE = 0.02  # relative difference in time and kept bytes of plans that are not both measured
+CLEARLY = 0.03  # relative gain that another layout must bring
+THRIFT = (0.0, 0.03, 0.1)  # estimated relative time that plans spend to keep fewer bytes: estimates are rough
+WORTH = 0.2  # least share of the stock step in layers that pay by the rules, for a plan of these alone
+ATTEMPTS = 3  # plans measured to keep few bytes, or to meet a budget
+MUCH_SLOWER = 1.2  # a layout slower than the other by this factor is not tried for the fused layers
 
 
 @dataclass
@@ -49,20 +50,6 @@ class SearchResult:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass
-class Goal:
-    """An objective of `fastinpaint.accelerate`, and a budget: kept bytes, a share of stock's (at most 1), or None."""
-
-    objective: str
-    budget: float | None = None
-
-    def limit(self, stock_kept: int) -> float | None:
-        """The budget in bytes."""
-        if self.budget is None:
-            return None
-        return self.budget * stock_kept if self.budget <= 1 else self.budget
-
-
 LAYOUTS = {False: "contiguous", True: "channels-last"}
 
 
@@ -71,22 +58,31 @@ def search(runner: Runner, goal: Goal) -> SearchResult:
     runner.apply(Plan())
     runner.links = record(runner.model, lambda: runner.forward())
     tried = {flag: _stock(runner, flag) for flag in LAYOUTS}
-    layouts = {flag: trial for flag, trial in tried.items() if trial is not None}
-    base = min(layouts, key=lambda flag: layouts[flag].seconds)
-    stock = layouts[base]
-    notes = [] if True in layouts else ["code of the model calls view, so activations stay contiguous."]
-    trials = {STOCK: stock}
-    for tier in (DEFAULT, LOW) if goal.objective != "speed" or goal.budget is not None else (DEFAULT,):
-        trial, reason = _fused(runner, base, tier, contiguous=True not in layouts, like=stock)
-        if trial is not None:
-            trials[tier] = trial
-        elif reason:
-            notes.append(reason)
-    candidates = _candidates(runner, trials, goal) if len(trials) > 1 else []
-    found = _finals(runner, layouts, candidates, goal)
-    found.notes += notes
-    found.links = runner.links
-    found.parts = {tier: trial.parts for tier, trial in trials.items()}
+    stocks: Stocks = {flag: trial for flag, trial in tried.items() if trial is not None}
+    notes = [] if True in stocks else ["code of the model calls view, so activations stay contiguous."]
+    base, fused, reason = _fused(runner, stocks)
+    trials = {STOCK: stocks[base]}
+    if fused is not None:
+        trials[DEFAULT] = fused
+        if goal.objective != "speed" or goal.budget is not None:
+            trials |= _low(runner, fused, stocks[base])
+    elif reason:
+        notes.append(reason)
+    candidates = _Candidates(runner, trials, goal).all() if fused is not None else []
+    winner = decide(runner, stocks, candidates, goal)
+    found = SearchResult(
+        winner.trial.plan,
+        winner.trial.seconds,
+        winner.trial.kept,
+        {LAYOUTS[flag]: (trial.seconds, trial.kept) for flag, trial in stocks.items()},
+        winner.tiers,
+        {tier: trial.parts for tier, trial in trials.items()},
+        runner.links,
+        notes,
+    )
+    limit = goal.limit(min(trial.kept for trial in stocks.values()))
+    if limit is not None and found.kept > limit * BUDGET_ERROR:
+        found.notes.insert(0, f"no choice keeps {limit / 2**20:.1f} MiB or less: this one keeps the fewest bytes.")
     return found
 
 
@@ -100,116 +96,142 @@ def _stock(runner: Runner, channels_last: bool) -> Trial | None:
         return None
 
 
-def _fused(runner: Runner, base: bool, tier: str, contiguous: bool, like: Trial) -> tuple[Trial | None, str]:
-    """Measure the model with every layer fused; None and the reason if that fails."""
+def _fused(runner: Runner, stocks: Stocks) -> tuple[bool, Trial | None, str]:
+    """Measure the model with every layer fused, in the faster layout, and in the other one where that may be faster.
+
+    Returns:
+        The layout, the trial in it, and the reason where there is none.
+    """
+    base = min(stocks, key=lambda flag: stocks[flag].seconds)
     if not runner.links.order:
-        return None, ""
-    plan = select.plan_of(dict.fromkeys(runner.links.order, tier), runner.links, Plan(base, contiguous=contiguous))
-    return adapt_plan(runner.model, plan, like, lambda plan: runner.measure(plan, RUNS))
+        return base, None, ""
+
+    def measured(flag: bool) -> tuple[Trial | None, str]:
+        like, runs = Plan(flag, contiguous=True not in stocks), RUNS if flag == base else 1
+        plan = select.plan_of(dict.fromkeys(runner.links.order, DEFAULT), runner.links, like)
+        return adapt_plan(runner.model, plan, stocks[base], lambda plan: runner.measure(plan, runs))
+
+    fused, reason = measured(base)
+    other = stocks.get(not base)
+    near = other is not None and other.seconds <= MUCH_SLOWER * stocks[base].seconds
+    if fused is None or not near or fused.seconds > stocks[base].seconds:
+        return base, fused, reason
+    again, _ = measured(not base)
+    if again is None or again.seconds > (1 - CLEARLY) * fused.seconds:
+        return base, fused, ""
+    return not base, again, ""
 
 
-def _candidates(runner: Runner, trials: dict[str, Trial], goal: Goal) -> list[tuple[Trial, dict[str, str]]]:
-    """Mixed plans that are worth timing as whole steps, each measured once by parts."""
-    links, stock, fused = runner.links, trials[STOCK], next(t for tier, t in trials.items() if tier != STOCK)
-
-    def measured(tiers: dict[str, str]) -> tuple[Trial, dict[str, str]]:
-        plan = select.plan_of(tiers, links, fused.plan)
-        known = next((t for t in trials.values() if t.plan == plan), None)
-        return known or runner.measure(plan, MIXED_RUNS), tiers
-
-    allowed = {STOCK: stock, DEFAULT: trials[DEFAULT]} if DEFAULT in trials else trials
-    candidates = [measured(select.fastest(allowed, links, second_per_byte(runner.device)))]
-    trial, tiers = candidates[0]
-    better = select.refined(tiers, trial, stock)
-    if better != tiers:
-        candidates.append(measured(better))
-    limit = goal.limit(stock.kept)
-    if goal.objective == "speed" and limit is None:
-        limit = stock.kept
-    trial, tiers = candidates[-1]
-    if limit is None:
-        limit = 0.0  # "memory" and "balanced": as few kept bytes as possible
-    for _ in range(BUDGET_ATTEMPTS):
-        if trial.kept <= limit * 1.002 or not runner.training:
-            break
-        estimated = _estimate(tiers, trials)
-        fewer = select.within_budget(tiers, trials, limit - (trial.kept - estimated), estimated, links)
-        if fewer == tiers:
-            break
-        candidates.append(measured(fewer))
-        trial, tiers = candidates[-1]
-    whole = [(trials[tier], dict.fromkeys(links.order, tier)) for tier in trials if tier != STOCK]
-    return candidates + [c for c in whole if all(c[0].plan != trial.plan for trial, _ in candidates)]
+def _low(runner: Runner, fused: Trial, like: Trial) -> dict[str, Trial]:
+    """Measure the model with every layer fused in the tier "low"; empty if that fails."""
+    tiers = dict.fromkeys(runner.links.order, LOW)
+    plan = select.plan_of(tiers, runner.links, fused.plan)
+    trial, _ = adapt_plan(runner.model, plan, like, lambda plan: runner.measure(plan, RUNS))
+    return {} if trial is None else {LOW: trial}
 
 
-def _estimate(tiers: dict[str, str], trials: dict[str, Trial]) -> int:
-    return sum(trials[tier].kept_by.get(name, 0) for name, tier in tiers.items())
+class _Candidates:
+    """Plans that are worth timing as whole steps, each measured once by parts."""
+
+    def __init__(self, runner: Runner, trials: dict[str, Trial], goal: Goal) -> None:
+        self.runner, self.trials, self.goal = runner, trials, goal
+        self.links, self.stock = runner.links, trials[STOCK]
+        self.found: list[Candidate] = []
+        for tier, trial in trials.items():
+            if tier != STOCK:
+                self.found.append(Candidate(trial, dict.fromkeys(self.links.order, tier), f"all {tier}"))
+
+    def all(self) -> list[Candidate]:
+        """Measure them: the wholly fused model is one, then what the rules say, then what the parts' times say."""
+        costs = select.Costs(self.trials, self.links, second_per_byte(self.runner.device))
+        by_rule = self.by_rule()
+        if (
+            sum(self.stock.parts.get(n, 0.0) for n, tier in by_rule.items() if tier != STOCK)
+            > WORTH * self.stock.seconds
+        ):
+            self.measured(by_rule, "by rule")
+        tiers = select.cheapest(costs)
+        costs = select.fitted(costs, tiers, self.measured(tiers, "fastest parts").trial)
+        if not self.runner.training:
+            self.measured(select.cheapest(costs), "fastest parts, boundaries fitted")
+            return self.found
+        if self.goal.objective == "speed" and self.goal.budget is None:
+            self.thrifty(costs)
+            self.without_sums()
+        else:
+            self.smaller(costs)
+            if self.goal.objective != "memory" or self.goal.budget is not None:
+                self.without_sums()
+        return self.found
+
+    def measured(self, tiers: select.Tiers, name: str) -> Candidate:
+        """The candidate with these tiers, measured unless it is known."""
+        plan = select.plan_of(tiers, self.links, self.trials[DEFAULT].plan)
+        if plan.fused == {}:
+            return Candidate(self.stock, tiers, name)
+        known = next((c for c in self.found if self.alike(c.tiers, tiers)), None)
+        if known is None:
+            known = Candidate(self.runner.measure(plan, MIXED_RUNS), tiers, name)
+            self.found.append(known)
+        logger.debug("%s: %.4g s, %.4g MiB", name, known.trial.seconds, known.trial.kept / 2**20)
+        return known
+
+    def share(self, names: Iterable[str]) -> float:
+        """The share of the stock step's time that these parts take."""
+        return sum(self.stock.parts.get(name, 0.0) for name in names) / self.stock.seconds
+
+    def alike(self, tiers: select.Tiers, others: select.Tiers) -> bool:
+        """Whether two plans differ in so little that there is no use in measuring both."""
+        differ = [name for name, tier in tiers.items() if tier != others[name]]
+        kept = sum(self.stock.kept_by.get(name, 0) for name in differ)
+        return self.share(differ) <= ALIKE and kept <= ALIKE * self.stock.kept
+
+    def by_rule(self) -> select.Tiers:
+        """The parts whose kind of convolution pays by the rules: spatial ones with all channels connected."""
+        modules = dict(self.runner.model.named_modules())
+        pays = {n for n in self.links.order if isinstance(c := modules[n], _ConvNd) and rule_of(c).pays}
+        return {name: DEFAULT if name in pays else STOCK for name in self.links.order}
+
+    def thrifty(self, costs: select.Costs) -> None:
+        """Plans along the estimated front of time and kept bytes. Measured, the best of them is seldom its first."""
+        options = select.priced(costs)
+        fastest = min(option.seconds for option in options)
+        for share in THRIFT:
+            near = [option for option in options if option.seconds <= (1 + share) * fastest]
+            self.measured(min(near, key=lambda option: option.kept).tiers, f"fewest bytes at {share:.0%} more time")
+
+    def without_sums(self) -> None:
+        """The best plan so far, with residual sums computed again in backward: one elementwise pass each."""
+        best = min(self.found, key=lambda c: c.trial.kept * c.trial.seconds**TRADE)
+        tiers = {name: SUMS if tier == DEFAULT else tier for name, tier in best.tiers.items()}
+        self.measured(tiers, f"{best.name}, sums computed again")
+
+    def smaller(self, costs: select.Costs) -> None:
+        """Plans that keep few bytes, or meet the budget."""
+        options = select.options(costs)
+        limit, error, tried = self.goal.limit(self.stock.kept), 0.0, []
+        for _ in range(ATTEMPTS):
+            left = [option for option in options if option.tiers not in tried]
+            if not left:
+                return
+            option = self._smallest(left) if limit is None else _within(left, limit - error)
+            tried.append(option.tiers)
+            kept = self.measured(option.tiers, "few bytes").trial.kept
+            if limit is not None and kept <= limit * BUDGET_ERROR:
+                return
+            error = kept - option.kept
+
+    def _smallest(self, options: list[select.Option]) -> select.Option:
+        """The option with the fewest bytes, of those that are fast enough."""
+        if self.goal.objective == "balanced":
+            fastest = min(option.seconds for option in options)
+            options = [option for option in options if option.seconds <= (1 + SLACK) * fastest]
+        return min(options, key=lambda option: (option.kept, option.seconds))
 
 
-def _finals(
-    runner: Runner, layouts: dict[bool, Trial], candidates: list[tuple[Trial, dict[str, str]]], goal: Goal
-) -> SearchResult:
-    """Alternate whole steps of both stock layouts and the best candidates; the goal decides."""
-    least = min(trial.kept for trial in layouts.values())
-    best = min(trial.seconds for trial in layouts.values())
-    stocks = [trial for trial in layouts.values() if trial.seconds <= MUCH_SLOWER * best]
-    ours = [c for c in candidates if not c[0].plan.stock]
-    if goal.objective == "speed" and goal.budget is None:
-        ours = [c for c in ours if c[0].kept <= least * 1.002 or not runner.training]
-        ours = sorted(ours, key=lambda c: c[0].seconds)[:FINALISTS]
-    else:
-        ours = _distinct(ours)
-    finalists = [*((trial, {}) for trial in stocks), *ours]
-    _time(runner, finalists, len(stocks))
-    trial, tiers = _winner(finalists, len(stocks), goal, least)
-    stock = {LAYOUTS[flag]: (layouts[flag].seconds, layouts[flag].kept) for flag in layouts}
-    found, limit = SearchResult(trial.plan, trial.seconds, trial.kept, stock, tiers), goal.limit(least)
-    if limit is not None and trial.kept > limit * 1.002:
-        found.notes.append(f"no choice keeps {limit / 2**20:.1f} MiB or less: this one keeps the fewest bytes.")
-    return found
-
-
-def _time(runner: Runner, finalists: Sequence[tuple[Trial, dict[str, str]]], stocks: int) -> None:
-    """Set every finalist's seconds per step. The first `stocks` finalists are stock."""
-    within = 3 if min(trial.seconds for trial, _ in finalists) < SHORT else 1
-    taken = runner.alternate([trial.plan for trial, _ in finalists], TURNS, within)
-    medians = [statistics.median(t) for t in taken]
-    if len(finalists) > stocks:
-        first = min(range(stocks), key=medians.__getitem__)
-        second = min(range(stocks, len(finalists)), key=medians.__getitem__)
-        if abs(medians[second] / medians[first] - 1) < CLOSE:
-            pair = (first, second)
-            more = runner.alternate([finalists[i][0].plan for i in pair], MORE_TURNS, within)
-            for i, again in zip(pair, more, strict=True):
-                medians[i] = statistics.median(taken[i] + again)
-    for (trial, _), seconds in zip(finalists, medians, strict=True):
-        trial.seconds = seconds
-
-
-def _distinct(candidates: list[tuple[Trial, dict[str, str]]]) -> list[tuple[Trial, dict[str, str]]]:
-    """The Pareto front of time and kept bytes, at most four plans."""
-    front: list[tuple[Trial, dict[str, str]]] = []
-    for trial, tiers in sorted(candidates, key=lambda c: (c[0].kept, c[0].seconds)):
-        if not front or trial.seconds < front[-1][0].seconds:
-            front.append((trial, tiers))
-    return front[:2] + front[-2:] if len(front) > 4 else front
-
-
-def _winner(
-    finalists: list[tuple[Trial, dict[str, str]]], stocks: int, goal: Goal, stock_kept: int
-) -> tuple[Trial, dict[str, str]]:
-    fastest = min(trial.seconds for trial, _ in finalists)
-    best_stock = min(trial.seconds for trial, _ in finalists[:stocks])
-    limit = goal.limit(stock_kept)
-    if limit is not None:
-        meeting = [f for f in finalists if f[0].kept <= limit * 1.002]
-        if meeting:
-            return min(meeting, key=lambda f: f[0].seconds)
-        return min(finalists, key=lambda f: (f[0].kept, f[0].seconds))
-    if goal.objective == "memory":
-        return min(finalists, key=lambda f: (f[0].kept, f[0].seconds))
-    if goal.objective == "balanced":
-        near = [f for f in finalists if f[0].seconds <= (1 + SLACK) * fastest]
-        return min(near, key=lambda f: (f[0].kept, f[0].seconds))
-    tied = [f for f in finalists if f[0].seconds <= (1 + TIE) * fastest and f[0].seconds <= best_stock]
-    return min(tied or finalists, key=lambda f: (f[0].kept, f[0].seconds) if tied else (f[0].seconds, 0))
+def _within(options: list[select.Option], limit: float) -> select.Option:
+    """The fastest option that keeps no more than the limit, or else the one that keeps the fewest bytes."""
+    meeting = [option for option in options if option.kept <= limit]
+    if meeting:
+        return min(meeting, key=lambda option: option.seconds)
+    return min(options, key=lambda option: (option.kept, option.seconds))

@@ -1,4 +1,4 @@
-"""Turns measured parts into a plan: chooses a tier for every part, within a limit on kept bytes.
+"""Turns measured parts into plans: chooses a tier for every part, by estimated seconds and kept bytes.
 
 A part is a convolution with the norm after it, or a batch norm without a convolution before it, and everything up to
 the next part. Its cost is forward plus backward, beside the neighbours it was measured with.
@@ -6,111 +6,186 @@ the next part. Its cost is forward plus backward, beside the neighbours it was m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from fastinpaint.acceleration.links import Links
-from fastinpaint.acceleration.plan import STOCK, Plan
+from fastinpaint.acceleration.plan import DEFAULT, LOW, STOCK, Plan
 from fastinpaint.acceleration.trial import Trial
 
 MARGIN = 0.01  # relative gain that a part needs to be fused
+PRICES, DEARER = 48, 1.4  # prices of a kept byte that are tried, each dearer than the one before by this factor
+SEGMENTS = (1, 2, 3, 4, 6, 8, 12, 16, 24)  # segments of maps that backward computes again, each at once
+QUANTILES = 6  # thresholds of seconds per byte, up to which a map is computed again
+
+Tiers = dict[str, str]
 
 
-def fastest(trials: Mapping[str, Trial], links: Links, second_per_byte: float) -> dict[str, str]:
-    """The tier of every part that minimises the sum of their times, by dynamic programming over their order.
+@dataclass(frozen=True)
+class Option:
+    """Tiers with their estimated seconds and kept bytes of a step."""
 
-    A fused part before a stock one writes its activation out, and backward reads it again. That costs
-    `second_per_byte` times its bytes.
+    seconds: float
+    kept: float
+    tiers: Tiers
+
+
+@dataclass
+class Costs:
+    """Estimates for any tiers, from the trials of the uniform plans.
+
+    Attributes:
+        trials: by tier; "stock" and "default" must be there.
+        links: the record of the layers.
+        second_per_byte: seconds per byte of an activation between a fused and a stock part, which is written out and,
+            in backward, read again.
+        forgotten: by part, bytes that the tier "low" does not keep.
+        again: by part, seconds to compute them again.
+    """
+
+    trials: Mapping[str, Trial]
+    links: Links
+    second_per_byte: float
+    forgotten: dict[str, int] = field(default_factory=dict)
+    again: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if LOW not in self.trials:
+            return
+        default, low = self.trials[DEFAULT], self.trials[LOW]
+        for name in self.links.order:
+            saved = default.kept_by.get(name, 0) - low.kept_by.get(name, 0)
+            if saved > 0:
+                self.forgotten[name] = saved
+        # Backward computes a chain again at its end, so the parts of the trial do not say which map took how long.
+        forward = {name: default.forward.get(name, 0.0) for name in self.forgotten}
+        lost, total = max(low.seconds - default.seconds, 0.0), sum(forward.values())
+        self.again = {name: seconds * lost / total if total else 0.0 for name, seconds in forward.items()}
+
+    def part(self, name: str, tier: str) -> float:
+        """Seconds of one part."""
+        measured = self.trials[STOCK if tier == STOCK else DEFAULT].parts.get(name, 0.0)
+        return measured + self.again.get(name, 0.0) if tier == LOW else measured
+
+    def part_kept(self, name: str, tier: str) -> int:
+        """Bytes that one part keeps; a part of the tier "low" may keep less for the maps it computes again."""
+        kept = self.trials[STOCK if tier == STOCK else DEFAULT].kept_by.get(name, 0)
+        return kept - self.forgotten.get(name, 0) if tier == LOW else kept
+
+    def boundary_bytes(self, name: str, tier: str, next_tier: str) -> int:
+        """Bytes of a fused part's activation that a stock convolution reads: it is written out and kept."""
+        if tier == STOCK or next_tier != STOCK or not self.links.readers.get(name, set()) & CONVOLUTIONS:
+            return 0
+        return self.links.result_bytes.get(name, 0)
+
+    def of(self, tiers: Tiers) -> Option:
+        """The estimated cost of these tiers."""
+        seconds, kept, held, peak = 0.0, 0.0, 0, 0
+        order = self.links.order
+        for i, name in enumerate(order):
+            tier = tiers[name]
+            border = self.boundary_bytes(name, tier, tiers[order[i + 1]]) if i + 1 < len(order) else 0
+            seconds += self.part(name, tier) + border * self.second_per_byte
+            kept += self.part_kept(name, tier) + border
+            if tier == LOW:
+                held += self.forgotten.get(name, 0)
+                peak = max(peak, held)
+            elif name in self.forgotten:
+                held = 0
+        return Option(seconds, kept + peak, tiers)
+
+
+CONVOLUTIONS = {"Conv2d", "Conv3d", "ConvTranspose2d", "ConvTranspose3d"}
+
+
+def cheapest(costs: Costs, price: float = 0.0) -> Tiers:
+    """The tier, stock or default, of every part that minimises seconds plus `price` times kept bytes.
+
+    By dynamic programming over the order of the parts.
 
     Args:
-        trials: by tier, "stock" included.
+        price: seconds that a kept byte may cost.
     """
-    tiers, order = list(trials), links.order
+    tiers, order = (STOCK, DEFAULT), costs.links.order
     if not order:
         return {}
+    per_byte = costs.second_per_byte + price
     best: list[dict[str, tuple[float, str]]] = []  # by part and tier: the cost so far, and the previous part's tier
     for i, name in enumerate(order):
         row: dict[str, tuple[float, str]] = {}
         for tier in tiers:
-            own = trials[tier].parts.get(name, 0.0) * (1 if tier == STOCK else 1 + MARGIN)
+            own = costs.part(name, tier) * (1 if tier == STOCK else 1 + MARGIN) + price * costs.part_kept(name, tier)
             cost, previous = 0.0, tier
             if i:
-                name_before = order[i - 1]
                 cost, previous = min(
-                    (best[-1][w][0] + _boundary_seconds(links, name_before, w, tier, second_per_byte), w) for w in tiers
+                    (best[-1][w][0] + costs.boundary_bytes(order[i - 1], w, tier) * per_byte, w) for w in tiers
                 )
             row[tier] = (cost + own, previous)
         best.append(row)
     tier = min(tiers, key=lambda w: best[-1][w][0])
-    chosen: dict[str, str] = {}
+    chosen: Tiers = {}
     for name, row in zip(reversed(order), reversed(best), strict=True):
         chosen[name] = tier
         tier = row[tier][1]
     return {name: chosen[name] for name in order}
 
 
-def _boundary_seconds(links: Links, name: str, tier: str, next_tier: str, second_per_byte: float) -> float:
-    """The extra seconds of a fused part whose map is read by a stock one."""
-    if tier == STOCK or next_tier != STOCK or not links.readers.get(name, set()) & CONVOLUTIONS:
-        return 0.0
-    return links.result_bytes.get(name, 0) * second_per_byte
+def fitted(costs: Costs, tiers: Tiers, mixed: Trial) -> Costs:
+    """The costs, with the seconds per byte at the boundaries as a measured mixed plan shows them, at least as before.
 
-
-CONVOLUTIONS = {"Conv2d", "Conv3d", "ConvTranspose2d", "ConvTranspose3d"}
-
-
-def refined(tiers: Mapping[str, str], mixed: Trial, stock: Trial) -> dict[str, str]:
-    """The tiers, with runs of fused parts that were slower than stock in the mixed plan set back to stock."""
-    found, names = dict(tiers), list(tiers)
-    i = 0
-    while i < len(names):
-        j = i
-        while j < len(names) and tiers[names[j]] != STOCK:
-            j += 1
-        if j > i:
-            run = _worst_run(names[i:j], mixed, stock)
-            found.update(dict.fromkeys(run, STOCK))
-        i = max(j, i + 1)
-    return found
-
-
-def _worst_run(names: Sequence[str], mixed: Trial, stock: Trial) -> Sequence[str]:
-    """The consecutive parts with the largest total loss, if any lose (maximum subarray)."""
-    most, result, start, sum_ = 0.0, (0, 0), 0, 0.0
-    for i, name in enumerate(names):
-        sum_ += mixed.parts.get(name, 0.0) - stock.parts.get(name, 0.0)
-        if sum_ < 0:
-            start, sum_ = i + 1, 0.0
-        elif sum_ > most:
-            most, result = sum_, (start, i + 1)
-    return names[result[0] : result[1]]
-
-
-def within_budget(
-    tiers: Mapping[str, str], trials: Mapping[str, Trial], limit: float, now: float, links: Links
-) -> dict[str, str]:
-    """Tiers that keep an estimated `limit` bytes or less: a greedy knapsack by seconds lost per byte saved.
-
-    Args:
-        tiers: the starting point.
-        trials: by tier, with the bytes and seconds of every part.
-        limit: total bytes allowed.
-        now: total bytes kept with `tiers`.
+    Where fused and stock parts alternate, converting costs more than the parts of the uniform plans say.
     """
-    found = dict(tiers)
-    while now > limit:
-        moves = []
-        for name in links.order:
-            for tier, trial in trials.items():
-                saved = trials[found[name]].kept_by.get(name, 0) - trial.kept_by.get(name, 0)
-                lost = trial.parts.get(name, 0.0) - trials[found[name]].parts.get(name, 0.0)
-                if saved > 0:
-                    moves.append((lost / saved, saved, name, tier))
-        if not moves:
-            break
-        _, saved, name, tier = min(moves)
-        found[name] = tier
-        now -= saved
+    borders = sum(
+        costs.boundary_bytes(name, tiers[name], tiers[after])
+        for name, after in zip(costs.links.order, costs.links.order[1:], strict=False)
+    )
+    missing = sum(mixed.parts.values()) - sum(costs.part(name, tier) for name, tier in tiers.items())
+    if not borders:
+        return costs
+    return replace(costs, second_per_byte=max(costs.second_per_byte, missing / borders))
+
+
+def priced(costs: Costs) -> list[Option]:
+    """Plans without recomputation, from the fastest to the one that keeps the fewest bytes."""
+    stock = costs.trials[STOCK]
+    first = stock.seconds / max(stock.kept, 1) / DEARER ** (PRICES - 12)
+    found = [costs.of(cheapest(costs))]
+    for i in range(PRICES):
+        option = costs.of(cheapest(costs, first * DEARER**i))
+        if option.tiers != found[-1].tiers:
+            found.append(option)
+    whole = costs.of(dict.fromkeys(costs.links.order, DEFAULT))
+    return found if whole.tiers == found[-1].tiers else [*found, whole]
+
+
+def recomputing(costs: Costs, tiers: Tiers) -> Iterator[Option]:
+    """The plan, with the fused maps that are cheap enough computed again in backward, in segments.
+
+    Backward computes a chain of such maps again at once, and holds it. So between two segments one map is kept.
+    """
+    dear = {name: costs.again.get(name, 0.0) / saved for name, saved in costs.forgotten.items() if tiers[name] != STOCK}
+    steps = sorted(dear.values())
+    limits = {steps[min(len(steps) - 1, len(steps) * (i + 1) // QUANTILES)] for i in range(QUANTILES)} if steps else ()
+    for limit in limits:
+        maps = [name for name in costs.links.order if name in dear]
+        total = sum(costs.forgotten[name] for name in maps if dear[name] <= limit)
+        for segments in SEGMENTS:
+            most, held, found = total / segments, 0, dict(tiers)
+            for name in maps:
+                if dear[name] > limit or held + costs.forgotten[name] > most:
+                    held = 0
+                else:
+                    held += costs.forgotten[name]
+                    found[name] = LOW
+            yield costs.of(found)
+
+
+def options(costs: Costs) -> list[Option]:
+    """Every plan that is worth an estimate."""
+    found = priced(costs)
+    if LOW in costs.trials:
+        for option in list(found):
+            found += recomputing(costs, option.tiers)
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -19,6 +18,7 @@ from fastinpaint.acceleration.links import Links, wrapped_forwards
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.sandbox import random_states
 from fastinpaint.acceleration.swap import swap, unswap
+from fastinpaint.ops.dispatch.autotune import median
 
 clock = time.perf_counter
 BEFORE_LAYERS = ""  # the part before the first watched layer
@@ -31,6 +31,7 @@ class Trial:
     Attributes:
         seconds: time of one step.
         parts: seconds from the entry of each watched layer to the entry of the next one, forward plus backward.
+        forward: seconds of each part's forward.
         kept: bytes that autograd keeps, plus the peak of what backward recomputes.
         kept_by: bytes that autograd keeps, by part.
         results: the model's first results, for comparison.
@@ -39,6 +40,7 @@ class Trial:
     plan: Plan
     seconds: float = float("inf")
     parts: dict[str, float] = field(default_factory=dict)
+    forward: dict[str, float] = field(default_factory=dict)
     kept: int = 0
     kept_by: dict[str, int] = field(default_factory=dict)
     results: list[Tensor] = field(default_factory=list)
@@ -128,10 +130,10 @@ class Runner:
             for _ in range(runs):
                 seconds.append(self.step(watch))
                 parts.append(watch.parts())
-        trial.seconds = statistics.median(seconds)
+        trial.seconds, trial.forward = median(seconds), watch.parts(backward=False)
         trial.parts = {name: min(part.get(name, 0.0) for part in parts) for name in {n for part in parts for n in part}}
         for names in self.links.equal_layers():  # so that one disturbance has no effect
-            usual = statistics.median(trial.parts.get(name, 0.0) for name in names)
+            usual = median(trial.parts.get(name, 0.0) for name in names)
             trial.parts.update(dict.fromkeys(names, usual))
         return trial
 
@@ -230,11 +232,11 @@ class Watch:
         self._turn = self._turn or len(self._marks)
         self.mark(BEFORE_LAYERS)
 
-    def parts(self) -> dict[str, float]:
+    def parts(self, backward: bool = True) -> dict[str, float]:
         """Seconds by layer: forward from its entry to the next entry, backward until its weight's gradient arrived."""
         wait_for(self.device)
         found: dict[str, float] = {}
-        for i in range(len(self._marks) - 1):
+        for i in range((len(self._marks) if backward else self._turn) - 1):
             (name, start), (later, end) = self._marks[i], self._marks[i + 1]
             owner = name if i < self._turn else later
             taken = 1e-3 * start.elapsed_time(end) if self.device.type == "cuda" else end - start

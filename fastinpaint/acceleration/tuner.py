@@ -23,10 +23,11 @@ from fastinpaint.acceleration import layout, sandbox
 from fastinpaint.acceleration.adapt import adapt_plan
 from fastinpaint.acceleration.borders import TUNER
 from fastinpaint.acceleration.example import Example
+from fastinpaint.acceleration.finals import Goal
 from fastinpaint.acceleration.kinds import FUSED, PLAIN
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.report import Report, layers_of, limit_of
-from fastinpaint.acceleration.search import LAYOUTS, Goal, search
+from fastinpaint.acceleration.search import LAYOUTS, search
 from fastinpaint.acceleration.swap import reasons, swap, unswap
 from fastinpaint.acceleration.trial import Runner
 from fastinpaint.nn import region

@@ -1,6 +1,7 @@
-"""Layers and blocks that hand on deferred activations; drop-in for torch's. See `deferred` for what that means."""
+"""Layers and blocks that pass on deferred activations, in place of torch's. See `deferred` for what that means."""
 
 from fastinpaint.nn import (
+    functions,  # noqa: F401 - keeps torch's ReLU, addition and concatenation deferred
     operators,  # noqa: F401 - gives Deferred the operators of Python
     scaled,  # noqa: F401 - lets products with one factor a channel wait
 )

@@ -1,11 +1,12 @@
 """`Activated`: ``act(norm(y) + addend)``, a map that is computed when something reads it, and again in backward.
 
 The graph keeps y and vectors. A map with an addend is kept where the next layer would keep it anyway (tier "default"),
-or computed again from the addend's own recipe (tier "low"), so that of a chain of residual sums none is kept.
+or computed again from the addend's own recipe (tiers "sums" and "low"): then none of a chain of residual sums is kept.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from fastinpaint.nn.raw import MOST_STEPS, Mode, Options, Part, Raw, version
 from fastinpaint.ops.batch_norm.reference import affine
-from fastinpaint.ops.dispatch.fast_path import apply_node
+from fastinpaint.ops.dispatch.fast_path import applied
 from fastinpaint.ops.norm_act import NONE, RELU, Act, Form
 from fastinpaint.ops.norm_act import autograd as norm_act
 from fastinpaint.ops.norm_act.autograd import Call, NormAct
@@ -22,11 +23,11 @@ from fastinpaint.ops.saved import Recipe, Slot, depth
 
 
 class Normed:
-    """What normalises a raw map: by vectors that a convolution loads, or in a pass of its own.
+    """What normalises a raw map: as vectors that a convolution loads, or in a separate pass.
 
     Args:
         mean, var: ``[C]`` of the batch or ``[N, C]`` of each sample, in the wide dtype. Those of a batch may have a
-            gradient, of which a pass of its own makes no use.
+            gradient, which a separate pass does not use.
         weight, bias: ``[C]`` or None.
         eps: what is added to var.
         groups: groups of channels that share their statistics; 0: each channel has its own.
@@ -47,7 +48,7 @@ class Normed:
     ) -> None:
         self.mean, self.var, self.weight, self.bias = mean, var, weight, bias
         self.eps, self.groups, self.of_batch = eps, groups, of_batch
-        self.versions = [0 if t is None or t.is_inference() else t._version for t in (weight, bias)]
+        self.versions = _versions(weight, bias)
         self.made: dict[Act, Activated] = {}  # the maps made of it so far, by the activation
         self._vectors: tuple[Tensor, Tensor, Tensor] | None = vectors
 
@@ -58,7 +59,7 @@ class Normed:
 
     def check_unchanged(self) -> None:
         """Raises RuntimeError where weight or bias was modified in place since."""
-        if [0 if t is None or t.is_inference() else t._version for t in (self.weight, self.bias)] != self.versions:
+        if _versions(self.weight, self.bias) != self.versions:
             raise RuntimeError(
                 f"fastinpaint: the weight or bias of a norm over {self.mean.shape[-1]} channels was modified in place "
                 "before the deferred activation that reads it ran; use the result before an optimiser's step."
@@ -72,10 +73,18 @@ class Normed:
         return self._vectors
 
 
+def _versions(weight: Tensor | None, bias: Tensor | None) -> tuple[int, int]:
+    """How often each was modified in place, where torch counts it."""
+    return (
+        0 if weight is None or weight.is_inference() else weight._version,
+        0 if bias is None or bias.is_inference() else bias._version,
+    )
+
+
 class Activated(Raw):
     """``act(norm(y) + addend)``; computed as it would have been at once, in the mode of the moment it was made."""
 
-    untracked = False  # who is given its map while others read it is given a copy
+    untracked = False  # a reader that may change it is given a copy
 
     def __init__(self, raw: Raw, norm: Normed | None, act: Act, addend: Raw | None, options: Options) -> None:
         self.x = None
@@ -102,10 +111,20 @@ class Activated(Raw):
     def requires_grad(self) -> bool:
         if self.x is not None:
             return self.x.requires_grad
-        operands = (self.raw, self.addend, self.norm)
-        return self.mode.grad and any(t is not None and t.requires_grad for t in operands)
+        raw, addend, norm = self.raw, self.addend, self.norm
+        return self.mode.grad and (
+            raw.requires_grad
+            or (addend is not None and addend.requires_grad)
+            or (norm is not None and norm.requires_grad)
+        )
 
     def _run(self) -> None:
+        with self.mode.again():
+            apply, arguments = self.prepare()
+            self.finish(arguments, apply(*arguments))
+
+    def prepare(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """What adds the node to the graph that computes it, and its arguments."""
         raw, norm, addend = self.raw, self.norm, self.addend
         raw.check_unchanged()
         if addend is not None:
@@ -116,23 +135,26 @@ class Activated(Raw):
             norm.check_unchanged()
             mean, var, weight, bias = norm.mean.detach(), norm.var.detach(), norm.weight, norm.bias
             form = Form(self.act, norm.eps, norm.groups, norm.of_batch)
-        with self.mode.again():
-            x = raw.tensor()
-            x_kept, addend_kept = raw.recipe or x, None
-            if addend is not None:
-                added = addend.tensor()
-                addend_kept = addend.recipe or added
-            backend = self.options.backend
-            module = norm_act.module_of(x, form, backend)
-            operands = (x_kept, mean, var, weight, bias, addend_kept)
-            steps = depth(operands)
-            forgotten = addend is None or (self.options.memory == "low" and steps < MOST_STEPS)
-            if forgotten and self.requires_grad:
-                again = partial(norm_act.recompute, form, backend, module)
-                self.recipe = Recipe(again, operands, Slot(), steps + 1)
-            call = Call(form, backend, module, mean, var, x_kept, addend_kept, self.recipe)
-            self.x = apply_node(NormAct, call, x, weight, bias, added)
-        self.version = version(self.x)
+        x = raw.tensor()
+        x_kept, addend_kept = raw.recipe or x, None
+        if addend is not None:
+            added = addend.tensor()
+            addend_kept = addend.recipe or added
+        backend = self.options.backend
+        module = norm_act.module_of(x, form, backend)
+        operands = (x_kept, mean, var, weight, bias, addend_kept)
+        steps = depth(operands)
+        forgotten = addend is None or (self.options.memory in ("sums", "low") and steps < MOST_STEPS)
+        if forgotten and self.requires_grad:
+            again = partial(norm_act.recompute, form, backend, module)
+            self.recipe = Recipe(again, operands, Slot(), steps + 1)
+        call = Call(form, backend, module, mean, var, x_kept, addend_kept, self.recipe)
+        return applied(NormAct), (call, x, weight, bias, added)
+
+    def finish(self, arguments: tuple[Any, ...], found: Tensor) -> None:
+        """Take what the node of `prepare` gave."""
+        self.x = found
+        self.version = version(found)
         self.raw = self.norm = self.addend = None  # what it read may go, unless backward keeps it
 
 
@@ -163,11 +185,12 @@ def made(part: Part, options: Options) -> Raw | None:
     if part.norm is None or part.addend is not None:
         return None
     act = RELU if part.relu else NONE
-    found = part.norm.made.get(act)
+    raw, norm = part.raw, part.norm
+    found = norm.made.get(act)
     if found is None or found.mode != Mode.now():
-        found = pending(part._replace(relu=False), act, None, options)
-        if found is None:
+        if torch.compiler.is_compiling() or not norm_act.runs(options.backend, raw.device):
             return None
+        found = Activated(raw, norm, act, None, options)
         if not found.mode.inference:  # a change of the plain tensor, which torch does not count there, must not be seen
             part.norm.made[act] = found
     return found

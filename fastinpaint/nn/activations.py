@@ -132,7 +132,7 @@ def softplus(beta: float = 1.0, threshold: float = SOFTPLUS_THRESHOLD) -> Act | 
 
 
 class _Dropout(_Layer):
-    """Dropout that hands on what it is given where it drops nothing."""
+    """Dropout that returns its input where it drops nothing."""
 
     p: float
 

@@ -16,7 +16,7 @@ class _Block(nn.Module):
         y = conv(input),   a = relu((y - mean) / sqrt(var + eps) * weight + bias)
 
     Only y is computed and kept. A network that returns a block's result, or gives it to something that insists on
-    ``torch.Tensor``, calls `fastinpaint.nn.plain` on it; everything else does so by itself.
+    ``torch.Tensor``, calls `fastinpaint.nn.plain` on it. Everything else converts it without being asked.
 
     Args:
         in_channels, out_channels, kernel_size, and by keyword stride, padding, dilation, groups, device, dtype (and

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from fastinpaint.nn.activated import Activated, made, pending
 from fastinpaint.nn.dropped import GradientDroppedError, forwards
 from fastinpaint.nn.observed import changes_input
-from fastinpaint.nn.pending_conv import PendingConv, activate
+from fastinpaint.nn.pending_conv import PendingConv, Written, activate, waiting
 from fastinpaint.nn.raw import Mode, Options, Part, Raw, version
 from fastinpaint.nn.region import saving, top_hooks
 from fastinpaint.ops.norm_act import NONE, RELU, Act
@@ -31,8 +31,9 @@ from fastinpaint.ops.norm_act import NONE, RELU, Act
 _own = object.__setattr__  # not by way of `Deferred.__setattr__`, several times a layer
 WATCHERS = ("register_hook", "retain_grad")  # they watch the gradient of the tensor that they are called on
 OPTIONS = Options()
+PLAIN = (PendingConv, Raw)  # maps to which no activation may yet come
 UNSEEN = object()  # by a compiler
-BARE = list(Part._field_defaults.values())  # of a `Part` that is its raw map as it stands
+BARE = tuple(Part._field_defaults.values())  # of a `Part` that is its raw map, unchanged
 
 
 def _itself(value: Any) -> Any:
@@ -106,9 +107,36 @@ class Deferred:
         """The plain tensor, computed on the first call, in the mode that the Deferred was made in."""
         plain = self._base()
         if self._read and not self._whole and plain.requires_grad and torch.is_grad_enabled():
-            # its own gradient would lack what goes by way of the parts; that of a view which nobody has read is none
+            # its gradient would lack what flows through the parts; a view that nothing has read has no gradient
             return plain.view_as(plain)
         return plain
+
+    def last_steps(self) -> list[PendingConv | Activated | Written]:
+        """What makes the plain tensor, in order; none where only `tensor` can.
+
+        Who runs them, by `prepare` and `finish`, calls `become` with the last. `tensor` comes to the same, more calls
+        deep.
+        """
+        parts, mode, options = self._parts, self._mode, self._options
+        if self._plain is not None or mode is not Mode.now() or mode.inference or self._superseded():
+            return []
+        self._refuse_function()
+        steps: list[Any] = waiting(parts)
+        part = parts[0]
+        raw = made(part, options) if len(parts) == 1 and part.norm is not None else None
+        if raw is not None and raw.x is None:
+            steps.append(raw)
+        elif raw is None and not (len(parts) == 1 and part.bare):
+            steps.append(Written(parts, options))
+        return steps
+
+    def become(self, step: PendingConv | Activated | Written) -> None:
+        """Take the map of the last of `last_steps`, which has run, for the plain tensor."""
+        assert step.x is not None
+        plain = step.x if type(step) is Written else activate((Part(step),), self._options)  # type: ignore[arg-type]
+        self._plain = plain.contiguous() if self._options.contiguous else plain
+        self._version = version(self._plain)
+        self._whole = self._plain is self._parts[0].raw.x
 
     def _base(self) -> Tensor:
         """The plain tensor that every other one is a view of."""
@@ -120,7 +148,7 @@ class Deferred:
             self._version = version(self._plain)
             self._whole = self._plain is self._parts[0].raw.x
             if self._whole and self._read and self._mode.inference:
-                self._plain = self._plain.clone()  # nobody would notice if it changed
+                self._plain = self._plain.clone()  # torch would not count a change
         return self._plain
 
     def _as_when_made(self) -> AbstractContextManager[object]:
@@ -149,7 +177,7 @@ class Deferred:
         return (Part(Raw(self._base())),) if self._superseded() else self._parts
 
     def _superseded(self) -> bool:
-        """Whether the plain tensor is to be read in place of the parts."""
+        """Whether readers get the plain tensor in place of the parts."""
         grad = torch.is_grad_enabled()
         if grad and not self._mode.grad:
             return True
@@ -163,10 +191,11 @@ class Deferred:
 
     def waiting_conv(self) -> PendingConv | None:
         """The convolution that it is the result of, where that waits and may run now; else None."""
-        raw, *vectors = self._parts[0]
+        part, mode = self._parts[0], self._mode
+        raw = part[0]
         if len(self._parts) != 1 or type(raw) is not PendingConv or raw.x is not None or self._superseded():
             return None
-        if raw.mode is not self._mode or raw.mode != Mode.now() or vectors != BARE:
+        if raw.mode is not mode or mode is not Mode.now() or part[1:] != BARE:
             return None
         self._reads()
         return raw
@@ -192,15 +221,24 @@ class Deferred:
     def activated(self, act: Act) -> Deferred | None:
         """act of it; None where only torch can compute it."""
         parts = self._current()
-        if act == RELU and not [part for part in parts if part.addend is not None or _open(part.raw)]:
-            found = [part._replace(relu=True) for part in parts]
-        else:
-            maps = [pending(part, act, None, self._options) for part in parts]
-            found = [Part(raw) for raw in maps if raw is not None]
-        if len(found) < len(parts):
-            return None
+        found = []
+        for part in parts:
+            if act == RELU and part.addend is None and not (isinstance(part.raw, Activated) and part.raw.open):
+                found.append(part._replace(relu=True))
+            elif (raw := pending(part, act, None, self._options)) is not None:
+                found.append(Part(raw))
+            else:
+                return None
         self._reads()
         return defer(Deferred, found, self._options)
+
+    def rectified(self) -> Part | None:
+        """ReLU of it as one part, read from it; None where `relu` has more to do."""
+        raw, mean, scale, shift, _, addend, norm = self._parts[0]
+        if len(self._parts) > 1 or addend is not None or type(raw) not in PLAIN or self._superseded():
+            return None
+        self._reads()
+        return Part(raw, mean, scale, shift, True, None, norm)
 
     def relu(self) -> Deferred | Tensor:
         found = self.activated(RELU)
@@ -306,7 +344,7 @@ def _open(raw: Raw) -> bool:
 
 
 def _addend(value: Tensor | Deferred) -> Raw:
-    """A map that is to be added: a bare convolution's result keeps its recipe, as does a normalised map."""
+    """A value as an addend: a bare convolution's result keeps its recipe, as does a normalised map."""
     parts = parts_of(value)
     if len(parts) == 1 and isinstance(value, Deferred) and (raw := made(parts[0], value._options)) is not None:
         return raw
@@ -316,42 +354,7 @@ def _addend(value: Tensor | Deferred) -> Raw:
     return parts[0].raw
 
 
-def _relu(input: Deferred, inplace: bool = False) -> Any:
-    return input.relu_() if inplace else input.relu()
-
-
-def _add(input: Any, other: Any, *, alpha: float = 1, out: Tensor | None = None) -> Any:
-    if alpha != 1 or out is not None:
-        return NotImplemented
-    return input.plus(other) if isinstance(input, Deferred) else other.plus(input)
-
-
-def _cat(tensors: Sequence[Any], dim: int = 0, *, axis: int | None = None, out: Tensor | None = None) -> Any:
-    """Concatenation of maps of one dtype over the channels stays deferred."""
-    first, dim = tensors[0], dim if axis is None else axis
-    alike = all(t.dim() == first.dim() and t.dtype == first.dtype and t.device == first.device for t in tensors)
-    if out is not None or not alike or first.dim() not in (4, 5) or dim not in (1, 1 - first.dim()):
-        return NotImplemented
-    if any((*t.shape[:1], *t.shape[2:]) != (*first.shape[:1], *first.shape[2:]) for t in tensors):
-        return NotImplemented
-    options = next(t._options for t in tensors if isinstance(t, Deferred))
-    return defer(Deferred, [part for t in tensors for part in parts_of(t)], options)
-
-
-HANDLERS: dict[Callable[..., Any], Callable[..., Any]] = {
-    F.relu: _relu,
-    torch.relu: _relu,
-    Tensor.relu: _relu,
-    torch.relu_: lambda input: input.relu_(),
-    Tensor.relu_: lambda input: input.relu_(),
-    torch.add: _add,
-    Tensor.add: _add,
-    Tensor.__add__: _add,
-    Tensor.__radd__: _add,
-    torch.cat: _cat,
-    torch.concat: _cat,
-    torch.concatenate: _cat,
-}
+HANDLERS: dict[Callable[..., Any], Callable[..., Any]] = {}  # by function of torch: see `fastinpaint.nn.functions`
 
 
 def parts_of(value: Tensor | Deferred) -> tuple[Part, ...]:

@@ -90,6 +90,18 @@ class DeferredTensor(Deferred, _Tensor):
             return _on_plain(func, args, kwargs)
 
 
+def deferred_of(part: Part, options: Options) -> DeferredTensor:
+    """``defer(Deferred, [part], options)`` for unobserved calls, written out: it is called several times a layer."""
+    raw = part.raw
+    found = _make(DeferredTensor, raw.shape, dtype=raw.dtype, device=raw.device)
+    hooks, mode, own = top_hooks(True), Mode.now(), found.__dict__
+    own["_saving"] = hooks[0] if hooks else None
+    own["_parts"], own["_options"], own["_mode"] = (part,), options, mode
+    if mode.inference and part.untracked:
+        found.materialize_()
+    return found
+
+
 def _on_plain(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """An operator's result, of plain tensors; one that changes its first argument returns that."""
     if args and isinstance(args[0], Deferred) and func._schema.is_mutable:

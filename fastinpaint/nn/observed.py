@@ -1,4 +1,4 @@
-"""Who looks at a layer's call: hooks, modes, tracers, compilers. Where nobody does, a layer takes its shortest way."""
+"""What observes a layer's call: hooks, modes, tracers, compilers. An unobserved call takes the layer's short way."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastinpaint.nn.region import inside
 
 
 def hooked(module: nn.Module, own: int = 0) -> bool:
-    """Whether somebody looks at the module's inputs or outputs, by more hooks than the library's own."""
+    """Whether hooks other than the library's see the module's inputs or outputs."""
     return bool(
         len(module._forward_hooks) + len(module._forward_pre_hooks) > own
         or module._backward_hooks
@@ -28,7 +28,7 @@ def hooked(module: nn.Module, own: int = 0) -> bool:
 
 
 def unobserved(module: Any) -> bool:
-    """Whether nobody looks at a fused layer's call, and other layers of its model read the result."""
+    """Whether nothing observes a fused layer's call, and other layers of its model read the result."""
     if torch.compiler.is_compiling():
         return False
     own = module.__dict__
@@ -71,7 +71,7 @@ def torch_must_run(input: Any) -> bool:
 
 
 def flops_are_counted() -> bool:
-    """Whether torch's FLOP counter looks on: it knows torch's own convolutions only."""
+    """Whether torch's FLOP counter is active. It counts torch's own convolutions only."""
     # by its name: importing it would import Triton
     return any(type(mode).__module__ == "torch.utils.flop_counter" for mode in _get_current_dispatch_mode_stack())
 

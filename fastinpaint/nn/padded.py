@@ -33,7 +33,7 @@ class Padded(Deferred):
         return inner if self._zeros is None else padded_shape(inner, self._zeros)
 
     def apart(self) -> tuple[tuple[Part, ...], Zeros] | None:
-        """What a convolution is to load, and the zeros around it; None where the plain tensor is to be read."""
+        """What a convolution loads, and the zeros around it; None where readers get the plain tensor."""
         if self._zeros is None or self._superseded():
             return None
         self._refuse_function()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastinpaint.nn.activated import Normed, made, opened
+from fastinpaint.nn.activated import Activated, Normed, made, opened
 from fastinpaint.nn.raw import MOST_STEPS, Mode, Options, Part, Raw, version
 from fastinpaint.ops.activation import autograd as activation
 from fastinpaint.ops.batch_norm.reference import Norm
@@ -18,8 +18,8 @@ from fastinpaint.ops.conv_block import autograd as conv_block
 from fastinpaint.ops.conv_block import batch_stats, cpu, fused_bn, torch_library
 from fastinpaint.ops.conv_block.geometry import macs_per_value
 from fastinpaint.ops.conv_block.torch_library import Call
-from fastinpaint.ops.dispatch import registry, tuning_cache
-from fastinpaint.ops.dispatch.fast_path import apply_node, autocast_dtype
+from fastinpaint.ops.dispatch import registry
+from fastinpaint.ops.dispatch.fast_path import autocast_dtype
 from fastinpaint.ops.layout import memory_format
 from fastinpaint.ops.saved import Operand, Recipe, Slot, depth
 from fastinpaint.ops.types import Geometry, Source
@@ -37,7 +37,7 @@ class PendingConv(Raw):
     It runs as it would have run at once: in the mode and in autocast's dtype of the moment it was made.
     """
 
-    untracked = False  # who is given its map while others read it is given a copy
+    untracked = False  # a reader that may change it is given a copy
 
     def __init__(
         self,
@@ -54,7 +54,9 @@ class PendingConv(Raw):
         self.weight: Any = weight  # None once it has run
         self.bias = bias
         self.geometry, self.options = geometry, options
-        self.dtype, self.device = autocast_dtype(weight), weight.device
+        self.dtype, self.device = weight.dtype, weight.device
+        if self.device.type == "meta" or torch.is_autocast_enabled(self.device.type):
+            self.dtype = autocast_dtype(weight)
         self.shape, self.calls = shape, calls  # of its layer's plan, where it has one
         self.mode = Mode.now()
         self.weight_version = version(weight)
@@ -91,7 +93,7 @@ class PendingConv(Raw):
         assert vectors is not None
         if var is None:
             return Part(self, *vectors)
-        return Part(self, norm=Normed(vectors[0].detach(), var, weight, bias, eps, vectors=vectors))
+        return Part(self, None, None, None, False, None, Normed(vectors[0], var, weight, bias, eps, vectors=vectors))
 
     @property
     def requires_grad(self) -> bool:
@@ -102,42 +104,52 @@ class PendingConv(Raw):
 
     def _run(self, stats: bool, norm: Norm | None = None) -> None:
         with self.mode.again():
-            found = self.prepare(stats, norm)
-            self.finish(found, apply_node(*found))
+            apply, arguments = self.prepare(stats, norm)
+            self.finish(arguments, apply(*arguments))
 
-    def prepare(self, stats: bool, norm: Norm | None = None) -> tuple[Any, ...]:
-        """The node of the graph that computes it, and the node's arguments; norm: to be in that node, if it can be."""
-        if version(self.weight) != self.weight_version:
+    def prepare(self, stats: bool = False, norm: Norm | None = None) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """What adds the node to the graph that computes it, and its arguments.
+
+        norm: the batch norm that follows, to be in that node if it can be.
+        """
+        weight, bias, dtype = self.weight, self.bias, self.dtype
+        if version(weight) != self.weight_version:
             raise RuntimeError(
                 f"fastinpaint: a weight of shape {tuple(self.weight.shape)} was modified in place before the deferred "
                 "convolution that reads it ran; use the result, or call .clone() on it, before an optimiser's step."
             )
-        weight, bias = self._own_weight(), None if self.bias is None else self.bias.to(self.dtype)
-        parts = self._opened(weight)
+        if weight.dtype != dtype or self.device.type != "cpu" or self.options.backend == "triton":
+            weight = self._own_weight()
+        if bias is not None and bias.dtype != dtype:
+            bias = bias.to(dtype)
+        parts: Sequence[Part] = self.parts
+        for part in parts:
+            if part.raw.x is None and type(part.raw) is not PendingConv:
+                parts = self._opened(weight)
+                break
         if parts[0].norm is not None and parts[0].raw.shape.numel() >= cpu.LEAST_PLAIN and self.device.type == "cpu":
             maps = [Source(part.raw.tensor()) for part in parts]
             if not cpu.normalises(maps, weight, self.geometry):
                 parts = _made(parts, self.options)
-        sources, recipes = materialise(parts, self.dtype)
+        sources, recipes = materialise(parts, dtype)
         call = self._call(sources, weight, stats)
-        given: list[Operand] | None = None
-        if self.options.memory == "low" or self.added or any_recipe(recipes):
+        given = recipes if any_recipe(recipes) else None
+        if given is not None or self.added or self.options.memory == "low":
             steps = depth(recipes)
             if steps < MOST_STEPS and self._to_be_forgotten():
                 self.recipe = Recipe(partial(conv_block.recompute, call), (weight, bias, *recipes), Slot(), steps + 1)
-            given = recipes if any_recipe(recipes) else None
         if norm is not None and fused_bn.can(call, sources, norm):
             return fused_bn.node(call, sources, weight, bias, norm, given, self.recipe)
         return conv_block.node(call, sources, weight, bias, given, self.recipe)
 
-    def finish(self, ran: tuple[Any, ...], found: tuple[Tensor, ...]) -> None:
+    def finish(self, arguments: tuple[Any, ...], found: tuple[Tensor, ...]) -> None:
         """Take what the node of `prepare` gave."""
         self.x = found[0]
         if len(found) > 3:  # `fused_bn.ConvNorm`; a compiler does not compare nodes
             self.vectors, self.measured = (found[1], found[2], found[3]), True
             self.var = found[4] if len(found) > 4 else None
         else:
-            self.measured = ran[1].stats
+            self.measured = arguments[0].stats
             self._statistics = (found[1], found[2]) if self.measured else None
         self.version = version(self.x)
         # what it read may go, unless backward keeps it
@@ -147,9 +159,9 @@ class PendingConv(Raw):
         """All of the call that is no tensor: from the layer's plan, where such a call has been made before."""
         if self.calls is None or torch.compiler.is_compiling():
             return torch_library.call_of(sources, weight, self.geometry, stats, self.options.backend)
-        maps = tuple([(s.x.shape, s.x.dtype, s.relu, s.mean is None, s.addend is None) for s in sources])
-        wanted = (registry.requested(self.options.backend), tuning_cache.mode())  # the environment may change
-        question = (maps, stats, weight.dtype, weight.device, wanted)
+        question: tuple[Any, ...] = (stats, weight.dtype, weight.device, self.options.backend, *registry.settings())
+        for x, mean, _, _, relu, addend in sources:
+            question += (x.shape, x.dtype, relu, mean is None, addend is None)
         call = self.calls.get(question)
         if call is None:
             call = torch_library.call_of(sources, weight, self.geometry, stats, self.options.backend)
@@ -196,29 +208,43 @@ class PendingConv(Raw):
         return macs_per_value(self.weight.shape, self.geometry) <= limit
 
 
+def waiting(parts: Sequence[Part]) -> list[PendingConv | Activated]:
+    """The maps that a convolution of the parts would make first, in order: who runs them does so few calls deep."""
+    mode, found = Mode.now(), list[PendingConv | Activated]()
+    seen = [raw for part in parts for raw in (part.raw, part.addend) if raw is not None]
+    while seen:
+        raw = seen.pop()
+        if raw.x is not None:
+            continue
+        if type(raw) is PendingConv and raw.mode is mode:
+            found.append(raw)
+        elif type(raw) is Activated and raw.mode is mode and raw.addend is not None:
+            found.append(raw)
+            seen += (raw.raw, raw.addend)
+    return found[::-1]
+
+
 def materialise(parts: Sequence[Part], dtype: torch.dtype | None = None) -> tuple[list[Source], list[Operand]]:
     """Sources of maps that exist, in the dtype if one is given, and what backward is to keep of their tensors."""
     sources: list[Source] = []
     recipes: list[Operand] = []
-    for part in parts:
-        part.raw.check_unchanged()
-        x, x_recipe = _cast(part.raw, dtype)
-        addend, addend_recipe = None, None
-        if part.addend is not None:
-            part.addend.check_unchanged()
-            addend, addend_recipe = _cast(part.addend, dtype)
-        vectors = part[1:4] if part.norm is None else part.norm.vectors()
-        sources.append(Source(x, *vectors, part.relu, addend))
-        recipes += [x_recipe, *vectors, addend_recipe]
+    for raw, mean, scale, shift, relu, added, norm in parts:
+        raw.check_unchanged()
+        x, addend, addend_kept = raw.tensor(), None, None
+        kept: Operand = raw.recipe or x
+        if dtype is not None and x.dtype != dtype:
+            kept = x = x.to(dtype)
+        if added is not None:
+            added.check_unchanged()
+            addend = added.tensor()
+            addend_kept = added.recipe or addend
+            if dtype is not None and addend.dtype != dtype:
+                addend_kept = addend = addend.to(dtype)
+        if norm is not None:
+            mean, scale, shift = norm.vectors()
+        sources.append(Source(x, mean, scale, shift, relu, addend))
+        recipes += (kept, mean, scale, shift, addend_kept)
     return sources, recipes
-
-
-def _cast(raw: Raw, dtype: torch.dtype | None) -> tuple[Tensor, Operand]:
-    x = raw.tensor()
-    if dtype is not None and x.dtype != dtype:
-        x = x.to(dtype)
-        return x, x
-    return x, raw.recipe or x
 
 
 def _made(parts: Sequence[Part], options: Options) -> tuple[Part, ...]:
@@ -227,9 +253,26 @@ def _made(parts: Sequence[Part], options: Options) -> tuple[Part, ...]:
     return tuple([part if raw is None else Part(raw) for part, raw in found])
 
 
+class Written:
+    """The activation of several parts, or of one that no other map stands for: the last step out of a model."""
+
+    def __init__(self, parts: Sequence[Part], options: Options) -> None:
+        self.parts, self.options = parts, options
+        self.x: Tensor | None = None
+
+    def prepare(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """What adds the node to the graph that computes it, and its arguments."""
+        sources, recipes = materialise(self.parts)
+        return activation.node(sources, self.options.backend, recipes if any_recipe(recipes) else None)
+
+    def finish(self, arguments: tuple[Any, ...], found: Tensor) -> None:
+        """Take what the node of `prepare` gave."""
+        self.x = found
+
+
 def activate(parts: Sequence[Part], options: Options) -> Tensor:
     """What the parts stand for, as one plain tensor."""
-    if len(parts) == 1:
+    if len(parts) == 1 and parts[0].norm is not None:
         parts = _made(parts, options)
     if len(parts) == 1 and parts[0].bare:
         raw = parts[0].raw
@@ -241,5 +284,8 @@ def activate(parts: Sequence[Part], options: Options) -> Tensor:
 
 
 def any_recipe(operands: Sequence[Operand]) -> bool:
-    """Whether anything among them is to be computed again."""
-    return Recipe in [type(operand) for operand in operands]
+    """Whether any of them is computed again in backward."""
+    for operand in operands:  # noqa: SIM110 - a generator would cost a call each
+        if isinstance(operand, Recipe):
+            return True
+    return False

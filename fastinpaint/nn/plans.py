@@ -1,4 +1,4 @@
-"""What a convolution layer finds out once for each shape of its input, and keeps."""
+"""What a convolution layer works out once for each shape of its input."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Plan:
     """One shape of the input.
 
     Attributes:
-        question: what the answers were given for: the layer's settings, and the shapes of weight and bias.
+        question: what the plan holds for: the layer's settings, and the shapes of weight and bias.
         geometry, shape: the convolution's geometry, and the shape of its result.
-        light: whether without gradients torch's own layers are the faster: what a fused layer saves is less than what
-            its calls take in Python.
-        calls: by what else a call depends on, see `fastinpaint.nn.pending_conv`.
+        light: whether torch's own layers are faster without gradients: a fused layer saves less than its calls in
+            Python take.
+        calls: the calls made so far, by all else that they depend on; see `fastinpaint.nn.pending_conv`.
     """
 
     __slots__ = ("calls", "geometry", "light", "question", "shape")
@@ -33,7 +33,7 @@ class Plan:
 
 
 def is_light(shape: torch.Size, device: torch.device, backend: str) -> bool:
-    """Whether a map is so small that without gradients torch's own layers are the faster; see `Plan`."""
+    """Whether a map is so small that torch's own layers are faster without gradients; see `Plan`."""
     return device.type == "cpu" and shape.numel() < cpu.LEAST_PLAIN and registry.requested(backend) == "auto"
 
 
@@ -47,7 +47,7 @@ class Plans(dict[torch.Size, Plan]):
         return Plans()
 
     def keep(self, shape: torch.Size, plan: Plan) -> Plan:
-        """Remember a plan, and of too many none."""
+        """Remember a plan. If there are too many, forget the others."""
         if len(self) >= MOST:
             self.clear()
         self[shape] = plan

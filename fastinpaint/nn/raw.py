@@ -53,7 +53,8 @@ class Options(NamedTuple):
 
     Attributes:
         backend: a name of `fastinpaint.ops.dispatch.registry.BACKENDS` or "auto".
-        memory: "default" keeps every raw map but thin addends; "low" computes cheap ones again in backward.
+        memory: "default" keeps every raw map but thin addends; "sums" computes residual sums
+            again in backward, "low" cheap convolutions too.
         plain_compiled: whether the layer gives a plain tensor under torch's compiler.
         contiguous: whether plain tensors are contiguous, not channels-last, for code that merges axes by ``view``.
         maker: the layer's name in its model.
@@ -108,7 +109,7 @@ class Raw:
 class Part(NamedTuple):
     """One deferred activation: `Source`, with raw maps that need not exist yet.
 
-    norm: what mean, scale and shift are yet to be made of, where a pass of its own may do without them; see
+    norm: what mean, scale and shift are made of later; a separate pass may do without them, see
         `fastinpaint.nn.activated`.
     """
 
@@ -122,7 +123,7 @@ class Part(NamedTuple):
 
     @property
     def bare(self) -> bool:
-        """Whether it is the raw map as it stands."""
+        """Whether it is the raw map, unchanged."""
         return self.mean is None and self.norm is None and not self.relu and self.addend is None
 
     @property

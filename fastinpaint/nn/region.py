@@ -1,8 +1,8 @@
-"""Which modules of an accelerated model are running in this thread: outside all, its layers give plain tensors.
+"""Which modules of an accelerated model are running in this thread. Outside of all, its layers return plain tensors.
 
 What runs under a checkpoint is outside of what called the checkpoint: backward runs it again on its own, and must find
 the same tensors. torch shows a checkpoint as the hooks on saved tensors that are in force. So is what runs without
-gradients in a model that runs with them, such as the inside of an autograd.Function, which hands on tensors only.
+gradients in a model that runs with them, such as the inside of an autograd.Function, which returns tensors only.
 
 torch runs no hook behind a call that a KeyboardInterrupt ends. So a call counts while its frame is on the stack.
 """
@@ -36,7 +36,7 @@ _running = _Running()
 
 
 def enter(module: nn.Module) -> None:
-    """A module of an accelerated model begins. To be called by a hook of the module itself."""
+    """A module of an accelerated model begins. Called by a hook of the module."""
     if not torch.compiler.is_compiling():
         _drop_interrupted()
         _running.calls.append(_Call(module, sys._getframe(2), saving(), torch.is_grad_enabled()))
@@ -52,12 +52,18 @@ def leave(module: nn.Module) -> None:
 
 
 def inside() -> bool:
-    """Whether one is running. Not to be asked under a compiler, which sees the whole model."""
-    _drop_interrupted()
-    if not _running.calls:
+    """Whether one is running. It must not be called under a compiler, which sees the whole model."""
+    calls = _running.calls
+    if not calls:
         return False
-    call = _running.calls[-1]
-    return saving() is call.saved_by and call.grad == torch.is_grad_enabled()
+    call, frame = calls[-1], sys._getframe(1)
+    while frame is not call.frame:
+        frame = frame.f_back  # type: ignore[assignment]
+        if frame is None:  # an interrupted call: the one before it may still run
+            _drop_interrupted()
+            return inside()
+    hooks = top_hooks(True)
+    return (hooks[0] if hooks else None) is call.saved_by and call.grad == torch.is_grad_enabled()
 
 
 def _drop_interrupted() -> None:
@@ -72,6 +78,6 @@ def _drop_interrupted() -> None:
 
 
 def saving() -> object:
-    """What packs the tensors that autograd saves now, or None where nothing does. Not to be asked under a compiler."""
+    """What packs the tensors that autograd saves now, or None. It must not be called under a compiler."""
     hooks = top_hooks(True)
     return hooks[0] if hooks else None

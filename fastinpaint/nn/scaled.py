@@ -15,7 +15,7 @@ from fastinpaint.nn.activated import made
 from fastinpaint.nn.deferred import HANDLERS, Deferred, defer
 from fastinpaint.nn.raw import Mode, Part, Raw, version
 from fastinpaint.ops import saved
-from fastinpaint.ops.dispatch.fast_path import apply_node
+from fastinpaint.ops.dispatch.fast_path import applied
 from fastinpaint.ops.norm_act import autograd as norm_act
 from fastinpaint.ops.saved import Operand, Recipe, Slot, depth
 
@@ -60,7 +60,7 @@ class Scaled(Raw):
         a = raw.tensor()
         kept = raw.recipe or a
         own = Recipe(multiply, (kept, s), Slot(), depth((kept,)) + 1)
-        super().__init__(apply_node(Scale, Kept(kept, own), a, s))
+        super().__init__(applied(Scale)(Kept(kept, own), a, s))
         if self.tensor().requires_grad:
             self.recipe = own
         self.version = version(self.tensor())

@@ -99,8 +99,8 @@ class BufferPool:
         self._returned: deque[tuple[Segment, int, int]] = deque()
         self._lock = threading.Lock()
 
-    def allocate(self, size: int) -> torch.UntypedStorage:
-        """An uninitialised storage of `size` bytes."""
+    def allocate(self, size: int) -> Tensor:
+        """`size` uninitialised bytes."""
         whole = _whole_pages(size)
         with self._lock:
             self._take_back()
@@ -111,7 +111,7 @@ class BufferPool:
             self._drop(self.in_use + self.kept - self.most_in_use)
         lease = np.frombuffer(segment.buffer, dtype=np.uint8, count=size, offset=start)
         weakref.finalize(lease, self._returned.append, (segment, start, whole)).atexit = False
-        return torch.from_numpy(lease).untyped_storage()
+        return torch.from_numpy(lease)
 
     def clear(self) -> None:
         """Give every page that no map uses back to the system."""
@@ -191,4 +191,7 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype, memory_format: torch.memor
     for length in reversed(space):
         strides.append(step)
         step *= length
-    return torch.empty(0, dtype=dtype).set_(memory.allocate(size), 0, shape, (step, 1, *reversed(strides)))
+    # A storage that Python has seen counts as shared: autograd would not add a second gradient to the map in place.
+    bytes_of_map = memory.allocate(size).view(dtype)
+    whole = torch.empty(0, dtype=dtype).set_(bytes_of_map)  # type: ignore[call-overload]
+    return whole.as_strided_(shape, (step, 1, *reversed(strides)))

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of axes
+
 
 def memory_format(axes: int) -> torch.memory_format:
     """Channels-last for maps with that number of axes, 4 or 5."""
@@ -15,9 +17,9 @@ def memory_format(axes: int) -> torch.memory_format:
 
 def dense(x: Tensor) -> Tensor:
     """x in channels-last: x itself, or a copy where it is laid out otherwise."""
-    return x.contiguous(memory_format=torch.channels_last if x.dim() == 4 else torch.channels_last_3d)
+    return x.contiguous(memory_format=FORMATS[x.dim()])
 
 
 def empty(shape: Sequence[int], like: Tensor) -> Tensor:
     """An uninitialised map of that shape in channels-last, of like's dtype and on its device."""
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format(len(shape)))
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=FORMATS[len(shape)])

@@ -1,6 +1,6 @@
 """What a node of the graph keeps for its backward: tensors, and recipes of maps that are cheap to compute again.
 
-A `Recipe` stands for a map that nobody keeps. Every node that needs it saves the recipe's operands instead, through
+A `Recipe` stands for a map that is not kept. Every node that needs it saves the recipe's operands instead, through
 ``save_for_backward`` like any other tensor, so that checkpointing, version checks and memory hooks see them. The first
 backward that needs the map computes it into the recipe's slot; the backward of the node that made the map is the last
 that needs it, and empties the slot.
@@ -29,7 +29,7 @@ class Recipe(NamedTuple):
             differentiable, by plain torch.
         operands: tensors, None, or recipes of maps that are not kept either.
         slot: shared by everyone who has this recipe.
-        depth: of how many steps, one upon another, the longest chain of recipes in it is.
+        depth: the number of steps in the longest chain of recipes in it.
     """
 
     run: Callable[[list[Tensor | None]], Tensor]
@@ -42,8 +42,12 @@ Operand = Union[Tensor, Recipe, None]  # noqa: UP007 - evaluated when imported, 
 
 
 def depth(operands: Sequence[Operand]) -> int:
-    """Of the deepest recipe among them, 0 where there is none."""
-    return max([operand.depth for operand in operands if isinstance(operand, Recipe)], default=0)
+    """The depth of the deepest recipe among them, 0 without one."""
+    deepest = 0
+    for operand in operands:
+        if isinstance(operand, Recipe):
+            deepest = max(deepest, operand.depth)
+    return deepest
 
 
 class _Step(NamedTuple):
@@ -68,10 +72,16 @@ def remember(ctx: Any, operands: Sequence[Operand]) -> None:
     ctx.save_for_backward(*tensors)
 
 
+_NONE = id(None)
+
+
 def _are_distinct_tensors(operands: Sequence[Operand]) -> bool:
     """Whether each of them is None or a tensor that no other one is: then they are saved as they stand."""
-    tensors = [operand for operand in operands if operand is not None]
-    return Recipe not in map(type, tensors) and len(set(map(id, tensors))) == len(tensors)
+    if Recipe in map(type, operands):
+        return False
+    places = list(map(id, operands))
+    absent = places.count(_NONE)
+    return len(set(places)) == len(places) - max(0, absent - 1)
 
 
 # Neither this nor `_values` may be a function within a function: one that names itself is a cycle, which keeps every
@@ -115,7 +125,7 @@ def recall(ctx: Any) -> list[Tensor | None]:
 def _differentiable_values(
     places: Sequence[_Place], saved: Sequence[Tensor], made: dict[Slot, Tensor]
 ) -> list[Tensor | None]:
-    """For ``create_graph=True``: each reader has a part of the graph of its own, and no slot is filled."""
+    """For ``create_graph=True``: each reader gets a separate part of the graph, and no slot is filled."""
     found: list[Tensor | None] = []
     for place in places:
         if isinstance(place, _Step):

@@ -58,16 +58,22 @@ class Geometry(NamedTuple):
     groups: int = 1
 
 
+FLAT = 5  # tensors of a source
+
+
 def flatten(sources: Sequence[Source]) -> list[Tensor | None]:
     """``[x, mean, scale, shift, addend]`` of every source in a row: what a registered operator can take."""
-    return [t for s in sources for t in (s.x, s.mean, s.scale, s.shift, s.addend)]
+    flat: list[Tensor | None] = []
+    for x, mean, scale, shift, _, addend in sources:
+        flat += (x, mean, scale, shift, addend)
+    return flat
 
 
 def unflatten(flat: Sequence[Tensor | None], relus: Sequence[int]) -> list[Source]:
     """The inverse of `flatten`; ``relus[i]`` is the relu of source i."""
     sources = []
     for i, relu in enumerate(relus):
-        x, mean, scale, shift, addend = flat[5 * i : 5 * i + 5]
+        x, mean, scale, shift, addend = flat[FLAT * i : FLAT * i + FLAT]
         assert x is not None
         sources.append(Source(x, mean, scale, shift, relu if relu > 1 else bool(relu), addend))
     return sources

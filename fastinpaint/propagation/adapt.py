@@ -135,15 +135,15 @@ def _gather(
     """Candidates, features and truth at some of the wanted pixels, which are hidden beside the hole."""
     both = hole | hidden
     clip = Clip(np.where(both[..., None], 0, video).astype(np.uint8), both, starts)
-    sources, _, filled = clip.sources()
-    mosaic = Mosaic(filled)
+    found = clip.search()
+    mosaic = Mosaic(found.filled)
     parts = []
     for t in [t for t in range(len(video)) if wanted[t].any()][::EVERY]:
         place = clip.places[t]
         chosen = np.flatnonzero(wanted[t][place])
         most = max(1, PIXELS * EVERY // len(video))
         chosen = np.sort(rng.permutation(chosen)[:most])
-        every = clip.candidates(t, sources, mosaic)
+        every = clip.candidates(t, found, mosaic)
         part = every._replace(
             values=every.values[:, chosen], present=every.present[:, chosen], features=every.features[chosen]
         )

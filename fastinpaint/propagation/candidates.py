@@ -12,17 +12,20 @@ from fastinpaint.propagation import spatial
 from fastinpaint.propagation.boxes import Box
 from fastinpaint.propagation.carry import Mosaic, Source
 from fastinpaint.propagation.evidence import Evidence, Ring, measure
+from fastinpaint.propagation.majority import Majority
 
-SPATIAL = ("telea", "navier-stokes", "directional")
+SPATIAL = ("telea", "navier-stokes", "directional", "harmonic")
 MOTIONS = ("still", "flow", "camera")
-TEMPORAL = tuple(f"{motion} {side}" for motion in MOTIONS for side in ("past", "future"))
+TEMPORAL = (*(f"{motion} {side}" for motion in MOTIONS for side in ("past", "future")), "majority")
 NAMES = SPATIAL + TEMPORAL
-PAIRS = ((0, 1), (2, 3), (4, 5), (0, 2), (1, 3), (0, 4), (1, 5), (2, 4), (3, 5))
+PAIRS = ((0, 1), (2, 3), (4, 5), (0, 2), (1, 3), (0, 4), (1, 5), (2, 4), (3, 5), *((i, 6) for i in range(6)))
 """Temporal candidates that are compared with each other."""
 NEVER = 5.0
 """log(1 + distance in frames) that stands for never seen."""
 LIKE = 0.45
 """Share of the ring's error that a mean difference must explain before carried colours are corrected by it."""
+LIGHT = 4.0
+"""Multiple of the ring's usual error that an offset by light is at most."""
 FAR = 255.0
 """Grey levels of difference that stand for a candidate that is absent."""
 
@@ -49,33 +52,41 @@ def collect(
     place: tuple[np.ndarray, np.ndarray],
     spatials: np.ndarray,
     sources: Sequence[Source],
+    majority: Majority,
     mosaic: Mosaic,
     known: np.ndarray,
 ) -> Candidates:
     """Candidates and features of one frame.
 
-    Features: log depth in the hole; log contrasts (2); log differences between spatial candidates (2); for each
-    temporal candidate log distance in time, log error and log offset on the ring, log age of the sources there,
-    log length of the way, log difference from the directional candidate (6 each); log differences of `PAIRS`.
+    Features: log depth in the hole; log contrasts (2); support and log count of the majority; for each temporal
+    candidate log distance in time, log error and log offset on the ring, log age of the sources there, log length of
+    the way (5 each); log differences between spatial candidates (3), of each temporal one from the directional one,
+    and of `PAIRS`.
 
     Args:
         number: of the frame in the clip that `mosaic` and `known` hold.
         part, hole: uint8 ``[h, w, 3]``, bool ``[h, w]``: the frame and its hole inside `box`.
         place: rows and columns of the hole's pixels in the whole frame.
-        spatials: uint8 ``[3, N, 3]``.
-        sources: of the temporal candidates.
+        spatials: uint8 ``[4, N, 3]``, in the order of `SPATIAL`.
+        sources: of the carried candidates.
+        majority: of the frames that show the place, which is the last temporal candidate.
     """
     rows, columns = place[0] - box.top, place[1] - box.left
     ring = Ring(hole, box, place)
     depth = cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)[rows, columns]
     values, present = list(spatials), [np.ones(len(rows), bool)] * len(spatials)
     features = [np.log1p(depth), *np.log1p(spatial.contrast(part, hole, rows, columns)).T]
+    features += [majority.support, np.log1p(majority.shown)]
     smooth = _Smoother(hole, rows, columns)
-    differences = [(spatials[0], spatials[1]), (spatials[0], spatials[2])]
-    for source in sources:
+    differences = [(spatials[0], spatials[1]), (spatials[0], spatials[2]), (spatials[2], spatials[3])]
+    judged: dict[int, tuple[Evidence, np.ndarray]] = {}  # a still camera's sources are those of the same place
+    for source in (*sources, majority.source):
         seen = source.frame >= 0
-        evidence = measure(part, number, ring, source, mosaic, known)
-        values.append(relit(mosaic.sample(source.frame, source.x, source.y), evidence))
+        if id(source) not in judged:
+            evidence = measure(part, number, ring, source, mosaic, known)
+            judged[id(source)] = evidence, relit(mosaic.sample(source.frame, source.x, source.y), evidence)
+        evidence, value = judged[id(source)]
+        values.append(value)
         present.append(seen)
         features += [
             np.where(seen, np.log1p(np.abs(source.frame - number)), NEVER),
@@ -87,7 +98,8 @@ def collect(
     temporal = values[len(SPATIAL) :]
     differences += [(value, spatials[2]) for value in temporal]
     differences += [(temporal[a], temporal[b]) for a, b in PAIRS]
-    exists = [present[0]] * 2 + present[len(SPATIAL) :] + [present[3 + a] & present[3 + b] for a, b in PAIRS]
+    there = present[len(SPATIAL) :]
+    exists = [present[0]] * 3 + there + [there[a] & there[b] for a, b in PAIRS]
     gaps = [np.abs(a.astype(np.int16) - b).mean(1).astype(np.float32) for a, b in differences]
     gaps = [np.where(there, gap, FAR) for gap, there in zip(smooth(gaps), exists, strict=True)]
     features += [np.log1p(gap) for gap in gaps]
@@ -97,12 +109,15 @@ def collect(
 def relit(value: np.ndarray, evidence: Evidence) -> np.ndarray:
     """Carried colours made brighter or darker where the ring shows that the light has changed, so that no seam shows.
 
-        value + s offset,   s = clip((|offset| / (error + 1) - LIKE) / LIKE, 0, 1)
+        value + s offset,   s = clip((|offset| / (error + 1) - LIKE) / LIKE, 0, 1) exp(-(offset / limit)^2)
+        limit = LIGHT (1 + median of the error)
 
     The error on the ring is hardly larger than the mean difference where only the light is another; where the ring's
-    pattern differs, the source is another thing, and stays as it is.
+    pattern differs, the source is another thing, and stays as it is. Where most of the ring agrees with its sources,
+    a large offset at some part of it is a thing that stands there, not light.
     """
     share = ((np.abs(evidence.offset) / (evidence.error + 1) - LIKE) / LIKE).clip(0, 1)
+    share *= np.exp(-((evidence.offset / (LIGHT * (1 + np.median(evidence.error)))) ** 2))
     return np.rint(value + (share * evidence.offset)[:, None]).clip(0, 255).astype(np.uint8)
 
 

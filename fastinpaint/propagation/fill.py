@@ -110,19 +110,19 @@ def _fill_window(window: list[Pair], before: list[Filled], end: int, weights: We
     video = np.stack([frame for frame, _ in window])
     video[hole] = 0
     clip = Clip(video, hole, _scene_starts(video, ~hole))
-    sources, motion, filled = clip.sources()
-    mosaic = Mosaic(filled)
+    found = clip.search()
+    filled, mosaic = found.filled, Mosaic(found.filled)
     doubts = [np.ones(len(rows), np.float32) for rows, _ in clip.places]
     for t in range(start):
         filled[t], doubts[t] = before[t].video, 1 - before[t].confidence[clip.places[t]]
     todo = [t for t in range(start, end) if len(clip.places[t][0])]
     with ThreadPoolExecutor() as pool:
-        mixtures = pool.map(lambda t: blend(clip.candidates(t, sources, mosaic), weights), todo)
+        mixtures = pool.map(lambda t: blend(clip.candidates(t, found, mosaic), weights), todo)
         for t, mixed in zip(todo, mixtures, strict=True):
             filled[t][clip.places[t]] = np.rint(mixed.value).clip(0, 255).astype(np.uint8)
             doubts[t] = 1 - mixed.confidence
     upto = slice(end)
-    calm = steady(filled[upto], doubts[upto], motion, clip.places[upto], clip.starts)
+    calm = steady(filled[upto], doubts[upto], found.motion, clip.places[upto], clip.starts)
     done = []
     for t in range(start, end):
         frame, confidence = filled[t].copy(), np.ones(hole.shape[1:], np.float32)

@@ -1,4 +1,4 @@
-"""Motion between neighbouring frames at hole pixels: optical flow completed inside holes, and the camera's motion."""
+"""Motion between neighbouring frames at hole pixels: optical flow completed inside holes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,6 @@ FINE_SIDE = 200
 """Frames whose shorter side is at most this many pixels get flow at full resolution, larger ones at half."""
 SMALLEST = 16
 """Pixels of the shorter side that DIS needs; smaller frames are held to be still."""
-CAMERA_SIDE = 192
-"""The longer side, in pixels, that frames are shrunk to for the camera's motion."""
 
 
 class Motion(NamedTuple):
@@ -86,44 +84,3 @@ def _completed(flow: np.ndarray, opposite: np.ndarray, own: np.ndarray, other: n
     weight = own * target[..., 2] * np.exp(-(gap[..., 0] ** 2 + gap[..., 1] ** 2) / AGREE**2)
     weight[(x < -0.5) | (x > width - 0.5) | (y < -0.5) | (y > height - 0.5)] = 0
     return np.where((weight > 0.5)[..., None], flow, extend(flow, weight))
-
-
-def by_camera(video: np.ndarray, known: np.ndarray, places: Sequence[Place], starts: np.ndarray) -> Motion:
-    """The affine motion (RANSAC) that most known pixels of a small, pre-filled copy of the frames follow."""
-    height, width = video.shape[1:3]
-    scale = min(1.0, CAMERA_SIDE / max(height, width))
-    size = (max(12, round(width * scale)), max(12, round(height * scale)))
-    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-    dis.setFinestScale(0)
-    motion = Motion([None] * len(video), [None] * len(video))
-    before: tuple[np.ndarray, np.ndarray] | None = None
-    for t, frame in enumerate(video):
-        grey = cv2.resize(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA)
-        seen = cv2.resize(known[t].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-        if before is not None:
-            flow = dis.calc(before[0], grey, None)  # type: ignore[call-overload]
-            matrix = np.eye(3) if starts[t] else _affine(flow, before[1] & seen)
-            zoom = np.diag([size[0] / width, size[1] / height, 1.0])
-            matrix = np.linalg.inv(zoom) @ matrix @ zoom
-            motion.future[t - 1] = _moved(matrix, places[t - 1])
-            motion.past[t] = _moved(np.linalg.inv(matrix), places[t])
-        before = grey, seen
-    return motion
-
-
-def _affine(flow: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """``[3, 3]``; the identity where too little is known."""
-    rows, columns = np.nonzero(known[::4, ::4])
-    start = np.stack([columns, rows], 1).astype(np.float32) * 4
-    if len(start) < 12:
-        return np.eye(3)
-    matrix, _ = cv2.estimateAffine2D(
-        start, start + flow[rows * 4, columns * 4], ransacReprojThreshold=0.4, maxIters=300
-    )
-    return np.eye(3) if matrix is None or np.linalg.det(matrix[:, :2]) < 0.1 else np.vstack([matrix, [0, 0, 1]])
-
-
-def _moved(matrix: np.ndarray, place: Place) -> np.ndarray:
-    rows, columns = place
-    points = np.stack([columns, rows], 1).astype(np.float64)
-    return (points @ matrix[:2, :2].T + matrix[:2, 2] - points).astype(np.float32)

@@ -14,10 +14,12 @@ from fastinpaint.propagation.candidates import NAMES, PAIRS, SPATIAL, Candidates
 
 HIDDEN = 24
 """Width of the two hidden layers."""
-CONTEXT, EACH, SURROUNDINGS = 3, 5, 2
+CONTEXT, EACH, SURROUNDINGS = 5, 5, 3
 """Features before those of the temporal candidates, of each of them, and between spatial ones (see `collect`)."""
 SURPRISE = 0.2
 """Weight of the expected error's loss."""
+DECISIVE = 0.3
+"""Share of the candidates' own errors in the loss."""
 BATCH = 4096
 LAYERS = ("first", "second", "last")
 
@@ -80,11 +82,12 @@ class Net(nn.Module):
         return {name: tensor.detach().numpy().astype(np.float32) for name, tensor in named.items()}
 
 
-def errors(net: Net, data: Examples) -> tuple[Tensor, Tensor]:
-    """The blend's absolute error ``[B]`` and that of the expected log error."""
+def errors(net: Net, data: Examples) -> tuple[Tensor, Tensor, Tensor]:
+    """Absolute errors ``[B]``: the blend's, the candidates' own by their shares, and that of the expected log error."""
     share, expected = net(data.features, data.present)
     error = ((share[..., None] * data.values).sum(1) - data.truth).abs().mean(1)
-    return error, (expected - torch.log1p(error.detach())).abs()
+    each = (share * (data.values - data.truth[:, None]).abs().mean(2)).sum(1)
+    return error, each, (expected - torch.log1p(error.detach())).abs()
 
 
 @torch.no_grad()
@@ -94,7 +97,7 @@ def mean_error(net: Net, data: Examples) -> float:
 
 def mirrored_in_time() -> tuple[list[int], list[int]]:
     """The order of candidates and of features after past and future change places."""
-    swap = [1, 0, 3, 2, 5, 4]
+    swap = [1, 0, 3, 2, 5, 4, 6]
     candidates = [*range(len(SPATIAL)), *(len(SPATIAL) + i for i in swap)]
     features = list(range(CONTEXT))
     for i in swap:
@@ -110,7 +113,11 @@ def mirrored_in_time() -> tuple[list[int], list[int]]:
 def fit(net: Net, data: Examples, weight: Tensor, steps: int, rate: float, seed: int, noise: float = 0.0) -> None:
     """Train in place with AdamW and a cosine schedule; every other batch is mirrored in time.
 
-        mean of weight * |blend - truth| + SURPRISE * mean of |e - log(1 + |blend - truth|)|
+        mean of weight * ((1 - DECISIVE) |blend - truth| + DECISIVE sum_k w_k |value_k - truth|)
+        + SURPRISE * mean of |e - log(1 + |blend - truth|)|
+
+    The sum is smallest where one candidate has all of a pixel, so the net chooses between two that differ. Mixing them
+    would show a ghost.
 
     Args:
         weight: of each pixel, ``[B]``.
@@ -131,8 +138,8 @@ def fit(net: Net, data: Examples, weight: Tensor, steps: int, rate: float, seed:
                 batch.values[:, candidates], batch.present[:, candidates], batch.features[:, order], batch.truth
             )
         shaken = batch.features + noise * net.std * torch.randn(batch.features.shape, generator=rng)
-        error, surprise = errors(net, batch._replace(features=shaken))
-        loss = (weight[chosen] * error).mean() + SURPRISE * surprise.mean()
+        error, each, surprise = errors(net, batch._replace(features=shaken))
+        loss = (weight[chosen] * torch.lerp(error, each, DECISIVE)).mean() + SURPRISE * surprise.mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -1,22 +1,41 @@
-"""Filling a short clip: sources along three motions, candidates, the blend, and again on what was filled."""
+"""Filling a short clip: sources along three motions, the majority of its frames, and the candidates of each frame."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from fastinpaint.propagation import spatial
 from fastinpaint.propagation.boxes import around
-from fastinpaint.propagation.candidates import Candidates, collect
+from fastinpaint.propagation.camera import between, register
+from fastinpaint.propagation.candidates import SPATIAL, Candidates, collect
 from fastinpaint.propagation.carry import Mosaic, Place, Source, carry
-from fastinpaint.propagation.flow import Motion, by_camera, by_flow
+from fastinpaint.propagation.flow import Motion, by_flow
+from fastinpaint.propagation.majority import Votes
 
 INSIDE = (0.0, 0.5)
 """What measured flow inside holes counts for in each round."""
 MARGIN = 20
 """Pixels around a frame's hole that candidates are judged by."""
+
+
+class Found(NamedTuple):
+    """What a clip's frames show of each other's holes.
+
+    Attributes:
+        sources: of every carried candidate, for all frames.
+        votes: of the frames at the same place of the scene.
+        motion: the flow.
+        filled: the video filled along the flow, uint8 ``[T, H, W, 3]``, which candidates are sampled from.
+    """
+
+    sources: list[list[Source]]
+    votes: Votes
+    motion: Motion
+    filled: np.ndarray
 
 
 class Clip:
@@ -42,8 +61,8 @@ class Clip:
         past, future = (None, None) if motion is None else motion
         return [carry(self.hole, self.places, way, step, self.starts) for way, step in ((past, 1), (future, -1))]
 
-    def sources(self) -> tuple[list[list[Source]], Motion, np.ndarray]:
-        """Of every temporal candidate for all frames; the flow; and the video filled along it, which they sample.
+    def search(self) -> Found:
+        """Find what other frames show of every hole.
 
         Each step measures motion on what the step before it filled in: the camera's on holes filled from the same
         place, the flow on holes filled along the camera's motion, and the flow again on holes filled along the flow.
@@ -51,13 +70,16 @@ class Clip:
         """
         still = self.along(None)
         filled = self.nearest(still[0], still[1], self.video)
-        camera = self.along(by_camera(filled, self.known, self.places, self.starts))
+        cameras = register(filled, self.known, self.starts)
+        fixed = np.array_equal(cameras, np.broadcast_to(np.eye(3), cameras.shape))
+        camera = still if fixed else self.along(between(cameras, self.places, self.starts))
         filled = self.nearest(camera[0], camera[1], filled)
         for inside in INSIDE:
             motion = by_flow(filled, self.known, self.places, self.starts, inside)
             moving = self.along(motion)
             filled = self.nearest(moving[0], moving[1], filled)
-        return [*still, *moving, *camera], motion, filled
+        votes = Votes(self.video, self.hole, cameras, self.starts)
+        return Found([*still, *moving, *camera], votes, motion, filled)
 
     def nearest(self, past: list[Source], future: list[Source], video: np.ndarray) -> np.ndarray:
         """Holes filled from the nearest frames of both sides, weighted by 1 / distance; by Telea where none shows."""
@@ -73,8 +95,8 @@ class Clip:
             filled[t, rows, columns] = np.where(seen[:, None], np.rint(value), self.telea[t]).astype(np.uint8)
         return filled
 
-    def candidates(self, t: int, sources: list[list[Source]], mosaic: Mosaic) -> Candidates:
-        """Of frame t, which has a hole."""
+    def candidates(self, t: int, found: Found, mosaic: Mosaic) -> Candidates:
+        """Of frame t, which has a hole; the mosaic is that of `found.filled`."""
         box = self.boxes[t]
         if box is None:
             raise ValueError(f"candidates: frame {t} has no hole.")
@@ -84,10 +106,11 @@ class Clip:
             carried = mosaic.sample(
                 np.full(len(rows), t, np.int32), columns.astype(np.float32), rows.astype(np.float32)
             )
-            spatials = np.stack([carried] * 3)
+            spatials = np.stack([carried] * len(SPATIAL))
         else:
-            lines = spatial.directional(part, hole)[rows - box.top, columns - box.left]
-            spatials = np.stack([self.telea[t], self._opencv(t, cv2.INPAINT_NS), lines])
-        return collect(
-            t, part, hole, box, self.places[t], spatials, [found[t] for found in sources], mosaic, self.known
-        )
+            inside = rows - box.top, columns - box.left
+            lines, membrane = spatial.directional(part, hole)[inside], spatial.harmonic(part, hole)[inside]
+            spatials = np.stack([self.telea[t], self._opencv(t, cv2.INPAINT_NS), lines, membrane])
+        majority = found.votes.of(t, box, self.places[t])
+        sources = [carried[t] for carried in found.sources]
+        return collect(t, part, hole, box, self.places[t], spatials, sources, majority, mosaic, self.known)

@@ -11,18 +11,56 @@ RADIUS = 3  # pixels, as in OpenCV's examples
 DIRECTIONS = 8
 NOTHING = 1e4
 """Cost of a direction along which the frame ends before the hole does."""
-PLANE = 160
+PLANE = 112
 """Side in pixels that a hole's surroundings are shrunk to at most before directions are searched."""
 TOLERANCE = 8.0
 """Grey levels of difference between a line's two ends at which its weight falls to 1/e."""
 STEEP = 1.0
 """Grey levels that a pixel of distance to the nearer end counts as much as."""
 
+MEMBRANE = 96
+"""Side in pixels that a hole's surroundings are shrunk to at most before the membrane is computed."""
+SWEEPS = 24
+"""Jacobi iterations at each size of the membrane."""
+NEIGHBOURS = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], np.float32) / 4
+
 
 def opencv(frame: np.ndarray, hole: np.ndarray, method: int) -> np.ndarray:
     """`cv2.inpaint` of uint8 ``[H, W, 3]``; what the frame holds inside the hole has no influence."""
     blank = np.where(hole[..., None], 0, frame).astype(np.uint8)
     return cv2.inpaint(blank, hole.astype(np.uint8), RADIUS, method)
+
+
+def harmonic(frame: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """The membrane over the hole: every pixel is the mean of its four neighbours.
+
+    The equation is solved from a coarse copy to finer ones, by `SWEEPS` Jacobi iterations on each.
+
+    Returns:
+        uint8 ``[H, W, 3]``.
+    """
+    height, width = hole.shape
+    scale = min(1.0, MEMBRANE / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    known = (~hole).astype(np.float32)
+    sums = cv2.resize(cv2.merge([frame * known[..., None], known]), size, interpolation=cv2.INTER_AREA)
+    levels = [sums]
+    while min(levels[-1].shape[:2]) > 4:
+        half = (-(-levels[-1].shape[1] // 2), -(-levels[-1].shape[0] // 2))
+        levels.append(cv2.resize(levels[-1], half, interpolation=cv2.INTER_AREA))
+    total = levels[-1].reshape(-1, 4).sum(0)
+    current = np.empty((*levels[-1].shape[:2], 3), np.float32)
+    current[:] = total[:3] / max(float(total[3]), 1e-6)
+    for level in reversed(levels):
+        current = cv2.resize(current, level.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        fixed = level[..., 3] > 0
+        current[fixed] = level[fixed][:, :3] / level[fixed][:, 3:]
+        rows, columns = np.nonzero(~fixed)
+        for _ in range(SWEEPS):
+            mean = cv2.filter2D(current, -1, NEIGHBOURS, borderType=cv2.BORDER_REPLICATE)
+            current[rows, columns] = mean[rows, columns]
+    large = cv2.resize(current, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.where(hole[..., None], np.rint(large).clip(0, 255).astype(np.uint8), frame)
 
 
 def directional(frame: np.ndarray, hole: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastinpaint.acceleration import search, trial
+from fastinpaint.acceleration import finals, search, trial
 from fastinpaint.nn import layers
 from fastinpaint.nn.pending_conv import PendingConv
 
@@ -37,9 +37,9 @@ def clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Clock:
     monkeypatch.setenv("FASTINPAINT_OBJECTIVE", "speed")
     monkeypatch.setenv("FASTINPAINT_CACHE", str(tmp_path))
     monkeypatch.setattr(search, "RUNS", 1)
-    monkeypatch.setattr(search, "TURNS", 2)
-    monkeypatch.setattr(search, "MORE_TURNS", 1)
-    monkeypatch.setattr(search, "SHORT", 0.0)
+    monkeypatch.setattr(finals, "TURNS", 2)
+    monkeypatch.setattr(finals, "MORE_TURNS", 1)
+    monkeypatch.setattr(finals, "SHORT", 0.0)
     own = Clock()
     monkeypatch.setattr(trial, "clock", own)
     return own

@@ -90,17 +90,17 @@ def gradients(net: nn.Module) -> Tensor:
 
 
 def test_evaluation_folds_batch_norm_into_the_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastinpaint.ops.conv_block import cpu, torch_library
+    from fastinpaint.ops.conv_block import cpu
 
     monkeypatch.setattr(cpu, "LEAST_PLAIN", 0)  # small maps are left to torch's own layers
     seen: list[bool] = []
-    right = torch_library.fwd
+    right = cpu.fwd
 
-    def watched(call, flat, weight, bias):
-        seen.append(flat[1] is None and bias is not None)
-        return right(call, flat, weight, bias)
+    def watched(sources, weight, bias, *rest):
+        seen.append(sources[0].mean is None and bias is not None)
+        return right(sources, weight, bias, *rest)
 
-    monkeypatch.setattr(torch_library, "fwd", watched)
+    monkeypatch.setattr(cpu, "fwd", watched)
     layers = nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
     net = fastinpaint.accelerate(nn.Sequential(*layers)).eval()
     with torch.no_grad():

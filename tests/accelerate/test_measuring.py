@@ -203,3 +203,15 @@ def test_rules_where_nothing_may_be_measured(monkeypatch: pytest.MonkeyPatch) ->
     assert fused_layers(net) == ["0", "3"]  # a 1x1 convolution is stock
     whys = {layer.name: layer.why for layer in net.fastinpaint_report.layers}
     assert whys["7"].startswith("1x1: ")
+
+
+def test_rules_leave_a_network_whose_work_is_in_other_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fused layers between stock ones cost more than they gain."""
+    monkeypatch.setenv("FASTINPAINT_TUNE", "0")
+    net = network()
+    net.append(nn.Conv2d(4, 512, 1))
+    fastinpaint.accelerate(net, example=image())
+    assert fused_layers(net) == []
+    whys = {layer.name: layer.why for layer in net.fastinpaint_report.layers}
+    assert whys["0"] == "56% of the convolutions' weights are in kinds that pay, under 90%: too few"
+    assert whys["8"].startswith("1x1: ")

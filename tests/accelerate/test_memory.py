@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import fastinpaint
+from fastinpaint.acceleration.plan import Plan
+from fastinpaint.acceleration.swap import swap, unswap
 from fastinpaint.models import ModelConfig, VideoCompletionNet
 from fastinpaint.nn.pending_conv import PendingConv
 from fastinpaint.ops import buffer_pool
@@ -168,3 +170,28 @@ def test_double_backward_is_right(chain: nn.Sequential, memory: str) -> None:
 
     expected = penalty(chain)
     torch.testing.assert_close(penalty(fastinpaint.accelerate(chain, memory=memory)), expected, rtol=1e-9, atol=1e-9)
+
+
+class Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.relu(self.bn(self.conv(x)) + x)
+
+
+def test_the_tier_sums_keeps_no_residual_sum() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(*(Residual(8) for _ in range(6))).double()
+    x = torch.randn(2, 8, 16, 16, dtype=torch.float64)
+    found = {}
+    for tier in ("default", "sums"):
+        swap(net, Plan(everything=True, memory=tier), "auto")
+        maps = kept_bytes(net, lambda: net(x).sum()) / x.nbytes
+        found[tier] = round(maps), torch.autograd.grad(net(x).square().sum(), list(net.parameters()))
+        unswap(net)
+    plain = torch.autograd.grad(net(x).square().sum(), list(net.parameters()))
+    assert (found["default"][0], found["sums"][0]) == (13, 7)  # six outputs of convolutions, the input; six sums
+    for _, grads in found.values():
+        torch.testing.assert_close(grads, plain, rtol=1e-8, atol=1e-8)

@@ -15,9 +15,10 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 import fastinpaint
-from fastinpaint.acceleration import search
+from fastinpaint.acceleration import search, trial
 from fastinpaint.nn import Deferred, layers
 from tests.accelerate.nets import assert_same_step
+from tests.accelerate.slow_layers import Clock, slowed
 
 Body = Callable[["Net", Tensor], Tensor]
 
@@ -122,9 +123,11 @@ def test_every_reader_of_an_activation_gets_a_tensor(reader: str, how: str) -> N
 def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Measuring with a fake clock by which fused layers are fastest."""
     monkeypatch.setenv("FASTINPAINT_TUNE", "")
-    monkeypatch.setenv("FASTINPAINT_OBJECTIVE", "memory")
+    monkeypatch.setenv("FASTINPAINT_OBJECTIVE", "balanced")
     monkeypatch.setenv("FASTINPAINT_CACHE", str(tmp_path))
     monkeypatch.setattr(search, "RUNS", 1)
+    monkeypatch.setattr(trial, "clock", own := Clock())
+    slowed(monkeypatch, nn.Conv2d, "_conv_forward", own)
 
 
 @pytest.mark.usefixtures("measured")

@@ -46,27 +46,27 @@ def probe(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     return ctypes.CDLL(str(library))
 
 
-TRANSPOSED_B = pytest.mark.parametrize("transposed_b", [False, True], ids=["k contiguous", "n contiguous"])
+MN_MAJOR = pytest.mark.parametrize("mn_major", [False, True], ids=["K-major", "MN-major"])
 
 
-@TRANSPOSED_B
+@MN_MAJOR
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_wgmma_barriers_and_copies_do_what_the_emulation_says(
-    probe: ctypes.CDLL, dtype: torch.dtype, transposed_b: bool
+    probe: ctypes.CDLL, dtype: torch.dtype, mn_major: bool
 ) -> None:
-    found, exact = hopper_probe.run(probe, dtype, "cuda", transposed_b=transposed_b)
+    found, exact = hopper_probe.run(probe, dtype, "cuda", mn_major=mn_major)
     assert torch.allclose(found.double(), exact, rtol=1e-3, atol=1e-3)
     if emulated.why_not() is None:
         library = ctypes.CDLL(str(emulated.build(sources=[hopper_probe.SOURCE])))
-        expected = hopper_probe.run(library, dtype, "cpu", transposed_b=transposed_b)[0]
+        expected = hopper_probe.run(library, dtype, "cpu", mn_major=mn_major)[0]
         assert torch.allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 
-@TRANSPOSED_B
+@MN_MAJOR
 @pytest.mark.parametrize("values", ["whole", "numbered"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_register_is_the_manuals(probe: ctypes.CDLL, dtype: torch.dtype, values: str, transposed_b: bool) -> None:
-    found, exact = hopper_probe.run(probe, dtype, "cuda", values, transposed_b)
+def test_every_register_is_the_manuals(probe: ctypes.CDLL, dtype: torch.dtype, values: str, mn_major: bool) -> None:
+    found, exact = hopper_probe.run(probe, dtype, "cuda", values, mn_major)
     assert torch.equal(found.double(), exact)  # as the emulation's are, in tests/ops/conv_block/cuda/test_hopper.py
 
 

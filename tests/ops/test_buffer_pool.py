@@ -7,6 +7,7 @@ import gc
 import mmap
 import threading
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def memory() -> BufferPool:
 
 def test_a_freed_storage_is_reused_and_a_live_one_is_not(memory: BufferPool) -> None:
     alive, *dying = (memory.allocate(SIZE) for _ in range(3))
-    assert alive.nbytes() == SIZE
+    assert alive.nbytes == SIZE
     addresses = {storage.data_ptr() for storage in dying}
     assert len(addresses | {alive.data_ptr()}) == 3
     del dying
@@ -38,7 +39,7 @@ def test_a_freed_storage_is_reused_and_a_live_one_is_not(memory: BufferPool) -> 
 
 
 def test_any_reference_to_the_storage_keeps_the_buffer(memory: BufferPool) -> None:
-    tensor = torch.empty(0).set_(memory.allocate(SIZE))
+    tensor = torch.empty(0).set_(memory.allocate(SIZE).view(torch.float32))
     address, view = tensor.data_ptr(), tensor[5:]
     array, others = view.numpy(), [memory.allocate(SIZE) for _ in range(9)]
     del tensor, view
@@ -57,7 +58,7 @@ def test_maps_do_not_overlap_and_no_more_is_kept_than_was_in_use(memory: BufferP
         if alive and torch.rand((), generator=generator) < 0.7:
             alive.pop(int(torch.randint(len(alive), (), generator=generator)))
         size = PAGE * int(torch.randint(1, 60, (), generator=generator)) - 8
-        alive.append(torch.empty(0, dtype=torch.int64).set_(memory.allocate(size)).fill_(number))
+        alive.append(torch.empty(0, dtype=torch.int64).set_(memory.allocate(size).view(torch.int64)).fill_(number))
         assert all(bool((tensor == tensor[0]).all()) for tensor in alive)
         assert memory.in_use == sum(tensor.untyped_storage().nbytes() + 8 for tensor in alive)
         assert memory.in_use + memory.kept <= memory.most_in_use
@@ -77,9 +78,37 @@ def test_pages_serve_maps_of_other_sizes(memory: BufferPool) -> None:
     assert segment.free[-1] == [6 * SIZE, segment.size, False]
 
 
+class Twice(torch.autograd.Function):
+    """Its gradient is a map of the pool."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, dy: torch.Tensor) -> torch.Tensor:
+        dx = buffer_pool.empty(dy.shape, dy.dtype, torch.channels_last)
+        Twice.addresses.append(dx.data_ptr())
+        return torch.mul(dy, 2, out=dx)
+
+    addresses: ClassVar[list[int]] = []
+
+
+def test_autograd_adds_a_second_gradient_in_place() -> None:
+    Twice.addresses.clear()
+    x = torch.randn(1, 64, 64, 64).requires_grad_()
+    seen: list[int] = []
+    middle = x.contiguous(memory_format=torch.channels_last).clone()
+    middle.register_hook(lambda grad: seen.append(grad.data_ptr()))
+    (Twice.apply(middle) + Twice.apply(middle)).sum().backward()
+    assert x.grad is not None
+    assert bool((x.grad == 4).all())
+    assert seen[0] in Twice.addresses
+
+
 def test_a_map_larger_than_a_segment(memory: BufferPool) -> None:
     small, large = memory.allocate(SIZE), memory.allocate(buffer_pool.SEGMENT + 1)
-    assert large.nbytes() == buffer_pool.SEGMENT + 1
+    assert large.nbytes == buffer_pool.SEGMENT + 1
     del small, large
     memory.clear()
     assert memory._segments == []
@@ -91,7 +120,7 @@ def test_clear_gives_all_unused_memory_back(memory: BufferPool) -> None:
     held = memory.allocate(3 * SIZE)
     memory.clear()
     assert memory.kept == 0
-    assert memory.in_use == memory.most_in_use == held.nbytes()
+    assert memory.in_use == memory.most_in_use == held.nbytes
 
 
 def resident_bytes() -> int:

@@ -8,7 +8,7 @@ import numpy as np
 from fastinpaint.propagation.boxes import Box, around
 from fastinpaint.propagation.carry import Mosaic, carry
 from fastinpaint.propagation.pyramid import extend
-from fastinpaint.propagation.spatial import directional, opencv
+from fastinpaint.propagation.spatial import directional, harmonic, opencv
 
 
 def test_extend_keeps_what_counts_and_continues_a_constant() -> None:
@@ -75,3 +75,15 @@ def test_stripes_are_drawn_through_a_hole() -> None:
     errors = [np.abs(fill[hole].astype(int) - frame[hole]).mean() for fill in (filled, rival)]
     assert errors[0] < 0.6 * errors[1]
     assert np.array_equal(filled[~hole], frame[~hole])
+
+
+def test_a_membrane_continues_a_slope_and_stays_between_what_is_around_it() -> None:
+    rows, columns = np.indices((40, 50))
+    frame = np.repeat(np.rint(40 + 2.0 * columns + 1.0 * rows)[..., None], 3, 2).astype(np.uint8)
+    hole = np.zeros((40, 50), bool)
+    hole[10:30, 12:38] = True
+    filled = harmonic(np.where(hole[..., None], 255, frame).astype(np.uint8), hole)
+    assert np.abs(filled.astype(int) - frame)[hole].max() <= 6
+    assert np.array_equal(filled[~hole], frame[~hole])
+    around = frame[9:31, 11:39][~hole[9:31, 11:39]]
+    assert around.min() <= filled[hole].min() <= filled[hole].max() <= around.max()

@@ -146,8 +146,8 @@ def do_bench(fn: Callable[[], object], warmup: int = 25, rep: int = 100, return_
 
 def few_tiles() -> None:
     """Use the smallest tile, because the interpreter computes whole tiles even for tiny layers."""
-    from fastinpaint.ops.conv_block.triton import tiles as launch
+    from fastinpaint.ops.conv_block.triton import tiles
 
-    candidates = launch.candidates
-    launch.candidates = lambda tiles, work: sorted(candidates(tiles, work), key=lambda tile: tile.m * tile.n)[:2]
-    launch.best = lambda tiles, work: launch.candidates(tiles, work)[0]
+    candidates = tiles.candidates
+    tiles.candidates = lambda given, work: sorted(candidates(given, work), key=lambda tile: tile.m * tile.n)[:2]
+    tiles.best = lambda given, work: tiles.candidates(given, work)[0]

@@ -26,6 +26,7 @@ from fastinpaint.propagation.mixing import Examples, Net, examples, fit, joined,
 from fastinpaint.propagation.rounds import Clip
 
 FRAMES, SIZE, EVERY, PIXELS = 40, 128, 6, 4000
+KINDS = (*HOLE_KINDS, "box")
 HOLES = {"rectangle": 2}
 """Holes of a kind that are drawn for each clip, where more than one: a fixed one is a single example of its content."""
 RATE = 4e-3
@@ -33,16 +34,37 @@ NOISE = 0.3
 """Of the features, as a share of their standard deviation: held-out clips gain 0.7 % on fixed rectangles by it."""
 
 
+def box(frames: int, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """A box of 0.3 to 0.5 of each side that slides through the frame and back, bool ``[T, H, W]``.
+
+    It is the hole of a thing that passes: what it hides, other frames show, often with something else in front.
+    """
+    size = np.array([height, width]) * rng.uniform(0.3, 0.5, 2)
+    room = np.array([height, width]) - size
+    at, speed = rng.uniform(0, 1, 2) * room, rng.uniform(0.01, 0.04, 2) * rng.choice([-1, 1], 2) * (height, width)
+    hole = np.zeros((frames, height, width), bool)
+    for t in range(frames):
+        way = (at + speed * t) % (2 * room)
+        top, left = np.where(way > room, 2 * room - way, way)
+        hole[t, int(top) : int(top + size[0]), int(left) : int(left + size[1])] = True
+    return hole
+
+
+def holes(kind: str, frames: int, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """bool ``[T, H, W]``."""
+    return box(frames, height, width, rng) if kind == "box" else make_holes(kind, frames, height, width, rng) > 0
+
+
 def gather(clip_name: str, kind: str, number: int, target: Path) -> None:
     """Candidates, features and truth at the pixels of the hole of that number; of a clip, from @FRAME on."""
     name, _, start = clip_name.partition("@")
     video = read_clip(name, int(start or 0) + FRAMES, SIZE)[int(start or 0) :]
     frames, height, width = video.shape[:3]
-    hole = make_holes(kind, frames, height, width, np.random.default_rng([len(Path(clip_name).name), number])) > 0
+    hole = holes(kind, frames, height, width, np.random.default_rng([len(Path(clip_name).name), number]))
     clip = Clip(np.where(hole[..., None], 0, video).astype(np.uint8), hole, np.arange(len(video)) == 0)
-    sources, _, filled = clip.sources()
-    mosaic = Mosaic(filled)
-    found = [(clip.candidates(t, sources, mosaic), video[t][clip.places[t]]) for t in range(1, len(video), EVERY)]
+    searched = clip.search()
+    mosaic = Mosaic(searched.filled)
+    found = [(clip.candidates(t, searched, mosaic), video[t][clip.places[t]]) for t in range(1, len(video), EVERY)]
     truth = np.concatenate([colours for _, colours in found])
     chosen = np.sort(np.random.default_rng(0).permutation(len(truth))[:PIXELS])
     np.savez(
@@ -79,7 +101,7 @@ def _best(data: Examples) -> Tensor:
 @torch.no_grad()
 def report(net: Net, files: dict[str, Examples]) -> None:
     """Error of the blend beside Telea's, by kind of hole."""
-    for kind in HOLE_KINDS:
+    for kind in KINDS:
         rows = [
             (mean_error(net, d), float((d.values[:, 0] - d.truth).abs().mean()))
             for name, d in files.items()
@@ -105,11 +127,11 @@ def main() -> None:
     clip_of = {}
     for number, name in enumerate(args.clips):
         stem = Path(name).stem + name.partition("@")[2]
-        for kind in HOLE_KINDS:
+        for kind in KINDS:
             for hole in range(HOLES.get(kind, 1)):
                 target = args.cache / f"{kind}_{hole}_{stem}.npz"
                 if not target.exists():
-                    part = target.with_name("part.npz")
+                    part = target.with_name(f"part_{target.name}")
                     gather(name, kind, hole, part)
                     part.replace(target)
                 files[target.name], clip_of[target.name] = load(target), number

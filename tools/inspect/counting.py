@@ -30,7 +30,7 @@ BEGIN, END = "<!-- counted passes -->", "<!-- end of counted passes -->"
 FLOPS, BYTES = 788e12, 4.3e12  # per second, measured on one H200: bfloat16 products, and memory
 
 
-FOOTPRINT = ("blocks", "loads", "shared_bytes", "groups", "columns", "steps", "slices")
+FOOTPRINT = ("blocks", "loads", "shared_bytes", "groups", "columns", "steps", "slices", "multiplied", "staged")
 
 
 class Footprint(ctypes.Structure):
@@ -46,7 +46,8 @@ class Count(NamedTuple):
         operations: of live taps; a multiply-add is two. least: bytes if every map is read or written once.
         loads: bytes that the blocks request from global memory (including cache hits and dead taps).
         blocks: in the grid. shared: bytes per block. groups: of 128 threads per block. columns: per tile.
-        steps: of the main loop per patch. slices: per patch.
+        steps: of the main loop per patch. slices: per patch. multiplied: multiply-adds of all blocks on wgmma, with the
+        padding of tiles; 0 elsewhere. staged: bytes that writing wgmma's operands moves.
     """
 
     layer: str
@@ -60,6 +61,8 @@ class Count(NamedTuple):
     columns: int
     steps: int
     slices: int
+    multiplied: int
+    staged: int
 
     def floor(self) -> float:
         """Least seconds on an H200."""
@@ -110,8 +113,9 @@ def _count(layer: PaperLayer, name: str, conv: CConv, operations: int, least: in
         raise RuntimeError(f"{layer.name} {name}: {native_cuda.STATUS[status]}.")
     f = footprint
     return Count(
-        layer.name, name, operations, least, f.loads, f.blocks, f.shared_bytes, f.groups, f.columns, f.steps, f.slices
-    )
+        layer.name, name, operations, least, f.loads, f.blocks, f.shared_bytes, f.groups, f.columns, f.steps, f.slices,
+        f.multiplied, f.staged,
+    )  # fmt: skip
 
 
 def table() -> str:

@@ -10,6 +10,7 @@ workspaces. What one kernel writes for the next one counts in both. Reads of par
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -76,22 +77,35 @@ def norms() -> Iterator[Line]:
 def weights() -> Iterator[Line]:
     """Packing before every forward and dgrad, and the sums of wgrad's splits, of all layers together."""
     library = native_cuda.library()
-    read, read_wide, packed, packed_wide, splits = 0, 0, 0, 0, 0
+    read, read_wide, packed, splits, values, needed, staged = 0, 0, 0, 0, 0, 0, 0
     for layer in paper_layers(FRAMES, SIZE, R):
+        activated = _activated(layer)
         for plain, wide in zip(counts(layer), counts(layer, hopper=1), strict=True):
+            if wide.staged:
+                staged += wide.staged
+                values += sum(n for n, _ in activated[wide.name])
+                needed += sum(moved for _, moved in activated[wide.name])
             if plain.name == "wgrad":
-                splits += library.fi_conv_wgrad_workspace(ctypes.byref(_bare(layer, 0)))
+                splits += library.fi_conv_wgrad_workspace(ctypes.byref(_bare(layer)))
                 continue
             weight, backward = HALF * torch.Size(layer.weight_shape()).numel(), int(plain.name == "dgrad")
             read += weight
-            packed += library.fi_conv_workspace(ctypes.byref(_bare(layer, 0)), backward)
-            if wide != plain:
-                read_wide += weight
-                packed_wide += library.fi_conv_workspace(ctypes.byref(_bare(layer, 1)), backward)
+            packed += library.fi_conv_workspace(ctypes.byref(_bare(layer)), backward)
+            read_wide += weight if wide.staged else 0
     whole = HALF * sum(torch.Size(layer.weight_shape()).numel() for layer in paper_layers(FRAMES, SIZE, R))
     yield Line("pack_kernel", "all weights, forward and dgrad", 0, 2 * read, read + packed)
-    yield Line("pack_hopper_kernel", "those of the wgmma path", 0, 2 * read_wide, read_wide + packed_wide)
+    yield Line("pack_hopper_kernel", "those of the wgmma path", 0, 2 * read_wide, 2 * read_wide)  # nothing is padded
+    yield Line("hopper_strip_kernel", "operands of the wgmma path, all passes", 4 * values, needed, staged)
     yield Line("reduce_kernel", "all weights' gradients", splits // FLOAT, whole, whole + splits)
+
+
+def _activated(layer: PaperLayer) -> dict[str, list[tuple[int, int]]]:
+    """The values, and bytes read and written once, of the operands that each pass activates."""
+    sources, weight, _ = layer.inputs(torch.bfloat16, "meta")
+    y = math.prod(output_shape(sources[0].x.shape, weight.shape, layer.geometry))
+    maps = [(s.x.numel(), s.x.numel() * HALF * (3 if s.addend is not None else 2)) for s in sources]
+    gradient = [(y, y * HALF * (3 if layer.stats else 2))]
+    return {"forward": maps, "dgrad": gradient, "wgrad": maps + gradient}
 
 
 def table() -> str:
@@ -114,13 +128,13 @@ def _channel_workspace(rows: int, channels: int) -> int:
     return native_cuda.library().fi_channel_workspace(ctypes.c_int64(rows), channels)
 
 
-def _bare(layer: PaperLayer, hopper: int) -> CConv:
+def _bare(layer: PaperLayer) -> CConv:
     """The layer's call without statistics. Its workspace is its packed weights (wgrad: its splits)."""
     sources, weight, _ = layer.inputs(torch.bfloat16, "meta")
     first = sources[0].x
     out = output_shape(first.shape, weight.shape, layer.geometry)
     conv = describe(sources, weight, layer.geometry, out)
-    conv.hopper = hopper
+    conv.hopper = 0
     conv.gradient = native_cuda.CSource(channels=out[1], scale_factor=1, shift_factor=1)
     for i in range(len(sources)):
         conv.source_gradient[i].dx = 16  # requested; nothing is read, so any address works

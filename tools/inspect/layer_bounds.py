@@ -54,7 +54,6 @@ WIDE = 64  # channels of the narrower side
 FLAGS = ("-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "--expt-relaxed-constexpr")
 SHARED = {"sm_90": 227 << 10, "sm_80": 163 << 10, "sm_89": 99 << 10}  # most bytes per block
 THREADS, CHUNK, VECTOR = 128, 32, 8  # of the kernels: csrc/conv_block/cuda/kernels/tile.cuh
-STAGE = Copied(64 * 128 * 2, 128 * 128 * 64)  # of wgmma's weights: csrc/conv_block/cuda/hopper/fwd_dgrad_plan.cuh
 LAUNCH = 2e-6  # seconds between two kernels of a graph, an assumption
 
 
@@ -107,9 +106,12 @@ void launch(fi::GatherParams p, fi::WgradParams w) {
 """,
     "wgmma": """#include "conv_block/cuda/hopper/fwd_dgrad_kernel.cuh"
 #include "conv_block/cuda/hopper/wgrad_kernel.cuh"
-void launch(fi::GatherParams p, fi::WgradParams w) {
-  fi::hopper_gather_kernel<__nv_bfloat16><<<1, 1>>>(p, 0, 0);
-  fi::hopper_wgrad_kernel<__nv_bfloat16><<<1, 1>>>(w, 0);
+void launch(fi::GatherParams p, fi::StripGather g, fi::StripWgrad w) {
+  fi::hopper_gather_kernel<__nv_bfloat16, 1><<<1, 1>>>(p, g, 0);
+  fi::hopper_gather_kernel<__nv_bfloat16, 2><<<1, 1>>>(p, g, 0);
+  fi::hopper_wgrad_kernel<__nv_bfloat16, 1><<<1, 1>>>(w, 0);
+  fi::hopper_wgrad_kernel<__nv_bfloat16, 2><<<1, 1>>>(w, 0);
+  fi::hopper_wgrad_kernel<__nv_bfloat16, 3><<<1, 1>>>(w, 0);
 }
 """,
 }
@@ -172,37 +174,56 @@ def cuda_rows(arch: str, hopper: int = 0) -> Iterator[Row]:
             plain = list(counting.counts(layer)) if hopper else []
         for count in counts:
             if count not in plain:
-                yield cuda_row(layer, count, arch, chip, bool(hopper))
+                yield wgmma_row(layer, count, arch, chip) if hopper else cuda_row(layer, count, arch, chip)
 
 
-def cuda_row(layer: PaperLayer, count: counting.Count, arch: str, chip: rates.Chip, hopper: bool) -> Row:
-    """One row. The plan gives what an iteration loads, and how often."""
+WGMMA_WARPS = 12  # eight that multiply; four whose registers the plan of an occupancy counts
+
+
+def wgmma_row(layer: PaperLayer, count: counting.Count, arch: str, chip: rates.Chip) -> Row:
+    """One row of the kernels on wgmma.
+
+    The plan counts, over all blocks, the bytes that copy engines bring and the multiply-adds, with padding; the row's
+    time is theirs, and that of the kernels that write the operands before.
+    """
+    kernel = "hopper_wgrad_kernel" if count.name == "wgrad" else "hopper_gather_kernel"
+    code = _cuda_code("wgmma", arch, f"{kernel}I13__nv_bfloat16Li{count.slices}E")
+    steps = None if count.name == "wgrad" else float(count.steps)
+    copied = Copied(count.loads, count.multiplied)
+    found = loop_cost(code.main, WGMMA_WARPS - 4, chip, Paths(steps=steps), copied)
+    launches = 2 if count.name == "wgrad" else 1
+    seconds = _seconds(found, 2 * count.multiplied, count.least, count.blocks, chip)
+    seconds += count.staged / chip.bandwidth + launches * LAUNCH
+    together = occupancy(code.registers, count.shared, WGMMA_WARPS, chip)
+    kernel += f"<{count.slices}>"
+    return _row(
+        layer.name, count.name, "cuda, wgmma", arch, kernel, found, code, count.shared, count.blocks, together, seconds
+    )
+
+
+def cuda_row(layer: PaperLayer, count: counting.Count, arch: str, chip: rates.Chip) -> Row:
+    """One row of the kernels on mma.sync. The plan gives what an iteration loads, and how often."""
     addends = any(addend for _, _, addend in layer.sources)
-    copied, copies, warps = NOTHING, None, count.groups * THREADS // 32
+    copies, warps = None, count.groups * THREADS // 32
     gradient = 4 if layer.stats else 2  # G is computed from dy and y
     if count.name == "wgrad":
-        threads = THREADS * (2 if hopper else 1)
-        of_q = -(-128 * count.columns // VECTOR // (2 * threads)) / count.steps
+        of_q = -(-128 * count.columns // VECTOR // (2 * THREADS)) / count.steps
         source = 4 if addends else 2
         p, q = (gradient, source) if layer.geometry.transposed else (source, gradient)
         prefetches: tuple[Prefetch, ...] = (Prefetch(p, count.slices / count.steps - of_q), Prefetch(q, of_q))
-        part = "hopper_wgrad_kernel" if hopper else "12wgrad_kernel"
-        part += "I13__nv_bfloat16" + ("" if hopper else f"Li{count.columns}ELb0")
-        warps = 8 if hopper else warps
+        part = f"12wgrad_kernelI13__nv_bfloat16Li{count.columns}ELb0"
     else:
         loads = gradient if count.name == "dgrad" else 4 if addends else 2
         prefetches = (Prefetch(loads, count.slices / count.steps),)
-        part = "hopper_gather_kernel" if hopper else "13gather_kernel"
-        part += "I13__nv_bfloat16" + ("" if hopper else f"Li{count.columns}E")
-        copies = None if hopper else CHUNK * count.columns // VECTOR // THREADS
-        copied = STAGE if hopper else NOTHING
-    code = _cuda_code("wgmma" if hopper else "wide", arch, part)
-    found = loop_cost(code.main, warps, chip, Paths(copies, prefetches, count.steps), copied)
+        part = f"13gather_kernelI13__nv_bfloat16Li{count.columns}E"
+        copies = CHUNK * count.columns // VECTOR // THREADS
+    code = _cuda_code("wide", arch, part)
+    found = loop_cost(code.main, warps, chip, Paths(copies, prefetches, count.steps))
     seconds = _seconds(found, count.operations, count.least, count.blocks, chip)
     together = occupancy(code.registers, count.shared, warps, chip)
-    path = "cuda, wgmma" if hopper else "cuda"
-    kernel = part.lstrip("0123456789").partition("I13")[0] + ("" if hopper else f"<{count.columns}>")
-    return _row(layer.name, count.name, path, arch, kernel, found, code, count.shared, count.blocks, together, seconds)
+    kernel = f"{part.lstrip('0123456789').partition('I13')[0]}<{count.columns}>"
+    rest = count.shared, count.blocks, together, seconds
+    return _row(layer.name, count.name, "cuda", arch, kernel, found, code, *rest)
 
 
 def _row(layer: str, name: str, path: str, arch: str, kernel: str, found: Cost, code: Code, *rest: Any) -> Row:

@@ -34,8 +34,8 @@ THREADS, BLOCKS_WANTED, REGISTERS = 128, 2, 65536  # per block; per SM; per SM
 # Kernels whose products must use tensor cores, with other required instructions.
 TENSOR = re.compile(r"^(gather|thin|wgrad)_kernel<(bf16|half)")
 # Kernels without 16-byte loads, or stores: they access single values and pairs.
-NARROW_READS = ("batch_norm_", "finish_sums_")
-NARROW_WRITES = (*NARROW_READS, "finish_moments_")
+NARROW_READS = ("batch_norm_", "finish_sums_", "hopper_wgrad")  # of the last, copy engines read everything
+NARROW_WRITES = ("batch_norm_", "finish_sums_", "finish_moments_")
 
 
 class Kernel(NamedTuple):
@@ -60,10 +60,8 @@ class Kernel(NamedTuple):
         needed = (*needed, "LDGSTS") if self.name.startswith(("gather", "thin")) else needed
         if self.name.startswith(("gather_kernel<tf32", "thin_kernel<tf32", "wgrad_kernel<tf32")):
             needed = (*needed, TF32)
-        if self.name.startswith("hopper_gather"):
-            needed = ("HGMMA", "LDSM", "UBLKCP")
-        if self.name.startswith("hopper_wgrad"):
-            needed = ("HGMMA", "LDSM")
+        if self.name.startswith(("hopper_gather", "hopper_wgrad")):
+            needed = ("HGMMA", "UBLKCP")
         needed = needed if self.name.startswith(NARROW_READS) else (*needed, LOAD)
         needed = needed if self.name.startswith(NARROW_WRITES) else (*needed, STORE)
         missing = [op for op in needed if not self.counts[op]]

@@ -23,8 +23,7 @@ from triton.runtime.jit import JITFunction
 
 from fastinpaint.ops.conv_block import triton as conv_block
 from fastinpaint.ops.conv_block.geometry import live_taps
-from fastinpaint.ops.conv_block.triton import autotune
-from fastinpaint.ops.conv_block.triton import tiles as launch
+from fastinpaint.ops.conv_block.triton import autotune, tiles
 from fastinpaint.ops.conv_block.triton.taps import Gather, Problem
 from fastinpaint.ops.conv_block.triton.taps import live_share as live_share_of
 from tools.inspect.page import replace_table
@@ -48,7 +47,7 @@ class Pass(NamedTuple):
     flop: float
     live: float
     bytes: float
-    tile: launch.Tile
+    tile: tiles.Tile
     programs: int
     waves: int
     steps: int
@@ -62,15 +61,15 @@ class Pass(NamedTuple):
 
 
 @contextlib.contextmanager
-def recorded() -> Iterator[list[tuple[str, launch.Work, tuple[Any, ...], launch.Tile]]]:
+def recorded() -> Iterator[list[tuple[str, tiles.Work, tuple[Any, ...], tiles.Tile]]]:
     """Inside, nothing is launched, and the passes that choose a tile are collected."""
-    found: list[tuple[str, launch.Work, tuple[Any, ...], launch.Tile]] = []
+    found: list[tuple[str, tiles.Work, tuple[Any, ...], tiles.Tile]] = []
     upstream, choose = JITFunction.run, autotune.choose
 
     def note(
-        kind: str, tiles: tuple[launch.Tile, ...], work: launch.Work, shape: tuple[Any, ...], run: Any
-    ) -> launch.Tile:
-        tile = launch.best(tiles, work)
+        kind: str, available: tuple[tiles.Tile, ...], work: tiles.Work, shape: tuple[Any, ...], run: Any
+    ) -> tiles.Tile:
+        tile = tiles.best(available, work)
         found.append((kind, work, shape, tile))
         return tile
 
@@ -82,7 +81,7 @@ def recorded() -> Iterator[list[tuple[str, launch.Work, tuple[Any, ...], launch.
         autotune.choose, JITFunction.run = choose, upstream
 
 
-def live_share(kind: str, conv: Problem, tile: launch.Tile, packed: bool) -> float:
+def live_share(kind: str, conv: Problem, tile: tiles.Tile, packed: bool) -> float:
     """Live FLOPs over all FLOPs."""
     if kind in ("wgrad", "boxes"):
         if packed:
@@ -92,7 +91,7 @@ def live_share(kind: str, conv: Problem, tile: launch.Tile, packed: bool) -> flo
             shares.append(live_taps(small, large, taps, stride, padding, dilation) / (small * taps))
         return math.prod(shares)
     gather: Gather = conv.forward() if kind == "fwd" else conv.backward()
-    return live_share_of(gather, launch.gather_block(tile.m, gather))
+    return live_share_of(gather, tiles.gather_block(tile.m, gather))
 
 
 def passes(layer: PaperLayer) -> list[Pass]:
@@ -123,11 +122,11 @@ def passes(layer: PaperLayer) -> list[Pass]:
         packed = kind == "wgrad" and work.products == 1
         live = live_share(kind, conv, tile, packed)
         work = work._replace(depth=max(1, round(work.depth * live)))
-        splits = launch.splits(tile, work)
+        splits = tiles.splits(tile, work)
         programs = work.products * -(-work.rows // tile.m) * -(-work.columns // tile.n) * splits
-        waves = -(-programs // (launch.MULTIPROCESSORS * launch.ctas_per_sm(tile, work)))
+        waves = -(-programs // (tiles.MULTIPROCESSORS * tiles.ctas_per_sm(tile, work)))
         first = float(before[kind])
-        steps, expected = -(-work.depth // (tile.k * splits)), launch.expected_seconds(tile, work) + first / BANDWIDTH
+        steps, expected = -(-work.depth // (tile.k * splits)), tiles.expected_seconds(tile, work) + first / BANDWIDTH
         size = float(moved[kind])
         rows.append(Pass(layer.name, kind, flop, flop * live, size, tile, programs, waves, steps, expected, first))
     return rows

@@ -3,6 +3,8 @@
 #include "conv_block/cpu/matmul.h"
 
 #include <algorithm>
+#include <cstring>
+#include <utility>
 #include <vector>
 
 #include "activation/cpu_merge.h"
@@ -15,6 +17,7 @@ constexpr int64_t kTileFloats = 160 << 10;  // activations of a tile: they stay 
 constexpr int64_t kTileStep = 14;           // pixels of a register block
 constexpr int64_t kLeastPixels = 28;
 constexpr int64_t kSplits = 32;
+constexpr int64_t kMergeRows = 16;  // of the weight gradient's product, summed at a time
 
 // A problem and the memory it points at.
 struct Planned {
@@ -27,6 +30,8 @@ struct Planned {
     m.shape = shape;
     m.map = correspondence(*shape, backward);
     m.sources = sources;
+    m.in_place = shape->taps() == 1;
+    for (int a = 0; a < 3; ++a) m.in_place = m.in_place && shape->in[a] == shape->out[a] && shape->padding[a] == 0;
     parts.resize(kPhaseProduct);
     depths.resize(kPhaseProduct);
     int64_t first_depth = 0;
@@ -62,14 +67,27 @@ struct Planned {
             for (int64_t c = 0; c < m.sources[s].channels; c += kDepth) {
               const int64_t width = std::min<int64_t>(kDepth, m.sources[s].channels - c);
               if (depth.empty() || depth.back() + width > kDepth) depth.push_back(0);
-              list.push_back({s, c, first + c, width, {t.tap[i], y.tap[j], x.tap[k]}, {t.at[i], y.at[j], x.at[k]},
-                              static_cast<int64_t>(depth.size()) - 1, depth.back()});
+              list.push_back({s,
+                              c,
+                              first + c,
+                              width,
+                              {t.tap[i], y.tap[j], x.tap[k]},
+                              {t.at[i], y.at[j], x.at[k]},
+                              static_cast<int64_t>(depth.size()) - 1,
+                              depth.back()});
               depth.back() += width;
             }
           }
         }
-    MatmulPhase p{{axis[0], axis[1], axis[2]}, list.data(), static_cast<int64_t>(list.size()),
-                  static_cast<int64_t>(depth.size()), 0, depth.data(), first_depth, 0, pixels};
+    MatmulPhase p{{axis[0], axis[1], axis[2]},
+                  list.data(),
+                  static_cast<int64_t>(list.size()),
+                  static_cast<int64_t>(depth.size()),
+                  0,
+                  depth.data(),
+                  first_depth,
+                  0,
+                  pixels};
     for (int64_t d : depth) p.depth += d;
     first_depth += p.depth;
     m.slices = std::max(m.slices, p.slices);
@@ -104,11 +122,49 @@ void run(Planned& planned, const std::vector<Target>& targets, const Taps& weigh
   auto pack = [&](int64_t item, int) { FI_DISPATCH(pack_matmul(m, weight, item, packed)) };
   parallel_for(m.phase_count * m.chunks, worth(floats, threads), pack);
   m.packed = packed;
+  m.threads = threads;
   // the last item of a thread leaves the others idle: few tiles are cut, though each part reads its activations again
   m.part = m.chunks;
   while (m.items() < 8 * threads && m.part > 4) m.part = (m.part + 1) / 2;
   auto body = [&](int64_t item, int) { FI_DISPATCH(matmul(m, item)) };
   parallel_for(m.items(), threads, body);
+}
+
+// dweight from the sums of all splits: some channels of one part of the depth after another, a row of the product at a
+// time, then written as the weight's gradient lies.
+void merge_splits(const MatmulWeightGrad& args, const Taps& to, int threads) {
+  const MatmulPhase& p = args.forward->phases[0];
+  const int64_t channels = args.forward->shape->channels_out, step = args.pieces() * kDepth * kColumnRow;
+  std::vector<std::pair<const DepthPart*, int64_t>> blocks;
+  for (const DepthPart* part = p.parts; part < p.parts + p.part_count; ++part) {
+    for (int64_t k = 0; k < part->width; k += kMergeRows) blocks.emplace_back(part, k);
+  }
+  auto merge = [&](int64_t number, int) {
+    const auto [part, first] = blocks[number / args.column_blocks];
+    const int64_t column = number % args.column_blocks, rows = std::min(kMergeRows, part->width - first);
+    const int64_t width = std::min(kColumns, channels - column * kColumns);
+    const int64_t item = part->slice * args.column_blocks + column;
+    float sums[kMergeRows][kColumns];
+    for (int64_t k = 0; k < rows; ++k) {
+      const float* from = args.product + (item * kDepth + part->at + first + k) * kColumnRow;
+      std::memcpy(sums[k], from, width * sizeof(float));
+      for (int64_t split = 1; split < args.splits; ++split) {
+        from += step;
+        for (int64_t n = 0; n < width; ++n) sums[k][n] += from[n];
+      }
+    }
+    float* out = to.data + (part->first + first) * to.in + column * kColumns * to.out + part->tap[0] * to.t +
+                 part->tap[1] * to.y + part->tap[2] * to.x;
+    if (to.out <= to.in) {
+      for (int64_t k = 0; k < rows; ++k)
+        for (int64_t n = 0; n < width; ++n) out[k * to.in + n * to.out] = sums[k][n];
+    } else {
+      for (int64_t n = 0; n < width; ++n)
+        for (int64_t k = 0; k < rows; ++k) out[k * to.in + n * to.out] = sums[k][n];
+    }
+  };
+  parallel_for(static_cast<int64_t>(blocks.size()) * args.column_blocks,
+               worth(args.splits * p.depth * channels, threads), merge);
 }
 
 }  // namespace
@@ -133,9 +189,9 @@ FI_EXPORT int fi_cpu_matmul_fwd(const DirectShape* shape, const Source* sources,
   return 0;
 }
 
-// The gradients of the sources from G, the upstream source; strides: of the weight's out, in, t, y, x axes. out, daddend
-// [count]: dx and daddend maps; a source whose out is null is left out, daddend may be null. dshift, dscale [count]: sum
-// dz and sum dz * (x - mean), for sources with a mean.
+// The gradients of the sources from G, the upstream source; strides: of the weight's out, in, t, y, x axes. out,
+// daddend [count]: dx and daddend maps; a source whose out is null is left out, daddend may be null. dshift, dscale
+// [count]: sum dz and sum dz * (x - mean), for sources with a mean.
 FI_EXPORT int fi_cpu_matmul_dgrad(const DirectShape* shape, const Source* upstream, const float* weight,
                                   const int64_t* strides, const Source* sources, int count, float* const* out,
                                   float* const* daddend, float* const* dshift, float* const* dscale, int threads) {
@@ -168,25 +224,6 @@ FI_EXPORT int fi_cpu_matmul_wgrad(const DirectShape* shape, const Source* source
   args.product = scratch(Scratch::weights, args.splits * args.pieces() * kDepth * kColumnRow);
   auto body = [&](int64_t item, int) { FI_DISPATCH(matmul_weight_grad(args, item)) };
   parallel_for(args.splits * args.pieces(), threads, body);
-  const Taps to = taps_of(dweight, strides);
-  auto merge = [&](int64_t number, int) {
-    const DepthPart& part = p.parts[number];
-    float* out = to.data + part.first * to.in + part.tap[0] * to.t + part.tap[1] * to.y + part.tap[2] * to.x;
-    auto write = [&](int64_t k, int64_t n) {
-      const int64_t item = part.slice * args.column_blocks + n / kColumns;
-      const float* from = args.product + (item * kDepth + part.at + k) * kColumnRow + n % kColumns;
-      float sum = from[0];
-      for (int64_t split = 1; split < args.splits; ++split) sum += from[split * args.pieces() * kDepth * kColumnRow];
-      out[k * to.in + n * to.out] = sum;
-    };
-    if (to.out <= to.in) {  // as the weight's gradient lies: its strides can be powers of two
-      for (int64_t k = 0; k < part.width; ++k)
-        for (int64_t n = 0; n < shape->channels_out; ++n) write(k, n);
-    } else {
-      for (int64_t n = 0; n < shape->channels_out; ++n)
-        for (int64_t k = 0; k < part.width; ++k) write(k, n);
-    }
-  };
-  parallel_for(p.part_count, worth(args.splits * p.depth * shape->channels_out, threads), merge);
+  merge_splits(args, taps_of(dweight, strides), threads);
   return 0;
 }

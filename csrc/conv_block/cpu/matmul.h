@@ -12,9 +12,9 @@
 
 namespace fi {
 
-constexpr int kPhaseProduct = 8;    // phases of three axes
-constexpr int64_t kMostPixels = 112;  // of a tile
-constexpr int64_t kColumns = 256;     // output channels of an item of the weight gradient
+constexpr int kPhaseProduct = 8;               // phases of three axes
+constexpr int64_t kMostPixels = 112;           // of a tile
+constexpr int64_t kColumns = 256;              // output channels of an item of the weight gradient
 constexpr int64_t kColumnRow = kColumns + 16;  // floats between its rows; off a power of two, for the caches
 
 // Channels [channel, channel + width) of a source for one tap: values [at, at + width) of a slice.
@@ -38,8 +38,8 @@ struct MatmulPhase {
   int64_t count(int a) const { return axis[a]->count; }
 };
 
-// Forward and data gradient. packed: for each phase and chunk of kChunk channels [depth, kChunk]. `sums` of a target are
-// per tile.
+// Forward and data gradient. packed: for each phase and chunk of kChunk channels [depth, kChunk]. `sums` of a target
+// are per tile.
 struct Matmul {
   const DirectShape* shape;
   Correspondence map;
@@ -50,6 +50,8 @@ struct Matmul {
   int phase_count;
   int64_t tile_pixels, tiles, chunks, part, slices;  // chunks: of all targets; part: of an item; slices: the most
   const float* packed;
+  int threads;    // on which items run
+  bool in_place;  // whether a pixel of the grid reads the same pixel of the band, and no other
 
   int64_t parts() const { return (chunks + part - 1) / part; }
   int64_t items() const { return tiles * parts(); }

@@ -66,6 +66,15 @@ void matmul(const Matmul& m, int64_t item) {
   float* results = scratch(Scratch::tiles, kStep * kChunk + m.slices * slab + kLanes);
   float* values = results + kStep * kChunk;
   fill_tile(m, *p, pixels, 0, p->slices, slab, kRow, values);
+  Ahead ahead(values);
+  const int64_t next = (item + m.threads) / m.parts();
+  if (m.in_place && next > tile && next < m.tiles) {
+    const int64_t first = next * m.tile_pixels, rest = p->pixels - first;
+    for (const DepthPart* part = p->parts; part < p->parts + p->part_count; ++part) {
+      ahead.add(m.sources[part->source], part->channel, part->width, first,
+                rest < m.tile_pixels ? rest : m.tile_pixels);
+    }
+  }
   for_chunks(m, begin, end, [&](const Target& t, int64_t c, int64_t width, int64_t chunk) {
     const float* packed = m.packed + (p->first_depth * m.chunks + chunk * p->depth) * kChunk;
     Target target = t;
@@ -82,7 +91,7 @@ void matmul(const Matmul& m, int64_t item) {
         for (int64_t slice = 0; slice < p->slices; ++slice) {
           const int64_t depth = p->slice_depth[slice];
           product<kRow, 1, kChunk>(values + slice * slab + row * kRow, weights, depth, results, kChunk, slice > 0,
-                                   count, vectors == 2);
+                                   count, vectors == 2, ahead);
           weights += depth * kChunk;
         }
         for (int v = 0; v < vectors; ++v) {

@@ -28,9 +28,20 @@ void matmul_weight_grad(const MatmulWeightGrad& args, int64_t item) {
     const TilePixels pixels(m, p, first, count);
     fill_tile(m, p, pixels, slice, slice + 1, 0, kRow, values);
     read_rows(args.upstream, column, width, count, [=](int64_t i) { return first + i; }, upstream, kColumnRow);
+    Ahead ahead(values);
+    const int64_t next = first + count, coming = end - next < kBatch ? end - next : kBatch;
+    if (coming > 0) {
+      ahead.add(args.upstream, column, width, next, coming);
+      if (m.in_place) {
+        for (const DepthPart* part = p.parts; part < p.parts + p.part_count; ++part) {
+          if (part->slice != slice) continue;
+          ahead.add(m.sources[part->source], part->channel, part->width, next, coming);
+        }
+      }
+    }
     for (int64_t n = 0; n < width; n += kChunk) {
       product<1, kRow, kColumnRow>(values, upstream + n, count, product_of + n, kColumnRow, first > begin, depth,
-                                width - n > kLanes);
+                                   width - n > kLanes, ahead);
     }
   }
 }

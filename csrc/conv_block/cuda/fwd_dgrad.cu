@@ -69,7 +69,6 @@ static int finish(const Conv& conv, const GatherPlan& plan, void* stream) {
 template <class T>
 static int shared_bytes(const GatherPlan& plan) {
   const PatchShape& patch = plan.params.patch;
-  if (plan.hopper) return hopper_bytes(patch);
   if (plan.thin) return plan.columns == 64 ? thin_bytes<T, 64>(plan.params) : thin_bytes<T, 32>(plan.params);
   switch (plan.columns) {
     case 16:
@@ -83,7 +82,8 @@ static int shared_bytes(const GatherPlan& plan) {
   }
 }
 
-static Footprint footprint_of(const Conv& conv, const GatherPlan& plan) {
+static Footprint footprint_of(const Conv& conv, const GatherPlan& plan, const StripGather& strips) {
+  if (plan.hopper) return strip_gather_footprint(plan, strips);
   const GatherParams& p = plan.params;
   int64_t size = size_of(conv.dtype), positions = int64_t(p.patch.rows) * p.patch.columns;
   int64_t blocks = int64_t(plan.tiles) * plan.column_tiles, phases = p.taps.phases;
@@ -91,7 +91,7 @@ static Footprint footprint_of(const Conv& conv, const GatherPlan& plan) {
   int64_t patches = positions * plan.groups * channels * size * maps / phases;
   int64_t weights = int64_t(plan.thin ? 1 : p.taps.taps) * p.k_padded * plan.columns * size / phases;
   int64_t results = int64_t(kTileRows) * plan.columns * size * (p.backward ? 2 : 1);
-  int vectors = (plan.hopper ? kHopperChunk : kChunk) / kVector, groups = std::max(1, plan.groups);
+  int vectors = kChunk / kVector, groups = std::max(1, plan.groups);
   Footprint result{blocks, blocks * (patches + weights + results), 0, 1, plan.columns, 0, 0};
   result.steps = ceil_div(p.taps.taps, groups);
   result.slices = ceil_div(int(positions) * vectors, kSliceVectors * kThreads);
@@ -100,19 +100,22 @@ static Footprint footprint_of(const Conv& conv, const GatherPlan& plan) {
 }
 
 // The plan of the path that will run.
-static int plan_any(const Conv& conv, bool backward, GatherPlan& plan) {
+static int plan_any(const Conv& conv, bool backward, GatherPlan& plan, StripGather& strips) {
   int status = plan_gather(conv, backward, plan);
-  return status || !hopper_takes(conv, plan) ? status : plan_hopper(conv, backward, plan);
+  if (!status && hopper_applies(conv, plan)) plan_hopper(conv, backward, plan, strips);
+  return status;
 }
 
 static int run_gather(const Conv& conv, bool backward, void* stream) {
   GatherPlan plan;
-  if (int status = plan_any(conv, backward, plan)) return status;
-  int status = plan.hopper ? fi_hopper_launch(&conv, &plan, stream) : with_factors(conv.dtype, [&](auto t) -> int {
-    using T = decltype(t);
-    if (int status = pack_weights<T>(conv, plan, stream)) return status;
-    return launch_columns<T>(plan, stream);
-  });
+  StripGather strips;
+  if (int status = plan_any(conv, backward, plan, strips)) return status;
+  int status =
+      plan.hopper ? fi_hopper_launch(&conv, &plan, &strips, stream) : with_factors(conv.dtype, [&](auto t) -> int {
+        using T = decltype(t);
+        if (int status = pack_weights<T>(conv, plan, stream)) return status;
+        return launch_columns<T>(plan, stream);
+      });
   return status ? status : finish(conv, plan, stream);
 }
 
@@ -128,15 +131,17 @@ FI_EXPORT int64_t fi_conv_workspace(const Conv* conv, int backward) {
   Conv copy = *conv;
   copy.workspace = nullptr;
   GatherPlan plan;
-  int status = plan_any(copy, backward, plan);
+  StripGather strips;
+  int status = plan_any(copy, backward, plan, strips);
   return status ? status : plan.workspace;
 }
 
 // Blocks, loaded bytes and shared memory of forward or dgrad.
 FI_EXPORT int fi_conv_footprint(const Conv* conv, int backward, Footprint* out) {
   GatherPlan plan;
-  if (int status = plan_any(*conv, backward, plan)) return status;
-  *out = footprint_of(*conv, plan);
+  StripGather strips;
+  if (int status = plan_any(*conv, backward, plan, strips)) return status;
+  *out = footprint_of(*conv, plan, strips);
   return kOk;
 }
 

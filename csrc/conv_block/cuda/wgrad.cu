@@ -12,6 +12,7 @@ struct WgradPlan {
   int channels, columns, row_blocks, column_tiles;  // channels of P in a row block
   int groups;  // of kThreads per block of wgrad_kernel: they sum separate tiles and store one partial
   bool thin, hopper;
+  StripWgrad strips;  // hopper
   int64_t workspace;
 };
 
@@ -63,8 +64,8 @@ inline void choose_sources(const Conv& conv, const Roles& roles, WgradPlan& plan
   w.p_channels = roles.gradient_is_p ? conv.out_channels : in_channels(conv);
   w.q_channels = roles.gradient_is_p ? in_channels(conv) : conv.out_channels;
   plan.thin = p.sources == 1 && w.p_channels <= kThinChannels;
-  plan.channels = plan.hopper ? kWgmmaWgradChannels : kChunk;
-  plan.columns = plan.hopper ? kWgmmaWgradChannels : choose_wgrad_columns(conv.dtype, w.q_channels, plan.thin);
+  plan.channels = kChunk;
+  plan.columns = choose_wgrad_columns(conv.dtype, w.q_channels, plan.thin);
   plan.column_tiles = p.chunks[1] = w.q_tiles[1] = 0;
   for (int i = 0; i < p.sources; ++i) {
     p.source[i] = roles.gradient_is_p ? conv.gradient : conv.source[i];
@@ -117,9 +118,9 @@ inline int block_bytes(const Conv& conv, const WgradPlan& plan) {
 }
 
 // How the partials of that many splits are summed. A vector gets a second thread only beyond four splits per thread.
-inline ReduceParams plan_reduce(const WgradParams& w, bool p_inner) {
-  ReduceParams reduce{w.p.taps.taps, w.p_channels, w.q_channels, w.splits, p_inner, kVector, 0, 1};
-  while (reduce.parts < kVector && reduce.parts * 4 < w.splits) reduce.parts *= 2;
+inline ReduceParams plan_reduce(int taps, int p_channels, int q_channels, int splits, bool p_inner) {
+  ReduceParams reduce{taps, p_channels, q_channels, splits, p_inner, kVector, 0, 1};
+  while (reduce.parts < kVector && reduce.parts * 4 < splits) reduce.parts *= 2;
   reduce.vectors = p_inner ? kThreads / kVector / reduce.parts : 2;
   if (!p_inner) reduce.rows = reduce.taps;
   return reduce;
@@ -160,20 +161,19 @@ inline bool plan_blocks(const Conv& conv, const Roles& roles, int most, WgradPla
   w.tiles = int(tiles);
   int64_t partial_bytes = int64_t(p.taps.taps) * w.p_channels * w.q_channels * int64_t(sizeof(float));
   int64_t rows = plan.thin ? kThinEntries * kVector : (p.taps.taps / w.blocks) * plan.channels;
-  int64_t operations = 2 * rows * kTileRows * plan.columns;
-  if (!plan.hopper) operations += operations / 2;  // mma.sync is slower than wgmma
+  int64_t operations = 3 * rows * kTileRows * plan.columns;  // mma.sync is slower than the chip
   plan.groups = kMostGroups;
-  bool grouped = !plan.hopper && block_bytes(conv, plan) <= conv.shared_limit;
-  Splits splits = choose_splits(plan.row_blocks * plan.column_tiles, w.tiles, operations, partial_bytes,
-                                plan.hopper ? kWgmmaWgradBlocks : kWantedBlocks, grouped ? kMostGroups : 1);
+  bool grouped = block_bytes(conv, plan) <= conv.shared_limit;
+  Splits splits = choose_splits(plan.row_blocks * plan.column_tiles, w.tiles, operations, partial_bytes, kWantedBlocks,
+                                grouped ? kMostGroups : 1);
   plan.groups = splits.groups;
   w.tiles_each = ceil_div(w.tiles, splits.partials * plan.groups);
   w.splits = ceil_div(w.tiles, w.tiles_each * plan.groups);
   Workspace workspace{static_cast<char*>(conv.workspace)};
   w.partial = static_cast<float*>(workspace.take(w.splits * partial_bytes));
   plan.workspace = workspace.used;
-  plan.reduce = plan_reduce(w, roles.gradient_is_p == bool(conv.transposed));
-  if (plan.hopper) return wgmma_wgrad_fits(conv, w);
+  plan.reduce =
+      plan_reduce(p.taps.taps, w.p_channels, w.q_channels, w.splits, roles.gradient_is_p == bool(conv.transposed));
   int position_bytes = with_factors(conv.dtype, [&](auto t) {
     using T = decltype(t);
     return int(sizeof(T)) * (plan.thin ? patch_pitch<T, true>() : patch_pitch<T, false>());
@@ -183,7 +183,7 @@ inline bool plan_blocks(const Conv& conv, const Roles& roles, int most, WgradPla
 
 // Chooses the roles and the taps per block (a plane, a kernel row or a single tap) that load the fewest bytes. A side
 // of at most kThinChannels is always P, because as Q it would leave most columns empty.
-inline bool choose_blocks(const Conv& conv, bool hopper, WgradPlan& best) {
+inline bool choose_blocks(const Conv& conv, WgradPlan& best) {
   int64_t least = -1;
   bool unit = conv.stride[0] * conv.stride[1] * conv.stride[2] == 1, transposed = conv.transposed;
   bool thin_in = conv.sources == 1 && in_channels(conv) <= kThinChannels;
@@ -197,8 +197,7 @@ inline bool choose_blocks(const Conv& conv, bool hopper, WgradPlan& best) {
         thin ? kThinEntries : (conv.dtype == kFloat32 ? block_taps<float, false>() : block_taps<__half, false>());
     for (int most : {whole, std::min(whole, conv.kernel[2]), 1}) {
       WgradPlan plan;
-      plan.hopper = hopper;
-      if (hopper && (thin || most < whole)) continue;
+      plan.hopper = false;
       if (!plan_blocks(conv, {gradient_is_p, swapped}, most, plan)) continue;
       int64_t bytes = bytes_asked(conv, plan);
       if (least < 0 || bytes < least) least = bytes, best = plan;
@@ -207,10 +206,28 @@ inline bool choose_blocks(const Conv& conv, bool hopper, WgradPlan& best) {
   return least >= 0;
 }
 
+// Plans the strips' kernel, its workspace and splits. Returns false if it does not run this convolution.
+inline bool choose_strips(const Conv& conv, WgradPlan& plan) {
+  StripWgrad& w = plan.strips;
+  plan.hopper = strip_wgrad_applies(conv) && plan_strip_wgrad(conv, w);
+  if (!plan.hopper) return false;
+  int64_t partial_bytes = int64_t(w.p.taps.taps) * w.p_channels * w.q_channels * int64_t(sizeof(float));
+  Splits splits =
+      choose_splits(strip_wgrad_blocks(w), w.tiles, strip_wgrad_operations(w), partial_bytes, kHopperSms, 1);
+  w.tiles_each = ceil_div(w.tiles, splits.partials);
+  w.splits = ceil_div(w.tiles, w.tiles_each);
+  Workspace workspace{static_cast<char*>(conv.workspace)};
+  w.partial = static_cast<float*>(workspace.take(w.splits * partial_bytes));
+  w.rows.data = workspace.take(w.rows.bytes());
+  w.columns.data = workspace.take(w.columns.bytes());
+  plan.workspace = workspace.used;
+  plan.reduce = plan_reduce(w.p.taps.taps, w.p_channels, w.q_channels, w.splits, true);
+  return true;
+}
+
 inline int plan_wgrad(const Conv& conv, WgradPlan& plan) {
   if (conv.kernel[0] * conv.kernel[1] * conv.kernel[2] > kMaxTaps) return kBadGeometry;
-  if (wgmma_wgrad_applies(conv) && choose_blocks(conv, true, plan)) return kOk;
-  return choose_blocks(conv, false, plan) ? kOk : kTooLarge;
+  return choose_strips(conv, plan) || choose_blocks(conv, plan) ? kOk : kTooLarge;
 }
 
 template <class T, int BN, bool thin>
@@ -249,14 +266,17 @@ FI_EXPORT int64_t fi_conv_wgrad_workspace(const Conv* conv) {
 FI_EXPORT int fi_conv_wgrad_footprint(const Conv* conv, Footprint* out) {
   WgradPlan plan;
   if (int status = plan_wgrad(*conv, plan)) return status;
+  if (plan.hopper) {
+    *out = strip_wgrad_footprint(plan.strips);
+    return kOk;
+  }
   int64_t blocks = int64_t(plan.row_blocks) * plan.column_tiles * plan.params.splits;
   const WgradParams& w = plan.params;
-  int threads = plan.hopper ? kWgmmaWgradThreads : kThreads, each = kSliceVectors * threads;
-  int positions = w.p.patch.rows * w.p.patch.columns;
+  int each = kSliceVectors * kThreads, positions = w.p.patch.rows * w.p.patch.columns;
   int64_t slices =
       ceil_div(positions * (plan.channels / kVector), each) + ceil_div(kTileRows * (plan.columns / kVector), each);
-  *out = {blocks, bytes_asked(*conv, plan), 0, plan.groups, plan.columns, kTileRows / 16, slices};
-  out->shared_bytes = plan.hopper ? wgmma_wgrad_bytes(plan.params.p.patch) : block_bytes(*conv, plan);
+  *out = {blocks, bytes_asked(*conv, plan), block_bytes(*conv, plan), plan.groups, plan.columns, kTileRows / 16,
+          slices};
   return kOk;
 }
 
@@ -266,8 +286,7 @@ FI_EXPORT int fi_conv_wgrad(const Conv* conv, void* stream) {
   if (int status = plan_wgrad(*conv, plan)) return status;
   return with_factors(conv->dtype, [&](auto t) -> int {
     using T = decltype(t);
-    int status = plan.hopper
-                     ? fi_hopper_wgrad_launch(conv->dtype, &plan.params, plan.row_blocks * plan.column_tiles, stream)
+    int status = plan.hopper ? fi_hopper_wgrad_launch(conv->dtype, &plan.strips, stream)
                  : plan.thin ? launch_columns<T, true>(plan, stream)
                              : launch_columns<T, false>(plan, stream);
     if (status) return status;
@@ -275,8 +294,8 @@ FI_EXPORT int fi_conv_wgrad(const Conv* conv, void* stream) {
     int64_t panels = int64_t(ceil_div(reduce.taps * reduce.p_channels, reduce.rows)) *
                      ceil_div(reduce.q_channels, 4 * reduce.vectors);
     if (panels >= 1ll << 31) return kTooLarge;
-    FI_LAUNCH(reduce_kernel<Map<T>>, int(panels), kThreads, reduce_bytes(reduce), stream, plan.params.partial, reduce,
-              static_cast<Map<T>*>(conv->dweight));
+    FI_LAUNCH(reduce_kernel<Map<T>>, int(panels), kThreads, reduce_bytes(reduce), stream,
+              plan.hopper ? plan.strips.partial : plan.params.partial, reduce, static_cast<Map<T>*>(conv->dweight));
     return launched();
   });
 }

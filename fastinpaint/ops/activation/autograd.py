@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from fastinpaint.ops.dispatch import registry
 from fastinpaint.ops.dispatch.fast_path import (
     TAGS,
     apart,
-    apply_node,
+    applied,
     below_autograd,
     can_bypass_dispatcher,
     dense,
@@ -44,6 +45,20 @@ def _fwd_now(flat: Sequence[Tensor | None], relus: Sequence[bool], backend: str)
     sources = unflatten(flat, relus)
     a = registry.choose(OP, backend, sources[0].x.device, sources).fwd(sources)
     return a.clone() if a is sources[0].x else a
+
+
+_modules: dict[tuple[Any, ...], ModuleType] = {}
+
+
+def module_of(sources: Sequence[Source], backend: str) -> ModuleType:
+    """The module that runs these sources, remembered by all that the choice depends on."""
+    question: tuple[Any, ...] = (backend, *registry.settings())
+    for x, _, _, _, _, addend in sources:
+        question += (x.device, x.dtype, x.dim(), None if addend is None else (addend.device, addend.dtype))
+    found = _modules.get(question)
+    if found is None:
+        found = _modules[question] = registry.choose(OP, backend, sources[0].x.device, sources)
+    return found
 
 
 def _fwd_fake(flat: list[Tensor | None], relus: list[bool], backend: str) -> Tensor:
@@ -82,25 +97,6 @@ for _name, _implementation, _fake in (("activation_fwd", _fwd, _fwd_fake), ("act
     register_fake(f"fastinpaint::{_name}", _fake, lib=_library)
 
 
-def fwd(flat: list[Tensor | None], relus: list[bool], backend: str) -> Tensor:
-    """The activation of flattened sources."""
-    if can_bypass_dispatcher(*flat):
-        with below_autograd(flat[0].device):  # type: ignore[union-attr]
-            return _fwd_now(flat, relus, backend)
-    return torch.ops.fastinpaint.activation_fwd.default(flat, relus, backend)
-
-
-def bwd(
-    da: Tensor, flat: list[Tensor | None], relus: list[bool], needs: list[bool], backend: str
-) -> list[Tensor | None]:
-    """The gradients of flattened sources."""
-    if can_bypass_dispatcher(da, *flat):
-        with below_autograd(da.device):
-            return _bwd_now(da, flat, relus, needs, backend)
-    found = torch.ops.fastinpaint.activation_bwd.default(da, flat, relus, needs, backend)
-    return [none_if_empty(g) for g in found]
-
-
 class Activation(torch.autograd.Function):
     """``apply(relus, backend, recipes, *flatten(sources))``; recipes: one operand a tensor, or None to keep all."""
 
@@ -112,7 +108,14 @@ class Activation(torch.autograd.Function):
         recipes: Sequence[Operand] | None,
         *flat: Tensor | None,
     ) -> Tensor:
-        a = fwd(list(flat), list(relus), backend)
+        if can_bypass_dispatcher(*flat):
+            sources = unflatten(flat, relus)
+            module = module_of(sources, backend)
+            with below_autograd(sources[0].x.device):
+                a = module.fwd(sources)
+                a = a.clone() if a is sources[0].x else a
+        else:
+            a = torch.ops.fastinpaint.activation_fwd.default(list(flat), list(relus), backend)
         ctx.relus, ctx.backend = relus, backend
         ctx.channels = [x.shape[1] for x in flat[::5] if x is not None]
         # The addend's value has no part in any gradient, nor has a raw map that is taken as it is.
@@ -134,7 +137,16 @@ class Activation(torch.autograd.Function):
         if any(needs):
             # a map that was not kept has no gradient to compute: its part of da stands in for its shape
             shaped = [parts[i // 5] if i % 5 == 0 and t is None else t for i, t in enumerate(flat)]
-            found = bwd(da, shaped, list(ctx.relus), needs, ctx.backend)
+            if can_bypass_dispatcher(da, *shaped):
+                sources, found = unflatten(shaped, ctx.relus), []
+                module = module_of(sources, ctx.backend)
+                with below_autograd(da.device):
+                    for grad in module.bwd(da, sources, needs):
+                        found += grad
+                    found = apart(found, da)
+            else:
+                packed = torch.ops.fastinpaint.activation_bwd.default(da, shaped, list(ctx.relus), needs, ctx.backend)
+                found = list(map(none_if_empty, packed))
         grads: list[Tensor | None] = []
         for i, part in enumerate(parts):
             if needs[i]:
@@ -165,5 +177,13 @@ def _differentiable(ctx: Any, parts: Sequence[Tensor], flat: list[Tensor | None]
 
 def apply(sources: Sequence[Source], backend: str | None = None, recipes: Sequence[Operand] | None = None) -> Tensor:
     """The activation of checked sources; see `Activation` for the recipes."""
-    relus = tuple(source.relu for source in sources)
-    return apply_node(Activation, relus, backend or "auto", recipes, *each_once(flatten(sources)))
+    run, arguments = node(sources, backend or "auto", recipes)
+    return run(*arguments)
+
+
+def node(
+    sources: Sequence[Source], backend: str, recipes: Sequence[Operand] | None
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """What adds an `Activation` to the graph, and its arguments, of checked sources."""
+    relus = tuple([source.relu for source in sources])
+    return applied(Activation), (relus, backend, recipes, *each_once(flatten(sources)))

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastinpaint.ops import buffer_pool
 from fastinpaint.ops.dispatch import native_cpu as native
+from fastinpaint.ops.layout import FORMATS
 from fastinpaint.ops.types import Source, SourceGrad, address
 
 CHANNELS_LAST = True
@@ -27,13 +29,17 @@ def fwd(sources: Sequence[Source]) -> Tensor:
 def materialise(sources: Sequence[Source]) -> Tensor:
     """`fwd` of dense sources, but one alone with nothing to do is handed back as it is."""
     first = sources[0]
-    if len(sources) == 1 and first.mean is None and not first.relu and first.addend is None:
-        return first.x
-    channels = first.x.shape[1] if len(sources) == 1 else sum(s.x.shape[1] for s in sources)
-    a = native.empty(first.x, channels)
+    x = first.x
+    if len(sources) > 1:
+        a = native.empty(x, sum(s.x.shape[1] for s in sources))
+    elif first.mean is None and not first.relu and first.addend is None:
+        return x
+    else:
+        a = native.empty_like(x)
+    channels = a.shape[1]
     native.library().fi_cpu_activation_fwd(
-        native.c_sources(sources), len(sources), a.data_ptr(), native.pixels(a), native.DTYPES[a.dtype],
-        torch.get_num_threads(),
+        native.c_sources(sources), len(sources), a.data_ptr(), a.numel() // channels if channels else 0,
+        native.DTYPES[x.dtype], torch.get_num_threads(),
     )  # fmt: skip
     return a
 
@@ -45,48 +51,45 @@ def bwd(da: Tensor, sources: Sequence[Source], needs: Sequence[bool]) -> list[So
 
 def consume(da: Tensor, sources: Sequence[Source], needs: Sequence[bool]) -> list[SourceGrad]:
     """`bwd` of dense sources and a da that nobody else reads: where it is a gradient as it stands, it is handed on."""
-    da = native.dense(da)
-    grads, offset = [], 0
+    layout = FORMATS[da.dim()]
+    da = da.contiguous(memory_format=layout)
+    grads, offset, stride = [], 0, da.shape[1]
     for source, needed in zip(sources, needs, strict=True):
-        grads.append(_source_bwd(da, offset, source) if needed else SourceGrad())
-        offset += source.x.shape[1]
+        x, mean, scale, _, relu, addend = source
+        channels, first = x.shape[1], offset
+        offset += channels
+        if not needed:
+            grads.append(SourceGrad())
+            continue
+        plain, daddend = mean is None and not relu, None
+        if plain or addend is not None:
+            part = da.narrow(1, first, channels).contiguous(memory_format=layout)
+            daddend = None if addend is None else part
+            if plain:
+                grads.append(SourceGrad(part if daddend is None else part.clone(), addend=daddend))
+                continue
+        small = x.nbytes < buffer_pool.LEAST_BYTES
+        dx = torch.empty_like(x, memory_format=layout) if small else native.empty_like(x)
+        dmean = dscale = dshift = None
+        if mean is not None:
+            dshift, dscale = torch.empty_like(mean), torch.empty_like(mean)
+        native.library().fi_cpu_activation_bwd(
+            native.c_sources([source]), da.data_ptr(), stride, first, dx.data_ptr(), address(dshift), address(dscale),
+            x.numel() // channels if channels else 0, native.DTYPES[da.dtype], torch.get_num_threads(),
+        )  # fmt: skip
+        if scale is not None and dshift is not None:
+            dmean = -scale * dshift
+        grads.append(SourceGrad(dx, dmean, dscale, dshift, daddend))
     return grads
-
-
-def _source_bwd(da: Tensor, offset: int, source: Source) -> SourceGrad:
-    plain = source.mean is None and not source.relu
-    part = native.dense(da.narrow(1, offset, source.x.shape[1])) if plain or source.addend is not None else None
-    daddend = part if source.addend is not None else None
-    if plain:
-        return SourceGrad(x=part if daddend is None else daddend.clone(), addend=daddend)
-    dx = native.empty_like(source.x)
-    dshift = dscale = dmean = None
-    if source.mean is not None:
-        dshift, dscale = torch.empty_like(source.mean), torch.empty_like(source.mean)
-    _call_bwd(source, da, da.shape[1], offset, dx, dshift, dscale)
-    if source.scale is not None and dshift is not None:
-        dmean = -source.scale * dshift
-    return SourceGrad(dx, dmean, dscale, dshift, daddend)
-
-
-def _call_bwd(
-    source: Source,
-    da: Tensor,
-    stride: int,
-    offset: int,
-    dx: Tensor | None,
-    dshift: Tensor | None,
-    dscale: Tensor | None,
-) -> None:
-    native.library().fi_cpu_activation_bwd(
-        native.c_sources([source]), da.data_ptr(), stride, offset, address(dx), address(dshift), address(dscale),
-        native.pixels(source.x), native.DTYPES[da.dtype], torch.get_num_threads(),
-    )  # fmt: skip
 
 
 def channel_sums(x: Tensor) -> Tensor:
     """Sum over N and space, ``[C]``, in the wide dtype."""
     x = native.dense(x)
     sums = torch.empty(x.shape[1], dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
-    _call_bwd(Source(x), x, x.shape[1], 0, None, sums, torch.empty_like(sums))
+    products = torch.empty_like(sums)  # which the kernel writes as well
+    native.library().fi_cpu_activation_bwd(
+        native.c_sources([Source(x)]), x.data_ptr(), x.shape[1], 0, None, sums.data_ptr(),
+        products.data_ptr(), native.pixels(x), native.DTYPES[x.dtype], torch.get_num_threads(),
+    )  # fmt: skip
     return sums

@@ -57,7 +57,7 @@ def _source_bwd(da: Tensor, offset: int, source: Source) -> SourceGrad:
     part = da.narrow(1, offset, channels)
     dx, dmean, dscale, dshift = torch.empty_like(x), None, None, None
     if source.mean is not None:
-        dmean, dscale, dshift = (native.vector(x, channels) for _ in range(3))
+        dmean, dscale, dshift = native.vector(x, channels), native.vector(x, channels), native.vector(x, channels)
     if x.numel() == 0:
         dmean, dscale, dshift = (None if v is None else v.zero_() for v in (dmean, dscale, dshift))
     else:
@@ -66,7 +66,7 @@ def _source_bwd(da: Tensor, offset: int, source: Source) -> SourceGrad:
         start = ctypes.c_void_p(da.data_ptr() + offset * da.element_size())
         native.call(
             "activation", "fi_activation_bwd", x, start, da.shape[1], ctypes.byref(native.c_source(source)),
-            *(native.pointer(v) for v in (dx, dmean, dscale, dshift, space)), rows, native.DTYPES[x.dtype],
+            *map(native.pointer, (dx, dmean, dscale, dshift, space)), rows, native.DTYPES[x.dtype],
         )  # fmt: skip
     return SourceGrad(dx, dmean, dscale, dshift, part if source.addend is not None else None)
 

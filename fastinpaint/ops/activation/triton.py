@@ -49,7 +49,10 @@ def pairs(items: Sequence[T]) -> list[Sequence[T]]:
 
 def channel_blocks(channels: Sequence[int], tiles: RowTiles) -> int:
     """Total number of channel blocks of the sources. No block spans two sources."""
-    return sum(-(-c // tiles.block_c) for c in channels)
+    blocks = 0
+    for count in channels:
+        blocks += -(-count // tiles.block_c)
+    return blocks
 
 
 def flags(sources: Sequence[Source]) -> dict[str, bool]:
@@ -71,7 +74,9 @@ def _write(sources: Sequence[Source], out: Tensor, first: int) -> None:
     rows, total = rows_of(out), out.shape[1]
     channels = [s.x.shape[1] for s in sources]
     tiles = row_tiles(rows, max(channels))
-    operands = [(layout.dense(s.x), s.mean, s.scale, s.shift, _dense(s.addend)) for s in sources]
+    operands = []
+    for x, mean, scale, shift, _, addend in sources:
+        operands.append((layout.dense(x), mean, scale, shift, None if addend is None else layout.dense(addend)))
     # a view of the memory that starts at the first source's first channel, where the kernel counts columns from
     columns = torch.as_strided(out, (rows, sum(channels)), (total, 1), first)
     kernels.activation_fwd_kernel[(-(-rows // tiles.block_r), channel_blocks(channels, tiles))](
@@ -100,13 +105,12 @@ def _bwd_two(da: Tensor, sources: Sequence[Source], firsts: Sequence[int]) -> li
     """The gradients of one or two sources, whose channels of da start at ``firsts``."""
     channels, rows = [s.x.shape[1] for s in sources], rows_of(da)
     tiles = row_tiles(rows, max(channels))
-    grads = [
-        SourceGrad(
-            layout.empty(s.x.shape, s.x),
-            addend=None if s.addend is None else layout.empty(s.x.shape, s.x),
-        )
-        for s in sources
-    ]
+    grads = []
+    for source in sources:
+        dx, daddend = layout.empty(source.x.shape, source.x), None
+        if source.addend is not None:
+            daddend = layout.empty(source.x.shape, source.x)
+        grads.append(SourceGrad(dx, addend=daddend))
     any_affine = any(s.mean is not None for s in sources)
     partial = support.float_empty(da, 2, sum(channels), tiles.programs) if any_affine else None
     if rows and any(channels):
@@ -133,22 +137,30 @@ def finish_sums(partial: Tensor, sources: Sequence[Source], grads: Sequence[Sour
 
 def with_vectors(sources: Sequence[Source], grads: Sequence[SourceGrad]) -> list[SourceGrad]:
     """The gradients with empty tensors for those of the sources' vectors."""
-    names = ("mean", "scale", "shift")
-    return [
-        g if s.mean is None else g._replace(**{name: torch.empty_like(s.mean) for name in names})
-        for s, g in zip(sources, grads, strict=True)
-    ]
+    found = []
+    for source, grad in zip(sources, grads, strict=True):
+        mean = source.mean
+        if mean is not None:
+            vectors = torch.empty_like(mean), torch.empty_like(mean), torch.empty_like(mean)
+            grad = SourceGrad(grad.x, *vectors, grad.addend)
+        found.append(grad)
+    return found
 
 
 def vectors(sources: Sequence[Source], grads: Sequence[SourceGrad]) -> list[Tensor | None]:
     """scale, dmean, dscale and dshift of two sources, as arguments of the kernels that finish sums."""
-    given = [v for s, g in zip(sources, grads, strict=True) for v in (s.scale, g.mean, g.scale, g.shift)]
+    given: list[Tensor | None] = []
+    for source, grad in zip(sources, grads, strict=True):
+        given += (source.scale, grad.mean, grad.scale, grad.shift)
     return (given + [None] * 8)[:8]
 
 
 def sums_flags(sources: Sequence[Source]) -> dict[str, bool]:
     """Which of two sources have sums to finish."""
-    return {f"HAS_SUMS{i}": len(sources) > i and sources[i].mean is not None for i in range(2)}
+    return {
+        "HAS_SUMS0": len(sources) > 0 and sources[0].mean is not None,
+        "HAS_SUMS1": len(sources) > 1 and sources[1].mean is not None,
+    }
 
 
 def batch_stats(y: Tensor) -> tuple[Tensor, Tensor]:
@@ -170,13 +182,9 @@ def batch_stats(y: Tensor) -> tuple[Tensor, Tensor]:
 def finish_stats(count: Tensor, part_mean: Tensor, part_m2: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance ``[C]`` from the parts' count ``[P]``, mean and M2 ``[C, P]``."""
     channels, parts = part_mean.shape
-    mean, var = (support.float_empty(part_mean, channels) for _ in range(2))
+    mean, var = support.float_empty(part_mean, channels), support.float_empty(part_mean, channels)
     if channels:
         kernels.finish_stats_kernel[(channels,)](
             count, part_mean, part_m2, mean, var, parts, BLOCK=FINISH_BLOCK, **support.OPTIONS
         )
     return mean, var
-
-
-def _dense(x: Tensor | None) -> Tensor | None:
-    return None if x is None else layout.dense(x)

@@ -32,8 +32,8 @@ def power_of_2(n: int) -> int:
 
 def row_tiles(rows: int, channels: int) -> RowTiles:
     """The tiles of a map of that many rows and channels."""
-    block_c = min(power_of_2(channels), MAX_BLOCK_C)
-    block_r = min(BLOCK_ITEMS // block_c, power_of_2(max(rows, 1)))
+    block_c = min(1 << max(channels - 1, 0).bit_length(), MAX_BLOCK_C)
+    block_r = min(BLOCK_ITEMS // block_c, 1 << max(rows - 1, 0).bit_length())
     blocks = -(-rows // block_r)
     blocks_each = -(-blocks // MAX_PROGRAMS) or 1
     return RowTiles(block_r, block_c, -(-channels // block_c), -(-blocks // blocks_each), blocks_each * block_r)

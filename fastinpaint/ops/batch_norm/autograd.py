@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -139,11 +140,21 @@ class BatchNorm(torch.autograd.Function):
         return None, dvar, dweight, None if bias is None or dshift is None else dshift.to(bias.dtype)
 
 
+_modules: dict[tuple[Any, ...], ModuleType] = {}
+
+
+def module_of(backend: str, var: Tensor, *arguments: Any) -> ModuleType:
+    """The module that runs it, remembered by all that the choice depends on; further arguments as `in_torch`'s."""
+    question = (backend, var.device, var.dtype, *registry.settings())
+    found = _modules.get(question)
+    if found is None:
+        found = _modules[question] = registry.choose(OP, backend, var.device, var, *(arguments or (None,) * 3))
+    return found
+
+
 def in_torch(backend: str, var: Tensor, *arguments: Any) -> bool:
     """Whether it is plain torch, as `reference` has it; further arguments: weight, bias and running statistics."""
-    if var.device.type == "cpu" and registry.requested(backend) == "auto":
-        return True  # as the row of the CPU says; a choice would take longer than the arithmetic
-    return registry.choose(OP, backend, var.device, var, *arguments).IN_TORCH
+    return module_of(backend, var, *arguments).IN_TORCH
 
 
 def apply(

@@ -63,7 +63,10 @@ def upstream(
         return Source(dy), None if norm_weight is None else torch.zeros_like(norm_weight)
     mean, var, wide = normed.mean, normed.var, normed.mean.dtype
     assert var is not None
-    dmean, dscale = [None if d is None else d.to(wide).contiguous() for d in (dmean, dscale)]
+    if dmean is not None:
+        dmean = (dmean if dmean.dtype == wide else dmean.to(wide)).contiguous()
+    if dscale is not None:
+        dscale = (dscale if dscale.dtype == wide else dscale.to(wide)).contiguous()
     by_y, constant = torch.empty_like(mean), torch.empty_like(mean)
     dweight = None if norm_weight is None else torch.empty_like(mean)
     native.library().fi_cpu_batch_norm_bwd(

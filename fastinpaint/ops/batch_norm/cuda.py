@@ -49,8 +49,9 @@ def fwd(
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     """scale and shift. Updates the running statistics in place, with any strides."""
-    mean, var, weight, bias = (None if t is None else t.contiguous() for t in (mean, var, weight, bias))  # type: ignore[assignment]
-    scale, shift = (native.vector(var, len(var)) for _ in range(2))
+    mean, var = mean.contiguous(), var.contiguous()
+    weight, bias = None if weight is None else weight.contiguous(), None if bias is None else bias.contiguous()
+    scale, shift = torch.empty_like(var), torch.empty_like(var)
     total = count.float() if isinstance(count, Tensor) else None
     call = _arguments(var, weight, eps)
     call.bias, call.mean, call.total = _vector(bias), native.address(mean), native.address(total)

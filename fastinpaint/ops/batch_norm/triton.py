@@ -62,7 +62,7 @@ def finish(count: Tensor, part_mean: Tensor, part_m2: Tensor, norm: Norm, values
         values: number of values per channel.
     """
     channels, parts = part_mean.shape
-    found = Normed(*[support.float_empty(count, channels) for _ in range(VECTORS)])  # type: ignore[arg-type]
+    found = Normed(*map(support.float_empty, [count] * VECTORS, [channels] * VECTORS))  # type: ignore[arg-type]
     weight, bias, running, eps = norm
     running_mean = running_var = tracked = None
     momentum: float | None = 0.0

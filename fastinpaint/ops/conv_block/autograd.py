@@ -6,7 +6,7 @@ block keeps as its source, so each map is held once. No activation and no concat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,16 +15,16 @@ from torch import Tensor
 from fastinpaint.ops import saved
 from fastinpaint.ops.conv_block import reference, torch_library
 from fastinpaint.ops.conv_block.torch_library import Call
-from fastinpaint.ops.dispatch.fast_path import apply_node, each_once
+from fastinpaint.ops.dispatch.fast_path import applied, below_autograd, can_bypass_dispatcher, each_once
 from fastinpaint.ops.saved import Operand, Recipe
-from fastinpaint.ops.types import Source, flatten, unflatten
+from fastinpaint.ops.types import FLAT, Source, flatten, unflatten
 
 
 class ConvBlock(torch.autograd.Function):
     """``apply(call, recipes, own, weight, bias, *flatten(sources)) -> (y, mean, var)``; without stats both are empty.
 
-    recipes: one operand for each of the flattened sources, or None to keep all. own: the recipe of y where nobody is
-    to keep it, else None.
+    recipes: one operand for each of the flattened sources, or None to keep all. own: the recipe of y where it is not
+    kept, else None.
     """
 
     @staticmethod
@@ -37,7 +37,14 @@ class ConvBlock(torch.autograd.Function):
         bias: Tensor | None,
         *flat: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        y, mean, var = torch_library.fwd(call, list(flat), weight, bias)
+        module = call.module
+        if module is not None and can_bypass_dispatcher(weight, bias, *flat):  # `torch_library.fwd`, a call less deep
+            with below_autograd(weight.device):
+                y, mean, var = module.fwd(unflatten(flat, call.relus), weight, bias, call.geometry, call.stats)
+                if not call.stats:
+                    mean, var = y.new_empty(0), y.new_empty(0)
+        else:
+            y, mean, var = torch_library.fwd(call, list(flat), weight, bias)
         ctx.set_materialize_grads(False)
         ctx.call, ctx.slot = call, None if own is None else own.slot
         ctx.bias_given = bias is not None
@@ -55,11 +62,19 @@ class ConvBlock(torch.autograd.Function):
         assert weight is not None
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             return (None, None, None, *_differentiable(call, (dy, dmean, dvar), weight, bias, flat))
-        needs = [any(ctx.needs_input_grad[5 + 5 * i : 10 + 5 * i]) for i in range(len(call.relus))]
-        grads, dweight, dbias = torch_library.bwd(
-            call, dy, dmean, dvar, y, mean, flat, weight, needs, ctx.needs_input_grad[3],
-            ctx.bias_given and ctx.needs_input_grad[4],
-        )  # fmt: skip
+        needs_weight, needs_bias, *of_flat = ctx.needs_input_grad[3:]
+        needs = [any(of_flat[FLAT * i : FLAT * i + FLAT]) for i in range(len(call.relus))]
+        needed = (needs, needs_weight, ctx.bias_given and needs_bias)
+        dy, dmean, dvar = torch_library.with_zeros(dy, dmean, dvar, y, mean)
+        module = call.module
+        if module is not None and can_bypass_dispatcher(dy, dmean, dvar, y, mean, weight, *flat):
+            with below_autograd(weight.device):
+                found, dweight, dbias = module.bwd(
+                    dy, dmean, dvar, y, mean, unflatten(flat, call.relus), weight, call.geometry, *needed
+                )
+                grads, dweight, dbias = torch_library.flat_gradients(found, dweight, dbias, flat, dy, module, needs)
+        else:
+            grads, dweight, dbias = torch_library.bwd(call, dy, dmean, dvar, y, mean, flat, weight, *needed)
         if ctx.slot is not None:
             ctx.slot.value = None  # the maker of a map is its last reader
         return (None, None, None, dweight, dbias, *grads)
@@ -111,11 +126,12 @@ def node(
     bias: Tensor | None,
     recipes: Sequence[Operand] | None = None,
     own: Recipe | None = None,
-) -> tuple[Any, ...]:
-    """`ConvBlock` and its arguments, of checked ones; call is their `torch_library.call_of`."""
-    return ConvBlock, call, recipes, own, weight, bias, *each_once(flatten(sources))
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """What adds a `ConvBlock` to the graph, and its arguments, of checked ones; call: `torch_library.call_of` them."""
+    return applied(ConvBlock), (call, recipes, own, weight, bias, *each_once(flatten(sources)))
 
 
 def apply(call: Call, sources: Sequence[Source], weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """y, mean and var of checked arguments."""
-    return apply_node(*node(call, sources, weight, bias))
+    run, arguments = node(call, sources, weight, bias)
+    return run(*arguments)

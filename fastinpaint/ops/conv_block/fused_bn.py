@@ -5,12 +5,13 @@
 
 and, given dy, dmean, dscale and dshift, the backward of both, one after the other, with dvar = dscale *
 dvar_per_dscale and dvar_per_dscale = -1/2 * scale * rstd^2. Such a backend has ``fwd_norm`` and ``bwd_norm``; see
-`fastinpaint.ops.conv_block.cpu` and `fastinpaint.ops.conv_block.triton`.
+`fastinpaint.ops.conv_block.cpu` and `fastinpaint.ops.conv_block.triton`. A backend that names a ``norm_module`` has the
+two apart: the node calls one after the other, which is one node of the graph less.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from fastinpaint.ops.conv_block import reference, torch_library
 from fastinpaint.ops.conv_block.torch_library import GEOMETRY, Call, Flat, geometry_of, pack
 from fastinpaint.ops.dispatch.fast_path import (
     TAGS,
+    applied,
     below_autograd,
     can_bypass_dispatcher,
     empty_if_none,
@@ -32,7 +34,7 @@ from fastinpaint.ops.dispatch.fast_path import (
     none_if_empty,
 )
 from fastinpaint.ops.saved import Operand, Recipe
-from fastinpaint.ops.types import Source, flatten, unflatten
+from fastinpaint.ops.types import FLAT, Source, flatten, unflatten
 
 _library = Library("fastinpaint", "FRAGMENT")
 _library.define(
@@ -51,12 +53,14 @@ _library.define(
 
 def can(call: Call, sources: Sequence[Source], norm: Norm) -> bool:
     """Whether the backend that runs this convolution has both in one node."""
-    if call.module is None or not hasattr(call.module, "fwd_norm") or not all(s.x.numel() for s in sources):
-        return False
+    module, running = call.module, norm.running
     # without a momentum each program would have to read the count that one of them changes
-    if norm.running is not None and norm.running.momentum is None:
+    if not call.with_norm or (running is not None and running.momentum is None):
         return False
-    return not hasattr(call.module, "why_not_norm") or call.module.why_not_norm(sources, norm) is None
+    needs_bypass = call.norm_module is not None or getattr(module, "NORM_NEEDS_BYPASS", False)
+    if needs_bypass and not can_bypass_dispatcher(sources[0].x):
+        return False
+    return not hasattr(module, "why_not_norm") or module.why_not_norm(sources, norm) is None  # type: ignore[union-attr]
 
 
 def _fwd(
@@ -88,7 +92,12 @@ def _fwd(
 def _count_changes(running: Running | None) -> None:
     """Autograd sees what a kernel changed."""
     if running is not None:
-        torch.autograd.graph.increment_version([t for t in running[:3] if t is not None and not t.is_inference()])
+        mean, var, tracked, _ = running
+        changed = (mean, var) if tracked is None else (mean, var, tracked)
+        if not (mean.is_inference() or var.is_inference() or (tracked is not None and tracked.is_inference())):
+            torch.autograd.graph.increment_version(changed)
+        else:
+            torch.autograd.graph.increment_version([t for t in changed if not t.is_inference()])
 
 
 def _fwd_fake(flat: Flat, relus: list[int], weight: Tensor, bias: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
@@ -141,13 +150,18 @@ for _name, _function, _fake in (("conv_norm_fwd", _fwd, _fwd_fake), ("conv_norm_
 
 
 class Kept(NamedTuple):
-    """What `ConvNorm` takes that has no gradient: see `fastinpaint.ops.conv_block.autograd.ConvBlock`."""
+    """What `ConvNorm` takes that has no gradient: see `fastinpaint.ops.conv_block.autograd.ConvBlock`.
+
+    sources: the flattened sources once more, where nothing observes operators and the backend is called directly; else
+        None.
+    """
 
     call: Call
     running: Running | None
     eps: float
     recipes: Sequence[Operand] | None
     own: Recipe | None
+    sources: Sequence[Source] | None = None
 
 
 class ConvNorm(torch.autograd.Function):
@@ -166,27 +180,38 @@ class ConvNorm(torch.autograd.Function):
         norm_bias: Tensor | None,
         *flat: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
-        call, running, eps, recipes, own = kept
+        call, running, eps, recipes, own, sources = kept
+        rstd: Tensor | None
         var: Tensor | None = None
-        if call.module is not None and can_bypass_dispatcher(
-            weight, bias, norm_weight, norm_bias, *(running or ())[:3], *flat
-        ):
+        if sources is not None:
+            assert call.module is not None
             norm = Norm(norm_weight, norm_bias, running, eps)
+            module, norm_module = call.module, call.norm_module
             with below_autograd(weight.device):
-                y, found = call.module.fwd_norm(unflatten(flat, call.relus), weight, bias, call.geometry, norm)
-            *normed, var, _ = found
-            _count_changes(running)
+                if norm_module is None:
+                    y, found = module.fwd_norm(sources, weight, bias, call.geometry, norm)
+                    mean, scale, shift, rstd, dvar_per_dscale, var, _ = found
+                else:
+                    y, mean, var = module.fwd(sources, weight, bias, call.geometry, True)
+                    rstd = dvar_per_dscale = None
+                    values = y.numel() // y.shape[1]
+                    scale, shift = norm_module.fwd(mean, var, norm_weight, norm_bias, running, values, eps)
+            if running is not None:
+                _count_changes(running)
         else:
-            y, *normed = torch.ops.fastinpaint.conv_norm_fwd.default(
+            y, mean, scale, shift, rstd, dvar_per_dscale = torch.ops.fastinpaint.conv_norm_fwd.default(
                 list(flat), call.relus, weight, bias, norm_weight, norm_bias, *(running or (None,) * 4), eps,
                 call.backend, *call.geometry,
             )  # fmt: skip
         ctx.set_materialize_grads(False)
         ctx.call, ctx.eps, ctx.slot = call, eps, None if own is None else own.slot
         double = bias if bias is not None and bias.requires_grad else None  # a vector, for double backward only
-        mean, scale, shift, *others = normed  # shift is for the next layer alone
-        vectors = (weight, double, norm_weight, norm_bias, mean, scale, *others, var)
-        saved.remember(ctx, (*vectors, y if own is None else own, *(flat if recipes is None else recipes)))
+        vectors = (weight, double, norm_weight, norm_bias, mean, scale, rstd, dvar_per_dscale, var)
+        if recipes is None and own is None and len(flat) == FLAT and flat[-1] is None:  # no map twice, as they stand
+            ctx.places = None
+            ctx.save_for_backward(*vectors, y, *flat)
+        else:
+            saved.remember(ctx, (*vectors, y if own is None else own, *(flat if recipes is None else recipes)))
         if var is None:
             return y, mean, scale, shift
         ctx.mark_non_differentiable(var)
@@ -194,44 +219,55 @@ class ConvNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
-        weight, bias, norm_weight, norm_bias, *rest = saved.recall(ctx)
-        (mean, scale, *others), y, flat = rest[:VECTORS], rest[VECTORS], rest[VECTORS + 1 :]
-        assert weight is not None
-        assert y is not None
-        assert mean is not None
-        assert scale is not None
-        rstd, dvar_per_dscale, var = others
-        normed = Normed(mean, scale, scale, rstd, dvar_per_dscale, var, ctx.eps)  # no backward reads shift
+        operands: Any = ctx.saved_tensors if ctx.places is None else saved.recall(ctx)
+        weight, bias, norm_weight, norm_bias, mean, scale, rstd, dvar_per_dscale, var, y, *flat = operands
         if torch.is_grad_enabled():
             forward = partial(_forward, ctx.call, ctx.eps)
             return (None, *saved.differentiate(forward, [weight, bias, norm_weight, norm_bias, *flat], upstream[:4]))
-        dy, dmean, dscale, dshift = upstream[:4]
-        call, (_, needs_weight, needs_bias, needs_norm_weight, _, *of_flat) = ctx.call, ctx.needs_input_grad
-        needs = [any(of_flat[5 * i : 5 * i + 5]) for i in range(len(call.relus))]
+        call: Call = ctx.call
+        module, relus = call.module, call.relus
+        _, needs_weight, needs_bias, needs_norm_weight, _, *of_flat = ctx.needs_input_grad
+        dy, dmean, dscale, dshift, *_ = upstream
         dy = torch.zeros_like(y) if dy is None else dy
+        normed = Normed(mean, scale, scale, rstd, dvar_per_dscale, var, ctx.eps)  # no backward reads shift
         scaled = norm_weight if needs_norm_weight else None
-        module, needed = call.module, (needs, needs_weight, needs_bias)
-        own = normed.var is not None  # no registered operator takes that, and no backend that gives it needs zeros
-        if not own:
+        needs = [True in of_flat] if len(relus) == 1 else [any(of_flat[5 * i : 5 * i + 5]) for i in range(len(relus))]
+        needed = (needs, needs_weight, needs_bias)
+        # no registered operator takes var, and no backend that gives it needs zeros
+        if var is None and (dmean is None or dscale is None):
             dmean, dscale = (torch.zeros_like(mean) if d is None else d for d in (dmean, dscale))
-        if own or (
+        if var is not None or (
             module is not None and can_bypass_dispatcher(dy, dmean, dscale, y, mean, norm_weight, weight, *flat)
         ):
+            assert module is not None
+            sources = unflatten(flat, relus)
+            norm_module = call.norm_module
             with below_autograd(weight.device):
-                grads, dweight, dbias, dnorm_weight = module.bwd_norm(
-                    dy, dmean, dscale, y, normed, scaled, unflatten(flat, call.relus), weight, call.geometry, *needed
-                )
-                *dflat, dweight, dbias = torch_library.pack(grads, dweight, dbias, dy, module)
+                if norm_module is None:
+                    grads, dweight, dbias, dnorm_weight = module.bwd_norm(
+                        dy, dmean, dscale, y, normed, scaled, sources, weight, call.geometry, *needed
+                    )
+                else:
+                    dnorm_weight = dvar = None
+                    if dscale is not None:
+                        dvar, dnorm_weight = norm_module.bwd(dscale, var, norm_weight, ctx.eps, needs_norm_weight)
+                    dy, dmean, dvar = torch_library.with_zeros(dy, dmean, dvar, y, mean)
+                    grads, dweight, dbias = module.bwd(
+                        dy, dmean, dvar, y, mean, sources, weight, call.geometry, *needed
+                    )
+                dflat, dweight, dbias = torch_library.flat_gradients(grads, dweight, dbias, flat, dy, module, needs)
         else:
             packed = torch.ops.fastinpaint.conv_norm_bwd.default(
                 dy, dmean, dscale, y, list(normed[:VECTORS]), scaled, flat, call.relus, weight, *needed, call.backend,
                 *call.geometry,
             )  # fmt: skip
-            *dflat, dweight, dbias, dnorm_weight = [none_if_empty(g) for g in packed]
+            *found, dweight, dbias, dnorm_weight = [none_if_empty(g) for g in packed]
+            dflat = torch_library.with_addends(found, flat, needs)
         if ctx.slot is not None:
             ctx.slot.value = None  # the maker of a map is its last reader
-        dnorm_bias = None if norm_bias is None or dshift is None else dshift.to(norm_bias.dtype)
-        return (None, dweight, dbias, dnorm_weight, dnorm_bias, *torch_library.with_addends(dflat, flat, needs))
+        if dshift is not None and (norm_bias is None or dshift.dtype != norm_bias.dtype):
+            dshift = None if norm_bias is None else dshift.to(norm_bias.dtype)
+        return (None, dweight, dbias, dnorm_weight, dshift, *dflat)
 
 
 def _forward(
@@ -258,7 +294,12 @@ def node(
     norm: Norm,
     recipes: Sequence[Operand] | None = None,
     own: Recipe | None = None,
-) -> tuple[Any, ...]:
-    """`ConvNorm` and its arguments, of checked ones for which `can` is true."""
-    kept = Kept(call, norm.running, norm.eps, recipes, own)
-    return ConvNorm, kept, weight, bias, norm.weight, norm.bias, *flatten(sources)
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """What adds a `ConvNorm` to the graph, and its arguments, of checked ones for which `can` is true."""
+    weight_and_bias, running, eps = norm[:2], norm.running, norm.eps
+    flat = flatten(sources)
+    direct = call.module is not None and can_bypass_dispatcher(
+        weight, bias, *weight_and_bias, *(() if running is None else running[:3]), *flat
+    )
+    kept = Kept(call, running, eps, recipes, own, sources if direct else None)
+    return applied(ConvNorm), (kept, weight, bias, *weight_and_bias, *flat)

@@ -21,6 +21,13 @@ from fastinpaint.ops.types import Geometry, Source, SourceGrad
 CHANNELS_LAST = True
 
 
+def norm_module() -> ModuleType:
+    """What runs the batch norm that follows, see `fastinpaint.ops.conv_block.fused_bn`."""
+    found = registry.find("batch_norm", "library")
+    assert isinstance(found, ModuleType)
+    return found
+
+
 def why_not(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> str | None:
     """Why cuDNN, or the elementwise kernels around it, cannot take this, in one sentence, or None."""
     if weight.device.type != "cuda":

@@ -141,7 +141,9 @@ class Call(NamedTuple):
         relus: the relu of each source.
         stats: whether batch statistics are wanted.
         backend: a name or "auto".
-        module: what runs it where nothing looks at the call, chosen once for all its passes; None under a compiler.
+        module: what runs it where nothing observes the call, chosen once for all passes; None under a compiler.
+        with_norm: whether that can run the following batch norm in the same node of the graph.
+        norm_module: what then runs the batch norm; None where module does.
     """
 
     relus: tuple[int, ...]
@@ -149,17 +151,21 @@ class Call(NamedTuple):
     stats: bool
     backend: str
     module: ModuleType | None
+    with_norm: bool = False
+    norm_module: ModuleType | None = None
 
 
 def call_of(sources: Sequence[Source], weight: Tensor, geometry: Geometry, stats: bool, backend: str) -> Call:
     """All of a call that is no tensor."""
     module = None if torch.compiler.is_dynamo_compiling() else choose(backend, sources, weight, geometry)
-    return Call(tuple([s.relu for s in sources]), geometry, stats, backend, module)
+    norm_module = None if module is None or not hasattr(module, "norm_module") else module.norm_module()
+    with_norm = (norm_module is not None or hasattr(module, "fwd_norm")) and all(s.x.numel() for s in sources)
+    return Call(tuple([s.relu for s in sources]), geometry, stats, backend, module, with_norm, norm_module)
 
 
 def fwd(call: Call, flat: Flat, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """y, mean and var; without statistics the latter two are empty."""
-    relus, geometry, stats, backend, module = call
+    relus, geometry, stats, backend, module, *_ = call
     if module is None or not can_bypass_dispatcher(weight, bias, *flat):
         return torch.ops.fastinpaint.conv_block_fwd.default(flat, relus, weight, bias, stats, backend, *geometry)
     with below_autograd(weight.device):
@@ -167,9 +173,24 @@ def fwd(call: Call, flat: Flat, weight: Tensor, bias: Tensor | None) -> tuple[Te
         return (y, mean, var) if stats else (y, y.new_empty(0), y.new_empty(0))
 
 
+def with_zeros(
+    dy: Tensor | None, dmean: Tensor | None, dvar: Tensor | None, y: Tensor | None, mean: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """dy, dmean and dvar as backends take them, with zeros for gradients that are None beside others."""
+    if y is None or mean is None:
+        dmean = dvar = None
+    else:
+        if dmean is not None or dvar is not None:
+            dmean = torch.zeros_like(mean) if dmean is None else dmean
+            dvar = torch.zeros_like(mean) if dvar is None else dvar
+        dy = torch.zeros_like(y) if dy is None else dy
+    assert dy is not None
+    return dy, dmean, dvar
+
+
 def bwd(
     call: Call,
-    dy: Tensor | None,
+    dy: Tensor,
     dmean: Tensor | None,
     dvar: Tensor | None,
     y: Tensor | None,
@@ -180,32 +201,37 @@ def bwd(
     needs_weight: bool,
     needs_bias: bool,
 ) -> tuple[list[Tensor | None], Tensor | None, Tensor | None]:
-    """The gradients of the flattened sources, of the weight and of the bias; gradients in that are None are zero."""
-    if y is None or mean is None:
-        dmean = dvar = None
-    else:
-        if dmean is not None or dvar is not None:
-            dmean = torch.zeros_like(mean) if dmean is None else dmean
-            dvar = torch.zeros_like(mean) if dvar is None else dvar
-        dy = torch.zeros_like(y) if dy is None else dy
-    assert dy is not None
-    relus, geometry, _, backend, module = call
-    if module is None or not can_bypass_dispatcher(dy, dmean, dvar, y, mean, weight, *flat):
-        packed = torch.ops.fastinpaint.conv_block_bwd.default(
-            dy, dmean, dvar, y, mean, flat, relus, weight, needs, needs_weight, needs_bias, backend, *geometry
-        )
-        found = [none_if_empty(g) for g in packed]
-    else:
-        with below_autograd(weight.device):
-            grads, dweight, dbias = module.bwd(
-                dy, dmean, dvar, y, mean, unflatten(flat, relus), weight, geometry, needs, needs_weight, needs_bias
-            )
-            found = pack(grads, dweight, dbias, dy, module)
-    *dflat, dweight, dbias = found
+    """The gradients of the flattened sources, of the weight and of the bias, by the registered operator."""
+    packed = torch.ops.fastinpaint.conv_block_bwd.default(
+        dy, dmean, dvar, y, mean, flat, call.relus, weight, needs, needs_weight, needs_bias, call.backend,
+        *call.geometry,
+    )  # fmt: skip
+    *dflat, dweight, dbias = [none_if_empty(g) for g in packed]
     return with_addends(dflat, flat, needs), dweight, dbias
 
 
-def with_addends(grads: list[Tensor | None], flat: Flat, needs: Sequence[bool]) -> list[Tensor | None]:
+def flat_gradients(
+    grads: Sequence[SourceGrad],
+    dweight: Tensor | None,
+    dbias: Tensor | None,
+    flat: Sequence[Tensor | None],
+    like: Tensor,
+    module: ModuleType,
+    needs: Sequence[bool],
+) -> tuple[list[Tensor | None], Tensor | None, Tensor | None]:
+    """What a backend gave, as a node returns it: the gradients of the flattened sources, dweight and dbias."""
+    if not getattr(module, "FRESH_GRADIENTS", False):
+        *found, dweight, dbias = pack(grads, dweight, dbias, like, module)
+        return with_addends(found, flat, needs), dweight, dbias
+    found = []
+    for grad in grads:
+        found += grad
+    return found, dweight, dbias
+
+
+def with_addends(
+    grads: list[Tensor | None], flat: Sequence[Tensor | None], needs: Sequence[bool]
+) -> list[Tensor | None]:
     """The gradients of the flattened sources, an addend's being x's where `pack` left it out."""
     for i, addend in enumerate(flat[4::5]):
         if addend is not None and needs[i] and grads[5 * i + 4] is None:

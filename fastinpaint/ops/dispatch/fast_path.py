@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
@@ -17,7 +17,7 @@ _AS_IT_IS = nullcontext()
 
 
 def autocasts(device: torch.device) -> bool:
-    """Whether autocast is on there; torch knows of none on the meta device."""
+    """Whether autocast is on for the device. The meta device has none."""
     return device.type != "meta" and torch.is_autocast_enabled(device.type)
 
 
@@ -29,10 +29,10 @@ def no_autocast(device: torch.device) -> AbstractContextManager:
 
 
 def can_bypass_dispatcher(*tensors: Tensor | None) -> bool:
-    """Whether nothing would see a call of a registered operator: then its body may be called as it stands.
+    """Whether nothing observes calls of registered operators. Then an operator's body may be called directly.
 
-    torch's way to the body, through boxes and back, costs as much as a thin layer's whole arithmetic. It is taken where
-    something looks at operators: a compiler or tracer, a mode, functorch, the profiler, or a tensor's own class.
+    torch's dispatcher costs as much as the whole arithmetic of a small layer. It is needed where something observes
+    operators: a compiler or tracer, a mode, functorch, the profiler, or a tensor's own class.
     """
     if torch.compiler.is_compiling():
         return False
@@ -46,17 +46,21 @@ def can_bypass_dispatcher(*tensors: Tensor | None) -> bool:
     )
 
 
-def apply_node(node: type[torch.autograd.Function], *arguments: Any) -> Any:
-    """``node.apply(*arguments)`` without what it does for functorch alone, argument by argument, in Python."""
+def applied(node: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """``node.apply`` without what it does for functorch alone, argument by argument, in Python.
+
+    Given out and not called here, so that no frame of this module stands below the node's.
+    """
     if torch.compiler.is_dynamo_compiling() or torch._C._are_functorch_transforms_active():
-        return node.apply(*arguments)
-    return super(torch.autograd.Function, node).apply(*arguments)  # type: ignore[misc]
+        return node.apply
+    return super(torch.autograd.Function, node).apply  # type: ignore[misc]
 
 
 def below_autograd(device: torch.device) -> AbstractContextManager:
-    """Around an operator's body that is called as it stands: neither autograd nor autocast sees torch's own there."""
+    """A context for an operator's body that is called directly: autograd and autocast ignore what it calls."""
     guard = torch._C._AutoDispatchBelowADInplaceOrView()
-    if not autocasts(device):
+    kind = device.type
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
         return guard
     both = ExitStack()
     both.enter_context(torch.autocast(device.type, enabled=False))
@@ -84,7 +88,7 @@ def empty_if_none(tensor: Tensor | None, like: Tensor) -> Tensor:
 
 
 def apart(tensors: Sequence[Tensor | None], given: Tensor) -> list[Tensor | None]:
-    """The tensors, none sharing memory with another or with the one that was given."""
+    """The tensors, cloned where one shares memory with another or with `given`."""
     taken, result = {given.untyped_storage()._cdata}, []
     for tensor in tensors:
         if tensor is not None:
@@ -98,7 +102,7 @@ def apart(tensors: Sequence[Tensor | None], given: Tensor) -> list[Tensor | None
 
 
 def each_once(tensors: list[Tensor | None]) -> list[Tensor | None]:
-    """The tensors; under a compiler, which takes none twice, further places of the same one are given views of it."""
+    """The tensors. A compiler takes none twice, so under it a repeated tensor is replaced by a view."""
     if not torch.compiler.is_dynamo_compiling():
         return tensors
     found: list[Tensor | None] = []

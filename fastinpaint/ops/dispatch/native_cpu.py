@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastinpaint.ops import buffer_pool
 from fastinpaint.ops.dispatch import native
-from fastinpaint.ops.layout import dense, memory_format
+from fastinpaint.ops.layout import FORMATS, dense, memory_format  # noqa: F401 - the ops' modules take them from here
 from fastinpaint.ops.types import Source
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
@@ -22,8 +22,8 @@ DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 
 C_SOURCE = struct.Struct("@5P2q")  # `fi::Source` of csrc/activation/cpu.h
 
-# What the kernels take: p an address, an array or None, l an int64, i an int, d a double. Declared once, an argument
-# is a number of Python's; to make each of them one of C's took a thin layer's call longer than its arithmetic.
+# What the kernels take: p an address, an array or None, l an int64, i an int, d a double. Declared once, so that
+# arguments are Python's numbers: converting each of them took a small layer longer than its arithmetic.
 ARGUMENTS = {
     "fi_cpu_activation_fwd": "piplii",
     "fi_cpu_activation_bwd": "ppllppplii",
@@ -89,12 +89,14 @@ def why_not(*tensors: Tensor | None) -> str | None:
 
 def empty(like: Tensor, channels: int) -> Tensor:
     """An uninitialised channels-last map of like's batch, space and dtype."""
-    return buffer_pool.empty((like.shape[0], channels, *like.shape[2:]), like.dtype, memory_format(like.dim()))
+    return buffer_pool.empty((like.shape[0], channels, *like.shape[2:]), like.dtype, FORMATS[like.dim()])
 
 
 def empty_like(x: Tensor) -> Tensor:
     """An uninitialised channels-last map of x's shape and dtype."""
-    return buffer_pool.empty(x.shape, x.dtype, memory_format(x.dim()))
+    if x.nbytes < buffer_pool.LEAST_BYTES:  # the pool would leave it to torch too, and ask for longer
+        return torch.empty_like(x, memory_format=FORMATS[x.dim()])
+    return buffer_pool.empty(x.shape, x.dtype, FORMATS[x.dim()])
 
 
 def pixels(x: Tensor) -> int:
@@ -107,13 +109,14 @@ def dense_source(source: Source) -> Source:
     x, mean, scale, shift, relu, addend = source
     if mean is not None and scale is not None and shift is not None:
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        # asking whether a vector is so already costs a tenth of `Tensor.to`
-        mean, scale, shift = [
-            (vector if vector.dtype == wide else vector.to(wide)).contiguous() for vector in (mean, scale, shift)
-        ]
+        # Asking whether a vector is so already costs a tenth of `Tensor.to`.
+        if not mean.dtype == scale.dtype == shift.dtype == wide:
+            mean, scale, shift = mean.to(wide), scale.to(wide), shift.to(wide)
+        mean, scale, shift = mean.contiguous(), scale.contiguous(), shift.contiguous()
+    layout = FORMATS[x.dim()]
     if addend is not None:
-        addend = dense(addend if addend.dtype == x.dtype else addend.to(x.dtype))
-    return Source(dense(x), mean, scale, shift, relu, addend)
+        addend = (addend if addend.dtype == x.dtype else addend.to(x.dtype)).contiguous(memory_format=layout)
+    return Source(x.contiguous(memory_format=layout), mean, scale, shift, relu, addend)
 
 
 def c_sources(sources: Sequence[Source]) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import struct
 from collections.abc import Sequence
 
 import torch
@@ -13,8 +14,8 @@ from torch import Tensor
 from fastinpaint.errors import UserError
 from fastinpaint.ops import layout
 from fastinpaint.ops.dispatch import native
-from fastinpaint.ops.layout import dense
-from fastinpaint.ops.types import Source, address
+from fastinpaint.ops.layout import FORMATS, dense  # noqa: F401 - the ops' modules take `dense` from here
+from fastinpaint.ops.types import Source, address  # noqa: F401 - likewise
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 TF32 = 3  # float32 maps, products in tf32: convolutions only
@@ -31,6 +32,9 @@ HOPPER_VALUES = {"0": 0, "1": 1, "all": 2}
 
 # Tests put the library that csrc/cuda_on_cpu emulates here; it takes tensors on the CPU.
 emulated: ctypes.CDLL | None = None
+
+
+C_SOURCE = struct.Struct("@5P2f2i")  # `CSource`, packed in one call
 
 
 class CSource(ctypes.Structure):
@@ -141,6 +145,8 @@ def shared_limit(like: Tensor) -> int:
 
 def hopper(like: Tensor) -> int:
     """Whether convolutions of such maps take the wgmma path: 0 never, 1 where it may pay, 2 wherever it can."""
+    if os.environ.get(HOPPER, "0") == "0":  # as is usual
+        return 0
     asked = HOPPER_VALUES[hopper_asked()]
     return asked if asked and why_not_hopper(like) is None else 0
 
@@ -177,12 +183,13 @@ def call(op: str, function: str, like: Tensor, *arguments: object) -> None:
     Raises:
         RuntimeError: the launch was refused; names the op and says why.
     """
+    built = _built() if emulated is None else emulated
     if like.is_cuda:
         with torch.cuda.device(like.device):
             stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
-            status = getattr(library(), function)(*arguments, stream)
+            status = getattr(built, function)(*arguments, stream)
     else:
-        status = getattr(library(), function)(*arguments, None)
+        status = getattr(built, function)(*arguments, None)
     if status:
         raise RuntimeError(f"{op}: {function} was refused: {error_words(library(), status)}.")
 
@@ -209,22 +216,32 @@ def positions(x: Tensor) -> int:
 
 def dense_source(source: Source) -> Source:
     """The source with dense maps and dense float32 vectors."""
-    mean, scale, shift = (None if v is None else v.float().contiguous() for v in source[1:4])
-    addend = None if source.addend is None else dense(source.addend)
-    return Source(dense(source.x), mean, scale, shift, source.relu, addend)
+    x, mean, scale, shift, relu, addend = source
+    if mean is not None and scale is not None and shift is not None:
+        mean, scale, shift = mean.float().contiguous(), scale.float().contiguous(), shift.float().contiguous()
+    layout = FORMATS[x.dim()]
+    addend = None if addend is None else addend.contiguous(memory_format=layout)
+    return Source(x.contiguous(memory_format=layout), mean, scale, shift, relu, addend)
 
 
 def c_source(source: Source, scale_factor: float = 1.0, shift_factor: float = 1.0) -> CSource:
     """A dense source as the kernels take it; it points into the source, which must outlive the launch's queueing."""
     x, mean, scale, shift, relu, addend = source
-    return CSource(
-        *(address(t) for t in (x, addend, mean, scale, shift)), scale_factor, shift_factor, x.shape[1], int(relu)
+    found = CSource(x.data_ptr(), None if addend is None else addend.data_ptr(), None, None, None)
+    if mean is not None and scale is not None and shift is not None:
+        found.mean, found.scale, found.shift = mean.data_ptr(), scale.data_ptr(), shift.data_ptr()
+    found.scale_factor, found.shift_factor, found.channels, found.relu = (
+        scale_factor,
+        shift_factor,
+        x.shape[1],
+        int(relu),
     )
+    return found
 
 
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     """The address as an argument."""
-    return ctypes.c_void_p(address(tensor))
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
 def size(value: int) -> ctypes.c_int64:
@@ -234,4 +251,4 @@ def size(value: int) -> ctypes.c_int64:
 
 def strides(tensor: Tensor, order: Sequence[int]) -> list[int]:
     """The tensor's strides along `order`."""
-    return [tensor.stride(axis) for axis in order]
+    return list(map(tensor.stride, order))

@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
+from fastinpaint import environment
 from fastinpaint.errors import UserError
-from fastinpaint.ops.dispatch import autotune, native, tuning_cache
+from fastinpaint.ops.dispatch import autotune, native, native_cuda, triton_support, tuning_cache
 
 BACKENDS = ("reference", "cpu", "cuda", "triton", "library")
 OPS = ("activation", "batch_norm", "conv_block")
@@ -41,6 +42,7 @@ AUTO: dict[str, tuple[tuple[str, str], ...]] = {
 ELSEWHERE = (("reference", "plain torch takes every device"),)
 
 logger = logging.getLogger(__name__)
+_watched = environment.watch(VARIABLE, tuning_cache.VARIABLE)
 
 
 def requested(backend: str | None) -> str:
@@ -53,6 +55,14 @@ def requested(backend: str | None) -> str:
     if name not in (*BACKENDS, "auto"):
         raise UserError(f"backend must be one of {', '.join(('auto', *BACKENDS))}, got {name!r}.")
     return name
+
+
+def settings() -> tuple[Any, ...]:
+    """What a choice depends on beside the call: variables of the environment, torch's deterministic algorithms, and
+    what tests put in a GPU's place.
+    """
+    stand_ins = (native_cuda.emulated, triton_support.INTERPRETING)
+    return (*_watched(), torch.are_deterministic_algorithms_enabled(), *stand_ins)
 
 
 @functools.cache
@@ -110,7 +120,7 @@ def choose(op: str, backend: str | None, device: torch.device, *arguments: Any) 
 
 
 def _measured(row: tuple[tuple[str, str], ...], device: torch.device, arguments: tuple[Any, ...]) -> str | None:
-    """What a convolution was fastest with, if that was measured or is to be; None where the row decides."""
+    """The backend that was measured as fastest, measured now if asked for; None where the row decides."""
     mode = tuning_cache.mode()
     if mode == "0" or len(row) == 1:
         return None

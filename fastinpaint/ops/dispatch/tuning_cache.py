@@ -25,12 +25,13 @@ from fastinpaint.files import parse_json, read_text, replace_text
 
 logger = logging.getLogger(__name__)
 NEEDED_BYTES = 16_384  # what the measurements of one model take
+VARIABLE = "FASTINPAINT_TUNE"
 _refused: set[Path] = set()  # files that could not be written, which is said once
 
 
 def mode() -> str:
     """The value of ``FASTINPAINT_TUNE``: "0", "1" or anything else, which is the usual."""
-    return "0" if torch.are_deterministic_algorithms_enabled() else os.environ.get("FASTINPAINT_TUNE", "")
+    return "0" if torch.are_deterministic_algorithms_enabled() else os.environ.get(VARIABLE, "")
 
 
 def cache_folder() -> Path:

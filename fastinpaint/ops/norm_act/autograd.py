@@ -38,6 +38,7 @@ _library.define(
 _library.define("norm_act_stats(Tensor x, bool per_sample, int groups, str backend) -> (Tensor, Tensor)", tags=TAGS)
 FWD_TENSORS, BWD_TENSORS = 6, 8
 STATS = Form()
+_modules: dict[tuple[Any, ...], ModuleType] = {}  # of `module_of`, by all that it depends on
 
 
 def runs(backend: str, device: torch.device) -> bool:
@@ -94,8 +95,14 @@ for _name, _function in (("norm_act_fwd", _fwd), ("norm_act_bwd", _bwd), ("norm_
 
 
 def module_of(x: Tensor, form: Form, backend: str) -> ModuleType | None:
-    """What runs it where nothing looks at the call, chosen once for all its passes; None under a compiler."""
-    return None if torch.compiler.is_compiling() else registry.choose(OP, backend, x.device, x, form)
+    """What runs it where nothing observes the call, chosen once for all passes; None under a compiler."""
+    if torch.compiler.is_compiling():
+        return None
+    question = (backend, x.device, x.dtype, x.dim(), form, *registry.settings())
+    found = _modules.get(question)
+    if found is None:
+        found = _modules[question] = registry.choose(OP, backend, x.device, x, form)
+    return found
 
 
 def fwd(tensors: Sequence[Tensor | None], form: Form, backend: str, module: ModuleType | None) -> Tensor:

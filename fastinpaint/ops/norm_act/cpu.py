@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -77,7 +78,7 @@ def fwd(
     x = native.dense(x)
     addend = None if addend is None else native.dense(addend)
     a = native.empty_like(x)
-    vectors = [_vector(v, x) for v in (mean, var, weight, bias)]
+    vectors = list(map(_vector, (mean, var, weight, bias), repeat(x)))
     native.library().fi_cpu_norm_act_fwd(
         ctypes.byref(problem(x.shape, x.dtype, mean is not None and mean.dim() == 2, form)), x.data_ptr(),
         address(addend), *map(address, vectors), a.data_ptr(), a.shape[1], 0, torch.get_num_threads(),
@@ -117,7 +118,7 @@ def bwd(
         da = native.dense(da)
         stride = da.shape[1]
     addend, out = (None if t is None else native.dense(t) for t in (addend, out))
-    vectors = [_vector(v, x) for v in (mean, var, weight, bias)]
+    vectors = list(map(_vector, (mean, var, weight, bias), repeat(x)))
     dx, daddend = (native.empty_like(x) if needed else None for needed in (needs[0], needs[3]))
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     dweight, dbias = (

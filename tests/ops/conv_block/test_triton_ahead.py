@@ -29,7 +29,7 @@ def test_a_step_is_listed_with_every_tile_that_would_be_measured(monkeypatch: py
     tiles = [dict(launch.options) for launch in launches if launch.kernel == "conv_fwd_kernel"]
     assert len(tiles) > 1
     assert {tile["num_warps"] for tile in tiles} == {4, 8}
-    assert {"conv_fwd_kernel", "conv_dgrad_kernel", "conv_wgrad_kernel"} <= {launch.kernel for launch in launches}
+    assert {"conv_fwd_kernel", "conv_dgrad_kernel", "box_wgrad_kernel"} <= {launch.kernel for launch in launches}
 
 
 def test_other_processes_compile_what_a_launch_then_finds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

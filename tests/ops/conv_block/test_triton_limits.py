@@ -9,7 +9,7 @@ pytest.importorskip("triton")
 from triton.runtime.jit import JITFunction
 
 from fastinpaint.ops.conv_block import triton as conv_block
-from fastinpaint.ops.conv_block.triton import tiles as launch
+from fastinpaint.ops.conv_block.triton import tiles
 from fastinpaint.ops.conv_block.triton.taps import phase_table, problem
 from fastinpaint.ops.dispatch import native_cuda, triton_support
 from fastinpaint.ops.types import Geometry, Source
@@ -48,12 +48,12 @@ def test_tiles_keep_within_the_chips_shared_memory(monkeypatch, capability, byte
                 conv_block.bwd(
                     y, mean, var, y, mean, sources, weight, layer.geometry, [True] * len(sources), True, False
                 )
-            works += [(kind, work) for kind, work, _ in found]
+            works += [(kind, work) for kind, work, *_ in found]
     triton_support._shared_of.cache_clear()
     for kind, work in works:
-        tiles = launch.WGRAD_TILES if kind == "wgrad" else launch.GATHER_TILES
-        assert launch.candidates(tiles, work)
-        assert all(launch.shared_bytes(tile, work) <= bytes_ for tile in launch.candidates(tiles, work))
+        available = tiles.WGRAD_TILES if kind == "wgrad" else tiles.GATHER_TILES
+        assert tiles.candidates(available, work)
+        assert all(tiles.shared_bytes(tile, work) <= bytes_ for tile in tiles.candidates(available, work))
     assert native_cuda.SHARED_LEAST == 99 << 10
 
 

@@ -72,7 +72,7 @@ def test_a_refusal_names_the_op(named: str, device: str, monkeypatch: pytest.Mon
 
 def test_batch_norm_names_itself(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     refusing = {"fi_batch_norm_bwd": lambda *_: 700, "fi_cuda_error": lambda status: b"an illegal memory access"}
-    monkeypatch.setattr(native_cuda, "library", lambda: type("", (), refusing))
+    monkeypatch.setattr(native_cuda, "emulated", type("", (), refusing))
     vector = torch.ones(4, device=device)
     with pytest.raises(RuntimeError, match=r"was refused: CUDA error 700, an illegal memory access\.$"):
         batch_norm.bwd(vector, vector, None, 1e-3, False)

@@ -143,6 +143,18 @@ def test_no_worse_than_twice_torchs_error(kind: str, norm: str, dtype: torch.dty
         rule.check_all(("a", "dx", "dweight", "dbias", "daddend"), ours, plain, exact)
 
 
+@cpu_only
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+def test_large_maps_which_are_written_past_the_caches(norm: str) -> None:
+    shape = (2, 32, 184, 186)
+    given, da = operands(shape, norm, True, torch.float32), torch.randn(shape)
+    assert da.nbytes > 8 << 20
+    exact = grads_of([t if t is None else t.double() for t in given], act_of("relu"), norm, "torch", da)
+    plain = grads_of(given, act_of("relu"), norm, "torch", da)
+    ours = grads_of(given, act_of("relu"), norm, "cpu", da)
+    rule.check_all(("a", "dx", "dweight", "dbias", "daddend"), ours, plain, exact)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     ("per_sample", "groups"), [(False, 0), (True, 0), (True, 3)], ids=["batch", "instance", "group"]

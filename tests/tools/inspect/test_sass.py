@@ -39,7 +39,7 @@ def test_a_store_in_pieces_is_named() -> None:
 
 def test_serialised_wgmma_are_named() -> None:
     counts = dict.fromkeys(sass.COUNTED, 1) | {"HGMMA": 8, "STL": 0, "LDL": 0, "WARPGROUP.DEPBAR": 8}
-    kernel = sass.Kernel("hopper_gather_kernel<bf16>", "sm_90a", 250, 0, counts)
+    kernel = sass.Kernel("hopper_gather_kernel<bf16, 2>", "sm_90a", 168, 0, counts)
     assert "waits for every wgmma" in str(kernel.complaint())
     counts["WARPGROUP.DEPBAR"] = 3
     assert kernel.complaint() is None

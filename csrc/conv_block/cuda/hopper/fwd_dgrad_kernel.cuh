@@ -1,180 +1,180 @@
-// Forward and dgrad as a gather (kernels/gather.cuh) on Hopper's wgmma m64n128k16.
+// Forward and dgrad as a gather (kernels/gather.cuh) on Hopper's wgmma m64n128k16, from strips. The product is
+// transposed:
 //
-//   A     is read by ldmatrix from the patch of activated values into registers, so the prologue stays fused. The block
-//         is one warpgroup, which multiplies 128 rows as two m64.
-//   B     is 128 columns x 64 channels of one tap. It is packed beforehand in wgmma's layout (128-byte swizzle, k
-//         contiguous), so a tile is 16 contiguous KiB and one bulk copy.
-//   step  is one tap x 64 channels: four k16 of two wgmma each; the two form a group.
+//   A     is 64 output channels x 64 input channels of one tap, K-major, packed so that a step's weights are contiguous
+//   B     is the 128 positions of a tile, K-major: the patch of strips with the tap's shift in the descriptor
+//   D     has a row per channel and a column per position
+//   grid  x: phase of the output, tiles of a block    y: tile of 128 or 64 output channels
+//   step  one tap x 64 channels for a consumer: four k16 for each of its tiles
 //
-// Synchronisation. Each stage of the ring has two barriers. `full` completes when its 16 KiB have landed; all threads
-// wait for it. `empty` completes when the four warps have finished the groups that read the stage; only thread 0 waits
-// for it, before it starts the next copy. wait_group<1> before an ldmatrix leaves one group in flight and frees the
-// other group's registers. __syncthreads is needed only where the patch changes. A uses ordinary accesses only, B only
-// the copy engine and tensor cores, so no proxy fence is needed.
+// Groups of taps that are dead for all tiles of the block are skipped.
 #pragma once
-#include "common/cuda_ptx_sm90.cuh"
 #include "conv_block/cuda/hopper/fwd_dgrad_plan.cuh"
+#include "conv_block/cuda/hopper/pipeline.cuh"
 
 namespace fi {
 
-// Packs [tap][chunk][column tile] of 128 columns x 64 channels. A column's 128 bytes are swizzled in 16-byte units:
-// unit i is stored at i ^ column % 8. In p, k and n are exchanged, so that a unit is a vector.
+// Packs [tap][chunk][column tile][plane][column][8 k]. In p, k and n are exchanged, so that a unit is a vector.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    pack_hopper_kernel(const T* weight, const __grid_constant__ PackParams p, T* packed, int taps) {
+    pack_hopper_kernel(const T* weight, const __grid_constant__ PackParams p, T* packed, int taps, int columns) {
   FI_DYNAMIC_SHARED(memory);
-  int chunks = padded(p.n) / kHopperChunk, tiles = padded(p.k) / kHopperColumns;
+  int chunks = padded(p.n) / kStripChunk, tiles = padded(p.k) / columns;
   pack(weight, p, packed, taps, padded(p.k), memory, [&](int tap, int column, int k) {
-    int64_t tile = (int64_t(tap) * chunks + k / kHopperChunk) * tiles + column / kHopperColumns;
-    int piece = k / kVector ^ column;
+    int64_t tile = (int64_t(tap) * chunks + k / kStripChunk) * tiles + column / columns;
     // multiples of whole vectors, or nvcc stores four bytes at a time
-    return ((tile * kHopperColumns + column % kHopperColumns) * (kHopperChunk / kVector) + piece % kVector) * kVector;
+    return ((tile * kStripPlanes + k % kStripChunk / kVector) * columns + column % columns) * kVector;
   });
 }
 
-// The ring of weight stages. All threads advance it; thread 0 starts the copies.
-struct WeightRing {
-  char* stages;
-  uint64_t *full, *empty;
-  int stage = 0, parity = 0;  // of the next step
+using StripSums = float[kTileRows / 8][4];  // of a tile: 64 channels x 128 positions, as wgmma's D
 
-  __device__ void start(uint64_t* barriers) {
-    full = barriers, empty = barriers + kStages;
-    if (threadIdx.x != 0) return;
-    for (int i = 0; i < kStages; ++i) {
-      mbarrier_init(full + i, 1);
-      mbarrier_init(empty + i, kThreads / 32);
-    }
-    mbarrier_init_fence();
-  }
-
-  __device__ __forceinline__ void ask(int slot, const void* tile) {
-    mbarrier_arrive_expect(full + slot, kStageBytes);
-    bulk_copy(stages + slot * kStageBytes, tile, kStageBytes, full + slot);
-  }
-
-  __device__ __forceinline__ void wait() { mbarrier_wait(full + stage, parity); }
-
-  // Marks this step's stage as read.
-  __device__ __forceinline__ void release() {
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) mbarrier_arrive(empty + stage);
-  }
-
-  // Called by thread 0 after its release if a tile is left for the stage.
-  __device__ __forceinline__ void refill(const void* tile) {
-    mbarrier_wait(empty + stage, parity);  // a stage is filled and emptied once per phase
-    ask(stage, tile);
-  }
-
-  __device__ __forceinline__ void advance() {
-    if (++stage == kStages) stage = 0, parity ^= 1;
-  }
-};
-
-using HopperSums = float[2][kHopperColumns / 8][4];  // of a warp: rows 64 m + 16 warp and on, as wgmma's D
-
-__device__ __forceinline__ void stage_sums(const HopperSums& acc, float* staged) {
-  int row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;
+// Transposes the sums into rows of positions.
+__device__ __forceinline__ void stage_strip_sums(const StripSums& acc, float* staged) {
+  int channel = threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4, position = threadIdx.x % 4 * 2;
 #pragma unroll
-  for (int m = 0; m < 2; ++m)
+  for (int n = 0; n < kTileRows / 8; ++n)
 #pragma unroll
-    for (int n = 0; n < kHopperColumns / 8; ++n)
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-        *reinterpret_cast<float2*>(staged + (m * 64 + half * 8 + row) * pitch<float>(kHopperColumns) + n * 8 + column) =
-            make_float2(acc[m][n][2 * half], acc[m][n][2 * half + 1]);
+    for (int i = 0; i < 4; ++i)
+      staged[(n * 8 + position + i % 2) * pitch<float>(kStripChunk) + channel + i / 2 * 8] = acc[n][i];
 }
 
-template <class T>
-__global__ void __launch_bounds__(kThreads, 2)
-    hopper_gather_kernel(const __grid_constant__ GatherParams p, int elements, int shared_bytes) {
+// Adds the second consumer's sums to the first's, through shared memory.
+__device__ __forceinline__ void add_other_sums(StripSums& acc, char* memory, int worker) {
+  SharedArena arena(memory, epilogue_bytes(kStripChunk));
+  float4* sums = arena.take<float4>(kTileRows / 8 * 128);
+  int thread = threadIdx.x % 128;
+  if (worker)
+#pragma unroll
+    for (int n = 0; n < kTileRows / 8; ++n)
+      sums[n * 128 + thread] = make_float4(acc[n][0], acc[n][1], acc[n][2], acc[n][3]);
+  sync_group(kConsumers, kConsumers * 128);
+  if (!worker)
+#pragma unroll
+    for (int n = 0; n < kTileRows / 8; ++n) {
+      float4 other = sums[n * 128 + thread];
+      acc[n][0] += other.x, acc[n][1] += other.y, acc[n][2] += other.z, acc[n][3] += other.w;
+    }
+}
+
+// Bit i: group i of the phase is live for a tile of the block. Called by whole warps.
+__device__ __forceinline__ unsigned live_groups(const GatherParams& p, const StripGather& g, int phase,
+                                                int first_tile) {
+  int first = g.taps.first[phase], lane = threadIdx.x % 32;
+  bool live = false;
+  if (first + lane < g.taps.first[phase + 1])
+    for (int i = 0; i < g.tiles(); ++i)
+      live =
+          live || is_live(g.strips, g.taps.group[first + lane], strip_tile(p, phase, first_tile + i), p.taps.step[0]);
+  return __ballot_sync(~0u, live);
+}
+
+template <class T, int kEach>
+__global__ void __launch_bounds__(kHopperThreads, 1)
+    hopper_gather_kernel(const __grid_constant__ GatherParams p, const __grid_constant__ StripGather g,
+                         int shared_bytes) {
   FI_DYNAMIC_SHARED(memory);
   SharedArena arena(memory, shared_bytes);
-  WeightRing ring;
-  ring.start(arena.take<uint64_t>(2 * kStages));
+  uint64_t* barriers = arena.take<uint64_t>(2 * (kWeightStages + g.patch_stages));
   char* rest = arena.at;
-  arena.at += -shared_address(arena.at) & 1023;
-  ring.stages = arena.take<char>(kStages * kStageBytes);
-  T* first_patch = arena.take<T>(elements);
-  T* second_patch = arena.take<T>(elements);
-  int2* live = arena.take<int2>(kMaxTaps);
-  int2* starts = arena.take<int2>(kMaxTaps);
-  int* counts = arena.take<int>(kThreads / 32);
-
-  Tile tile = find_tile(p);
-  int taps, groups;
-  list_taps(p, tile, live, starts, counts, taps, groups);  // its __syncthreads also publish the ring's barriers
-  SegmentTile place = find_segment<kHopperColumns>(p);
-  int chunks = p.chunks[0] + p.chunks[1], patches = chunks * groups;
-  int column_tile = (place.segment->first_column + place.channel) / kHopperColumns;
-  int tiles = p.n_padded / kHopperColumns, next_tap = 0, next_chunk = 0;
-  auto next_weights = [&] {  // the packed tile of the next copy
-    int tap = p.taps.tap[live[next_tap].y].index;
-    int64_t tile_index = (tap * chunks + next_chunk) * tiles + column_tile;
-    if (++next_tap == taps) next_tap = 0, ++next_chunk;
-    return static_cast<const char*>(p.weight) + tile_index * kStageBytes;
-  };
-
-  HopperSums acc = {};
-  uint32_t a[2][2][4];  // two k16: one is loaded while the tensor cores read the other
-  int lane = threadIdx.x % 32, row_offset[2];
-#pragma unroll
-  for (int m = 0; m < 2; ++m)
-    row_offset[m] = box_position(p.patch, p.tile_bits, m * 64 + threadIdx.x / 32 * 16 + lane % 16) * kHopperPitch +
-                    lane / 16 * kVector;
-  BoxLoader<T, kHopperChunk / kVector> loader(p.patch, p.in_size);
-  Slice<T> loading;
-  if (threadIdx.x == 0)
-    for (int i = 0; i < min(kStages, taps * chunks); ++i) ring.ask(i, next_weights());
-  if (patches > 0) {
-    begin_patch(p, tile, loader, loading, 0, true, starts[0].y);
-    for (int slice = 0; slice < loader.slices(); ++slice) {
-      loader.load(slice, loading);
-      loader.store(slice, loading, first_patch);
-    }
+  StageRing weights{barriers, barriers + kWeightStages, nullptr, kWeightStages, g.weight_bytes()};
+  uint64_t* others = barriers + 2 * kWeightStages;
+  StageRing patches{others, others + g.patch_stages, nullptr, g.patch_stages, g.patch_bytes()};
+  weights.memory = arena.take<char>(kWeightStages * weights.bytes);
+  patches.memory = arena.take<char>(patches.stages * patches.bytes);
+  if (threadIdx.x == 0) {
+    weights.start();
+    patches.start();
+    mbarrier_init_fence();
   }
-  for (int patch = 0, chunk = 0, group = 0; patch < patches; ++patch) {
-    int end = group + 1 < groups ? starts[group + 1].x : taps, slice = 0;
-    int first = starts[group].x;
-    if (++group == groups) group = 0, ++chunk;
-    bool more = patch + 1 < patches;
-    if (more) begin_patch(p, tile, loader, loading, chunk, group == 0, starts[group].y);
-    const T* current = patch % 2 ? second_patch : first_patch;
-    T* next = patch % 2 ? first_patch : second_patch;
-    __syncthreads();  // this patch is complete; the previous one has been read
-    for (int l = first; l < end; ++l) {
-      bool loads = more && slice < loader.slices();
-      if (loads) loader.load(slice, loading);
-      const T* at = current + live[l].x * kHopperPitch;
-      ring.wait();
-      uint64_t b = descriptor(ring.stages + ring.stage * kStageBytes);
-#pragma unroll
-      for (int k = 0; k < kHopperChunk / 16; ++k) {
-        if (k >= 2) wgmma_wait<1>();
-#pragma unroll
-        for (int m = 0; m < 2; ++m) ldmatrix_x4<false>(a[k % 2][m], at + row_offset[m] + k * 16);
+  __syncthreads();
+
+  int worker = __shfl_sync(~0u, threadIdx.x / 128, 0);  // tells the compiler that it is uniform in the warp
+  int phase = blockIdx.x / g.phase_blocks, first_tile = blockIdx.x % g.phase_blocks * g.tiles();
+  int chunks = p.chunks[0] + p.chunks[1], patch = g.taps.patch_bytes(g.strips);
+  unsigned live = live_groups(p, g, phase, first_tile);
+  const StripGroup* groups = g.taps.group + g.taps.first[phase];
+  int index = p.segments > 1 && int(blockIdx.y) >= p.segment[1].first_tile;
+  const Segment& segment = p.segment[index];
+  int column_tile = blockIdx.y - segment.first_tile;
+
+  if (worker == kConsumers) {
+    set_registers<kProducerRegisters, false>();
+    if (threadIdx.x % 128 >= 32) return;
+    int64_t tiles = p.n_padded / g.columns(), tile = segment.first_column / g.columns() + column_tile;
+    for (int chunk = 0; chunk < chunks; chunk += g.chunks())
+      for (unsigned left = live, i = 0; left; left >>= 1, ++i) {
+        if (!(left & 1)) continue;
+        const StripGroup& group = groups[i];
+        patches.announce(g.patches() * group.rows * group.pieces * g.strips.columns * kStripPlanes * 16);
+        for (int n = 0; n < g.patches(); ++n)
+          copy_patch(patches, patches.here() + n * patch, g.strips, g.taps, group,
+                     strip_tile(p, phase, first_tile + n % g.tiles()), p.taps.step[0], chunk + n / g.tiles());
+        patches.advance();
+        for (int l = 0; l < group.count; ++l) {
+          weights.announce(weights.bytes);
+          if (int n = threadIdx.x % 32; n < g.chunks()) {
+            int64_t at = (int64_t(g.taps.tap[group.first + l].index) * chunks + chunk + n) * tiles + tile;
+            const char* from = static_cast<const char*>(p.weight) + at * g.chunk_bytes();
+            weights.copy(weights.here() + n * g.chunk_bytes(), from, g.chunk_bytes());
+          }
+          weights.advance();
+        }
+      }
+    return;
+  }
+
+  set_registers<kConsumerRegisters, true>();
+  bool by_channels = g.divided == Divided::channels, by_chunks = g.divided == Divided::chunks;
+  int mine = by_channels ? 0 : worker * kEach, channel = by_channels ? worker * kStripChunk : 0;
+  uint32_t plane = g.columns() * 16, of_patch = g.taps.plane(g.strips) * 16;
+  uint64_t a_first = descriptor(weights.memory + channel * 16 + (by_chunks ? worker * g.chunk_bytes() : 0), plane, 128);
+  uint64_t b_first = descriptor(patches.memory + mine * patch, of_patch, g.strips.columns * 16);
+  StripSums acc[kEach] = {};
+  bool begun = false;
+  for (int chunk = 0; chunk < chunks; chunk += g.chunks())
+    for (unsigned left = live, i = 0; left; left >>= 1, ++i) {
+      if (!(left & 1)) continue;
+      const StripGroup& group = groups[i];
+      patches.wait();
+      uint64_t b_patch = b_first + patches.stage * (patches.bytes >> 4);
+      for (int l = 0; l < group.count; ++l) {
+        weights.wait();
+        uint64_t a = a_first + weights.stage * (weights.bytes >> 4), b = b_patch + g.taps.tap[group.first + l].at;
         wgmma_fence();
 #pragma unroll
-        for (int m = 0; m < 2; ++m) wgmma_m64k16<T>(acc[m], a[k % 2][m], b + k * (32 >> 4));
-        wgmma_commit();
-      }
-      if (loads) loader.store(slice++, loading, next);
-      wgmma_wait<0>();
+        for (int k = 0; k < kStripChunk / 16; ++k)
 #pragma unroll
-      for (int m = 0; m < 2; ++m) wgmma_settled(acc[m]);
-      ring.release();
-      if (threadIdx.x == 0 && next_chunk < chunks) ring.refill(next_weights());
-      __syncwarp();
-      ring.advance();
+          for (int n = 0; n < kEach; ++n)
+            wgmma_m64n128k16<T, false>(acc[n], a + k * 2 * (plane >> 4),
+                                       b + k * 2 * (of_patch >> 4) + n * (patch >> 4));
+        wgmma_commit();
+        wgmma_wait<1>();
+        if (begun) weights.release_previous();
+        if (begun && l == 0) patches.release_previous();
+        begun = true;
+        weights.advance();
+      }
+      patches.advance();
     }
-    for (; more && slice < loader.slices(); ++slice) {
-      loader.load(slice, loading);
-      loader.store(slice, loading, next);
-    }
+  wgmma_wait<0>();
+#pragma unroll
+  for (int n = 0; n < kEach; ++n) wgmma_settled(acc[n]);
+
+  sync_group(kConsumers, kConsumers * 128);  // both have finished reading this memory
+  if (by_chunks) {
+    add_other_sums(acc[0], rest, worker);
+    if (worker) return;
   }
-  epilogue<T, kHopperColumns>(p, tile, rest, shared_bytes - int(rest - memory),
-                              [&](float* staged) { stage_sums(acc, staged); });
+  SegmentTile place{&segment, column_tile * g.columns() + channel};
+#pragma unroll
+  for (int n = 0; n < kEach; ++n) {
+    int tile = first_tile + (by_chunks ? 0 : mine) + n;
+    if (tile >= g.phase_tiles || place.channel >= segment.channels) continue;
+    epilogue<T, kStripChunk>(p, strip_tile(p, phase, tile), place, phase * g.phase_tiles + tile,
+                             rest + worker * epilogue_bytes(kStripChunk), epilogue_bytes(kStripChunk),
+                             Warpgroup{worker}, [&](float* staged) { stage_strip_sums(acc[n], staged); });
+  }
 }
 
 }  // namespace fi

@@ -3,20 +3,33 @@
 
 namespace fi {
 
-template <class T>
-static int launch_wgmma_wgrad(const WgradParams& params, int grid_x, void* stream) {
-  int bytes = wgmma_wgrad_bytes(params.p.patch);
-  if (int status = allow_shared(hopper_wgrad_kernel<T>, bytes)) return status;
-  dim3 grid(grid_x, params.splits);
-  FI_LAUNCH(hopper_wgrad_kernel<T>, grid, kWgmmaWgradThreads, bytes, stream, params, bytes);
+template <class T, int kTaps>
+static int launch_wgrad(const StripWgrad& w, void* stream) {
+  int bytes = w.shared_bytes();
+  if (int status = allow_shared(hopper_wgrad_kernel<T, kTaps>, bytes)) return status;
+  dim3 grid(ceil_div(w.units, kConsumers) * w.q_tiles, w.splits);
+  FI_LAUNCH((hopper_wgrad_kernel<T, kTaps>), grid, kHopperThreads, bytes, stream, w, bytes);
   return launched();
+}
+
+template <class T>
+static int launch_strip_wgrad(const StripWgrad& w, void* stream) {
+  for (const Strips* s : {&w.rows, &w.columns})
+    if (int status = write_strips<T>(*s, stream)) return status;
+  switch (w.taps.most) {
+    case 1:
+      return launch_wgrad<T, 1>(w, stream);
+    case 2:
+      return launch_wgrad<T, 2>(w, stream);
+    default:
+      return launch_wgrad<T, 3>(w, stream);
+  }
 }
 
 }  // namespace fi
 
 using namespace fi;
 
-FI_EXPORT int fi_hopper_wgrad_launch(int dtype, const WgradParams* params, int grid_x, void* stream) {
-  return dtype == kBFloat16 ? launch_wgmma_wgrad<__nv_bfloat16>(*params, grid_x, stream)
-                            : launch_wgmma_wgrad<__half>(*params, grid_x, stream);
+FI_EXPORT int fi_hopper_wgrad_launch(int dtype, const StripWgrad* w, void* stream) {
+  return dtype == kBFloat16 ? launch_strip_wgrad<__nv_bfloat16>(*w, stream) : launch_strip_wgrad<__half>(*w, stream);
 }

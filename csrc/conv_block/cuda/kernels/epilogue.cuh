@@ -77,18 +77,19 @@ __device__ void store_backward(const Segment& segment, int64_t at, int valid, bo
   if (segment.out.daddend) store_vector(static_cast<T*>(segment.out.daddend) + at, rounded<T>(da), valid, aligned);
 }
 
-// stage(float* staged) writes the accumulators in rows of pitch<float>(BN).
-template <class T, int BN, class Stage>
-__device__ void epilogue(const GatherParams& p, const Tile& tile, char* memory, int total_bytes, Stage stage) {
-  __syncthreads();  // the main loop has finished reading this memory
+// The epilogue of one tile by one team. stage(float* staged) writes the accumulators in rows of pitch<float>(BN).
+//   place: the output channels     index: of the tile, for its partials     memory: of the team
+template <class T, int BN, class Team, class Stage>
+__device__ void epilogue(const GatherParams& p, const Tile& tile, const SegmentTile& place, int index, char* memory,
+                         int total_bytes, Team team, Stage stage) {
+  team.sync();  // the main loop, or the previous tile's epilogue, has finished reading this memory
   SharedArena arena(memory, total_bytes);
   float* staged = arena.take<float>(kTileRows * pitch<float>(BN));
   stage(staged);
-  __syncthreads();
+  team.sync();
   constexpr int kGroups = BN / kVector;
-  SegmentTile place = find_segment<BN>(p);
   const Segment& segment = *place.segment;
-  int group = threadIdx.x % kGroups, channel = place.channel + group * kVector;
+  int group = team.thread() % kGroups, channel = place.channel + group * kVector;
   int valid = max(0, min(kVector, segment.channels - channel));
   ChannelParams params = p.backward ? load_params(segment.source, channel) : load_bias<T>(segment, channel, valid);
   Fold fold;
@@ -96,7 +97,7 @@ __device__ void epilogue(const GatherParams& p, const Tile& tile, char* memory, 
   const Source& source = segment.source;
   bool aligned = p.backward && vectors_aligned(source) && is_aligned(segment.out.dx) && is_aligned(segment.out.daddend);
   constexpr int kStep = kThreads / kGroups, kAhead = kTileRows / kStep < 4 ? kTileRows / kStep : 4;
-  for (int first = threadIdx.x / kGroups; first < kTileRows; first += kAhead * kStep) {
+  for (int first = team.thread() / kGroups; first < kTileRows; first += kAhead * kStep) {
     int64_t at[kAhead];
     Vector<T> x[kAhead];  // dgrad's loads, all issued before the first is used
 #pragma unroll
@@ -123,9 +124,9 @@ __device__ void epilogue(const GatherParams& p, const Tile& tile, char* memory, 
   }
   if (!segment.partials.value) return;
   if (p.backward)
-    fold_block<false>(arena, fold, 0, kGroups, place.channel, blockIdx.x, segment.partials);
+    fold_block<false>(arena, fold, 0, kGroups, place.channel, index, segment.partials, team);
   else
-    fold_block<true>(arena, fold, count, kGroups, place.channel, blockIdx.x, segment.partials);
+    fold_block<true>(arena, fold, count, kGroups, place.channel, index, segment.partials, team);
 }
 
 }  // namespace fi

@@ -163,7 +163,8 @@ __global__ void __launch_bounds__(kThreads, 2) gather_kernel(const __grid_consta
     }
   }
   cp_async_wait<0>();
-  epilogue<Map<T>, BN>(p, tile, memory, shared_bytes, [&](float* staged) { stage_accumulators<BN>(acc, staged); });
+  epilogue<Map<T>, BN>(p, tile, find_segment<BN>(p), blockIdx.x, memory, shared_bytes, WholeBlock(),
+                       [&](float* staged) { stage_accumulators<BN>(acc, staged); });
 }
 
 }  // namespace fi

@@ -109,7 +109,8 @@ __global__ void __launch_bounds__(kThreads, 2) thin_kernel(const __grid_constant
                          [&](int k8) { return entries[step * (kChunk / kVector) + k8] * kVector; });
   }
   cp_async_wait<0>();
-  epilogue<Map<T>, BN>(p, tile, memory, shared_bytes, [&](float* staged) { stage_accumulators<BN>(acc, staged); });
+  epilogue<Map<T>, BN>(p, tile, find_segment<BN>(p), blockIdx.x, memory, shared_bytes, WholeBlock(),
+                       [&](float* staged) { stage_accumulators<BN>(acc, staged); });
 }
 
 }  // namespace fi

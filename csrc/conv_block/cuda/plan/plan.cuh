@@ -105,10 +105,12 @@ struct Footprint {
   int64_t blocks;
   int64_t loads;  // bytes that all blocks access in global memory, including dead taps
   int64_t shared_bytes;
-  int64_t groups;   // of kThreads per block
-  int64_t columns;  // per tile
-  int64_t steps;    // of the main loop per patch (wgrad: per tile)
-  int64_t slices;   // per patch (wgrad: P's and Q's per tile)
+  int64_t groups;          // of kThreads per block
+  int64_t columns;         // per tile
+  int64_t steps;           // of the main loop per patch (wgrad: per tile)
+  int64_t slices;          // per patch (wgrad: P's and Q's per tile); on wgmma, the kernel's template argument
+  int64_t multiplied = 0;  // on wgmma: multiply-adds of all blocks
+  int64_t staged = 0;      // on wgmma: bytes that writing the strips moves
 };
 
 struct GatherPlan {
@@ -227,7 +229,8 @@ inline int plan_gather(const Conv& conv, bool backward, GatherPlan& plan) {
   plan_thin(conv, plan);
   plan.groups = p.planes;
   int position_bytes = kChunk * size_of(conv.dtype) + 16;
-  if (!plan.thin) plan.groups = choose_patch(p.taps, p.tile_bits, position_bytes, patch_limit(conv, plan.columns), p.origin, p.patch);
+  if (!plan.thin)
+    plan.groups = choose_patch(p.taps, p.tile_bits, position_bytes, patch_limit(conv, plan.columns), p.origin, p.patch);
   plan_column_tiles(plan);
   p.weight = workspace.take(int64_t(plan.taps) * p.k_padded * p.n_padded * size_of(conv.dtype));
   plan.workspace = workspace.used;

@@ -16,12 +16,13 @@ from fastinpaint.ops.batch_norm.reference import Norm, Normed
 from fastinpaint.ops.conv_block import reference
 from fastinpaint.ops.conv_block.cpu import onednn, select
 from fastinpaint.ops.dispatch import native_cpu as native
-from fastinpaint.ops.dispatch.fast_path import can_bypass_dispatcher
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 CHANNELS_LAST = True
 LEAST_PLAIN = 1 << 17  # values: a pass of its own, which saves moving a map, takes as long in Python as these in memory
 KEEPS_WEIGHT_LAYOUT = True  # dweight comes in the weight's
+NO_GRAD = SourceGrad()
+NORM_NEEDS_BYPASS = True  # `fwd_norm` gives what no registered operator can hand on
 FRESH_GRADIENTS = True  # none shares memory with another one or with dy
 
 
@@ -40,14 +41,22 @@ def loads_activations(sources: Sequence[Source], weight: Tensor, geometry: Geome
     return all(kernels in select.DIRECT_KERNELS for kernels in select.select_kernels(sources, weight, geometry))
 
 
+def has_curve(sources: Sequence[Source]) -> bool:
+    """Whether an activation other than ReLU is among them."""
+    most = 0
+    for source in sources:  # a generator would cost a call each
+        most = max(most, source.relu)
+    return most > 1
+
+
 def fwd(
     sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, stats: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """y ``[N, C_out, *space]`` in the sources' dtype; batch mean and biased variance ``[C_out]`` where asked for."""
     mean = var = None
-    sources = [native.dense_source(s) for s in sources]
+    sources = list(map(native.dense_source, sources))
     kernels, _, _ = select.select_kernels(sources, weight, geometry)
-    if kernels not in select.DIRECT_KERNELS and any(source.relu > 1 for source in sources):
+    if kernels not in select.DIRECT_KERNELS and has_curve(sources):
         return reference.fwd(sources, weight, bias, geometry, stats)
     if kernels is not None:
         y, mean, var = kernels.fwd(sources, weight, bias, geometry, stats)
@@ -58,8 +67,6 @@ def fwd(
 
 def why_not_norm(sources: Sequence[Source], norm: Norm) -> str | None:
     """Why `fwd_norm` cannot finish this batch norm, in one sentence, or None."""
-    if not can_bypass_dispatcher(sources[0].x):
-        return "batch_norm: the cpu kernel is called where nothing looks at operators."
     return batch_norm.why_not_after(sources[0].x, norm)
 
 
@@ -68,9 +75,9 @@ def fwd_norm(
 ) -> tuple[Tensor, Normed]:
     """y as `fwd`'s, of maps that are not empty, and what the batch norm that follows makes of its statistics."""
     mean = var = None
-    sources = [native.dense_source(s) for s in sources]
+    sources = list(map(native.dense_source, sources))
     kernels, _, _ = select.select_kernels(sources, weight, geometry)
-    if kernels not in select.DIRECT_KERNELS and any(source.relu > 1 for source in sources):
+    if kernels not in select.DIRECT_KERNELS and has_curve(sources):
         y = native.dense(reference.fwd(sources, weight, bias, geometry, False)[0])
     elif kernels is not None:
         y, mean, var = kernels.fwd(sources, weight, bias, geometry, True)
@@ -83,13 +90,14 @@ def fwd_norm(
 
 def batch_stats(y: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of each channel, in the wide dtype: blocks of pixels merged by Chan's formula."""
-    if y.numel() == 0:
+    values, channels, dtype = y.numel(), y.shape[1], y.dtype
+    if values == 0:
         return reference.batch_stats(y)
     y = native.dense(y)
-    wide = torch.float64 if y.dtype == torch.float64 else torch.float32
-    mean, var = torch.empty(y.shape[1], dtype=wide), torch.empty(y.shape[1], dtype=wide)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    mean, var = torch.empty(channels, dtype=wide), torch.empty(channels, dtype=wide)
     native.library().fi_cpu_batch_stats(
-        y.data_ptr(), native.pixels(y), y.shape[1], mean.data_ptr(), var.data_ptr(), native.DTYPES[y.dtype],
+        y.data_ptr(), values // channels, channels, mean.data_ptr(), var.data_ptr(), native.DTYPES[dtype],
         torch.get_num_threads(),
     )  # fmt: skip
     return mean, var
@@ -122,7 +130,7 @@ def bwd(
     needs_bias: bool,
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None]:
     """The gradients of every source, of the weight and of the bias; y and mean are what `fwd` returned."""
-    if any(source.relu > 1 for source in sources) and not loads_activations(sources, weight, geometry):
+    if has_curve(sources) and not loads_activations(sources, weight, geometry):
         return reference.bwd(dy, dmean, dvar, y, mean, sources, weight, geometry, needs, needs_weight, needs_bias)
     g = native.dense_source(upstream(dy, dmean, dvar, y, mean))
     grads, dweight = _bwd_from(g, sources, weight, geometry, needs, needs_weight)
@@ -159,22 +167,28 @@ def _bwd_from(
     needs_weight: bool,
 ) -> tuple[list[SourceGrad], Tensor | None]:
     """The gradients of every source and of the weight from G, itself given as a source."""
-    sources = [native.dense_source(s) for s in sources]
-    grads, dweight = [SourceGrad() for _ in sources], None
-    needs_input = any(needs)
+    sources = list(map(native.dense_source, sources))
+    grads: list[SourceGrad] = [NO_GRAD] * len(sources)
+    dweight, needs_input = None, any(needs)
     _, own_dgrad, own_wgrad = select.select_kernels(sources, weight, geometry)
-    if any(source.relu > 1 for source in sources) and not loads_activations(sources, weight, geometry):
+    if has_curve(sources) and not loads_activations(sources, weight, geometry):
         upstreams = (activation.materialise([g]), None, None, None, None)
         return reference.bwd(*upstreams, sources, weight, geometry, needs, needs_weight, False)[:2]
     if needs_input and own_dgrad is not None:
         grads = own_dgrad.dgrad(g, sources, weight, geometry, needs)
     if needs_weight and own_wgrad is not None:
         dweight = own_wgrad.wgrad(g, sources, weight, geometry)
-    theirs = (needs_input and own_dgrad is None, needs_weight and own_wgrad is None)
-    if any(theirs):
-        da, their_dweight = onednn.convolution_bwd(activation.materialise([g]), sources, weight, geometry, *theirs)
-        dweight = dweight if their_dweight is None else their_dweight
-        grads = grads if da is None else activation.consume(da, sources, needs)
+    mask = [needs_input and own_dgrad is None, needs_weight and own_wgrad is None, False]
+    if mask[0] or mask[1]:
+        if mask[1]:
+            a = activation.materialise(sources)
+        else:  # only its shape is read
+            a = sources[0].x if len(sources) == 1 else native.empty(sources[0].x, sum(s.x.shape[1] for s in sources))
+        da, their_dweight = onednn.convolution_bwd(activation.materialise([g]), a, weight, geometry, mask)
+        if their_dweight is not None:
+            dweight = onednn.in_layout(their_dweight, weight)
+        if da is not None:
+            grads = activation.consume(da, sources, needs)
     return grads, dweight
 
 

@@ -6,17 +6,14 @@ padded to two.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from fastinpaint.ops.activation import cpu as activation
-from fastinpaint.ops.conv_block import reference, zero_padding
+from fastinpaint.ops.conv_block import zero_padding
 from fastinpaint.ops.conv_block.cpu import select
 from fastinpaint.ops.conv_block.geometry import live_places
 from fastinpaint.ops.dispatch import native_cpu as native
-from fastinpaint.ops.types import Geometry, Source
+from fastinpaint.ops.types import Geometry
 
 
 def flat(geometry: Geometry, weight: Tensor) -> bool:
@@ -45,8 +42,10 @@ def video(x: Tensor, batch: int, length: int) -> Tensor:
 
 def needs_batch_padding(a: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN would take two videos of this size, but torch keeps one from it."""
-    one = len(a) == 1 and a.dtype == torch.float32 and torch.get_num_threads() > 1
-    return one and select.torch_is_slow(a, a.shape[1], weight)
+    shape, threads = a.shape, torch.get_num_threads()
+    if shape[0] != 1 or threads == 1 or a.dtype != torch.float32:
+        return False
+    return select.torch_is_slow(shape, shape[1], weight.shape, threads)
 
 
 def pad_batch(x: Tensor) -> Tensor:
@@ -58,35 +57,51 @@ def pad_batch(x: Tensor) -> Tensor:
 
 def convolution(a: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """The convolution of a dense map by oneDNN, in channels-last."""
-    if flat(geometry, weight):
-        plane = in_plane(geometry)
-        return video(convolution(frames(a), weight[:, :, 0], bias, plane), a.shape[0], a.shape[2])
-    if needs_batch_padding(a, weight):
-        return native.dense(convolution(pad_batch(a), weight, bias, geometry)[:1])
-    return native.dense(zero_padding.convolution(a, native.dense(weight), bias, geometry))
+    batch, plane = a.shape[0], flat(geometry, weight)
+    if plane:
+        y = zero_padding.convolution(frames(a), native.dense(weight[:, :, 0]), bias, in_plane(geometry))
+        return native.dense(video(native.dense(y), batch, a.shape[2]))
+    padded = needs_batch_padding(a, weight)
+    y = zero_padding.convolution(pad_batch(a) if padded else a, native.dense(weight), bias, geometry)
+    return native.dense(y[:1] if padded else y)
 
 
 def convolution_bwd(
-    g: Tensor, sources: Sequence[Source], weight: Tensor, geometry: Geometry, needs_input: bool, needs_weight: bool
+    g: Tensor, a: Tensor, weight: Tensor, geometry: Geometry, mask: list[bool]
 ) -> tuple[Tensor | None, Tensor | None]:
-    """da, channels-last, and dweight, in the weight's layout, by oneDNN; what is not needed is None."""
-    if not needs_input and not needs_weight:
-        return None, None
-    if needs_weight:
-        a = activation.materialise(sources)
-    else:  # of which only the shape is read
-        x = sources[0].x
-        a = native.dense(x) if len(sources) == 1 else native.empty(x, sum(s.x.shape[1] for s in sources))
-    da, dweight = _convolution_bwd(g, a, weight, geometry, [needs_input, needs_weight, False])
-    return da, None if dweight is None else _in_layout(dweight, weight)
+    """da, channels-last, and dweight of `convolution`.
+
+    Args:
+        g, a: the gradient of y and the input, dense. Where dweight is not wanted, only a's shape is read.
+        mask: whether da is wanted, whether dweight is, and False.
+    """
+    batch, plane = a.shape[0], flat(geometry, weight)
+    length = a.shape[2]
+    if plane:
+        g, a, weight, geometry = frames(g), frames(a), weight[:, :, 0], in_plane(geometry)
+    if mask[1] and g.dtype == torch.bfloat16 and (g.dim() == 5 or has_dead_tap(g, a, weight, geometry)):
+        # oneDNN may leave parts of dweight unwritten, see `reference.unwritten`
+        da, dweight = convolution_bwd(g.float(), a.float(), weight.float(), geometry, mask)
+        da, dweight = None if da is None else da.to(g.dtype), None if dweight is None else dweight.to(weight.dtype)
+    elif not plane and needs_batch_padding(a, weight):
+        da, dweight = zero_padding.convolution_backward(
+            pad_batch(g), pad_batch(a), native.dense(weight), geometry, mask
+        )
+        da = None if da is None else native.dense(da[:1])
+    else:
+        da, dweight = zero_padding.convolution_backward(g, a, native.dense(weight), geometry, mask)
+    if plane:
+        da = None if da is None else video(da, batch, length)
+        dweight = None if dweight is None else dweight.unsqueeze(2)
+    return da, dweight
 
 
-def _in_layout(x: Tensor, like: Tensor) -> Tensor:
+def in_layout(x: Tensor, like: Tensor) -> Tensor:
     """x with the strides of another tensor of its shape; a copy only where its values lie in another order."""
-    if x.stride() == like.stride():
+    ours, theirs = x.stride(), like.stride()
+    if ours == theirs:
         return x
-    steps = zip(x.shape, x.stride(), like.stride(), strict=True)
-    if all(size == 1 or ours == theirs for size, ours, theirs in steps):
+    if all(size == 1 or ours[axis] == theirs[axis] for axis, size in enumerate(x.shape)):
         return x.as_strided(like.shape, like.stride())
     return torch.empty_like(like).copy_(x)
 
@@ -100,21 +115,3 @@ def has_dead_tap(g: Tensor, a: Tensor, weight: Tensor, geometry: Geometry) -> bo
         if not all(live_places(small, large, k * dilation - padding, stride) for k in range(taps)):
             return True
     return False
-
-
-def _convolution_bwd(
-    g: Tensor, a: Tensor, weight: Tensor, geometry: Geometry, mask: list[bool]
-) -> tuple[Tensor | None, Tensor | None]:
-    if flat(geometry, weight):
-        plane = in_plane(geometry)
-        da, dweight = _convolution_bwd(frames(g), frames(a), weight[:, :, 0], plane, mask)
-        return None if da is None else video(
-            da, a.shape[0], a.shape[2]
-        ), None if dweight is None else dweight.unsqueeze(2)
-    if mask[1] and reference.unwritten(g) and (g.dim() == 5 or has_dead_tap(g, a, weight, geometry)):
-        da, dweight = _convolution_bwd(g.float(), a.float(), weight.float(), geometry, mask)
-        return None if da is None else da.to(g.dtype), None if dweight is None else dweight.to(weight.dtype)
-    if needs_batch_padding(a, weight):
-        da, dweight = _convolution_bwd(pad_batch(g), pad_batch(a), weight, geometry, mask)
-        return None if da is None else native.dense(da[:1]), dweight
-    return zero_padding.convolution_backward(g, a, native.dense(weight), geometry, mask)

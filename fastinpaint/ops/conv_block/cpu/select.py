@@ -6,6 +6,7 @@ kernels can compute the convolution at all).
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from fastinpaint import environment
 from fastinpaint.ops.conv_block.cpu import depthwise, matmul, thin, winograd
 from fastinpaint.ops.conv_block.geometry import live_taps
 from fastinpaint.ops.types import Geometry, Source
@@ -31,23 +33,27 @@ DIRECT, DIRECT_IN_TIME = {"fwd": 1.1, "dgrad": 1.1, "wgrad": 1.2}, 1.0
 
 # As matrix products. With fewer output pixels, packing a large weight or writing its gradient takes longer than the
 # normalised reads save.
-LEAST_PIXELS, FEW_WEIGHTS = {"fwd": 128, "dgrad": 64, "wgrad": 256}, 1 << 16
+LEAST_PIXELS, FEW_WEIGHTS = {"fwd": 64, "dgrad": 64, "wgrad": 256}, 1 << 17
 
 
+_watched = environment.watch(VARIABLE)
 _answers: dict[tuple, tuple[ModuleType | None, ...]] = {}  # of `select_kernels`, which every layer asks
 MOST_ANSWERS = 4096
 
 
 def select_kernels(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> tuple[ModuleType | None, ...]:
     """The own kernels that each of `PASSES` runs on: `thin`, `depthwise`, `winograd` or `matmul`; None for oneDNN's."""
-    asked = os.environ.get(VARIABLE)
-    maps = tuple([(source.x.shape, source.x.dtype) for source in sources])
-    question = (maps, weight.shape, weight.dtype, geometry, torch.get_num_threads(), asked)
-    if question not in _answers:
+    question = (weight.shape, weight.dtype, geometry, torch.get_num_threads(), *_watched())
+    for source in sources:
+        x = source.x
+        question += (x.shape, x.dtype)
+    found = _answers.get(question)
+    if found is None:
         if len(_answers) >= MOST_ANSWERS:
             _answers.clear()
-        _answers[question] = tuple([_own(which, sources, weight, geometry, asked) for which in PASSES])
-    return _answers[question]
+        asked = os.environ.get(VARIABLE)
+        found = _answers[question] = tuple([_own(which, sources, weight, geometry, asked) for which in PASSES])
+    return found
 
 
 def _own(
@@ -86,7 +92,7 @@ def matmul_is_faster(which: str, sources: Sequence[Source], weight: Tensor, geom
 def winograd_is_faster(which: str, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> bool:
     """Whether a pass that the Winograd kernels can compute is faster there than with oneDNN."""
     x = sources[0].x
-    if torch_is_slow(x, sum(source.x.shape[1] for source in sources), weight):
+    if torch_is_slow(x.shape, sum(source.x.shape[1] for source in sources), weight.shape, torch.get_num_threads()):
         return True
     y = torch.Size(winograd.output_shape(x.shape, weight.shape, geometry))
     correlation = winograd.dgrad_shape if which == "dgrad" else winograd.forward_shape
@@ -94,14 +100,15 @@ def winograd_is_faster(which: str, sources: Sequence[Source], weight: Tensor, ge
     return winograd_work(shape) <= direct_work(shape, which)
 
 
-def torch_is_slow(x: Tensor, channels: int, weight: Tensor) -> bool:
+@functools.lru_cache(winograd.REMEMBERED)
+def torch_is_slow(x: torch.Size, channels: int, weight: torch.Size, threads: int) -> bool:
     """Whether torch leaves a convolution of x's batch and space to its own slow_conv3d, not to oneDNN.
 
-    That is a lone video (on one thread any batch of videos) with N * C * T * H up to 20480 and 3 taps a side.
+    That is a single video (on one thread any batch of videos) with N * C * T * H up to 20480 and 3 taps a side.
     """
-    if x.dim() != 5 or weight.shape[-1] > 3 or (len(x) > 1 and torch.get_num_threads() > 1):
+    if len(x) != 5 or weight[-1] > 3 or (x[0] > 1 and threads > 1):
         return False
-    return len(x) * channels * x.shape[2] * x.shape[3] <= 20480
+    return x[0] * channels * x[2] * x[3] <= 20480
 
 
 def winograd_work(shape: winograd.ConvShape) -> float:

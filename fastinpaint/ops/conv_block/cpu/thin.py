@@ -71,7 +71,8 @@ def shape_of(x: torch.Size, y: tuple[int, ...], weight: torch.Size, geometry: Ge
 
 def strides(weight: Tensor) -> ctypes.Array[ctypes.c_int64]:
     """Strides of the thin and the wide channels and of t, y, x."""
-    return winograd.weight_strides(weight.stride(), thin_out(weight))
+    out, into = weight.shape[:2]
+    return winograd.weight_strides(weight.stride(), out <= THIN < into)  # `thin_out`
 
 
 def fwd(
@@ -131,4 +132,4 @@ def wgrad(g: Source, sources: Sequence[Source], weight: Tensor, geometry: Geomet
 def _backward_shape(g: Source, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> ThinShape:
     x = sources[0].x.shape
     into = torch.Size((x[0], weight.shape[1], *x[2:]))
-    return shape_of(into, g.x.shape, weight.shape, geometry, thin_out(weight))
+    return shape_of(into, g.x.shape, weight.shape, geometry, weight.shape[0] <= THIN < weight.shape[1])  # `thin_out`

@@ -13,6 +13,7 @@ from torch import Tensor
 from fastinpaint.ops import buffer_pool
 from fastinpaint.ops.conv_block import geometry as geometry_of
 from fastinpaint.ops.dispatch import native_cpu as native
+from fastinpaint.ops.layout import FORMATS
 from fastinpaint.ops.types import Geometry, Source, SourceGrad, address
 
 SAME, UP, DOWN = range(3)
@@ -178,31 +179,42 @@ def dgrad(
 def empty_grads(sources: Sequence[Source], needs: Sequence[bool]) -> list[SourceGrad]:
     """Memory for the gradients of dense sources; those of the means are left out."""
     grads = []
-    for source, needed in zip(sources, needs, strict=True):
+    for (x, mean, _, _, _, addend), needed in zip(sources, needs, strict=True):
         if not needed:
             grads.append(SourceGrad())
             continue
-        dshift = dscale = None
-        if source.mean is not None:
-            dshift, dscale = torch.empty_like(source.mean), torch.empty_like(source.mean)
-        daddend = None if source.addend is None else native.empty_like(source.x)
-        grads.append(SourceGrad(native.empty_like(source.x), None, dscale, dshift, daddend))
+        dshift = dscale = daddend = None
+        if mean is not None:
+            dshift, dscale = torch.empty_like(mean), torch.empty_like(mean)
+        if x.nbytes < buffer_pool.LEAST_BYTES:  # most layers' maps: one call of torch each
+            dx = torch.empty_like(x, memory_format=FORMATS[x.dim()])
+            daddend = None if addend is None else torch.empty_like(dx)
+        else:
+            dx = native.empty_like(x)
+            daddend = None if addend is None else native.empty_like(x)
+        grads.append(SourceGrad(dx, None, dscale, dshift, daddend))
     return grads
 
 
 def grad_pointers(grads: Sequence[SourceGrad]) -> list[ctypes.Array[ctypes.c_void_p]]:
     """Every dx, daddend, dshift and dscale, as the kernels take them."""
-    dx, _, dscale, dshift, daddend = zip(*grads, strict=True)
     kind = native.array(ctypes.c_void_p, len(grads))
-    return [kind(*map(address, tensors)) for tensors in (dx, daddend, dshift, dscale)]
+    pointers = [kind(), kind(), kind(), kind()]
+    for i, (dx, _, dscale, dshift, daddend) in enumerate(grads):
+        for array, tensor in zip(pointers, (dx, daddend, dshift, dscale), strict=True):
+            if tensor is not None:
+                array[i] = tensor.data_ptr()
+    return pointers
 
 
 def with_means(sources: Sequence[Source], grads: Sequence[SourceGrad]) -> list[SourceGrad]:
     """The gradients with those of the means, which follow from dshift."""
-    return [
-        d if s.scale is None or d.shift is None else SourceGrad(d.x, -s.scale * d.shift, *d[2:])
-        for s, d in zip(sources, grads, strict=True)
-    ]
+    found = []
+    for source, grad in zip(sources, grads, strict=True):
+        scale, (dx, _, dscale, dshift, daddend) = source.scale, grad
+        dmean = None if scale is None or dshift is None else -scale * dshift
+        found.append(SourceGrad(dx, dmean, dscale, dshift, daddend))
+    return found
 
 
 def wgrad(g: Source, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> Tensor:

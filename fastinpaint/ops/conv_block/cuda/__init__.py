@@ -8,14 +8,16 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from fastinpaint.ops import layout
 from fastinpaint.ops.activation import cuda as activation
+from fastinpaint.ops.batch_norm import cuda as batch_norm
 from fastinpaint.ops.conv_block import reference
-from fastinpaint.ops.conv_block.cuda.abi import CConv, describe
+from fastinpaint.ops.conv_block.cuda.abi import C_GRADIENT, GRADIENT, CConv, describe
 from fastinpaint.ops.conv_block.geometry import output_shape
 from fastinpaint.ops.dispatch import native_cuda as native
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
@@ -25,6 +27,11 @@ OP = "conv_block"
 MOST_TAPS, MOST_PHASES = 128, 27
 
 batch_stats = activation.batch_stats
+
+
+def norm_module() -> ModuleType:
+    """What runs the batch norm that follows, see `fastinpaint.ops.conv_block.fused_bn`."""
+    return batch_norm
 
 
 def why_not(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> str | None:
@@ -44,18 +51,18 @@ def fwd(
     sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, stats: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """y ``[N, C_out, *space]`` in the sources' dtype; with ``stats`` also its mean and biased variance ``[C_out]``."""
-    sources = [native.dense_source(s) for s in sources]
-    x, channels = sources[0].x, sum(s.x.shape[1] for s in sources)
+    sources = list(map(native.dense_source, sources))
+    x = sources[0].x
     shape = output_shape(x.shape, weight.shape, geometry)
     y = layout.empty(shape, x)
-    if y.numel() == 0 or channels == 0:
+    if y.numel() == 0 or not any(s.x.shape[1] for s in sources):
         y, mean, var = reference.fwd(sources, weight, bias, geometry, stats)
         return native.dense(y), mean, var
     mean = native.vector(x, shape[1]) if stats else None
     var = native.vector(x, shape[1]) if stats else None
     bias = None if bias is None else bias.contiguous()
     conv = describe(sources, weight, geometry, shape)
-    conv.bias, conv.y, conv.mean, conv.var = (native.address(t) for t in (bias, y, mean, var))
+    conv.bias, conv.y, conv.mean, conv.var = map(native.address, (bias, y, mean, var))
     _run("fi_conv_fwd", conv, x, native.library().fi_conv_workspace(ctypes.byref(conv), 0))
     return y, mean, var
 
@@ -101,9 +108,9 @@ def bwd(
     needs_bias: bool,
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None]:
     """The gradients of every source, the weight and the bias. y and mean are `fwd`'s results."""
-    sources = [native.dense_source(s) for s in sources]
+    sources = list(map(native.dense_source, sources))
     g, *factors = upstream(dy, dmean, dvar, y, mean)
-    grads = [_empty_gradient(s) if needed else SourceGrad() for s, needed in zip(sources, needs, strict=True)]
+    grads = list(map(_empty_gradient, sources, needs))
     dweight = torch.empty_like(weight, memory_format=torch.contiguous_format) if needs_weight else None
     if g.x.numel() == 0 or sources[0].x.numel() == 0:
         for gradient in (t for grad in grads for t in (*grad, dweight) if t is not None):
@@ -112,8 +119,9 @@ def bwd(
         conv = describe(sources, weight, geometry, g.x.shape)
         conv.gradient = native.c_source(g, *factors)
         for i, grad in enumerate(grads):
-            for name, tensor in zip(("dx", "dmean", "dscale", "dshift", "daddend"), grad, strict=True):
-                setattr(conv.source_gradient[i], name, native.address(tensor))
+            dx, dmean_, dscale, dshift, daddend = map(native.address, grad)
+            gradients = (dx or 0, daddend or 0, dmean_ or 0, dscale or 0, dshift or 0)
+            C_GRADIENT.pack_into(conv, GRADIENT + i * C_GRADIENT.size, *gradients)
         if any(needs):
             _run("fi_conv_dgrad", conv, g.x, native.library().fi_conv_workspace(ctypes.byref(conv), 1))
         if dweight is not None:
@@ -123,7 +131,13 @@ def bwd(
     return grads, dweight, dbias
 
 
-def _empty_gradient(source: Source) -> SourceGrad:
-    mean, scale, shift = (None if source.mean is None else native.vector(source.x, source.x.shape[1]) for _ in range(3))
-    addend = None if source.addend is None else torch.empty_like(source.x)
-    return SourceGrad(torch.empty_like(source.x), mean, scale, shift, addend)
+def _empty_gradient(source: Source, needed: bool) -> SourceGrad:
+    if not needed:
+        return SourceGrad()
+    x, mean = source.x, source.mean
+    dmean = dscale = dshift = None
+    if mean is not None:
+        dmean, dscale, dshift = torch.empty_like(mean), torch.empty_like(mean), torch.empty_like(mean)
+    return SourceGrad(
+        torch.empty_like(x), dmean, dscale, dshift, None if source.addend is None else torch.empty_like(x)
+    )

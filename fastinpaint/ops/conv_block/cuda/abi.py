@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import functools
+import struct
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,29 +45,54 @@ class CConv(ctypes.Structure):
     )
 
 
+SOURCE, GRADIENT = CConv.source.offset, CConv.source_gradient.offset
+C_GRADIENT = struct.Struct("@5P")  # `CSourceGradient`, packed in one call
+
+
 def three(values: Sequence[int], missing: int) -> ctypes.Array[ctypes.c_int]:
     """One entry per axis T, H, W. A 2D convolution has `missing` along T."""
     return Triple(*[missing] * (3 - len(values)), *values)
 
 
-def weight_strides(weight: Tensor, transposed: bool) -> ctypes.Array[ctypes.c_int64]:
-    """Strides of C_out, C_in, kT, kH, kW."""
-    channels = (1, 0) if transposed else (0, 1)
-    space = [0] * (5 - weight.dim()) + native.strides(weight, range(2, weight.dim()))
-    return Strides(*native.strides(weight, channels), *space)
+def weight_strides(strides: Sequence[int], transposed: bool) -> ctypes.Array[ctypes.c_int64]:
+    """A weight's strides as the kernels take them: of C_out, C_in, kT, kH, kW."""
+    first, second, *space = strides
+    channels = (second, first) if transposed else (first, second)
+    return Strides(*channels, *[0] * (3 - len(space)), *space)
 
 
 def describe(sources: Sequence[Source], weight: Tensor, geometry: Geometry, out_shape: Sequence[int]) -> CConv:
     """Describe the convolution of dense sources into a map of that shape. The caller sets outputs and workspace."""
-    stride, padding, dilation, _, transposed, _ = geometry
     first = sources[0].x
     tf32 = first.dtype == torch.float32 and tf32_convolutions()
-    conv = CConv(native.TF32 if tf32 else native.DTYPES[first.dtype], int(transposed), first.shape[0], len(sources))
-    conv.in_size, conv.out_size = three(first.shape[2:], 1), three(out_shape[2:], 1)
-    conv.kernel, conv.stride, conv.padding = three(weight.shape[2:], 1), three(stride, 1), three(padding, 0)
-    conv.dilation, conv.out_channels, conv.hopper = three(dilation, 1), out_shape[1], native.hopper(first)
-    conv.shared_limit = native.shared_limit(first)
-    for i, source in enumerate(sources):
-        conv.source[i] = native.c_source(source)
-    conv.weight, conv.weight_stride = weight.data_ptr(), weight_strides(weight, transposed)
+    dtype = native.TF32 if tf32 else native.DTYPES[first.dtype]
+    sizes = (first.shape, tuple(out_shape), weight.shape, weight.stride())
+    fixed = _fixed(sizes, geometry, dtype, len(sources), native.shared_limit(first), native.hopper(first))
+    conv = CConv.from_buffer_copy(fixed)
+    for i, (x, mean, scale, shift, relu, addend) in enumerate(sources):
+        vectors = (0, 0, 0)
+        if mean is not None and scale is not None and shift is not None:
+            vectors = (mean.data_ptr(), scale.data_ptr(), shift.data_ptr())
+        native.C_SOURCE.pack_into(
+            conv, SOURCE + i * native.C_SOURCE.size, x.data_ptr(), 0 if addend is None else addend.data_ptr(),
+            *vectors, 1.0, 1.0,
+            x.shape[1], int(relu),
+        )  # fmt: skip
+    conv.weight = weight.data_ptr()
     return conv
+
+
+@functools.lru_cache(4096)
+def _fixed(
+    sizes: tuple[Any, ...], geometry: Geometry, dtype: int, sources: int, shared_limit: int, hopper: int
+) -> bytes:
+    """All of a `CConv` that is no address. sizes: shapes of the first source, of y and the weight; its strides."""
+    first, out, weight, strides = sizes
+    stride, padding, dilation, _, transposed, _ = geometry
+    conv = CConv(dtype, int(transposed), first[0], sources)
+    conv.in_size, conv.out_size = three(first[2:], 1), three(out[2:], 1)
+    conv.kernel, conv.stride, conv.padding = three(weight[2:], 1), three(stride, 1), three(padding, 0)
+    conv.dilation, conv.out_channels = three(dilation, 1), out[1]
+    conv.shared_limit, conv.hopper = shared_limit, hopper
+    conv.weight_stride = weight_strides(strides, transposed)
+    return bytes(conv)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from fastinpaint.ops import layout
@@ -17,8 +18,7 @@ from fastinpaint.ops.activation import triton as activation
 from fastinpaint.ops.batch_norm import triton as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Normed
 from fastinpaint.ops.conv_block.geometry import output_shape
-from fastinpaint.ops.conv_block.triton import activate_first, autotune
-from fastinpaint.ops.conv_block.triton import tiles as launch
+from fastinpaint.ops.conv_block.triton import activate_first, autotune, tiles
 from fastinpaint.ops.conv_block.triton.backward import Gradient, NormWeight, bwd_two
 from fastinpaint.ops.conv_block.triton.host import (
     densely,
@@ -28,8 +28,9 @@ from fastinpaint.ops.conv_block.triton.host import (
     prologue,
     weight_strides,
 )
-from fastinpaint.ops.conv_block.triton.taps import problem
+from fastinpaint.ops.conv_block.triton.taps import gathers, problem
 from fastinpaint.ops.dispatch import triton_support as support
+from fastinpaint.ops.dispatch.fast_path import tf32_convolutions
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 if support.INSTALLED:
@@ -62,7 +63,7 @@ def _why_not_sizes(sources: Sequence[Source], weight: Tensor, geometry: Geometry
 @functools.lru_cache(maxsize=1024)
 def _why_not_shapes(x: tuple[int, ...], channels: int, weight: tuple[int, ...], geometry: Geometry) -> str | None:
     y = output_shape(x, weight, geometry)
-    return None if 0 in y or min(y) < 0 else launch.why_not_offsets(problem(x, y, weight[2:], geometry), channels, y[1])
+    return None if 0 in y or min(y) < 0 else tiles.why_not_offsets(problem(x, y, weight[2:], geometry), channels, y[1])
 
 
 def fwd(
@@ -101,7 +102,7 @@ def _at_most_two(sources: Sequence[Source]) -> list[Source]:
     """The sources with dense maps. Three or more are written out as one."""
     if len(sources) > MAX_SOURCES:
         sources = [Source(activation.fwd(sources))]
-    return [densely(s) for s in sources]
+    return list(map(densely, sources))
 
 
 def _launch(
@@ -109,43 +110,48 @@ def _launch(
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """Compute y; with ``stats`` return count ``[P]``, mean and M2 ``[C_out, P]`` of its P tiles."""
     conv = problem(tuple(sources[0].x.shape), tuple(y.shape), tuple(weight.shape[2:]), geometry)
-    every = launch.GATHER_TILES
+    every = tiles.GATHER_TILES
     if activate_first.suits(weight, conv):
-        every = launch.WRITTEN_TILES
+        every = tiles.WRITTEN_TILES
         sources = [Source(activate_first.activated(sources))]
     first, second = sources[0], sources[-1]
     out_channels = y.shape[1]
-    gather = conv.forward()
+    gather, _, phases, _ = gathers(conv)
     packed, w_tap, w_k, w_n = weight_strides(weight, geometry.transposed)
-    channels = tuple(s.x.shape[1] for s in sources)
-    work = launch.Work(
-        rows=y.numel() // (out_channels * gather.phase_count),
+    channels = (first.x.shape[1],) if first is second else (first.x.shape[1], second.x.shape[1])
+    added = first.addend is not None or second.addend is not None
+    work = tiles.Work(
+        rows=y.numel() // (out_channels * phases),
         columns=out_channels,
-        depth=sum(channels) * packed[0, 0].numel() // gather.phase_count,
-        operands=(1 + any(s.addend is not None for s in sources), 1),
+        depth=sum(channels) * weight.shape[2:].numel() // phases,
+        operands=(1 + added, 1),
         itemsize=y.element_size(),
-        products=gather.phase_count,
+        products=phases,
         prologue=(prologue(sources), 0),
-        gather=None if any(map(launch.packing, channels)) else gather,
+        gather=None if any(map(tiles.packing, channels)) else gather,
     )
+    flags, exact = activation.flags(sources), not tf32_convolutions()
 
-    def run(tile: launch.Tile) -> tuple[Tensor, Tensor, Tensor] | None:
+    def run(tile: tiles.Tile) -> tuple[Tensor, Tensor, Tensor] | None:
         parts = gather_parts(gather, conv.samples, tile)
-        count = support.float_empty(y, parts) if stats else None
-        mean, m2 = (support.float_empty(y, out_channels, parts) if stats else None for _ in range(2))
+        count = mean = m2 = None
+        if stats:
+            count = torch.empty(parts, dtype=torch.float32, device=y.device)
+            mean = torch.empty((out_channels, parts), dtype=torch.float32, device=y.device)
+            m2 = torch.empty_like(mean)
         (pack0, even0), (pack1, even1) = lanes(channels[0], tile), lanes(channels[-1], tile)
         fwd_kernel.conv_fwd_kernel[(parts * -(-out_channels // tile.n),)](
             first.x, first.mean, first.scale, first.shift, first.addend,
             second.x, second.mean, second.scale, second.shift, second.addend,
             packed, bias, y, count, mean, m2,
             channels0=channels[0], channels1=channels[-1], out_channels=out_channels, w_tap=w_tap, w_k=w_k, w_n=w_n,
-            **activation.flags(sources), HAS_BIAS=bias is not None, HAS_STATS=stats,
+            **flags, HAS_BIAS=bias is not None, HAS_STATS=stats,
             PACK0=pack0, PACK1=pack1, EVEN_K0=even0, EVEN_K1=even1,
-            **gather_arguments(gather, conv.samples, tile),
+            **gather_arguments(gather, conv.samples, tile, exact),
         )  # fmt: skip
         return (count, mean, m2) if count is not None and mean is not None and m2 is not None else None
 
-    def result(tile: launch.Tile) -> list[Tensor]:
+    def result(tile: tiles.Tile) -> list[Tensor]:
         parts = run(tile)
         return [y, *(() if parts is None else launch_moments(*parts))]
 
@@ -176,7 +182,9 @@ def bwd(
     grad = Gradient(layout.dense(dy))
     if y is not None and mean is not None and dmean is not None and dvar is not None:
         grad = Gradient(grad.dy, layout.dense(y), mean, dmean, dvar)
-    return _bwd(grad, None, sources, weight, geometry, needs, needs_weight, needs_bias)[:3]
+    if len(sources) <= MAX_SOURCES:
+        return bwd_two(grad, None, sources, weight, geometry, needs, needs_weight, needs_bias)[:3]
+    return _bwd_written(grad, None, sources, weight, geometry, needs, needs_weight, needs_bias)[:3]
 
 
 def bwd_norm(
@@ -197,10 +205,12 @@ def bwd_norm(
     grad = Gradient(layout.dense(dy), layout.dense(y), normed.mean, dmean, dscale, normed.dvar_per_dscale)
     assert normed.rstd is not None
     norm = None if norm_weight is None else NormWeight(dscale, normed.rstd, norm_weight)
-    return _bwd(grad, norm, sources, weight, geometry, needs, needs_weight, needs_bias)
+    if len(sources) <= MAX_SOURCES:
+        return bwd_two(grad, norm, sources, weight, geometry, needs, needs_weight, needs_bias)
+    return _bwd_written(grad, norm, sources, weight, geometry, needs, needs_weight, needs_bias)
 
 
-def _bwd(
+def _bwd_written(
     grad: Gradient,
     norm: NormWeight | None,
     sources: Sequence[Source],
@@ -210,8 +220,7 @@ def _bwd(
     needs_weight: bool,
     needs_bias: bool,
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None, Tensor | None]:
-    if len(sources) <= MAX_SOURCES:
-        return bwd_two(grad, norm, sources, weight, geometry, needs, needs_weight, needs_bias)
+    """Backward of three or more sources, from their activation, which is written again."""
     written = Source(activation.fwd(sources))
     (da,), dweight, dbias, dnorm_weight = bwd_two(
         grad, norm, [written], weight, geometry, [any(needs)], needs_weight, needs_bias

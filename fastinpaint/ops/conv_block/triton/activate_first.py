@@ -32,12 +32,12 @@ def suits(weight: Tensor, conv: Problem) -> bool:
     """Whether the passes of this convolution read written maps on the current device."""
     channels, out_channels = weight.shape[:2] if conv.transposed else weight.shape[1::-1]
     return (
-        os.environ.get(ENVIRONMENT, "1") != "0"
-        and support.has_copy_engines()
-        and weight.element_size() == 2
+        weight.element_size() == 2
         and math.prod(conv.taps) > 1
         and min(channels, out_channels) >= LEAST_CHANNELS
         and channels % COPIED_ITEMS == out_channels % COPIED_ITEMS == 0
+        and os.environ.get(ENVIRONMENT, "1") != "0"
+        and support.has_copy_engines()
     )
 
 

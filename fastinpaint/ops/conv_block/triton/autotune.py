@@ -21,8 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastinpaint.ops.conv_block.triton import ahead
-from fastinpaint.ops.conv_block.triton import tiles as launch
+from fastinpaint.ops.conv_block.triton import ahead, tiles
 from fastinpaint.ops.dispatch import triton_support as support
 from fastinpaint.ops.dispatch import tuning_cache
 from fastinpaint.ops.dispatch.source_hash import source_hash
@@ -33,38 +32,39 @@ TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 # A first call measures at most FEW tiles, within NEAR of the best expected time, because compiling one takes seconds.
 FEW, NEAR = 3, 1.5
 
-Run = Callable[[launch.Tile], Sequence[Tensor]]
-_chosen: dict[tuple[Any, ...], launch.Tile] = {}
+Run = Callable[[tiles.Tile], Sequence[Tensor]]
+_chosen: dict[tuple[Any, ...], tiles.Tile] = {}
 
 
 def choose(
     kind: str,
-    tiles: tuple[launch.Tile, ...],
-    work: launch.Work,
+    available: tuple[tiles.Tile, ...],
+    work: tiles.Work,
     shape: tuple[Any, ...],
     run: Run,
-) -> launch.Tile:
+) -> tiles.Tile:
     """Choose the tile for one pass.
 
     Args:
         kind: fwd, dgrad or wgrad.
-        tiles, work: the available tiles, and the pass as described to the model.
+        available, work: the tiles to choose from, and the pass as described to the model.
         shape: all else that the time depends on. Equal shapes share a measurement.
         run: launches the pass and returns its results.
     """
-    mode = "0" if support.INTERPRETING else tuning_cache.mode()
-    if ahead.is_collecting():
-        return _collect(kind, tiles, work, run, thorough=mode == "1")
-    on_gpu = not support.INTERPRETING and torch.cuda.is_initialized()
+    interpreting = support.INTERPRETING
+    mode = "0" if interpreting else tuning_cache.mode()
+    if ahead._collected is not None:
+        return _collect(kind, available, work, run, thorough=mode == "1")
+    on_gpu = not interpreting and torch.cuda.is_initialized()
     device = torch.cuda.current_device() if on_gpu else -1
     key = (mode, device, kind, work, shape)
     if key not in _chosen:
-        measured = _measured(kind, tiles, work, shape, run, thorough=mode == "1") if mode != "0" else None
-        tile: launch.Tile = measured or launch.best(tiles, work)
+        measured = _measured(kind, available, work, shape, run, thorough=mode == "1") if mode != "0" else None
+        tile: tiles.Tile = measured or tiles.best(available, work)
         if mode == "0" and device >= 0 and tile.num_warps > 4:
             if torch.cuda.is_current_stream_capturing():  # results cannot be compared now
-                return baseline_tile(tiles, work)
-            tile = (agreeing_tiles([tile], baseline_tile(tiles, work), run) or [tile])[0]
+                return baseline_tile(available, work)
+            tile = (agreeing_tiles([tile], baseline_tile(available, work), run) or [tile])[0]
         if measured is None and mode != "0":
             return tile
         _chosen[key] = tile
@@ -72,65 +72,65 @@ def choose(
 
 
 def _measured(
-    kind: str, tiles: tuple[launch.Tile, ...], work: launch.Work, shape: tuple[Any, ...], run: Run, thorough: bool
-) -> launch.Tile | None:
+    kind: str, available: tuple[tiles.Tile, ...], work: tiles.Work, shape: tuple[Any, ...], run: Run, thorough: bool
+) -> tiles.Tile | None:
     """The fastest tile by a remembered or new measurement; None while nothing can be measured."""
     path, key = memory_file(), f"{kind} {work!r} {shape!r}"
-    every = launch.candidates(tiles + launch.MEASURED_ONLY.get(kind, ()), work)
-    few = every if thorough else shortlist(tiles, work)
+    every = tiles.candidates(available + tiles.MEASURED_ONLY.get(kind, ()), work)
+    few = every if thorough else shortlist(available, work)
     *known, tried = _memory(path).get(key, (0,))
     if tried >= len(few):
-        return launch.Tile(*known)
+        return tiles.Tile(*known)
     if torch.cuda.is_current_stream_capturing():
         return None
-    tile = fastest(few, baseline_tile(tiles, work), run) or launch.best(tiles, work)
+    tile = fastest(few, baseline_tile(available, work), run) or tiles.best(available, work)
     _memory(path)[key] = [*tile, len(few)]
     tuning_cache.write(path, _memory(path))
     logger.info("%s: %s", key, tile)
     return tile
 
 
-def _collect(kind: str, tiles: tuple[launch.Tile, ...], work: launch.Work, run: Run, thorough: bool) -> launch.Tile:
+def _collect(kind: str, available: tuple[tiles.Tile, ...], work: tiles.Work, run: Run, thorough: bool) -> tiles.Tile:
     """Launch every tile that would be measured, to collect it for compilation; returns the model's choice."""
-    every = launch.candidates(tiles + launch.MEASURED_ONLY.get(kind, ()), work)
-    for tile in {*(every if thorough else shortlist(tiles, work)), baseline_tile(tiles, work)}:
+    every = tiles.candidates(available + tiles.MEASURED_ONLY.get(kind, ()), work)
+    for tile in {*(every if thorough else shortlist(available, work)), baseline_tile(available, work)}:
         run(tile)
-    return launch.best(tiles, work)
+    return tiles.best(available, work)
 
 
-def shortlist(tiles: tuple[launch.Tile, ...], work: launch.Work) -> list[launch.Tile]:
+def shortlist(available: tuple[tiles.Tile, ...], work: tiles.Work) -> list[tiles.Tile]:
     """The few tiles that the model expects to be fastest, best first."""
-    ordered = sorted(launch.candidates(tiles, work), key=lambda tile: launch.expected_seconds(tile, work))
-    bound = NEAR * launch.expected_seconds(ordered[0], work)
-    return [tile for tile in ordered[:FEW] if launch.expected_seconds(tile, work) <= bound]
+    ordered = sorted(tiles.candidates(available, work), key=lambda tile: tiles.expected_seconds(tile, work))
+    bound = NEAR * tiles.expected_seconds(ordered[0], work)
+    return [tile for tile in ordered[:FEW] if tiles.expected_seconds(tile, work) <= bound]
 
 
-def baseline_tile(tiles: tuple[launch.Tile, ...], work: launch.Work) -> launch.Tile:
+def baseline_tile(available: tuple[tiles.Tile, ...], work: tiles.Work) -> tiles.Tile:
     """The fastest tile of 4 warps by the model. All other tiles' results are compared with its results."""
-    narrow = [tile for tile in launch.candidates(tiles, work) if tile.num_warps == 4]
-    return min(narrow, key=lambda tile: launch.expected_seconds(tile, work))
+    narrow = [tile for tile in tiles.candidates(available, work) if tile.num_warps == 4]
+    return min(narrow, key=lambda tile: tiles.expected_seconds(tile, work))
 
 
-def fastest(tiles: list[launch.Tile], baseline: launch.Tile, run: Run) -> launch.Tile | None:
+def fastest(available: list[tiles.Tile], baseline: tiles.Tile, run: Run) -> tiles.Tile | None:
     """The fastest tile whose results agree with ``baseline``. Slow, because it compiles.
 
     If ``baseline`` is not among the tiles, it is chosen only if none of them agrees. A tile that does not compile or
     launch is skipped. Returns None if not even the baseline agrees with itself, as with maps that are not finite.
     """
-    if tiles == [baseline]:
+    if available == [baseline]:
         return baseline
     times = {
-        tile: seconds(functools.partial(run, tile)) if tile in tiles else math.inf
-        for tile in agreeing_tiles(tiles, baseline, run)
+        tile: seconds(functools.partial(run, tile)) if tile in available else math.inf
+        for tile in agreeing_tiles(available, baseline, run)
     }
     return min(times, key=times.__getitem__) if times else None
 
 
-def agreeing_tiles(tiles: list[launch.Tile], baseline: launch.Tile, run: Run) -> list[launch.Tile]:
+def agreeing_tiles(available: list[tiles.Tile], baseline: tiles.Tile, run: Run) -> list[tiles.Tile]:
     """The tiles whose results agree with ``baseline``, followed by the baseline; empty if none runs."""
-    agreeing: list[launch.Tile] = []
+    agreeing: list[tiles.Tile] = []
     expected: list[Tensor] | None = None
-    for tile in [baseline, *(tile for tile in tiles if tile != baseline)]:
+    for tile in [baseline, *(tile for tile in available if tile != baseline)]:
         try:
             results = run(tile)
             if expected is None:
@@ -171,5 +171,5 @@ def _memory_file(device: str) -> Path:
 @functools.cache
 def _memory(path: Path) -> dict[str, list[int]]:
     """The measurements of a file, read once: the fastest tile and the number of tiles that were measured."""
-    wanted = len(launch.Tile._fields) + 1
+    wanted = len(tiles.Tile._fields) + 1
     return {key: entry for key, entry in tuning_cache.read(path).items() if len(entry) == wanted}

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from fastinpaint.ops import layout
 from fastinpaint.ops.activation import triton as activation
-from fastinpaint.ops.activation.triton_launch import FINISH_BLOCK, NUM_WARPS, RowTiles, row_tiles
-from fastinpaint.ops.conv_block.triton import activate_first, autotune, boxes
-from fastinpaint.ops.conv_block.triton import tiles as launch
+from fastinpaint.ops.activation.triton_launch import FINISH_BLOCK, NUM_WARPS, row_tiles
+from fastinpaint.ops.conv_block.triton import activate_first, autotune, boxes, tiles
 from fastinpaint.ops.conv_block.triton.host import (
     densely,
     gather_arguments,
@@ -21,8 +20,9 @@ from fastinpaint.ops.conv_block.triton.host import (
     prologue,
     weight_strides,
 )
-from fastinpaint.ops.conv_block.triton.taps import Problem, problem
+from fastinpaint.ops.conv_block.triton.taps import Problem, gathers, problem
 from fastinpaint.ops.dispatch import triton_support as support
+from fastinpaint.ops.dispatch.fast_path import tf32_convolutions
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 if support.INSTALLED:
@@ -78,7 +78,7 @@ def bwd_two(
     needs_bias: bool,
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None, Tensor | None]:
     """As `triton.bwd_norm`, for at most two sources."""
-    dy, dense = grad.dy, [densely(s) for s in sources]
+    dy, dense = grad.dy, list(map(densely, sources))
     if not dy.numel() or not dense[0].x.numel():
         return *_of_nothing(grad, dense, weight, needs, needs_weight, needs_bias), None
     conv = problem(tuple(dense[0].x.shape), tuple(dy.shape), tuple(weight.shape[2:]), geometry)
@@ -108,53 +108,57 @@ def _dgrad(
 
     The one or two sources are adjacent in the weight, after its first ``skipped`` channels.
     """
-    channels, out_channels = tuple(s.x.shape[1] for s in sources), grad.dy.shape[1]
     first, second = sources[0], sources[-1]
-    gather = conv.backward()
+    channels = (first.x.shape[1],) if first is second else (first.x.shape[1], second.x.shape[1])
+    out_channels = grad.dy.shape[1]
+    _, gather, _, phases = gathers(conv)
     packed, w_tap, w_in, w_out = weight_strides(weight, conv.transposed)
     # a view of the weight's memory that starts at the first needed channel
     before = skipped * w_in
     packed = torch.as_strided(packed, (packed.numel() - before,), (1,), packed.storage_offset() + before)
-    work = launch.Work(
-        rows=first.x.numel() // (channels[0] * gather.phase_count),
+    work = tiles.Work(
+        rows=first.x.numel() // (channels[0] * phases),
         columns=max(channels),
-        depth=out_channels * weight[0, 0].numel() // gather.phase_count,
+        depth=out_channels * weight.shape[2:].numel() // phases,
         operands=(1 if grad.y is None else 2, 1),
         itemsize=first.x.element_size(),
-        products=gather.phase_count * len(sources),
-        prologue=(0 if grad.y is None else launch.GRADIENT, 0),
-        gather=None if launch.packing(out_channels) else gather,
+        products=phases * len(sources),
+        prologue=(0 if grad.y is None else tiles.GRADIENT, 0),
+        gather=None if tiles.packing(out_channels) else gather,
     )
-    grads = [
-        SourceGrad(
-            layout.empty(s.x.shape, s.x),
-            addend=None if s.addend is None else layout.empty(s.x.shape, s.x),
-        )
-        for s in sources
-    ]
+    grads = []
+    for source in sources:
+        dx, daddend = layout.empty(source.x.shape, source.x), None
+        if source.addend is not None:
+            daddend = layout.empty(source.x.shape, source.x)
+        grads.append(SourceGrad(dx, addend=daddend))
+    any_affine = first.mean is not None or second.mean is not None
+    flags, exact = {**grad.flags(), **activation.flags(sources)}, not tf32_convolutions()
+    inverse_count = grad.inverse_count
 
-    def run(tile: launch.Tile) -> Tensor | None:
+    def run(tile: tiles.Tile) -> Tensor | None:
         parts = gather_parts(gather, conv.samples, tile)
-        any_affine = any(s.mean is not None for s in sources)
-        sums = support.float_empty(first.x, 2, sum(channels), parts) if any_affine else None
+        sums = None
+        if any_affine:
+            sums = torch.empty((2, sum(channels), parts), dtype=torch.float32, device=first.x.device)
         pack, even = lanes(out_channels, tile)
-        dgrad_kernel.conv_dgrad_kernel[(parts * sum(-(-c // tile.n) for c in channels),)](
+        programs = parts * (-(-channels[0] // tile.n) + (-(-channels[1] // tile.n) if len(channels) > 1 else 0))
+        dgrad_kernel.conv_dgrad_kernel[(programs,)](
             *grad, packed,
             *first[:4], grads[0].x, grads[0].addend, *second[:4], grads[-1].x, grads[-1].addend, sums,
-            inverse_count=grad.inverse_count, out_channels=out_channels, channels0=channels[0],
+            inverse_count=inverse_count, out_channels=out_channels, channels0=channels[0],
             channels1=channels[-1], w_tap=w_tap, w_k=w_out, w_n=w_in,
-            **grad.flags(), **activation.flags(sources), PACK=pack, EVEN_K=even,
-            **gather_arguments(gather, conv.samples, tile),
+            **flags, PACK=pack, EVEN_K=even, **gather_arguments(gather, conv.samples, tile, exact),
         )  # fmt: skip
         return sums
 
-    def result(tile: launch.Tile) -> list[Tensor]:
+    def result(tile: tiles.Tile) -> list[Tensor]:
         sums = run(tile)
         maps = [t for grad in grads for t in (grad.x, grad.addend) if t is not None]
         return maps if sums is None else [*maps, sums.sum(2)]
 
-    every = launch.GATHER_TILES if grad.y is not None else launch.WRITTEN_TILES
-    shape = (conv, out_channels, channels, any(s.mean is not None for s in sources), first.x.dtype)
+    every = tiles.GATHER_TILES if grad.y is not None else tiles.WRITTEN_TILES
+    shape = (conv, out_channels, channels, any_affine, first.x.dtype)
     return grads, run(autotune.choose("dgrad", every, work, shape, result))
 
 
@@ -162,72 +166,74 @@ def _wgrad(
     grad: Gradient, sources: Sequence[Source], weight: Tensor, conv: Problem, needs_bias: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Every split's partial sum of dweight, ``[S, taps, C, C_out]``, and, if needed, partial sums of dbias."""
-    channels, out_channels = tuple(s.x.shape[1] for s in sources), grad.dy.shape[1]
-    packs = [wgrad_packing(s, conv) for s in sources]
-    taps = weight[0, 0].numel()
-    work = launch.Work(
-        rows=max(taps * pack if pack else c for pack, c in zip(packs, channels, strict=True)),
+    first, second = sources[0], sources[-1]
+    channels = (first.x.shape[1],) if first is second else (first.x.shape[1], second.x.shape[1])
+    out_channels = grad.dy.shape[1]
+    # a transposed convolution's taps shift G, not the source, so they cannot share a step
+    packs = [0] * len(channels) if conv.transposed else list(map(tiles.packing, channels))
+    taps = weight.shape[2:].numel()
+    rows_of_taps, blocks_of = [], []
+    for pack, c in zip(packs, channels, strict=True):
+        rows_of_taps.append(taps * pack if pack else c)
+        blocks_of.append((taps * pack, 1) if pack else (c, taps))
+    added = first.addend is not None or second.addend is not None
+    work = tiles.Work(
+        rows=max(rows_of_taps),
         columns=out_channels,
         depth=conv.samples * conv.small[0] * conv.small[1] * conv.small[2],
-        operands=(1 + any(s.addend is not None for s in sources), 1 if grad.y is None else 2),
+        operands=(1 + added, 1 if grad.y is None else 2),
         itemsize=weight.element_size(),
         splits_depth=True,
-        products=sum(1 if pack else taps for pack in packs),
-        prologue=(prologue(sources), 0 if grad.y is None else launch.GRADIENT),
+        products=sum([1 if pack else taps for pack in packs]),
+        prologue=(prologue(sources), 0 if grad.y is None else tiles.GRADIENT),
     )
-    first, second = sources[0], sources[-1]
-    rows = bias_tiles(grad)
+    gradient_rows = activation.rows_of(grad.dy)
+    rows = row_tiles(gradient_rows, out_channels)
     bias_programs = rows.programs * rows.channel_blocks if needs_bias else 0
 
-    def run(tile: launch.Tile) -> tuple[Tensor, Tensor | None]:
-        splits = min(launch.splits(tile, work), (launch.OFFSETS - 1) // (taps * sum(channels) * out_channels))
-        partial = support.float_empty(weight, splits, taps, sum(channels), out_channels)
-        bias_sums = support.float_empty(weight, out_channels, rows.programs) if needs_bias else None
-        bt, bh, bw = launch.block_shape(tile.k, conv.small)
-        blocks = sum(
-            -(-taps * pack // tile.m) if pack else taps * -(-c // tile.m)
-            for pack, c in zip(packs, channels, strict=True)
-        )
+    flags, exact = {**activation.flags(sources), **grad.flags()}, not tf32_convolutions()
+    inverse_count = grad.inverse_count
+
+    def run(tile: tiles.Tile) -> tuple[Tensor, Tensor | None]:
+        splits = min(tiles.splits(tile, work), (tiles.OFFSETS - 1) // (taps * sum(channels) * out_channels))
+        wide, device = torch.float32, weight.device
+        partial = torch.empty((splits, taps, sum(channels), out_channels), dtype=wide, device=device)
+        bias_sums = torch.empty((out_channels, rows.programs), dtype=wide, device=device) if needs_bias else None
+        bt, bh, bw = tiles.block_shape(tile.k, conv.small)
+        blocks = 0
+        for size, times in blocks_of:
+            blocks += times * -(-size // tile.m)
         wgrad_kernel.conv_wgrad_kernel[(splits * blocks * -(-out_channels // tile.n) + bias_programs,)](
             first.x, first.mean, first.scale, first.shift, first.addend,
             second.x, second.mean, second.scale, second.shift, second.addend,
             *grad, partial, bias_sums, conv.samples, conv.small, conv.large, conv.padding, conv.dilation,
-            grad.inverse_count, channels[0], channels[-1], out_channels, splits,
-            rows.programs, activation.rows_of(grad.dy), rows.rows_per_program,
-            **activation.flags(sources), **grad.flags(), HAS_BIAS=needs_bias,
+            inverse_count, channels[0], channels[-1], out_channels, splits,
+            rows.programs, gradient_rows, rows.rows_per_program,
+            **flags, HAS_BIAS=needs_bias,
             TRANSPOSED=conv.transposed, STRIDE=conv.stride, TAPS=conv.taps,
             BT=bt, BH=bh, BW=bw, BLOCK_M=tile.m, BLOCK_N=tile.n, PACK0=packs[0], PACK1=packs[-1],
             BIAS_R=rows.block_r, BIAS_C=rows.block_c,
-            PRECISION="ieee" if support.exact_float32() else "tf32",
+            PRECISION="ieee" if exact else "tf32",
             num_warps=tile.num_warps, num_stages=tile.num_stages, **support.OPTIONS,
         )  # fmt: skip
         return partial, bias_sums
 
-    def result(tile: launch.Tile) -> list[Tensor]:
+    def result(tile: tiles.Tile) -> list[Tensor]:
         partial, bias_sums = run(tile)
         return [partial.sum(0), *([] if bias_sums is None else [bias_sums.sum(1)])]
 
     shape = (conv, channels, out_channels, any(s.mean is not None for s in sources), weight.dtype)
-    return run(autotune.choose("wgrad", launch.WGRAD_TILES, work, shape, result))
-
-
-def wgrad_packing(source: Source, conv: Problem) -> int:
-    """PACK of the rows. A transposed convolution's taps shift G, not the source, so they cannot share a step."""
-    return 0 if conv.transposed else launch.packing(source.x.shape[1])
-
-
-def bias_tiles(grad: Gradient) -> RowTiles:
-    """The tiles of the sums of G."""
-    return row_tiles(activation.rows_of(grad.dy), grad.dy.shape[1])
+    return run(autotune.choose("wgrad", tiles.WGRAD_TILES, work, shape, result))
 
 
 def _gradient_sums(grad: Gradient) -> Tensor:
     """Partial sums ``[C_out, P]`` of G for dbias, when no wgrad computes them."""
-    tiles, channels = bias_tiles(grad), grad.dy.shape[1]
-    partial = support.float_empty(grad.dy, channels, tiles.programs)
-    finish_kernel.gradient_sums_kernel[(tiles.programs, tiles.channel_blocks)](
-        *grad, partial, grad.inverse_count, activation.rows_of(grad.dy), channels, tiles.rows_per_program,
-        **grad.flags(), BLOCK_R=tiles.block_r, BLOCK_C=tiles.block_c, num_warps=NUM_WARPS, **support.OPTIONS,
+    rows, channels = activation.rows_of(grad.dy), grad.dy.shape[1]
+    blocks = row_tiles(rows, channels)
+    partial = support.float_empty(grad.dy, channels, blocks.programs)
+    finish_kernel.gradient_sums_kernel[(blocks.programs, blocks.channel_blocks)](
+        *grad, partial, grad.inverse_count, rows, channels, blocks.rows_per_program,
+        **grad.flags(), BLOCK_R=blocks.block_r, BLOCK_C=blocks.block_c, num_warps=NUM_WARPS, **support.OPTIONS,
     )  # fmt: skip
     return partial
 
@@ -260,8 +266,8 @@ def _finish(
     items = taps * in_channels * out_channels
     sum_programs = 0 if sums is None else sum(channels)
     bias_programs, bias_parts = (0, 0) if bias_sums is None else bias_sums.shape
-    norm_programs = 0 if norm is None else -(-out_channels // launch.FINISH_ITEMS)
-    programs = sum_programs + bias_programs + norm_programs + -(-items // launch.FINISH_ITEMS)
+    norm_programs = 0 if norm is None else -(-out_channels // tiles.FINISH_ITEMS)
+    programs = sum_programs + bias_programs + norm_programs + -(-items // tiles.FINISH_ITEMS)
     finish_kernel.conv_finish_kernel[(programs,)](
         sums, *activation.vectors(sources, grads), bias_sums, dbias,
         *((None, None) if norm is None else norm[:2]), dnorm_weight, partial, dweight,
@@ -269,7 +275,7 @@ def _finish(
         norm_programs, items, in_channels, out_channels, splits, *((outer, inner) if transposed else (inner, outer)),
         **activation.sums_flags(sources), HAS_BIAS=dbias is not None, HAS_NORM=norm is not None,
         HAS_WEIGHT=dweight is not None,
-        BLOCK_P=FINISH_BLOCK, BLOCK=launch.FINISH_ITEMS, BLOCK_S=launch.FINISH_SPLITS, **support.OPTIONS,
+        BLOCK_P=FINISH_BLOCK, BLOCK=tiles.FINISH_ITEMS, BLOCK_S=tiles.FINISH_SPLITS, **support.OPTIONS,
     )  # fmt: skip
     return grads, dweight, dbias, dnorm_weight
 

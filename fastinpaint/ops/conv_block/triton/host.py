@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -16,8 +17,10 @@ from fastinpaint.ops.types import Source
 
 def densely(source: Source) -> Source:
     """The source with dense channels-last maps."""
-    addend = None if source.addend is None else layout.dense(source.addend)
-    return source._replace(x=layout.dense(source.x), addend=addend)
+    x, mean, scale, shift, relu, addend = source
+    dense = layout.FORMATS[x.dim()]
+    addend = None if addend is None else addend.contiguous(memory_format=dense)
+    return Source(x.contiguous(memory_format=dense), mean, scale, shift, relu, addend)
 
 
 def weight_strides(weight: Tensor, transposed: bool) -> tuple[Tensor, int, int, int]:
@@ -25,19 +28,23 @@ def weight_strides(weight: Tensor, transposed: bool) -> tuple[Tensor, int, int, 
 
     Forward and dgrad read the same copy. Its rows are contiguous in the input channels (transposed: output channels).
     """
-    packed = layout.dense(weight)
-    inner, taps = weight.shape[1], weight[0, 0].numel()
+    packed = weight.contiguous(memory_format=layout.FORMATS[weight.dim()])
+    inner, taps = weight.shape[1], weight.shape[2:].numel()
     outer = taps * inner
     return (packed, inner, outer, 1) if transposed else (packed, inner, 1, outer)
 
 
 def prologue(sources: Sequence[Source]) -> int:
     """Instructions per item of the activation, for the launch model."""
-    return max((s.mean is not None or s.relu) * tiles.AFFINE + (s.addend is not None) * tiles.ADDEND for s in sources)
+    most = 0
+    for _, mean, _, _, relu, addend in sources:
+        most = max(most, (mean is not None or relu) * tiles.AFFINE + (addend is not None) * tiles.ADDEND)
+    return most
 
 
-def gather_arguments(gather: Gather, samples: int, tile: tiles.Tile) -> dict[str, Any]:
-    """The arguments that place a gather's tiles, for fwd and dgrad."""
+@functools.lru_cache(maxsize=1024)
+def gather_arguments(gather: Gather, samples: int, tile: tiles.Tile, exact: bool) -> Mapping[str, Any]:
+    """The arguments that place a gather's tiles, for fwd and dgrad. exact: whether float32 keeps all its bits."""
     bt, bh, bw = tiles.gather_block(tile.m, gather)
     return {
         "table": phase_table(gather.axes),
@@ -55,19 +62,21 @@ def gather_arguments(gather: Gather, samples: int, tile: tiles.Tile) -> dict[str
         "BW": bw,
         "BLOCK_N": tile.n,
         "BLOCK_K": tile.k,
-        "PRECISION": "ieee" if support.exact_float32() else "tf32",
+        "PRECISION": "ieee" if exact else "tf32",
         "num_warps": tile.num_warps,
         "num_stages": tile.num_stages,
         **support.OPTIONS,
     }
 
 
+@functools.lru_cache(maxsize=1024)
 def gather_parts(gather: Gather, samples: int, tile: tiles.Tile) -> int:
     """Number of tiles over all phases, which is the number of partial statistics or sums."""
     block = tiles.gather_block(tile.m, gather)
     return gather.phase_count * tiles.tiles_of(block, gather.phase_size(), samples)
 
 
+@functools.lru_cache(maxsize=1024)
 def lanes(channels: int, tile: tiles.Tile) -> tuple[int, bool]:
     """PACK and EVEN_K for an operand with that many channels."""
     pack = tiles.packing(channels)

@@ -136,6 +136,14 @@ class Problem(NamedTuple):
         return Gather(self._axes(not self.transposed), self.taps, self.out_size, self.in_size)
 
 
+@functools.lru_cache(maxsize=1024)
+def gathers(conv: Problem) -> tuple[Gather, Gather, int, int]:
+    """The forward and the backward gather, and how many phases each has, worked out once."""
+    forward, backward = conv.forward(), conv.backward()
+    return forward, backward, forward.phase_count, backward.phase_count
+
+
+@functools.lru_cache(maxsize=1024)
 def problem(x: tuple[int, ...], y: tuple[int, ...], taps: tuple[int, ...], geometry: Geometry) -> Problem:
     """Build a `Problem` from the shapes ``[N, C, *space]`` of input and output, the kernel size and the geometry."""
     kernel, stride = as_video(taps, 1), as_video(geometry.stride, 1)

@@ -129,6 +129,7 @@ class Work(NamedTuple):
     gather: Gather | None = None
 
 
+@functools.cache
 def packing(channels: int) -> int:
     """PACK for that many channels: the next power of 2, or 0 if they fill steps of their own."""
     return power_of_2(channels) if channels <= PACK_LIMIT else 0
@@ -171,6 +172,7 @@ def ctas_per_sm(tile: Tile, work: Work) -> int:
     return max(1, min(by_registers, 227 * 1024 // max(shared_bytes(tile, work), 1)))
 
 
+@functools.lru_cache(maxsize=4096)
 def splits(tile: Tile, work: Work) -> int:
     """Number of split-K programs per tile: enough for two waves, with at least 8 steps each."""
     if not work.splits_depth:
@@ -246,6 +248,7 @@ def gather_block(items: int, gather: Gather) -> tuple[int, int, int]:
     return best_shape if cost(best_shape) < WORTH_RESHAPING * cost(usual) else usual
 
 
+@functools.lru_cache(maxsize=1024)
 def block_shape(items: int, size: tuple[int, ...]) -> tuple[int, int, int]:
     """BT x BH x BW = items: rows of up to 16, then as square as the frame allows, the rest in time.
 

@@ -11,11 +11,27 @@ SOURCE = "cuda_on_cpu/probe_hopper.cu"
 ROUNDS = 3
 
 
-def swizzled(columns: Tensor) -> Tensor:
-    """``[n, 64]``, k innermost (transposed: ``[k, 64]``), with the 16-byte units of row n moved from i to i ^ n % 8."""
-    n = torch.arange(columns.shape[0])[:, None]
-    pieces = columns.reshape(-1, 8, 8)
-    return pieces[n, torch.arange(8) ^ n % 8].reshape(columns.shape)
+GAP = 5  # 16-byte units between planes, so that the two offsets of a descriptor differ
+
+
+class Operand(ctypes.Structure):
+    """`fi::ProbeOperand`."""
+
+    _fields_ = (("data", ctypes.c_void_p), *((n, ctypes.c_int) for n in ("bytes", "along_k", "along_mn", "next_k16")))
+
+
+def core_matrices(rows: Tensor, mn_major: bool) -> tuple[Tensor, Operand]:
+    """``[rounds, mn, k]`` as planes of 16-byte units with a gap after each, and the operand without its address.
+
+    K-major: a plane is eight k, with a unit for each row. MN-major: a plane is eight rows, with a unit for each k.
+    """
+    pieces = rows.mT if mn_major else rows  # a unit is eight adjacent values of the last axis
+    units = pieces.reshape(*pieces.shape[:2], -1, 8).transpose(1, 2)
+    made = torch.full((*units.shape[:2], units.shape[2] + GAP, 8), torch.nan).to(rows.dtype)
+    made[:, :, : units.shape[2]] = units
+    plane = made.shape[2] * 16
+    along_k, along_mn = (128, plane) if mn_major else (plane, 128)
+    return made, Operand(None, made[0].numel() * 2, along_k, along_mn, 256 if mn_major else 2 * plane)
 
 
 def operands(values: str) -> tuple[Tensor, Tensor]:
@@ -37,26 +53,27 @@ def operands(values: str) -> tuple[Tensor, Tensor]:
 
 
 def run(
-    library: ctypes.CDLL, dtype: torch.dtype, device: str, values: str = "random", transposed_b: bool = False
+    library: ctypes.CDLL, dtype: torch.dtype, device: str, values: str = "random", mn_major: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """What the probe gives as a 64 x 128 matrix, its registers put where the PTX manual says, and the exact product.
-
-    transposed_b: the probe of B with n contiguous, which has the first 64 columns.
-    """
+    """What the probe gives as a 64 x 128 matrix, its registers put where the PTX manual says, and the exact product."""
     a, b = (t.to(dtype) for t in operands(values))
-    columns, function = (64, library.fi_probe_transposed_b) if transposed_b else (128, library.fi_probe_wgmma)
-    b = b[:, :columns]
-    packed = torch.stack([swizzled(tile.mT.contiguous() if transposed_b else tile) for tile in b]).to(device)
-    there, registers = a.to(device), torch.full((128, columns // 8, 4), torch.nan, device=device)
-    pointers = [ctypes.c_void_p(t.data_ptr()) for t in (there, packed, registers)]
-    status = function(int(dtype == torch.float16), *pointers[:2], ROUNDS, pointers[2], None)
+    given, kept = [], []
+    for factor in (a.expand(ROUNDS, 64, 64), b):
+        made, operand = core_matrices(factor, mn_major)
+        kept.append(made.to(device))
+        operand.data = kept[-1].data_ptr()
+        given.append(ctypes.byref(operand))
+    registers = torch.full((128, 16, 4), torch.nan, device=device)
+    status = library.fi_probe_wgmma(
+        int(dtype == torch.float16), int(mn_major), *given, ROUNDS, ctypes.c_void_p(registers.data_ptr()), None
+    )
     assert status == 0
     if device != "cpu":
         torch.cuda.synchronize()
-    thread, n, i = torch.meshgrid(torch.arange(128), torch.arange(columns // 8), torch.arange(4), indexing="ij")
+    thread, n, i = torch.meshgrid(torch.arange(128), torch.arange(16), torch.arange(4), indexing="ij")
     row = thread // 32 * 16 + thread % 32 // 4 + i // 2 * 8
     column = n * 8 + thread % 4 * 2 + i % 2
-    found = torch.full((64, columns), torch.nan)
+    found = torch.full((64, 128), torch.nan)
     found[row, column] = registers.cpu()
     return found, a.double() @ b.double().sum(0).mT
 

@@ -21,17 +21,21 @@ from fastinpaint.testing.rule import check, double
 from tests.ops.cuda.small_cases import DTYPES, Conv, conv_inputs, moved
 from tools.verify import emulated
 
-# The paper's layers with 256 and 512 channels, with fewer channels here, and with tails of tiles, channels and sources.
+# The paper's wide layers with fewer channels, and with tails of tiles, channels, sources and units.
 CASES = {
     "3x3": Conv((9, 17), (72,), (False,), 136, (3, 3), (1, 1), (1, 1), (1, 1)),
     "two sources": Conv((9, 18), (136, 64), (True, False), 72, (3, 3), (1, 1), (1, 1), (1, 1)),
     "dilation 2": Conv((9, 17), (72,), (False,), 64, (3, 3), (1, 1), (2, 2), (2, 2)),
     "dilation 4": Conv((9, 17), (64,), (True,), 72, (3, 3), (1, 1), (4, 4), (4, 4)),
     "dilation 8": Conv((9, 17), (72,), (False,), 64, (3, 3), (1, 1), (8, 8), (8, 8)),
+    "dilation 16": Conv((20, 24), (72,), (False,), 64, (3, 3), (1, 1), (16, 16), (16, 16)),
+    "odd channels": Conv((4, 6), (70, 3), (False, True), 61, (3, 3), (1, 1), (1, 1), (1, 1)),
+    "5x5": Conv((6, 10), (8,), (False,), 16, (5, 5), (1, 1), (2, 2), (1, 1)),
     "stride 2": Conv((17, 34), (64, 8), (True, False), 72, (3, 3), (2, 2), (1, 1), (1, 1)),
     "transposed": Conv((9, 10), (72, 8), (False, True), 64, (4, 4), (2, 2), (1, 1), (1, 1), True),
     "3d, dilation 4": Conv((3, 6, 7), (72,), (False,), 72, (3, 3, 3), (1, 1, 1), (1, 4, 4), (1, 4, 4)),
     "3d, transposed": Conv((3, 5, 6), (72,), (False,), 8, (4, 4, 4), (1, 2, 2), (2, 1, 1), (1, 1, 1), True),
+    "3d, frames alone": Conv((3, 4, 6), (8,), (False,), 16, (3, 1, 1), (1, 1, 1), (1, 0, 0), (1, 1, 1)),
     "large mean": Conv((8, 16), (64,), (False,), 64, (3, 3), (1, 1), (1, 1), (1, 1), mean=1e3),
     "several tiles": Conv((8, 32), (256,), (True,), 320, (3, 3), (1, 1), (1, 1), (1, 1)),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from tools.inspect import sass
@@ -12,8 +13,8 @@ from tools.verify import emulated
 DTYPES = ("bf16", "half")
 
 
-def compiled(source: str, kernel: str, folder: Path) -> str:
-    """The SASS of a source for sm_90a, once ptxas has no complaint of the kernel.
+def compiled(source: str, kernel: str, sizes: Sequence[int], folder: Path) -> str:
+    """The SASS of a source for sm_90a, once ptxas has no complaint of the kernel in each dtype and size.
 
     Raises:
         AssertionError: ptxas warns that wgmma are serialised, a kernel spills or lacks an instruction that it needs.
@@ -26,7 +27,7 @@ def compiled(source: str, kernel: str, folder: Path) -> str:
     assert not re.findall(r".*(?:C75\d\d|serialized|Performance Loss).*", report)
     assert not re.findall(r".*[1-9]\d* bytes (?:spill|stack).*", report)
     kernels = [found for found in sass.kernels(made) if found.name.startswith(kernel)]
-    assert [found.name for found in kernels] == [f"{kernel}<{dtype}>" for dtype in DTYPES]
+    assert {found.name for found in kernels} == {f"{kernel}<{d}, {n}>" for d in DTYPES for n in sizes}
     assert not [complaint for found in kernels if (complaint := found.complaint())]
     listing = subprocess.run([str(sass.cuobjdump()), "-sass", str(made)], capture_output=True, text=True, check=True)
     return listing.stdout

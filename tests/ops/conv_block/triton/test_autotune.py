@@ -10,26 +10,25 @@ import pytest
 import torch
 from triton.runtime.errors import OutOfResources
 
-from fastinpaint.ops.conv_block.triton import autotune
-from fastinpaint.ops.conv_block.triton import tiles as launch
+from fastinpaint.ops.conv_block.triton import autotune, tiles
 from fastinpaint.ops.dispatch import triton_support
 
-WORK = launch.Work(rows=32768, columns=256, depth=2304, operands=(1, 1), itemsize=2)
+WORK = tiles.Work(rows=32768, columns=256, depth=2304, operands=(1, 1), itemsize=2)
 
 
-NEAR = autotune.shortlist(launch.GATHER_TILES, WORK)
-ALL = launch.candidates(launch.GATHER_TILES + launch.MEASURED_ONLY["fwd"], WORK)
+NEAR = autotune.shortlist(tiles.GATHER_TILES, WORK)
+ALL = tiles.candidates(tiles.GATHER_TILES + tiles.MEASURED_ONLY["fwd"], WORK)
 
 
 class Kernel:
     """A pass with fake times per tile. Records what is run and timed."""
 
-    def __init__(self, slow: dict[launch.Tile, float] | None = None) -> None:
+    def __init__(self, slow: dict[tiles.Tile, float] | None = None) -> None:
         self.slow, self.ran, self.timed = slow or {}, [], []
-        self.wrong: set[launch.Tile] = set()
-        self.broken: set[launch.Tile] = set()
+        self.wrong: set[tiles.Tile] = set()
+        self.broken: set[tiles.Tile] = set()
 
-    def run(self, tile: launch.Tile) -> list[torch.Tensor]:
+    def run(self, tile: tiles.Tile) -> list[torch.Tensor]:
         if tile in self.broken:
             raise OutOfResources(300_000, 232_448, "shared memory")
         self.ran.append(tile)
@@ -40,8 +39,8 @@ class Kernel:
         self.timed.append(tile)
         return self.slow.get(tile, 1.0)
 
-    def choose(self, shape=(1,)) -> launch.Tile:
-        return autotune.choose("fwd", launch.GATHER_TILES, WORK, shape, self.run)
+    def choose(self, shape=(1,)) -> tiles.Tile:
+        return autotune.choose("fwd", tiles.GATHER_TILES, WORK, shape, self.run)
 
 
 @pytest.fixture
@@ -76,7 +75,7 @@ def kernel(monkeypatch):
 def test_the_first_call_of_a_shape_measures_a_few_and_remembers_on_disk(memory, kernel, forget):
     assert 1 < len(NEAR) <= autotune.FEW < len(ALL)
     kernel.slow = {NEAR[-1]: 0.5}
-    assert kernel.choose() == NEAR[-1] != launch.best(launch.GATHER_TILES, WORK)
+    assert kernel.choose() == NEAR[-1] != tiles.best(tiles.GATHER_TILES, WORK)
     assert set(kernel.timed) == set(NEAR)
     forget()
     ran = len(kernel.ran)
@@ -92,7 +91,7 @@ def test_tuning_measures_all_that_fit_even_what_a_first_call_has_measured(memory
     kernel.choose()
     monkeypatch.setenv("FASTINPAINT_TUNE", "1")
     kernel.timed, kernel.slow = [], {ALL[-1]: 0.5}
-    assert kernel.choose() == ALL[-1] == launch.MEASURED_ONLY["fwd"][-1]
+    assert kernel.choose() == ALL[-1] == tiles.MEASURED_ONLY["fwd"][-1]
     assert set(kernel.timed) == set(ALL)
     forget()
     kernel.timed = []
@@ -106,7 +105,7 @@ def test_tuning_measures_all_that_fit_even_what_a_first_call_has_measured(memory
 def test_nothing_is_measured_while_a_graph_is_recorded(memory, kernel, monkeypatch):
     with monkeypatch.context() as recording:
         recording.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-        assert kernel.choose() == launch.best(launch.GATHER_TILES, WORK)
+        assert kernel.choose() == tiles.best(tiles.GATHER_TILES, WORK)
     assert kernel.ran == []
     assert not memory.exists()
     kernel.slow = {NEAR[-1]: 0.5}
@@ -122,7 +121,7 @@ def test_a_flag_for_the_same_choice_everywhere_beats_memory(memory, kernel, monk
     else:
         monkeypatch.setenv("FASTINPAINT_TUNE", "0")
     kernel.ran = []
-    assert kernel.choose() == kernel.choose(shape=(3,)) == launch.best(launch.GATHER_TILES, WORK)
+    assert kernel.choose() == kernel.choose(shape=(3,)) == tiles.best(tiles.GATHER_TILES, WORK)
     assert kernel.ran == []
 
 
@@ -136,13 +135,13 @@ def test_tiles_that_err_or_do_not_launch_are_left_out(memory, kernel, caplog, mo
     assert "gives another result" in caplog.text
     assert "is left out: out of resource: shared memory" in caplog.text
     kernel.broken = set(ALL)
-    assert kernel.choose(shape=(2,)) == launch.best(launch.GATHER_TILES, WORK)
+    assert kernel.choose(shape=(2,)) == tiles.best(tiles.GATHER_TILES, WORK)
 
 
 def test_if_all_have_8_warps_a_tile_of_4_is_the_baseline(memory, kernel, caplog):
     """It is run but not timed, and chosen only if all others differ from it."""
     assert {tile.num_warps for tile in NEAR} == {8}
-    judge = autotune.baseline_tile(launch.GATHER_TILES, WORK)
+    judge = autotune.baseline_tile(tiles.GATHER_TILES, WORK)
     assert judge.num_warps == 4
     first, *rest = NEAR
     kernel.slow, kernel.wrong = {first: 0.1}, {first}
@@ -159,9 +158,9 @@ def test_if_all_have_8_warps_a_tile_of_4_is_the_baseline(memory, kernel, caplog)
 @pytest.mark.parametrize("warps", [4, 8])
 def test_a_single_tile_is_compared_too(memory, kernel, monkeypatch, warps):
     lone = next(tile for tile in ALL if tile.num_warps == warps)
-    judge = autotune.baseline_tile(launch.GATHER_TILES, WORK)
+    judge = autotune.baseline_tile(tiles.GATHER_TILES, WORK)
     lone = judge if warps == 4 else lone
-    monkeypatch.setattr(autotune, "shortlist", lambda tiles, work: [lone])
+    monkeypatch.setattr(autotune, "shortlist", lambda available, work: [lone])
     kernel.wrong = {lone}
     assert kernel.choose() == judge
     assert kernel.ran == ([] if warps == 4 else [judge, lone])
@@ -169,7 +168,7 @@ def test_a_single_tile_is_compared_too(memory, kernel, monkeypatch, warps):
 
 def test_maps_that_are_not_finite_leave_the_models_choice(memory, kernel):
     kernel.run = lambda tile: [torch.full((4,), torch.nan)]
-    assert kernel.choose() == launch.best(launch.GATHER_TILES, WORK)
+    assert kernel.choose() == tiles.best(tiles.GATHER_TILES, WORK)
 
 
 def test_importing_asks_no_device():
@@ -191,11 +190,11 @@ def test_importing_asks_no_device():
 @pytest.mark.parametrize("operands", [(1, 1), (2, 1), (2, 2)])
 @pytest.mark.parametrize("columns", [3, 16, 64, 256, 512])
 def test_every_pass_has_a_tile_that_fits(columns, operands, itemsize):
-    for tiles, splits in ((launch.GATHER_TILES, False), (launch.WGRAD_TILES, True)):
+    for available, splits in ((tiles.GATHER_TILES, False), (tiles.WGRAD_TILES, True)):
         for rows in (3, 64, 8192):
-            work = launch.Work(rows, columns, 2304, operands, itemsize, splits)
-            tile = min(launch.candidates(tiles, work), key=lambda t: launch.expected_seconds(t, work))
-            assert launch.shared_bytes(tile, work) <= launch.SHARED_BUDGET
+            work = tiles.Work(rows, columns, 2304, operands, itemsize, splits)
+            tile = min(tiles.candidates(available, work), key=lambda t: tiles.expected_seconds(t, work))
+            assert tiles.shared_bytes(tile, work) <= tiles.SHARED_BUDGET
             assert tile.n <= max(16, 2 * columns)
 
 
@@ -210,8 +209,10 @@ def test_the_models_choice_of_8_warps_is_compared_once(memory, kernel, monkeypat
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     triton_support._shared_of.cache_clear()
-    monkeypatch.setattr(launch, "best", lambda tiles, work: tiles[0])  # interpreted, conftest chooses narrow ones
-    model, judge = launch.best(launch.GATHER_TILES, WORK), autotune.baseline_tile(launch.GATHER_TILES, WORK)
+    monkeypatch.setattr(
+        tiles, "best", lambda available, work: available[0]
+    )  # interpreted, conftest chooses narrow ones
+    model, judge = tiles.best(tiles.GATHER_TILES, WORK), autotune.baseline_tile(tiles.GATHER_TILES, WORK)
     assert kernel.choose() == kernel.choose() == model
     assert kernel.ran == [judge, model]
     kernel.wrong = {model}

@@ -8,8 +8,7 @@ import torch
 from fastinpaint.ops.activation import triton_launch as activation_launch
 from fastinpaint.ops.conv_block import reference
 from fastinpaint.ops.conv_block import triton as ours
-from fastinpaint.ops.conv_block.triton import autotune
-from fastinpaint.ops.conv_block.triton import tiles as launch
+from fastinpaint.ops.conv_block.triton import autotune, tiles
 from fastinpaint.testing.rule import check_all, check_grads, double
 from tests.ops.triton.cases import CASES, DEVICE, Case, inputs
 
@@ -65,19 +64,19 @@ def test_a_bias_needs_no_gradient_of_the_weight(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("wgrad", [launch.WGRAD_TILES[0], launch.MEASURED_ONLY["wgrad"][0]], ids=["model", "measured"])
+@pytest.mark.parametrize("wgrad", [tiles.WGRAD_TILES[0], tiles.MEASURED_ONLY["wgrad"][0]], ids=["model", "measured"])
 @pytest.mark.parametrize("name", ["2d-concat", "2d-wide-output-in-two-blocks", "3d-dilated-dead-taps"])
 def test_the_largest_tiles(name, wgrad, dtype, monkeypatch):
     """Tiles of 8 warps have epilogues in quarters. Flattened loops over taps were reported to miscompile there."""
     used = []
 
-    def largest(tiles, work):
-        tile = wgrad if work.splits_depth else tiles[0]
-        used.append(tile._replace(k=max(launch.MIN_K, tile.k * 2 // work.itemsize)))
+    def largest(available, work):
+        tile = wgrad if work.splits_depth else available[0]
+        used.append(tile._replace(k=max(tiles.MIN_K, tile.k * 2 // work.itemsize)))
         return used[-1]
 
     monkeypatch.setattr(autotune, "_chosen", {})
     monkeypatch.setenv("FASTINPAINT_TUNE", "0")
-    monkeypatch.setattr(launch, "best", largest)
+    monkeypatch.setattr(tiles, "best", largest)
     run(CASES[name], dtype)
     assert {(t.m, t.n, t.num_warps) for t in used} == {(128, 256, 8), (*wgrad[:2], 8)}

@@ -1,0 +1,146 @@
+"""Torch's convolutions over deferred activations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from fastinpaint.nn.deferred import Deferred, defer, parts_of
+from fastinpaint.nn.deferred_tensor import DeferredTensor, deferred_of
+from fastinpaint.nn.layer import Map, _Layer
+from fastinpaint.nn.observed import unobserved
+from fastinpaint.nn.padded import Padded
+from fastinpaint.nn.pending_conv import PendingConv, waiting
+from fastinpaint.nn.plans import Plan, Plans, is_light
+from fastinpaint.nn.raw import Part, Raw
+from fastinpaint.ops.activation.checks import DTYPES
+from fastinpaint.ops.conv_block import checks
+from fastinpaint.ops.conv_block.zero_padding import absorbed
+from fastinpaint.ops.dispatch.fast_path import autocasts
+from fastinpaint.ops.types import Geometry
+
+
+class _Conv(_Layer, _ConvNd):
+    """A convolution that waits until it is known whether batch statistics of its result are wanted."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The short way of an unobserved call, by the layer's plan. Every other call takes `forward`."""
+        parameters = self.__dict__["_parameters"]
+        # a scripted layer has something else in its place; a parametrization computes the weight
+        weight = parameters.get("weight") if type(parameters) is dict else None
+        if weight is None or len(args) != 1 or kwargs or not unobserved(self):
+            return super().__call__(*args, **kwargs)
+        (input,) = args
+        kind = type(input)
+        if kind is DeferredTensor:
+            parts: Any = input._parts
+            first = parts[0].raw
+            shape = first.shape if len(parts) == 1 else input.shape
+        elif kind is Tensor and not self._fastinpaint_follows:
+            parts, first, shape = None, input, input.shape
+        else:
+            return super().__call__(*args)
+        dtype, device = weight.dtype, weight.device
+        alike = first.dtype == dtype and first.device == device and dtype in DTYPES
+        if not alike and not _same_kind(input, weight):
+            return super().__call__(*args)
+        bias = parameters.get("bias")
+        plans = self.__dict__.get("_fastinpaint_plans")
+        plan = None if plans is None else plans.get(shape)
+        question = (
+            weight.shape, None if bias is None else bias.shape, self.stride, self.padding, self.dilation, self.groups,
+            self.padding_mode,
+        )  # fmt: skip
+        if plan is None or plan.question != question:
+            plan = self._plan(input, weight, bias, question)
+            if plan is None:
+                return super().__call__(*args)
+        if plan.light and self._fastinpaint_accelerated and not torch.is_grad_enabled():
+            return self._by_torch(input)
+        parts = (Part(Raw(input)),) if parts is None else input.parts()
+        part = parts[0]
+        if part.raw.x is None or len(parts) > 1 or part.addend is not None:
+            for raw in waiting(parts):  # here, not layers deep
+                apply, arguments = raw.prepare()
+                raw.finish(arguments, apply(*arguments))
+        options = self._fastinpaint
+        pending = PendingConv(parts, weight, bias, plan.geometry, options, plan.shape, plan.calls)
+        return deferred_of(Part(pending), options)
+
+    def _plan(self, input: Map, weight: Tensor, bias: Tensor | None, question: tuple[Any, ...]) -> Plan | None:
+        """The plan for inputs of this shape; None where only torch's own layer can give the result."""
+        shape = input.shape
+        if self.padding_mode != "zeros" or len(shape) != weight.dim():
+            return None
+        geometry = geometry_of(self, input)
+        if min(geometry.output_padding) < 0:
+            return None
+        result = torch.Size(checks.check_weight(shape, weight, bias, geometry))
+        plan = Plan(question, geometry, result, is_light(result, weight.device, self._fastinpaint.backend))
+        return self.__dict__.setdefault("_fastinpaint_plans", Plans()).keep(shape, plan)
+
+    def _fused(self, input: Map, output_size: list[int] | None = None) -> Any:
+        # each is read once: a parametrization computes it
+        shape, weight, bias, options = input.shape, self.weight, self.bias, self._fastinpaint
+        if self.padding_mode != "zeros" or len(shape) != weight.dim() or not _same_kind(input, weight):
+            return NotImplemented
+        geometry = geometry_of(self, input, output_size)
+        if min(geometry.output_padding) < 0:
+            return NotImplemented  # which has an error for that
+        result = torch.Size(checks.check_weight(shape, weight, bias, geometry))
+        parts, geometry = _without_zeros(input, geometry)
+        return defer(Deferred, [Part(PendingConv(parts, weight, bias, geometry, options, result))], options)
+
+
+def geometry_of(conv: _ConvNd, input: Map | None = None, output_size: list[int] | None = None) -> Geometry:
+    """A convolution's geometry; input is asked for its sizes where the wanted output_size is given."""
+    padding: Sequence[int] = conv.padding  # type: ignore[assignment]
+    if isinstance(padding, str):  # torch keeps "same" in numbers, from the last axis to the first
+        padding = tuple(conv._reversed_padding_repeated_twice[-2::-2])
+    axes = len(conv.kernel_size)
+    output_padding: Sequence[int] = (0,) * axes
+    if isinstance(conv, _ConvTransposeNd):
+        stride, kernel, dilation = list(conv.stride), list(conv.kernel_size), list(conv.dilation)
+        output_padding = conv._output_padding(input, output_size, stride, list(padding), kernel, axes, dilation)  # type: ignore[arg-type]
+    return Geometry(
+        tuple(conv.stride), tuple(padding), tuple(conv.dilation), tuple(output_padding), conv.transposed, conv.groups
+    )
+
+
+def _without_zeros(input: Map, geometry: Geometry) -> tuple[tuple[Part, ...], Geometry]:
+    """What the convolution loads, and its geometry, which includes zeros around the input where it can."""
+    if isinstance(input, Padded) and (apart := input.apart()) is not None:
+        parts, around = apart
+        found = absorbed(geometry, around)
+        if not isinstance(found, str):
+            return parts, found
+    return parts_of(input), geometry
+
+
+def _same_kind(input: Map, weight: Tensor) -> bool:
+    """Whether input and weight have, or autocast will give them, one dtype that the op takes, on one device."""
+    if input.device != weight.device or weight.dtype not in DTYPES:
+        return False
+    if autocasts(weight.device) and torch.float64 not in (weight.dtype, input.dtype):
+        return input.dtype in DTYPES
+    return input.dtype == weight.dtype
+
+
+class Conv2d(_Conv, nn.Conv2d):
+    """``torch.nn.Conv2d`` over deferred activations."""
+
+
+class Conv3d(_Conv, nn.Conv3d):
+    """``torch.nn.Conv3d`` over deferred activations."""
+
+
+class ConvTranspose2d(_Conv, nn.ConvTranspose2d):
+    """``torch.nn.ConvTranspose2d`` over deferred activations."""
+
+
+class ConvTranspose3d(_Conv, nn.ConvTranspose3d):
+    """``torch.nn.ConvTranspose3d`` over deferred activations."""

@@ -1,0 +1,52 @@
+"""Functions of torch whose result stays deferred: ReLU, addition, and concatenation over the channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastinpaint.nn.deferred import HANDLERS, Deferred, defer, parts_of
+
+
+def _relu(input: Deferred, inplace: bool = False) -> Any:
+    return input.relu_() if inplace else input.relu()
+
+
+def _add(input: Any, other: Any, *, alpha: float = 1, out: Tensor | None = None) -> Any:
+    if alpha != 1 or out is not None:
+        return NotImplemented
+    return input.plus(other) if isinstance(input, Deferred) else other.plus(input)
+
+
+def _cat(tensors: Sequence[Any], dim: int = 0, *, axis: int | None = None, out: Tensor | None = None) -> Any:
+    """Concatenation of maps of one dtype over the channels stays deferred."""
+    first, dim = tensors[0], dim if axis is None else axis
+    alike = all(t.dim() == first.dim() and t.dtype == first.dtype and t.device == first.device for t in tensors)
+    if out is not None or not alike or first.dim() not in (4, 5) or dim not in (1, 1 - first.dim()):
+        return NotImplemented
+    if any((*t.shape[:1], *t.shape[2:]) != (*first.shape[:1], *first.shape[2:]) for t in tensors):
+        return NotImplemented
+    options = next(t._options for t in tensors if isinstance(t, Deferred))
+    return defer(Deferred, [part for t in tensors for part in parts_of(t)], options)
+
+
+HANDLERS.update(
+    {
+        F.relu: _relu,
+        torch.relu: _relu,
+        Tensor.relu: _relu,
+        torch.relu_: lambda input: input.relu_(),
+        Tensor.relu_: lambda input: input.relu_(),
+        torch.add: _add,
+        Tensor.add: _add,
+        Tensor.__add__: _add,
+        Tensor.__radd__: _add,
+        torch.cat: _cat,
+        torch.concat: _cat,
+        torch.concatenate: _cat,
+    }
+)

@@ -1,0 +1,155 @@
+"""The search on made-up costs: which plans it proposes, and how it decides between measured ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pytest
+from torch import nn
+
+import fastinpaint
+from fastinpaint.acceleration import select
+from fastinpaint.acceleration.finals import Candidate, Goal, decide
+from fastinpaint.acceleration.links import Links
+from fastinpaint.acceleration.plan import DEFAULT, LOW, STOCK, Plan
+from fastinpaint.acceleration.trial import Trial
+from tests.accelerate.slow_layers import clock, image
+
+__all__ = ["clock"]  # a fixture
+MIB = 2**20
+
+
+def plan(name: str) -> Plan:
+    return Plan(fused={name: DEFAULT})
+
+
+def candidate(name: str, measured: float, kept: int) -> Candidate:
+    return Candidate(Trial(plan(name), measured, kept=kept), {name: DEFAULT}, name)
+
+
+class Timings:
+    """A runner whose steps take what a table says, give or take a noise of every plan's own."""
+
+    training = True
+
+    def __init__(self, seconds: list[tuple[Plan, float]], noise: float) -> None:
+        self.seconds, self.noise, self.turn = seconds, noise, 0
+
+    def alternate(self, plans: Sequence[Plan], turns: int, within: int = 1) -> list[list[float]]:
+        taken = [[next(s for known, s in self.seconds if known == plan)] * turns for plan in plans]
+        for turn in range(turns):
+            self.turn += 1
+            for i in range(len(plans)):
+                taken[i][turn] *= 1 + self.noise * (-1) ** (self.turn // (1 + i % 2))
+        return taken
+
+
+def winner(table: dict[str, tuple[float, float, int]], objective: str = "speed", noise: float = 0.0) -> str:
+    """The choice from {name: (seconds when first measured, seconds in turns, MiB)}. One of them is "stock"."""
+    plans = [(Plan(False) if name == "stock" else plan(name), seconds) for name, (_, seconds, _) in table.items()]
+    stock = Trial(Plan(False), table["stock"][0], kept=table["stock"][2] * MIB)
+    ours = [candidate(name, first, kept * MIB) for name, (first, _, kept) in table.items() if name != "stock"]
+    return decide(Timings(plans, noise), {False: stock}, ours, Goal(objective)).name  # type: ignore[arg-type]
+
+
+def test_a_plan_that_a_disturbance_made_slow_is_timed_again() -> None:
+    """The wholly fused model came out slower than three mixed plans when it was first measured."""
+    table = {"stock": (1.2, 1.2, 600), "whole": (1.09, 0.9, 200), "a": (1.0, 1.0, 450), "b": (1.02, 1.0, 350)}
+    assert winner(table | {"c": (1.03, 1.01, 460)}) == "whole"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "noise", "expected"),
+    [
+        (1.008, 0.0, "small"),  # within 1 %, which no timing tells apart
+        (1.02, 0.0, "fast"),  # exact timings tell 2 % apart
+        (1.02, 0.02, "small"),  # noisy ones do not
+        (1.04, 0.05, "fast"),  # but 4 % is never a tie
+    ],
+)
+def test_fewer_kept_bytes_decide_where_the_times_are_equal(seconds: float, noise: float, expected: str) -> None:
+    table = {"stock": (1.2, 1.2, 300), "fast": (1.0, 1.0, 250), "small": (seconds, seconds, 200)}
+    assert winner(table, noise=noise) == expected
+
+
+def test_a_tie_with_stock_goes_to_fewer_bytes_but_never_to_a_slower_model() -> None:
+    table = {"stock": (1.0, 1.0, 300), "small": (1.01, 1.01, 200)}
+    assert winner(table, noise=0.01) == "small"
+    assert winner(table | {"small": (1.0, 1.035, 200)}, noise=0.05) == "stock"
+    assert winner(table | {"small": (0.9, 0.9, 301)}) == "stock"  # speed never keeps more
+
+
+def test_nearly_equal_bytes_do_not_decide() -> None:
+    assert winner({"stock": (1.2, 1.2, 300), "fast": (1.0, 1.0, 201), "small": (1.009, 1.009, 200)}) == "fast"
+
+
+def costs(stock: Sequence[float], fused: Sequence[float], low: bool = False, per_byte: float = 0.0) -> select.Costs:
+    """Costs of a row of convolutions that keep two maps of 1 MiB each stock, one fused, and none in the tier low."""
+    order = [str(i) for i in range(len(stock))]
+    links = Links(order, result_bytes=dict.fromkeys(order, MIB), readers={name: {"Conv2d"} for name in order})
+    trials = {}
+    for tier, seconds, maps in ((STOCK, stock, 2), (DEFAULT, fused, 1), (LOW, [2 * s for s in fused], 0)):
+        if tier != LOW or low:
+            parts, kept = dict(zip(order, seconds, strict=True)), dict.fromkeys(order, maps * MIB)
+            forward = {name: s / 3 for name, s in parts.items()}
+            trials[tier] = Trial(Plan(), sum(seconds), parts, forward, sum(kept.values()), kept)
+    return select.Costs(trials, links, per_byte)
+
+
+def fused_parts(tiers: select.Tiers) -> str:
+    return "".join(name for name, tier in tiers.items() if tier != STOCK)
+
+
+def test_the_fastest_parts_count_the_maps_at_their_boundaries() -> None:
+    stock, fused = [3, 1, 3, 1, 3, 1], [1, 2, 1, 2, 1, 2]
+    assert fused_parts(select.cheapest(costs(stock, fused))) == "024"
+    assert fused_parts(select.cheapest(costs(stock, fused, per_byte=2 / MIB))) == "012345"
+
+
+def test_boundaries_are_fitted_to_a_measured_plan() -> None:
+    """Three boundaries took six seconds more than the parts say, so a plan of fewer boundaries is proposed."""
+    known = costs([3, 1, 3, 1, 3, 1], [1, 2, 1, 2, 1, 2])
+    tiers = select.cheapest(known)
+    mixed = Trial(Plan(), parts={"0": 3.0, "1": 1.0, "2": 3.0, "3": 1.0, "4": 3.0, "5": 1.0})
+    found = select.fitted(known, tiers, mixed)
+    assert found.second_per_byte == pytest.approx(2 / MIB)
+    assert fused_parts(select.cheapest(found)) == "012345"
+
+
+def test_plans_are_proposed_from_the_fastest_to_the_smallest() -> None:
+    found = select.priced(costs([3, 1, 3, 1, 3, 1], [1, 1.1, 1, 1.2, 1, 1.4], per_byte=0.01 / MIB))
+    assert fused_parts(found[0].tiers) == "024"
+    assert fused_parts(found[-1].tiers) == "012345"
+    assert all(a.seconds <= b.seconds and a.kept > b.kept for a, b in pairwise(found))
+    assert {"01234"} <= {fused_parts(option.tiers) for option in found}
+
+
+def test_maps_are_computed_again_in_segments() -> None:
+    """Of 16 maps, all kept take 16 MiB, and all computed again at once hold 16; four segments hold 3 + 4 or so."""
+    known = costs([3.0] * 16, [1.0] * 16, low=True)
+    whole = {tier: known.of(dict.fromkeys(known.links.order, tier)).kept / MIB for tier in (STOCK, DEFAULT, LOW)}
+    assert whole == {STOCK: 32, DEFAULT: 16, LOW: 16}
+    best = min(select.options(known), key=lambda option: option.kept)
+    assert best.kept <= 7 * MIB
+    assert list(best.tiers.values()).count(DEFAULT) >= 2
+
+
+def test_memory_keeps_fewer_bytes_than_either_tier_alone() -> None:
+    def chain() -> nn.Sequential:
+        layers = [(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()) for _ in range(12)]
+        return nn.Sequential(*(module for layer in layers for module in layer))
+
+    x = image(2, 8, 32, 32)
+    report = fastinpaint.accelerate(chain(), example=x, objective="memory").fastinpaint_report
+    assert report.before["kept_bytes"] > 24 * x.nbytes
+    assert report.after["kept_bytes"] < 9 * x.nbytes  # 13 with every map kept, 13 with every map computed again
+    assert {layer.choice for layer in report.layers} == {DEFAULT, LOW}
+
+
+@pytest.mark.parametrize("objective", ["speed", "balanced", "memory"])
+def test_choosing_takes_about_thirty_steps(objective: str) -> None:
+    layers = [(nn.Conv2d(8, 8, 3 - 2 * (i % 2), padding=1 - i % 2), nn.BatchNorm2d(8), nn.ReLU()) for i in range(6)]
+    net = nn.Sequential(*(module for layer in layers for module in layer))
+    report = fastinpaint.accelerate(net, example=image(2, 8, 16, 16), objective=objective).fastinpaint_report
+    assert report.cost["steps"] <= 36
