@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -13,10 +14,13 @@ from torch import Tensor, nn
 from fastinpaint.inference.regions import Region, find_regions, whole_frame
 from fastinpaint.inference.settings import DTYPES, Settings
 from fastinpaint.inference.temporal import blend, sliding
+from fastinpaint.inference.trial import helps
 from fastinpaint.models import TwoDCN, complete_frames
 from fastinpaint.propagation import Adaptation, propagate_stream
 
 Pair = tuple[np.ndarray, np.ndarray]
+
+Doubt = TypeVar("Doubt", np.ndarray, Tensor)
 
 KNOWN = 0.8
 """Doubt up to which a network's correction is left out; it counts in full at a doubt of 1. The network sees the video
@@ -74,27 +78,42 @@ def complete_stream(
     adaptation = Adaptation(settings.adapt, notify=notify, progress=progress) if settings.adapt else None
     network = None if model is None else model.eval().to(settings.torch_device())
     if network is not None and not corrects(network):
-        yield from _completed(network, pairs, settings)
+        yield from completed_stream(network, pairs, settings)
         return
 
     def fills(pairs: Iterable[Pair]) -> Iterator[np.ndarray]:
         filled = propagate_stream(pairs, adaptation=adaptation)
         if network is None:
             return (frame for frame, _ in filled)
-        return _completed(network, ((frame, 1 - confidence) for frame, confidence in filled), settings)
+        return completed_stream(network, ((frame, 1 - confidence) for frame, confidence in filled), settings)
 
     yield from _faded(pairs, fills, settings.feather) if settings.feather else fills(pairs)
 
 
-def _completed(model: nn.Module, pairs: Iterable[Pair], settings: Settings) -> Iterator[np.ndarray]:
-    """Frames completed by a network; where its windows overlap, the later one fades in linearly."""
+def completed_stream(model: nn.Module, pairs: Iterable[Pair], settings: Settings) -> Iterator[np.ndarray]:
+    """Frames completed by a network; where its windows overlap, the later one fades in linearly.
+
+    A network that corrects is tried on known pixels of the first window that has much in doubt, and left out of the
+    video where it does not help.
+
+    Args:
+        pairs: frames and masks; for a network that corrects, propagated frames and 1 - confidence.
+    """
     pending: list[np.ndarray] = []
+    use: bool | None = None if corrects(model) else True
     for window, settled in sliding(pairs, settings.frames, settings.stride):
-        done = complete_window(model, window, settings)
+        if use is None and any((doubt > KNOWN).any() for _, doubt in window):
+            use = helps(lambda pairs: complete_window(model, pairs, settings), window)
+        done = complete_window(model, window, settings) if use else [frame for frame, _ in window]
         for index, old in enumerate(pending):
             done[index] = blend(old, done[index], window[index][1] > 0, (index + 1) / (len(pending) + 1))
         yield from done[:settled]
         pending = done[settled:]
+
+
+def weight(doubt: Doubt) -> Doubt:
+    """What a network's correction counts for: ``(doubt - KNOWN) / (1 - KNOWN)``, at least 0."""
+    return ((doubt - KNOWN) / (1 - KNOWN)).clip(0, 1)
 
 
 def corrects(model: nn.Module) -> bool:
@@ -157,8 +176,8 @@ def fill(
     height, width = crops[0].shape[:2]
     enlarged = [cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC) for frame in output]
     if correcting:
-        trust = [((hole - KNOWN) / (1 - KNOWN)).clip(0, 1)[..., None] for hole in holes]
-        enlarged = [f * w + crop / np.float32(255) for f, w, crop in zip(enlarged, trust, crops, strict=True)]
+        changes = [frame * weight(hole)[..., None] for frame, hole in zip(enlarged, holes, strict=True)]
+        enlarged = [change + crop / np.float32(255) for change, crop in zip(changes, crops, strict=True)]
     return [np.rint(frame.clip(0, 1) * 255).astype(np.uint8) for frame in enlarged]
 
 

@@ -70,7 +70,7 @@ class Adaptation:
         held_out = np.zeros_like(hole)
         parts: list[Examples] = []
         for number in bar:
-            hidden = _displaced(hole, rng)
+            hidden = displaced(hole, rng)
             wanted = hidden & ~held_out
             if wanted.any():
                 parts.append(_gather(video, hole, hidden, wanted, starts, rng))
@@ -104,7 +104,7 @@ class Adaptation:
         return slice(start, start + count), copies
 
 
-def _displaced(hole: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def displaced(hole: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The hole moved by the draw that hides most known pixels, bool ``[T, H, W]``, without what is near the hole."""
     height, width = hole.shape[1:]
     reach = np.ones((2 * APART + 1, 2 * APART + 1), np.uint8)

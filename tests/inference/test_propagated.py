@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +26,13 @@ class Corrector(nn.Module):
     def forward(self, video: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         self.seen.append((video, mask))
         return video + 0.1 * mask, video
+
+
+@pytest.fixture(autouse=True)
+def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Corrections are used, whether they help or not."""
+    module = importlib.import_module("fastinpaint.inference.complete")  # the package has a function of that name
+    monkeypatch.setattr(module, "helps", lambda correct, window: True)
 
 
 def clip() -> tuple[np.ndarray, np.ndarray]:

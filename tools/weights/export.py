@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastinpaint.inference.complete import KNOWN
+from fastinpaint.inference.complete import weight
 from fastinpaint.models import TwoDCN, predict_frames
 from fastinpaint.models.preprocess import corrected
 from fastinpaint.models.weights import load_weights, save_weights, weights_info
@@ -29,29 +29,30 @@ from fastinpaint.training.run_folder import RunFolder
 
 FRAMES = 16
 """Frames that `inpaint` shows the network at once."""
-RAISES = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0)
+JUDGED = (0, 6)
+"""Frames of each validation draw that the share is chosen by."""
+RAISES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 
 
 @torch.inference_mode()
 def errors(model: TwoDCN, draw: np.ndarray, size: int) -> list[float]:
-    """The mean error inside the hole of a draw's first frame for each of `RAISES`, 0 to 255."""
+    """The mean error inside the hole of the draw's first frame for each of `RAISES`, 0 to 255."""
     video, doubt = split_channels(seen(draw, 1, size))
     pixels, mask = to_float(
         torch.from_numpy(video.copy())[None], torch.from_numpy(doubt.copy())[None], torch.device("cpu"), 255
     )
     truth, filled = pixels[:, :3], pixels[:, 3:]
     output, hole = predict_frames(model, filled, mask), (mask > 0).expand_as(truth)
-    trust = ((mask - KNOWN) / (1 - KNOWN)).clamp(0, 1)
     found = []
     for raised in RAISES:
         change = corrected(torch.cat([output[:, :3], output[:, 3:] + raised], 1), filled, mask) - filled
-        found.append(255 * float((filled + trust * change - truth)[hole].abs().mean()))
+        found.append(255 * float((filled + weight(mask) * change - truth)[hole].abs().mean()))
     return found
 
 
 def raise_share(model: TwoDCN, draws: PropagatedDraws, size: int) -> dict[float, float]:
     """Raise the bias of the share to the best of `RAISES`; returns the validation error of each."""
-    means = torch.tensor([errors(model, draw, size) for draw in draws]).mean(0).tolist()
+    means = torch.tensor([errors(model, draw[t:], size) for draw in draws for t in JUDGED]).mean(0).tolist()
     last = list(model.layers.values())[-1].get_submodule("conv")
     assert isinstance(last, nn.Conv2d)
     assert last.bias is not None

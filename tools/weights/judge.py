@@ -2,7 +2,8 @@
 
     python -m tools.weights.judge DRAWS SIZE WEIGHTS_OR_RUN ...
 
-Mean error inside the holes, 0 to 255, at the size that the network sees; the first row is the fill itself.
+Mean error inside the holes, 0 to 255, at the size that the network sees, where the correction counts as in `inpaint`.
+The first row is the fill itself.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 
 from fastinpaint.cli.evaluate import labelled
+from fastinpaint.inference.complete import weight
 from fastinpaint.models import TwoDCN, VideoCompletionNet, complete_frames
 from fastinpaint.models.weights import load_weights
 from fastinpaint.training.batches import to_float
@@ -32,7 +34,8 @@ def errors(draw: np.ndarray, models: dict[str, Network]) -> dict[str, float]:
     hole = (mask > 0).expand_as(truth)
     found = {"fill": filled}
     for label, model in models.items():
-        found[label] = complete_frames(model, filled, mask) if isinstance(model, TwoDCN) else model(filled, mask)[0]
+        result = complete_frames(model, filled, mask) if isinstance(model, TwoDCN) else model(filled, mask)[0]
+        found[label] = filled + weight(mask) * (result - filled)
     return {name: 255 * float((result - truth)[hole].abs().mean()) for name, result in found.items()}
 
 

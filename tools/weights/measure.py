@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from fastinpaint.data.holes import HOLE_KINDS, make_holes
-from fastinpaint.inference import Settings, complete
+from fastinpaint.inference import Settings
+from fastinpaint.inference.complete import completed_stream
 from fastinpaint.inference.trained import correction
 from fastinpaint.metrics import border_error, hole_l1, telea, warping_error
 from fastinpaint.metrics.clips import read_clip
@@ -33,13 +32,10 @@ def measure(clips: Path, name: str, kind: str) -> dict[str, dict[str, float]]:
     mask = make_holes(kind, len(video), SIZE, SIZE, np.random.default_rng([0, 0])) > 0
     blank = np.where(mask[..., None], 0, video).astype(np.uint8)
     network, seen = correction()
+    filled = propagate(blank, mask)
     settings = Settings(device="cpu", frames=seen.frames, size=seen.size)
-    fills: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-        "Telea": telea,
-        "propagation": lambda video, mask: propagate(video, mask).video,
-        "with network": partial(complete, network, settings=settings),
-    }
-    results = {label: fill(blank, mask) for label, fill in fills.items()}
+    corrected = completed_stream(network.eval(), zip(filled.video, 1 - filled.confidence, strict=True), settings)
+    results = {"Telea": telea(blank, mask), "propagation": filled.video, "with network": np.stack(list(corrected))}
     return {
         label: {title: found(result, video, mask) for title, found in MEASURES.items()}
         for label, result in results.items()
