@@ -29,7 +29,8 @@ from tools.verify import check
         ("tests/conftest.py", None),
         ("tests/ops/test_that_was_deleted.py", None),
         ("docs/cpu.md", "tests/docs"),
-        ("fastinpaint/acceleration/search.py", "tests/accelerate"),
+        ("fastinpaint/acceleration/search.py", "tests/accelerate/test_search.py"),
+        ("fastinpaint/acceleration/swap.py", "tests/accelerate"),
         ("fastinpaint/files.py", None),
     ],
 )
