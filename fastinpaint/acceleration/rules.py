@@ -33,12 +33,12 @@ RULES = (
     Rule(
         lambda conv: conv.groups > 1,
         False,
-        "grouped or depthwise: with all layers fused YOLO11n ran at 0.92, EfficientNet-B0 at 1.06; only a measurement tells",
+        "grouped or depthwise: with all layers fused YOLO11n ran at 0.92, EfficientNet-B0 at 1.06; a measurement tells",
     ),
     Rule(
         lambda conv: max(conv.kernel_size) == 1,
         False,
-        "1x1: with all layers fused DenseNet-121 ran at 0.97, ResNet-50 at 1.07; only a measurement tells",
+        "1x1: with all layers fused DenseNet-121 ran at 0.97, ResNet-50 at 1.07; a measurement tells",
     ),
     Rule(lambda conv: conv.transposed, True, "transposed: own kernels, 2.0 times on the paper's network"),
     Rule(
