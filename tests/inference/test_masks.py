@@ -240,7 +240,7 @@ def test_a_box_moves_linearly_between_its_key_frames_and_is_gone_outside_them():
 
 @pytest.mark.parametrize(
     ("boxes", "message"),
-    [(["0,0,5,5@1"], "key frame of a moving box, which needs at least two"), (["0,0,5,5@1", "1,1,5,5@1"], "two are at 1 s")],
+    [(["0,0,5,5@1"], "a moving box, which needs at least two"), (["0,0,5,5@1", "1,1,5,5@1"], "two are at 1 s")],
 )
 def test_key_frames_that_make_no_path_are_refused(boxes, message):
     with pytest.raises(UserError, match=message):
