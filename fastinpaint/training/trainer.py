@@ -75,7 +75,10 @@ class Trainer:
             tensorboard_writer()  # fails before anything is written if TensorBoard is missing
         self.samples = self._samples("train")
         self.validation: Sequence[np.ndarray] = self._samples("val") if config.validate_every else []
-        self.batches = (DrawBatches if config.model.corrects else TrainBatches)(self.samples, config, world)
+        if isinstance(self.samples, PropagatedDraws):
+            self.batches: TrainBatches = DrawBatches(self.samples, config, world)
+        else:
+            self.batches = TrainBatches(self.samples, config, world)
         self.phases = phases_of(config)
         self._require_memory()
         torch.manual_seed(config.seed)

@@ -129,17 +129,17 @@ def measure(clips: Path, work: Path, name: str, kind: str) -> Scores:
         telea(blank, mask),
         nearest_in_time(blank, mask),
         plain.video,
-        _corrected(plain, 0),
-        _corrected(adapted, ADAPT),
+        _corrected(plain),
+        _corrected(adapted),
     )
     return {"source": _figures(video, video, mask)} | {
         title: _figures(fill, video, mask) for title, fill in zip(FILLS, fills, strict=True)
     }
 
 
-def _corrected(filled: Filled, adapt: int) -> np.ndarray:
+def _corrected(filled: Filled) -> np.ndarray:
     network, seen = _network()
-    settings = Settings(device="cpu", frames=seen.frames, size=seen.size, adapt=adapt)
+    settings = Settings(device="cpu", frames=seen.frames, size=seen.size)
     frames = completed_stream(network, zip(filled.video, 1 - filled.confidence, strict=True), settings)
     return np.stack(list(frames))
 

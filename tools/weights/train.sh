@@ -20,5 +20,5 @@ train() {  # NAME STEPS OPTION...
         --log-every 100 --save-every 500 "$@" "${resume[@]}"
 }
 train first 16000 --validate-every 500
-train run 16000 --validate-every 1000 --start "$work/first/last.safetensors" --fresh 0.75 --average 0.999
+train run 15000 --validate-every 1000 --start "$work/first/last.safetensors" --fresh 0.75 --average 0.999
 python -m tools.weights.export "$work/run" "$work/draws" fastinpaint/inference/correction.safetensors docs/results/correction.json
