@@ -52,7 +52,13 @@ struct Planned {
 };
 
 Taps taps_of(const void* weight, const int64_t* strides) {
-  return {static_cast<float*>(const_cast<void*>(weight)), strides[0], strides[1], strides[2], strides[3], strides[4]};
+  return {static_cast<float*>(const_cast<void*>(weight)),
+          strides[0],
+          strides[1],
+          strides[2],
+          strides[3],
+          strides[4],
+          Dtype::float32};
 }
 
 float* packed_memory(const ThinShape& s) {
@@ -153,8 +159,8 @@ FI_EXPORT int fi_cpu_thin_wgrad(const ThinShape* shape, const Source* wide, int 
       for (int64_t c = 0; c < channels; ++c) sum[c] += part[c];
     }
     const int64_t tap = row / shape->thin_channels, y = tap / shape->kernel[2] % shape->kernel[1];
-    float* out = static_cast<float*>(to.data) + row % shape->thin_channels * to.in + tap / (shape->kernel[1] * shape->kernel[2]) * to.t +
-                 y * to.y + tap % shape->kernel[2] * to.x;
+    float* out = static_cast<float*>(to.data) + row % shape->thin_channels * to.in +
+                 tap / (shape->kernel[1] * shape->kernel[2]) * to.t + y * to.y + tap % shape->kernel[2] * to.x;
     for (int64_t c = 0; c < channels; ++c) out[c * to.out] = sum[c];
   };
   parallel_for(planned.plan.taps() * shape->thin_channels, worth(args.splits * args.split_size(), threads), merge);
