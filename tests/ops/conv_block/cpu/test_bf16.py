@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fastinpaint.ops.conv_block import cpu, reference
-from fastinpaint.ops.conv_block.cpu import select, winograd
+from fastinpaint.ops.conv_block.cpu import select, thin, winograd
 from fastinpaint.ops.dispatch import native, native_cpu
 from fastinpaint.ops.types import Geometry, Source
 from tests.ops.conv_block.cpu.cases import (
@@ -20,6 +20,7 @@ from tests.ops.conv_block.cpu.cases import (
     check_channels_last_weight,
     check_needed_alone,
 )
+from tests.ops.conv_block.cpu.test_thin import NARROW, WIDEN
 
 pytestmark = pytest.mark.skipif(native.why_not("cpu") is not None, reason=str(native.why_not("cpu")))
 
@@ -58,6 +59,17 @@ def test_winograd_with_a_float32_weight(case: Case) -> None:
     dweight = inputs.bwd(cpu)["dweight"]
     assert dweight.dtype == torch.float32
     assert torch.equal(dweight.bfloat16(), rounded)
+
+
+@pytest.mark.usefixtures("_own")
+@pytest.mark.parametrize("rounded", [True, False], ids=["bfloat16_weight", "float32_weight"])
+@pytest.mark.parametrize("case", [*WIDEN, *NARROW], ids=lambda c: c.name)
+def test_thin_forward_and_gradients(case: Case, rounded: bool) -> None:
+    inputs = inputs_of(case)
+    if not rounded:
+        inputs.weight = inputs.exact_weight
+    assert select.select_kernels(inputs.sources, inputs.weight, case.geometry) == (thin,) * 3
+    check_all(inputs, LUCK)
 
 
 @pytest.mark.parametrize("way", ["own", "onednn"])
