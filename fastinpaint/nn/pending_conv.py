@@ -15,7 +15,7 @@ from fastinpaint.nn.raw import MOST_STEPS, Mode, Options, Part, Raw, version
 from fastinpaint.ops.activation import autograd as activation
 from fastinpaint.ops.batch_norm.reference import Norm
 from fastinpaint.ops.conv_block import autograd as conv_block
-from fastinpaint.ops.conv_block import batch_stats, cpu, fused_bn, torch_library
+from fastinpaint.ops.conv_block import cpu, fused_bn, torch_library
 from fastinpaint.ops.conv_block.geometry import macs_per_value
 from fastinpaint.ops.conv_block.torch_library import Call
 from fastinpaint.ops.dispatch import registry
@@ -76,9 +76,7 @@ class PendingConv(Raw):
     def statistics(self, backend: str) -> tuple[Tensor, Tensor]:
         if self.x is None:
             self._run(stats=True)
-        if self._statistics is None:
-            self._statistics = batch_stats(self.tensor(), backend=backend)
-        return self._statistics
+        return super().statistics(backend) if self._statistics is None else self._statistics
 
     def normed(self, norm: Norm) -> bool:
         """Run with a batch norm in the convolution's own node; whether that was possible."""
