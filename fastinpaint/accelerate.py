@@ -116,7 +116,7 @@ def restore(model: Model) -> Model:
 
 
 def _objective(objective: str | None, memory: str | float, backend: str) -> str:
-    """What is wanted; a backend by name means that everything is fused."""
+    """The objective. A backend by name means that everything is fused."""
     if objective is None:
         objective = os.environ.get(VARIABLE) or ("memory" if memory == "low" else "speed")
     if objective not in OBJECTIVES:
@@ -125,7 +125,7 @@ def _objective(objective: str | None, memory: str | float, backend: str) -> str:
 
 
 def _budget(memory: str | float) -> float | None:
-    """The kept bytes, or up to 1 their share, that memory asks for; None where it is a tier."""
+    """The kept bytes that `memory` asks for, or their share if at most 1; None if it names a tier."""
     if isinstance(memory, str):
         if memory in MEMORY:
             return None
@@ -140,7 +140,7 @@ def _budget(memory: str | float) -> float | None:
 
 
 def _no_kernels(model: nn.Module) -> str | None:
-    """Why only plain torch could run the fused layers here, and what to do, or None."""
+    """Why only plain torch can run the fused layers here and what to do about it, or None."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     if device.type == "cpu":
         if (reason := native.why_not("cpu")) is not None:
@@ -170,7 +170,7 @@ def _put_unmeasured(model: nn.Module, plan: Plan, backend: str, report: Report) 
 
 
 def _put_channels_innermost(model: nn.Module) -> None:
-    """The weights of the fused convolutions, once and not in every pass: oneDNN reads them so beside our maps."""
+    """Make the fused convolutions' weights channels-last once, as oneDNN reads them beside our maps in every pass."""
     for module in model.modules():
         if isinstance(module, nn.modules.conv._ConvNd) and "_fastinpaint" in vars(module):
             weight = module._parameters.get("weight")  # none where a parametrization computes it
@@ -179,7 +179,7 @@ def _put_channels_innermost(model: nn.Module) -> None:
 
 
 def _is_channels_last(model: nn.Module) -> bool:
-    """Whether a weight is: then torch's own convolutions hand on channels-last maps too."""
+    """Whether a weight is channels-last: then torch's own convolutions return channels-last maps too."""
     return any(p.dim() in layout.FORMATS and not p.is_contiguous() for p in model.parameters())
 
 

@@ -19,9 +19,9 @@ VARIABLES: dict[str, tuple[str, ...]] = {
 
 
 def watch(*names: str) -> Callable[[], tuple[Any, ...]]:
-    """A function that tells variables from their former values: the values as the system has them, or None.
+    """A function that returns the variables' values as the system stores them. It is cheap enough to call in each pass.
 
-    ``os.environ.get`` encodes and decodes on each call. A layer asks so often that this showed.
+    ``os.environ.get`` encodes and decodes on each call, which shows in the time of a small layer.
     """
     values = getattr(os.environ, "_data", None)  # CPython's, by encoded name
     if values is None:

@@ -14,14 +14,14 @@ from fastinpaint.errors import UserError, shown
 
 PART = ".part"
 MOST_BYTES = 64 * 2**20
-"""No text file of ours is larger, but for logs."""
+"""Bytes that a text file of this package has at most; logs may be larger."""
 
 
 @contextmanager
 def replacing(path: Path, durable: bool = False, *, suffix: str = "") -> Iterator[Path]:
     """A path beside ``path`` to write a file or a folder to; it takes the place of ``path`` at the end of the block.
 
-    On any error it goes away. Readers see the old file or the new one, never a part. What a killed process leaves is
+    On any error it is removed. Readers see the old file or the new one, never a part. What a killed process leaves is
     hidden and ends in `PART` and the suffix. A block that removes what it wrote leaves ``path`` as it was.
 
     Args:
@@ -81,7 +81,7 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
     """
     try:
         if path.exists() and not path.is_file():
-            raise UserError(f"{path}: a regular file is needed, this is none.")
+            raise UserError(f"{path}: must be a regular file, and is not one.")
         with path.open("rb") as file:
             data = file.read(most + 1)
     except OSError as error:
@@ -110,9 +110,9 @@ def parse_json(text: str) -> Any:
 
 @contextmanager
 def locked(folder: Path, what: str) -> Iterator[None]:
-    """Inside, no other process that asks for it holds the folder. The lock leaves no file and ends with the process.
+    """Inside, no other process that asks for the lock has it. The lock leaves no file and ends with the process.
 
-    Where the file system has no locks, there is none.
+    On a file system without locks nothing is locked.
 
     Raises:
         UserError: another process holds it; the sentence says that ``what`` is in use.

@@ -41,7 +41,7 @@ class Number:
         """The value as this kind of number; text is read as the command line reads it.
 
         Raises:
-            UserError: it is no number of this kind, or out of range; the sentence names ``name`` and the range.
+            UserError: it is not such a number, or out of range. The sentence gives ``name`` and the range.
         """
         found = self._converted(value)
         if found is None:

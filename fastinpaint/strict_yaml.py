@@ -43,9 +43,9 @@ def _check(path: Path, text: str) -> None:
     for event in events:
         where = f"{path}: line {event.start_mark.line + 1}"
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise UserError(f"{where}: anchors (&) and aliases (*) are not taken in files of options.")
+            raise UserError(f"{where}: anchors (&) and aliases (*) are not allowed in option files.")
         if getattr(event, "tag", None):
-            raise UserError(f"{where}: tags are not taken in files of options, got {shown(event.tag)}.")
+            raise UserError(f"{where}: tags are not allowed in option files, got {shown(event.tag)}.")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             raise UserError(f"{where}: options are nested {DEEPEST} levels deep at most.")

@@ -85,7 +85,7 @@ def test_yaml_values_stay_text(tmp_path: Path) -> None:
 def test_a_device_is_not_read_as_text(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (Path("/dev/zero"), tmp_path / "pipe"):
-        with pytest.raises(UserError, match="a regular file is needed"):
+        with pytest.raises(UserError, match="must be a regular file, and is not one"):
             read_text(path)
     (tmp_path / "long").write_text("x" * 11)
     with pytest.raises(UserError, match="more than 10 bytes"):

@@ -19,7 +19,7 @@ def check(path: Path) -> None:
         UserError: the path is not a regular file, or cannot be created or written.
     """
     if path.exists() and not path.is_file():
-        raise UserError(f"{path}: rows are added to a regular file, this is none.")
+        raise UserError(f"{path}: rows can only be added to a regular file, and this is not one.")
     made = [folder for folder in path.absolute().parents if not folder.exists()]
     is_new = not path.exists()
     try:

@@ -19,7 +19,7 @@ from fastinpaint import environment
 from fastinpaint._version import __version__
 from fastinpaint.errors import UserError, one_line, shown
 
-NO_MEMORY = "can't allocate memory:"  # torch's words where the CPU has no more
+NO_MEMORY = "can't allocate memory:"  # what torch's error says where the CPU has no memory left
 
 COMMANDS = {
     "inpaint": "fill the holes of a video",
@@ -51,7 +51,7 @@ def parser_for(command: str) -> argparse.ArgumentParser:
 
 @contextmanager
 def ended_in_order() -> Iterator[None]:
-    """Inside, SIGTERM and SIGHUP raise SystemExit, so that what is half-written is taken away. In the main thread."""
+    """Inside, SIGTERM and SIGHUP raise SystemExit, so that half-written files are removed. For the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -70,17 +70,17 @@ def ended_in_order() -> Iterator[None]:
 
 
 def usage() -> str:
-    """The list of commands."""
+    """The list of commands, as text."""
     width = max(map(len, COMMANDS))
     rows = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
     return "\n".join(["usage: fastinpaint COMMAND [OPTIONS]", "", *rows, "", "fastinpaint COMMAND --help tells more."])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns 0, or 2 after one line on stderr where the input was at fault.
+    """Run one command. Returns 0, or 2 after one line on stderr if the input was at fault.
 
-    Where whoever reads stdout has left, as in ``fastinpaint info | head -1``, it ends without a word and returns 141,
-    what a shell gives a program that SIGPIPE ends.
+    If the reader of stdout has closed it, as in ``fastinpaint info | head -1``, the command ends silently and returns
+    141, the status that a shell reports for a program ended by SIGPIPE.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     open_streams()
@@ -96,14 +96,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
     except OSError as error:  # a full disk behind stdout
         _give_up_stdout()
-        if code:  # a sentence has been said
+        if code:  # the error was printed already
             return code
         _say(f"fastinpaint {arguments[0] if arguments else ''}: standard output: {error.strerror}.")
         return 2
 
 
 def open_streams() -> None:
-    """Make sure that file descriptors 0 to 2 are taken, or the next file would become stdout; let any name be shown."""
+    """Keep file descriptors 0 to 2 in use, or the next file opened would become stdout. Let any name print."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -118,7 +118,7 @@ def open_streams() -> None:
 
 
 def _give_up_stdout() -> None:
-    """Send what is left in stdout's buffer nowhere."""
+    """Discard what is left in stdout's buffer."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -145,7 +145,7 @@ def _run(arguments: list[str]) -> int:
         args = parser_for(command).parse_args(rest)
         with ended_in_order():
             args.run(args)
-    except (UserError, NotImplementedError) as error:  # the second is a backend that was asked for and cannot run
+    except (UserError, NotImplementedError) as error:  # the second: a named backend cannot run here
         return _refuse(command, str(error))
     except MemoryError:
         return _refuse(command, "there is too little memory for this.")

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (default float32)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     parser.add_argument("--backend", default="auto", help="of the fused modules (default auto)")
-    parser.add_argument("--contenders", nargs="+", metavar="NAME", help="who runs (default: eager ones and ours)")
+    parser.add_argument("--contenders", nargs="+", metavar="NAME", help="what to time (default: eager ones and ours)")
     parser.add_argument(
         "--seconds",
         type=real(0, 86_400, above=True),
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="timed seconds for each contender (default 20)",
     )
     parser.add_argument(
-        "--max-frames", type=real(0, 1e6, above=True), metavar="GB", help="largest F, H = W, smallest r in that memory"
+        "--max-frames", type=real(0, 1e6, above=True), metavar="GB", help="find the sizes that fit in this memory"
     )
     parser.add_argument("--axes", nargs="+", choices=tuple(AXES), default=tuple(AXES), help="what --max-frames varies")
     parser.add_argument(
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
         found = largest_sizes(workload, args.contenders, args.axes, args.max_frames)
     else:
         found = step_times(workload, args.contenders, args.seconds)
-    for row in found:  # as each comes, so that what is stopped keeps what it found
+    for row in found:  # each at once, so that an interrupted search keeps its results
         if args.out is not None:
             rows.append(args.out, [describe(device) | row])
     if args.out is not None:

@@ -12,9 +12,9 @@ from fastinpaint.training.backend import BACKENDS
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--out", type=path, default=Path("demo"), metavar="DIR", help="new folder, or an earlier demo's"
+        "--out", type=path, default=Path("demo"), metavar="DIR", help="a new folder, or the folder of an earlier demo"
     )
-    parser.add_argument("--backend", choices=BACKENDS, default="reference", help="what computes layers")
+    parser.add_argument("--backend", choices=BACKENDS, default="reference", help="backend that computes the layers")
 
 
 def run(args: argparse.Namespace) -> None:

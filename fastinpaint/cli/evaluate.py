@@ -1,4 +1,4 @@
-"""``fastinpaint evaluate``: networks and fills without learning beside each other, as numbers and pictures."""
+"""``fastinpaint evaluate``: networks beside fills without learning, as numbers and pictures."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def labelled(paths: list[Path]) -> dict[str, Path]:
 
 
 def weights_of(path: Path) -> Path:
-    """A weights file itself; of a run's folder, its best weights, or its last where it kept no best."""
+    """A weights file itself. For a run's folder its best weights, or the last ones if it kept no best."""
     if not path.is_dir():
         return path
     for name in ("best.safetensors", "last.safetensors"):

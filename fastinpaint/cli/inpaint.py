@@ -36,17 +36,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         type=path,
         metavar="W",
-        help="a .safetensors file that training left (default: other frames and the surroundings fill the hole, and "
+        help="a .safetensors file from training (default: other frames and the surroundings fill the hole, and "
         "the package's own network corrects what no frame shows)",
     )
     parser.add_argument("--no-network", action="store_true", help="without --weights: leave the package's network out")
     _add_hole(parser.add_argument_group("where the hole is; masks and boxes together are a union"))
     look = parser.add_argument_group("what the network sees")
     look.add_argument(
-        "--size", type=RANGES["size"], help="pixels it sees a hole and its surroundings at (default: as trained)"
+        "--size", type=RANGES["size"], help="side of what the network sees, in pixels (default: as trained)"
     )
     look.add_argument("--full-frame", action="store_true", help="show it whole frames, unscaled, instead of windows")
-    look.add_argument("--frames", type=RANGES["frames"], help="frames at once (default: as trained)")
+    look.add_argument("--frames", type=RANGES["frames"], help="frames that it sees at once (default: as trained)")
     look.add_argument(
         "--overlap", type=RANGES["overlap"], help="frames that windows share and blend (default: a quarter)"
     )
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     file.add_argument(
         "--crf", type=whole(0, 51), default=Encoding.crf, help="quality, 0 (best) to 51 (default: %(default)s)"
     )
-    file.add_argument("--lossless", action="store_true", help="every sample bit for bit, in the source's pixel format")
+    file.add_argument("--lossless", action="store_true", help="keep every sample bit for bit, in its pixel format")
     file.add_argument("--pix-fmt", metavar="NAME", help="store this pixel format, such as yuv420p")
     file.add_argument(
         "--drop-unsupported", action="store_true", help="go on without what OUT's format cannot hold of the source"
@@ -81,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     run.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     run.add_argument(
-        "--backend", choices=BACKENDS, default="reference", help="what computes the layers (default: reference)"
+        "--backend", choices=BACKENDS, default="reference", help="backend that computes the layers (default: reference)"
     )
     precision = run.add_mutually_exclusive_group()
     precision.add_argument("--fp16", dest="dtype", action="store_const", const="fp16", help="half precision autocast")
@@ -110,7 +110,7 @@ def _add_hole(hole: argparse._ArgumentGroup) -> None:
     )
     hole.add_argument("--mask-invert", action="store_true", help="black = hole")
     hole.add_argument("--mask-resize", action="store_true", help="scale masks to the video's size")
-    hole.add_argument("--mask-channel", choices=CHANNELS, default="auto", help="what of the mask's pictures to take")
+    hole.add_argument("--mask-channel", choices=CHANNELS, default="auto", help="channel that marks the hole")
     hole.add_argument(
         "--label", type=whole(0, 65535), metavar="N", help="hole = this palette index or grey value of the mask"
     )
@@ -187,7 +187,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _adapt_seconds(args: argparse.Namespace) -> int:
     if args.adapt and args.weights:
-        raise UserError("--adapt: adapts the fill that needs no weights, so it cannot be combined with --weights.")
+        raise UserError("--adapt: it adapts the fill that needs no weights, so it cannot be combined with --weights.")
     if args.adapt is not None:
         return args.adapt
     return ADAPT_SECONDS if args.quality == "high" and not args.weights else 0

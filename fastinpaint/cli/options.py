@@ -12,7 +12,7 @@ COORDINATE = whole(-(2**31), 2**31)
 
 
 def path(text: str) -> Path:
-    """A path; the empty one, which would be the folder one stands in, is a mistake."""
+    """A path. An empty one, which would mean the current folder, is a mistake."""
     if not text.strip():
         raise argparse.ArgumentTypeError("must be a path, got an empty one")
     found = Path(text)
@@ -20,7 +20,7 @@ def path(text: str) -> Path:
         found.resolve()
     except RuntimeError:
         raise argparse.ArgumentTypeError(f"must be a path, {shown(text)} is a link that leads to itself") from None
-    except OSError:  # such as a name too long, which is said where the path is used
+    except OSError:  # such as a name that is too long, which is reported where the path is used
         pass
     return found
 

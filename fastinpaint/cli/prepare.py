@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=path,
         metavar="DATA",
-        help="the folder to write; the same command again continues in it",
+        help="the folder to write; the same command continues an interrupted run",
     )
     add("--frames", type=RANGES["frames"], default=32, metavar="F", help="consecutive frames of a sample (default 32)")
     add(
@@ -47,11 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="least side of the square in source pixels (default L / 2)",
     )
-    add("--seed", type=RANGES["seed"], default=0, help="draws which clips validate (default 0)")
+    add("--seed", type=RANGES["seed"], default=0, help="chooses which clips are for validation (default 0)")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prepare and say what came of it."""
+    """Prepare the samples and print how many were written."""
     names = ("frames", "size", "crop", "box", "stride", "min_side", "seed")
     summary = prepare(PrepareConfig(**{name: getattr(args, name) for name in names}), args.sources, args.out)
     print(f"{args.out}: {summary}")

@@ -31,9 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", type=path, help="folder made by `fastinpaint prepare`")
     parser.add_argument("--out", metavar="RUN", type=path, required=True, help="folder of the run, new or empty")
     parser.add_argument(
-        "--config", metavar="FILE.yaml", type=path, help="options by name; the command line goes over it"
+        "--config", metavar="FILE.yaml", type=path, help="file of options by name; the command line overrides it"
     )
-    parser.add_argument("--resume", action="store_true", help="go on with the run in RUN")
+    parser.add_argument("--resume", action="store_true", help="continue the run in RUN")
     options = parser.add_argument_group("training")
     for item in dataclasses.fields(TrainConfig):
         if item.name != "model":
@@ -51,13 +51,13 @@ def run(args: argparse.Namespace) -> None:
     try:
         train(_config(args), args.data, args.out, args.resume)
     except (UserError, KeyboardInterrupt) as error:
-        if whole_number("RANK", 0) != 0:  # rank 0 says it
+        if whole_number("RANK", 0) != 0:  # rank 0 prints it
             raise SystemExit(2 if isinstance(error, UserError) else 130) from None
         raise
 
 
 def _config(args: argparse.Namespace) -> TrainConfig:
-    """The stored config if a run is resumed without --config, else the file's; the command line over it."""
+    """The stored config if a run is resumed without --config, else the file's. The command line overrides both."""
     given = {name: value for name, value in vars(args).items() if value is not None}
     names = [item.name for item in dataclasses.fields(TrainConfig)] + ["variant"]
     values: dict[str, Any] = {name: given[name] for name in names if name in given}

@@ -41,11 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """One training step in which everything is measured that is not remembered yet."""
+    """Run one training step. It measures everything that the cache does not hold yet."""
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device: cuda was asked for, but torch finds no CUDA device; use cpu or auto.")
     if torch.are_deterministic_algorithms_enabled():
-        raise UserError("tune: torch.use_deterministic_algorithms(True) forbids to choose by measurements.")
+        raise UserError("tune: torch.use_deterministic_algorithms(True) forbids choosing by measurement.")
     kind = "cuda" if args.device == "auto" and torch.cuda.is_available() else args.device.replace("auto", "cpu")
     device, dtype = torch.device("cuda:0" if kind == "cuda" else "cpu"), args.dtype or USUAL[kind]
     require_step("tune", ModelConfig(width=args.width, r=args.r), (args.batch, args.frames, args.size), device)

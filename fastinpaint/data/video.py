@@ -83,7 +83,7 @@ def open_video(path: str | Path, rate: Fraction = FOLDER_RATE, keep_pictures: bo
     if not source.exists():
         raise UserError(f"{path}: no such file or folder.")
     if not source.is_file():
-        raise UserError(f"{path}: a video is a regular file or a folder, this is neither.")
+        raise UserError(f"{path}: must be a regular file or a folder, and is neither.")
     if is_image(source):
         return FolderReader(str(path), [source], rate, keep_pictures)
     return ContainerReader(str(path), keep_pictures)
@@ -97,7 +97,7 @@ def upright(rgb: np.ndarray, rotation: int) -> np.ndarray:
 def read_image(path: Path) -> np.ndarray:
     """Read an image as uint8 RGB [H, W, 3]. Grey is repeated, 16 bits become 8, transparency is dropped."""
     if not path.is_file():
-        raise UserError(f"{path}: cannot be read: it is no regular file.")
+        raise UserError(f"{path}: cannot be read: it is not a regular file.")
     try:
         data = np.fromfile(path, np.uint8)
     except OSError as error:

@@ -28,7 +28,7 @@ from fastinpaint.training.backend import accelerate_model
 from fastinpaint.training.curves import plot_curves
 
 PAGE = "index.html"
-HELD_OUT_SEED = 10_002  # far from the seeds of the clips that are trained and validated on
+HELD_OUT_SEED = 10_002  # far from the seeds of the training and validation clips
 RUNS = {"completion": "paper", "2dcn": "2dcn"}
 HOLES = "strokes"  # the easiest to learn in minutes, and what a scribble leaves
 
@@ -65,14 +65,14 @@ def run_demo(out: str | Path, backend: str = "reference", size: DemoSize | None 
 
     Args:
         out: a new folder, or one that an earlier demo left, which is replaced at the end.
-        backend: what computes the layers, as for `fastinpaint train`.
+        backend: the layers' backend, as for `fastinpaint train`.
 
     Raises:
         UserError: `out` is something else, or cannot be written.
     """
     out, size = Path(out), size or DemoSize()
     if out.is_symlink() and not out.exists():
-        raise UserError(f"{out}: must be a new folder, or one that an earlier demo left; it is a link to nothing.")
+        raise UserError(f"{out}: must be a new folder, or one that an earlier demo left; it is a broken link.")
     if out.exists() and not (out.is_dir() and ((out / PAGE).is_file() or not any(out.iterdir()))):
         raise UserError(f"{out}: must be a new folder, or one that an earlier demo left.")
     _fused(VideoCompletionNet(ModelConfig(width=size.width)), backend)  # refused now, not after minutes
@@ -96,7 +96,7 @@ def run_demo(out: str | Path, backend: str = "reference", size: DemoSize | None 
 
 @contextmanager
 def _no_advice() -> Iterator[None]:
-    """Ctrl-C ends the demo; what training says of going on would name a folder that is gone."""
+    """Ctrl-C ends the demo. Training's hint on how to resume would name a folder that no longer exists."""
     try:
         yield
     except KeyboardInterrupt:
@@ -119,7 +119,7 @@ def make_data(folder: Path, size: DemoSize) -> None:
 
 
 def train_config(size: DemoSize, strategy: str, backend: str) -> TrainConfig:
-    """How the demo trains."""
+    """The demo's training options."""
     return TrainConfig(
         model=ModelConfig(width=size.width),
         strategy=strategy,
@@ -146,7 +146,7 @@ def _evaluate(folder: Path, backend: str) -> Evaluation:
 
 
 def _fused(model: VideoCompletionNet | TwoDCN, backend: str) -> VideoCompletionNet | TwoDCN:
-    """The model where training and inpainting put it, with its layers by that backend."""
+    """The model on the device and with the backend that training and inpainting use."""
     return accelerate_model(model.to(Settings().torch_device()), backend)
 
 

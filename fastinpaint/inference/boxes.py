@@ -11,11 +11,11 @@ import numpy as np
 from fastinpaint.errors import UserError
 
 MOST = 1e9
-SOON = 0.001  # seconds within which a frame's time is a key frame's
+SOON = 0.001  # seconds by which a frame may lie outside the first and the last key frame
 
 
 class Length(NamedTuple):
-    """A number of pixels, or of per cent of the frame's width or height."""
+    """A number of pixels, or a percentage of the frame's width or height."""
 
     value: float
     per_cent: bool = False
@@ -51,7 +51,7 @@ def parse_box(text: str) -> HoleBox:
     """A box from `X,Y,W,H` or `X,Y,W,H@SECONDS`; each of the four may end with %.
 
     Raises:
-        UserError: it is none.
+        UserError: the text is not a box.
     """
     place, at, seconds = text.partition("@")
     try:
@@ -70,7 +70,7 @@ def parse_box(text: str) -> HoleBox:
 class Boxes:
     """The union of boxes at any time, as masks of the frame as shown.
 
-    Boxes without a time are there throughout. Those with one are key frames of one box, which moves linearly from one
+    Boxes without a time are in every frame. Those with one are key frames of one box, which moves linearly from one
     to the next and is there from the first to the last.
 
     Args:
@@ -99,7 +99,7 @@ class Boxes:
                 self._keys.append((box.seconds, corners))
         self._keys.sort(key=lambda key: key[0])
         if len(self._keys) == 1:
-            raise UserError("a box with @SECONDS is a key frame of a box that moves, of which two at least are needed.")
+            raise UserError("a box with @SECONDS is a key frame of a moving box, which needs at least two; got one.")
         for (before, _), (after, _) in pairwise(self._keys):
             if before == after:
                 raise UserError(f"boxes with @SECONDS are key frames of one box; two are at {after:g} s.")
@@ -119,7 +119,7 @@ class Boxes:
         return self._fixed
 
     def _inside(self, box: HoleBox, notify: Callable[[str], None]) -> np.ndarray:
-        """The corners; a note where the frame's edge cuts the box."""
+        """The box's corners. Gives a note if the frame's edge cuts the box."""
         height, width = self._frame
         corners = box.corners(self._frame)
         x0, y0, x1, y1 = corners

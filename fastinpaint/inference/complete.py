@@ -72,7 +72,7 @@ def complete_stream(
     At most two windows of frames are held, and the frames that `propagate_stream` holds.
 
     Args:
-        notify: is given what came of adapting to the video, if the settings ask for that.
+        notify: is given a sentence that says whether adapting to the video helped, if the settings ask for it.
         progress: whether adapting draws a bar on stderr, if that is a terminal.
     """
     adaptation = Adaptation(settings.adapt, notify=notify, progress=progress) if settings.adapt else None
@@ -193,7 +193,7 @@ def _run(model: nn.Module, video: np.ndarray, mask: np.ndarray, settings: Settin
 
 
 def _paste(frame: np.ndarray, filled: np.ndarray, mask: np.ndarray, own: np.ndarray, feather: int) -> None:
-    """Write the filled pixels of the mask, as far as they are this region's own, into a view of the frame."""
+    """Write the filled pixels of the mask that belong to this region into a view of the frame."""
     mine = mask & own
     if not feather:
         frame[mine] = filled[mine]

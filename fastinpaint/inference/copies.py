@@ -25,7 +25,7 @@ from fastinpaint.inference.pixels import layout_of, samples, working_format
 from fastinpaint.inference.planes import convert
 
 SELF_CONTAINED = frozenset({"vp8", "vp9", "av1", "mjpeg", "prores"})
-"""Codecs whose pictures say in themselves how they are coded, so that the file's header does not matter."""
+"""Codecs whose pictures hold all that a decoder needs, so that the file's header does not matter."""
 
 NAL = frozenset({"h264", "hevc"})
 """Codecs of NAL units, whose parameter sets are kept apart or given again."""
@@ -42,7 +42,7 @@ SAME_PICTURE = 12
 
 
 class CopyError(Exception):
-    """What was written does not decode to what it should; all must be encoded."""
+    """The output does not decode to what was written; all frames must be encoded."""
 
 
 class Copies(NamedTuple):
@@ -78,7 +78,7 @@ def find_copies(source: VideoReader, masks: Masks) -> Copies | None:
 
 
 class Copier:
-    """The packets of one video: copied where nothing changes, else of an encoder that starts with each stretch.
+    """The packets of one video: copied where nothing changes, else from an encoder that starts with each stretch.
 
     Args:
         source: the source's path.
@@ -110,7 +110,7 @@ class Copier:
             self._codec = self.stream.codec.canonical_name
             self._packets = pictures(self._input, self.stream)
             self._encoder: Any = None
-            self._decoded = 0  # packets passed on
+            self._decoded = 0  # packets passed on so far
             self._shown = 0  # pictures taken
             self._last: int | None = None
             self._restate = False
@@ -203,7 +203,7 @@ class Copier:
         """Decode the output and compare it with what it should hold.
 
         Raises:
-            CopyError: copied pictures are not the source's bit for bit, or others are not at all what was encoded.
+            CopyError: copied pictures differ from the source's, or encoded ones decode to other pictures.
         """
         count = 0
         try:
@@ -235,7 +235,7 @@ class Copier:
         return encoder
 
     def _finish(self) -> Iterator[av.Packet]:
-        """What an encoder still holds at the end of its stretch."""
+        """The packets that an encoder still holds at the end of its stretch."""
         if self._encoder is not None:
             yield from map(self._timed, self._encoder.encode(None))
             self._encoder, self._restate = None, self._codec == "hevc"
@@ -255,14 +255,14 @@ class Copier:
         return self._decoded_at(packet)
 
     def _with_sets(self, packet: av.Packet) -> av.Packet:
-        """A packet that gives again the parameter sets which a stretch of HEVC before it has replaced."""
+        """A packet that repeats the parameter sets which the encoded HEVC before it has replaced."""
         units = self._packing.split(bytes(packet))
         if any(nal.kind("hevc", unit) in nal.HEVC_SETS for unit in units):
             return packet
         return _replaced(packet, self._packing.joined([*self._packing.sets, *units]))
 
     def _timed(self, packet: av.Packet) -> av.Packet:
-        """A packet of the encoder as the stream has them, decoded when the source's packet in its place is."""
+        """The encoder's packet in the stream's form, with the decoding time of the source's packet in its place."""
         next(self._packets)
         if self._packing.length:
             packet = _replaced(packet, self._packing.joined(nal.ANNEX_B.split(bytes(packet))))

@@ -1,4 +1,4 @@
-"""Which encoder writes a source's pictures, in which pixel format, and what it is told."""
+"""Which encoder writes a source's pictures, in which pixel format and with which options."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MUXERS = {
 
 STILLS = frozenset(suffix for suffix, muxer in MUXERS.items() if muxer == "image2")
 PICTURES = STILLS | {".gif", ".apng"}
-"""Outputs of pictures alone, which no one expects to hold sound."""
+"""Outputs of pictures alone. Nobody expects sound in them."""
 
 FAMILIES = {
     "h264": ("libx264", "libx264rgb"),
@@ -117,8 +117,8 @@ class Encoding:
     """How the output is encoded.
 
     Args:
-        crf: constant rate factor in H.264's units, 0 (best) to 51; other codecs get their like of
-            it. At the default small clips of noise keep 42 dB.
+        crf: constant rate factor in H.264's units, 0 (best) to 51; other codecs get a value of
+            like quality. At the default small clips of noise keep 42 dB.
         lossless: samples come back bit for bit.
         pix_fmt: a pixel format of FFmpeg's to store in place of the source's.
         drop_unsupported: go on without what the output cannot hold.
@@ -128,7 +128,7 @@ class Encoding:
         image_format: "png" or "tiff" (16 bits), for a folder of frames.
 
     Raises:
-        UserError: a value that cannot be.
+        UserError: a value out of its range.
     """
 
     crf: int = 14
@@ -152,7 +152,7 @@ class Encoding:
 
 
 class Plan(NamedTuple):
-    """An encoder, the pixel format it is given, its options, what is lost and what a person should know."""
+    """An encoder, its pixel format and options, what is lost, and notes for the user."""
 
     encoder: str
     pix_fmt: str
@@ -201,7 +201,7 @@ def plan(source_codec: str, source_format: str, size: tuple[int, int], suffix: s
 
 
 def formats_of(encoder: str, muxer: str) -> list[str]:
-    """The pixel formats that an encoder takes and that pictures can be put into; empty where it takes any."""
+    """The pixel formats that an encoder takes and that this package can write; empty if it takes any."""
     if encoder == "gif":
         return ["pal8"]
     names = [form.name for form in av.Codec(encoder, "w").video_formats or []]
@@ -213,7 +213,7 @@ def formats_of(encoder: str, muxer: str) -> list[str]:
 
 
 def _lost(source: str, form: str, suffix: str) -> list[str]:
-    """What a person should hear of; what every file of that kind is like, such as RGB in PNG, is not told."""
+    """The losses worth a note. What is true of every file of that kind, such as RGB in PNG, is left out."""
     if suffix == ".gif":
         return []
     lost = losses(source, form)
@@ -232,7 +232,7 @@ def _candidates(source_codec: str, suffix: str) -> Iterator[str]:
 
 
 def _options(encoder: str, form: str, encoding: Encoding) -> dict[str, str]:
-    """Quality. A ceiling on the quantizer holds it where rate control has little time to learn: in small clips."""
+    """Options for quality. A ceiling on the quantizer holds it in short clips, where rate control cannot adapt."""
     if encoding.lossless:
         return LOSSLESS[encoder]
     crf, deeper = encoding.crf, 6 * (what_it_holds(form).depth - 8)
@@ -255,7 +255,7 @@ def _extras(encoder: str, form: str, suffix: str) -> dict[str, str]:
     if encoder == "prores_ks":
         return {"profile": "hq" if what_it_holds(form).block == (2, 1) else "4444"}
     if suffix == ".avi" and encoder in ("libx264", "libx264rgb"):
-        return {"bf": "0"}  # AVI knows one time a frame, so none can come out of order
+        return {"bf": "0"}  # AVI stores one time a frame, so frames must be in order
     return {}
 
 

@@ -30,7 +30,7 @@ from fastinpaint.inference.settings import Settings, require_window
 
 
 class Written(NamedTuple):
-    """What `inpaint` wrote; of the frames, `copied` were copied without being encoded."""
+    """What `inpaint` wrote. `copied` frames were copied without being encoded."""
 
     path: Path
     frames: int
@@ -178,7 +178,7 @@ def _pairs(
 
 
 def _check_lengths(reader: VideoReader, masks: Masks) -> None:
-    """Where the files say that there are too few masks or too many, count, so as not to find out after hours."""
+    """Where the files' headers disagree on the number of masks, count before the work, not after hours of it."""
     if masks.length_hint is None or reader.length_hint is None or masks.length_hint == reader.length_hint:
         return
     have, need = masks.length_hint, count_frames(reader.name)

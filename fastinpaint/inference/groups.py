@@ -1,4 +1,4 @@
-"""Groups of pictures of a file that stand for themselves, and which of them have no hole."""
+"""Groups of pictures that decode without the others, and which of them have no hole."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastinpaint.data.timeline import Timeline
 from fastinpaint.inference.parameter_sets import begins_closed, packing
 
 VP8_SHOWN = 16
-"""Bit of a VP8 picture's first byte; pictures without it are for reference alone."""
+"""Bit of a VP8 picture's first byte; pictures without it are references and never shown."""
 
 
 class Groups(NamedTuple):
@@ -46,12 +46,12 @@ class Groups(NamedTuple):
 
 
 def pictures(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
-    """The packets of a stream, with times that go on steadily."""
+    """The packets of a stream, with times that rise steadily."""
     return (p for p in Timeline(container).packets() if p.stream.index == stream.index and p.size)
 
 
 def find_groups(name: str) -> Groups | None:
-    """The groups of a file's main video; None where there are none to tell apart, or the file is damaged."""
+    """The groups of a file's main video; None if it has no groups or is damaged."""
     try:
         with closing(av.open(name, metadata_errors="replace")) as file:
             stream = main_video(name, file)

@@ -1,4 +1,4 @@
-"""What HDR10 says of a picture beside its samples: for encoders, and for containers where an encoder has no place."""
+"""HDR10's metadata: for encoders, and for containers if an encoder cannot carry it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from fastinpaint.data.container import side_data
 
 IN_PICTURES = {"libx264": "x264-params", "libx265": "x265-params", "libsvtav1": "svtav1-params"}
-"""Encoders that write it into the pictures, and the option that tells them."""
+"""Encoders that write it into the pictures, and the option that passes it."""
 BESIDE = {"libvpx-vp9": "vp9", "prores_ks": "prores", "ffv1": "ffv1"}
 """Codecs whose files hold it in the container, by the encoder."""
 
@@ -20,7 +20,7 @@ def added_to(options: dict[str, str], encoder: str, first: Any) -> dict[str, str
     """An encoder's options with the mastering display and the content light level of the first picture.
 
     Their units are H.265's (SEI messages 137 and 144); AV1's encoder takes plain numbers. Encoders other than x264,
-    x265 and SVT-AV1 have no place for them.
+    x265 and SVT-AV1 cannot carry them.
     """
     key = IN_PICTURES.get(encoder)
     if key is None:
@@ -36,9 +36,9 @@ def added_to(options: dict[str, str], encoder: str, first: Any) -> dict[str, str
 
 
 def beside(source: Any, first: Any, encoder: str) -> bool:
-    """Whether the source's stream holds HDR10's side data for pictures of its codec, which the encoder cannot tell.
+    """Whether the source's stream holds HDR10's side data of its codec that the encoder cannot write.
 
-    PyAV cannot set them on a stream, and takes them over from one that has them.
+    PyAV cannot set them on a stream, but copies them from a stream that has them.
 
     Args:
         source: the source's stream.

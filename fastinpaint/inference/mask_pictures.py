@@ -1,4 +1,4 @@
-"""Which pixels of a mask's picture are hole: white ones, labels, transparency."""
+"""Which pixels of a mask's picture are holes: white ones, labels or transparency."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ LABELS = 32
 
 CHANNELS = ("auto", "colour", "red", "green", "blue", "alpha")
 EXACT_SUFFIXES = frozenset({".png", ".bmp", ".ppm", ".tif", ".tiff"})
-"""Images without the noise of compression, of which a small value says something."""
+"""Images without compression noise, in which a small value has a meaning."""
 
 
 class MaskPictures:
-    """Turns pictures into masks, all by one rule, and says once what it took them for.
+    """Turns pictures into masks, all by one rule, and notes once which rule it is.
 
     Args:
         name: of the masks, for messages.
@@ -63,7 +63,7 @@ class MaskPictures:
         return self._dark_labels(frame, white)
 
     def _dark_labels(self, frame: Frame, white: np.ndarray) -> np.ndarray:
-        """Any value but 0 where the picture is a map of few labels."""
+        """Every value but 0, if the picture is a map of few labels; else the white pixels."""
         palette = frame.picture.format.name == "pal8"
         values = frame.rgb.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32) if palette else _grey(frame)
         used = np.unique(values)
@@ -83,7 +83,7 @@ class MaskPictures:
 
 
 def _grey(frame: Frame) -> np.ndarray:
-    """The picture's own values where it is grey, of 16 bits too; else the brightest channel."""
+    """The picture's own values if it is grey (16 bits too), else the brightest channel."""
     name = frame.picture.format.name
     if what_it_holds(name).gray and layout_of(name) is not None:
         return samples(frame.picture)["y"]

@@ -30,13 +30,13 @@ class MaskSettings:
         resize: scale masks of another size to the video's.
         grow: pixels by which every hole is widened, so that the soft edges of an object go too.
         channel, label: see `MaskPictures`.
-        start: the frame, from 0, of the first mask; where negative, so many masks are left out. Frames without a mask
+        start: the frame, from 0, of the first mask; if negative, that many masks are skipped. Frames without a mask
             have no hole then, and masks beyond the last frame are left out. None: there must be a mask for each frame.
-        step: use every so many-th mask.
+        step: use every `step`-th mask.
         hold: frames that each mask is for; 0 is until the number in the next one's name.
 
     Raises:
-        UserError: a value that cannot be.
+        UserError: a value out of its range.
     """
 
     invert: bool = False
@@ -148,7 +148,7 @@ class Masks:
 
     @property
     def tolerance(self) -> int:
-        """By so many frames and more must masks go on beyond the video to be too many."""
+        """Masks for fewer frames than this beyond the video's end are not too many."""
         return max(1, self._last_hold)
 
     def counted(self) -> int:
@@ -183,7 +183,7 @@ class Masks:
             self.length_hint = sum(holds) if holds else -(-hint // self._settings.step) * (self._settings.hold or 1)
 
     def _holds(self, images: list[Path], as_video: bool) -> list[int]:
-        """For how many frames each numbered image is, with hold 0; else a gap in the numbers may be refused."""
+        """The frames that each numbered image is for, with hold 0. Otherwise a gap in the numbers is refused."""
         found = [re.findall(r"\d+", path.stem) for path in images]
         numbers = [int(digits[-1]) for digits in found if digits]
         if len(numbers) < len(images) or len(numbers) < 2:
@@ -200,7 +200,7 @@ class Masks:
             raise UserError(
                 f"{self.name}: the numbers of the {len(images)} masks jump from {numbers[place]} to "
                 f"{numbers[place + 1]}; "
-                + (f"--mask-hold {steps[0]} shows each for {steps[0]} frames" if even else "add those that lack")
+                + (f"--mask-hold {steps[0]} shows each for {steps[0]} frames" if even else "add the missing ones")
                 + ", --mask-hold auto shows each until the next one's number, --mask-hold 1 takes them one a frame."
             )
         return []
@@ -239,7 +239,7 @@ class Masks:
         return self._turned(soft >= 128)
 
     def _finished(self, own: np.ndarray | None, drawn: np.ndarray | None) -> np.ndarray:
-        """The union of both, widened. What was made of the same two last time is given again."""
+        """The union of both, widened. The last result is returned again for the same two inputs."""
         if self._last is not None and self._last[0] is own and self._last[1] is drawn:
             self._index += 1
             return self._last[2]
@@ -267,7 +267,7 @@ class Masks:
 
 
 def no_hole(name: str, invert: bool) -> str:
-    """The sentence for a mask that leaves nothing to do."""
+    """The error for a mask without a hole."""
     colour, whole = ("black", "white") if invert else ("white", "black")
     return f"{name}: the mask must have a {colour} pixel somewhere, where the hole is; it is {whole} throughout."
 
@@ -279,7 +279,7 @@ def count_frames(path: str | Path) -> int:
 
 
 def wrong_count(masks: Masks, have: int, video: VideoReader, need: int) -> str:
-    """The sentence for masks that are fewer or more than the frames, with what a person can do."""
+    """The error for fewer or more masks than frames, with what the user can do."""
     more, few = max(have, need), max(1, min(have, need))
     times = round(more / few)
     fits = times > 1 and abs(more - times * few) < times

@@ -28,7 +28,7 @@ from fastinpaint.inference.streams import OtherStreams
 
 INT32_MAX = 2**31 - 1
 CONSTANT_RATE = frozenset({"mpeg2video", "mpeg4"})
-"""Encoders that count frames of a constant rate, not ticks."""
+"""Encoders that count frames at a constant rate, not ticks."""
 
 
 class MovieWriter:
@@ -45,7 +45,7 @@ class MovieWriter:
         find_copies: says which pictures can be copied, where the output could hold them.
 
     Attributes:
-        notes: what a person should know, one sentence each.
+        notes: what the user should know, one sentence each.
         copied: the number of pictures that are copied.
 
     Raises:
@@ -139,7 +139,7 @@ class MovieWriter:
     def _copying(
         self, source: VideoReader, encoding: Encoding, find_copies: Callable[[], Copies | None]
     ) -> Copier | None:
-        """What copies pictures, where the output holds the source's as they are."""
+        """The copier of packets, if the output can hold the source's as they are."""
         self.copied = 0
         codec = av.Codec(self.plan.encoder, "w").canonical_name
         same = self._original is not None and codec == source.codec and self.plan.pix_fmt == self._source_format
@@ -218,7 +218,7 @@ class MovieWriter:
             self._container.mux(packet)
 
     def _encode(self, picture: Any) -> None:
-        """Encode and pass on what is ready, each for as long as the source shows it, which encoders do not tell."""
+        """Encode, and pass on the packets that are ready. Each gets the source's duration, which encoders drop."""
         for packet in self._encoder.encode(picture):
             length = self._lengths.pop(packet.pts, 0) if packet.time_base == self._time_base else 0
             if length:
@@ -255,7 +255,7 @@ class MovieWriter:
         return tick
 
     def _origin(self, first: Fraction) -> Fraction:
-        """Seconds by which all times are moved: none but where the output cannot begin there."""
+        """Seconds by which all times are moved: 0 unless the output cannot begin at the source's first time."""
         if self._suffix in (".avi", *PICTURES):
             return first
         return min(self._original.start, first) if self._original is not None and first < 0 else Fraction(0)
@@ -273,7 +273,7 @@ class MovieWriter:
 
     def _open(self, path: Path) -> av.container.OutputContainer:
         muxer, options = MUXERS[self._suffix], {}
-        if muxer in ("matroska", "webm"):  # not to be shifted as a whole where the sound begins a little before 0
+        if muxer in ("matroska", "webm"):  # or FFmpeg shifts all streams if the sound begins a little before 0
             options = {"avoid_negative_ts": "disabled"}
         elif muxer == "mpegts":
             options = {"mpegts_copyts": "1", "avoid_negative_ts": "disabled"}
@@ -290,7 +290,7 @@ class MovieWriter:
 
     def _options(self, more: dict[str, str]) -> dict[str, str]:
         if self.plan.encoder == "libsvtav1":
-            os.environ.setdefault("SVT_LOG", "1")  # errors alone; it writes to stderr itself
+            os.environ.setdefault("SVT_LOG", "1")  # errors only: it writes to stderr itself
         options = hdr.added_to(self.plan.options, self.plan.encoder, self._like)
         for key, value in more.items():
             joined = key.endswith("-params") and key in options
@@ -298,7 +298,7 @@ class MovieWriter:
         return options
 
     def _describe(self, target: Any) -> None:
-        """The size, the shape of a pixel and what the numbers of the colours mean."""
+        """Set the size, the pixel aspect ratio and the colour space."""
         target.width, target.height = self._size
         target.pix_fmt = self.plan.pix_fmt
         if self.plan.encoder == "libx265" and MUXERS[self._suffix] in ("mp4", "mov"):

@@ -1,4 +1,4 @@
-"""Where completed frames go: a folder of PNG images or a video file, whole or not at all."""
+"""Writers of completed frames: a folder of images or a file, complete or not at all."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def encoded(image: np.ndarray, suffix: str) -> bytes:
 
 
 class Writer(Protocol):
-    """Takes frames in order. The output is complete after `close`; `release` lets go of it in any state.
+    """Takes frames in order. The output is complete after `close`; `release` closes files in any state.
 
     Attributes:
         copied: the number of frames that are copied without being encoded.
@@ -112,7 +112,7 @@ class FolderWriter:
 
 
 def is_movie(target: Path) -> bool:
-    """Whether the name asks for a file, a video or a still image; else it is a folder's."""
+    """Whether the name is that of a video or a still image, not of a folder."""
     return target.suffix.lower() in MUXERS
 
 
@@ -138,7 +138,7 @@ def check_output(target: Path, inputs: list[Path], overwrite: bool) -> None:
 
 @contextmanager
 def whole_or_nothing(target: Path) -> Iterator[Path]:
-    """A path beside `target` to write to; it takes the target's place at the end, and goes away on any error.
+    """A path beside `target` to write to; it replaces the target at the end, and is removed on any error.
 
     Raises:
         UserError: it cannot be written.

@@ -9,7 +9,7 @@ START = b"\0\0\1"
 HEAD = 16
 """Bytes of a parameter set that are looked at."""
 MOST_IDS = 32
-"""Parameter sets of H.264 have numbers below it."""
+"""H.264's parameter sets have numbers below this."""
 H264_KEY, H264_SETS = frozenset({5}), frozenset({7, 8})
 SEQUENCE = 7
 HEVC_KEY, HEVC_SETS = frozenset({16, 17, 18, 19, 20}), frozenset({32, 33, 34})
@@ -50,7 +50,7 @@ ANNEX_B = Packing(0, [])
 
 
 def packing(codec: str, header: bytes) -> Packing:
-    """Of a stream, by the codec's name and its extradata.
+    """A stream's packing, by the codec's name and its extradata.
 
     Raises:
         ValueError: the header is damaged.
@@ -124,7 +124,7 @@ def merged_h264(header: bytes, own: bytes) -> bytes:
 
 
 def _avcc(header: bytes) -> tuple[Packing, bytes]:
-    """Packing, and what follows the parameter sets."""
+    """The packing, and the bytes after the parameter sets."""
     sets, place = [], 5
     for mask in (31, 255):
         count = header[place] & mask

@@ -100,7 +100,7 @@ def _components(bare: str) -> tuple[Component, ...] | None:
 
 @cache
 def what_it_holds(name: str) -> Holds:
-    """What samples of a pixel format say."""
+    """What a pixel format's samples can express."""
     form = VideoFormat(name, 16, 16)
     alpha = form.has_palette or any(part.is_alpha for part in form.components)
     colour = [part for part in form.components if not part.is_alpha]
@@ -124,7 +124,7 @@ def working_format(name: str) -> str:
 
 
 def without_alpha(name: str) -> str:
-    """The format that holds the same but transparency."""
+    """The format that holds the same without transparency."""
     held = what_it_holds(name)
     if held.gray:
         return "gray" if held.depth == 8 else "gray16le"
@@ -135,7 +135,7 @@ def without_alpha(name: str) -> str:
 
 
 def losses(source: str, target: str) -> list[str]:
-    """What of pixels in one format another cannot hold, in words."""
+    """What another format loses of pixels in one format, in words."""
     have, can = what_it_holds(source), what_it_holds(target)
     lost = []
     if have.alpha and not can.alpha:
@@ -152,7 +152,7 @@ def losses(source: str, target: str) -> list[str]:
 
 
 def nearest(source: str, formats: list[str]) -> str:
-    """Of some formats, the one that loses least of another; of these the same or the smallest one."""
+    """The format among some that loses least of another; of equals the same one or the smallest."""
 
     def cost(name: str) -> tuple[int, int, bool]:
         have, can = what_it_holds(source), what_it_holds(name)
@@ -164,7 +164,7 @@ def nearest(source: str, formats: list[str]) -> str:
 
 
 def weight(loss: str) -> int:
-    """How much a loss that `losses` names counts beside others."""
+    """How much a loss named by `losses` counts against others."""
     return next((cost for word, cost in (("colour", 16), ("transp", 8), ("bits", 4), ("chroma", 2)) if word in loss), 1)
 
 

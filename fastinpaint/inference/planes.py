@@ -1,4 +1,4 @@
-"""Completed RGB back into a picture's own planes: only what the hole touches is written."""
+"""Writes completed RGB into a picture's own planes: only the samples that the hole touches."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ BT601 = (0.299, 0.114)
 def convert(picture: Any, name: str) -> Any:
     """The picture in another pixel format, with its times, tags and side data; samples that both have are equal.
 
-    swscale's own conversions round even where nothing need be lost, so samples are copied here. More bits are filled
-    up with zeros for luma and chroma, and by repetition for RGB and alpha, as their full range demands. What the
+    swscale's conversions round even where nothing has to be lost, so samples are copied here. Added bits are filled
+    with zeros for luma and chroma, and by repetition for RGB and alpha, as their full range demands. What the
     formats do not share (RGB against YUV, another resolution of chroma, fewer bits) is swscale's work.
 
     Args:
@@ -59,7 +59,7 @@ def _deeper(values: np.ndarray, depth: int, wanted: int, full: bool) -> np.ndarr
 
 
 def is_opaque(picture: Any) -> bool:
-    """Whether a picture has transparency that it does not use; False where it has none to use."""
+    """Whether a picture has an alpha channel that is opaque everywhere; False without an alpha channel."""
     name = working_format(picture.format.name)
     if not what_it_holds(name).alpha:
         return False

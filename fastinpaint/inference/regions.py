@@ -34,7 +34,7 @@ class Box(NamedTuple):
 
 
 class Region(NamedTuple):
-    """One look of the network: it sees `window`, scaled to `height` x `width`, and fills the holes inside `hole`."""
+    """One input of the network: it sees `window`, scaled to `height` x `width`, and fills the holes inside `hole`."""
 
     hole: Box
     window: Box
@@ -84,7 +84,7 @@ def _bounds(holes: np.ndarray, y: int = 0, x: int = 0) -> Box:
 
 
 def _merged(boxes: list[Box], masks: np.ndarray, size: int) -> list[Box]:
-    """Join boxes while their common window is hardly coarser than their own."""
+    """Join boxes while their common window is at most `COARSER` times as large as their own."""
     merged: list[tuple[Box, int]] = []
     for box in boxes:
         side = _side(box, masks, size)
@@ -94,7 +94,7 @@ def _merged(boxes: list[Box], masks: np.ndarray, size: int) -> list[Box]:
             for other in merged:
                 joint = box.joined(other[0])
                 if round(ROOM * joint.side) > COARSER * max(side, other[1]):
-                    continue  # too large already by its place, whatever single frames hold
+                    continue  # the place over all frames is too large already
                 joint_side = _side(joint, masks, size)
                 if joint_side <= COARSER * max(side, other[1]):
                     merged.remove(other)

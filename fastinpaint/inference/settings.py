@@ -37,12 +37,12 @@ class Settings:
         full_frame: show the network the whole frame, unscaled, in place of windows.
         feather: pixels, counted from the hole's edge inwards, over which the source fades into the completion. The
             source shows there, so draw the mask that much larger than what must go. 0 switches at the edge.
-        adapt: seconds on two cores to adapt the fill without a network to the video first (`Adaptation`); 0 does not.
+        adapt: seconds on two cores to adapt the fill to the video first (`Adaptation`); 0: not at all.
         device: a torch device; "auto" is CUDA where there is one, else the CPU.
         dtype: "fp32", or "bf16" or "fp16" for autocast.
 
     Raises:
-        UserError: a value that cannot be.
+        UserError: a value out of its range.
     """
 
     frames: int = 32
@@ -77,7 +77,7 @@ class Settings:
             device = torch.device(self.device)
             if device.type == "cpu" and device.index:
                 raise ValueError("there is one CPU, cpu")
-            torch.zeros((), device=device).item()  # which the meta device has none of
+            torch.zeros((), device=device).item()  # the meta device has no memory
         except (RuntimeError, AssertionError, NotImplementedError, ImportError, ValueError, TypeError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
             raise UserError(f"device {shown(self.device)} cannot be used here: {reason}.") from None
@@ -88,7 +88,7 @@ def require_window(model: nn.Module | None, settings: Settings, reader: VideoRea
     """Refuse windows of frames that cannot fit, before any is decoded.
 
     Raises:
-        UserError: how much the frames that are held at once, or the network on them, take at least, and what there is.
+        UserError: the frames held at once, or the network on them, need more memory than there is; says both amounts.
     """
     frames = min(settings.frames, reader.length_hint or settings.frames)
     size = f"{reader.width}x{reader.height}"

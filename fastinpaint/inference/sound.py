@@ -1,4 +1,4 @@
-"""Sound encoded again, where a person asks for it and the output cannot hold the source's."""
+"""Sound encoded again, if the user asks for it and the output cannot hold the source's."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class EncodedSound:
         self._resampler = av.AudioResampler(context.format, context.layout, rate, context.frame_size or None)
 
     def packets(self, packet: av.Packet | None) -> Iterator[av.Packet]:
-        """What comes of a packet of the source; None ends the track."""
+        """The packets made from one packet of the source; None ends the track."""
         frames: list[Any] = [None] if packet is None else list(packet.decode())
         for frame in frames:
             for part in self._resampler.resample(frame):

@@ -84,7 +84,7 @@ TRANSPORTED = frozenset(
 class OtherStreams:
     """The source a second time: its description, and the packets of all streams but the pictures.
 
-    Packets are passed on in step with the pictures, so that neither have to wait in memory for the others.
+    Packets are passed on in step with the pictures, so that neither waits in memory for the other.
 
     Args:
         name: the source's path.
@@ -130,10 +130,10 @@ class OtherStreams:
             start: seconds by which all times are moved towards zero.
 
         Returns:
-            Notes for a person.
+            Notes for the user.
 
         Raises:
-            UserError: it cannot hold a stream, and that is not to be dropped.
+            UserError: the output cannot hold a stream, and dropping it was not allowed.
         """
         self._start = start
         output.metadata.update(self.tags)

@@ -1,4 +1,4 @@
-"""Long videos: windows in time that overlap, and the blend where they do."""
+"""Long videos: windows in time that overlap, and how they are blended there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The package's own network, and what weights were trained to see."""
+"""The package's own network, and the frames and size that weights were trained at."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Seen(NamedTuple):
 
 
 def seen_by(weights: Path) -> Seen:
-    """What weights were trained to see, where their file says so."""
+    """The frames and size that weights were trained at, if their file says so."""
     trained = weights_info(weights).extra
     return Seen(**{name: trained[name] for name in Seen._fields if name in trained})
 
 
 def correction() -> tuple[nn.Module, Seen]:
-    """The network of `CORRECTION` and what it was trained to see."""
+    """The network of `CORRECTION`, and the frames and size it was trained at."""
     return load_weights(CORRECTION), seen_by(CORRECTION)

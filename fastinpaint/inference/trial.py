@@ -1,4 +1,4 @@
-"""Whether a correction helps on a clip: holes of the same shape over its known pixels show what it is worth there."""
+"""Whether a correction helps on a clip, measured with holes of the same shape over the clip's known pixels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastinpaint.propagation import propagate
 from fastinpaint.propagation.adapt import displaced
 
 FRAMES, COPIES = 4, 3
-"""Frames of the window that are looked at, and copies of each one's hole."""
+"""Frames of the window that are tried, and copies of each frame's hole."""
 BETTER = 0.98
 """Share of the fill's error that the corrected one's must be below, or the clip is not corrected."""
 

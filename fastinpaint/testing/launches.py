@@ -1,4 +1,4 @@
-"""GPU backends whose launches do nothing, to count and to time what the host does for them where no GPU is.
+"""GPU backends whose launches do nothing, to count and time the host's work on a machine without a GPU.
 
 Inside `without_launches` such a backend takes tensors of the CPU. Its results are uninitialised memory.
 """
@@ -52,7 +52,7 @@ class _Kernel:
 
 @contextmanager
 def without_launches(backend: str) -> Iterator[list[str]]:
-    """Inside, a backend's launches do nothing. Gives the list of what would have been called.
+    """Inside the block a backend's launches do nothing. Yields the list of the calls that would have been made.
 
     Args:
         backend: ``cuda`` or ``triton``. The latter must be installed.

@@ -175,7 +175,7 @@ def test_bad_videos_masks_and_weights_are_named(clip, tmp_path, capsys, weights)
         (["--grow", "-1"], "--grow: must be a whole number from 0 to 1000, got '-1'"),
         (["--pix-fmt", "x"], "pix_fmt must be a pixel format such as yuv420p, got 'x'"),
         (["--fp16", "--bf16"], "not allowed with argument"),
-        (["--adapt", "5"], "--adapt: adapts the fill that needs no weights"),
+        (["--adapt", "5"], "--adapt: it adapts the fill that needs no weights"),
         (["--adapt", "-1"], "--adapt: must be a whole number from 0 to 86400, got '-1'"),
         (["--quality", "best"], "invalid choice: 'best'"),
         (["--sharpen"], "unrecognized arguments: --sharpen"),

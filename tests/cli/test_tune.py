@@ -62,7 +62,7 @@ def test_says_that_a_deterministic_choice_cannot_be_measured(
 ) -> None:
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
     assert main(TINY) == 2
-    assert "forbids to choose by measurements" in capsys.readouterr().err
+    assert "forbids choosing by measurement" in capsys.readouterr().err
 
 
 def test_a_gpus_kernels_are_compiled_before_they_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -240,7 +240,7 @@ def test_a_box_moves_linearly_between_its_key_frames_and_is_gone_outside_them():
 
 @pytest.mark.parametrize(
     ("boxes", "message"),
-    [(["0,0,5,5@1"], "key frame of a box that moves, of which two"), (["0,0,5,5@1", "1,1,5,5@1"], "two are at 1 s")],
+    [(["0,0,5,5@1"], "a moving box, which needs at least two"), (["0,0,5,5@1", "1,1,5,5@1"], "two are at 1 s")],
 )
 def test_key_frames_that_make_no_path_are_refused(boxes, message):
     with pytest.raises(UserError, match=message):
@@ -322,7 +322,7 @@ def test_a_mask_or_a_box_is_needed():
 def test_a_gap_in_the_numbers_is_refused_with_what_to_do(tmp_path):
     gap = folder(tmp_path / "gap", [0, 1, 2, 5, 6])
     with pytest.raises(
-        UserError, match=r"numbers of the 5 masks jump from 2 to 5; add those.*--mask-hold auto.*hold 1"
+        UserError, match=r"numbers of the 5 masks jump from 2 to 5; add the missing.*--mask-hold auto.*hold 1"
     ):
         masks(video(), gap)
     with masks(video(), gap, hold=1) as made:
