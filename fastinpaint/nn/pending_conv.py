@@ -214,6 +214,8 @@ class PendingConv(Raw):
 
 def waiting(parts: Sequence[Part]) -> list[PendingConv | Activated]:
     """The maps that a convolution of the parts would make first, in order: who runs them does so few calls deep."""
+    if len(parts) == 1 and parts[0].raw.x is not None and parts[0].addend is None:  # as is usual
+        return []
     mode, found = Mode.now(), list[PendingConv | Activated]()
     seen = [raw for part in parts for raw in (part.raw, part.addend) if raw is not None]
     while seen:

@@ -25,6 +25,7 @@ from fastinpaint.ops.batch_norm.reference import VECTORS, Norm, Normed, Running
 from fastinpaint.ops.conv_block import reference, torch_library
 from fastinpaint.ops.conv_block.torch_library import GEOMETRY, Call, Flat, geometry_of, pack
 from fastinpaint.ops.dispatch.fast_path import (
+    AS_IT_IS,
     TAGS,
     applied,
     below_autograd,
@@ -178,7 +179,7 @@ class ConvNorm(torch.autograd.Function):
             )  # fmt: skip
         else:
             module, norm_module = call.module, call.norm_module
-            with below_autograd(weight.device):
+            with AS_IT_IS if call.unguarded else below_autograd(weight.device):
                 if norm_module is None:
                     y, found = module.fwd_norm(sources, weight, bias, call.geometry, norm)
                     mean, scale, shift, rstd, dvar_per_dscale, var, _, _ = found
@@ -227,7 +228,7 @@ class ConvNorm(torch.autograd.Function):
             assert module is not None
             sources = unflatten(flat, relus)
             norm_module = call.norm_module
-            with below_autograd(weight.device):
+            with AS_IT_IS if call.unguarded else below_autograd(weight.device):
                 if norm_module is None:
                     grads, dweight, dbias, dnorm_weight = module.bwd_norm(
                         dy, dmean, dscale, y, normed, scaled, sources, weight, call.geometry, *needed

@@ -145,6 +145,7 @@ class Call(NamedTuple):
             prepared for these shapes, which has the same functions. None under a compiler.
         with_norm: whether that can run the following batch norm in the same node of the graph.
         norm_module: what then runs the batch norm; None where module does.
+        unguarded: whether module calls nothing that autograd or autocast would change.
     """
 
     relus: tuple[int, ...]
@@ -154,6 +155,7 @@ class Call(NamedTuple):
     module: Any
     with_norm: bool = False
     norm_module: ModuleType | None = None
+    unguarded: bool = False
 
 
 def call_of(sources: Sequence[Source], weight: Tensor, geometry: Geometry, stats: bool, backend: str) -> Call:
@@ -163,7 +165,8 @@ def call_of(sources: Sequence[Source], weight: Tensor, geometry: Geometry, stats
         module = module.prepare(sources, weight, geometry) or module
     norm_module = None if module is None or not hasattr(module, "norm_module") else module.norm_module()
     with_norm = (norm_module is not None or hasattr(module, "fwd_norm")) and all(s.x.numel() for s in sources)
-    return Call(tuple([s.relu for s in sources]), geometry, stats, backend, module, with_norm, norm_module)
+    relus, unguarded = tuple([s.relu for s in sources]), getattr(module, "UNGUARDED", False)
+    return Call(relus, geometry, stats, backend, module, with_norm, norm_module, unguarded)
 
 
 def fwd(call: Call, flat: Flat, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

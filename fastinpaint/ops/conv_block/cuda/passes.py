@@ -27,7 +27,7 @@ ADDRESSES = struct.Struct("@5P")  # of a `CSource`, and of a `CSourceGradient`
 RESULTS = struct.Struct("@4P")  # bias, y, mean, var
 G_SOURCE, RESULT = CConv.gradient.offset, CConv.bias.offset
 SOURCE_SIZE, GRADIENT_SIZE = native.C_SOURCE.size, ctypes.sizeof(CSourceGradient)
-BYTES_ALIGNED, FLOATS_ALIGNED = 16, 4  # what kernels read in one access
+BYTES_ALIGNED = 16  # what kernels read in one access
 NO_GRAD = SourceGrad()
 
 
@@ -40,7 +40,8 @@ class Passes:
 
     CHANNELS_LAST = True
     FRESH_GRADIENTS = True  # none shares memory with another one or with dy
-    NORM_NEEDS_BYPASS = True  # see `fwd_norm`
+    NORM_NEEDS_BYPASS = True  # `fwd_norm` gives var, which no registered operator can return
+    UNGUARDED = True  # it calls nothing that autograd or autocast would change
 
     def __init__(self, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> None:
         x = sources[0].x
@@ -99,7 +100,7 @@ class Passes:
         self, sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, stats: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """See `fastinpaint.ops.conv_block.cuda.fwd`."""
-        conv, alive = self._conv(sources, weight)
+        conv, _alive = self._conv(sources, weight)
         y = torch.empty_strided(self.shape, self.strides, dtype=self.dtype, device=self.device)
         mean = native.vector(y, self.channels) if stats else None
         var = native.vector(y, self.channels) if stats else None
@@ -112,13 +113,11 @@ class Passes:
     def fwd_norm(
         self, sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, norm: Norm
     ) -> tuple[Tensor, Normed]:
-        """y as in `fwd`, and what the batch norm that follows makes of its statistics.
-
-        The vectors share memory: a registered operator could not return them.
-        """
-        conv, alive = self._conv(sources, weight)
+        """y as in `fwd`, and what the batch norm that follows makes of its statistics."""
+        conv, _alive = self._conv(sources, weight)
         y = torch.empty_strided(self.shape, self.strides, dtype=self.dtype, device=self.device)
-        mean, var, scale, shift = self._vectors()
+        mean, var = native.vector(y, self.channels), native.vector(y, self.channels)
+        scale, shift = native.vector(y, self.channels), native.vector(y, self.channels)
         places = (mean.data_ptr(), var.data_ptr(), scale.data_ptr(), shift.data_ptr())
         bias = None if bias is None else bias.contiguous()
         RESULTS.pack_into(conv, RESULT, 0 if bias is None else bias.data_ptr(), y.data_ptr(), *places[:2])
@@ -127,12 +126,6 @@ class Passes:
         native.call(OP, "fi_conv_norm_fwd", space, ctypes.byref(conv), packed)
         batch_norm.put_back(norm.running, dense)
         return y, Normed(mean, scale, shift, var=var, eps=norm.eps)
-
-    def _vectors(self) -> Sequence[Tensor]:
-        """mean, var, scale and shift in one allocation."""
-        channels, wide = self.channels, -(-self.channels // FLOATS_ALIGNED) * FLOATS_ALIGNED
-        found = torch.empty((4, wide), dtype=torch.float32, device=self.device)
-        return (found if wide == channels else found[:, :channels]).unbind()
 
     def bwd(
         self,
@@ -188,9 +181,9 @@ class Passes:
         dy, y = dy.contiguous(memory_format=self.axes), y.contiguous(memory_format=self.axes)
         (grads, dweight), dbias, space = self._results(conv, alive, weight, needs, needs_weight, needs_bias)
         dvar = space.data_ptr() + space.numel() - self.room
-        packed, dnorm_weight, dense = batch_norm.pack_bwd(
+        packed, dnorm_weight, _alive = batch_norm.pack_bwd(
             dscale, var, normed.weight, norm_weight is not None, eps, dvar
-        )  # the launch reads `dense`
+        )
         ADDRESSES.pack_into(conv, G_SOURCE, y.data_ptr(), dy.data_ptr(), mean.data_ptr(), dvar, dmean.data_ptr())
         native.call(OP, "fi_conv_bwd", space, ctypes.byref(conv), packed, native.address(dbias))
         return grads, dweight, None if dbias is None else dbias.to(weight.dtype), dnorm_weight
