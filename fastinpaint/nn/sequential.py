@@ -42,7 +42,7 @@ class Sequential(nn.Sequential):
             pending = PendingConv(parts, own["weight"], own.get("bias"), *settings)
             part, options = Part(pending), layer._fastinpaint
             norm = None
-            if isinstance(following, _Norm) and not own_observer(following):
+            if pending.x is None and isinstance(following, _Norm) and not own_observer(following):
                 norm = following.joined(pending)
             if norm is not None and following.training:
                 apply, arguments = pending.prepare(True, norm)
