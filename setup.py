@@ -35,6 +35,10 @@ ISAS = {"scalar": (16, [])}
 if platform.machine().lower() in ("x86_64", "amd64"):
     ISAS["avx2"] = (32, ["-mavx2", "-mfma"])
     ISAS["avx512"] = (64, ["-mavx2", "-mfma", *(f"-mavx512{part}" for part in ("f", "vl", "bw", "dq"))])
+# Those of the kernels of bfloat16 maps, whose product the baseline computes in float32.
+BF16_ISAS = {"scalar": ISAS["scalar"]}
+if "avx512" in ISAS:
+    BF16_ISAS["avx512bf16"] = (64, [*ISAS["avx512"][1], "-mavx512bf16"])
 
 
 def find_cxx() -> str | None:
@@ -80,10 +84,11 @@ def cuda_flags(nvcc: str) -> tuple[list[str], list[str]]:
 
 def cpu_variants(source: Path) -> list[tuple[str, list[str]]]:
     """How one C++ source is compiled: (suffix of the object, extra flags) of each instruction set."""
-    known = ["-DFI_HAS_AVX"] if len(ISAS) > 1 else []
+    known = ["-DFI_HAS_AVX", "-DFI_HAS_BF16"] if len(ISAS) > 1 else []
     if "simd" not in source.stem:
         return [("", known)]
-    return [(f"_{n}", [*known, f"-DFI_ISA={n}", f"-DFI_BYTES={width}", *flags]) for n, (width, flags) in ISAS.items()]
+    isas = BF16_ISAS if "simd_bf16" in source.stem else ISAS
+    return [(f"_{n}", [*known, f"-DFI_ISA={n}", f"-DFI_BYTES={width}", *flags]) for n, (width, flags) in isas.items()]
 
 
 def cuda_variants(source: Path) -> list[tuple[str, list[str]]]:

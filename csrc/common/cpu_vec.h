@@ -50,13 +50,46 @@ inline void end_stream() {
   _mm_sfence();
 #endif
 }
-// Rounds to nearest even; a NaN stays a NaN whatever its payload.
-inline void store(Bf16* p, vfloat v) {
+// bfloat16 in the low half of each lane. Rounds to nearest even; a NaN stays a NaN whatever its payload.
+inline vbits rounded(vfloat v) {
+#if defined(__AVX512BF16__)
+  return (vbits)_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)v));
+#else
   const vbits bits = (vbits)v;
-  const vbits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const vbits wide = (bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40u : rounded;
-  *reinterpret_cast<vhalf_u*>(p) = __builtin_convertvector(wide, vhalf);
+  const vbits nearest = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  return (bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40u : nearest;
+#endif
 }
+inline void store(Bf16* p, vfloat v) {
+#if defined(__AVX512BF16__)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh((__m512)v));
+#else
+  *reinterpret_cast<vhalf_u*>(p) = __builtin_convertvector(rounded(v), vhalf);
+#endif
+}
+inline float to_float(float v) { return v; }
+inline float to_float(Bf16 v) {
+  const uint32_t bits = uint32_t{v.bits} << 16;
+  float f;
+  std::memcpy(&f, &bits, sizeof(f));
+  return f;
+}
+// One value; as `store` of vectors.
+inline void put(float* p, float v) { *p = v; }
+inline void put(Bf16* p, float v) { p->bits = static_cast<uint16_t>(rounded(v - vfloat{})[0]); }
+// The value as it is read back from storage.
+inline vfloat stored(const float*, vfloat v) { return v; }
+inline vfloat stored(const Bf16*, vfloat v) { return (vfloat)(rounded(v) << 16); }
+
+// Two bfloat16 values, of which the first is in the low half: a term of the products of `product.h`.
+struct Pair {
+  uint32_t bits;
+};
+typedef uint32_t vbits_u __attribute__((vector_size(FI_BYTES), aligned(4), may_alias));
+inline vbits load(const Pair* p) { return *reinterpret_cast<const vbits_u*>(p); }
+// The first of each pair, with zero for the second; and the second, once the first is there.
+inline void store_first(Pair* p, vfloat v) { *reinterpret_cast<vbits_u*>(p) = rounded(v); }
+inline void store_second(Pair* p, vfloat v) { *reinterpret_cast<vbits_u*>(p) |= rounded(v) << 16; }
 
 // Sums of float vectors kept in double: as many lanes, in two halves. Doubles add to themselves.
 struct Halves {

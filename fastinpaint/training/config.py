@@ -93,6 +93,10 @@ class TrainConfig:
     augment: bool = _option(False, "with fill propagated: change crop, time, direction and colours of the videos")
     view_frames: int = _option(8, "with fill propagated: frames that the network sees of a draw", range=whole(1, 4096))
     view_size: int = _option(64, "with fill propagated: side in pixels of what it sees", range=whole(8, 8192))
+    fresh: float = _option(
+        0.0, "with fill propagated: share of views with a new hole on a new piece of a frame", range=real(0, 1)
+    )
+    start: str = _option("", "a weights file whose weights the run begins with; none: random ones")
     seed: int = _option(0, "of the first weights, the order of the data and the holes", range=SEED)
     validate_every: int = _option(1000, "steps between validations; 0: none", range=COUNT, free=True)
     validation_samples: int = _option(0, "validation samples to use; 0: all", range=COUNT, free=True)

@@ -18,21 +18,17 @@ from torch import Tensor
 from fastinpaint.errors import UserError
 from fastinpaint.files import parse_json, read_text
 from fastinpaint.training.batches import TrainBatches
+from fastinpaint.training.colours import colour_change
 from fastinpaint.training.config import TrainConfig
 from fastinpaint.training.distributed import World
+from fastinpaint.training.fresh import Frames, fresh_view
 
 SMALLEST = 0.75
 """Least side of a crop, as a share of the draw's."""
 LEAST = 0.01
 """Least share of a crop that is a hole."""
-GAIN, OFFSET = (0.75, 1.25), (-25.0, 25.0)
-"""Contrast about mid-grey, and brightness in grey levels."""
-HUE, SATURATION = 0.35, (0.6, 1.4)
-"""Largest turn of the hue in radians, and the factor on the colour's distance from grey."""
 UPSIDE_DOWN = 0.1
 """Share of draws that are turned upside down."""
-TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
-"""NTSC's brightness and two colour axes of an RGB colour."""
 
 
 class PropagatedDraws(Sequence[np.ndarray]):
@@ -61,6 +57,7 @@ class PropagatedDraws(Sequence[np.ndarray]):
             index = parse_json(read_text(self.root / "index.json"))
             self.files = [self.root / entry["file"] for entry in index[split]]
             self.kinds = [str(entry["holes"]) for entry in index[split]]
+            self.still: list[dict[str, Any]] = index.get("frames of clips", [])
             self.facts: dict[str, Any] = {"seed": index["seed"], "clips": index["clips"]}
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.root / 'index.json'}: not an index of propagated draws ({error}).") from None
@@ -87,11 +84,21 @@ class PropagatedDraws(Sequence[np.ndarray]):
 
 
 class DrawBatches(TrainBatches):
-    """`TrainBatches` of draws: videos ``[..., 6]``, truth and fill, and the doubt 0 to 255 in place of masks."""
+    """`TrainBatches` of draws: videos ``[..., 6]``, truth and fill, and the doubt 0 to 255 in place of masks.
+
+    A share of `config.fresh` of the slots gets views made on the spot in place of draws.
+    """
+
+    def __init__(self, samples: PropagatedDraws, config: TrainConfig, world: World) -> None:
+        super().__init__(samples, config, world)
+        self.still = Frames.of(samples.root, samples.still) if config.fresh else None
 
     def _slot(self, step: int, slot: int) -> tuple[np.ndarray, np.ndarray]:
         draw, rng = self._drawn(step, slot)
         frames, size = self.config.view_frames, self.config.view_size
+        if self.still is not None and rng.random() < self.config.fresh:
+            views = [fresh_view(self.still.draw(rng), size, rng) for _ in range(frames)]
+            return split_channels(np.concatenate(views))
         return split_channels(augmented(draw, frames, size, rng) if self.config.augment else seen(draw, frames, size))
 
 
@@ -159,18 +166,3 @@ def scaled(draw: np.ndarray, size: int) -> np.ndarray:
     small = np.concatenate([np.stack(part).reshape(len(draw), size, size, -1) for part in frames], 3)
     small[..., 6] = np.ceil(small[..., 6])
     return np.rint(small.clip(0, 255)).astype(np.uint8)
-
-
-def colour_change(rng: np.random.Generator) -> tuple[np.ndarray, float]:
-    """A random affine change of colours, ``matrix @ rgb + offset``."""
-    angle, stretch = rng.uniform(-HUE, HUE), rng.uniform(*SATURATION)
-    gain, brighter = rng.uniform(*GAIN), rng.uniform(*OFFSET)
-    turn = np.array(
-        [
-            [1, 0, 0],
-            [0, stretch * np.cos(angle), -stretch * np.sin(angle)],
-            [0, stretch * np.sin(angle), stretch * np.cos(angle)],
-        ]
-    )
-    matrix = gain * np.linalg.inv(TO_YIQ) @ turn @ TO_YIQ
-    return matrix.astype(np.float32), float(128 * (1 - gain) + brighter)

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from fastinpaint.errors import UserError
 from fastinpaint.models import TwoDCN, VideoCompletionNet, predict_frames
 from fastinpaint.models.preprocess import corrected
+from fastinpaint.models.weights import load_weights
 from fastinpaint.training.config import TrainConfig
 from fastinpaint.training.losses import combcn_loss, gradient_loss, threedcn_loss, total_loss
 
@@ -59,6 +61,18 @@ def phases_of(config: TrainConfig) -> list[Phase]:
 def build_model(config: TrainConfig) -> VideoCompletionNet | TwoDCN:
     """The plain network of the strategy."""
     return TwoDCN(config.model) if config.strategy == "2dcn" else VideoCompletionNet(config.model)
+
+
+def begin_with(model: VideoCompletionNet | TwoDCN, path: str) -> None:
+    """Give a model the weights of a file.
+
+    Raises:
+        UserError: they are of another network.
+    """
+    found = load_weights(path)
+    if type(found) is not type(model) or found.config != model.config:
+        raise UserError(f"start: {path} holds another network than the run's ({found.config} and {model.config}).")
+    model.load_state_dict(found.state_dict())
 
 
 class PhaseLoss(nn.Module):

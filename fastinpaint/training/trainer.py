@@ -34,7 +34,7 @@ from fastinpaint.training.curves import plot_curves
 from fastinpaint.training.distributed import World, join_world
 from fastinpaint.training.draws import DrawBatches, PropagatedDraws, validation_draws
 from fastinpaint.training.logs import RunLog, tensorboard_writer
-from fastinpaint.training.phases import Phase, PhaseLoss, build_model, phases_of
+from fastinpaint.training.phases import Phase, PhaseLoss, begin_with, build_model, phases_of
 from fastinpaint.training.run_folder import RunFolder
 from fastinpaint.training.stop import StopRequest
 
@@ -75,11 +75,16 @@ class Trainer:
             tensorboard_writer()  # fails before anything is written if TensorBoard is missing
         self.samples = self._samples("train")
         self.validation: Sequence[np.ndarray] = self._samples("val") if config.validate_every else []
-        self.batches = (DrawBatches if config.model.corrects else TrainBatches)(self.samples, config, world)
+        if isinstance(self.samples, PropagatedDraws):
+            self.batches: TrainBatches = DrawBatches(self.samples, config, world)
+        else:
+            self.batches = TrainBatches(self.samples, config, world)
         self.phases = phases_of(config)
         self._require_memory()
         torch.manual_seed(config.seed)
         model = build_model(config)
+        if config.start:
+            begin_with(model, config.start)
         model.mean_pixel.copy_(torch.tensor(self.samples.mean_pixel))
         self.averaged = Averaged(model.to(world.device), config.average) if config.average else None
         self.model = accelerate_model(model.to(world.device), config.backend, config.memory, world.size > 1)

@@ -9,27 +9,8 @@ import numpy as np
 import pytest
 
 from fastinpaint.data.synthetic import synthetic_clip
-from tools.quality.measure import HELD_OUT
+from tools.quality.measure import HELD_OUT, VALIDATION
 from tools.weights import draws
-from tools.weights.holes import MIXTURE, STILLS
-
-
-@pytest.mark.parametrize("kind", [*MIXTURE, *STILLS])
-def test_every_frame_has_a_hole_and_something_around_it(kind: str) -> None:
-    make = {**MIXTURE, **STILLS}[kind][1]
-    for seed in range(20):
-        holes = make(5, 40, np.random.default_rng(seed))
-        assert holes.shape == (5, 40, 40)
-        assert set(np.unique(holes)) == {0, 1}
-        share = holes.mean((1, 2))
-        assert ((share > 0) & (share < 0.75)).all()
-        moves = not np.array_equal(holes[0], holes[-1])
-        assert moves == (kind in ("moving rectangle", "moving object", "rectangles", "strokes")) or kind == "strokes"
-
-
-@pytest.mark.parametrize("mixture", [MIXTURE, STILLS])
-def test_the_shares_are_of_a_whole(mixture: dict) -> None:
-    assert sum(share for share, _ in mixture.values()) == pytest.approx(1)
 
 
 def test_a_draw_is_known_outside_its_hole_and_has_the_truth_there() -> None:
@@ -44,12 +25,12 @@ def test_a_draw_is_known_outside_its_hole_and_has_the_truth_there() -> None:
 
 
 def test_clips_held_out_or_validated_on_are_not_drawn_from(tmp_path: Path) -> None:
-    names = [*HELD_OUT, *draws.VALIDATION, "people/a.mkv", "licences/b.txt"]
+    names = [*HELD_OUT, *VALIDATION, "people/a.mkv", "licences/b.txt"]
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert draws.training_clips(tmp_path) == ["people/a.mkv"]
-    assert not set(HELD_OUT) & set(draws.VALIDATION)
+    assert not set(HELD_OUT) & set(VALIDATION)
 
 
 def test_draws_are_made_once_and_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,3 +43,12 @@ def test_draws_are_made_once_and_alike(tmp_path: Path, monkeypatch: pytest.Monke
     assert json.dumps(first) == json.dumps(again)
     assert all(np.array_equal(np.load(tmp_path / "out" / e["file"]), a) for e, a in zip(again, arrays, strict=True))
     assert not np.array_equal(arrays[0], arrays[1])
+
+
+def test_frames_of_clips_are_small_and_shared_by_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draws, "decoded", lambda clips, name, folder: synthetic_clip(0, 5, 300))
+    names = ["everyday/a.mp4", "people/intel_asl_a.mkv", "people/intel_asl_b.mkv"]
+    entries = draws.small_frames(tmp_path, tmp_path, names)
+    assert [entry["share"] for entry in entries] == pytest.approx([0.75, 0.125, 0.125])
+    assert [entry["clip"] for entry in entries] == names
+    assert np.load(tmp_path / entries[0]["file"]).shape == (5, draws.STILL_SIDE, draws.STILL_SIDE, 3)

@@ -33,6 +33,7 @@ RECIPE = {
     "statistics": 2,
     "average": 0.5,
     "view_size": 32,
+    "fresh": 0.5,
 }
 CONFIG = TrainConfig.from_dict(
     {**RECIPE, "steps": 4, "save_every": 1, "validate_every": 2, "keep": 9, "log_every": 1, "model": {"width": 0.0625}}
@@ -52,6 +53,8 @@ def draws(tmp_path_factory: pytest.TempPathFactory) -> Path:
             draw[:, 12:36, 12:36, 3:6], draw[:, 12:36, 12:36, 6] = 128, 255
             np.save(root / split / f"{number}.npy", draw)
         index[split] = [{"file": f"{split}/{n}.npy", "holes": "rectangle"} for n in range(count)]
+    np.save(root / "frames.npy", rng.integers(0, 256, (3, 40, 56, 3)).astype(np.uint8))
+    index["frames of clips"] = [{"file": "frames.npy", "clip": "a.mkv", "share": 1.0}]
     (root / "index.json").write_text(json.dumps(index))
     return root
 
@@ -139,8 +142,8 @@ def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(draws: Path, tmp_pa
 def test_other_draws_are_not_what_the_run_was_begun_with(draws: Path, tmp_path: Path, unbroken: Path) -> None:
     other = tmp_path / "draws"
     other.mkdir()
-    for split in ("train", "val"):
-        (other / split).symlink_to(draws / split)
+    for name in ("train", "val", "frames.npy"):
+        (other / name).symlink_to(draws / name)
     index = json.loads((draws / "index.json").read_text())
     (other / "index.json").write_text(json.dumps({**index, "clips": {"a.mkv": "another hash"}}))
     with pytest.raises(UserError, match="not the data set"):

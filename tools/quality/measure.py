@@ -1,32 +1,42 @@
-"""Measures fills without weights on clips, by clip and kind of hole, for the tables of docs/quality.md.
+"""Measures what `fastinpaint inpaint` fills on clips, by clip and kind of hole, for the tables of docs/quality.md.
 
-    python -m tools.quality.measure rows CLIPS ROWS.jsonl [NAME ...]   # measure, a row for each clip and kind
-    python -m tools.quality.measure table ROWS.jsonl                   # print the rows as Markdown
+    python -m tools.quality.measure fills CLIPS WORK [KIND ...]   # the fills that need no network, kept in WORK
+    python -m tools.quality.measure rows CLIPS WORK [KIND ...]    # all figures, a row for each clip and kind
+    python -m tools.quality.measure table WORK                    # the rows as Markdown
 
-The first 32 frames of each clip's middle square at 128x128, holes from seed 0, as
-`fastinpaint evaluate --video CLIP --frames 32 --adapt 20` measures them.
+The first 32 frames of each clip's middle square at 128x128, holes from seed 0. `adapted` is `--adapt 20`.
+WORK/rows.jsonl holds the figures; what is there already is kept. Clips validated on get fixed rectangles alone.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from fastinpaint.data.holes import HOLE_KINDS
-from fastinpaint.metrics import evaluate
+from fastinpaint.data.holes import HOLE_KINDS, make_holes
+from fastinpaint.inference import Settings
+from fastinpaint.inference.complete import completed_stream
+from fastinpaint.inference.trained import correction
+from fastinpaint.metrics import border_error, hole_l1, nearest_in_time, psnr, ssim, telea, warping_error
 from fastinpaint.metrics.clips import read_clip
+from fastinpaint.propagation import Adaptation, propagate
+from fastinpaint.propagation.fill import Filled
 
 FRAMES, SIZE, ADAPT = 32, 128, 20
+FILLS = ("Telea", "nearest in time", "propagation", "with network", "adapted")
 COLUMNS = {
-    "hole_l1": ("mean error", ("Telea", "nearest in time", "propagation", "propagation, adapted"), ".1f"),
-    "psnr": ("PSNR, dB", ("Telea", "propagation"), ".1f"),
-    "ssim": ("SSIM", ("Telea", "propagation"), ".3f"),
-    "warping_error": ("warping error", ("source", "Telea", "propagation"), ".1f"),
-    "border_error": ("border error", ("Telea", "propagation"), ".1f"),
+    "mean error": (FILLS, ".1f"),
+    "PSNR, dB": (("Telea", "propagation", "with network"), ".1f"),
+    "SSIM": (("Telea", "propagation", "with network"), ".3f"),
+    "warping error": (("source", "Telea", "propagation", "with network"), ".1f"),
+    "border error": (("Telea", "propagation", "with network"), ".1f"),
 }
+"""Columns of the tables: the fills that each shows, and the numbers' form."""
 HELD_OUT = (
     "people/intel_asl_walk.mkv",
     "people/intel_asl_yes.mkv",
@@ -41,6 +51,16 @@ HELD_OUT = (
     "everyday/sam2_bedroom.mp4",
     "everyday/mdn_friday.mp4",
 )
+VALIDATION = (
+    "people/intel_asl_milk.mkv",
+    "people/intel_asl_sister.mkv",
+    "people/intel_prev_face-demographics-walking.gif",
+    "scenes/intel_prev_classroom.gif",
+    "scenes/intel_prev_store-aisle-detection.gif",
+    "everyday/sam2_01_dog.mp4",
+    "everyday/mdn_flower.mp4",
+)
+"""Clips that choices about the correcting network are made by: no training view shows them."""
 TRAINED_ON = (
     "people/intel_asl_again.mkv",
     "people/intel_asl_book.mkv",
@@ -70,59 +90,119 @@ TRAINED_ON = (
     "everyday/sam2_03_blocks.mp4",
 )
 """The parts of clips whose hidden pixels taught the mixing network (`tools.blend.train`); @ says from which frame."""
-SETS = {"held out": HELD_OUT, "trained on": TRAINED_ON}
+SETS = {"held out": HELD_OUT, "validated on": VALIDATION}
+
+Scores = dict[str, dict[str, float]]
 
 
-Means = dict[str, dict[str, float]]
+class Case(NamedTuple):
+    """A clip, its hole, and its propagated fills: without and with adapting."""
+
+    video: np.ndarray
+    mask: np.ndarray
+    plain: Filled
+    adapted: Filled
 
 
-def measure(clips: Path, rows: Path, names: list[str]) -> None:
-    """Append a row for each clip and kind that is not there yet."""
-    done = set(_latest(rows)) if rows.exists() else set()
-    for name in names or HELD_OUT:
-        video = read_clip(clips / name, FRAMES, SIZE)
-        for kind in HOLE_KINDS:
-            if (name, kind) in done:
-                continue
-            found = evaluate({}, [video], kind, adapt=ADAPT, examples=0, progress=False)
-            scores = {method: values._asdict() for method, values in found.means.items()}
-            with rows.open("a") as file:
-                file.write(json.dumps({"clip": name, "holes": kind, "scores": scores}) + "\n")
-            print(name, kind, {method: round(values["hole_l1"], 2) for method, values in scores.items()}, flush=True)
+def case(clips: Path, work: Path, name: str, kind: str) -> Case:
+    """A clip with a hole, filled at the first call."""
+    video = read_clip(clips / name, FRAMES, SIZE)
+    mask = make_holes(kind, len(video), SIZE, SIZE, np.random.default_rng([0, 0])) > 0
+    target = work / f"{Path(name).stem}_{kind}.npz"
+    if not target.exists():
+        blank = np.where(mask[..., None], 0, video).astype(np.uint8)
+        fills = {"plain": propagate(blank, mask), "adapted": propagate(blank, mask, Adaptation(ADAPT))}
+        arrays = {f"{key}_{part}": value for key, fill in fills.items() for part, value in fill._asdict().items()}
+        part = target.with_suffix(".part.npz")
+        np.savez_compressed(part, **arrays)
+        part.replace(target)
+    found = np.load(target)
+    plain, adapted = (Filled(found[f"{key}_video"], found[f"{key}_confidence"]) for key in ("plain", "adapted"))
+    return Case(video, mask, plain, adapted)
 
 
-def table(rows: Path) -> str:
+def measure(clips: Path, work: Path, name: str, kind: str) -> Scores:
+    """Each fill's figures."""
+    video, mask, plain, adapted = case(clips, work, name, kind)
+    blank = np.where(mask[..., None], 0, video).astype(np.uint8)
+    fills = (
+        telea(blank, mask),
+        nearest_in_time(blank, mask),
+        plain.video,
+        _corrected(plain),
+        _corrected(adapted),
+    )
+    return {"source": _figures(video, video, mask)} | {
+        title: _figures(fill, video, mask) for title, fill in zip(FILLS, fills, strict=True)
+    }
+
+
+def _corrected(filled: Filled) -> np.ndarray:
+    network, seen = _network()
+    settings = Settings(device="cpu", frames=seen.frames, size=seen.size)
+    frames = completed_stream(network, zip(filled.video, 1 - filled.confidence, strict=True), settings)
+    return np.stack(list(frames))
+
+
+@cache
+def _network():
+    network, seen = correction()
+    return network.eval(), seen
+
+
+def _figures(result: np.ndarray, video: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    return {
+        "mean error": hole_l1(result, video, mask),
+        "PSNR, dB": psnr(result, video),
+        "SSIM": ssim(result, video),
+        "warping error": warping_error(result, video, mask),
+        "border error": border_error(result, video, mask),
+    }
+
+
+def table(rows: dict[tuple[str, str], Scores]) -> str:
     """A table for each kind of hole: clip by clip, and the means of both sets."""
-    latest = _latest(rows)
-    head = " | ".join(f"{title}: {', '.join(methods)}" for title, methods, _ in COLUMNS.values())
+    head = " | ".join(f"{title}: {', '.join(fills)}" for title, (fills, _) in COLUMNS.items())
     parts = []
     for kind in HOLE_KINDS:
         lines = [f"| {kind} | {head} |", "|" + " --- |" * (1 + len(COLUMNS))]
         for title, names in SETS.items():
-            kept = [name for name in names if (name, kind) in latest]
-            lines += [f"| {Path(name).stem} | {_cells([latest[name, kind]])} |" for name in kept]
+            kept = [name for name in names if (name, kind) in rows]
+            lines += [f"| {Path(name).stem} | {_cells([rows[name, kind]])} |" for name in kept]
             if kept:
-                means = _cells([latest[name, kind] for name in kept])
-                lines.append(f"| **mean of {len(kept)} {title}** | {means} |")
+                lines.append(f"| **mean of {len(kept)} {title}** | {_cells([rows[name, kind] for name in kept])} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
 
-def _latest(rows: Path) -> dict[tuple[str, str], Means]:
-    found = [json.loads(line) for line in rows.read_text().splitlines()]
-    return {(row["clip"], row["holes"]): row["scores"] for row in found}
-
-
-def _cells(scores: list[Means]) -> str:
+def _cells(scores: list[Scores]) -> str:
     """The columns of some clips, averaged."""
     return " | ".join(
-        ", ".join(f"{np.mean([row[method][key] for row in scores]):{form}}" for method in methods)
-        for key, (_, methods, form) in COLUMNS.items()
+        ", ".join(f"{np.mean([row[fill][title] for row in scores]):{form}}" for fill in fills)
+        for title, (fills, form) in COLUMNS.items()
     )
 
 
+def main() -> None:
+    if sys.argv[1] == "table":
+        lines = (Path(sys.argv[2]) / "rows.jsonl").read_text().splitlines()
+        print(table({(row["clip"], row["holes"]): row["scores"] for row in map(json.loads, lines)}))
+        return
+    clips, work, kinds = Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:] or list(HOLE_KINDS)
+    work.mkdir(parents=True, exist_ok=True)
+    target = work / "rows.jsonl"
+    lines = target.read_text().splitlines() if target.exists() else []
+    done = {(row["clip"], row["holes"]) for row in map(json.loads, lines)}
+    for kind in kinds:
+        for name in (*HELD_OUT, *(VALIDATION if kind == "rectangle" else ())):
+            if sys.argv[1] == "fills":
+                case(clips, work, name, kind)
+            elif (name, kind) not in done:
+                scores = measure(clips, work, name, kind)
+                with target.open("a") as file:
+                    file.write(json.dumps({"clip": name, "holes": kind, "scores": scores}) + "\n")
+                print(name, kind, {fill: round(found["mean error"], 2) for fill, found in scores.items()}, flush=True)
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "rows":
-        measure(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])
-    else:
-        print(table(Path(sys.argv[2])))
+    main()

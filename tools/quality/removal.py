@@ -1,4 +1,4 @@
-"""Removes objects from clips at 640x360 and writes the pictures of docs/quality.md.
+"""Removes objects from clips at 640x360, as `fastinpaint inpaint` does, and writes the pictures of docs/quality.md.
 
 python -m tools.quality.removal CLIPS OUT [NAME ...]
 """
@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 
 from fastinpaint.data.video import open_video
-from fastinpaint.propagation import propagate
+from fastinpaint.inference import Settings, complete
+from fastinpaint.inference.trained import correction
 from tools.quality.masks import HEIGHT, WIDTH, by_colour, by_difference, by_tracking
 
 
@@ -82,12 +83,14 @@ def sheet(video: np.ndarray, mask: np.ndarray, filled: np.ndarray) -> np.ndarray
 def main() -> None:
     clips, out, names = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:] or list(REMOVALS)
     out.mkdir(parents=True, exist_ok=True)
+    network, seen = correction()
+    settings = Settings(device="cpu", frames=seen.frames, size=seen.size)
     for name in names:
         removal = REMOVALS[name]
         video = read(clips / removal.file, removal.first, removal.frames)
         mask = removal.masks(video)
         start = time.perf_counter()
-        filled = propagate(video, mask).video
+        filled = complete(network, video, mask, settings)
         seconds = time.perf_counter() - start
         print(f"{name}: {len(video)} frames, hole {mask.mean():.1%}, {seconds:.1f} s", flush=True)
         picture = sheet(video, mask, filled)

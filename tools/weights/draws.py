@@ -21,29 +21,21 @@ from typing import Any
 import cv2
 import numpy as np
 
+from fastinpaint.data.hole_mixtures import MIXTURE, STILLS, draw_hole
 from fastinpaint.data.video import open_video
 from fastinpaint.propagation import propagate
-from tools.quality.measure import HELD_OUT
-from tools.weights.holes import MIXTURE, STILLS, draw_hole
+from tools.quality.measure import HELD_OUT, VALIDATION
 
 SPLITS = ("val", "train", "stills")
 FRAMES, SIDE = 12, 128
 STORED_SIDE, STORED_FRAMES = 360, 700
 """Clips are kept decoded with at most this shorter side; those outside `GROUPS` with at most as many frames."""
+STILL_SIDE = 144
+"""Shorter side of the frames that views are made of on the spot."""
 SPEEDS = (1, 1, 1, 2, 3)
 WHOLE = 0.35
 """Share of draws that see the largest square of the frame; others see one of at least `SMALLEST` of its side."""
 SMALLEST = 0.45
-VALIDATION = (
-    "people/intel_asl_milk.mkv",
-    "people/intel_asl_sister.mkv",
-    "people/intel_prev_face-demographics-walking.gif",
-    "scenes/intel_prev_classroom.gif",
-    "scenes/intel_prev_store-aisle-detection.gif",
-    "everyday/sam2_01_dog.mp4",
-    "everyday/mdn_flower.mp4",
-)
-"""Clips that choices are made by: no training draw shows them. `HELD_OUT` takes part in neither."""
 GROUPS = {"people/intel_asl_": 0.25, "everyday/mdn_tears_of_steel": 0.25}
 """Shares of training draws of clips whose names begin so; all others share the rest equally."""
 
@@ -74,9 +66,24 @@ def decoded(clips: Path, name: str, folder: Path) -> np.ndarray:
     return np.load(target, mmap_mode="r")
 
 
-def _small(rgb: np.ndarray) -> np.ndarray:
-    scale = STORED_SIDE / min(rgb.shape[:2])
+def _small(rgb: np.ndarray, side: int = STORED_SIDE) -> np.ndarray:
+    scale = side / min(rgb.shape[:2])
     return rgb if scale >= 1 else cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+
+
+def small_frames(clips: Path, out: Path, names: list[str]) -> list[dict[str, Any]]:
+    """Write each clip's frames, of a shorter side of at most `STILL_SIDE`; returns what the index says of each."""
+    (out / "frames").mkdir(parents=True, exist_ok=True)
+    (out / "decoded").mkdir(exist_ok=True)
+    entries = []
+    for name, share in zip(names, shares(names), strict=True):
+        target = out / "frames" / f"{name.replace('/', '_')}.npy"
+        if not target.exists():
+            part = target.with_suffix(".part.npy")
+            np.save(part, np.stack([_small(frame, STILL_SIDE) for frame in decoded(clips, name, out / "decoded")]))
+            part.replace(target)
+        entries.append({"file": f"frames/{target.name}", "clip": name, "share": round(float(share), 6)})
+    return entries
 
 
 def make_draw(frames: np.ndarray, rng: np.random.Generator) -> tuple[str, np.ndarray]:
@@ -150,7 +157,9 @@ def main() -> None:
     train = make_draws(args.clips, args.out, "train", names, args.train, args.seed)
     train += make_draws(args.clips, args.out, "stills", names, args.stills, args.seed)
     hashes = {name: hashlib.sha256((args.clips / name).read_bytes()).hexdigest() for name in [*names, *VALIDATION]}
+    still = small_frames(args.clips, args.out, names)
     index = {"frames": FRAMES, "side": SIDE, "seed": args.seed, "clips": hashes, "train": train, "val": val}
+    index["frames of clips"] = still
     (args.out / "index.json").write_text(json.dumps(index, indent=1))
 
 

@@ -9,6 +9,7 @@ error on the validation draws most.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -62,14 +63,21 @@ def raise_share(model: TwoDCN, draws: PropagatedDraws, size: int) -> dict[float,
 
 
 def facts(run: Path, draws: Path) -> dict[str, Any]:
-    """The options, the draws' seed, the clips' hashes, and the validation error by step."""
+    """The options, the draws' seed, the clips' hashes, and the validation error by step.
+
+    Weights that the run was begun with are named by their hash.
+    """
     folder = RunFolder(run)
     index = json.loads((draws / "index.json").read_text())
     curve = {line["step"]: line["2dcn"] for line in read_log(folder.log) if line["event"] == "validation"}
+    options = folder.stored_config().to_dict()
+    if options["start"]:
+        options["start"] = "sha256 " + hashlib.sha256(Path(options["start"]).read_bytes()).hexdigest()
     return {
-        "options": folder.stored_config().to_dict(),
+        "options": options,
         "draws": {name: index[name] for name in ("seed", "frames", "side")},
         "counts": {split: len(index[split]) for split in ("train", "val")},
+        "shares of clips in fresh views": {entry["clip"]: entry["share"] for entry in index["frames of clips"]},
         "clips": index["clips"],
         "validation": {step: round(value, 3) for step, value in curve.items()},
     }

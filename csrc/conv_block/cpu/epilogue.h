@@ -7,23 +7,28 @@
 namespace {
 
 FI_INLINE void write(float* to, vfloat v, bool past_caches) { past_caches ? stream(to, v) : store(to, v); }
+// Half a cache line goes through the caches.
+FI_INLINE void write(Bf16* to, vfloat v, bool) { store(to, v); }
 
-// y = result + bias and, where wanted, sums of what exceeds the item's first value.
+// y = result + bias and, where wanted, sums of what exceeds the item's first value. S: how maps are stored; the sums are
+// of the stored values.
+template <class S>
 struct StoreWithStats {
-  float* out;
+  S* out;
   int64_t channels;
   vfloat bias{};
   Halves first, sum, squares;
   bool moments, past_caches, any = false;
 
   StoreWithStats(const fi::Target& t, int64_t c)
-      : out(t.out + c), channels(t.channels), moments(t.sums), past_caches(t.past_caches) {
+      : out(static_cast<S*>(t.out) + c), channels(t.channels), moments(t.sums), past_caches(t.past_caches) {
     if (t.bias) bias = load(t.bias + c);
   }
   void operator()(int64_t pixel, vfloat v) {
     v += bias;
     write(out + pixel * channels, v, past_caches);
     if (!moments) return;
+    v = stored(out, v);
     if (!any) first = halves(v);
     any = true;
     add_moments(sum, squares, v, first);
@@ -37,18 +42,19 @@ struct StoreWithStats {
 };
 
 // The activation's backward: dz = da * 1[z > 0], dx = dz * scale, and the sums of dz and dz * (x - mean).
+template <class S>
 struct ActivationGrad {
-  const float* x;
-  float *out, *daddend;
+  const S* x;
+  S *out, *daddend;
   int64_t channels;
   bool affine, clamp, past_caches;
   vfloat mean{}, scale{}, shift{};
   Halves sum_dz, sum_dz_x;
 
   ActivationGrad(const fi::Target& t, int64_t c)
-      : x(static_cast<const float*>(t.source->x) + c),
-        out(t.out + c),
-        daddend(t.daddend ? t.daddend + c : nullptr),
+      : x(static_cast<const S*>(t.source->x) + c),
+        out(static_cast<S*>(t.out) + c),
+        daddend(t.daddend ? static_cast<S*>(t.daddend) + c : nullptr),
         channels(t.channels),
         affine(t.source->mean),
         clamp(t.source->relu),

@@ -153,7 +153,7 @@ void merge_splits(const MatmulWeightGrad& args, const Taps& to, int threads) {
         for (int64_t n = 0; n < width; ++n) sums[k][n] += from[n];
       }
     }
-    float* out = to.data + (part->first + first) * to.in + column * kColumns * to.out + part->tap[0] * to.t +
+    float* out = static_cast<float*>(to.data) + (part->first + first) * to.in + column * kColumns * to.out + part->tap[0] * to.t +
                  part->tap[1] * to.y + part->tap[2] * to.x;
     if (to.out <= to.in) {
       for (int64_t k = 0; k < rows; ++k)

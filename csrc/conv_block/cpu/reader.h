@@ -18,17 +18,18 @@ FI_INLINE const float* opaque(const float* p) {
   return p;
 }
 
-// Reads the activation of kLanes channels at a pixel; outside the map it is zero, as padding is of the activation.
-template <bool AFFINE, bool RELU, bool ADDEND>
+// Reads the activation of kLanes channels at a pixel; outside the map it is zero, as padding is of the activation. S is
+// the storage of the maps, float or Bf16.
+template <class S, bool AFFINE, bool RELU, bool ADDEND>
 struct Reader {
-  const float* x;
-  const float* addend;
+  const S* x;
+  const S* addend;
   int64_t channels;
   vfloat mean, scale, shift;
 
   Reader(const fi::Source& s, int64_t c)
-      : x(static_cast<const float*>(s.x) + c),
-        addend(ADDEND ? static_cast<const float*>(s.addend) + c : nullptr),
+      : x(static_cast<const S*>(s.x) + c),
+        addend(ADDEND ? static_cast<const S*>(s.addend) + c : nullptr),
         channels(s.channels) {
     if (!AFFINE) return;
     mean = load(static_cast<const float*>(s.mean) + c);
@@ -48,27 +49,27 @@ struct Reader {
   }
 };
 
-// Calls f with the Reader type that a source needs: f.template operator()<Reader<...>>().
-template <class F>
+// Calls f with a null pointer to the Reader that a source needs.
+template <class S, class F>
 void with_reader(const fi::Source& s, F f) {
   const int kind = (s.mean ? 4 : 0) + (s.relu ? 2 : 0) + (s.addend ? 1 : 0);
   switch (kind) {
     case 0:
-      return f(static_cast<Reader<0, 0, 0>*>(nullptr));
+      return f(static_cast<Reader<S, 0, 0, 0>*>(nullptr));
     case 1:
-      return f(static_cast<Reader<0, 0, 1>*>(nullptr));
+      return f(static_cast<Reader<S, 0, 0, 1>*>(nullptr));
     case 2:
-      return f(static_cast<Reader<0, 1, 0>*>(nullptr));
+      return f(static_cast<Reader<S, 0, 1, 0>*>(nullptr));
     case 3:
-      return f(static_cast<Reader<0, 1, 1>*>(nullptr));
+      return f(static_cast<Reader<S, 0, 1, 1>*>(nullptr));
     case 4:
-      return f(static_cast<Reader<1, 0, 0>*>(nullptr));
+      return f(static_cast<Reader<S, 1, 0, 0>*>(nullptr));
     case 5:
-      return f(static_cast<Reader<1, 0, 1>*>(nullptr));
+      return f(static_cast<Reader<S, 1, 0, 1>*>(nullptr));
     case 6:
-      return f(static_cast<Reader<1, 1, 0>*>(nullptr));
+      return f(static_cast<Reader<S, 1, 1, 0>*>(nullptr));
     default:
-      return f(static_cast<Reader<1, 1, 1>*>(nullptr));
+      return f(static_cast<Reader<S, 1, 1, 1>*>(nullptr));
   }
 }
 

@@ -120,7 +120,7 @@ struct StoreRows {
   bool moments, past_caches, any = false;
 
   StoreRows(const fi::Target& t, int64_t c, int64_t n)
-      : out(t.out + c), channels(t.channels), n(n), moments(t.sums), past_caches(t.past_caches) {
+      : out(static_cast<float*>(t.out) + c), channels(t.channels), n(n), moments(t.sums), past_caches(t.past_caches) {
     if (t.bias) bias = load_n(t.bias + c, n);
   }
   // results [count, row] of the pixels pixel(i).
@@ -173,8 +173,8 @@ struct ActivationGradRows {
   ActivationGradRows(const fi::Target& t, int64_t c, int64_t n)
       : activation(*t.source),
         x(static_cast<const float*>(t.source->x) + c),
-        out(t.out + c),
-        daddend(t.daddend ? t.daddend + c : nullptr),
+        out(static_cast<float*>(t.out) + c),
+        daddend(t.daddend ? static_cast<float*>(t.daddend) + c : nullptr),
         channels(t.channels),
         n(n),
         affine(t.source->mean),

@@ -33,7 +33,7 @@ void pack_matmul(const Matmul& m, const Taps& w, int64_t item, float* packed) {
   for_chunks(m, number, number + 1, [&](const Target& target, int64_t c, int64_t width, int64_t chunk) {
     float* to = packed + (p.first_depth * m.chunks + chunk * p.depth) * kChunk;
     for (const DepthPart* part = p.parts; part < p.parts + p.part_count; ++part) {
-      const float* from = w.data + part->first * w.in + (target.first + c) * w.out + part->tap[0] * w.t +
+      const float* from = static_cast<const float*>(w.data) + part->first * w.in + (target.first + c) * w.out + part->tap[0] * w.t +
                           part->tap[1] * w.y + part->tap[2] * w.x;
       if (w.out <= w.in) {
         for (int64_t k = 0; k < part->width; ++k, to += kChunk) {

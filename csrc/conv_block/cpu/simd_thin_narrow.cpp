@@ -114,7 +114,7 @@ void run_piece(const Narrow& args, const Piece& piece, const Band& band, const f
 void pack_narrow(const Narrow& args, const Taps& w, float* packed) {
   const ThinShape& s = args.plan->shape;
   for (int64_t tap = 0; tap < args.plan->taps(); ++tap) {
-    const float* from = w.data + tap / (s.kernel[1] * s.kernel[2]) * w.t + tap / s.kernel[2] % s.kernel[1] * w.y +
+    const float* from = static_cast<const float*>(w.data) + tap / (s.kernel[1] * s.kernel[2]) * w.t + tap / s.kernel[2] % s.kernel[1] * w.y +
                         tap % s.kernel[2] * w.x;
     for (int64_t k = 0; k < s.wide_channels; k += kLanes)
       for (int64_t thin = 0; thin < s.thin_channels; ++thin)

@@ -98,7 +98,7 @@ void store_chunk(const Work& work, const Target& target, int64_t c, const float*
   const float* bias = target.bias ? target.bias + c : kZeros;
   for (int row = 0; row < work.piece.rows; ++row) {
     const float* from = work.row(row);
-    float* to = target.out + work.pixel(row) * target.channels + c;
+    float* to = static_cast<float*>(target.out) + work.pixel(row) * target.channels + c;
     const int64_t i = columns / P * P;  // pixels in whole blocks
     if (work.band.tap_count <= kLongRuns<C, K>) {
       const Tap* taps = work.band.taps;
@@ -125,8 +125,8 @@ void run_piece(const Widen& args, const Work& work) {
     for_chunks(target, [&](auto vectors, int64_t c) {
       constexpr int V = vectors(), K = kRun<V, STEP, RUN>;
       const float* of_chunk = packed + c * work.plan.taps() * C;
-      if (target.source) return run_chunk<V, STEP, C, K, ActivationGrad>(work, target, c, of_chunk);
-      if (target.sums) return run_chunk<V, STEP, C, K, StoreWithStats>(work, target, c, of_chunk);
+      if (target.source) return run_chunk<V, STEP, C, K, ActivationGrad<float>>(work, target, c, of_chunk);
+      if (target.sums) return run_chunk<V, STEP, C, K, StoreWithStats<float>>(work, target, c, of_chunk);
       store_chunk<V, STEP, C, K>(work, target, c, of_chunk);
     });
   }
@@ -142,7 +142,7 @@ void pack_widen(const Widen& args, const Taps& w, float* packed) {
     for_chunks(target, [&](auto vectors, int64_t c) {
       float* to = packed + (target.first + c) * args.plan->taps() * s.thin_channels;
       for (int64_t tap = 0; tap < args.plan->taps(); ++tap) {
-        const float* from = w.data + (target.first + c) * w.out + tap / (s.kernel[1] * s.kernel[2]) * w.t +
+        const float* from = static_cast<const float*>(w.data) + (target.first + c) * w.out + tap / (s.kernel[1] * s.kernel[2]) * w.t +
                             tap / s.kernel[2] % s.kernel[1] * w.y + tap % s.kernel[2] * w.x;
         for (int64_t thin = 0; thin < s.thin_channels; ++thin)
           for (int n = 0; n < vectors() * kLanes; ++n) *to++ = from[thin * w.in + n * w.out];

@@ -153,7 +153,7 @@ FI_EXPORT int fi_cpu_thin_wgrad(const ThinShape* shape, const Source* wide, int 
       for (int64_t c = 0; c < channels; ++c) sum[c] += part[c];
     }
     const int64_t tap = row / shape->thin_channels, y = tap / shape->kernel[2] % shape->kernel[1];
-    float* out = to.data + row % shape->thin_channels * to.in + tap / (shape->kernel[1] * shape->kernel[2]) * to.t +
+    float* out = static_cast<float*>(to.data) + row % shape->thin_channels * to.in + tap / (shape->kernel[1] * shape->kernel[2]) * to.t +
                  y * to.y + tap % shape->kernel[2] * to.x;
     for (int64_t c = 0; c < channels; ++c) out[c * to.out] = sum[c];
   };

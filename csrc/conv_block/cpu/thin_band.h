@@ -141,7 +141,7 @@ inline void read_wide(const fi::Source* sources, int source_count, int64_t pixel
   }
   for (int s = 0; s < source_count; to += sources[s++].channels) {
     const fi::Source& source = sources[s];
-    with_reader(source, [&](auto* reader) {
+    with_reader<float>(source, [&](auto* reader) {
       using R = std::remove_pointer_t<decltype(reader)>;
       for (int64_t i = 0; i < count; ++i) {
         for (int64_t c = 0; c < source.channels; c += kLanes) {

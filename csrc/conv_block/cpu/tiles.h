@@ -65,9 +65,34 @@ inline Patch output_patch(const fi::Form& form, const fi::Group& group, const Ti
                form.shape.width_out, form.m);
 }
 
-// values[place * SLAB + c] = (B^T d B)[place] for `depth` channels of one source from `first` on.
-template <class T, int64_t SLAB, class R, bool INSIDE>
-void transform_input(const fi::Source& source, int64_t first, int64_t depth, const Patch& p, float* values) {
+// Where the 16 values of a transformed tile go, one vector of channels c after another: SLAB values apart.
+template <class S, int64_t SLAB>
+struct Places {
+  S* to;
+  FI_INLINE void operator()(int place, int64_t c, vfloat v) const { store(to + place * SLAB + c, v); }
+};
+// Of bfloat16 tiles that are summed over, two by two: a tile's values are one half of a row of pairs.
+template <int64_t SLAB>
+struct PairPlaces {
+  Pair* to;
+  bool second;
+  FI_INLINE void operator()(int place, int64_t c, vfloat v) const {
+    second ? store_second(to + place * SLAB + c, v) : store_first(to + place * SLAB + c, v);
+  }
+};
+
+// The first SIDE places of a row, which begins at `place`.
+template <int SIDE, class Out>
+FI_INLINE void put_row(const Out& out, int place, int64_t c, const Quad& v) {
+  out(place, c, v.a);
+  out(place + 1, c, v.b);
+  out(place + 2, c, v.c);
+  if (SIDE == 4) out(place + 3, c, v.d);
+}
+
+// out(place, c) = (B^T d B)[place] for `depth` channels of one source from `first` on.
+template <class T, class R, bool INSIDE, class Out>
+void transform_input(const fi::Source& source, int64_t first, int64_t depth, const Patch& p, const Out& out) {
   for (int64_t c = 0; c < depth; c += kLanes) {
     const R read(source, first + c);
     auto column = [&](int j) {
@@ -75,24 +100,23 @@ void transform_input(const fi::Source& source, int64_t first, int64_t depth, con
                        read.template at<INSIDE>(p.pixel[2][j]), read.template at<INSIDE>(p.pixel[3][j])});
     };
     const Quad c0 = column(0), c1 = column(1), c2 = column(2), c3 = column(3);
-    float* out = values + c;
-    for (int i = 0; i < T::side; ++i, out += 4 * SLAB) store_row<T::side>(out, SLAB, T::input(row(c0, c1, c2, c3, i)));
+    for (int i = 0; i < T::side; ++i) put_row<T::side>(out, 4 * i, c, T::input(row(c0, c1, c2, c3, i)));
   }
 }
 
 // Asks for the cache lines of `depth` channels from `first` on at a patch's size x size pixels. Tiles leap about in the
 // map, which no prefetcher of the machine foresees: without this half of the weight gradient's time is waiting.
-template <int SIZE>
+template <class S, int SIZE>
 FI_INLINE void prefetch(const fi::Source& source, int64_t first, int64_t depth, const Patch& p) {
-  constexpr int64_t kLine = 16;  // floats
+  constexpr int64_t kLine = 64 / sizeof(S);  // values
   for (const void* map : {source.x, source.addend}) {
     if (!map) continue;
-    const float* from = static_cast<const float*>(map) + first;
+    const S* from = static_cast<const S*>(map) + first;
     for (int i = 0; i < SIZE; ++i) {
       for (int j = 0; j < SIZE; ++j) {
         if (p.pixel[i][j] < 0) continue;
-        const float* begin = from + p.pixel[i][j] * source.channels;
-        for (const float* line = begin; line < begin + depth; line += kLine) __builtin_prefetch(line);
+        const S* begin = from + p.pixel[i][j] * source.channels;
+        for (const S* line = begin; line < begin + depth; line += kLine) __builtin_prefetch(line);
       }
     }
   }

@@ -1,4 +1,5 @@
-// Entry points of the Winograd convolutions on the CPU: float32, channels-last, every channel count a multiple of 16.
+// Entry points of the Winograd convolutions on the CPU: channels-last, every channel count a multiple of 16; maps and
+// weights of one dtype, float32 or bfloat16, vectors in float32.
 // Each returns 0. Maps, vectors and weights are the caller's; nothing is kept but scratch memory per thread.
 #include "conv_block/cpu/winograd.h"
 
@@ -41,7 +42,7 @@ float* scratch(Scratch which, int64_t floats) {
   return buffer.data;
 }
 
-bool leaves_caches(const float* map, int64_t values) {
+bool leaves_caches(const void* map, int64_t values) {
   return values * int64_t{sizeof(float)} > kLargeMap && reinterpret_cast<uintptr_t>(map) % kWidestVector == 0;
 }
 
@@ -50,22 +51,40 @@ namespace {
 int64_t pixels_out(const ConvShape& s) { return s.batch * s.frames_out * s.height_out * s.width_out; }
 
 Taps taps_of(const void* weight, const int64_t* strides) {
-  return {static_cast<float*>(const_cast<void*>(weight)), strides[0], strides[1], strides[2], strides[3], strides[4]};
+  return {const_cast<void*>(weight), strides[0], strides[1], strides[2], strides[3], strides[4]};
 }
 
 // Packs the weight and runs every item; targets' sums and counts are the caller's to merge.
-void run(Correlation& args, const Taps& weight, int threads) {
+void run(Correlation& args, Dtype dtype, const Taps& weight, int threads) {
   const Form& form = *args.form;
+  const bool half = dtype == Dtype::bfloat16;
   int64_t chunk = 0;
-  FI_DISPATCH(chunk_channels(&chunk))
+  if (half) {
+    FI_DISPATCH_BF16(chunk_channels_bf16(&chunk))
+  } else {
+    FI_DISPATCH(chunk_channels(&chunk))
+  }
   for (int i = 0; i < args.target_count; ++i) args.chunks += (args.targets[i].channels + chunk - 1) / chunk;
-  float* packed = scratch(Scratch::weights, form.blocks * args.chunks * 16 * form.shape.channels_in * chunk);
-  auto pack = [&](int64_t item, int) { FI_DISPATCH(pack_weights(args, weight, item, packed)) };
+  const int64_t values = form.blocks * args.chunks * 16 * form.shape.channels_in * chunk;
+  float* packed = scratch(Scratch::weights, half ? values / 2 : values);
+  auto pack = [&](int64_t item, int) {
+    if (half) {
+      FI_DISPATCH_BF16(pack_weights_bf16(args, weight, item, packed))
+    } else {
+      FI_DISPATCH(pack_weights(args, weight, item, packed))
+    }
+  };
   parallel_for(form.blocks * args.chunks, threads, pack);
   args.packed = packed;
   // the last item of a thread leaves the others idle: few items are halved, though each half transforms all inputs
   if (args.items() < 16 * threads) args.part = kPart / 2;
-  auto body = [&](int64_t item, int) { FI_DISPATCH(correlate(args, item)) };
+  auto body = [&](int64_t item, int) {
+    if (half) {
+      FI_DISPATCH_BF16(correlate_bf16(args, item))
+    } else {
+      FI_DISPATCH(correlate(args, item))
+    }
+  };
   parallel_for(args.items(), threads, body);
 }
 
@@ -97,8 +116,8 @@ using namespace fi;
 // y = correlation of the sources' activations + bias; mean and var [channels_out] of y where not null.
 // strides: of the weight's in, out, t, y, x axes, in values.
 FI_EXPORT int fi_cpu_winograd_fwd(const ConvShape* shape, const Source* sources, int count, const void* weight,
-                                  const int64_t* strides, const float* bias, float* y, float* mean, float* var,
-                                  int threads) {
+                                  const int64_t* strides, const float* bias, void* y, float* mean, float* var,
+                                  int dtype, int threads) {
   const Form form = make_form(*shape);
   const bool past_caches = leaves_caches(y, pixels_out(*shape) * shape->channels_out);
   Target target{y, shape->channels_out, 0, bias, nullptr, nullptr, nullptr, past_caches};
@@ -109,7 +128,7 @@ FI_EXPORT int fi_cpu_winograd_fwd(const ConvShape* shape, const Source* sources,
     target.sums = sums.data();
     args.counts = counts.data();
   }
-  run(args, taps_of(weight, strides), threads);
+  run(args, static_cast<Dtype>(dtype), taps_of(weight, strides), threads);
   if (mean) {
     auto pixels = [&](int64_t block) { return counts[block]; };
     merge_stats(sums, pixels, shape->channels_out, mean, var);
@@ -121,8 +140,9 @@ FI_EXPORT int fi_cpu_winograd_fwd(const ConvShape* shape, const Source* sources,
 // out, daddend [count]: dx and daddend maps; a source whose out is null is left out, daddend may be null.
 // dshift, dscale [count]: sum dz and sum dz * (x - mean), for sources with a mean.
 FI_EXPORT int fi_cpu_winograd_dgrad(const ConvShape* shape, const Source* upstream, const void* weight,
-                                    const int64_t* strides, const Source* sources, int count, float* const* out,
-                                    float* const* daddend, float* const* dshift, float* const* dscale, int threads) {
+                                    const int64_t* strides, const Source* sources, int count, void* const* out,
+                                    void* const* daddend, float* const* dshift, float* const* dscale, int dtype,
+                                    int threads) {
   const Form form = make_form(*shape);
   std::vector<Target> targets;
   std::vector<std::vector<double>> sums(count);
@@ -137,7 +157,7 @@ FI_EXPORT int fi_cpu_winograd_dgrad(const ConvShape* shape, const Source* upstre
   }
   args.targets = targets.data();
   args.target_count = static_cast<int>(targets.size());
-  run(args, taps_of(weight, strides), threads);
+  run(args, static_cast<Dtype>(dtype), taps_of(weight, strides), threads);
   for (int i = 0; i < count; ++i) {
     if (out[i] && sources[i].mean) merge_sums(sums[i], sources[i].channels, dshift[i], dscale[i]);
   }
@@ -146,15 +166,28 @@ FI_EXPORT int fi_cpu_winograd_dgrad(const ConvShape* shape, const Source* upstre
 
 // dweight, by the strides of its in, out, t, y, x axes, from the sources' activations and G.
 FI_EXPORT int fi_cpu_winograd_wgrad(const ConvShape* shape, const Source* sources, int count, const Source* upstream,
-                                    void* dweight, const int64_t* strides, int threads) {
+                                    void* dweight, const int64_t* strides, int dtype, int threads) {
   const Form form = make_form(*shape);
   WeightGrad args{&form, sources, count, *upstream, nullptr, 1, kChunkIn, kChunkOut, 0, 0};
   divide(args, threads);
   args.product = scratch(Scratch::weights, args.splits * args.split_size());
-  auto body = [&](int64_t item, int) { FI_DISPATCH(weight_grad(args, item)) };
+  const bool half = static_cast<Dtype>(dtype) == Dtype::bfloat16;
+  auto body = [&](int64_t item, int) {
+    if (half) {
+      FI_DISPATCH_BF16(weight_grad_bf16(args, item))
+    } else {
+      FI_DISPATCH(weight_grad(args, item))
+    }
+  };
   parallel_for(args.items(), threads, body);
   const Taps taps = taps_of(dweight, strides);
-  auto unpack = [&](int64_t item, int) { FI_DISPATCH(unpack_weight_grad(args, taps, item)) };
+  auto unpack = [&](int64_t item, int) {
+    if (half) {
+      FI_DISPATCH_BF16(unpack_weight_grad_bf16(args, taps, item))
+    } else {
+      FI_DISPATCH(unpack_weight_grad(args, taps, item))
+    }
+  };
   parallel_for(form.blocks * (shape->channels_out / 16), threads, unpack);
   return 0;
 }

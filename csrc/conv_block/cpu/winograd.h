@@ -39,9 +39,10 @@ struct ConvShape {
   int64_t flip;  // 1: taps in reverse order, for the data gradient of `same`
 };
 
-// A weight, or its gradient, by strides in values: in and out are the correlation's channels.
+// A weight, or its gradient, by strides in values: in and out are the correlation's channels. It is
+// stored as the maps are.
 struct Taps {
-  float* data;
+  void* data;
   int64_t in, out, t, y, x;
 };
 
@@ -93,20 +94,20 @@ constexpr int kRow = kDepth + 16;  // floats between rows of transformed values;
 
 // What becomes of a correlation's result, for the channels of one output map.
 struct Target {
-  float* out;  // [pixels, channels]: y; or, with `source`, dx
+  void* out;  // [pixels, channels], stored as the sources are: y; or, with `source`, dx
   int64_t channels;
   int64_t first;      // its first channel among the weight's
   const float* bias;  // [channels] or null
   double* sums;  // null, or [tile_blocks, 3, channels]: an offset, and the sums of y - offset and of its square; or,
                  // with `source`, [tile_blocks, 2, channels]: sum dz and sum dz * (x - mean)
   const Source* source;  // null, or the activation whose backward follows
-  float* daddend;        // [pixels, channels] or null: the result itself
+  void* daddend;         // [pixels, channels] or null: the result itself
   bool past_caches;      // whether both maps are written so, as `leaves_caches` advises
 };
 
 // Whether a map of that many values is gone from the caches before anyone reads it, and lies where vectors can be
 // written past them: its lines then need not be read first. No map, null, does not stand in the way.
-bool leaves_caches(const float* map, int64_t values);
+bool leaves_caches(const void* map, int64_t values);
 
 // out = correlation of the sources' activations. packed: weights by pack_weights. counts [tile_blocks]: their pixels.
 struct Correlation {
@@ -115,7 +116,7 @@ struct Correlation {
   int source_count;
   const Target* targets;
   int target_count;
-  const float* packed;
+  const void* packed;
   double* counts;
 
   int64_t chunks;  // of channels of all targets
@@ -154,9 +155,15 @@ float* scratch(Scratch which, int64_t floats);
 // A chunk of output channels is as wide as a register block; a weight is packed [blocks, chunks, 16, channels_in,
 // chunk].
 FI_DECLARE_EACH_ISA(void chunk_channels(int64_t* channels))
-FI_DECLARE_EACH_ISA(void pack_weights(const Correlation&, const Taps&, int64_t item, float* packed))
+FI_DECLARE_EACH_ISA(void pack_weights(const Correlation&, const Taps&, int64_t item, void* packed))
 FI_DECLARE_EACH_ISA(void correlate(const Correlation&, int64_t item))
 FI_DECLARE_EACH_ISA(void weight_grad(const WeightGrad&, int64_t item))
 FI_DECLARE_EACH_ISA(void unpack_weight_grad(const WeightGrad&, const Taps&, int64_t item))
+// The same for bfloat16 maps and weights. What is transformed is rounded to bfloat16 once more, sums are float.
+FI_DECLARE_BF16(void chunk_channels_bf16(int64_t* channels))
+FI_DECLARE_BF16(void pack_weights_bf16(const Correlation&, const Taps&, int64_t item, void* packed))
+FI_DECLARE_BF16(void correlate_bf16(const Correlation&, int64_t item))
+FI_DECLARE_BF16(void weight_grad_bf16(const WeightGrad&, int64_t item))
+FI_DECLARE_BF16(void unpack_weight_grad_bf16(const WeightGrad&, const Taps&, int64_t item))
 
 }  // namespace fi

@@ -18,6 +18,7 @@ from fastinpaint.ops.layout import FORMATS, dense, memory_format  # noqa: F401 -
 from fastinpaint.ops.types import Source
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
+ISAS = ("scalar", "avx2", "avx512", "avx512bf16")  # the last also multiplies pairs of bfloat16 values
 
 
 C_SOURCE = struct.Struct("@5P2q")  # `fi::Source` of csrc/activation/cpu.h
@@ -30,9 +31,9 @@ ARGUMENTS = {
     "fi_cpu_batch_stats": "pllppii",
     "fi_cpu_batch_norm_fwd": "p",
     "fi_cpu_batch_norm_bwd": "p",
-    "fi_cpu_winograd_fwd": "ppippppppi",
-    "fi_cpu_winograd_dgrad": "pppppippppi",
-    "fi_cpu_winograd_wgrad": "ppipppi",
+    "fi_cpu_winograd_fwd": "ppippppppii",
+    "fi_cpu_winograd_dgrad": "pppppippppii",
+    "fi_cpu_winograd_wgrad": "ppipppii",
     "fi_cpu_widen_fwd": "ppippppppi",
     "fi_cpu_widen_dgrad": "pppppippppi",
     "fi_cpu_narrow": "ppippppi",
@@ -67,8 +68,8 @@ def library() -> ctypes.CDLL:
 
 
 def isa() -> str:
-    """The instruction set in use: scalar, avx2 or avx512 (``FASTINPAINT_CPU_ISA`` asks for a lower one)."""
-    return ("scalar", "avx2", "avx512")[library().fi_cpu_isa()]
+    """The instruction set in use, one of `ISAS` (``FASTINPAINT_CPU_ISA`` asks for a lower one)."""
+    return ISAS[library().fi_cpu_isa()]
 
 
 def why_not(*tensors: Tensor | None) -> str | None:

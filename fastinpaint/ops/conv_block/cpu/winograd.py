@@ -89,7 +89,8 @@ def fits(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> bool:
     return (
         kind_of(weight, geometry) is not None
         and all(c > 0 and c % CHANNELS == 0 for c in channels)
-        and all(t.dtype == torch.float32 for t in (weight, *(s.x for s in sources)))
+        and weight.dtype in (torch.float32, torch.bfloat16)
+        and all(s.x.dtype == weight.dtype for s in sources)
         and sources[0].x.numel() > 0
     )
 
@@ -151,14 +152,14 @@ def fwd(
     x = sources[0].x
     shape_out = output_shape(x.shape, weight.shape, geometry)
     channels = shape_out[1]
-    y = buffer_pool.empty(shape_out, torch.float32, native.memory_format(x.dim()))
+    y = buffer_pool.empty(shape_out, x.dtype, native.memory_format(x.dim()))
     mean, var = (torch.empty(channels), torch.empty(channels)) if stats else (None, None)
-    bias = None if bias is None else bias.contiguous()
+    bias = None if bias is None else bias.float().contiguous()
     shape, weight = forward_shape(x.shape, y.shape, weight.shape, geometry), apart_in_sets(weight)
     native.library().fi_cpu_winograd_fwd(
         ctypes.byref(shape), native.c_sources(sources), len(sources), weight.data_ptr(),
         strides(weight, geometry, backward=False), address(bias), y.data_ptr(), address(mean), address(var),
-        torch.get_num_threads(),
+        native.DTYPES[x.dtype], torch.get_num_threads(),
     )  # fmt: skip
     return y, mean, var
 
@@ -171,7 +172,8 @@ def dgrad(
     shape, weight = dgrad_shape(sources[0].x.shape, g.x.shape, weight.shape, geometry), apart_in_sets(weight)
     native.library().fi_cpu_winograd_dgrad(
         ctypes.byref(shape), native.c_sources([g]), weight.data_ptr(), strides(weight, geometry, backward=True),
-        native.c_sources(sources), len(sources), *grad_pointers(grads), torch.get_num_threads(),
+        native.c_sources(sources), len(sources), *grad_pointers(grads), native.DTYPES[weight.dtype],
+        torch.get_num_threads(),
     )  # fmt: skip
     return with_means(sources, grads)
 
@@ -223,6 +225,7 @@ def wgrad(g: Source, sources: Sequence[Source], weight: Tensor, geometry: Geomet
     shape = forward_shape(sources[0].x.shape, g.x.shape, weight.shape, geometry)
     native.library().fi_cpu_winograd_wgrad(
         ctypes.byref(shape), native.c_sources(sources), len(sources), native.c_sources([g]), dweight.data_ptr(),
-        strides(dweight, geometry, backward=False), torch.get_num_threads(),
+        strides(dweight, geometry, backward=False), native.DTYPES[weight.dtype],
+        torch.get_num_threads(),
     )  # fmt: skip
     return dweight

@@ -71,9 +71,12 @@ CONVOLUTIONS = (
 
 
 class Inputs:
-    """A case's tensors and upstream gradients."""
+    """A case's tensors and upstream gradients; maps and weights are of `dtype`, vectors of float32.
 
-    def __init__(self, case: Case, level: float = 0.0) -> None:
+    As under autocast a bfloat16 weight is a rounded float32 one, with which the exact results are computed.
+    """
+
+    def __init__(self, case: Case, level: float = 0.0, dtype: torch.dtype = torch.float32) -> None:
         generator = torch.Generator().manual_seed(len(case.name))
 
         def normal(*shape: int) -> Tensor:
@@ -83,25 +86,26 @@ class Inputs:
         self.sources = []
         for channels, letters in case.sources:
             letters, _, kind = letters.partition(" ")
-            x = normal(case.batch, channels, *case.space) + level
+            x = (normal(case.batch, channels, *case.space) + level).to(dtype)
             vectors = (normal(channels) + level, normal(channels), normal(channels)) if "a" in letters else (None,) * 3
-            addend = normal(*x.shape) if "d" in letters else None
+            addend = normal(*x.shape).to(dtype) if "d" in letters else None
             relu = Act(kind, PARAMETERS.get(kind, 0.0)).code if kind else "r" in letters
             self.sources.append(Source(x, *vectors, relu, addend))
         channels = sum(c for c, _ in case.sources)
         ends = (channels, case.channels_out) if case.transposed else (case.channels_out, channels)
         ends = (ends[0], ends[1] // case.groups)
-        self.weight = normal(*ends, *case.kernel) / (ends[1] * torch.Size(case.kernel).numel()) ** 0.5
-        self.bias = normal(case.channels_out)
+        self.exact_weight = normal(*ends, *case.kernel) / (ends[1] * torch.Size(case.kernel).numel()) ** 0.5
+        self.weight = self.exact_weight.to(dtype)
+        self.bias = normal(case.channels_out).to(dtype)
         self.exact = reference.fwd(*self.as_double(), self.geometry, True)
-        self.y, self.mean = self.exact[0].float(), self.exact[1].float()
+        self.y, self.mean = self.exact[0].to(dtype), self.exact[1].float()
         count = self.y.numel() // self.y.shape[1]
-        self.dy = normal(*self.y.shape)
+        self.dy = normal(*self.y.shape).to(dtype)
         self.dmean, self.dvar = (normal(case.channels_out) * count**0.5 for _ in range(2))
 
     def as_double(self) -> tuple[list[Source], Tensor, Tensor]:
         sources = [Source(*(t.double() if isinstance(t, Tensor) else t for t in s)) for s in self.sources]
-        return sources, self.weight.double(), self.bias.double()
+        return sources, self.exact_weight.double(), self.bias.double()
 
     def fwd(self, module, double: bool = False):
         """y, mean and var by a backend."""

@@ -12,7 +12,6 @@ import pytest
 from fastinpaint.ops.dispatch import native, native_cpu
 
 pytestmark = pytest.mark.skipif(native.why_not("cpu") is not None, reason=str(native.why_not("cpu")))
-LEVELS = ("scalar", "avx2", "avx512")
 HERE = Path(__file__).parent
 
 
@@ -23,9 +22,9 @@ def run(level: str, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("level", ["scalar", "avx2"])
+@pytest.mark.parametrize("level", ["scalar", "avx2", "avx512"])
 def test_kernels_of_a_lower_level(level: str) -> None:
-    if LEVELS.index(native_cpu.isa()) <= LEVELS.index(level):
+    if native_cpu.ISAS.index(native_cpu.isa()) <= native_cpu.ISAS.index(level):
         pytest.skip(f"the other tests run on {native_cpu.isa()} here")
     probe = "from fastinpaint.ops.dispatch import native_cpu; print(native_cpu.isa())"
     assert run(level, "-c", probe).strip() == level
@@ -37,6 +36,7 @@ def test_kernels_of_a_lower_level(level: str) -> None:
         "-p",
         "no:cacheprovider",
         str(HERE / "test_winograd.py"),
+        str(HERE / "test_bf16.py"),
         str(HERE / "test_thin.py"),
         str(HERE / "test_depthwise.py"),
         str(HERE / "test_matmul.py"),

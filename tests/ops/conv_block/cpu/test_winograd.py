@@ -82,7 +82,7 @@ def test_empty_maps_are_left_to_torch(pixels: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize(
     ("channels", "kernel", "stride", "dtype"),
-    [(12, 3, 1, torch.float32), (16, 5, 1, torch.float32), (16, 3, 3, torch.float32), (16, 3, 1, torch.bfloat16)],
+    [(12, 3, 1, torch.float32), (16, 5, 1, torch.float32), (16, 3, 3, torch.float32), (16, 3, 1, torch.float64)],
     ids=["channels", "kernel", "stride", "dtype"],
 )
 def test_what_does_not_fit_is_left_to_others(channels: int, kernel: int, stride: int, dtype: torch.dtype) -> None:
@@ -143,7 +143,7 @@ def test_live_share_leaves_out_taps_on_padding() -> None:
 
 
 def test_the_instruction_set_has_a_known_name() -> None:
-    assert native_cpu.isa() in ("scalar", "avx2", "avx512")
+    assert native_cpu.isa() in native_cpu.ISAS
 
 
 def test_empty_batch_of_frames_keeps_its_frames() -> None:
