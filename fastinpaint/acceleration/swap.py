@@ -71,8 +71,8 @@ def _read_by_fused(model: nn.Module) -> set[nn.Module]:
 
 def _is_row(module: nn.Module) -> TypeGuard[nn.Sequential]:
     """Whether it passes what a layer returns to the next one, and nothing else."""
-    forward = type(module).forward
-    return isinstance(module, nn.Sequential) and forward in (nn.Sequential.forward, Sequential.forward)
+    forwards = (nn.Sequential.forward, Sequential.forward)
+    return isinstance(module, nn.Sequential) and type(module).forward in forwards
 
 
 def _is_wanted(plan: Plan, name: str, module: nn.Module) -> bool:
@@ -90,7 +90,7 @@ def unswap(model: Model) -> Model:
             del module._fastinpaint, module._fastinpaint_accelerated
             vars(module).pop("_fastinpaint_follows", None)
         if type(module) is Sequential:
-            module.__class__ = nn.Sequential
+            module.__class__ = nn.Sequential  # type: ignore[assignment]
         for handle in vars(module).pop("_fastinpaint_borders", ()):
             handle.remove()
         vars(module).pop("_fastinpaint_plain", None)

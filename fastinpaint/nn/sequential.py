@@ -28,7 +28,8 @@ class Sequential(nn.Sequential):
         layers: list[Any] = list(self._modules.values())
         count, i = len(layers), 0
         while i < count:
-            layer, following = layers[i], layers[i + 1] if i + 1 < count else None
+            layer: Any = layers[i]
+            following: Any = layers[i + 1] if i + 1 < count else None
             i += 1
             plan = layer.plan_for(input) if isinstance(layer, _Conv) and unobserved(layer) else None
             if plan is None or (plan.light and not torch.is_grad_enabled()):

@@ -78,7 +78,7 @@ def finish(count: Tensor, part_mean: Tensor, part_m2: Tensor, norm: Norm, values
         HAS_TRACKED=tracked is not None, BLOCK=FINISH_BLOCK, **support.OPTIONS,
     )  # fmt: skip
     _put_back(running, running_mean, running_var)
-    return Normed(*vectors)
+    return Normed(*vectors)  # type: ignore[arg-type]
 
 
 def _put_back(running: Running | None, mean: Tensor | None, var: Tensor | None) -> None:

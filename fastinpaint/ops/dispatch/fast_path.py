@@ -75,7 +75,7 @@ def tf32_convolutions() -> bool:
     those above it) was set and says otherwise. The older flag alone raises where the newer ones disagree with it.
     """
     # what ``torch.backends.cudnn.conv.fp32_precision`` reads, by way of two objects of Python
-    return torch._C._get_fp32_precision_getter("cuda", "conv") == "tf32"  # type: ignore[attr-defined]
+    return torch._C._get_fp32_precision_getter("cuda", "conv") == "tf32"
 
 
 def dense(like: Tensor) -> Tensor:

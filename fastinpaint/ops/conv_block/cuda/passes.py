@@ -176,6 +176,7 @@ class Passes:
             return *found, None
         conv, alive = self._conv(sources, weight)
         mean, var, eps = normed.mean, normed.var, normed.eps
+        assert var is not None
         dmean = torch.zeros_like(mean) if dmean is None else dmean.contiguous()
         dscale = torch.zeros_like(mean) if dscale is None else dscale.contiguous()
         dy, y = dy.contiguous(memory_format=self.axes), y.contiguous(memory_format=self.axes)
