@@ -86,6 +86,7 @@ class Passes:
 
         kind: what its size depends on besides the shapes. ask: what each launch needs.
         """
+        kind = conv.dtype, kind  # tf32 or not
         size = self._sizes.get(kind)
         if size is None:
             sizes = ask(conv)
@@ -180,12 +181,14 @@ class Passes:
         dmean = torch.zeros_like(mean) if dmean is None else dmean.contiguous()
         dscale = torch.zeros_like(mean) if dscale is None else dscale.contiguous()
         dy, y = dy.contiguous(memory_format=self.axes), y.contiguous(memory_format=self.axes)
+        places = (mean.data_ptr(), mean.data_ptr(), dmean.data_ptr())  # in the middle, until the workspace has dvar's
+        ADDRESSES.pack_into(conv, G_SOURCE, y.data_ptr(), dy.data_ptr(), *places)
         (grads, dweight), dbias, space = self._results(conv, alive, weight, needs, needs_weight, needs_bias)
         dvar = space.data_ptr() + space.numel() - self.room
         packed, dnorm_weight, _alive = batch_norm.pack_bwd(
             dscale, var, normed.weight, norm_weight is not None, eps, dvar
         )
-        ADDRESSES.pack_into(conv, G_SOURCE, y.data_ptr(), dy.data_ptr(), mean.data_ptr(), dvar, dmean.data_ptr())
+        conv.gradient.scale = dvar
         native.call(OP, "fi_conv_bwd", space, ctypes.byref(conv), packed, native.address(dbias))
         return grads, dweight, None if dbias is None else dbias.to(weight.dtype), dnorm_weight
 
@@ -198,7 +201,10 @@ class Passes:
         needs_weight: bool,
         needs_bias: bool,
     ) -> tuple[tuple[list[SourceGrad], Tensor | None], Tensor | None, Tensor]:
-        """Uninitialised gradients of the sources and the weight; of the bias, float32; and the workspace."""
+        """Uninitialised gradients of the sources and the weight; of the bias, float32; and the workspace.
+
+        conv has G's addresses already.
+        """
         grads, at = list[SourceGrad](), GRADIENT
         for (x, mean, _, _, addend), needed in zip(alive, needs, strict=True):
             if needed:
@@ -220,7 +226,7 @@ class Passes:
             conv.dweight = dweight.data_ptr()
         if needs_bias:
             dbias = native.vector(alive[0][0], self.channels)
-        kind = (*needs, needs_weight, needs_bias)
+        kind = (*needs, needs_weight, needs_bias, conv.gradient.addend is None)  # the plan counts maps that it reads
         return (grads, dweight), dbias, self._workspace(conv, kind, self._bwd_sizes, self.room)
 
     def _bwd_sizes(self, conv: CConv) -> list[int]:
