@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fastinpaint.nn import norm_of_parts
 from fastinpaint.nn.activated import Normed
 from fastinpaint.nn.deferred import Deferred, defer, parts_of, plain
 from fastinpaint.nn.deferred_tensor import deferred_of
@@ -105,7 +108,11 @@ class _Norm(_Layer, _BatchNorm):
             raise ValueError(
                 f"{type(self).__name__}: input must have {self.num_features} channels, got {tuple(shape)}."
             )
-        part, norm = self._part(input), Norm(weight, bias, self._running(running_mean, running_var), self.eps)
+        norm = Norm(weight, bias, self._running(running_mean, running_var), self.eps)
+        parts = parts_of(input)
+        if len(parts) > 1 and all(part.bare for part in parts):
+            return self._over_parts(parts, norm, running_mean, running_var)
+        part = self._part(input)
         count: int | Tensor = 0
         backend = self._fastinpaint.backend
         if self.training or running_mean is None or running_var is None:
@@ -131,6 +138,21 @@ class _Norm(_Layer, _BatchNorm):
         vectors = self._affine(mean, var, part.raw.dtype, norm, count)
         return defer(Deferred, [Part(part.raw, *vectors)], self._fastinpaint)
 
+    def _over_parts(
+        self, parts: Sequence[Part], norm: Norm, running_mean: Tensor | None, running_var: Tensor | None
+    ) -> Any:
+        """Of concatenated raw maps: none is copied, and the statistics of each are computed once for all norms."""
+        count: int | Tensor = 0
+        if self.training or running_mean is None or running_var is None:
+            mean, var = norm_of_parts.statistics(parts, self._fastinpaint.backend)
+            mean, var, count = self._shared(mean, var, parts[0].raw)
+        else:
+            mean, var = running_mean.clone(), running_var.clone()  # training may change them before they are read
+        affine = partial(self._affine, dtype=parts[0].raw.dtype, norm=norm, count=count)
+        of_batch = isinstance(count, int) and count > 0
+        found = norm_of_parts.normalised(parts, mean, var, norm, of_batch, affine)
+        return defer(Deferred, found, self._fastinpaint)
+
     def _part(self, input: Map) -> Part:
         """The map that is normalised."""
         parts = parts_of(input)
@@ -145,8 +167,11 @@ class _Norm(_Layer, _BatchNorm):
 
     def _batch_statistics(self, raw: Raw) -> tuple[Tensor, Tensor, int | Tensor]:
         """Batch mean, biased variance, and of how many values a channel."""
+        return self._shared(*raw.statistics(self._fastinpaint.backend), raw)
+
+    def _shared(self, mean: Tensor, var: Tensor, raw: Raw) -> tuple[Tensor, Tensor, int | Tensor]:
+        """The statistics, of all processes where they share them, and of how many values a channel."""
         count = _values_per_channel(raw)
-        mean, var = raw.statistics(self._fastinpaint.backend)
         group = self._process_group()
         if group is not None:
             return all_reduce_statistics(mean, var, count, group)

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastinpaint.nn.deferred import HANDLERS, Deferred, defer, parts_of
+from fastinpaint.nn.deferred import HANDLERS, Deferred, defer
+from fastinpaint.nn.raw import Part, Raw
+from fastinpaint.nn.region import once
 
 
 def _relu(input: Deferred, inplace: bool = False) -> Any:
@@ -31,7 +33,12 @@ def _cat(tensors: Sequence[Any], dim: int = 0, *, axis: int | None = None, out: 
     if any((*t.shape[:1], *t.shape[2:]) != (*first.shape[:1], *first.shape[2:]) for t in tensors):
         return NotImplemented
     options = next(t._options for t in tensors if isinstance(t, Deferred))
-    return defer(Deferred, [part for t in tensors for part in parts_of(t)], options)
+    return defer(Deferred, [part for t in tensors for part in _parts_of(t)], options)
+
+
+def _parts_of(value: Tensor | Deferred) -> tuple[Part, ...]:
+    """As `parts_of`. A plain tensor that is concatenated again keeps its statistics."""
+    return value.parts() if isinstance(value, Deferred) else (Part(once(value, Raw)),)
 
 
 HANDLERS.update(

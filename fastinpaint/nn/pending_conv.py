@@ -15,7 +15,7 @@ from fastinpaint.nn.raw import MOST_STEPS, Mode, Options, Part, Raw, version
 from fastinpaint.ops.activation import autograd as activation
 from fastinpaint.ops.batch_norm.reference import Norm
 from fastinpaint.ops.conv_block import autograd as conv_block
-from fastinpaint.ops.conv_block import batch_stats, cpu, fused_bn, torch_library
+from fastinpaint.ops.conv_block import cpu, fused_bn, torch_library
 from fastinpaint.ops.conv_block.geometry import macs_per_value
 from fastinpaint.ops.conv_block.torch_library import Call
 from fastinpaint.ops.dispatch import registry
@@ -76,9 +76,7 @@ class PendingConv(Raw):
     def statistics(self, backend: str) -> tuple[Tensor, Tensor]:
         if self.x is None:
             self._run(stats=True)
-        if self._statistics is None:
-            self._statistics = batch_stats(self.tensor(), backend=backend)
-        return self._statistics
+        return super().statistics(backend) if self._statistics is None else self._statistics
 
     def normed(self, norm: Norm) -> bool:
         """Run with a batch norm in the convolution's own node; whether that was possible."""
@@ -118,8 +116,10 @@ class PendingConv(Raw):
                 f"fastinpaint: a weight of shape {tuple(self.weight.shape)} was modified in place before the deferred "
                 "convolution that reads it ran; use the result, or call .clone() on it, before an optimiser's step."
             )
-        if weight.dtype != dtype or self.device.type != "cpu" or self.options.backend == "triton":
+        if self.device.type != "cpu" or self.options.backend == "triton":
             weight = self._own_weight()
+        elif weight.dtype != dtype and not (weight.dtype == torch.float32 and dtype == torch.bfloat16):
+            weight = weight.to(dtype)  # the CPU's kernels round a float32 weight as they read it
         if bias is not None and bias.dtype != dtype:
             bias = bias.to(dtype)
         parts: Sequence[Part] = self.parts

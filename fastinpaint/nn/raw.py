@@ -72,6 +72,7 @@ class Raw:
 
     recipe: Recipe | None = None
     added = False  # whether it is an addend
+    _known: dict[Mode, tuple[Tensor, Tensor]] | None = None  # statistics, by the mode that they were computed in
 
     def __init__(self, x: Tensor) -> None:
         self.x: Tensor | None = x
@@ -85,8 +86,13 @@ class Raw:
         return self.x
 
     def statistics(self, backend: str) -> tuple[Tensor, Tensor]:
-        """Batch mean and biased variance of each channel."""
-        return batch_stats(self.tensor(), backend=backend)
+        """Batch mean and biased variance of each channel, computed once for all that ask in one mode."""
+        mode = Mode.now()
+        if self._known is None:
+            self._known = {}
+        if mode not in self._known:
+            self._known[mode] = batch_stats(self.tensor(), backend=backend)
+        return self._known[mode]
 
     @property
     def requires_grad(self) -> bool:

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+Found = TypeVar("Found")
 top_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 
 
@@ -25,6 +27,7 @@ class _Call(NamedTuple):
     frame: FrameType  # of torch's call of the module
     saved_by: object
     grad: bool
+    known: dict[int, tuple[Tensor, int, object]]
 
 
 class _Running(threading.local):
@@ -39,7 +42,7 @@ def enter(module: nn.Module) -> None:
     """A module of an accelerated model begins. Called by a hook of the module."""
     if not torch.compiler.is_compiling():
         _drop_interrupted()
-        _running.calls.append(_Call(module, sys._getframe(2), saving(), torch.is_grad_enabled()))
+        _running.calls.append(_Call(module, sys._getframe(2), saving(), torch.is_grad_enabled(), {}))
 
 
 def leave(module: nn.Module) -> None:
@@ -49,6 +52,21 @@ def leave(module: nn.Module) -> None:
             if _running.calls[i].module is module:
                 del _running.calls[i:]
                 return
+
+
+def once(tensor: Tensor, make: Callable[[Tensor], Found]) -> Found:
+    """What `make` gives for a tensor, the same for all that ask inside one call of an accelerated module.
+
+    It is kept until the call ends, with the tensor. So it is not used without gradients, where tensors go sooner.
+    """
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or not inside():
+        return make(tensor)
+    call = next(call for call in _running.calls if call.grad and call.saved_by is saving())
+    known, version, found = call.known.get(id(tensor), (None, 0, None))
+    if known is not tensor or version != tensor._version:
+        found = make(tensor)
+        call.known[id(tensor)] = (tensor, tensor._version, found)
+    return found  # type: ignore[return-value]
 
 
 def inside() -> bool:
