@@ -1,4 +1,4 @@
-"""torch's ways to capture a model in CUDA graphs, with graphs that capture nothing: the work runs when it is captured."""
+"""torch.cuda.make_graphed_callables with graphs that capture nothing: the work runs where it would be captured."""
 
 from __future__ import annotations
 
