@@ -77,7 +77,7 @@ def _leave(module: nn.Module, args: tuple[Any, ...], result: Any) -> Any:
     region.leave(module)
     if type(result) is DeferredTensor and not torch.compiler.is_compiling() and not region.inside():
         steps = result.last_steps()
-        for step in steps:  # here, not calls deep
+        for step in steps:  # run here, to keep the call stack short
             apply, arguments = step.prepare()
             step.finish(arguments, apply(*arguments))
         if steps:

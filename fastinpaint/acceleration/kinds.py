@@ -31,7 +31,7 @@ FUSED: dict[type[nn.Module], type[nn.Module]] = {
 }
 PLAIN = {fused: plain_class for plain_class, fused in FUSED.items()}
 _TORCHS = dict(FUSED)
-# What a subclass may define again without computing something else.
+# What a subclass may redefine without changing what the layer computes.
 _HARMLESS = {
     *("__init__", "__module__", "__doc__", "__annotations__", "__dict__", "__weakref__", "__repr__", "__firstlineno__"),
     *("__static_attributes__", "__annotate__", "__annotate_func__", "__annotations_cache__", "__orig_bases__"),
@@ -66,7 +66,7 @@ def _computes_as(kind: type[nn.Module], parent: type[nn.Module]) -> bool:
     fused = _TORCHS[parent]
     for one in kind.__mro__:
         if issubclass(parent, one):
-            continue  # the parent, and what it is made of
+            continue  # the parent and its own base classes
         for name, value in vars(one).items():
             if name not in _HARMLESS and (hasattr(parent, name) or hasattr(fused, name) or isinstance(value, property)):
                 return False

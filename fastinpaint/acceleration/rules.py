@@ -1,4 +1,4 @@
-"""Which layers pay where nothing may be measured: a table with its reasons.
+"""Which layers to fuse without measuring: a table with its reasons.
 
 The figures are medians of training steps of public networks, float32, two AVX-512 cores, beside the better of stock
 PyTorch's two layouts.
@@ -28,7 +28,7 @@ class Rule:
     because: str
 
 
-# The first that applies decides.
+# The first rule that applies decides.
 RULES = (
     Rule(
         lambda conv: conv.groups > 1,

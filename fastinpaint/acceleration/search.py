@@ -181,7 +181,7 @@ class _Candidates:
         return sum(self.stock.parts.get(name, 0.0) for name in names) / self.stock.seconds
 
     def alike(self, tiers: select.Tiers, others: select.Tiers) -> bool:
-        """Whether two plans differ in so little that there is no use in measuring both."""
+        """Whether two plans differ so little that measuring both is of no use."""
         differ = [name for name, tier in tiers.items() if tier != others[name]]
         kept = sum(self.stock.kept_by.get(name, 0) for name in differ)
         return self.share(differ) <= ALIKE and kept <= ALIKE * self.stock.kept
@@ -193,7 +193,7 @@ class _Candidates:
         return {name: DEFAULT if name in pays else STOCK for name in self.links.order}
 
     def thrifty(self, costs: select.Costs) -> None:
-        """Plans along the estimated front of time and kept bytes. Measured, the best of them is seldom its first."""
+        """Plans along the estimated front of time and kept bytes. The best measured one is seldom the first."""
         options = select.priced(costs)
         fastest = min(option.seconds for option in options)
         for share in THRIFT:
@@ -222,7 +222,7 @@ class _Candidates:
             error = kept - option.kept
 
     def _smallest(self, options: list[select.Option]) -> select.Option:
-        """The option with the fewest bytes, of those that are fast enough."""
+        """The option with the fewest bytes among those that are fast enough."""
         if self.goal.objective == "balanced":
             fastest = min(option.seconds for option in options)
             options = [option for option in options if option.seconds <= (1 + SLACK) * fastest]

@@ -14,8 +14,8 @@ from fastinpaint.acceleration.plan import DEFAULT, LOW, STOCK, Plan
 from fastinpaint.acceleration.trial import Trial
 
 MARGIN = 0.01  # relative gain that a part needs to be fused
-PRICES, DEARER = 48, 1.4  # prices of a kept byte that are tried, each dearer than the one before by this factor
-SEGMENTS = (1, 2, 3, 4, 6, 8, 12, 16, 24)  # segments of maps that backward computes again, each at once
+PRICES, DEARER = 48, 1.4  # prices of a kept byte that are tried, each higher than the one before by this factor
+SEGMENTS = (1, 2, 3, 4, 6, 8, 12, 16, 24)  # segments of maps; backward recomputes one segment at a time
 QUANTILES = 6  # thresholds of seconds per byte, up to which a map is computed again
 
 Tiers = dict[str, str]
@@ -161,7 +161,7 @@ def priced(costs: Costs) -> list[Option]:
 def recomputing(costs: Costs, tiers: Tiers) -> Iterator[Option]:
     """The plan, with the fused maps that are cheap enough computed again in backward, in segments.
 
-    Backward computes a chain of such maps again at once, and holds it. So between two segments one map is kept.
+    Backward recomputes a chain of such maps as a whole and holds it. So one map is kept between two segments.
     """
     dear = {name: costs.again.get(name, 0.0) / saved for name, saved in costs.forgotten.items() if tiers[name] != STOCK}
     steps = sorted(dear.values())

@@ -23,7 +23,7 @@ from fastinpaint.ops.saved import Recipe, Slot, depth
 
 
 class Normed:
-    """What normalises a raw map: as vectors that a convolution loads, or in a separate pass.
+    """The normalisation of a raw map: vectors that a convolution loads, or a separate pass.
 
     Args:
         mean, var: ``[C]`` of the batch or ``[N, C]`` of each sample, in the wide dtype. Those of a batch may have a
@@ -49,7 +49,7 @@ class Normed:
         self.mean, self.var, self.weight, self.bias = mean, var, weight, bias
         self.eps, self.groups, self.of_batch = eps, groups, of_batch
         self.versions = _versions(weight, bias)
-        self.made: dict[Act, Activated] = {}  # the maps made of it so far, by the activation
+        self.made: dict[Act, Activated] = {}  # the maps computed from it so far, by activation
         self._vectors: tuple[Tensor, Tensor, Tensor] | None = vectors
 
     @property
@@ -82,14 +82,14 @@ def _versions(weight: Tensor | None, bias: Tensor | None) -> tuple[int, int]:
 
 
 class Activated(Raw):
-    """``act(norm(y) + addend)``; computed as it would have been at once, in the mode of the moment it was made."""
+    """``act(norm(y) + addend)``, computed in the mode (autograd, inference) of the moment it was made."""
 
     untracked = False  # a reader that may change it is given a copy
 
     def __init__(self, raw: Raw, norm: Normed | None, act: Act, addend: Raw | None, options: Options) -> None:
         self.x = None
         self.raw: Any = raw  # None once it has run
-        self.norm, self.addend = norm, addend  # a norm that holds this in `made` is let go when it has run
+        self.norm, self.addend = norm, addend  # the reference to the norm, which holds this in `made`, is dropped then
         self.act, self.options = act, options
         self.shape, self.dtype, self.device = raw.shape, raw.dtype, raw.device
         self.mode = Mode.now()
@@ -104,7 +104,7 @@ class Activated(Raw):
 
     @property
     def open(self) -> bool:
-        """Whether an activation, or a first addend, may still be taken into it."""
+        """Whether it can still take in an activation, or a first addend."""
         return self.x is None and self.act == NONE and self.mode == Mode.now()
 
     @property
@@ -124,7 +124,7 @@ class Activated(Raw):
             self.finish(arguments, apply(*arguments))
 
     def prepare(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """What adds the node to the graph that computes it, and its arguments."""
+        """The function that adds its node to the graph, and the function's arguments."""
         raw, norm, addend = self.raw, self.norm, self.addend
         raw.check_unchanged()
         if addend is not None:
@@ -152,10 +152,10 @@ class Activated(Raw):
         return applied(NormAct), (call, x, weight, bias, added)
 
     def finish(self, arguments: tuple[Any, ...], found: Tensor) -> None:
-        """Take what the node of `prepare` gave."""
+        """Store the result of the node of `prepare`."""
         self.x = found
         self.version = version(found)
-        self.raw = self.norm = self.addend = None  # what it read may go, unless backward keeps it
+        self.raw = self.norm = self.addend = None  # its inputs can be freed, unless backward keeps them
 
 
 def pending(part: Part, act: Act, addend: Raw | None, options: Options) -> Activated | None:
@@ -171,7 +171,7 @@ def pending(part: Part, act: Act, addend: Raw | None, options: Options) -> Activ
 
 
 def opened(part: Part) -> Part | None:
-    """A part whose activation is left to what loads it; None where its map exists, or is more than act(norm(y))."""
+    """A part whose activation the reader computes on load; None if its map exists or is more than act(norm(y))."""
     raw = part.raw
     if not isinstance(raw, Activated) or raw.x is not None or raw.addend is not None or not part.bare:
         return None
@@ -181,7 +181,7 @@ def opened(part: Part) -> Part | None:
 
 
 def made(part: Part, options: Options) -> Raw | None:
-    """A normalised part, with its ReLU if it has one, as a map that all its readers share; None for another part."""
+    """A normalised part, with its ReLU if any, as a map that all its readers share; None for another part."""
     if part.norm is None or part.addend is not None:
         return None
     act = RELU if part.relu else NONE
@@ -191,6 +191,6 @@ def made(part: Part, options: Options) -> Raw | None:
         if torch.compiler.is_compiling() or not norm_act.runs(options.backend, raw.device):
             return None
         found = Activated(raw, norm, act, None, options)
-        if not found.mode.inference:  # a change of the plain tensor, which torch does not count there, must not be seen
+        if not found.mode.inference:  # torch does not count changes of such a tensor, so none must reach it
             part.norm.made[act] = found
     return found

@@ -13,7 +13,7 @@ from fastinpaint.nn.deferred import HANDLERS, Deferred
 from fastinpaint.nn.layers import Map, _Layer
 from fastinpaint.ops.norm_act import Act
 
-SOFTPLUS_THRESHOLD = 20.0  # the only one that the kernels know: torch's default
+SOFTPLUS_THRESHOLD = 20.0  # the only value that the kernels support: torch's default
 
 
 def activate(input: Map, act: Act | None, inplace: bool = False) -> Any:
@@ -21,7 +21,7 @@ def activate(input: Map, act: Act | None, inplace: bool = False) -> Any:
     if act is None or not isinstance(input, Deferred):
         return NotImplemented
     if inplace and input._plain is not None:
-        input.materialize_()  # somebody holds the plain tensor: torch is to change that
+        input.materialize_()  # somebody holds the plain tensor, so torch must change that one
         return NotImplemented
     found = input.activated(act)
     if found is None:
@@ -39,7 +39,7 @@ class _Activation(_Layer):
     """An activation that waits until something reads its result."""
 
     def _act(self) -> Act | None:
-        """What it computes; None where the kernels have no such thing."""
+        """The activation it computes; None if the kernels do not have it."""
         raise NotImplementedError
 
     def _fused(self, input: Map) -> Any:
@@ -132,7 +132,7 @@ def softplus(beta: float = 1.0, threshold: float = SOFTPLUS_THRESHOLD) -> Act | 
 
 
 class _Dropout(_Layer):
-    """Dropout that returns its input where it drops nothing."""
+    """Dropout that returns its input if it drops nothing."""
 
     p: float
 

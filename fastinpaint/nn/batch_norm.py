@@ -29,10 +29,10 @@ from fastinpaint.ops.batch_norm.reference import Norm, Running, update
 class _Norm(_Layer, _BatchNorm):
     """Batch norm that asks the convolution before it for statistics and defers the rest."""
 
-    _axes = 0  # of the maps that it takes; 0: `_check_input_dim` says
+    _axes = 0  # axes of its inputs; 0: `_check_input_dim` decides
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The short way of an unobserved call: the convolution before it runs, with this batch norm in its node."""
+        """The short path of an unobserved call: runs the convolution before it, with this batch norm in its node."""
         if len(args) != 1 or kwargs or not unobserved(self):
             return super().__call__(*args, **kwargs)
         (input,) = args
@@ -159,14 +159,14 @@ class _Norm(_Layer, _BatchNorm):
         return parts[0] if len(parts) == 1 and parts[0].bare else Part(Raw(plain(input)))
 
     def _normed(self, raw: Raw, norm: Norm) -> TypeGuard[PendingConv]:
-        """Whether the convolution before it has taken this batch norm into its node, and run."""
-        few = _values_per_channel(raw) == 1  # a value a channel has no statistics
+        """Run the convolution before it with this batch norm in its node; returns whether that was possible."""
+        few = _values_per_channel(raw) == 1  # one value per channel has no statistics
         if not isinstance(raw, PendingConv) or few or self._process_group() is not None:
             return False
         return raw.normed(norm)
 
     def _batch_statistics(self, raw: Raw) -> tuple[Tensor, Tensor, int | Tensor]:
-        """Batch mean, biased variance, and of how many values a channel."""
+        """Batch mean, biased variance, and the number of values per channel."""
         return self._shared(*raw.statistics(self._fastinpaint.backend), raw)
 
     def _shared(self, mean: Tensor, var: Tensor, raw: Raw) -> tuple[Tensor, Tensor, int | Tensor]:
@@ -184,7 +184,7 @@ class _Norm(_Layer, _BatchNorm):
         return None
 
     def _running(self, mean: Tensor | None, var: Tensor | None) -> Running | None:
-        """The running statistics, where this batch is to change them."""
+        """The running statistics, if this batch updates them."""
         if not (self.training and self.track_running_stats) or mean is None or var is None:
             return None
         tracked = self.num_batches_tracked
@@ -203,12 +203,12 @@ class _Norm(_Layer, _BatchNorm):
         return mean, *batch_norm.apply(mean, var, weight, bias, running, count, eps, self._fastinpaint.backend)
 
     def _folds(self, raw: Raw) -> TypeGuard[PendingConv]:
-        """Without gradients: whether the convolution takes this batch norm into its weight, as it has not run yet."""
+        """Without gradients: whether the convolution, which has not run, can take this batch norm into its weight."""
         return isinstance(raw, PendingConv) and raw.x is None and not raw.mode.grad and not torch.is_grad_enabled()
 
 
 def _values_per_channel(raw: Raw) -> int:
-    """Of sizes that may be a compiler's symbols."""
+    """The product of sizes, which may be a compiler's symbols."""
     return raw.shape[0] * math.prod(raw.shape[2:])
 
 

@@ -15,12 +15,12 @@ class _Block(nn.Module):
 
         y = conv(input),   a = relu((y - mean) / sqrt(var + eps) * weight + bias)
 
-    Only y is computed and kept. A network that returns a block's result, or gives it to something that insists on
-    ``torch.Tensor``, calls `fastinpaint.nn.plain` on it. Everything else converts it without being asked.
+    Only y is computed and kept. A network that returns a block's result, or gives it to code that requires a
+    ``torch.Tensor``, calls `fastinpaint.nn.plain` on it. Everything else converts it automatically.
 
     Args:
         in_channels, out_channels, kernel_size, and by keyword stride, padding, dilation, groups, device, dtype (and
-            output_padding where transposed): as torch's convolution. It has no bias, which batch norm would undo.
+            output_padding where transposed): as torch's convolution. It has no bias, because batch norm cancels it.
         eps, momentum, affine, track_running_stats: as torch's batch norm.
 
     Shapes:

@@ -25,7 +25,7 @@ from fastinpaint.ops.types import Geometry
 
 
 class _Conv(_Layer, _ConvNd):
-    """A convolution that waits until it is known whether batch statistics of its result are wanted."""
+    """A convolution that does not run until it is known whether batch statistics of its result are needed."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The short way of an unobserved call. Every other call takes `forward`."""
@@ -39,7 +39,7 @@ class _Conv(_Layer, _ConvNd):
             return self._by_torch(input)
         parts = (Part(Raw(input)),) if type(input) is Tensor else input.parts()
         options, own = self._fastinpaint, self._parameters
-        for raw in waiting(parts):  # here, not layers deep
+        for raw in waiting(parts):  # run here, to keep the call stack short
             apply, arguments = raw.prepare()
             raw.finish(arguments, apply(*arguments))
         weight: Any = own["weight"]
@@ -50,7 +50,7 @@ class _Conv(_Layer, _ConvNd):
         """What was worked out for such an input of an unobserved call; None where `forward` must run."""
         own = self.__dict__
         parameters = own["_parameters"]
-        # a scripted layer has something else in its place; a parametrization computes the weight
+        # a scripted layer has no such attribute; a parametrization computes the weight
         weight = parameters.get("weight") if type(parameters) is dict else None
         if weight is None:
             return None
@@ -96,16 +96,16 @@ class _Conv(_Layer, _ConvNd):
             return NotImplemented
         geometry = geometry_of(self, input, output_size)
         if min(geometry.output_padding) < 0:
-            return NotImplemented  # which has an error for that
+            return NotImplemented  # torch's layer raises the error
         result = torch.Size(checks.check_weight(shape, weight, bias, geometry))
         parts, geometry = _without_zeros(input, geometry)
         return defer(Deferred, [Part(PendingConv(parts, weight, bias, geometry, options, result))], options)
 
 
 def geometry_of(conv: _ConvNd, input: Map | None = None, output_size: list[int] | None = None) -> Geometry:
-    """A convolution's geometry; input is asked for its sizes where the wanted output_size is given."""
+    """A convolution's geometry. With an output_size the input's sizes are needed too."""
     padding: Sequence[int] = conv.padding  # type: ignore[assignment]
-    if isinstance(padding, str):  # torch keeps "same" in numbers, from the last axis to the first
+    if isinstance(padding, str):  # torch stores "same" as numbers, from the last axis to the first
         padding = tuple(conv._reversed_padding_repeated_twice[-2::-2])
     axes = len(conv.kernel_size)
     output_padding: Sequence[int] = (0,) * axes
@@ -118,7 +118,7 @@ def geometry_of(conv: _ConvNd, input: Map | None = None, output_size: list[int] 
 
 
 def _without_zeros(input: Map, geometry: Geometry) -> tuple[tuple[Part, ...], Geometry]:
-    """What the convolution loads, and its geometry, which includes zeros around the input where it can."""
+    """What the convolution loads, and its geometry, which includes zeros around the input if possible."""
     if isinstance(input, Padded) and (apart := input.apart()) is not None:
         parts, around = apart
         found = absorbed(geometry, around)
@@ -128,7 +128,7 @@ def _without_zeros(input: Map, geometry: Geometry) -> tuple[tuple[Part, ...], Ge
 
 
 def _same_kind(input: Map, weight: Tensor) -> bool:
-    """Whether input and weight have, or autocast will give them, one dtype that the op takes, on one device."""
+    """Whether input and weight are on one device and have, or get from autocast, one dtype that the op takes."""
     if input.device != weight.device or weight.dtype not in DTYPES:
         return False
     if autocasts(weight.device) and torch.float64 not in (weight.dtype, input.dtype):

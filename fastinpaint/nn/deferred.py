@@ -28,10 +28,10 @@ from fastinpaint.nn.raw import Mode, Options, Part, Raw, version
 from fastinpaint.nn.region import saving, top_hooks
 from fastinpaint.ops.norm_act import NONE, RELU, Act
 
-_own = object.__setattr__  # not by way of `Deferred.__setattr__`, several times a layer
-WATCHERS = ("register_hook", "retain_grad")  # they watch the gradient of the tensor that they are called on
+_own = object.__setattr__  # bypasses `Deferred.__setattr__`, as it is called several times a layer
+WATCHERS = ("register_hook", "retain_grad")  # methods that watch the gradient of their own tensor
 OPTIONS = Options()
-PLAIN = (PendingConv, Raw)  # maps to which no activation may yet come
+PLAIN = (PendingConv, Raw)  # maps that cannot take an activation any more
 UNSEEN = object()  # by a compiler
 BARE = tuple(Part._field_defaults.values())  # of a `Part` that is its raw map, unchanged
 
@@ -41,7 +41,7 @@ def _itself(value: Any) -> Any:
 
 
 class Deferred:
-    """Several `Part`, concatenated over the channels, which do what one Tensor does.
+    """Several `Part`, concatenated over the channels, that behave as one tensor.
 
     Made by `defer`: a ``torch.Tensor`` too, to ``isinstance`` and to functions in C++, but under torch's compiler.
     """
@@ -49,11 +49,11 @@ class Deferred:
     _parts: tuple[Part, ...]
     _options: Options
     _mode: Mode
-    _saving: object = UNSEEN  # who packed the tensors that autograd saves when it was made: a checkpoint does
+    _saving: object = UNSEEN  # the packing of saved tensors in force when it was made, such as a checkpoint's
     _plain: Tensor | None = None
     _version = 0
-    _whole = False  # whether everything reads the plain tensor: it is a raw map itself, or was settled in time
-    _read = False  # whether something reads the parts, and so no plain tensor
+    _whole = False  # whether everything reads the plain tensor, because it was made plain in time or is a raw map
+    _read = False  # whether something read the parts instead of the plain tensor
     # numpy's scalars and arrays leave an operator with this to its reflection, as they do for a tensor.
     __array_priority__ = Tensor.__array_priority__
 
@@ -107,15 +107,15 @@ class Deferred:
         """The plain tensor, computed on the first call, in the mode that the Deferred was made in."""
         plain = self._base()
         if self._read and not self._whole and plain.requires_grad and torch.is_grad_enabled():
-            # its gradient would lack what flows through the parts; a view that nothing has read has no gradient
+            # its gradient would lack the part that flows through the parts; an unread view has none
             return plain.view_as(plain)
         return plain
 
     def last_steps(self) -> list[PendingConv | Activated | Written]:
-        """What makes the plain tensor, in order; none where only `tensor` can.
+        """The steps that make the plain tensor, in order; none if only `tensor` can make it.
 
-        Who runs them, by `prepare` and `finish`, calls `become` with the last. `tensor` comes to the same, more calls
-        deep.
+        The caller runs them by `prepare` and `finish`, and then calls `become` with the last one. `tensor` does the
+        same with a deeper call stack.
         """
         parts, mode, options = self._parts, self._mode, self._options
         if self._plain is not None or mode is not Mode.now() or mode.inference or self._superseded():
@@ -131,7 +131,7 @@ class Deferred:
         return steps
 
     def become(self, step: PendingConv | Activated | Written) -> None:
-        """Take the map of the last of `last_steps`, which has run, for the plain tensor."""
+        """Take the map of the last of `last_steps`, which has run, as the plain tensor."""
         assert step.x is not None
         plain = step.x if type(step) is Written else activate((Part(step),), self._options)  # type: ignore[arg-type]
         self._plain = plain.contiguous() if self._options.contiguous else plain
@@ -152,7 +152,7 @@ class Deferred:
         return self._plain
 
     def _as_when_made(self) -> AbstractContextManager[object]:
-        """Gradients as when it was made; outside of a checkpoint that began since, which would run it again."""
+        """The gradient mode of when it was made, outside any checkpoint begun since, which would run it twice."""
         if self._saving is UNSEEN or saving() is self._saving:
             return self._mode.again()
         both = ExitStack()
@@ -164,12 +164,12 @@ class Deferred:
         return activate(self._parts, self._options)
 
     def parts(self) -> tuple[Part, ...]:
-        """What a convolution is to load."""
+        """What a convolution loads."""
         self._reads()
         return self._current()
 
     def _reads(self) -> None:
-        """Something reads the parts."""
+        """Note that something reads the parts."""
         self._refuse_function()
         _own(self, "_read", True)
 
@@ -187,10 +187,10 @@ class Deferred:
                 return True
         if self._plain is None:
             return False
-        return not grad or version(self._plain) != self._version  # without grad nothing is kept: take what is there
+        return not grad or version(self._plain) != self._version  # without gradients nothing is kept: use what exists
 
     def waiting_conv(self) -> PendingConv | None:
-        """The convolution that it is the result of, where that waits and may run now; else None."""
+        """The convolution whose result it is, if that has not run and may run now; else None."""
         part, mode = self._parts[0], self._mode
         raw = part[0]
         if len(self._parts) != 1 or type(raw) is not PendingConv or raw.x is not None or self._superseded():
@@ -212,7 +212,7 @@ class Deferred:
             frame = frame.f_back  # type: ignore[assignment]
 
     def materialize_(self) -> Tensor:
-        """Become the plain tensor for good: what happens to it in place happens to this."""
+        """Become the plain tensor for good: changes in place of the one are changes of the other."""
         plain = self._base()
         self._whole = self._whole or not self._read
         self._parts = (Part(Raw(plain)),)
@@ -233,7 +233,7 @@ class Deferred:
         return defer(Deferred, found, self._options)
 
     def rectified(self) -> Part | None:
-        """ReLU of it as one part, read from it; None where `relu` has more to do."""
+        """ReLU of it as one part; None if `relu` has more to do."""
         raw, mean, scale, shift, _, addend, norm = self._parts[0]
         if len(self._parts) > 1 or addend is not None or type(raw) not in PLAIN or self._superseded():
             return None
@@ -273,7 +273,7 @@ class Deferred:
         return other.shape == self.shape and other.dtype == self.dtype and other.device == self.device
 
     def _in_place(self, result: Deferred | Tensor, change: Callable[[Tensor], object]) -> Deferred:
-        """Take over a result; if somebody holds the plain tensor already, change that."""
+        """Become a result; if somebody holds the plain tensor already, change that one in place."""
         if self._plain is not None:
             change(self.materialize_())
         elif isinstance(result, Deferred):
@@ -339,7 +339,7 @@ def joined_shape(parts: Sequence[Part]) -> torch.Size:
 
 
 def _open(raw: Raw) -> bool:
-    """Whether it is a map to which an activation or an addend may yet come."""
+    """Whether it is a map that can still take an activation or an addend."""
     return isinstance(raw, Activated) and raw.open and raw.addend is None
 
 
@@ -358,14 +358,14 @@ HANDLERS: dict[Callable[..., Any], Callable[..., Any]] = {}  # by function of to
 
 
 def parts_of(value: Tensor | Deferred) -> tuple[Part, ...]:
-    """A tensor or a Deferred as what a convolution is to load."""
+    """A tensor or a Deferred as what a convolution loads."""
     return value.parts() if isinstance(value, Deferred) else (Part(Raw(value)),)
 
 
 def plain(value: Any, for_good: bool = False) -> Any:
     """The value with every Deferred in it, through tuples, lists, dicts and dataclasses, as a plain tensor.
 
-    for_good: whoever reads the same Deferred afterwards gets that tensor too, whose gradient is then watched whole.
+    for_good: later readers of the same Deferred get that tensor too, so its whole gradient can be watched.
     """
     if isinstance(value, Deferred):
         if for_good:
@@ -378,7 +378,7 @@ def plain(value: Any, for_good: bool = False) -> Any:
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     if type(value) is dict:
         return {key: plain(item, for_good) for key, item in value.items()}
-    twin = copy.copy(value)  # of whatever class: its constructor may do anything
+    twin = copy.copy(value)  # of the same class; its constructor may do anything, so it is not called
     if isinstance(value, dict):
         for key, item in value.items():
             twin[key] = plain(item, for_good)

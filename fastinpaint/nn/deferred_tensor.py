@@ -1,4 +1,4 @@
-"""Deferred activations that are ``torch.Tensor`` to everybody: to ``isinstance``, to functions in C++, to scripts.
+"""Deferred activations that are a ``torch.Tensor`` to ``isinstance``, to functions in C++ and to scripts.
 
 torch asks ``__torch_function__`` of the class about every function and method that is called from Python, of scripted
 functions too. What goes past it, in C++, meets ``__torch_dispatch__`` when it reaches an operator: there is no storage
@@ -46,12 +46,12 @@ class DeferredTensor(Deferred, _Tensor):
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
-            raise AttributeError(name)  # torch asks for many of its own
+            raise AttributeError(name)  # torch looks for many attributes of its own
         return super().__getattr__(name)
 
     @property
     def data(self) -> Tensor:
-        """The plain tensor's, for good: what is done to it counts as no change."""
+        """The plain tensor's ``.data``, for good: torch counts no change made through it."""
         return self.materialize_().data
 
     @data.setter
@@ -83,10 +83,10 @@ class DeferredTensor(Deferred, _Tensor):
         if any(
             isinstance(value, Tensor) and not isinstance(value, Deferred) and value.requires_grad for value in values
         ):
-            error = GradientDroppedError(ours[0]._options.maker)  # autograd has recorded the others, and none of ours
+            error = GradientDroppedError(ours[0]._options.maker)  # autograd recorded only the plain tensors
             warnings.warn(str(error), RuntimeWarning, stacklevel=2)  # TorchScript loses the error's sentence
             raise error
-        with enable_reentrant_dispatch():  # autograd, which has let this call pass, sees the plain tensors
+        with enable_reentrant_dispatch():  # autograd did not record this call, so the plain tensors go through it
             return _on_plain(func, args, kwargs)
 
 

@@ -1,4 +1,4 @@
-"""Where a deferred activation would lose its gradient: in an autograd.Function, which sees tensors with values only."""
+"""Finds where a deferred activation would lose its gradient: in an autograd.Function, which knows only real tensors."""
 
 from __future__ import annotations
 

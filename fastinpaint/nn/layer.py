@@ -31,8 +31,8 @@ class _Layer(nn.Module):
 
     _fastinpaint = Options()
     _fastinpaint_accelerated = False  # by `accelerate`: outside its model it gives plain tensors
-    _fastinpaint_plain = False  # whether it always does
-    _fastinpaint_follows = False  # whether it leaves plain tensors to torch
+    _fastinpaint_plain = False  # whether it always gives plain tensors
+    _fastinpaint_follows = False  # whether it gives plain inputs to torch's own layer
 
     _fused: Callable[..., Any]  # the layer's result, deferred; NotImplemented where only torch's own layer can give it
 

@@ -66,7 +66,7 @@ def nothing_observes() -> bool:
 
 
 def torch_must_run(input: Any) -> bool:
-    """Whether the fused operators cannot: under functorch, in forward-mode differentiation, and for torch's tracers."""
+    """Whether the fused operators cannot run: under functorch, forward-mode differentiation and torch's tracers."""
     if not isinstance(input, Tensor) and isinstance(input, torch.fx.Proxy):
         raise RuntimeError(
             "fastinpaint: torch.fx, and what is built on it (feature extraction, fusion, quantisation), takes the "

@@ -1,4 +1,4 @@
-"""`Padded`: a deferred activation with zeros around it, which a convolution reads without anybody writing them."""
+"""`Padded`: a deferred activation with zeros around it, which a convolution adds to its padding."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from fastinpaint.ops.conv_block.zero_padding import Zeros
 
 
 class Padded(Deferred):
-    """Several `Part`, concatenated over the channels, and zeros around them: for a convolution that takes them apart.
+    """Several `Part`, concatenated over the channels, and zeros around them, for a convolution that takes both.
 
-    Whatever else reads it gets the plain tensor, zeros written.
+    Every other reader gets the plain tensor with the zeros written.
     """
 
     _zeros: Zeros | None  # None once it is the plain tensor for good
@@ -61,9 +61,9 @@ def padded_shape(inner: torch.Size, zeros: Zeros) -> torch.Size:
 
 
 def zeros_of(padding: Sequence[int], dims: int) -> Zeros | None:
-    """torch's padding of a map of so many dimensions, before and behind each spatial axis; None where it is no such.
+    """torch's padding of a map with that many dimensions, before and behind each spatial axis; None if it is not one.
 
-    torch counts the axes from the last one, may come to the channels, and cuts off where an entry is negative.
+    torch counts the axes from the last one, may reach the channels, and crops for a negative entry.
     """
     missing = dims - 2 - len(padding) // 2
     if missing < 0 or len(padding) % 2 or min(padding, default=0) < 0:

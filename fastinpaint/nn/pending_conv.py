@@ -1,4 +1,4 @@
-"""Convolutions that wait until it is known whether batch statistics are wanted, and what parts stand for."""
+"""Convolutions that wait until it is known whether batch statistics are needed, and the maps of parts."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from fastinpaint.ops.types import Geometry, Source
 
 # Tier "low" computes a map again in backward where one of its values costs no more multiply-adds than this.
 CHEAP_MACS = 2048
-# Every tier computes an addend again that costs no more than this, such as guidance: it is no dearer than batch norm,
+# Every tier computes an addend again that costs no more than this, such as guidance: it costs no more than batch norm,
 # which moves as many bytes.
 THIN_MACS = 64
 
 
 class PendingConv(Raw):
-    """A convolution of deferred activations that runs when its result, or its statistics, are first asked for.
+    """A convolution of deferred activations that runs when its result or its statistics are first needed.
 
-    It runs as it would have run at once: in the mode and in autocast's dtype of the moment it was made.
+    It runs in the mode and in autocast's dtype of the moment it was made.
     """
 
     untracked = False  # a reader that may change it is given a copy
@@ -57,13 +57,13 @@ class PendingConv(Raw):
         self.dtype, self.device = weight.dtype, weight.device
         if self.device.type == "meta" or torch.is_autocast_enabled(self.device.type):
             self.dtype = autocast_dtype(weight)
-        self.shape, self.calls = shape, calls  # of its layer's plan, where it has one
+        self.shape, self.calls = shape, calls  # the layer's plan, if there is one
         self.mode = Mode.now()
         self.weight_version = version(weight)
         self._statistics: tuple[Tensor, Tensor] | None = None
         self.vectors: tuple[Tensor, Tensor, Tensor] | None = None  # mean, scale and shift of the batch norm in its node
         self.var: Tensor | None = None
-        self.measured = False  # whether the statistics came with y, out of one node of the graph
+        self.measured = False  # whether one node of the graph made both y and the statistics
         if self.mode.inference and any(part.untracked for part in self.parts):
             self._run(stats=False)
 
@@ -79,7 +79,7 @@ class PendingConv(Raw):
         return super().statistics(backend) if self._statistics is None else self._statistics
 
     def normed(self, norm: Norm) -> bool:
-        """Run with a batch norm in the convolution's own node; whether that was possible."""
+        """Run with a batch norm in the convolution's own node; returns whether that was possible."""
         if self.x is not None or self.mode != Mode.now():
             return False
         self._run(stats=True, norm=norm)
@@ -106,7 +106,7 @@ class PendingConv(Raw):
             self.finish(arguments, apply(*arguments))
 
     def prepare(self, stats: bool = False, norm: Norm | None = None) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """What adds the node to the graph that computes it, and its arguments.
+        """The function that adds its node to the graph, and the function's arguments.
 
         norm: the batch norm that follows, to be in that node if it can be.
         """
@@ -158,7 +158,7 @@ class PendingConv(Raw):
         self.parts, self.weight, self.bias = (), None, None
 
     def _call(self, sources: Sequence[Source], weight: Tensor, stats: bool) -> Call:
-        """All of the call that is no tensor: from the layer's plan, where such a call has been made before."""
+        """All of the call but its tensors, from the layer's plan if such a call was made before."""
         if self.calls is None or torch.compiler.is_compiling():
             return torch_library.call_of(sources, weight, self.geometry, stats, self.options.backend)
         question: tuple[Any, ...] = (
@@ -188,7 +188,7 @@ class PendingConv(Raw):
         return folded
 
     def _opened(self, weight: Tensor) -> Sequence[Part]:
-        """The parts, activations left to the convolution's own load where its kernels know them."""
+        """The parts. An activation stays for the convolution's load if its kernels support it."""
         if self.device.type != "cpu" or self.options.backend not in ("auto", "cpu"):
             return self.parts
         found = [opened(part) for part in self.parts]
@@ -205,7 +205,7 @@ class PendingConv(Raw):
         return self.weight.to(self.dtype, memory_format=memory_format(self.weight.dim()))
 
     def _to_be_forgotten(self) -> bool:
-        """Whether backward computes y again. Only its own node can free it again, so there must be one."""
+        """Whether backward recomputes y. Only its own node can free it again, so there must be one."""
         limit = CHEAP_MACS if self.options.memory == "low" else THIN_MACS if self.added else 0
         if not limit or torch.compiler.is_compiling() or not self.requires_grad:
             return False
@@ -213,7 +213,7 @@ class PendingConv(Raw):
 
 
 def waiting(parts: Sequence[Part]) -> list[PendingConv | Activated]:
-    """The maps that a convolution of the parts would make first, in order: who runs them does so few calls deep."""
+    """The maps that a convolution of the parts makes first, in order. Run one by one they keep the call stack short."""
     if len(parts) == 1 and parts[0].raw.x is not None and parts[0].addend is None:  # as is usual
         return []
     mode, found = Mode.now(), list[PendingConv | Activated]()
@@ -231,7 +231,7 @@ def waiting(parts: Sequence[Part]) -> list[PendingConv | Activated]:
 
 
 def materialise(parts: Sequence[Part], dtype: torch.dtype | None = None) -> tuple[list[Source], list[Operand]]:
-    """Sources of maps that exist, in the dtype if one is given, and what backward is to keep of their tensors."""
+    """Sources of existing maps, in the dtype if given, and what backward keeps of their tensors."""
     sources: list[Source] = []
     recipes: list[Operand] = []
     for raw, mean, scale, shift, relu, added, norm in parts:
@@ -260,7 +260,7 @@ def _made(parts: Sequence[Part], options: Options) -> tuple[Part, ...]:
 
 
 class Written:
-    """The activation of several parts, or of one that no other map stands for: the last step out of a model."""
+    """The activation of several parts, or of one part without a map of its own: the last step out of a model."""
 
     def __init__(self, parts: Sequence[Part], options: Options) -> None:
         self.parts, self.options = parts, options
@@ -277,13 +277,13 @@ class Written:
 
 
 def activate(parts: Sequence[Part], options: Options) -> Tensor:
-    """What the parts stand for, as one plain tensor."""
+    """The parts' activation as one plain tensor."""
     if len(parts) == 1 and parts[0].norm is not None:
         parts = _made(parts, options)
     if len(parts) == 1 and parts[0].bare:
         raw = parts[0].raw
         y = raw.tensor()
-        # batch norm follows this y by its statistics too: as a tensor it must not pass for all of what is read
+        # the batch norm after it also reads this y's statistics, so the tensor alone is not all that is read
         return y.view_as(y) if isinstance(raw, PendingConv) and raw.measured else y
     sources, recipes = materialise(parts)
     return activation.apply(sources, options.backend, recipes if any_recipe(recipes) else None)

@@ -1,4 +1,4 @@
-"""What a convolution layer works out once for each shape of its input."""
+"""What a convolution layer computes once for each shape of its input."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Plan:
     """One shape of the input.
 
     Attributes:
-        question: what the plan holds for: the layer's settings, and the shapes of weight and bias.
+        question: what the plan is valid for: the layer's settings, and the shapes of weight and bias.
         geometry, shape: the convolution's geometry, and the shape of its result.
         light: whether torch's own layers are faster without gradients: a fused layer saves less than its calls in
             Python take.
-        calls: the calls made so far, by all else that they depend on; see `fastinpaint.nn.pending_conv`.
+        calls: the calls made so far, by everything else that they depend on; see `fastinpaint.nn.pending_conv`.
     """
 
     __slots__ = ("calls", "geometry", "light", "question", "shape")

@@ -1,4 +1,4 @@
-"""Raw maps: tensors that exist, and those to come, see `fastinpaint.nn.pending_conv` and `fastinpaint.nn.activated`."""
+"""Raw maps that exist. `fastinpaint.nn.pending_conv` and `fastinpaint.nn.activated` have those still to be computed."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ MOST_STEPS = 24
 
 
 class Mode(NamedTuple):
-    """Whether autograd records, and whether inference mode is on, at some moment."""
+    """A mode: whether autograd records, and whether inference mode is on."""
 
     grad: bool
     inference: bool
 
     @staticmethod
     def now() -> Mode:
-        """What is in force. A compiler knows of no inference mode."""
+        """The mode in force. A compiler has no inference mode."""
         inference = not torch.compiler.is_dynamo_compiling() and torch.is_inference_mode_enabled()
         return MODES[torch.is_grad_enabled(), inference]
 
     def again(self) -> AbstractContextManager[object]:
-        """Puts it in force."""
+        """Enters the mode."""
         now = Mode.now()
         if self == now:
             return nullcontext()
@@ -100,7 +100,7 @@ class Raw:
 
     @property
     def untracked(self) -> bool:
-        """Whether others may change it unnoticed: torch counts no changes of what inference mode made."""
+        """Whether it can change unnoticed: torch counts no changes of tensors made in inference mode."""
         return self.x is not None and self.x.is_inference()
 
     def check_unchanged(self) -> None:
@@ -115,8 +115,7 @@ class Raw:
 class Part(NamedTuple):
     """One deferred activation: `Source`, with raw maps that need not exist yet.
 
-    norm: what mean, scale and shift are made of later; a separate pass may do without them, see
-        `fastinpaint.nn.activated`.
+    norm: from which mean, scale and shift are computed later, if needed; see `fastinpaint.nn.activated`.
     """
 
     raw: Raw
@@ -134,7 +133,7 @@ class Part(NamedTuple):
 
     @property
     def untracked(self) -> bool:
-        """Whether others may change what it is made of unnoticed."""
+        """Whether a tensor that it reads can change unnoticed."""
         return self.raw.untracked or (self.addend is not None and self.addend.untracked)
 
     @property

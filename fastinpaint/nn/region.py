@@ -46,7 +46,7 @@ def enter(module: nn.Module) -> None:
 
 
 def leave(module: nn.Module) -> None:
-    """It ends, and with it all that began after it."""
+    """The module ends, and with it all modules that began after it."""
     if not torch.compiler.is_compiling():
         for i in reversed(range(len(_running.calls))):
             if _running.calls[i].module is module:
@@ -70,14 +70,14 @@ def once(tensor: Tensor, make: Callable[[Tensor], Found]) -> Found:
 
 
 def inside() -> bool:
-    """Whether one is running. It must not be called under a compiler, which sees the whole model."""
+    """Whether a module is running. Must not be called under a compiler, which sees the whole model."""
     calls = _running.calls
     if not calls:
         return False
     call, frame = calls[-1], sys._getframe(1)
     while frame is not call.frame:
         frame = frame.f_back  # type: ignore[assignment]
-        if frame is None:  # an interrupted call: the one before it may still run
+        if frame is None:  # the call was interrupted; the one before it may still run
             _drop_interrupted()
             return inside()
     hooks = top_hooks(True)
@@ -96,6 +96,6 @@ def _drop_interrupted() -> None:
 
 
 def saving() -> object:
-    """What packs the tensors that autograd saves now, or None. It must not be called under a compiler."""
+    """The current packing of saved tensors, or None. Must not be called under a compiler."""
     hooks = top_hooks(True)
     return hooks[0] if hooks else None

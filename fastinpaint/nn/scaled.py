@@ -1,4 +1,4 @@
-"""`Scaled`: a map times one factor a channel or a sample, as of squeeze-and-excitation, made again in backward.
+"""`Scaled`: a map times one factor per channel or sample (squeeze-and-excitation), recomputed in backward.
 
 p = a * s,   da = dp * s,   ds = sum dp * a        s [N, C, 1, ...], [N, 1, 1, ...] or [1, C, 1, ...]
 """
@@ -21,7 +21,7 @@ from fastinpaint.ops.saved import Operand, Recipe, Slot, depth
 
 
 class Kept(NamedTuple):
-    """What backward keeps of the map, and the recipe of the product."""
+    """What backward keeps of the map, and the product's recipe."""
 
     map: Operand
     own: Recipe
@@ -47,13 +47,13 @@ class Scale(torch.autograd.Function):
 
 
 def multiply(operands: list[Tensor | None]) -> Tensor:
-    """What the recipe of a product runs."""
+    """The function of a product's recipe."""
     a, s = operands
     return a * s  # type: ignore[operator]
 
 
 class Scaled(Raw):
-    """A product that exists, and how it is made again."""
+    """A product that exists, and its recipe."""
 
     def __init__(self, raw: Raw, s: Tensor) -> None:
         raw.check_unchanged()

@@ -30,9 +30,9 @@ DONTNEED = getattr(mmap, "MADV_DONTNEED", None)
 
 
 class Segment:
-    """Addresses mapped at once, and what of them is free: disjoint blocks ``[start, end, dirty]`` in their order.
+    """One mapped range of addresses, and its free blocks ``[start, end, dirty]``, disjoint and in order.
 
-    A dirty block has pages, which a map touched that is dead by now. Sizes are multiples of a page.
+    A dirty block has pages, because a map that is freed now wrote there. Sizes are multiples of a page.
     """
 
     def __init__(self, size: int) -> None:
@@ -40,7 +40,7 @@ class Segment:
         self.free: list[list[int]] = [[0, size, False]]
 
     def take(self, size: int) -> tuple[int, int] | None:
-        """The start of free addresses of that size, which are free no more, and the bytes of pages in them; or None.
+        """Take free addresses of that size: their start, and the bytes of pages in them; or None.
 
         The lowest that fit: the pages above those in use can then be given back.
         """
@@ -61,19 +61,19 @@ class Segment:
         return begin, pages
 
     def give_back(self, start: int, size: int) -> None:
-        """A map that lay there is dead."""
+        """Free the addresses of a map."""
         i = bisect.bisect(self.free, [start])
         self.free.insert(i, [start, start + size, True])
         self._join(i)
         self._join(i - 1)
 
     def _join(self, i: int) -> None:
-        """Make the blocks i and i + 1 one where they touch and are alike."""
+        """Join the blocks i and i + 1 if they touch and are of one kind."""
         if 0 <= i < len(self.free) - 1 and self.free[i][1:] == [self.free[i + 1][0], self.free[i + 1][2]]:
             self.free[i : i + 2] = [[self.free[i][0], self.free[i + 1][1], self.free[i][2]]]
 
     def drop(self, excess: int) -> int:
-        """Give pages of free addresses back to the system, the last first; returns of how many bytes."""
+        """Return pages of free addresses to the system, the last first; returns their bytes."""
         dropped = 0
         for i in range(len(self.free) - 1, -1, -1):
             start, stop, dirty = self.free[i]
@@ -89,13 +89,13 @@ class Segment:
 
 
 class BufferPool:
-    """Storages out of segments; the addresses of one come back when it dies."""
+    """Allocates storages from segments. A storage's addresses are free again when it is freed."""
 
     def __init__(self) -> None:
         self.in_use = self.kept = self.most_in_use = 0  # bytes
-        self.disabled = False  # whether torch allocates the maps meanwhile
+        self.disabled = False  # whether torch allocates the maps for now
         self._segments: list[Segment] = []
-        # A storage may die anywhere, in the middle of `allocate` too: its place waits here, where no lock is needed.
+        # A storage can be freed anywhere, even inside `allocate`. Its addresses wait here, which needs no lock.
         self._returned: deque[tuple[Segment, int, int]] = deque()
         self._lock = threading.Lock()
 
@@ -114,7 +114,7 @@ class BufferPool:
         return torch.from_numpy(lease)
 
     def clear(self) -> None:
-        """Give every page that no map uses back to the system."""
+        """Return every page that no map uses to the system."""
         with self._lock:
             self._take_back()
             self._drop(self.kept)
@@ -152,7 +152,7 @@ def _whole_pages(size: int) -> int:
 
 
 def _map(size: int) -> mmap.mmap:
-    """Addresses, with large pages where the system has any: a fault and a line of the page table for 2 MiB."""
+    """Map addresses, with large pages if the system has them: one fault per 2 MiB."""
     try:
         buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
@@ -167,7 +167,7 @@ memory = BufferPool()
 
 
 def clear() -> None:
-    """Give the memory of dead maps back to the system."""
+    """Return the memory of freed maps to the system."""
     memory.clear()
 
 

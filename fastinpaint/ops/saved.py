@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class Slot:
-    """Where a map that was computed again waits for its other readers."""
+    """Holds a recomputed map for its other readers."""
 
     value: Tensor | None = None
 
@@ -84,13 +84,13 @@ def _are_distinct_tensors(operands: Sequence[Operand]) -> bool:
     return len(set(places)) == len(places) - max(0, absent - 1)
 
 
-# Neither this nor `_values` may be a function within a function: one that names itself is a cycle, which keeps every
-# tensor it sees until the garbage collector comes by.
+# Neither this nor `_values` may be a nested function: a recursive one is a reference cycle, which keeps every tensor it
+# sees until the garbage collector runs.
 def _places(operands: Sequence[Operand], tensors: list[Tensor], steps: dict[Slot, _Step]) -> tuple[_Place, ...]:
-    """Where the operands are among the tensors, to which new ones are added; steps: those of recipes, by slot.
+    """The operands' places among the tensors, to which new ones are added; steps: those of recipes, by slot.
 
-    A recipe is gone through once: of a chain of residual blocks each map has two readers, and as a tree its recipe
-    would double with every block.
+    Each recipe is visited once. In a chain of residual blocks each map has two readers, so as a tree the recipe would
+    double with every block.
     """
     found: list[_Place] = []
     for operand in operands:
@@ -157,7 +157,7 @@ def differentiate(
 ) -> list[Tensor | None]:
     """The gradients of ``forward(*inputs)`` by plain autograd, themselves differentiable: for ``create_graph=True``."""
     with torch.enable_grad():
-        # an alias a place: a tensor given twice has two gradients
+        # one alias per place: a tensor given twice has two gradients
         aliases = [t.view_as(t) if t is not None and t.requires_grad else t for t in inputs]
         pairs = [(y, g) for y, g in zip(forward(*aliases), grads, strict=True) if g is not None and y.requires_grad]
         wanted = [i for i, alias in enumerate(aliases) if alias is not None and alias.requires_grad]

@@ -46,8 +46,8 @@ class SourceGrad(NamedTuple):
 class Geometry(NamedTuple):
     """A convolution's geometry, one entry a spatial axis (``T, H, W`` or ``H, W``), as in ``torch.nn.ConvNd``.
 
-    Of a transposed convolution output_padding may be negative: so many rows are left off at the end of y. That is how
-    one of an input with zeros in front is written without them: see `fastinpaint.ops.conv_block.zero_padding`.
+    Of a transposed convolution output_padding may be negative: that many rows are dropped at the end of y. This
+    replaces zeros in front of the input: see `fastinpaint.ops.conv_block.zero_padding`.
     """
 
     stride: tuple[int, ...]

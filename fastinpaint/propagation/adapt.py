@@ -18,9 +18,9 @@ from fastinpaint.propagation.rounds import Clip
 ADAPT_SECONDS = 60
 """The usual budget, on two cores."""
 FRAMES = 32
-"""Frames that are looked at, at most, from the middle of the window."""
+"""Frames that are used, at most, from the middle of the window."""
 SHORTEST = 8
-"""Frames that are looked at even where the budget is too small for them."""
+"""Frames that are used even if the budget is too small for them."""
 COPIES = (3, 9)
 """Copies of the hole, at least and at most; the first is held out."""
 EVERY = 4
@@ -46,7 +46,7 @@ class Adaptation:
         seconds: the budget. It becomes a number of copies and frames by `COST`, not by a clock, so that the result
             depends on the clip and the seed alone.
         seed: of the displacements and the batches.
-        notify: is given the sentence that says what came of it.
+        notify: is given a sentence with the result.
         progress: whether a bar is drawn on stderr, if that is a terminal.
     """
 

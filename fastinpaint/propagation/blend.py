@@ -1,4 +1,4 @@
-"""How much of each candidate goes into a hole pixel: a small network on what speaks for and against them.
+"""How much of each candidate goes into a hole pixel: a small network on features of each.
 
 `tools/blend/train.py` trains it on known pixels that were hidden. Its weights, about two thousand numbers in half
 precision, are part of the package; docs/quality.md is their model card.

@@ -1,4 +1,4 @@
-"""`activation`: what deferred activations stand for, as one plain tensor. See `reference` for the equations."""
+"""`activation`: deferred activations as one plain tensor. See `reference` for the equations."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def check(sources: Sequence[Source], op: str = "activation") -> None:
-    """Sources that can be one activation.
+    """Check that sources can be one activation.
 
     Raises:
         ValueError, TypeError: names the op, the source, what is needed and what came.

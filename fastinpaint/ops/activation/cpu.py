@@ -27,7 +27,7 @@ def fwd(sources: Sequence[Source]) -> Tensor:
 
 
 def materialise(sources: Sequence[Source]) -> Tensor:
-    """`fwd` of dense sources, but one alone with nothing to do is handed back as it is."""
+    """`fwd` of dense sources. A single source with nothing to compute is returned as it is."""
     first = sources[0]
     x = first.x
     if len(sources) > 1:
@@ -50,7 +50,7 @@ def bwd(da: Tensor, sources: Sequence[Source], needs: Sequence[bool]) -> list[So
 
 
 def consume(da: Tensor, sources: Sequence[Source], needs: Sequence[bool]) -> list[SourceGrad]:
-    """`bwd` of dense sources and a da that nobody else reads: where it is a gradient as it stands, it is handed on."""
+    """`bwd` of dense sources and a da that nobody else reads. A gradient that equals da is da itself."""
     layout = FORMATS[da.dim()]
     da = da.contiguous(memory_format=layout)
     grads, offset, stride = [], 0, da.shape[1]

@@ -58,7 +58,7 @@ def _fwd(
     with no_autocast(var.device):
         module = registry.choose(OP, backend, var.device, var, weight, bias, running)
         result = module.fwd(mean, var, weight, bias, running, count if total is None else total, eps)
-    if running is not None:  # autograd is to see what a kernel changed
+    if running is not None:  # tells autograd what a kernel changed
         changed = [t for t in running[:3] if t is not None and not t.is_inference()]
         torch.autograd.graph.increment_version(changed)
     return result
@@ -94,7 +94,7 @@ class Call(NamedTuple):
 
     Attributes:
         mean: for the running statistics alone.
-        values: how many there were a channel, a number or a float scalar.
+        values: the number of values per channel, a number or a float scalar.
     """
 
     mean: Tensor

@@ -42,7 +42,7 @@ class Norm(NamedTuple):
 
     Attributes:
         weight, bias: ``[C]``, any real floating dtype, or None.
-        running: what follows the statistics, or None.
+        running: the running statistics, or None.
     """
 
     weight: Tensor | None
@@ -52,7 +52,7 @@ class Norm(NamedTuple):
 
 
 class Normed(NamedTuple):
-    """What such a batch norm makes of a map's statistics, ``[C]`` in the wide dtype.
+    """The result of such a batch norm from a map's statistics, ``[C]`` in the wide dtype.
 
     Attributes:
         mean, scale, shift: what applies it, see `fastinpaint.ops.types.Source`.

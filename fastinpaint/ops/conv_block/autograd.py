@@ -38,7 +38,7 @@ class ConvBlock(torch.autograd.Function):
         *flat: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         module = call.module
-        if module is not None and can_bypass_dispatcher(weight, bias, *flat):  # `torch_library.fwd`, a call less deep
+        if module is not None and can_bypass_dispatcher(weight, bias, *flat):  # `torch_library.fwd`, a frame less
             with AS_IT_IS if call.unguarded else below_autograd(weight.device):
                 y, mean, var = module.fwd(unflatten(flat, call.relus), weight, bias, call.geometry, call.stats)
                 if not call.stats:

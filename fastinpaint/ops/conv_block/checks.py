@@ -17,7 +17,7 @@ OP = "conv_block"
 
 
 def check_tensors(sources: Sequence[Source], weight: Tensor, bias: Tensor | None) -> None:
-    """What must be a dense tensor is one.
+    """Check that an argument is a dense tensor.
 
     Raises:
         TypeError: names the op, the argument and what came.
@@ -32,7 +32,7 @@ def check_tensors(sources: Sequence[Source], weight: Tensor, bias: Tensor | None
 
 
 def check(sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry) -> None:
-    """Sources, weight, bias and geometry that fit together.
+    """Check that sources, weight, bias and geometry fit together.
 
     Raises:
         ValueError, TypeError: names the op, the argument, what is needed and what came.
@@ -78,7 +78,7 @@ def _check_weight(
     return fitting_output_shape(shape, kernel, geometry)
 
 
-_check_once = functools.lru_cache(4096)(_check_weight)  # every layer asks, every step, and thin nets notice
+_check_once = functools.lru_cache(4096)(_check_weight)  # called by every layer in every step, which shows in thin nets
 
 
 def _check_geometry(axes: int, geometry: Geometry) -> None:

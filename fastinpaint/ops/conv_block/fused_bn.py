@@ -5,8 +5,8 @@
 
 and, given dy, dmean, dscale and dshift, the backward of both, one after the other, with dvar = dscale *
 dvar_per_dscale and dvar_per_dscale = -1/2 * scale * rstd^2. Such a backend has ``fwd_norm`` and ``bwd_norm``; see
-`fastinpaint.ops.conv_block.cpu` and `fastinpaint.ops.conv_block.triton`. A backend that names a ``norm_module`` has the
-two apart: the node calls one after the other, which is one node of the graph less.
+`fastinpaint.ops.conv_block.cpu` and `fastinpaint.ops.conv_block.triton`. A backend with a ``norm_module`` has two
+separate calls: the node makes one after the other, which saves a node of the graph.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ class ConvNorm(torch.autograd.Function):
         ctx.call, ctx.eps, ctx.slot = call, eps, None if own is None else own.slot
         double = bias if bias is not None and bias.requires_grad else None  # a vector, for double backward only
         vectors = (weight, double, norm_weight, norm_bias, mean, scale, rstd, dvar_per_dscale, var)
-        if recipes is None and own is None and len(flat) == FLAT and flat[-1] is None:  # no map twice, as they stand
+        if recipes is None and own is None and len(flat) == FLAT and flat[-1] is None:  # none is saved twice
             ctx.places = None
             ctx.save_for_backward(*vectors, y, *flat)
         else:

@@ -65,7 +65,7 @@ def run_fwd(
     backend: str,
     *axes: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of fake tensors the reference tells the shapes, and the backend that would run tells the layout."""
+    """For fake tensors the reference gives the shapes, and the backend that would run gives the layout."""
     sources, geometry = unflatten(flat, relus), geometry_of(*axes)
     with no_autocast(weight.device):
         module = choose(backend, sources, weight, geometry)
@@ -111,7 +111,7 @@ def run_bwd(
 def pack(
     grads: Sequence[SourceGrad], dweight: Tensor | None, dbias: Tensor | None, like: Tensor, module: Any
 ) -> list[Tensor | None]:
-    """One list; an addend's gradient that is x's very own is left out, not copied. module: what made them."""
+    """The gradients as one list. An addend's gradient that is the same tensor as x's is left out, not copied."""
     flat: list[Tensor | None] = []
     for dx, dmean, dscale, dshift, daddend in grads:
         flat += (dx, dmean, dscale, dshift, None if daddend is dx else daddend)
@@ -123,7 +123,7 @@ def _batch_stats(fake: bool, x: Tensor, backend: str) -> tuple[Tensor, Tensor]:
     if fake:
         return reference.batch_stats(x)
     module = registry.choose("activation", backend, x.device, [Source(x)])
-    if not hasattr(module, "batch_stats"):  # it may stand in either room of a backend
+    if not hasattr(module, "batch_stats"):  # a backend may have it in either of its modules
         module = importlib.import_module(module.__name__.replace(".activation.", f".{OP}."))
     with no_autocast(x.device):
         return module.batch_stats(x)
@@ -225,7 +225,7 @@ def flat_gradients(
     module: Any,
     needs: Sequence[bool],
 ) -> tuple[list[Tensor | None], Tensor | None, Tensor | None]:
-    """What a backend gave, as a node returns it: the gradients of the flattened sources, dweight and dbias."""
+    """A backend's results as a node returns them: the gradients of the flattened sources, dweight and dbias."""
     if not getattr(module, "FRESH_GRADIENTS", False):
         *found, dweight, dbias = pack(grads, dweight, dbias, like, module)
         return with_addends(found, flat, needs), dweight, dbias
@@ -238,7 +238,7 @@ def flat_gradients(
 def with_addends(
     grads: list[Tensor | None], flat: Sequence[Tensor | None], needs: Sequence[bool]
 ) -> list[Tensor | None]:
-    """The gradients of the flattened sources, an addend's being x's where `pack` left it out."""
+    """The gradients of the flattened sources. An addend's is x's if `pack` left it out."""
     for i, addend in enumerate(flat[4::5]):
         if addend is not None and needs[i] and grads[5 * i + 4] is None:
             grads[5 * i + 4] = grads[5 * i]

@@ -1,10 +1,10 @@
-"""Zeros around a convolution's input, as geometry: nobody needs to write them.
+"""Zeros around a convolution's input, expressed as geometry, so that they are never written.
 
 With a zeros before an axis and b behind it, a transposed convolution of padding p and output_padding o is one without:
 
     padding' = p - a * stride      output_padding' = o + (b - a) * stride
 
-where output_padding' may be negative: so many rows are left off at the end of y. A convolution has padding' = p + a,
+where output_padding' may be negative: that many rows are dropped at the end of y. A convolution has padding' = p + a,
 which is right for the other end too where b = a.
 """
 
@@ -22,7 +22,7 @@ Zeros = tuple[tuple[int, int], ...]  # before and behind, one entry a spatial ax
 
 
 def absorbed(geometry: Geometry, zeros: Zeros) -> Geometry | str:
-    """The geometry that makes of an input what `geometry` makes of it with zeros around, or why there is none."""
+    """The geometry that equals `geometry` applied to the input with zeros around it, or why there is none."""
     padding, output_padding = [], []
     for axis, (before, behind) in enumerate(zeros):
         p, extra, stride = geometry.padding[axis], geometry.output_padding[axis], geometry.stride[axis]
@@ -42,7 +42,7 @@ def absorbed(geometry: Geometry, zeros: Zeros) -> Geometry | str:
 
 
 def convolution(a: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    """torch's convolution, which takes no negative output_padding: those rows are computed and left off."""
+    """torch's convolution. It takes no negative output_padding, so those rows are computed and dropped."""
     stride, padding, dilation, extra, transposed, groups = geometry
     if min(extra) >= 0:
         return torch.convolution(a, weight, bias, stride, padding, dilation, transposed, extra, groups)
@@ -54,7 +54,7 @@ def convolution(a: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geomet
 def convolution_backward(
     g: Tensor, a: Tensor, weight: Tensor, geometry: Geometry, mask: Sequence[bool]
 ) -> tuple[Tensor | None, Tensor | None]:
-    """da and dweight of `convolution`; rows that were left off have no gradient. mask: which are wanted, and False."""
+    """da and dweight of `convolution`; dropped rows have no gradient. mask: which are needed, and False."""
     stride, padding, dilation, extra, transposed, groups = geometry
     if min(extra) < 0:
         g, extra = longer(g, [max(0, -n) for n in extra]), tuple([max(0, n) for n in extra])
@@ -65,5 +65,5 @@ def convolution_backward(
 
 
 def longer(x: Tensor, rows: Sequence[int]) -> Tensor:
-    """A copy of x with so many rows of zeros behind each spatial axis (negative: without so many); x itself if none."""
+    """A copy of x with that many rows of zeros behind each spatial axis (negative: rows dropped); x itself if 0."""
     return F.pad(x, [end for n in reversed(rows) for end in (0, n)]) if any(rows) else x

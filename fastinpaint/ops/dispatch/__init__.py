@@ -1,4 +1,4 @@
-"""How an op finds what runs it.
+"""How an op finds the backend that runs it.
 
 `registry` names the backends and chooses one, `autotune` measures which is fastest, `tuning_cache` keeps that on disk.
 `native` loads the compiled libraries; `native_cpu`, `native_cuda` and `triton_support` call the kernels.

@@ -1,6 +1,6 @@
-"""Which backend a convolution runs fastest with on a device: measured once a shape where asked for, remembered on disk.
+"""The fastest backend of a convolution on a device: measured once per shape on request, and remembered on disk.
 
-``fastinpaint tune`` asks for it; without its measurements `fastinpaint.ops.dispatch.registry` has an order of its own.
+``fastinpaint tune`` asks for it; without its measurements `fastinpaint.ops.dispatch.registry` has a fixed order.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fastinpaint.ops.types import Geometry, Source
 
 logger = logging.getLogger(__name__)
 ROUNDS = 5
-REPEATS = 20  # runs between two events: their clock counts half microseconds
+REPEATS = 20  # runs between two events, whose clock has a resolution of half a microsecond
 
 
 def median(values: Iterable[float]) -> float:
@@ -39,7 +39,7 @@ def median(values: Iterable[float]) -> float:
 
 
 def fastest(device: torch.device, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> str | None:
-    """The backend that was fastest with such a convolution on this device, or None where none was measured."""
+    """The backend that was fastest for such a convolution on this device, or None if none was measured."""
     path = memory_file(device)
     return _lookup(path, _key(sources, weight, geometry)) if _memory(path) else None
 
@@ -69,12 +69,12 @@ def measure(
 
 
 def counts(device: torch.device) -> dict[str, int]:
-    """For how many convolutions each backend is remembered as the fastest on this device."""
+    """By backend: the number of convolutions for which it is remembered as the fastest on this device."""
     return dict(collections.Counter(_memory(memory_file(device)).values()))
 
 
 def can_measure(weight: Tensor) -> bool:
-    """Whether a convolution by this weight may be run just to time it: not while traced, or recorded in a graph."""
+    """Whether a convolution with this weight may be run just to time it: not while traced or captured in a graph."""
     return (
         type(weight) in (Tensor, torch.nn.Parameter)
         and weight.device.type != "meta"
@@ -84,13 +84,13 @@ def can_measure(weight: Tensor) -> bool:
 
 
 def _both_ways(module: ModuleType, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> None:
-    """All that a training step does with the convolution, with its own result for a gradient."""
+    """Run forward and backward as in a training step, with the result itself as its gradient."""
     y, mean, var = module.fwd(sources, weight, None, geometry, True)
     module.bwd(y, mean, var, y, mean, sources, weight, geometry, [True] * len(sources), True, False)
 
 
 def _seconds(run: Callable[[], None], device: torch.device) -> float:
-    """The median time of a run that has been done once before; on a GPU the device's own, without the host's."""
+    """The median time of a warm run; on a GPU the device's own time, without the host's."""
     with torch.no_grad():
         run()
         if device.type == "cuda":
@@ -155,7 +155,7 @@ def graphics_name(device: torch.device) -> str:
 
 @functools.cache
 def processor_name() -> str:
-    """The processor's name where Linux tells it."""
+    """The processor's name, as Linux gives it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -166,7 +166,7 @@ def processor_name() -> str:
 
 @functools.cache
 def _memory(path: Path) -> dict[str, str]:
-    """What a file remembers, read once."""
+    """A file's measurements, read once."""
     return {key: name for key, name in tuning_cache.read(path).items() if isinstance(name, str)}
 
 
@@ -176,7 +176,7 @@ def _lookup(path: Path, key: tuple[Any, ...]) -> str | None:
 
 
 def _key(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> tuple[Any, ...]:
-    """What the time depends on; numbers, also where a compiler traces symbols, which it then takes as fixed."""
+    """What the time depends on, as numbers. A compiler's symbols become fixed numbers."""
     maps = tuple((*map(int, s.x.shape), s.mean is not None, s.relu, s.addend is not None) for s in sources)
     rounded = weight.is_cuda and weight.dtype == torch.float32 and tf32_convolutions()
     return ("tf32" if rounded else str(weight.dtype), maps, (*map(int, weight.shape),), tuple(geometry))

@@ -49,7 +49,7 @@ def can_bypass_dispatcher(*tensors: Tensor | None) -> bool:
 def applied(node: type[torch.autograd.Function]) -> Callable[..., Any]:
     """``node.apply`` without what it does for functorch alone, argument by argument, in Python.
 
-    Given out and not called here, so that no frame of this module stands below the node's.
+    It is returned, not called here, so that this module adds no frame to the call stack.
     """
     if torch.compiler.is_dynamo_compiling() or torch._C._are_functorch_transforms_active():
         return node.apply

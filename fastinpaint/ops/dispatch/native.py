@@ -29,7 +29,7 @@ def why_not(name: str) -> str | None:
 
 @functools.cache
 def _why_not(name: str, folder: Path) -> str | None:
-    """Asked before every call of a kernel: the disk is looked at once."""
+    """Called before every call of a kernel, so it looks at the disk only once."""
     if not (folder / f"libfastinpaint_{name}.so").exists():
         return f"the {name} kernels are not built; install {TOOLS[name]} and run `pip install -e .` again."
     if load(name) is None:

@@ -63,7 +63,7 @@ def library() -> ctypes.CDLL:
         openmp = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
         loaded.fi_cpu_use_openmp(ctypes.cast(openmp.GOMP_parallel, ctypes.c_void_p))
     except (OSError, AttributeError):
-        pass  # a torch built otherwise: each call then starts threads of its own
+        pass  # torch was built without OpenMP: each call starts its own threads
     return loaded
 
 
@@ -95,7 +95,7 @@ def empty(like: Tensor, channels: int) -> Tensor:
 
 def empty_like(x: Tensor) -> Tensor:
     """An uninitialised channels-last map of x's shape and dtype."""
-    if x.nbytes < buffer_pool.LEAST_BYTES:  # the pool would leave it to torch too, and ask for longer
+    if x.nbytes < buffer_pool.LEAST_BYTES:  # the pool would leave it to torch too, and take longer
         return torch.empty_like(x, memory_format=FORMATS[x.dim()])
     return buffer_pool.empty(x.shape, x.dtype, FORMATS[x.dim()])
 
@@ -110,7 +110,7 @@ def dense_source(source: Source) -> Source:
     x, mean, scale, shift, relu, addend = source
     if mean is not None and scale is not None and shift is not None:
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        # Asking whether a vector is so already costs a tenth of `Tensor.to`.
+        # Checking first costs a tenth of `Tensor.to`.
         if not mean.dtype == scale.dtype == shift.dtype == wide:
             mean, scale, shift = mean.to(wide), scale.to(wide), shift.to(wide)
         mean, scale, shift = mean.contiguous(), scale.contiguous(), shift.contiguous()
@@ -133,5 +133,5 @@ def c_sources(sources: Sequence[Source]) -> bytes:
 
 @functools.cache
 def array(kind: type, length: int) -> Any:
-    """The class ``kind * length``: ctypes makes it again whenever the last of its arrays has died."""
+    """The class ``kind * length``. ctypes would make it again whenever its last array is freed."""
     return kind * length  # type: ignore[operator]

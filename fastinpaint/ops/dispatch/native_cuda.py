@@ -25,12 +25,12 @@ STATUS = {
     -3: "the map has more positions than the kernels can count",
 }
 
-# Whether the wgmma path of sm_90a runs: it is off until asked for. "all" takes it for every 16-bit convolution that it
+# Whether the wgmma path of sm_90a runs: it is off by default. "all" takes it for every 16-bit convolution that it
 # can compute, which is for tests.
 HOPPER = "FASTINPAINT_HOPPER"
 HOPPER_VALUES = {"0": 0, "1": 1, "all": 2}
 
-# Tests put the library that csrc/cuda_on_cpu emulates here; it takes tensors on the CPU.
+# Tests put the emulated library of csrc/cuda_on_cpu here; it takes tensors on the CPU.
 emulated: ctypes.CDLL | None = None
 
 
@@ -137,11 +137,11 @@ def why_not_driver(built: ctypes.CDLL) -> str | None:
 
 
 def error_words(built: ctypes.CDLL, status: int) -> str:
-    """A refusal in words: the kernels' own, or the CUDA runtime's."""
+    """The message of a status: the kernels' own, or the CUDA runtime's."""
     return STATUS.get(status) or f"CUDA error {status}, {built.fi_cuda_error(status).decode()}"
 
 
-# Bytes of shared memory that a block may have, by compute capability; of those not named, what all have.
+# Bytes of shared memory that a block may have, by compute capability; others get what all chips have.
 SHARED = {(8, 0): 163 << 10, (8, 7): 163 << 10, (9, 0): 227 << 10, (10, 0): 227 << 10, (10, 3): 227 << 10}
 SHARED_LEAST = 99 << 10
 
@@ -154,7 +154,7 @@ def shared_limit(like: Tensor) -> int:
 
 
 def hopper(like: Tensor) -> int:
-    """Whether convolutions of such maps take the wgmma path: 0 never, 1 where it may pay, 2 wherever it can."""
+    """Whether convolutions of such maps take the wgmma path: 0 never, 1 if it may pay, 2 always if possible."""
     if os.environ.get(HOPPER, "0") == "0":  # as is usual
         return 0
     asked = HOPPER_VALUES[hopper_asked()]
@@ -165,7 +165,7 @@ def hopper_asked() -> str:
     """The value of ``FASTINPAINT_HOPPER``.
 
     Raises:
-        UserError: it has no such value.
+        UserError: the value is unknown.
     """
     asked = os.environ.get(HOPPER, "0")
     if asked not in HOPPER_VALUES:
@@ -235,7 +235,7 @@ def dense_source(source: Source) -> Source:
 
 
 def c_source(source: Source, scale_factor: float = 1.0, shift_factor: float = 1.0) -> CSource:
-    """A dense source as the kernels take it; it points into the source, which must outlive the launch's queueing."""
+    """A dense source as the kernels take it; it points into the source, which must live until the launch is queued."""
     x, mean, scale, shift, relu, addend = source
     found = CSource(x.data_ptr(), None if addend is None else addend.data_ptr(), None, None, None)
     if mean is not None and scale is not None and shift is not None:

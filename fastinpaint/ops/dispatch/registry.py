@@ -46,7 +46,7 @@ _watched = environment.watch(VARIABLE, tuning_cache.VARIABLE, native_cuda.HOPPER
 
 
 def requested(backend: str | None) -> str:
-    """The name that was asked for: the argument, else ``FASTINPAINT_BACKEND``, else ``auto``.
+    """The requested name: the argument, else ``FASTINPAINT_BACKEND``, else ``auto``.
 
     Raises:
         UserError: the name is unknown.
@@ -58,8 +58,8 @@ def requested(backend: str | None) -> str:
 
 
 def settings() -> tuple[Any, ...]:
-    """What a choice depends on beside the call: variables of the environment, torch's deterministic algorithms, and
-    what tests put in a GPU's place.
+    """What a choice depends on besides the call: environment variables, torch's deterministic algorithms, and the
+    libraries that tests put in a GPU's place.
     """
     stand_ins = (native_cuda.emulated, triton_support.INTERPRETING)
     return (*_watched(), torch.are_deterministic_algorithms_enabled(), *stand_ins)
@@ -68,7 +68,7 @@ def settings() -> tuple[Any, ...]:
 @functools.cache
 def find(op: str, name: str) -> ModuleType | str:
     """The module of one backend of one op, imported on first use, or why there is none, in one sentence."""
-    if name == "library" and op != "conv_block":  # only convolutions are the library's; what surrounds them is ours
+    if name == "library" and op != "conv_block":  # only convolutions are cuDNN's; the ops around them are ours
         return find(op, "cuda" if native.why_not("cuda") is None else "triton")
     path = f"fastinpaint.ops.{op}.{name}"
     if importlib.util.find_spec(path) is None:
@@ -120,7 +120,7 @@ def choose(op: str, backend: str | None, device: torch.device, *arguments: Any) 
 
 
 def _measured(row: tuple[tuple[str, str], ...], device: torch.device, arguments: tuple[Any, ...]) -> str | None:
-    """The backend that was measured as fastest, measured now if asked for; None where the row decides."""
+    """The backend that was measured as fastest, measured now if requested; None if the row decides."""
     mode = tuning_cache.mode()
     if mode == "0" or len(row) == 1:
         return None

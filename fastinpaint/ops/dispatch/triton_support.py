@@ -16,7 +16,7 @@ from fastinpaint.ops.dispatch.fast_path import AS_IT_IS, tf32_convolutions
 
 INSTALLED = importlib.util.find_spec("triton") is not None
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
-# Of every launch. A multiply and an add become one instruction: said here, since Triton 3.10 changes its default.
+# For every launch: a multiply and an add become one instruction. Explicit, because Triton 3.10 changes its default.
 OPTIONS = {"enable_fp_fusion": True}
 ACTIVATE_FIRST = "FASTINPAINT_TRITON_ACTIVATE_FIRST"  # "0": no pass writes its maps before its products
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -65,7 +65,7 @@ def _shared_of(device: int) -> int:
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """What a launch raises that does not compile, does not fit or does not run here."""
+    """The exceptions of a launch that does not compile, does not fit or does not run here."""
     if not INSTALLED:
         return (RuntimeError,)
     from triton.errors import TritonError

@@ -1,4 +1,4 @@
-"""What was measured on a device, on disk: one JSON file for each device, versions and source of what was measured.
+"""Measurements on disk: one JSON file per device, versions and source of the measured code.
 
     FASTINPAINT_TUNE=1     measure whatever is not remembered, among all candidates (``fastinpaint tune`` does)
     FASTINPAINT_TUNE=0     neither measure nor remember: the same choice on every machine
@@ -24,13 +24,13 @@ from fastinpaint.errors import UserError
 from fastinpaint.files import parse_json, read_text, replace_text
 
 logger = logging.getLogger(__name__)
-NEEDED_BYTES = 16_384  # what the measurements of one model take
+NEEDED_BYTES = 16_384  # bytes of one model's measurements
 VARIABLE = "FASTINPAINT_TUNE"
-_refused: set[Path] = set()  # files that could not be written, which is said once
+_refused: set[Path] = set()  # files that could not be written; each is reported once
 
 
 def mode() -> str:
-    """The value of ``FASTINPAINT_TUNE``: "0", "1" or anything else, which is the usual."""
+    """The value of ``FASTINPAINT_TUNE``: "0", "1", or anything else for the default."""
     return "0" if torch.are_deterministic_algorithms_enabled() else os.environ.get(VARIABLE, "")
 
 
@@ -44,12 +44,12 @@ def cache_folder() -> Path:
 
 
 def file_of(name: str, *parts: str) -> Path:
-    """The file of these parts, device, versions and source: a change of any forgets."""
+    """The file for these parts, device, versions and source. A change of any of them gives another file."""
     return cache_folder() / f"{name}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.json"
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What a file remembers; one that cannot be read counts as none."""
+    """A file's content; an unreadable file counts as empty."""
     try:
         known = parse_json(read_text(path)) if path.is_file() else None
     except (OSError, ValueError):
@@ -58,7 +58,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse to measure what could not be kept; leaves everything as it was.
+    """Raise before measuring if the result could not be written. Changes nothing.
 
     Raises:
         UserError: the folder of the file cannot be made or written to.
@@ -79,7 +79,7 @@ def check_writable(path: Path) -> None:
 def write(path: Path, known: dict[str, Any]) -> None:
     """Write beside and rename, so that a reader finds the old file or the new one, with what others wrote meanwhile.
 
-    A folder that cannot be written to is no reason to stop: it is said once, and the process remembers for itself.
+    An unwritable folder is reported once; this process then remembers in memory only.
     """
     if path in _refused:
         return

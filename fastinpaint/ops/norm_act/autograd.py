@@ -42,7 +42,7 @@ _modules: dict[tuple[Any, ...], ModuleType] = {}  # of `module_of`, by all that 
 
 
 def runs(backend: str, device: torch.device) -> bool:
-    """Whether some backend that may be chosen there has own kernels, or was asked for by name."""
+    """Whether some backend that can be chosen there has own kernels, or was requested by name."""
     name = registry.requested(backend)
     if name == "auto":
         return device.type == "cpu"
@@ -95,7 +95,7 @@ for _name, _function in (("norm_act_fwd", _fwd), ("norm_act_bwd", _bwd), ("norm_
 
 
 def module_of(x: Tensor, form: Form, backend: str) -> ModuleType | None:
-    """What runs it where nothing observes the call, chosen once for all passes; None under a compiler."""
+    """The module that runs an unobserved call, chosen once for all passes; None under a compiler."""
     if torch.compiler.is_compiling():
         return None
     question = (backend, x.device, x.dtype, x.dim(), form, *registry.settings())
@@ -145,7 +145,7 @@ class Call(NamedTuple):
         module: see `module_of`.
         mean, var: the statistics, ``[C]`` or ``[N, C]`` in the wide dtype, or None for no norm.
         x, addend: what backward is to keep of these maps, a tensor or a recipe.
-        own: the recipe of a, where nobody is to keep it.
+        own: the recipe of a, if nobody keeps it.
     """
 
     form: Form

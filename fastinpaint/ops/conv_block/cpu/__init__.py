@@ -32,7 +32,7 @@ def why_not(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> st
 
 
 def normalises(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> bool:
-    """Whether some pass has a kernel that normalises what it loads. Else a plain map is better given to all of them."""
+    """Whether some pass has a kernel that normalises on load. Otherwise all passes get a plain map."""
     return select.select_kernels(sources, weight, geometry) != (None, None, None)
 
 

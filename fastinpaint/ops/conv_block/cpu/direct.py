@@ -1,4 +1,4 @@
-"""What the own direct convolutions of csrc/conv_block/cpu/direct.h share in Python: the shape as they take it."""
+"""Shared by the own direct convolutions of csrc/conv_block/cpu/direct.h: the shape as they take it."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def needs_batch_padding(a: Tensor, weight: Tensor) -> bool:
 
 
 def pad_batch(x: Tensor) -> Tensor:
-    """The one video of x, with an empty one behind it."""
+    """The single video of x, followed by an empty one."""
     two = torch.empty((2, *x.shape[1:]), dtype=x.dtype, memory_format=torch.channels_last_3d)
     two[0], two[1] = x[0], 0
     return two
@@ -109,7 +109,7 @@ def in_layout(x: Tensor, like: Tensor) -> Tensor:
 
 
 def has_dead_tap(g: Tensor, a: Tensor, weight: Tensor, geometry: Geometry) -> bool:
-    """Whether some tap of the kernel meets nothing but padding."""
+    """Whether some tap of the kernel meets only padding."""
     wide, narrow = (g, a) if geometry.transposed else (a, g)
     for i, taps in enumerate(weight.shape[2:]):
         stride, padding, dilation = (v[i] for v in geometry[:3])

@@ -41,7 +41,7 @@ LEAST_PIXELS, FEW_WEIGHTS = {"fwd": 64, "dgrad": 64, "wgrad": 256}, 1 << 17
 
 
 _watched = environment.watch(VARIABLE)
-_answers: dict[tuple, tuple[ModuleType | None, ...]] = {}  # of `select_kernels`, which every layer asks
+_answers: dict[tuple, tuple[ModuleType | None, ...]] = {}  # `select_kernels` is called by every layer
 MOST_ANSWERS = 4096
 
 

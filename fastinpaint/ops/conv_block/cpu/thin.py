@@ -1,7 +1,7 @@
 """The convolutions that the own direct kernels of csrc/conv_block/cpu/thin.h compute: 1 to 4 channels on one side.
 
 Forward and data gradient are two kernels each way: `widen` makes the map of many channels from that of few, `narrow`
-the other way about.
+does the reverse.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def strides(weight: Tensor) -> ctypes.Array[ctypes.c_int64]:
 def fwd(
     sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, stats: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """y of dense sources and its batch mean and variance, the activation read on the fly; a thin y goes without."""
+    """y of dense sources and its batch mean and variance, the activation read on the fly; a thin y has none."""
     x, channels = sources[0].x, weight.shape[0]
     shape_out = winograd.output_shape(x.shape, weight.shape, geometry)
     y = buffer_pool.empty(shape_out, x.dtype, native.memory_format(x.dim()))

@@ -19,8 +19,8 @@ from fastinpaint.ops.types import Geometry, Source, SourceGrad, address
 SAME, UP, DOWN = range(3)
 CHANNELS = 16  # every channel count must be a multiple: a vector of AVX-512
 MAX_TIME_TAPS = 8
-# What follows from sizes alone is asked for several times a layer and step: computing it again takes thin nets longer
-# than their arithmetic.
+# What follows from sizes alone is needed several times per layer and step. Computing it each time would take thin nets
+# longer than their arithmetic.
 REMEMBERED = 4096
 
 output_shape = functools.lru_cache(REMEMBERED)(geometry_of.output_shape)
@@ -185,7 +185,7 @@ def dgrad(
 
 
 def empty_grads(sources: Sequence[Source], needs: Sequence[bool]) -> list[SourceGrad]:
-    """Memory for the gradients of dense sources; those of the means are left out."""
+    """Memory for the gradients of dense sources, without those of the means."""
     grads = []
     for (x, mean, _, _, _, addend), needed in zip(sources, needs, strict=True):
         if not needed:

@@ -90,7 +90,7 @@ def describe(
 def _fixed(
     sizes: tuple[Any, ...], geometry: Geometry, dtype: int, sources: int, shared_limit: int, hopper: int
 ) -> bytes:
-    """All of a `CConv` that is no address. sizes: shapes of the first source, of y and the weight; its strides."""
+    """All of a `CConv` but its addresses. sizes: shapes of the first source, of y and the weight; its strides."""
     first, out, weight, strides = sizes
     stride, padding, dilation, _, transposed, _ = geometry
     conv = CConv(dtype, int(transposed), first[0], sources)
