@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(kThreads)
     size_t at = size_t(row) * source.channels + lane.channel;
     Vector<T> value = load_vector(x + at, lane.valid, aligned);
     Vector<T> more = addend ? load_vector(addend + at, lane.valid, aligned) : zero_vector<T>();
-    value = activate<T>(value, more, params, source.relu);
+    value = activate<T>(value, more, params, addend);
     store_vector(a + size_t(row) * stride + lane.channel, value, lane.valid, aligned);
   }
 }
@@ -117,8 +117,7 @@ __global__ void __launch_bounds__(kThreads)
     Vector<T> value = load_vector(x + at, lane.valid, aligned);
     Vector<T> more = addend ? load_vector(addend + at, lane.valid, aligned) : zero_vector<T>();
 #pragma unroll
-    for (int i = 0; i < kVector; ++i)
-      total.first[i] += activate(to_float(value.v[i]), to_float(more.v[i]), params, i, source.relu);
+    for (int i = 0; i < kVector; ++i) total.first[i] += activate(to_float(value.v[i]), params, i) + to_float(more.v[i]);
   }
   fold_block<false>(SharedArena(memory, fold_bytes()), total, 0, columns.groups, blockIdx.y * columns.groups * kVector,
                     blockIdx.x, out);

@@ -1,8 +1,9 @@
 // The instruction sets the CPU kernels are compiled for, and the one that runs here.
 //
 // A source with simd in its name is compiled once for each level, with FI_ISA naming the namespace its kernels live in
-// and FI_BYTES the width of its vectors. The kernels of bfloat16 maps, in sources with simd_bf16 in their names, exist for
-// the baseline and for AVX-512 with the product of bfloat16 pairs. Everything else is compiled once for the baseline.
+// and FI_BYTES the width of its vectors. The kernels of bfloat16 maps, in sources with simd_bf16 in their names, exist
+// for the baseline and for AVX-512 with the product of bfloat16 pairs. Everything else is compiled once for the
+// baseline.
 #pragma once
 
 namespace fi {
@@ -27,18 +28,18 @@ Isa isa();
   declaration;                           \
   }
 // Calls the kernel of the level that runs here.
-#define FI_DISPATCH(call)   \
-  switch (::fi::isa()) {    \
+#define FI_DISPATCH(call)       \
+  switch (::fi::isa()) {        \
     case ::fi::Isa::avx512bf16: \
     case ::fi::Isa::avx512:     \
-      avx512::call;         \
-      break;                \
-    case ::fi::Isa::avx2:   \
-      avx2::call;           \
-      break;                \
-    default:                \
-      scalar::call;         \
-      break;                \
+      avx512::call;             \
+      break;                    \
+    case ::fi::Isa::avx2:       \
+      avx2::call;               \
+      break;                    \
+    default:                    \
+      scalar::call;             \
+      break;                    \
   }
 #else
 #define FI_DECLARE_EACH_ISA(declaration) \

@@ -74,9 +74,6 @@ inline float to_float(Bf16 v) {
   std::memcpy(&f, &bits, sizeof(f));
   return f;
 }
-// One value; as `store` of vectors.
-inline void put(float* p, float v) { *p = v; }
-inline void put(Bf16* p, float v) { p->bits = static_cast<uint16_t>(rounded(v - vfloat{})[0]); }
 // The value as it is read back from storage.
 inline vfloat stored(const float*, vfloat v) { return v; }
 inline vfloat stored(const Bf16*, vfloat v) { return (vfloat)(rounded(v) << 16); }

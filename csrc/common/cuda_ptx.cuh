@@ -18,6 +18,33 @@ __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[
   }
 }
 
+// The larger value; NaN if one is.
+__device__ __forceinline__ float max_or_nan(float a, float b) {
+  float larger;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(a), "f"(b));
+  return larger;
+}
+
+// Loads 16 bytes; a false predicate gives zeros and reads nothing.
+__device__ __forceinline__ uint4 load_or_zero16(const void* from, bool predicate) {
+  uint4 v;
+  asm volatile(
+      "{.reg .pred p;\n setp.ne.u32 p, %5, 0;\n mov.u32 %0, 0;\n mov.u32 %1, 0;\n mov.u32 %2, 0;\n mov.u32 %3, 0;\n"
+      "@p ld.global.v4.u32 {%0,%1,%2,%3}, [%4];}"
+      : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+      : "l"(from), "r"(int(predicate)));
+  return v;
+}
+
+// The same for two bytes, in the low half.
+__device__ __forceinline__ uint32_t load_half_or_zero(const void* from, bool predicate) {
+  uint32_t v;
+  asm volatile("{.reg .pred p;\n setp.ne.u32 p, %2, 0;\n mov.u32 %0, 0;\n@p ld.global.u16 %0, [%1];}"
+               : "=r"(v)
+               : "l"(from), "r"(int(predicate)));
+  return v;
+}
+
 // Rounds to tf32 (ten mantissa bits), to nearest, ties away from zero.
 __device__ __forceinline__ uint32_t round_to_tf32(float v) {
   uint32_t bits;

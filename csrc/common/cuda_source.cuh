@@ -23,6 +23,7 @@ struct Source {
 
 struct ChannelParams {
   float mean[kVector], scale[kVector], shift[kVector];
+  float floor;  // of z: 0 with a ReLU, else -inf
 };
 
 __host__ __device__ inline bool is_aligned(const void* p) { return (reinterpret_cast<uintptr_t>(p) & 15) == 0; }
@@ -32,7 +33,8 @@ __host__ __device__ inline bool vectors_aligned(const Source& source) {
   return source.channels % kVector == 0 && is_aligned(source.x) && is_aligned(source.addend);
 }
 
-// Parameters of the eight channels from `channel` on, a multiple of eight. Missing channels stay unchanged.
+// Parameters of the eight channels from `channel` on, a multiple of eight. Missing channels stay unchanged: zeros that
+// stand for them stay zeros.
 __device__ __forceinline__ ChannelParams load_params(const Source& source, int channel) {
   int valid = source.mean ? min(kVector, source.channels - channel) : 0;
   bool aligned = valid == kVector && is_aligned(source.mean) && is_aligned(source.scale) && is_aligned(source.shift);
@@ -46,20 +48,29 @@ __device__ __forceinline__ ChannelParams load_params(const Source& source, int c
     result.scale[i] = i < valid ? scale.v[i] * source.scale_factor : 1.0f;
     result.shift[i] = shift.v[i] * source.shift_factor;
   }
+  result.floor = source.relu ? 0.0f : -INFINITY;
   return result;
 }
 
-__device__ __forceinline__ float activate(float x, float addend, const ChannelParams& params, int i, bool relu) {
-  float z = (x - params.mean[i]) * params.scale[i] + params.shift[i];
-  return (relu && z <= 0.0f ? 0.0f : z) + addend;
+// Without the addend.
+__device__ __forceinline__ float activate(float x, const ChannelParams& params, int i) {
+  return max_or_nan((x - params.mean[i]) * params.scale[i] + params.shift[i], params.floor);
 }
 
+// adds: whether the source has an addend; otherwise it is not read.
 template <class To, class T>
 __device__ __forceinline__ Vector<To> activate(const Vector<T>& x, const Vector<T>& addend, const ChannelParams& params,
-                                               bool relu) {
+                                               bool adds) {
   float value[kVector];
+  widen(x, value);
 #pragma unroll
-  for (int i = 0; i < kVector; ++i) value[i] = activate(to_float(x.v[i]), to_float(addend.v[i]), params, i, relu);
+  for (int i = 0; i < kVector; ++i) value[i] = activate(value[i], params, i);
+  if (adds) {
+    float more[kVector];
+    widen(addend, more);
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) value[i] += more[i];
+  }
   return rounded<To>(value);
 }
 

@@ -27,4 +27,11 @@ inline unsigned __ballot_sync(unsigned mask, int predicate, int line = __builtin
   return bits;
 }
 
+inline uint4 load_or_zero16(const void* from, bool predicate) {
+  return predicate ? *static_cast<const uint4*>(from) : uint4{0, 0, 0, 0};
+}
+inline uint32_t load_half_or_zero(const void* from, bool predicate) {
+  return predicate ? *static_cast<const uint16_t*>(from) : 0;
+}
+inline float max_or_nan(float a, float b) { return a != a || a > b ? a : b; }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }

@@ -116,8 +116,10 @@ class PendingConv(Raw):
                 f"fastinpaint: a weight of shape {tuple(self.weight.shape)} was modified in place before the deferred "
                 "convolution that reads it ran; use the result, or call .clone() on it, before an optimiser's step."
             )
-        if weight.dtype != dtype or self.device.type != "cpu" or self.options.backend == "triton":
+        if self.device.type != "cpu" or self.options.backend == "triton":
             weight = self._own_weight()
+        elif weight.dtype != dtype and not (weight.dtype == torch.float32 and dtype == torch.bfloat16):
+            weight = weight.to(dtype)  # the CPU's kernels round a float32 weight as they read it
         if bias is not None and bias.dtype != dtype:
             bias = bias.to(dtype)
         parts: Sequence[Part] = self.parts

@@ -210,11 +210,14 @@ def cuda_row(layer: PaperLayer, count: counting.Count, arch: str, chip: rates.Ch
         of_q = -(-128 * count.columns // VECTOR // (2 * THREADS)) / count.steps
         source = 4 if addends else 2
         p, q = (gradient, source) if layer.geometry.transposed else (source, gradient)
-        prefetches: tuple[Prefetch, ...] = (Prefetch(p, count.slices / count.steps - of_q), Prefetch(q, of_q))
+        prefetches: tuple[Prefetch, ...] = (
+            Prefetch(p, count.slices / count.steps - of_q, p > 2),
+            Prefetch(q, of_q, q > 2),
+        )
         part = f"12wgrad_kernelI13__nv_bfloat16Li{count.columns}ELb0"
     else:
         loads = gradient if count.name == "dgrad" else 4 if addends else 2
-        prefetches = (Prefetch(loads, count.slices / count.steps),)
+        prefetches = (Prefetch(loads, count.slices / count.steps, loads > 2),)
         part = f"13gather_kernelI13__nv_bfloat16Li{count.columns}E"
         copies = CHUNK * count.columns // VECTOR // THREADS
     code = _cuda_code("wide", arch, part)

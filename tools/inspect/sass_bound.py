@@ -29,11 +29,12 @@ FLOATS = ("FFMA", "FADD", "FMUL", "HFMA2", "HADD2", "HMUL2", "FMNMX", "HMNMX2", 
 class Prefetch(NamedTuple):
     """Iterations that prefetch: a thread's 16-byte LDG in one of them, and their share of all iterations.
 
-    A share above 1 stands for loads that the outer loop has to catch up.
+    A share above 1 stands for loads that the outer loop has to catch up. adds: whether they also add an addend.
     """
 
     loads: int
     share: float
+    adds: bool = True
 
 
 class Paths(NamedTuple):
@@ -113,13 +114,16 @@ def _products(graph: list[Block], loop: Loop) -> float:
     return sum(rates.products(i.name)[0] for block in loop.blocks for i in graph[block].instructions)
 
 
-def walk(main: MainLoop, loop: Loop, copies: int | None, loads: int | None, hole: Loop | None = None) -> list[int]:
+def walk(
+    main: MainLoop, loop: Loop, copies: int | None, loads: int | None, hole: Loop | None = None, adds: bool = True
+) -> list[int]:
     """The path of one iteration with the most products, copies and loads within the bounds, then the fewest blocks.
 
     Args:
         main, loop: the loop to walk, one of the kernel's loops. Inner loops are walked once.
         copies, loads: most LDGSTS and 16-byte LDG; with a bound, blocks with narrower LDG are avoided.
         hole: an inner loop that is skipped.
+        adds: whether additions count as arithmetic of the loads, so that a branch that adds an addend is taken.
     """
     graph, inside = main.graph, loop.blocks
     order = _order(graph, loop)
@@ -143,7 +147,7 @@ def walk(main: MainLoop, loop: Loop, copies: int | None, loads: int | None, hole
             gain = (
                 sum(rates.products(i.name)[0] for i in graph[at].instructions),
                 now_copies - used_copies + wide + sum(i.base == "STS" and ".128" in i.name for i in counted),
-                sum(i.base in FLOATS for i in counted) if loads != 0 else 0,
+                sum(i.base in FLOATS and (adds or i.base != "FADD") for i in counted) if loads != 0 else 0,
                 -len(counted),
             )
             new = tuple(a + b for a, b in zip(value, gain, strict=True)), [*path, at]
@@ -222,7 +226,7 @@ def loop_cost(main: MainLoop, warps: int, chip: rates.Chip, paths: Paths = PLAIN
         add(walk(main, main.inner, paths.copies, None), 1)
     else:
         for prefetch in paths.prefetches:
-            add(walk(main, main.inner, paths.copies, prefetch.loads), prefetch.share)
+            add(walk(main, main.inner, paths.copies, prefetch.loads, adds=prefetch.adds), prefetch.share)
         add(walk(main, main.inner, paths.copies, 0), 1 - sum(prefetch.share for prefetch in paths.prefetches))
     if paths.steps and main.around:
         add(walk(main, main.around[0], 0, 0, hole=main.inner), 1 / paths.steps)

@@ -119,16 +119,16 @@ using PackTaps = float[3][3][kPackRows][kChunk];
 
 // taps[i][j][k][n] = the weight's, for `width` output channels n from `first` on and input channels k from k0 on. What
 // lies side by side in the weight is read together: else, at strides of a power of two, the caches keep none of it.
-template <class S>
+template <class W>
 void read_taps(const Form& form, const Block& block, const Taps& w, int64_t k0, int64_t first, int64_t width,
                PackTaps& taps) {
-  const S* corner = static_cast<const S*>(w.data) + k0 * w.in + first * w.out + block.kt * w.t;
+  const W* corner = static_cast<const W*>(w.data) + k0 * w.in + first * w.out + block.kt * w.t;
   const int64_t outer = w.out == 1 ? 1 : width;  // output channels read one by one, or all at once
   for (int64_t n = 0; n < outer; ++n) {
     for (int i = 0; i < form.r; ++i) {
       for (int j = 0; j < form.r; ++j) {
         if (block.ky[i] < 0 || block.kx[j] < 0) continue;
-        const S* from = corner + n * w.out + block.ky[i] * w.y + block.kx[j] * w.x;
+        const W* from = corner + n * w.out + block.ky[i] * w.y + block.kx[j] * w.x;
         for (int k = 0; k < kPackRows; ++k, from += w.in) {
           if (w.out == 1) {
             for (int64_t lane = 0; lane < width; lane += kLanes) store(taps[i][j][k] + lane, load(from + lane));
@@ -171,9 +171,10 @@ void correlate_item(const Correlation& args, int64_t item) {
           for (int place = 0; place < 16; ++place) {
             if (!taps.lives(place)) continue;
             const int64_t panel = (group.use[u].block * args.chunks + chunk) * 16 + place;
-            product<kRowOf<S> / kStep, 1, kChunk>(
-                terms + place * (kSlab<S> / kStep), packed + (panel * form.shape.channels_in + k) / kStep * kChunk,
-                depth / kStep, result(chunk) + place * kResultSlab, kChunk, started >> place & 1, tiles.count, width > kLanes);
+            product<kRowOf<S> / kStep, 1, kChunk>(terms + place * (kSlab<S> / kStep),
+                                                  packed + (panel * form.shape.channels_in + k) / kStep * kChunk,
+                                                  depth / kStep, result(chunk) + place * kResultSlab, kChunk,
+                                                  started >> place & 1, tiles.count, width > kLanes);
           }
         });
         started |= taps.live;
@@ -194,8 +195,9 @@ void correlate_item(const Correlation& args, int64_t item) {
   end_stream();
 }
 
-// item = block * chunks + chunk: packs G w G^T of it as [16, terms of channels_in, kChunk]; lanes past a target's end are zero.
-template <class S>
+// item = block * chunks + chunk: packs G w G^T of it as [16, terms of channels_in, kChunk]; lanes past a target's end
+// are zero.
+template <class S, class W>
 void pack_item(const Correlation& args, const Taps& w, int64_t item, Term<S>* packed) {
   const Form& form = *args.form;
   int64_t first = 0, width = 0;
@@ -208,7 +210,7 @@ void pack_item(const Correlation& args, const Taps& w, int64_t item, Term<S>* pa
   Term<S>* out = packed + item * 16 * place;
   alignas(64) PackTaps taps = {};
   for (int64_t k0 = 0; k0 < form.shape.channels_in; k0 += kPackRows) {
-    read_taps<S>(form, form.block[item / args.chunks], w, k0, first, width, taps);
+    read_taps<W>(form, form.block[item / args.chunks], w, k0, first, width, taps);
     with_tiling(form, [&](auto tiling) {
       using T = decltype(tiling);
       for (int k = 0; k < kPackRows; ++k, out += k % kValues<S> ? 0 : kChunk) {

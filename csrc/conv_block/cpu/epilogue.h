@@ -10,8 +10,8 @@ FI_INLINE void write(float* to, vfloat v, bool past_caches) { past_caches ? stre
 // Half a cache line goes through the caches.
 FI_INLINE void write(Bf16* to, vfloat v, bool) { store(to, v); }
 
-// y = result + bias and, where wanted, sums of what exceeds the item's first value. S: how maps are stored; the sums are
-// of the stored values.
+// y = result + bias and, where wanted, sums of what exceeds the item's first value. S: how maps are stored; the sums
+// are of the stored values.
 template <class S>
 struct StoreWithStats {
   S* out;

@@ -106,7 +106,7 @@ struct Planned {
 };
 
 Taps taps_of(const float* weight, const int64_t* strides) {
-  return {const_cast<float*>(weight), strides[0], strides[1], strides[2], strides[3], strides[4]};
+  return {const_cast<float*>(weight), strides[0], strides[1], strides[2], strides[3], strides[4], Dtype::float32};
 }
 
 // Packs the weight and runs every item; targets' sums are the caller's to merge.
@@ -153,8 +153,8 @@ void merge_splits(const MatmulWeightGrad& args, const Taps& to, int threads) {
         for (int64_t n = 0; n < width; ++n) sums[k][n] += from[n];
       }
     }
-    float* out = static_cast<float*>(to.data) + (part->first + first) * to.in + column * kColumns * to.out + part->tap[0] * to.t +
-                 part->tap[1] * to.y + part->tap[2] * to.x;
+    float* out = static_cast<float*>(to.data) + (part->first + first) * to.in + column * kColumns * to.out +
+                 part->tap[0] * to.t + part->tap[1] * to.y + part->tap[2] * to.x;
     if (to.out <= to.in) {
       for (int64_t k = 0; k < rows; ++k)
         for (int64_t n = 0; n < width; ++n) out[k * to.in + n * to.out] = sums[k][n];

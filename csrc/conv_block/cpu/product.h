@@ -61,8 +61,8 @@ FI_INLINE void prefetch_row(const T* row) {
   for (int line = 0; line < WIDTH; line += kLine) __builtin_prefetch(row + line);
 }
 
-// c[i, :] (+)= sum_k a[i * ROW + k * STEP] * b[k, :], k over `depth` terms, for the rows I and NV vectors of columns; b's rows are B_ROW
-// apart, c's c_row. All sums of the block stay in registers.
+// c[i, :] (+)= sum_k a[i * ROW + k * STEP] * b[k, :], k over `depth` terms, for the rows I and NV vectors of columns;
+// b's rows are B_ROW apart, c's c_row. All sums of the block stay in registers.
 //
 // Packed weights, the b of forward and data gradient, lie in the order of their use: a chain ahead is where the next
 // product begins. Not asked for, 16 MB of them keep it waiting a third of its time for the third cache, half for
@@ -97,8 +97,8 @@ void register_block_of(const T* a, const T* b, int64_t depth, float* c, int64_t 
 
 // The same for any number of rows, cut into register blocks of nearly equal height.
 template <int NV, int ROW, int STEP, int B_ROW, class AHEAD, class T, int... I>
-void product_by(const T* a, const T* b, int64_t depth, float* c, int64_t c_row, bool add, int64_t rows,
-                AHEAD& ahead, std::integer_sequence<int, I...>) {
+void product_by(const T* a, const T* b, int64_t depth, float* c, int64_t c_row, bool add, int64_t rows, AHEAD& ahead,
+                std::integer_sequence<int, I...>) {
   using Kernel = void (*)(const T*, const T*, int64_t, float*, int64_t, bool, AHEAD&);
   static constexpr Kernel kernels[] = {register_block_of<NV, ROW, STEP, B_ROW, AHEAD, T, I + 1>...};
   for (int64_t panels = (rows + kRows - 1) / kRows; panels > 0; --panels) {
@@ -114,15 +114,14 @@ void product_by(const T* a, const T* b, int64_t depth, float* c, int64_t c_row, 
 }
 
 template <int ROW, int STEP, int B_ROW, class AHEAD, class T>
-void product(const T* a, const T* b, int64_t depth, float* c, int64_t c_row, bool add, int64_t rows,
-             bool two_vectors, AHEAD& ahead) {
+void product(const T* a, const T* b, int64_t depth, float* c, int64_t c_row, bool add, int64_t rows, bool two_vectors,
+             AHEAD& ahead) {
   constexpr auto heights = std::make_integer_sequence<int, kRows>();
   if (two_vectors) return product_by<2, ROW, STEP, B_ROW>(a, b, depth, c, c_row, add, rows, ahead, heights);
   product_by<1, ROW, STEP, B_ROW>(a, b, depth, c, c_row, add, rows, ahead, heights);
 }
 template <int ROW, int STEP, int B_ROW, class T>
-void product(const T* a, const T* b, int64_t depth, float* c, int64_t c_row, bool add, int64_t rows,
-             bool two_vectors) {
+void product(const T* a, const T* b, int64_t depth, float* c, int64_t c_row, bool add, int64_t rows, bool two_vectors) {
   NothingAhead nothing;
   product<ROW, STEP, B_ROW>(a, b, depth, c, c_row, add, rows, two_vectors, nothing);
 }

@@ -10,9 +10,9 @@
 
 namespace {
 
-constexpr int kWideVectors = 4;   // read side by side: one at a time would read the map a line here and a line there
+constexpr int kWideVectors = 4;  // read side by side: one at a time would read the map a line here and a line there
 constexpr int64_t kStripFloats = 1024;  // of one source, read before the next channels are
-constexpr int64_t kSegment = 32;  // most pixels whose sums are taken in float before they join those in double
+constexpr int64_t kSegment = 32;        // most pixels whose sums are taken in float before they join those in double
 
 // The activation of a source and its parameter, out of `Source::relu`.
 struct Activation {
@@ -77,8 +77,8 @@ void activate_rows(const fi::Source& s, int64_t c, int64_t width, int64_t count,
 }
 
 // to[i * stride + k] = the source's activation of channel c + k at pixel(i), k < width and i < count. Whole vectors are
-// written: what follows the last channel is arbitrary. The map is read some pixels at a time, nearly in its order, which
-// the caches foresee.
+// written: what follows the last channel is arbitrary. The map is read some pixels at a time, nearly in its order,
+// which the caches foresee.
 template <class Pixel>
 void read_rows(const fi::Source& s, int64_t c, int64_t width, int64_t count, Pixel pixel, float* to, int64_t stride) {
   const int64_t strip = width < kStripFloats / 4 ? kStripFloats / width : 4;

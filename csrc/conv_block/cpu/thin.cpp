@@ -1,5 +1,6 @@
-// Entry points of the convolutions of thin.h: float32, channels-last. Each returns 0. Work is cut into pieces by
-// sizes alone and sums are merged in a fixed order, so a result does not depend on the number of threads.
+// Entry points of the convolutions of thin.h: channels-last, maps float32 or bfloat16, all else float32. Each returns
+// 0. Work is cut into pieces by sizes alone and sums are merged in a fixed order, so a result does not depend on the
+// number of threads.
 #include "conv_block/cpu/thin.h"
 
 #include <algorithm>
@@ -52,26 +53,54 @@ struct Planned {
 };
 
 Taps taps_of(const void* weight, const int64_t* strides) {
-  return {static_cast<float*>(const_cast<void*>(weight)), strides[0], strides[1], strides[2], strides[3], strides[4]};
+  return {static_cast<float*>(const_cast<void*>(weight)),
+          strides[0],
+          strides[1],
+          strides[2],
+          strides[3],
+          strides[4],
+          Dtype::float32};
 }
 
 float* packed_memory(const ThinShape& s) {
   return scratch(Scratch::weights, s.kernel[0] * s.kernel[1] * s.kernel[2] * s.thin_channels * s.wide_channels);
 }
 
-void run(Widen& args, const Taps& weight, int threads) {
+void run(Widen& args, int dtype, const Taps& weight, int threads) {
+  const bool half = static_cast<Dtype>(dtype) == Dtype::bfloat16;
   float* packed = packed_memory(args.plan->shape);
-  FI_DISPATCH(pack_widen(args, weight, packed))
+  if (half) {
+    FI_DISPATCH_BF16(pack_widen_bf16(args, weight, packed))
+  } else {
+    FI_DISPATCH(pack_widen(args, weight, packed))
+  }
   args.packed = packed;
-  auto body = [&](int64_t piece, int) { FI_DISPATCH(widen(args, piece)) };
+  auto body = [&](int64_t piece, int) {
+    if (half) {
+      FI_DISPATCH_BF16(widen_bf16(args, piece))
+    } else {
+      FI_DISPATCH(widen(args, piece))
+    }
+  };
   parallel_for(args.plan->piece_count, threads, body);
 }
 
-void run(Narrow& args, const Taps& weight, int threads) {
+void run(Narrow& args, int dtype, const Taps& weight, int threads) {
+  const bool half = static_cast<Dtype>(dtype) == Dtype::bfloat16;
   float* packed = packed_memory(args.plan->shape);
-  FI_DISPATCH(pack_narrow(args, weight, packed))
+  if (half) {
+    FI_DISPATCH_BF16(pack_narrow_bf16(args, weight, packed))
+  } else {
+    FI_DISPATCH(pack_narrow(args, weight, packed))
+  }
   args.packed = packed;
-  auto body = [&](int64_t piece, int) { FI_DISPATCH(narrow(args, piece)) };
+  auto body = [&](int64_t piece, int) {
+    if (half) {
+      FI_DISPATCH_BF16(narrow_bf16(args, piece))
+    } else {
+      FI_DISPATCH(narrow(args, piece))
+    }
+  };
   parallel_for(args.plan->piece_count, threads, body);
 }
 
@@ -83,7 +112,7 @@ using namespace fi;
 // wide [pixels, wide_channels] = correlation of the thin sources + bias; mean and var [wide_channels] of it where not
 // null. strides: of the weight's thin, wide, t, y, x axes, in values; so in all that follow.
 FI_EXPORT int fi_cpu_widen_fwd(const ThinShape* shape, const Source* sources, int count, const void* weight,
-                               const int64_t* strides, const float* bias, float* y, float* mean, float* var,
+                               const int64_t* strides, const float* bias, void* y, float* mean, float* var, int dtype,
                                int threads) {
   const Planned planned(*shape, true);
   const int64_t channels = shape->wide_channels;
@@ -91,7 +120,7 @@ FI_EXPORT int fi_cpu_widen_fwd(const ThinShape* shape, const Source* sources, in
   const bool past_caches = leaves_caches(y, planned.plan.pixels() * channels);
   Target target{y, channels, 0, bias, mean ? sums.data() : nullptr, nullptr, nullptr, past_caches};
   Widen args{&planned.plan, sources, count, &target, 1, nullptr};
-  run(args, taps_of(weight, strides), threads);
+  run(args, dtype, taps_of(weight, strides), threads);
   auto pixels = [&](int64_t i) { return static_cast<double>(planned.pieces[i].rows) * planned.pieces[i].columns; };
   if (mean) merge_stats(sums, pixels, channels, mean, var);
   return 0;
@@ -101,8 +130,9 @@ FI_EXPORT int fi_cpu_widen_fwd(const ThinShape* shape, const Source* sources, in
 // source whose out is null is left out, daddend may be null. dshift, dscale [count]: sum dz and sum dz * (x - mean),
 // for sources with a mean.
 FI_EXPORT int fi_cpu_widen_dgrad(const ThinShape* shape, const Source* upstream, const void* weight,
-                                 const int64_t* strides, const Source* sources, int count, float* const* out,
-                                 float* const* daddend, float* const* dshift, float* const* dscale, int threads) {
+                                 const int64_t* strides, const Source* sources, int count, void* const* out,
+                                 void* const* daddend, float* const* dshift, float* const* dscale, int dtype,
+                                 int threads) {
   const Planned planned(*shape, true);
   std::vector<Target> targets;
   std::vector<std::vector<double>> sums(count);
@@ -117,7 +147,7 @@ FI_EXPORT int fi_cpu_widen_dgrad(const ThinShape* shape, const Source* upstream,
                        leaves_caches(out[i], values) && leaves_caches(daddend[i], values)});
   }
   Widen args{&planned.plan, upstream, 1, targets.data(), static_cast<int>(targets.size()), nullptr};
-  run(args, taps_of(weight, strides), threads);
+  run(args, dtype, taps_of(weight, strides), threads);
   for (int i = 0; i < count; ++i) {
     if (out[i] && sources[i].mean) merge_sums(sums[i], sources[i].channels, dshift[i], dscale[i]);
   }
@@ -127,21 +157,28 @@ FI_EXPORT int fi_cpu_widen_dgrad(const ThinShape* shape, const Source* upstream,
 // thin [pixels, thin_channels] = correlation of the wide sources + bias (or null): forward, or da where the wide source
 // is G.
 FI_EXPORT int fi_cpu_narrow(const ThinShape* shape, const Source* sources, int count, const void* weight,
-                            const int64_t* strides, const float* bias, float* thin, int threads) {
+                            const int64_t* strides, const float* bias, void* thin, int dtype, int threads) {
   const Planned planned(*shape, false);
   Narrow args{&planned.plan, sources, count, thin, bias, nullptr};
-  run(args, taps_of(weight, strides), threads);
+  run(args, dtype, taps_of(weight, strides), threads);
   return 0;
 }
 
 // dweight from the activations and G, whichever of them is the wide one.
 FI_EXPORT int fi_cpu_thin_wgrad(const ThinShape* shape, const Source* wide, int wide_count, const Source* thin,
-                                int thin_count, void* dweight, const int64_t* strides, int threads) {
+                                int thin_count, void* dweight, const int64_t* strides, int dtype, int threads) {
   const Planned planned(*shape, true);
   ThinWeightGrad args{&planned.plan, wide, thin, wide_count, thin_count, nullptr, 1};
   args.splits = std::clamp<int64_t>(planned.plan.piece_count / 4, 1, kSplits);
   args.product = scratch(Scratch::weights, args.splits * args.split_size());
-  auto body = [&](int64_t split, int) { FI_DISPATCH(thin_weight_grad(args, split)) };
+  const bool half = static_cast<Dtype>(dtype) == Dtype::bfloat16;
+  auto body = [&](int64_t split, int) {
+    if (half) {
+      FI_DISPATCH_BF16(thin_weight_grad_bf16(args, split))
+    } else {
+      FI_DISPATCH(thin_weight_grad(args, split))
+    }
+  };
   parallel_for(args.splits, threads, body);
 
   const Taps to = taps_of(dweight, strides);
@@ -153,8 +190,8 @@ FI_EXPORT int fi_cpu_thin_wgrad(const ThinShape* shape, const Source* wide, int 
       for (int64_t c = 0; c < channels; ++c) sum[c] += part[c];
     }
     const int64_t tap = row / shape->thin_channels, y = tap / shape->kernel[2] % shape->kernel[1];
-    float* out = static_cast<float*>(to.data) + row % shape->thin_channels * to.in + tap / (shape->kernel[1] * shape->kernel[2]) * to.t +
-                 y * to.y + tap % shape->kernel[2] * to.x;
+    float* out = static_cast<float*>(to.data) + row % shape->thin_channels * to.in +
+                 tap / (shape->kernel[1] * shape->kernel[2]) * to.t + y * to.y + tap % shape->kernel[2] * to.x;
     for (int64_t c = 0; c < channels; ++c) out[c * to.out] = sum[c];
   };
   parallel_for(planned.plan.taps() * shape->thin_channels, worth(args.splits * args.split_size(), threads), merge);

@@ -19,7 +19,7 @@
 
 namespace fi {
 
-constexpr int kThin = 4;      // most channels of the thin map, and floats of its pixels in scratch memory
+constexpr int kThin = 4;  // most channels of the thin map, and floats of its pixels in scratch memory
 // As the caller gives it. Axes: t, h, w; 2D is one frame and one tap in time.
 struct ThinShape {
   int64_t batch, wide_channels, thin_channels;
@@ -61,7 +61,7 @@ struct Narrow {
   const ThinPlan* plan;
   const Source* sources;
   int source_count;
-  float* out;
+  void* out;
   const float* bias;
   const float* packed;
 };
@@ -84,5 +84,11 @@ FI_DECLARE_EACH_ISA(void pack_narrow(const Narrow&, const Taps&, float* packed))
 FI_DECLARE_EACH_ISA(void widen(const Widen&, int64_t piece))
 FI_DECLARE_EACH_ISA(void narrow(const Narrow&, int64_t piece))
 FI_DECLARE_EACH_ISA(void thin_weight_grad(const ThinWeightGrad&, int64_t split))
+// The same for bfloat16 maps, multiplied in float; weights are float32.
+FI_DECLARE_BF16(void pack_widen_bf16(const Widen&, const Taps&, float* packed))
+FI_DECLARE_BF16(void pack_narrow_bf16(const Narrow&, const Taps&, float* packed))
+FI_DECLARE_BF16(void widen_bf16(const Widen&, int64_t piece))
+FI_DECLARE_BF16(void narrow_bf16(const Narrow&, int64_t piece))
+FI_DECLARE_BF16(void thin_weight_grad_bf16(const ThinWeightGrad&, int64_t split))
 
 }  // namespace fi

@@ -93,18 +93,18 @@ void read_plain(const fi::Source& s, int64_t pixel, int64_t count, float* to) {
   std::memcpy(to + (count - 1) * fi::kThin, x + (count - 1) * N, N * sizeof(float));
 }
 
-// Activations of `count` pixels of one source with N channels, to pixels of kThin floats.
-template <int N>
+// Activations of `count` pixels of one source with N channels, to pixels of kThin floats. S: how maps are stored.
+template <class S, int N>
 void read_thin(const fi::Source& s, int64_t pixel, int64_t count, float* to) {
-  const float* x = static_cast<const float*>(s.x) + pixel * N;
-  const float* addend = s.addend ? static_cast<const float*>(s.addend) + pixel * N : nullptr;
+  const S* x = static_cast<const S*>(s.x) + pixel * N;
+  const S* addend = s.addend ? static_cast<const S*>(s.addend) + pixel * N : nullptr;
   auto vector = [](const void* v, int c) { return static_cast<const float*>(v)[c]; };
   for (int64_t i = 0; i < count; ++i, x += N, to += fi::kThin) {
     for (int c = 0; c < N; ++c) {
-      float v = x[c];
+      float v = to_float(x[c]);
       if (s.mean) v = (v - vector(s.mean, c)) * vector(s.scale, c) + vector(s.shift, c);
       if (s.relu) v = v < 0 ? 0.0f : v;
-      if (addend) v += addend[i * N + c];
+      if (addend) v += to_float(addend[i * N + c]);
       to[c] = v;
     }
   }
@@ -119,29 +119,33 @@ void with_thin(int64_t channels, F f) {
   return f(std::integral_constant<int, 4>{});
 }
 
-inline void fill_thin(const Band& band, const fi::Source* sources, int count, float* to) {
+template <class S>
+void fill_thin(const Band& band, const fi::Source* sources, int count, float* to) {
   band.fill(to, [&](int64_t pixel, int64_t pixels, float* run) {
     const fi::Source& first = sources[0];
-    if (count == 1 && plain(first) && first.channels == 3) return read_plain<3>(first, pixel, pixels, run);
-    if (count == 1 && plain(first) && first.channels == 4) return read_plain<4>(first, pixel, pixels, run);
+    if constexpr (std::is_same<S, float>::value) {
+      if (count == 1 && plain(first) && first.channels == 3) return read_plain<3>(first, pixel, pixels, run);
+      if (count == 1 && plain(first) && first.channels == 4) return read_plain<4>(first, pixel, pixels, run);
+    }
     for (int s = 0; s < count; run += sources[s++].channels) {
-      with_thin(sources[s].channels, [&](auto n) { read_thin<n()>(sources[s], pixel, pixels, run); });
+      with_thin(sources[s].channels, [&](auto n) { read_thin<S, n()>(sources[s], pixel, pixels, run); });
     }
   });
 }
 
 // Activations of `count` pixels of the sources, side by side; pixels are `step` apart in the map, `stride` in `to`. The
 // map is read in order, which the caches foresee.
-inline void read_wide(const fi::Source* sources, int source_count, int64_t pixel, int64_t step, int64_t count,
-                      int64_t stride, float* to) {
-  if (source_count == 1 && step == 1 && plain(sources[0])) {
+template <class S>
+void read_wide(const fi::Source* sources, int source_count, int64_t pixel, int64_t step, int64_t count, int64_t stride,
+               float* to) {
+  if (std::is_same<S, float>::value && source_count == 1 && step == 1 && plain(sources[0])) {
     const float* x = static_cast<const float*>(sources[0].x);
     std::memcpy(to, x + pixel * stride, count * stride * sizeof(float));
     return;
   }
   for (int s = 0; s < source_count; to += sources[s++].channels) {
     const fi::Source& source = sources[s];
-    with_reader<float>(source, [&](auto* reader) {
+    with_reader<S>(source, [&](auto* reader) {
       using R = std::remove_pointer_t<decltype(reader)>;
       for (int64_t i = 0; i < count; ++i) {
         for (int64_t c = 0; c < source.channels; c += kLanes) {
@@ -152,9 +156,10 @@ inline void read_wide(const fi::Source* sources, int source_count, int64_t pixel
   }
 }
 
-inline void fill_wide(const Band& band, const fi::Source* sources, int count, float* to) {
+template <class S>
+void fill_wide(const Band& band, const fi::Source* sources, int count, float* to) {
   band.fill(to, [&](int64_t pixel, int64_t pixels, float* run) {
-    read_wide(sources, count, pixel, 1, pixels, band.stride, run);
+    read_wide<S>(sources, count, pixel, 1, pixels, band.stride, run);
   });
 }
 

@@ -9,10 +9,10 @@
 namespace fi::FI_ISA {
 namespace {
 
-constexpr int kBatchTerms = 56;                                            // of one product: tiles, or pairs of them
+constexpr int kBatchTerms = 56;  // of one product: tiles, or pairs of them
 template <class S>
 constexpr int kBatch = kBatchTerms * kValues<S>;
-constexpr int kRowIn = kChunkIn + 16, kRowOut = kChunkOut + 16;            // off a power of two, for the caches
+constexpr int kRowIn = kChunkIn + 16, kRowOut = kChunkOut + 16;  // off a power of two, for the caches
 constexpr int64_t kSlabIn = kBatchTerms * kRowIn, kSlabOut = kBatchTerms * kRowOut;  // one place's values
 
 // Where tile number i of a batch goes.
@@ -128,7 +128,7 @@ void clear(const Work& w, const ConvShape& shape) {
 }
 
 // Writes the taps of one block for the output channels [n0, n0 + kLanes), summed over the splits.
-template <class S>
+template <class W>
 void unpack_vector(const WeightGrad& args, const Taps& dw, int number, int64_t n0) {
   const Form& form = *args.form;
   const int64_t channels_in = form.shape.channels_in, channels_out = form.shape.channels_out;
@@ -144,7 +144,7 @@ void unpack_vector(const WeightGrad& args, const Taps& dw, int number, int64_t n
       }
       return sum;
     };
-    alignas(64) float taps[3][3][kLanes];
+    alignas(64) W taps[3][3][kLanes];
     with_tiling(form, [&](auto tiling) {
       using T = decltype(tiling);
       auto column = [&](int j) { return T::weight_grad({total(j), total(4 + j), total(8 + j), total(12 + j)}); };
@@ -152,10 +152,10 @@ void unpack_vector(const WeightGrad& args, const Taps& dw, int number, int64_t n
       for (int i = 0; i < T::r; ++i) store_row<3>(taps[i][0], kLanes, T::weight_grad(row(c0, c1, c2, c3, i)));
     });
     for (int n = 0; n < kLanes; ++n) {
-      S* to = static_cast<S*>(dw.data) + k * dw.in + (n0 + n) * dw.out + block.kt * dw.t;
+      W* to = static_cast<W*>(dw.data) + k * dw.in + (n0 + n) * dw.out + block.kt * dw.t;
       for (int i = 0; i < form.r; ++i)
         for (int j = 0; j < form.r; ++j)
-          if (block.ky[i] >= 0 && block.kx[j] >= 0) put(to + block.ky[i] * dw.y + block.kx[j] * dw.x, taps[i][j][n]);
+          if (block.ky[i] >= 0 && block.kx[j] >= 0) to[block.ky[i] * dw.y + block.kx[j] * dw.x] = taps[i][j][n];
     }
   }
 }
@@ -196,11 +196,11 @@ void weight_grad_item(const WeightGrad& args, int64_t item) {
 }
 
 // item = block * (channels_out / 16) + group of 16 output channels: writes dw's taps of that block.
-template <class S>
+template <class W>
 void unpack_item(const WeightGrad& args, const Taps& dw, int64_t item) {
   const int64_t groups = args.form->shape.channels_out / 16;
   for (int64_t n0 = item % groups * 16, end = n0 + 16; n0 < end; n0 += kLanes) {
-    unpack_vector<S>(args, dw, static_cast<int>(item / groups), n0);
+    unpack_vector<W>(args, dw, static_cast<int>(item / groups), n0);
   }
 }
 

@@ -1,5 +1,5 @@
-// Entry points of the Winograd convolutions on the CPU: channels-last, every channel count a multiple of 16; maps and
-// weights of one dtype, float32 or bfloat16, vectors in float32.
+// Entry points of the Winograd convolutions on the CPU: channels-last, every channel count a multiple of 16. Maps are
+// float32 or bfloat16, weights as the maps or float32, vectors float32.
 // Each returns 0. Maps, vectors and weights are the caller's; nothing is kept but scratch memory per thread.
 #include "conv_block/cpu/winograd.h"
 
@@ -50,8 +50,9 @@ namespace {
 
 int64_t pixels_out(const ConvShape& s) { return s.batch * s.frames_out * s.height_out * s.width_out; }
 
-Taps taps_of(const void* weight, const int64_t* strides) {
-  return {const_cast<void*>(weight), strides[0], strides[1], strides[2], strides[3], strides[4]};
+Taps taps_of(const void* weight, const int64_t* strides, int dtype) {
+  return {const_cast<void*>(weight), strides[0], strides[1], strides[2], strides[3], strides[4],
+          static_cast<Dtype>(dtype)};
 }
 
 // Packs the weight and runs every item; targets' sums and counts are the caller's to merge.
@@ -117,7 +118,7 @@ using namespace fi;
 // strides: of the weight's in, out, t, y, x axes, in values.
 FI_EXPORT int fi_cpu_winograd_fwd(const ConvShape* shape, const Source* sources, int count, const void* weight,
                                   const int64_t* strides, const float* bias, void* y, float* mean, float* var,
-                                  int dtype, int threads) {
+                                  int dtype, int weight_dtype, int threads) {
   const Form form = make_form(*shape);
   const bool past_caches = leaves_caches(y, pixels_out(*shape) * shape->channels_out);
   Target target{y, shape->channels_out, 0, bias, nullptr, nullptr, nullptr, past_caches};
@@ -128,7 +129,7 @@ FI_EXPORT int fi_cpu_winograd_fwd(const ConvShape* shape, const Source* sources,
     target.sums = sums.data();
     args.counts = counts.data();
   }
-  run(args, static_cast<Dtype>(dtype), taps_of(weight, strides), threads);
+  run(args, static_cast<Dtype>(dtype), taps_of(weight, strides, weight_dtype), threads);
   if (mean) {
     auto pixels = [&](int64_t block) { return counts[block]; };
     merge_stats(sums, pixels, shape->channels_out, mean, var);
@@ -142,7 +143,7 @@ FI_EXPORT int fi_cpu_winograd_fwd(const ConvShape* shape, const Source* sources,
 FI_EXPORT int fi_cpu_winograd_dgrad(const ConvShape* shape, const Source* upstream, const void* weight,
                                     const int64_t* strides, const Source* sources, int count, void* const* out,
                                     void* const* daddend, float* const* dshift, float* const* dscale, int dtype,
-                                    int threads) {
+                                    int weight_dtype, int threads) {
   const Form form = make_form(*shape);
   std::vector<Target> targets;
   std::vector<std::vector<double>> sums(count);
@@ -157,7 +158,7 @@ FI_EXPORT int fi_cpu_winograd_dgrad(const ConvShape* shape, const Source* upstre
   }
   args.targets = targets.data();
   args.target_count = static_cast<int>(targets.size());
-  run(args, static_cast<Dtype>(dtype), taps_of(weight, strides), threads);
+  run(args, static_cast<Dtype>(dtype), taps_of(weight, strides, weight_dtype), threads);
   for (int i = 0; i < count; ++i) {
     if (out[i] && sources[i].mean) merge_sums(sums[i], sources[i].channels, dshift[i], dscale[i]);
   }
@@ -166,7 +167,7 @@ FI_EXPORT int fi_cpu_winograd_dgrad(const ConvShape* shape, const Source* upstre
 
 // dweight, by the strides of its in, out, t, y, x axes, from the sources' activations and G.
 FI_EXPORT int fi_cpu_winograd_wgrad(const ConvShape* shape, const Source* sources, int count, const Source* upstream,
-                                    void* dweight, const int64_t* strides, int dtype, int threads) {
+                                    void* dweight, const int64_t* strides, int dtype, int weight_dtype, int threads) {
   const Form form = make_form(*shape);
   WeightGrad args{&form, sources, count, *upstream, nullptr, 1, kChunkIn, kChunkOut, 0, 0};
   divide(args, threads);
@@ -180,7 +181,7 @@ FI_EXPORT int fi_cpu_winograd_wgrad(const ConvShape* shape, const Source* source
     }
   };
   parallel_for(args.items(), threads, body);
-  const Taps taps = taps_of(dweight, strides);
+  const Taps taps = taps_of(dweight, strides, weight_dtype);
   auto unpack = [&](int64_t item, int) {
     if (half) {
       FI_DISPATCH_BF16(unpack_weight_grad_bf16(args, taps, item))

@@ -39,11 +39,12 @@ struct ConvShape {
   int64_t flip;  // 1: taps in reverse order, for the data gradient of `same`
 };
 
-// A weight, or its gradient, by strides in values: in and out are the correlation's channels. It is
-// stored as the maps are.
+// A weight, or its gradient, by strides in values: in and out are the correlation's channels. Between bfloat16 maps it
+// may be float32.
 struct Taps {
   void* data;
   int64_t in, out, t, y, x;
+  Dtype dtype;
 };
 
 // r x r taps: tap (i, j) is (kt, ky[i], kx[j]) of the weight; -1 stands for a tap the kernel does not have. Bit 4 * i +
@@ -148,7 +149,8 @@ struct WeightGrad {
 };
 
 // Memory of the calling thread, kept between calls and grown as needed: fresh pages are slow to touch. `weights` holds
-// packed weights and their gradients for a whole call, `tiles` the transformed tiles of one item, `results` its results.
+// packed weights and their gradients for a whole call, `tiles` the transformed tiles of one item, `results` its
+// results.
 enum class Scratch { weights, tiles, results };
 float* scratch(Scratch which, int64_t floats);
 
@@ -159,7 +161,7 @@ FI_DECLARE_EACH_ISA(void pack_weights(const Correlation&, const Taps&, int64_t i
 FI_DECLARE_EACH_ISA(void correlate(const Correlation&, int64_t item))
 FI_DECLARE_EACH_ISA(void weight_grad(const WeightGrad&, int64_t item))
 FI_DECLARE_EACH_ISA(void unpack_weight_grad(const WeightGrad&, const Taps&, int64_t item))
-// The same for bfloat16 maps and weights. What is transformed is rounded to bfloat16 once more, sums are float.
+// The same for bfloat16 maps. What is transformed is rounded to bfloat16 once more, sums are float.
 FI_DECLARE_BF16(void chunk_channels_bf16(int64_t* channels))
 FI_DECLARE_BF16(void pack_weights_bf16(const Correlation&, const Taps&, int64_t item, void* packed))
 FI_DECLARE_BF16(void correlate_bf16(const Correlation&, int64_t item))

@@ -75,9 +75,9 @@ void with_tiling(const fi::Form& form, F f) {
   form.tiling == fi::Tiling::three_taps ? f(ThreeTaps{}) : f(TwoTaps{});
 }
 
-// The first SIDE of a row of places, `step` floats apart.
-template <int SIDE>
-FI_INLINE void store_row(float* to, int64_t step, const Quad& v) {
+// The first SIDE of a row of places, `step` values apart.
+template <int SIDE, class W>
+FI_INLINE void store_row(W* to, int64_t step, const Quad& v) {
   store(to, v.a);
   store(to + step, v.b);
   store(to + 2 * step, v.c);

@@ -34,8 +34,12 @@ def why_not(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> st
 def fwd(
     sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, stats: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """y ``[N, C_out, *space]`` in the sources' dtype; batch mean and biased variance ``[C_out]`` where asked for."""
-    y = zero_padding.convolution(activated(sources), weight, bias, geometry)
+    """y ``[N, C_out, *space]`` in the sources' dtype; batch mean and biased variance ``[C_out]`` where asked for.
+
+    A weight of another dtype is rounded to the sources', as autocast does.
+    """
+    a = activated(sources)
+    y = zero_padding.convolution(a, weight.to(a.dtype), None if bias is None else bias.to(a.dtype), geometry)
     if not stats:
         return y, None, None
     mean, var = batch_stats(y)
@@ -72,7 +76,8 @@ def bwd(
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None]:
     """The gradients of every source, of the weight and of the bias; y and mean are what `fwd` returned."""
     g = stats_bwd(dy, dmean, dvar, y, mean)
-    da, dweight = _convolution_bwd(g, activated(sources), weight, geometry, any(needs), needs_weight)
+    da, dweight = _convolution_bwd(g, activated(sources), weight.to(g.dtype), geometry, any(needs), needs_weight)
+    dweight = None if dweight is None else dweight.to(weight.dtype)
     dbias = wide(g).sum(channel_dims(g)).to(weight.dtype) if needs_bias else None
     grads = [SourceGrad() for _ in sources] if da is None else activated_bwd(da, sources, needs)
     return grads, dweight, dbias

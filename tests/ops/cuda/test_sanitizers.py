@@ -22,6 +22,7 @@ from tools.verify.emulated import Plant
 
 CONV = "conv_block/cuda/fwd_dgrad.cu"
 WGRAD_KERNEL = "conv_block/cuda/kernels/wgrad_main.cuh"
+LOAD, WRONG_Y = "conv_block/cuda/kernels/load.cuh", "AssertionError: y"
 WGRAD = f"{CONV} conv_block/cuda/wgrad.cu activation/cuda.cu"
 SMALL = [
     *small_cases.OTHERS, "stride 2, two sources", "odd channels", "transposed 2d", "dilation 4, dead taps",
@@ -97,7 +98,7 @@ DEFECTS = {
         *("activation/cuda.cu", "activation", "address", "misaligned address"),
     ),
     "tail mask dropped": Defect(
-        Plant("common/cuda_vector.cuh", "if (i < valid) p[i] = value.v[i];", "p[i] = value.v[i];"),
+        Plant("common/cuda_vector.cuh", "if (i < valid) to[i] =", "to[i] ="),
         *("activation/cuda.cu", "activation", "address", "heap-buffer-overflow"),
     ),
     "tf32 fragment from the wrong row": Defect(
@@ -135,6 +136,34 @@ DEFECTS = {
     "wrong half of a tile traded between lanes": Defect(
         Plant("conv_block/cuda/kernels/wgrad.cuh", "odd ? d[0] : d[2], 1)", "odd ? d[2] : d[0], 1)"),
         *(WGRAD, "2d", "plain", "AssertionError: dweight"),
+    ),
+    "positions outside the input loaded": Defect(
+        Plant(LOAD, "load_or_zero(x + offset[i], to.inside[i] && aligned)", "load_or_zero(x + offset[i], aligned)"),
+        *(CONV, "2d forward", "address", "heap-buffer-overflow"),
+    ),
+    "odd channels loaded as whole vectors": Defect(
+        Plant(LOAD, "to.inside[i] && aligned);\n    }", "to.inside[i]);\n    }"),
+        *(CONV, "odd channels forward", "address", "misaligned address"),
+    ),
+    "positions outside the input activated": Defect(
+        Plant(LOAD, "from.inside[i] ? activate<T>", "true ? activate<T>"), *(CONV, "2d forward", "plain", WRONG_Y)
+    ),
+    "addend left out": Defect(
+        Plant(LOAD, "adds = source.addend;", "adds = false;"),
+        *(CONV, "stride 2, two sources forward", "plain", WRONG_Y),
+    ),
+    "every source with a ReLU": Defect(
+        Plant("common/cuda_source.cuh", "source.relu ? 0.0f : -INFINITY", "0.0f"),
+        *(WGRAD, "2d", "plain", "AssertionError: "),
+    ),
+    "channels of a word exchanged": Defect(
+        Plant("common/cuda_vector.cuh", "= {from_float<T>(first), from_float<T>(second)};",
+              "= {from_float<T>(second), from_float<T>(first)};"),
+        *(CONV, "2d forward", "plain", WRONG_Y),
+    ),
+    "rows of another lane": Defect(
+        Plant("conv_block/cuda/kernels/tile.cuh", "__shfl_sync(~0u, row, lane)", "__shfl_sync(~0u, row, lane ^ 1)"),
+        *(CONV, "2d forward", "plain", WRONG_Y),
     ),
     "accumulator not cleared": Defect(
         Plant("conv_block/cuda/kernels/gather.cuh", "Accumulators<BN> acc = {};", "Accumulators<BN> acc;"),

@@ -37,6 +37,13 @@ def test_two_groups_of_threads_share_a_multiprocessor_of_hopper(counts: list[cou
     assert not [count for count in counts if 2 // count.groups * (count.shared + system) > 228 << 10]
 
 
+def test_patches_that_weigh_more_than_the_weights_have_wide_tiles(counts: list[counting.Count]) -> None:
+    """A gradient of two maps and a dilation of 8: one block per multiprocessor, each of 128 columns."""
+    found = {(count.layer, count.name): (count.columns, count.blocks) for count in counts}
+    assert found["3dcn.7", "dgrad"] == found["3dcn.9", "dgrad"] == (128, 128)
+    assert found["3dcn.7", "forward"] == found["3dcn.6", "dgrad"] == (64, 256)
+
+
 def test_a_block_of_wgrad_serves_a_whole_plane_of_taps(counts: list[counting.Count]) -> None:
     asked = {count.layer: count.loads for count in counts if count.name == "wgrad"}
     for layer in ("combcn.11", "combcn.12", "combcn.14"):

@@ -95,6 +95,16 @@ def test_the_way_through_a_loop_follows_what_an_iteration_loads() -> None:
     assert half.bound == pytest.approx(16 / half.busy["L2"])
 
 
+def test_an_addend_is_added_only_where_there_is_one() -> None:
+    text = LOOP.replace("/*0040*/                   STS", "/*0038*/ @P2 BRA `(.L_x_2) ;\n /*003c*/ FADD R4, R4, R5 ;\n"
+                        ".L_x_2:\n        /*0040*/                   STS")  # fmt: skip
+    ((_, graph),) = sass_text.kernels(text)
+    main = sass_bound.main_loop(graph)
+    for adds in (True, False):
+        path = sass_bound.walk(main, main.inner, None, 1, adds=adds)
+        assert adds == any(i.base == "FADD" for at in path for i in graph[at].instructions)
+
+
 def test_a_kernel_without_products_has_no_bound() -> None:
     ((_, graph),) = sass_text.kernels(LOOP.replace("HMMA.16816.F32.BF16", "FFMA"))
     with pytest.raises(ValueError, match="no loop of this kernel holds a product"):

@@ -212,12 +212,9 @@ __global__ void __launch_bounds__(kThreads) hopper_strip_kernel(const __grid_con
     Vector<T> value = zero_vector<T>();
     if (inside) {
       int64_t at = (plane + int64_t(h) * s.in_size[2] + w) * source.channels + channel;
-      Vector<T> more = addend ? load_vector(addend + at, valid, aligned) : zero_vector<T>();
-      value = activate<T>(load_vector(x + at, valid, aligned), more, params, source.relu);
-      if (valid < kVector)
-#pragma unroll
-        for (int j = 0; j < kVector; ++j)
-          if (j >= valid) value.v[j] = from_float<T>(0.0f);
+      Vector<T> more;
+      if (addend) more = load_vector(addend + at, valid, aligned);
+      value = activate<T>(load_vector(x + at, valid, aligned), more, params, addend);
     }
     store_vector(to + int64_t(i) * kVector, value, kVector, true);
   }

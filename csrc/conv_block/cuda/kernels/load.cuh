@@ -34,13 +34,12 @@ __device__ __forceinline__ int box_position(const PatchShape& box, int tile_bits
 template <class T>
 struct Slice {
   ChannelParams params;
-  bool relu;
   Vector<Map<T>> value[kSliceVectors], more[kSliceVectors];
-  bool inside[kSliceVectors];
+  bool inside[kSliceVectors], adds;  // adds: the source has an addend
 
   __device__ void set_params(const Source& source, int channel) {
     params = load_params(source, channel);
-    relu = source.relu;
+    adds = source.addend;
   }
 };
 
@@ -49,8 +48,9 @@ struct Slice {
 template <class T, int groups, int pitch = fi::pitch<T>(groups * kVector)>
 struct BoxLoader {
   PatchShape box;
-  const Map<T>*x, *addend;  // of the plane, at the thread's channels; x is null outside the input
+  const Map<T>*x, *addend;  // of the plane, at the thread's channels; addend may be null
   int height, width, h, w;  // of the plane; first position of the box
+  int rows;                 // of the box, or 0 if the plane is outside the input or the thread has no channels
   int channels, channel, valid;
   bool aligned;
 
@@ -70,26 +70,34 @@ struct BoxLoader {
   __device__ void set_origin(const Source& source, int64_t plane, int first_h, int first_w) {
     h = first_h, w = first_w;
     int64_t offset = plane * height * width * channels + channel;
-    x = plane < 0 ? nullptr : static_cast<const Map<T>*>(source.x) + offset;
+    x = static_cast<const Map<T>*>(source.x) + offset;
+    rows = plane < 0 || valid <= 0 ? 0 : box.rows;
     addend = source.addend ? static_cast<const Map<T>*>(source.addend) + offset : nullptr;
   }
 
   __device__ int position(int slice, int i) const {
-    return ((slice * kSliceVectors + i) * kThreads + threadIdx.x) / groups;
+    return (slice * kSliceVectors + i) * (kThreads / groups) + threadIdx.x / groups;
   }
 
   __device__ void load(int slice, Slice<T>& to) const {
+    int64_t offset[kSliceVectors];
 #pragma unroll
     for (int i = 0; i < kSliceVectors; ++i) {
       int at = position(slice, i), row = at * box.inverse >> 20;
       int y = h + row * box.step_h, z = w + (at - row * box.columns) * box.step_w;
-      to.inside[i] =
-          row < box.rows && valid > 0 && x && unsigned(y) < unsigned(height) && unsigned(z) < unsigned(width);
-      to.value[i] = to.more[i] = zero_vector<Map<T>>();
+      to.inside[i] = row < rows && unsigned(y) < unsigned(height) && unsigned(z) < unsigned(width);
+      offset[i] = int64_t(y * width + z) * channels;
+      to.value[i] = load_or_zero(x + offset[i], to.inside[i] && aligned);
+    }
+    if (to.adds)
+#pragma unroll
+      for (int i = 0; i < kSliceVectors; ++i) to.more[i] = load_or_zero(addend + offset[i], to.inside[i] && aligned);
+    if (aligned) return;
+#pragma unroll
+    for (int i = 0; i < kSliceVectors; ++i) {
       if (!to.inside[i]) continue;
-      int64_t offset = int64_t(y * width + z) * channels;
-      to.value[i] = load_vector(x + offset, valid, aligned);
-      if (addend) to.more[i] = load_vector(addend + offset, valid, aligned);
+      to.value[i] = load_vector(x + offset[i], valid, false);
+      if (to.adds) to.more[i] = load_vector(addend + offset[i], valid, false);
     }
   }
 
@@ -97,13 +105,10 @@ struct BoxLoader {
 #pragma unroll
     for (int i = 0; i < kSliceVectors; ++i) {
       int at = position(slice, i);
-      if (at >= box.rows * box.columns) continue;
       Vector<T> result =
-          from.inside[i] ? activate<T>(from.value[i], from.more[i], from.params, from.relu) : zero_vector<T>();
-      if (valid < kVector)
-        for (int j = 0; j < kVector; ++j)
-          if (j >= valid) result.v[j] = from_float<T>(0.0f);
-      store_vector(to + at * pitch + threadIdx.x % groups * kVector, result, kVector, true);
+          from.inside[i] ? activate<T>(from.value[i], from.more[i], from.params, from.adds) : zero_vector<T>();
+      if (at < box.rows * box.columns)
+        store_vector(to + at * pitch + threadIdx.x % groups * kVector, result, kVector, true);
     }
   }
 };

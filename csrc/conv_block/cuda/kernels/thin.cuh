@@ -40,7 +40,7 @@ __device__ inline void activate_four(const GatherParams& p, const ChannelParams&
     float value = 0;
     if (inside && i < source.channels) {
       float addend = source.addend ? to_float(static_cast<const Map<T>*>(source.addend)[at + i]) : 0.0f;
-      value = activate(to_float(static_cast<const Map<T>*>(source.x)[at + i]), addend, params, i, source.relu);
+      value = activate(to_float(static_cast<const Map<T>*>(source.x)[at + i]), params, i) + addend;
     }
     to[i] = from_float<T>(value);
   }

@@ -83,8 +83,10 @@ struct LaneRows {
 #pragma unroll
     for (int m = 0; m < WarpTile<BN>::kM; ++m)
 #pragma unroll
-      for (int half = 0; half < kEach; ++half)
-        at[m][half] = row_of(warp_row<BN>() + m * 16 + (kEach == 2 ? half * 8 + lane / 4 : lane % 16));
+      for (int half = 0; half < kEach; ++half) {
+        int row = row_of(warp_row<BN>() + m * 16 + (kEach == 2 ? half * 8 + lane / 4 : lane % 16));
+        at[m][half] = __shfl_sync(~0u, row, lane);  // or the compiler computes it again in every step
+      }
   }
 };
 
@@ -97,12 +99,16 @@ __device__ __forceinline__ void multiply_tile(Accumulators<BN>& acc, const T* pa
   int lane = threadIdx.x % 32;
   const T* b_base = weights + warp_column<BN>();
   if constexpr (sizeof(T) == 2) {
+    const T* row[W::kM];
+    int first = column_of(lane / 16);
+#pragma unroll
+    for (int m = 0; m < W::kM; ++m) row[m] = patch + rows.at[m][0] + first;
 #pragma unroll
     for (int kk = 0; kk < kChunk / 16; ++kk) {
       uint32_t a[W::kM][4];
-      int column = column_of(2 * kk + lane / 16);
+      int further = column_of(2 * kk + lane / 16) - first;  // often a constant
 #pragma unroll
-      for (int m = 0; m < W::kM; ++m) ldmatrix_x4<false>(a[m], patch + rows.at[m][0] + column);
+      for (int m = 0; m < W::kM; ++m) ldmatrix_x4<false>(a[m], row[m] + further);
 #pragma unroll
       for (int n = 0; n < W::kN; n += 2) {
         uint32_t b[4];

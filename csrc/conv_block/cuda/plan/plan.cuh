@@ -8,6 +8,7 @@ namespace fi {
 
 constexpr int kPatchLimit = 36 << 10;   // bytes; two patches and the ring then allow two blocks per SM
 constexpr int kWantedBlocks = 2 * 132;  // two per SM of an H200
+constexpr int kFewestBlocks = 128;      // about one per SM of an A100, L40S or H200
 
 // Allocates 16-byte aligned regions of the caller's workspace. With a null base it only counts bytes.
 struct Workspace {
@@ -203,6 +204,27 @@ inline int patch_limit(const Conv& conv, int columns) {
   return std::min(kPatchLimit, (conv.shared_limit - rest) / 2);
 }
 
+// Chooses the patches, and widens the columns to 128 where patches weigh more than twice the weights: wider tiles halve
+// what is loaded for a product, so that one block per SM is faster than two.
+inline void plan_patches(const Conv& conv, GatherPlan& plan) {
+  GatherParams& p = plan.params;
+  int position_bytes = kChunk * size_of(conv.dtype) + 16, maps = p.source[0].addend ? 2 : 1;
+  int64_t blocks = 0;  // with 128 columns
+  auto choose = [&] {
+    return choose_patch(p.taps, p.tile_bits, position_bytes, patch_limit(conv, plan.columns), p.origin, p.patch);
+  };
+  plan.groups = choose();
+  for (int i = 0; i < p.segments; ++i) {
+    if (p.segment[i].channels <= 64) return;
+    blocks += int64_t(plan.tiles) * ceil_div(p.segment[i].channels, 128);
+  }
+  int64_t positions = int64_t(p.patch.rows) * p.patch.columns * plan.groups * maps;
+  bool heavy = positions > int64_t(2) * plan.columns * p.taps.taps;
+  if (!heavy || plan.columns != 64 || size_of(conv.dtype) != 2 || blocks < kFewestBlocks) return;
+  plan.columns = 128;
+  plan.groups = choose();
+}
+
 // Fills the plan, including the bytes of workspace. Returns a Status.
 inline int plan_gather(const Conv& conv, bool backward, GatherPlan& plan) {
   GatherParams& p = plan.params;
@@ -228,9 +250,7 @@ inline int plan_gather(const Conv& conv, bool backward, GatherPlan& plan) {
   plan_segments(conv, backward, plan, workspace, kVector);
   plan_thin(conv, plan);
   plan.groups = p.planes;
-  int position_bytes = kChunk * size_of(conv.dtype) + 16;
-  if (!plan.thin)
-    plan.groups = choose_patch(p.taps, p.tile_bits, position_bytes, patch_limit(conv, plan.columns), p.origin, p.patch);
+  if (!plan.thin) plan_patches(conv, plan);
   plan_column_tiles(plan);
   p.weight = workspace.take(int64_t(plan.taps) * p.k_padded * p.n_padded * size_of(conv.dtype));
   plan.workspace = workspace.used;

@@ -56,7 +56,8 @@ def pad_batch(x: Tensor) -> Tensor:
 
 
 def convolution(a: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    """The convolution of a dense map by oneDNN, in channels-last."""
+    """The convolution of a dense map by oneDNN, in channels-last. The weight is rounded to the map's dtype."""
+    weight, bias = weight.to(a.dtype), None if bias is None else bias.to(a.dtype)
     batch, plane = a.shape[0], flat(geometry, weight)
     if plane:
         y = zero_padding.convolution(frames(a), native.dense(weight[:, :, 0]), bias, in_plane(geometry))
@@ -75,14 +76,15 @@ def convolution_bwd(
         g, a: the gradient of y and the input, dense. Where dweight is not wanted, only a's shape is read.
         mask: whether da is wanted, whether dweight is, and False.
     """
-    batch, plane = a.shape[0], flat(geometry, weight)
+    batch, plane, dtype = a.shape[0], flat(geometry, weight), weight.dtype
     length = a.shape[2]
+    weight = weight.to(g.dtype)
     if plane:
         g, a, weight, geometry = frames(g), frames(a), weight[:, :, 0], in_plane(geometry)
     if mask[1] and g.dtype == torch.bfloat16 and (g.dim() == 5 or has_dead_tap(g, a, weight, geometry)):
         # oneDNN may leave parts of dweight unwritten, see `reference.unwritten`
         da, dweight = convolution_bwd(g.float(), a.float(), weight.float(), geometry, mask)
-        da, dweight = None if da is None else da.to(g.dtype), None if dweight is None else dweight.to(weight.dtype)
+        da = None if da is None else da.to(g.dtype)
     elif not plane and needs_batch_padding(a, weight):
         da, dweight = zero_padding.convolution_backward(
             pad_batch(g), pad_batch(a), native.dense(weight), geometry, mask
@@ -93,7 +95,7 @@ def convolution_bwd(
     if plane:
         da = None if da is None else video(da, batch, length)
         dweight = None if dweight is None else dweight.unsqueeze(2)
-    return da, dweight
+    return da, None if dweight is None else dweight.to(dtype)
 
 
 def in_layout(x: Tensor, like: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def _own(
 ) -> ModuleType | None:
     if asked not in (None, "", "own", "onednn"):
         raise ValueError(f"{VARIABLE} must be own or onednn, got {asked!r}.")
-    if asked == "onednn" or (asked != "own" and weight.dtype == torch.bfloat16 and not multiplies_bf16()):
+    if asked == "onednn" or (asked != "own" and sources[0].x.dtype == torch.bfloat16 and not multiplies_bf16()):
         return None
     if thin.fits(sources, weight, geometry):
         return thin
@@ -106,7 +106,7 @@ def winograd_is_faster(which: str, sources: Sequence[Source], weight: Tensor, ge
     y = torch.Size(winograd.output_shape(x.shape, weight.shape, geometry))
     correlation = winograd.dgrad_shape if which == "dgrad" else winograd.forward_shape
     shape = correlation(x.shape, y, weight.shape, geometry)
-    if weight.dtype == torch.bfloat16:
+    if x.dtype == torch.bfloat16:
         return winograd_work(shape, BF16_PACKED[which]) <= bf16_direct_work(shape, which)
     return winograd_work(shape) <= direct_work(shape, which)
 

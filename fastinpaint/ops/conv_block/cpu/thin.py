@@ -44,7 +44,7 @@ def fits(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> bool:
     return (
         all(0 < taps <= most for taps, most in zip(weight.shape[:1:-1], MOST_TAPS[::-1], strict=False))
         and max(geometry.stride) <= MOST_STRIDE
-        and all(t.dtype == torch.float32 for t in (weight, *(s.x for s in sources)))
+        and winograd.takes_dtypes(sources, weight)
         and min(*weight.shape, *into, *winograd.output_shape(sources[0].x.shape, weight.shape, geometry)) > 0
         and sources[0].x.numel() > 0
     )
@@ -81,8 +81,9 @@ def fwd(
     """y of dense sources and its batch mean and variance, the activation read on the fly; a thin y goes without."""
     x, channels = sources[0].x, weight.shape[0]
     shape_out = winograd.output_shape(x.shape, weight.shape, geometry)
-    y = buffer_pool.empty(shape_out, torch.float32, native.memory_format(x.dim()))
-    bias = None if bias is None else bias.contiguous()
+    y = buffer_pool.empty(shape_out, x.dtype, native.memory_format(x.dim()))
+    weight, bias = weight.float(), None if bias is None else bias.float().contiguous()
+    dtype = native.DTYPES[x.dtype]
     into = torch.Size((x.shape[0], weight.shape[1], *x.shape[2:]))
     shape = shape_of(into, shape_out, weight.shape, geometry, thin_out(weight))
     common = (
@@ -90,10 +91,10 @@ def fwd(
         address(bias), y.data_ptr(),
     )  # fmt: skip
     if shape.thin_out:
-        native.library().fi_cpu_narrow(*common, torch.get_num_threads())
+        native.library().fi_cpu_narrow(*common, dtype, torch.get_num_threads())
         return y, None, None
     mean, var = (torch.empty(channels), torch.empty(channels)) if stats else (None, None)
-    native.library().fi_cpu_widen_fwd(*common, address(mean), address(var), torch.get_num_threads())
+    native.library().fi_cpu_widen_fwd(*common, address(mean), address(var), dtype, torch.get_num_threads())
     return y, mean, var
 
 
@@ -102,31 +103,32 @@ def dgrad(
 ) -> list[SourceGrad]:
     """The gradients of dense sources from G, itself given as one."""
     shape = _backward_shape(g, sources, weight, geometry)
-    common = (ctypes.byref(shape), native.c_sources([g]))
+    common, dtype = (ctypes.byref(shape), native.c_sources([g])), native.DTYPES[g.x.dtype]
+    weight = weight.float()
     if not shape.thin_out:
         da = native.empty(sources[0].x, weight.shape[1])
         native.library().fi_cpu_narrow(
-            *common, 1, weight.data_ptr(), strides(weight), None, da.data_ptr(), torch.get_num_threads()
+            *common, 1, weight.data_ptr(), strides(weight), None, da.data_ptr(), dtype, torch.get_num_threads()
         )
         return activation.consume(da, sources, needs)
     grads = winograd.empty_grads(sources, needs)
     native.library().fi_cpu_widen_dgrad(
         *common, weight.data_ptr(), strides(weight), native.c_sources(sources), len(sources),
-        *winograd.grad_pointers(grads), torch.get_num_threads(),
+        *winograd.grad_pointers(grads), dtype, torch.get_num_threads(),
     )  # fmt: skip
     return winograd.with_means(sources, grads)
 
 
 def wgrad(g: Source, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> Tensor:
     """dweight, in the layout of the weight; G and the sources are dense."""
-    dweight = torch.empty_like(weight)
+    dweight = torch.empty_like(weight, dtype=torch.float32)
     shape = _backward_shape(g, sources, weight, geometry)
     wide, thin = (sources, [g]) if shape.thin_out else ([g], sources)
     native.library().fi_cpu_thin_wgrad(
         ctypes.byref(shape), native.c_sources(wide), len(wide), native.c_sources(thin), len(thin),
-        dweight.data_ptr(), strides(dweight), torch.get_num_threads(),
+        dweight.data_ptr(), strides(dweight), native.DTYPES[g.x.dtype], torch.get_num_threads(),
     )  # fmt: skip
-    return dweight
+    return dweight.to(weight.dtype)
 
 
 def _backward_shape(g: Source, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> ThinShape:

@@ -83,14 +83,20 @@ def _kind_of(weight: torch.Size, geometry: Geometry) -> int | None:
     return None
 
 
+def takes_dtypes(sources: Sequence[Source], weight: Tensor) -> bool:
+    """Whether maps are float32 or bfloat16, all of one dtype, and the weight is as the maps or float32."""
+    dtype = sources[0].x.dtype
+    alike = all(s.x.dtype == dtype for s in sources)
+    return alike and dtype in (torch.float32, torch.bfloat16) and weight.dtype in (dtype, torch.float32)
+
+
 def fits(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> bool:
     """Whether the kernels can compute this convolution and both its gradients."""
     channels = [weight.shape[0], weight.shape[1], *(s.x.shape[1] for s in sources)]
     return (
         kind_of(weight, geometry) is not None
         and all(c > 0 and c % CHANNELS == 0 for c in channels)
-        and weight.dtype in (torch.float32, torch.bfloat16)
-        and all(s.x.dtype == weight.dtype for s in sources)
+        and takes_dtypes(sources, weight)
         and sources[0].x.numel() > 0
     )
 
@@ -159,7 +165,7 @@ def fwd(
     native.library().fi_cpu_winograd_fwd(
         ctypes.byref(shape), native.c_sources(sources), len(sources), weight.data_ptr(),
         strides(weight, geometry, backward=False), address(bias), y.data_ptr(), address(mean), address(var),
-        native.DTYPES[x.dtype], torch.get_num_threads(),
+        native.DTYPES[x.dtype], native.DTYPES[weight.dtype], torch.get_num_threads(),
     )  # fmt: skip
     return y, mean, var
 
@@ -172,8 +178,8 @@ def dgrad(
     shape, weight = dgrad_shape(sources[0].x.shape, g.x.shape, weight.shape, geometry), apart_in_sets(weight)
     native.library().fi_cpu_winograd_dgrad(
         ctypes.byref(shape), native.c_sources([g]), weight.data_ptr(), strides(weight, geometry, backward=True),
-        native.c_sources(sources), len(sources), *grad_pointers(grads), native.DTYPES[weight.dtype],
-        torch.get_num_threads(),
+        native.c_sources(sources), len(sources), *grad_pointers(grads), native.DTYPES[g.x.dtype],
+        native.DTYPES[weight.dtype], torch.get_num_threads(),
     )  # fmt: skip
     return with_means(sources, grads)
 
@@ -225,7 +231,7 @@ def wgrad(g: Source, sources: Sequence[Source], weight: Tensor, geometry: Geomet
     shape = forward_shape(sources[0].x.shape, g.x.shape, weight.shape, geometry)
     native.library().fi_cpu_winograd_wgrad(
         ctypes.byref(shape), native.c_sources(sources), len(sources), native.c_sources([g]), dweight.data_ptr(),
-        strides(dweight, geometry, backward=False), native.DTYPES[weight.dtype],
+        strides(dweight, geometry, backward=False), native.DTYPES[g.x.dtype], native.DTYPES[weight.dtype],
         torch.get_num_threads(),
     )  # fmt: skip
     return dweight

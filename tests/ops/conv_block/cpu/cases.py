@@ -99,6 +99,8 @@ class Inputs:
         self.bias = normal(case.channels_out).to(dtype)
         self.exact = reference.fwd(*self.as_double(), self.geometry, True)
         self.y, self.mean = self.exact[0].to(dtype), self.exact[1].float()
+        if dtype == torch.bfloat16:  # statistics are those of the rounded map
+            self.mean = self.y.double().mean((0, *range(2, self.y.dim()))).float()
         count = self.y.numel() // self.y.shape[1]
         self.dy = normal(*self.y.shape).to(dtype)
         self.dmean, self.dvar = (normal(case.channels_out) * count**0.5 for _ in range(2))

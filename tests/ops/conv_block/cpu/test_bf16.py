@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
-from fastinpaint.ops.conv_block import cpu
-from fastinpaint.ops.conv_block.cpu import select, winograd
+from fastinpaint.ops.conv_block import cpu, reference
+from fastinpaint.ops.conv_block.cpu import select, thin, winograd
 from fastinpaint.ops.dispatch import native, native_cpu
 from fastinpaint.ops.types import Geometry, Source
 from tests.ops.conv_block.cpu.cases import (
@@ -18,13 +20,14 @@ from tests.ops.conv_block.cpu.cases import (
     check_channels_last_weight,
     check_needed_alone,
 )
+from tests.ops.conv_block.cpu.test_thin import NARROW, WIDEN
 
 pytestmark = pytest.mark.skipif(native.why_not("cpu") is not None, reason=str(native.why_not("cpu")))
 
-# y, dx, daddend, dweight and dbias keep the rule's 2: the worst seen are 0.96, 1.22, 1.12, 1.10 and 0.71. Sums over all
+# y, dx, daddend, dweight and dbias keep the rule's 2: the worst seen are 1.01, 1.35, 1.12, 1.77 and 1.9. Sums over all
 # pixels do not average the rounding of a transformed weight, and of 16 to 48 such sums stock's are small by luck.
-# Worst seen: mean 3.14, var 2.32, dmean 4.95, dshift 3.10, dscale 3.05.
-LUCK = {"mean": 3.5, "var": 2.5, "dmean": 5.5, "dshift": 3.5, "dscale": 3.5}
+# Worst seen: mean 3.14, var 2.32, dmean 6.77, dshift 3.10, dscale 3.05. Over many draws they keep the 2: see below.
+LUCK = {"mean": 3.5, "var": 2.5, "dmean": 7.0, "dshift": 3.5, "dscale": 3.5}
 SAME = Geometry((1, 1), (1, 1), (1, 1), (0, 0))
 
 
@@ -43,6 +46,62 @@ def test_winograd_forward_and_gradients(case: Case) -> None:
     inputs = inputs_of(case)
     assert select.select_kernels(inputs.sources, inputs.weight, case.geometry) == (winograd,) * 3
     check_all(inputs, LUCK)
+
+
+@pytest.mark.usefixtures("_own")
+@pytest.mark.parametrize("case", CONVOLUTIONS[4:], ids=lambda c: c.name)
+def test_winograd_with_a_float32_weight(case: Case) -> None:
+    """Under autocast the weight is rounded once, when it has been transformed; its gradient is not rounded."""
+    inputs = inputs_of(case)
+    rounded = inputs.bwd(cpu)["dweight"]
+    inputs.weight = inputs.exact_weight
+    check_all(inputs, LUCK)
+    dweight = inputs.bwd(cpu)["dweight"]
+    assert dweight.dtype == torch.float32
+    assert torch.equal(dweight.bfloat16(), rounded)
+
+
+@pytest.mark.usefixtures("_own")
+@pytest.mark.parametrize("rounded", [True, False], ids=["bfloat16_weight", "float32_weight"])
+@pytest.mark.parametrize("case", [*WIDEN, *NARROW], ids=lambda c: c.name)
+def test_thin_forward_and_gradients(case: Case, rounded: bool) -> None:
+    inputs = inputs_of(case)
+    if not rounded:
+        inputs.weight = inputs.exact_weight
+    assert select.select_kernels(inputs.sources, inputs.weight, case.geometry) == (thin,) * 3
+    check_all(inputs, LUCK)
+
+
+@pytest.mark.parametrize("way", ["own", "onednn"])
+@pytest.mark.parametrize("kernel", [(3, 3), (1, 3, 3), (3, 3, 3)], ids=str)
+def test_every_way_takes_a_float32_weight(way: str, kernel: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(select.VARIABLE, way)
+    axes = len(kernel)
+    case = Case(
+        "mixed", ((16, "ar"),), 32, (6, 7, 8)[-axes:], kernel, (1,) * axes, tuple(k // 2 for k in kernel), (1,) * axes
+    )
+    inputs = inputs_of(case)
+    inputs.weight = inputs.exact_weight
+    check_all(inputs, LUCK)
+
+
+@pytest.mark.usefixtures("_own")
+@pytest.mark.parametrize("name", ["video_up", "frames", "dilated"])
+def test_vectors_of_sums_keep_the_rule_over_many_draws(name: str) -> None:
+    (case,) = (c for c in CONVOLUTIONS if c.name == name)
+    squares: dict[str, list[float]] = {}
+    for draw in range(1, 9):
+        inputs = inputs_of(dataclasses.replace(case, name="x" * draw))  # the name's length is the seed
+        inputs.weight = inputs.exact_weight
+        found = [dict(zip(("mean", "var"), inputs.fwd(m)[1:], strict=True)) | inputs.bwd(m) for m in (cpu, reference)]
+        exact = dict(zip(("mean", "var"), inputs.exact[1:], strict=True)) | inputs.bwd(reference, double=True)
+        for key in exact.keys() - {"dweight", "dbias", "dx[0]"}:
+            both = squares.setdefault(key, [0.0, 0.0])
+            for i in range(2):
+                both[i] += float((found[i][key].double() - exact[key]).square().sum())
+    assert squares.keys() == {"mean", "var", "dmean[0]", "dscale[0]", "dshift[0]"}
+    ratios = {key: (ours / stock) ** 0.5 for key, (ours, stock) in squares.items()}
+    assert max(ratios.values()) <= 2, ratios  # worst seen: 1.66
 
 
 @pytest.mark.usefixtures("_own")
