@@ -10,6 +10,7 @@ from torch import nn
 from fastinpaint.nn import layers, region
 from fastinpaint.nn.deferred import plain
 from fastinpaint.nn.deferred_tensor import DeferredTensor
+from fastinpaint.nn.sequential import Sequential
 
 TUNER = "_fastinpaint_tuner"  # the attribute of a model that measures its first calls, by one hook
 
@@ -33,6 +34,8 @@ def add_border_hooks(model: nn.Module, fused: frozenset[type[nn.Module]]) -> Non
                 before = _hooked_inputs if type(module) is nn.Identity else _plain_inputs
                 handles = [module.register_forward_pre_hook(before, with_kwargs=True, prepend=True)]
         else:
+            if type(module) is nn.Sequential:
+                module.__class__ = Sequential
             handles = [
                 module.register_forward_pre_hook(_enter, with_kwargs=True, prepend=True),
                 module.register_forward_hook(_leave, prepend=True, always_call=True),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -17,6 +17,7 @@ from fastinpaint.acceleration.plan import Plan
 from fastinpaint.nn import layers
 from fastinpaint.nn.padded import zeros_of
 from fastinpaint.nn.raw import Options
+from fastinpaint.nn.sequential import Sequential
 from fastinpaint.ops.conv_block.zero_padding import absorbed
 
 NORMS = (_NormBase, nn.GroupNorm)
@@ -64,8 +65,14 @@ def _read_by_fused(model: nn.Module) -> set[nn.Module]:
 
     Under a compiler only these are deferred, because it cannot trace what other code may do with a deferred tensor.
     """
-    rows = [m for m in model.modules() if isinstance(m, nn.Sequential) and type(m).forward is nn.Sequential.forward]
+    rows = [m for m in model.modules() if _is_row(m)]
     return {one for row in rows for one, other in pairwise(row) if type(one) in FUSED and type(other) in FUSED}
+
+
+def _is_row(module: nn.Module) -> TypeGuard[nn.Sequential]:
+    """Whether it passes what a layer returns to the next one, and nothing else."""
+    forwards = (nn.Sequential.forward, Sequential.forward)
+    return isinstance(module, nn.Sequential) and type(module).forward in forwards
 
 
 def _is_wanted(plan: Plan, name: str, module: nn.Module) -> bool:
@@ -82,6 +89,8 @@ def unswap(model: Model) -> Model:
             module.__class__ = plain_class
             del module._fastinpaint, module._fastinpaint_accelerated
             vars(module).pop("_fastinpaint_follows", None)
+        if type(module) is Sequential:
+            module.__class__ = nn.Sequential  # type: ignore[assignment]
         for handle in vars(module).pop("_fastinpaint_borders", ()):
             handle.remove()
         vars(module).pop("_fastinpaint_plain", None)
@@ -127,7 +136,7 @@ def _unfusable_padding(model: nn.Module) -> dict[nn.Module, str]:
     """The padding modules in an nn.Sequential whose reader needs a plain tensor, with the reason."""
     reasons: dict[nn.Module, list[str | None]] = {}
     for row in model.modules():
-        if not isinstance(row, nn.Sequential) or type(row).forward is not nn.Sequential.forward:
+        if not _is_row(row):
             continue
         children = [child for child in row if type(child) is not nn.Identity]
         for pad, reader in pairwise(children):

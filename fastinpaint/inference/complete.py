@@ -25,6 +25,9 @@ Doubt = TypeVar("Doubt", np.ndarray, Tensor)
 KNOWN = 0.8
 """Doubt up to which a network's correction is left out; it counts in full at a doubt of 1. The network sees the video
 coarsely, so what other frames show is better than what it says."""
+TAPER = 4.0
+"""Pixels of what the network sees, from the hole's edge inwards, over which its correction comes in. Near the edge the
+fill fits the known pixels better than anything that is seen coarsely."""
 
 
 def complete(
@@ -116,6 +119,17 @@ def weight(doubt: Doubt) -> Doubt:
     return ((doubt - KNOWN) / (1 - KNOWN)).clip(0, 1)
 
 
+def taper(hole: np.ndarray, scale: float) -> np.ndarray:
+    """``min(depth * scale / TAPER, 1)``: how much of a correction counts by the depth in the hole, float32 ``[h, w]``.
+
+    Args:
+        hole: bool ``[h, w]``.
+        scale: the side of what the network sees over that of the hole's window.
+    """
+    depth = cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.minimum(depth * (scale / TAPER), 1)
+
+
 def corrects(model: nn.Module) -> bool:
     """Whether a network was trained to correct a propagated fill, rather than to fill by itself."""
     return getattr(getattr(model, "config", None), "fill", "mean") == "propagated"
@@ -176,7 +190,8 @@ def fill(
     height, width = crops[0].shape[:2]
     enlarged = [cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC) for frame in output]
     if correcting:
-        changes = [frame * weight(hole)[..., None] for frame, hole in zip(enlarged, holes, strict=True)]
+        shares = [weight(hole) * taper(hole > 0, region.width / width) for hole in holes]
+        changes = [frame * share[..., None] for frame, share in zip(enlarged, shares, strict=True)]
         enlarged = [change + crop / np.float32(255) for change, crop in zip(changes, crops, strict=True)]
     return [np.rint(frame.clip(0, 1) * 255).astype(np.uint8) for frame in enlarged]
 

@@ -14,6 +14,8 @@ FRAMES, COPIES = 4, 3
 """Frames of the window that are tried, and copies of each frame's hole."""
 BETTER = 0.98
 """Share of the fill's error that the corrected one's must be below, or the clip is not corrected."""
+SURE = 1.0
+"""Standard errors of the mean that the gain must be above: a few lucky places are not enough."""
 
 Pair = tuple[np.ndarray, np.ndarray]
 Correct = Callable[[list[Pair]], list[np.ndarray]]
@@ -32,12 +34,16 @@ class Trial(NamedTuple):
 def helps(correct: Correct, window: list[Pair], seed: int = 0) -> bool:
     """Hide known pixels of single frames, fill them, correct the fill, and compare both with the truth.
 
+        mean(after) < BETTER mean(before)   and   mean(gain) > SURE std(gain) / sqrt(n),   gain = before - after
+
+    Before and after are the mean errors at each of the n hidden places.
+
     Args:
         window: filled frames and their doubts, 1 - confidence, above 0 in holes.
 
     Returns:
-        whether the correction's error is below `BETTER` of the fill's. Where there is no place for a copy of the hole,
-        true, as the correction helps on the mean of clips.
+        whether the correction helps. Where there is no place for a copy of the hole, true, as it helps on the mean of
+        clips.
     """
     rng = np.random.default_rng(seed)
     trials = [
@@ -46,7 +52,13 @@ def helps(correct: Correct, window: list[Pair], seed: int = 0) -> bool:
         for hidden in (displaced((doubt > 0)[None], rng)[0] for _ in range(COPIES))
         if hidden.any()
     ]
-    return not trials or error_of(correct, trials) < BETTER * fill_error(trials)
+    if not trials:
+        return True
+    before = errors_of([one.fill for one in trials], trials)
+    after = errors_of([correct([(one.fill, one.doubt)])[0] for one in trials], trials)
+    gain = before - after
+    error = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else 0.0
+    return bool(after.mean() < BETTER * before.mean() and gain.mean() > SURE * error)
 
 
 def tried(window: list[Pair]) -> list[Pair]:
@@ -62,19 +74,11 @@ def trial(frame: np.ndarray, doubt: np.ndarray, hidden: np.ndarray) -> Trial:
     return Trial(frame, hidden, filled.video[0], 1 - filled.confidence[0])
 
 
-def fill_error(trials: list[Trial]) -> float:
-    """The mean error of the fills at the hidden places, 0 to 255."""
-    return _mean_error([one.fill for one in trials], trials)
-
-
-def error_of(correct: Correct, trials: list[Trial]) -> float:
-    """The mean error of the corrected fills at the hidden places, 0 to 255."""
-    return _mean_error([correct([(one.fill, one.doubt)])[0] for one in trials], trials)
-
-
-def _mean_error(results: list[np.ndarray], trials: list[Trial]) -> float:
-    errors = [
-        np.abs(result[one.place].astype(np.float32) - one.truth[one.place])
-        for result, one in zip(results, trials, strict=True)
-    ]
-    return float(np.concatenate(errors).mean())
+def errors_of(results: list[np.ndarray], trials: list[Trial]) -> np.ndarray:
+    """The mean error, 0 to 255, of each result at its trial's hidden place."""
+    return np.array(
+        [
+            np.abs(result[one.place].astype(np.float32) - one.truth[one.place]).mean()
+            for result, one in zip(results, trials, strict=True)
+        ]
+    )

@@ -39,6 +39,7 @@ from fastinpaint.nn.layers import (
     ZeroPad3d,
 )
 from fastinpaint.nn.sample_norms import GroupNorm, InstanceNorm2d, InstanceNorm3d
+from fastinpaint.nn.sequential import Sequential
 
 __all__ = [
     "ELU",
@@ -70,6 +71,7 @@ __all__ = [
     "Mish",
     "ReLU",
     "ReLU6",
+    "Sequential",
     "SiLU",
     "Sigmoid",
     "Softplus",

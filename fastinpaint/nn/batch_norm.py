@@ -39,11 +39,11 @@ class _Norm(_Layer, _BatchNorm):
         if not isinstance(input, Deferred):
             return self._by_torch(input) if self._is_light(input) else super().__call__(input)
         raw = input.waiting_conv()
-        norm = None if raw is None else self._joined(raw, input)
+        norm = None if raw is None else self.joined(raw, input)
         if raw is None or norm is None:
             return super().__call__(input)
         if not self.training:
-            return deferred_of(Part(self._folded(raw, norm)), self._fastinpaint)
+            return deferred_of(Part(self.folded(raw, norm)), self._fastinpaint)
         apply, arguments = raw.prepare(True, norm)
         raw.finish(arguments, apply(*arguments))
         if raw.vectors is None:
@@ -56,8 +56,11 @@ class _Norm(_Layer, _BatchNorm):
             return False
         return is_light(input.shape, input.device, self._fastinpaint.backend)
 
-    def _joined(self, raw: PendingConv, input: Map) -> Norm | None:
-        """This batch norm, for the convolution before it: for its node, or in evaluation for its weight; else None."""
+    def joined(self, raw: PendingConv, input: Map | None = None) -> Norm | None:
+        """This batch norm, for the convolution before it: for its node, or in evaluation for its weight; else None.
+
+        input: the convolution's result, for torch's error where it has too many axes.
+        """
         shape, parameters, buffers, training = raw.shape, self._parameters, self._buffers, self.training
         if raw.mode.grad != training or shape[1] != self.num_features or self._process_group() is not None:
             return None
@@ -65,6 +68,8 @@ class _Norm(_Layer, _BatchNorm):
         if values <= training or "weight" not in parameters or "running_mean" not in buffers:
             return None
         if len(shape) != self._axes:
+            if input is None:
+                return None
             self._check_input_dim(input)
         weight, bias = parameters["weight"], parameters["bias"]
         mean, var, device = buffers["running_mean"], buffers["running_var"], raw.device
@@ -79,7 +84,7 @@ class _Norm(_Layer, _BatchNorm):
             running = Running(mean, var, tracked, 0.0 if momentum is None and tracked is None else momentum)
         return Norm(weight, bias, running, self.eps)
 
-    def _folded(self, raw: PendingConv, norm: Norm) -> PendingConv:
+    def folded(self, raw: PendingConv, norm: Norm) -> PendingConv:
         """The convolution with this batch norm, by the running statistics, in its weight."""
         weight, bias, running, eps = norm
         assert running is not None

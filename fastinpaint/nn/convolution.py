@@ -28,28 +28,46 @@ class _Conv(_Layer, _ConvNd):
     """A convolution that waits until it is known whether batch statistics of its result are wanted."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The short way of an unobserved call, by the layer's plan. Every other call takes `forward`."""
-        parameters = self.__dict__["_parameters"]
-        # a scripted layer has something else in its place; a parametrization computes the weight
-        weight = parameters.get("weight") if type(parameters) is dict else None
-        if weight is None or len(args) != 1 or kwargs or not unobserved(self):
+        """The short way of an unobserved call. Every other call takes `forward`."""
+        if len(args) != 1 or kwargs or not unobserved(self):
             return super().__call__(*args, **kwargs)
         (input,) = args
+        plan = self.plan_for(input)
+        if plan is None:
+            return super().__call__(input)
+        if plan.light and self._fastinpaint_accelerated and not torch.is_grad_enabled():
+            return self._by_torch(input)
+        parts = (Part(Raw(input)),) if type(input) is Tensor else input.parts()
+        options, own = self._fastinpaint, self._parameters
+        for raw in waiting(parts):  # here, not layers deep
+            apply, arguments = raw.prepare()
+            raw.finish(arguments, apply(*arguments))
+        weight: Any = own["weight"]
+        pending = PendingConv(parts, weight, own.get("bias"), plan.geometry, options, plan.shape, plan.calls)
+        return deferred_of(Part(pending), options)
+
+    def plan_for(self, input: Any) -> Plan | None:
+        """What was worked out for such an input of an unobserved call; None where `forward` must run."""
+        own = self.__dict__
+        parameters = own["_parameters"]
+        # a scripted layer has something else in its place; a parametrization computes the weight
+        weight = parameters.get("weight") if type(parameters) is dict else None
+        if weight is None:
+            return None
         kind = type(input)
         if kind is DeferredTensor:
             parts: Any = input._parts
             first = parts[0].raw
             shape = first.shape if len(parts) == 1 else input.shape
         elif kind is Tensor and not self._fastinpaint_follows:
-            parts, first, shape = None, input, input.shape
+            first, shape = input, input.shape
         else:
-            return super().__call__(*args)
-        dtype, device = weight.dtype, weight.device
-        alike = first.dtype == dtype and first.device == device and dtype in DTYPES
+            return None
+        dtype = weight.dtype
+        alike = first.dtype == dtype and first.device == weight.device and dtype in DTYPES
         if not alike and not _same_kind(input, weight):
-            return super().__call__(*args)
-        bias = parameters.get("bias")
-        plans = self.__dict__.get("_fastinpaint_plans")
+            return None
+        bias, plans = parameters.get("bias"), own.get("_fastinpaint_plans")
         plan = None if plans is None else plans.get(shape)
         question = (
             weight.shape, None if bias is None else bias.shape, self.stride, self.padding, self.dilation, self.groups,
@@ -57,19 +75,7 @@ class _Conv(_Layer, _ConvNd):
         )  # fmt: skip
         if plan is None or plan.question != question:
             plan = self._plan(input, weight, bias, question)
-            if plan is None:
-                return super().__call__(*args)
-        if plan.light and self._fastinpaint_accelerated and not torch.is_grad_enabled():
-            return self._by_torch(input)
-        parts = (Part(Raw(input)),) if parts is None else input.parts()
-        part = parts[0]
-        if part.raw.x is None or len(parts) > 1 or part.addend is not None:
-            for raw in waiting(parts):  # here, not layers deep
-                apply, arguments = raw.prepare()
-                raw.finish(arguments, apply(*arguments))
-        options = self._fastinpaint
-        pending = PendingConv(parts, weight, bias, plan.geometry, options, plan.shape, plan.calls)
-        return deferred_of(Part(pending), options)
+        return plan
 
     def _plan(self, input: Map, weight: Tensor, bias: Tensor | None, question: tuple[Any, ...]) -> Plan | None:
         """The plan for inputs of this shape; None where only torch's own layer can give the result."""

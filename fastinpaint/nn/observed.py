@@ -13,6 +13,8 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from fastinpaint.nn.region import inside
 
+_C = torch._C
+
 
 def hooked(module: nn.Module, own: int = 0) -> bool:
     """Whether hooks other than the library's see the module's inputs or outputs."""
@@ -29,10 +31,13 @@ def hooked(module: nn.Module, own: int = 0) -> bool:
 
 def unobserved(module: Any) -> bool:
     """Whether nothing observes a fused layer's call, and other layers of its model read the result."""
-    if torch.compiler.is_compiling():
-        return False
+    return nothing_observes() and not own_observer(module) and (not module._fastinpaint_accelerated or inside())
+
+
+def own_observer(module: Any) -> Any:
+    """What observes this module alone; falsy without."""
     own = module.__dict__
-    return not (
+    return (
         own["_forward_hooks"]
         or own["_forward_pre_hooks"]
         or own["_backward_hooks"]
@@ -40,17 +45,23 @@ def unobserved(module: Any) -> bool:
         or "forward" in own
         or module._compiled_call_impl is not None
         or module._fastinpaint_plain
+    )
+
+
+def nothing_observes() -> bool:
+    """Whether nothing observes calls of modules and of torch's functions."""
+    return not (
+        torch.compiler.is_compiling()
         or torch_module._global_forward_hooks
         or torch_module._global_forward_pre_hooks
         or torch_module._global_backward_hooks
         or torch_module._global_backward_pre_hooks
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._is_torch_function_mode_enabled()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._get_tracing_state() is not None
+        or _C._len_torch_dispatch_stack()
+        or _C._is_torch_function_mode_enabled()
+        or _C._are_functorch_transforms_active()
+        or _C._get_tracing_state() is not None
         or torch.autograd._profiler_enabled()
         or forward_ad._current_level >= 0
-        or (module._fastinpaint_accelerated and not inside())
     )
 
 

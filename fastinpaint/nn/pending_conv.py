@@ -138,8 +138,10 @@ class PendingConv(Raw):
             steps = depth(recipes)
             if steps < MOST_STEPS and self._to_be_forgotten():
                 self.recipe = Recipe(partial(conv_block.recompute, call), (weight, bias, *recipes), Slot(), steps + 1)
-        if norm is not None and fused_bn.can(call, sources, norm):
-            return fused_bn.node(call, sources, weight, bias, norm, given, self.recipe)
+        if norm is not None:
+            both = fused_bn.node(call, sources, weight, bias, norm, given, self.recipe)
+            if both is not None:
+                return both
         return conv_block.node(call, sources, weight, bias, given, self.recipe)
 
     def finish(self, arguments: tuple[Any, ...], found: tuple[Tensor, ...]) -> None:
@@ -159,7 +161,9 @@ class PendingConv(Raw):
         """All of the call that is no tensor: from the layer's plan, where such a call has been made before."""
         if self.calls is None or torch.compiler.is_compiling():
             return torch_library.call_of(sources, weight, self.geometry, stats, self.options.backend)
-        question: tuple[Any, ...] = (stats, weight.dtype, weight.device, self.options.backend, *registry.settings())
+        question: tuple[Any, ...] = (
+            stats, weight.dtype, weight.device, weight.stride(), self.options.backend, *registry.settings(),
+        )  # fmt: skip
         for x, mean, _, _, relu, addend in sources:
             question += (x.shape, x.dtype, relu, mean is None, addend is None)
         call = self.calls.get(question)
@@ -210,6 +214,8 @@ class PendingConv(Raw):
 
 def waiting(parts: Sequence[Part]) -> list[PendingConv | Activated]:
     """The maps that a convolution of the parts would make first, in order: who runs them does so few calls deep."""
+    if len(parts) == 1 and parts[0].raw.x is not None and parts[0].addend is None:  # as is usual
+        return []
     mode, found = Mode.now(), list[PendingConv | Activated]()
     seen = [raw for part in parts for raw in (part.raw, part.addend) if raw is not None]
     while seen:

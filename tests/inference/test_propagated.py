@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from fastinpaint.inference import Settings, complete
+from fastinpaint.inference.complete import TAPER, taper
 from fastinpaint.propagation import propagate
 
 
@@ -68,10 +70,21 @@ def test_a_correction_is_scaled_by_doubt() -> None:
     assert np.array_equal(result[~mask], video[~mask])
     change = result[mask].astype(float) - filled.video[mask]
     unknown = 1 - filled.confidence[mask]
-    expected = 25.5 * unknown * ((unknown - 0.8) / 0.2).clip(0, 1)
+    depth = [cv2.distanceTransform(frame.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for frame in mask]
+    expected = 25.5 * unknown * ((unknown - 0.8) / 0.2).clip(0, 1) * np.minimum(np.stack(depth)[mask] / TAPER, 1)
     assert np.allclose(change, expected[:, None], atol=1.01)
     assert (change[unknown <= 0.8] == 0).all()
     assert (change > 20).any()
+
+
+def test_a_correction_comes_in_from_the_edge_of_the_hole() -> None:
+    hole = np.zeros((30, 30), bool)
+    hole[5:25, 5:25] = True
+    full, half = taper(hole, 1.0), taper(hole, 0.5)
+    assert full[15, 4:9] == pytest.approx([0, 0.25, 0.5, 0.75, 1])
+    assert half[15, 4:9] == pytest.approx(full[15, 4:9] / 2)
+    assert (full[~hole] == 0).all()
+    assert full[15, 15] == half[15, 15] == 1
 
 
 def test_a_feather_fades_into_a_corrected_fill_too() -> None:

@@ -29,6 +29,22 @@ def test_what_knows_the_truth_helps_and_what_changes_nothing_or_spoils_does_not(
     assert not helps(spoiled, window())
 
 
+def test_a_few_lucky_places_are_not_enough() -> None:
+    calls = 0
+
+    def moved(frame: np.ndarray, share: float) -> np.ndarray:
+        return (frame + share * (TRUTH - frame.astype(np.float32))).clip(0, 255).astype(np.uint8)
+
+    def lucky(pairs: list[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+        nonlocal calls
+        calls += 1
+        return [moved(frame, 1.0 if calls == 1 else -0.02) for frame, _ in pairs]
+
+    assert not helps(lucky, window())
+    assert calls > 3
+    assert helps(lambda pairs: [moved(frame, 1 / calls - 0.02) for frame, _ in pairs], window())  # the same gain in all
+
+
 def test_a_hole_without_room_for_a_copy_is_corrected() -> None:
     doubt = np.ones((48, 64), np.float32)
     assert helps(lambda pairs: [frame for frame, _ in pairs], [(TRUTH, doubt)])

@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-import ctypes
+import struct
 
 import torch
 from torch import Tensor
 
-from fastinpaint.ops.batch_norm.reference import Running
+from fastinpaint.ops.batch_norm.reference import Norm, Running
 from fastinpaint.ops.dispatch import native_cuda as native
 
 IN_TORCH = False
 DTYPES = {**native.DTYPES, torch.float64: 4}
 
 
-class CPerChannel(ctypes.Structure):
-    """`fi::PerChannel` of csrc/batch_norm/kernels.cuh."""
-
-    _fields_ = (("data", ctypes.c_void_p), ("dtype", ctypes.c_int))
-
-
-class CBatchNorm(ctypes.Structure):
-    """`fi::BatchNorm`."""
-
-    _fields_ = (
-        *((name, CPerChannel) for name in ("weight", "bias", "running_mean", "running_var", "dweight")),
-        *((name, ctypes.c_void_p) for name in ("mean", "var", "dscale", "total", "tracked", "scale", "shift", "dvar")),
-        *((name, ctypes.c_double) for name in ("count", "momentum")),
-        ("eps", ctypes.c_float),
-        ("channels", ctypes.c_int),
-    )
+# `fi::BatchNorm` of csrc/batch_norm/kernels.cuh: weight, bias, running_mean, running_var and dweight, each an address
+# and a dtype; mean, var, dscale, total, tracked, scale, shift and dvar; count and momentum; eps and channels.
+PACKED = struct.Struct("@PiPiPiPiPi8P2dfi")
 
 
 def why_not(var: Tensor, weight: Tensor | None, bias: Tensor | None, running: Running | None) -> str | None:
@@ -50,45 +37,74 @@ def fwd(
 ) -> tuple[Tensor, Tensor]:
     """scale and shift. Updates the running statistics in place, with any strides."""
     mean, var = mean.contiguous(), var.contiguous()
-    weight, bias = None if weight is None else weight.contiguous(), None if bias is None else bias.contiguous()
     scale, shift = torch.empty_like(var), torch.empty_like(var)
     total = count.float() if isinstance(count, Tensor) else None
-    call = _arguments(var, weight, eps)
-    call.bias, call.mean, call.total = _vector(bias), native.address(mean), native.address(total)
-    call.scale, call.shift = native.address(scale), native.address(shift)
-    call.count = 0 if isinstance(count, Tensor) else count
-    dense = None
-    if running is not None:
-        dense = running._replace(mean=running.mean.contiguous(), var=running.var.contiguous())
-        call.running_mean, call.running_var = _vector(dense.mean), _vector(dense.var)
-        call.tracked = native.address(running.tracked)
-        call.momentum = -1.0 if running.momentum is None else running.momentum
-    native.call("batch_norm", "fi_batch_norm_fwd", var, ctypes.byref(call))
-    if running is not None and dense is not None:
-        for given, changed in zip(running[:2], dense[:2], strict=True):
-            if given is not changed:
-                given.copy_(changed)
+    places = (mean.data_ptr(), var.data_ptr(), scale.data_ptr(), shift.data_ptr())
+    norm, values = Norm(weight, bias, running, eps), 0 if isinstance(count, Tensor) else count
+    packed, dense = pack_fwd(norm, values, len(var), *places, total=native.address(total) or 0)
+    native.call("batch_norm", "fi_batch_norm_fwd", var, packed)
+    put_back(running, dense)
     return scale, shift
+
+
+def pack_fwd(
+    norm: Norm, values: int, channels: int, mean: int, var: int, scale: int, shift: int, total: int = 0
+) -> tuple[bytes, tuple[Tensor | None, ...]]:
+    """A `CBatchNorm` for forward, and the dense vectors that it points to. Addresses are numbers; 0 for null.
+
+    values: how many there are a channel, unless total is their number on the device.
+    """
+    weight, bias, running, eps = norm
+    weight, bias = None if weight is None else weight.contiguous(), None if bias is None else bias.contiguous()
+    running_mean = running_var = None
+    tracked, momentum = 0, 0.0
+    if running is not None:
+        running_mean, running_var = running.mean.contiguous(), running.var.contiguous()
+        tracked = native.address(running.tracked) or 0
+        momentum = -1.0 if running.momentum is None else running.momentum
+    dense = (weight, bias, running_mean, running_var)
+    packed = PACKED.pack(
+        *_per_channel(weight), *_per_channel(bias), *_per_channel(running_mean), *_per_channel(running_var), 0, 0,
+        mean, var, 0, total, tracked, scale, shift, 0, values, momentum, eps, channels,
+    )  # fmt: skip
+    return packed, dense
+
+
+def put_back(running: Running | None, dense: tuple[Tensor | None, ...]) -> None:
+    """Copy updated running statistics back where `pack_fwd` made a dense copy."""
+    if running is not None:
+        for given, changed in ((running.mean, dense[2]), (running.var, dense[3])):
+            if changed is not None and given is not changed:
+                given.copy_(changed)
 
 
 def bwd(
     dscale: Tensor, var: Tensor, weight: Tensor | None, eps: float, needs_weight: bool
 ) -> tuple[Tensor, Tensor | None]:
     """The gradients dvar and dweight."""
-    dscale, var = dscale.contiguous(), var.contiguous()
-    weight = None if weight is None else weight.contiguous()
     dvar = native.vector(var, len(var))
-    dweight = torch.empty_like(weight) if needs_weight and weight is not None else None
+    dscale, var = dscale.contiguous(), var.contiguous()
+    packed, dweight, _ = pack_bwd(dscale, var, weight, needs_weight, eps, dvar.data_ptr())
     if len(var):
-        call = _arguments(var, weight, eps)
-        call.dscale, call.dvar, call.dweight = native.address(dscale), native.address(dvar), _vector(dweight)
-        native.call("batch_norm", "fi_batch_norm_bwd", var, ctypes.byref(call))
+        native.call("batch_norm", "fi_batch_norm_bwd", var, packed)
     return dvar, dweight
 
 
-def _arguments(var: Tensor, weight: Tensor | None, eps: float) -> CBatchNorm:
-    return CBatchNorm(weight=_vector(weight), var=native.address(var), eps=eps, channels=len(var))
+def pack_bwd(
+    dscale: Tensor, var: Tensor, weight: Tensor | None, needs_weight: bool, eps: float, dvar: int
+) -> tuple[bytes, Tensor | None, Tensor | None]:
+    """A `CBatchNorm` for backward of dense vectors, dweight that it writes, and the dense weight that it points to.
+
+    dvar: the address that it writes it to.
+    """
+    weight = None if weight is None else weight.contiguous()
+    dweight = torch.empty_like(weight) if needs_weight and weight is not None else None
+    packed = PACKED.pack(
+        *_per_channel(weight), 0, 0, 0, 0, 0, 0, *_per_channel(dweight),
+        0, var.data_ptr(), dscale.data_ptr(), 0, 0, 0, 0, dvar, 0.0, 0.0, eps, var.shape[0],
+    )  # fmt: skip
+    return packed, dweight, weight
 
 
-def _vector(tensor: Tensor | None) -> CPerChannel:
-    return CPerChannel() if tensor is None else CPerChannel(tensor.data_ptr(), DTYPES[tensor.dtype])
+def _per_channel(tensor: Tensor | None) -> tuple[int, int]:
+    return (0, 0) if tensor is None else (tensor.data_ptr(), DTYPES[tensor.dtype])

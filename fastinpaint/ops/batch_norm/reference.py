@@ -58,6 +58,7 @@ class Normed(NamedTuple):
         mean, scale, shift: what applies it, see `fastinpaint.ops.types.Source`.
         rstd, dvar_per_dscale: what its backward needs: dweight = dscale * rstd, dvar = dscale * dvar_per_dscale.
         var, eps: from backends whose backward takes them in place of those two; the biased variance has no gradient.
+        weight: the batch norm's, for such a backward.
     """
 
     mean: Tensor
@@ -67,6 +68,7 @@ class Normed(NamedTuple):
     dvar_per_dscale: Tensor | None = None
     var: Tensor | None = None
     eps: float = 0.0
+    weight: Tensor | None = None
 
 
 VECTORS = 5  # of `Normed`, which every backend gives

@@ -62,7 +62,8 @@ def finish(count: Tensor, part_mean: Tensor, part_m2: Tensor, norm: Norm, values
         values: number of values per channel.
     """
     channels, parts = part_mean.shape
-    found = Normed(*map(support.float_empty, [count] * VECTORS, [channels] * VECTORS))  # type: ignore[arg-type]
+    wide, device = torch.float32, count.device
+    vectors = [torch.empty(channels, dtype=wide, device=device) for _ in range(VECTORS)]
     weight, bias, running, eps = norm
     running_mean = running_var = tracked = None
     momentum: float | None = 0.0
@@ -70,13 +71,14 @@ def finish(count: Tensor, part_mean: Tensor, part_m2: Tensor, norm: Norm, values
         running_mean, running_var, tracked, momentum = running
         running_mean, running_var = running_mean.contiguous(), running_var.contiguous()
     kernels.finish_norm_kernel[(channels,)](
-        count, part_mean, part_m2, *(None if t is None else t.contiguous() for t in (weight, bias)),
-        running_mean, running_var, tracked, *found[:VECTORS], parts, float(values), momentum, eps,
+        count, part_mean, part_m2, None if weight is None else weight.contiguous(),
+        None if bias is None else bias.contiguous(),
+        running_mean, running_var, tracked, *vectors, parts, float(values), momentum, eps,
         HAS_WEIGHT=weight is not None, HAS_BIAS=bias is not None, HAS_RUNNING=running is not None,
         HAS_TRACKED=tracked is not None, BLOCK=FINISH_BLOCK, **support.OPTIONS,
     )  # fmt: skip
     _put_back(running, running_mean, running_var)
-    return found
+    return Normed(*vectors)  # type: ignore[arg-type]
 
 
 def _put_back(running: Running | None, mean: Tensor | None, var: Tensor | None) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from fastinpaint.ops import saved
 from fastinpaint.ops.conv_block import reference, torch_library
 from fastinpaint.ops.conv_block.torch_library import Call
-from fastinpaint.ops.dispatch.fast_path import applied, below_autograd, can_bypass_dispatcher, each_once
+from fastinpaint.ops.dispatch.fast_path import AS_IT_IS, applied, below_autograd, can_bypass_dispatcher, each_once
 from fastinpaint.ops.saved import Operand, Recipe
 from fastinpaint.ops.types import FLAT, Source, flatten, unflatten
 
@@ -39,7 +39,7 @@ class ConvBlock(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         module = call.module
         if module is not None and can_bypass_dispatcher(weight, bias, *flat):  # `torch_library.fwd`, a call less deep
-            with below_autograd(weight.device):
+            with AS_IT_IS if call.unguarded else below_autograd(weight.device):
                 y, mean, var = module.fwd(unflatten(flat, call.relus), weight, bias, call.geometry, call.stats)
                 if not call.stats:
                     mean, var = y.new_empty(0), y.new_empty(0)
@@ -68,7 +68,7 @@ class ConvBlock(torch.autograd.Function):
         dy, dmean, dvar = torch_library.with_zeros(dy, dmean, dvar, y, mean)
         module = call.module
         if module is not None and can_bypass_dispatcher(dy, dmean, dvar, y, mean, weight, *flat):
-            with below_autograd(weight.device):
+            with AS_IT_IS if call.unguarded else below_autograd(weight.device):
                 found, dweight, dbias = module.bwd(
                     dy, dmean, dvar, y, mean, unflatten(flat, call.relus), weight, call.geometry, *needed
                 )

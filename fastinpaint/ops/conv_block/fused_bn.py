@@ -25,6 +25,7 @@ from fastinpaint.ops.batch_norm.reference import VECTORS, Norm, Normed, Running
 from fastinpaint.ops.conv_block import reference, torch_library
 from fastinpaint.ops.conv_block.torch_library import GEOMETRY, Call, Flat, geometry_of, pack
 from fastinpaint.ops.dispatch.fast_path import (
+    AS_IT_IS,
     TAGS,
     applied,
     below_autograd,
@@ -49,18 +50,6 @@ _library.define(
     f"{GEOMETRY}) -> Tensor[]",
     tags=TAGS,
 )
-
-
-def can(call: Call, sources: Sequence[Source], norm: Norm) -> bool:
-    """Whether the backend that runs this convolution has both in one node."""
-    module, running = call.module, norm.running
-    # without a momentum each program would have to read the count that one of them changes
-    if not call.with_norm or (running is not None and running.momentum is None):
-        return False
-    needs_bypass = call.norm_module is not None or getattr(module, "NORM_NEEDS_BYPASS", False)
-    if needs_bypass and not can_bypass_dispatcher(sources[0].x):
-        return False
-    return not hasattr(module, "why_not_norm") or module.why_not_norm(sources, norm) is None  # type: ignore[union-attr]
 
 
 def _fwd(
@@ -152,13 +141,13 @@ for _name, _function, _fake in (("conv_norm_fwd", _fwd, _fwd_fake), ("conv_norm_
 class Kept(NamedTuple):
     """What `ConvNorm` takes that has no gradient: see `fastinpaint.ops.conv_block.autograd.ConvBlock`.
 
+    norm: the batch norm, whose weight and bias `ConvNorm` takes once more.
     sources: the flattened sources once more, where nothing observes operators and the backend is called directly; else
         None.
     """
 
     call: Call
-    running: Running | None
-    eps: float
+    norm: Norm
     recipes: Sequence[Operand] | None
     own: Recipe | None
     sources: Sequence[Source] | None = None
@@ -180,29 +169,26 @@ class ConvNorm(torch.autograd.Function):
         norm_bias: Tensor | None,
         *flat: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
-        call, running, eps, recipes, own, sources = kept
-        rstd: Tensor | None
-        var: Tensor | None = None
-        if sources is not None:
-            assert call.module is not None
-            norm = Norm(norm_weight, norm_bias, running, eps)
-            module, norm_module = call.module, call.norm_module
-            with below_autograd(weight.device):
-                if norm_module is None:
-                    y, found = module.fwd_norm(sources, weight, bias, call.geometry, norm)
-                    mean, scale, shift, rstd, dvar_per_dscale, var, _ = found
-                else:
-                    y, mean, var = module.fwd(sources, weight, bias, call.geometry, True)
-                    rstd = dvar_per_dscale = None
-                    values = y.numel() // y.shape[1]
-                    scale, shift = norm_module.fwd(mean, var, norm_weight, norm_bias, running, values, eps)
-            if running is not None:
-                _count_changes(running)
-        else:
+        call, norm, recipes, own, sources = kept
+        running, eps = norm.running, norm.eps
+        rstd = dvar_per_dscale = var = None
+        if sources is None:
             y, mean, scale, shift, rstd, dvar_per_dscale = torch.ops.fastinpaint.conv_norm_fwd.default(
                 list(flat), call.relus, weight, bias, norm_weight, norm_bias, *(running or (None,) * 4), eps,
                 call.backend, *call.geometry,
             )  # fmt: skip
+        else:
+            module, norm_module = call.module, call.norm_module
+            with AS_IT_IS if call.unguarded else below_autograd(weight.device):
+                if norm_module is None:
+                    y, found = module.fwd_norm(sources, weight, bias, call.geometry, norm)
+                    mean, scale, shift, rstd, dvar_per_dscale, var, _, _ = found
+                else:
+                    y, mean, var = module.fwd(sources, weight, bias, call.geometry, True)
+                    values = y.numel() // y.shape[1]
+                    scale, shift = norm_module.fwd(mean, var, norm_weight, norm_bias, running, values, eps)
+            if running is not None:
+                _count_changes(running)
         ctx.set_materialize_grads(False)
         ctx.call, ctx.eps, ctx.slot = call, eps, None if own is None else own.slot
         double = bias if bias is not None and bias.requires_grad else None  # a vector, for double backward only
@@ -229,7 +215,7 @@ class ConvNorm(torch.autograd.Function):
         _, needs_weight, needs_bias, needs_norm_weight, _, *of_flat = ctx.needs_input_grad
         dy, dmean, dscale, dshift, *_ = upstream
         dy = torch.zeros_like(y) if dy is None else dy
-        normed = Normed(mean, scale, scale, rstd, dvar_per_dscale, var, ctx.eps)  # no backward reads shift
+        normed = Normed(mean, scale, scale, rstd, dvar_per_dscale, var, ctx.eps, norm_weight)  # no backward reads shift
         scaled = norm_weight if needs_norm_weight else None
         needs = [True in of_flat] if len(relus) == 1 else [any(of_flat[5 * i : 5 * i + 5]) for i in range(len(relus))]
         needed = (needs, needs_weight, needs_bias)
@@ -242,7 +228,7 @@ class ConvNorm(torch.autograd.Function):
             assert module is not None
             sources = unflatten(flat, relus)
             norm_module = call.norm_module
-            with below_autograd(weight.device):
+            with AS_IT_IS if call.unguarded else below_autograd(weight.device):
                 if norm_module is None:
                     grads, dweight, dbias, dnorm_weight = module.bwd_norm(
                         dy, dmean, dscale, y, normed, scaled, sources, weight, call.geometry, *needed
@@ -294,12 +280,21 @@ def node(
     norm: Norm,
     recipes: Sequence[Operand] | None = None,
     own: Recipe | None = None,
-) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """What adds a `ConvNorm` to the graph, and its arguments, of checked ones for which `can` is true."""
-    weight_and_bias, running, eps = norm[:2], norm.running, norm.eps
-    flat = flatten(sources)
-    direct = call.module is not None and can_bypass_dispatcher(
-        weight, bias, *weight_and_bias, *(() if running is None else running[:3]), *flat
-    )
-    kept = Kept(call, running, eps, recipes, own, sources if direct else None)
-    return applied(ConvNorm), (kept, weight, bias, *weight_and_bias, *flat)
+) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
+    """What adds a `ConvNorm` to the graph, and its arguments, of checked ones.
+
+    None where the backend that runs this convolution does not have both in one node.
+    """
+    norm_weight, norm_bias, running, _ = norm
+    # without a momentum each program would have to read the count that one of them changes
+    if not call.with_norm or (running is not None and running.momentum is None):
+        return None
+    module, flat = call.module, flatten(sources)
+    changed = () if running is None else running[:3]
+    direct = module is not None and can_bypass_dispatcher(weight, bias, norm_weight, norm_bias, *changed, *flat)
+    if not direct and (call.norm_module is not None or getattr(module, "NORM_NEEDS_BYPASS", False)):
+        return None
+    if hasattr(module, "why_not_norm") and module.why_not_norm(sources, norm) is not None:
+        return None
+    kept = Kept(call, norm, recipes, own, sources if direct else None)
+    return applied(ConvNorm), (kept, weight, bias, norm_weight, norm_bias, *flat)

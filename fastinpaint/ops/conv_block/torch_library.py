@@ -109,7 +109,7 @@ def run_bwd(
 
 
 def pack(
-    grads: Sequence[SourceGrad], dweight: Tensor | None, dbias: Tensor | None, like: Tensor, module: ModuleType
+    grads: Sequence[SourceGrad], dweight: Tensor | None, dbias: Tensor | None, like: Tensor, module: Any
 ) -> list[Tensor | None]:
     """One list; an addend's gradient that is x's very own is left out, not copied. module: what made them."""
     flat: list[Tensor | None] = []
@@ -141,26 +141,32 @@ class Call(NamedTuple):
         relus: the relu of each source.
         stats: whether batch statistics are wanted.
         backend: a name or "auto".
-        module: what runs it where nothing observes the call, chosen once for all passes; None under a compiler.
+        module: what runs it where nothing observes the call, chosen once for all passes: a backend, or what it has
+            prepared for these shapes, which has the same functions. None under a compiler.
         with_norm: whether that can run the following batch norm in the same node of the graph.
         norm_module: what then runs the batch norm; None where module does.
+        unguarded: whether module calls nothing that autograd or autocast would change.
     """
 
     relus: tuple[int, ...]
     geometry: Geometry
     stats: bool
     backend: str
-    module: ModuleType | None
+    module: Any
     with_norm: bool = False
     norm_module: ModuleType | None = None
+    unguarded: bool = False
 
 
 def call_of(sources: Sequence[Source], weight: Tensor, geometry: Geometry, stats: bool, backend: str) -> Call:
     """All of a call that is no tensor."""
-    module = None if torch.compiler.is_dynamo_compiling() else choose(backend, sources, weight, geometry)
+    module: Any = None if torch.compiler.is_dynamo_compiling() else choose(backend, sources, weight, geometry)
+    if hasattr(module, "prepare"):
+        module = module.prepare(sources, weight, geometry) or module
     norm_module = None if module is None or not hasattr(module, "norm_module") else module.norm_module()
     with_norm = (norm_module is not None or hasattr(module, "fwd_norm")) and all(s.x.numel() for s in sources)
-    return Call(tuple([s.relu for s in sources]), geometry, stats, backend, module, with_norm, norm_module)
+    relus, unguarded = tuple([s.relu for s in sources]), getattr(module, "UNGUARDED", False)
+    return Call(relus, geometry, stats, backend, module, with_norm, norm_module, unguarded)
 
 
 def fwd(call: Call, flat: Flat, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -216,7 +222,7 @@ def flat_gradients(
     dbias: Tensor | None,
     flat: Sequence[Tensor | None],
     like: Tensor,
-    module: ModuleType,
+    module: Any,
     needs: Sequence[bool],
 ) -> tuple[list[Tensor | None], Tensor | None, Tensor | None]:
     """What a backend gave, as a node returns it: the gradients of the flattened sources, dweight and dbias."""

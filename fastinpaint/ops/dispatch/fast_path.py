@@ -13,7 +13,7 @@ from fastinpaint.ops.layout import memory_format
 
 TAGS = (torch.Tag.pt2_compliant_tag,)
 ORDINARY = frozenset((Tensor, torch.nn.Parameter, type(None)))
-_AS_IT_IS = nullcontext()
+AS_IT_IS = nullcontext()
 
 
 def autocasts(device: torch.device) -> bool:
@@ -25,7 +25,7 @@ def no_autocast(device: torch.device) -> AbstractContextManager:
     """Inside an operator every tensor has its final dtype; autocast must not change it again."""
     if autocasts(device):
         return torch.autocast(device.type, enabled=False)
-    return _AS_IT_IS
+    return AS_IT_IS
 
 
 def can_bypass_dispatcher(*tensors: Tensor | None) -> bool:
@@ -74,7 +74,8 @@ def tf32_convolutions() -> bool:
     True where ``torch.backends.cudnn.allow_tf32`` is, unless ``torch.backends.cudnn.conv.fp32_precision`` (or one of
     those above it) was set and says otherwise. The older flag alone raises where the newer ones disagree with it.
     """
-    return torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]  # torch declares it nowhere
+    # what ``torch.backends.cudnn.conv.fp32_precision`` reads, by way of two objects of Python
+    return torch._C._get_fp32_precision_getter("cuda", "conv") == "tf32"
 
 
 def dense(like: Tensor) -> Tensor:

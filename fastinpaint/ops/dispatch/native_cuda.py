@@ -58,13 +58,23 @@ def _built() -> ctypes.CDLL:
 
 
 SIZES = ("fi_channel_workspace", "fi_conv_workspace", "fi_conv_wgrad_workspace")
+ARGUMENTS = {  # declared, so that addresses are Python's numbers
+    "fi_conv_fwd": (ctypes.c_void_p,) * 2,
+    "fi_conv_norm_fwd": (ctypes.c_void_p,) * 3,
+    "fi_conv_bwd": (ctypes.c_void_p,) * 4,
+    "fi_batch_norm_fwd": (ctypes.c_void_p,) * 2,
+    "fi_batch_norm_bwd": (ctypes.c_void_p,) * 2,
+}
 
 
 def declare(library: ctypes.CDLL) -> ctypes.CDLL:
-    """The library with the functions that return int64 declared; a test's library may have some of them only."""
+    """The library with its functions declared where that is needed; a test's library may have some of them only."""
     for name in SIZES:
         if hasattr(library, name):
             getattr(library, name).restype = ctypes.c_int64
+    for name, kinds in ARGUMENTS.items():
+        if hasattr(library, name):
+            getattr(library, name).argtypes = kinds
     if hasattr(library, "fi_cuda_error"):
         library.fi_cuda_error.restype = ctypes.c_char_p
     return library
@@ -185,9 +195,13 @@ def call(op: str, function: str, like: Tensor, *arguments: object) -> None:
     """
     built = _built() if emulated is None else emulated
     if like.is_cuda:
-        with torch.cuda.device(like.device):
-            stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+        device = like.device.index
+        stream = ctypes.c_void_p(torch._C._cuda_getCurrentRawStream(device))
+        if device == torch.cuda.current_device():
             status = getattr(built, function)(*arguments, stream)
+        else:
+            with torch.cuda.device(device):
+                status = getattr(built, function)(*arguments, stream)
     else:
         status = getattr(built, function)(*arguments, None)
     if status:

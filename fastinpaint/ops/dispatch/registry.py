@@ -42,7 +42,7 @@ AUTO: dict[str, tuple[tuple[str, str], ...]] = {
 ELSEWHERE = (("reference", "plain torch takes every device"),)
 
 logger = logging.getLogger(__name__)
-_watched = environment.watch(VARIABLE, tuning_cache.VARIABLE)
+_watched = environment.watch(VARIABLE, tuning_cache.VARIABLE, native_cuda.HOPPER, triton_support.ACTIVATE_FIRST)
 
 
 def requested(backend: str | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib.util
 import os
@@ -13,12 +12,13 @@ import torch
 from torch import Tensor
 
 from fastinpaint.ops.dispatch import native_cuda
-from fastinpaint.ops.dispatch.fast_path import tf32_convolutions
+from fastinpaint.ops.dispatch.fast_path import AS_IT_IS, tf32_convolutions
 
 INSTALLED = importlib.util.find_spec("triton") is not None
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 # Of every launch. A multiply and an add become one instruction: said here, since Triton 3.10 changes its default.
 OPTIONS = {"enable_fp_fusion": True}
+ACTIVATE_FIRST = "FASTINPAINT_TRITON_ACTIVATE_FIRST"  # "0": no pass writes its maps before its products
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -80,7 +80,9 @@ def float_empty(like: Tensor, *shape: int) -> Tensor:
 
 def on_device_of(x: Tensor) -> AbstractContextManager:
     """Launches inside go to x's device and its current stream."""
-    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
+    if not x.is_cuda or x.device.index == torch.cuda.current_device():
+        return AS_IT_IS
+    return torch.cuda.device(x.device)
 
 
 def exact_float32() -> bool:

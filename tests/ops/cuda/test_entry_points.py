@@ -59,7 +59,7 @@ REFUSED: dict[str, Callable[[str], object]] = {
     "activation: fi_activation_fwd": lambda device: activation.fwd([Source(video(device))]),
     "batch_stats: fi_batch_stats": lambda device: activation.batch_stats(video(device)),
     "conv_block: fi_conv_fwd": lambda device: convolve(device, False),
-    "conv_block: fi_conv_wgrad": lambda device: convolve(device, True),
+    "conv_block: fi_conv_bwd": lambda device: convolve(device, True),
 }
 
 

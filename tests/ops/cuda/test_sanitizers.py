@@ -23,7 +23,7 @@ from tools.verify.emulated import Plant
 CONV = "conv_block/cuda/fwd_dgrad.cu"
 WGRAD_KERNEL = "conv_block/cuda/kernels/wgrad_main.cuh"
 LOAD, WRONG_Y = "conv_block/cuda/kernels/load.cuh", "AssertionError: y"
-WGRAD = f"{CONV} conv_block/cuda/wgrad.cu activation/cuda.cu"
+WGRAD = f"{CONV} conv_block/cuda/wgrad.cu conv_block/cuda/passes.cu activation/cuda.cu"
 SMALL = [
     *small_cases.OTHERS, "stride 2, two sources", "odd channels", "transposed 2d", "dilation 4, dead taps",
     "3 channels in", "4 channels in, 5x5",

@@ -5,19 +5,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Sequence
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from fastinpaint.ops import layout
 from fastinpaint.ops.activation import cuda as activation
-from fastinpaint.ops.batch_norm import cuda as batch_norm
 from fastinpaint.ops.conv_block import reference
-from fastinpaint.ops.conv_block.cuda.abi import C_GRADIENT, GRADIENT, CConv, describe
+from fastinpaint.ops.conv_block.cuda.abi import describe  # noqa: F401 - tests and tools take it from here
+from fastinpaint.ops.conv_block.cuda.passes import Passes, passes_of
 from fastinpaint.ops.conv_block.geometry import output_shape
 from fastinpaint.ops.dispatch import native_cuda as native
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
@@ -29,9 +26,11 @@ MOST_TAPS, MOST_PHASES = 128, 27
 batch_stats = activation.batch_stats
 
 
-def norm_module() -> ModuleType:
-    """What runs the batch norm that follows, see `fastinpaint.ops.conv_block.fused_bn`."""
-    return batch_norm
+def prepare(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> Passes | None:
+    """What runs all passes of such sources, with a batch norm that follows too. None for empty maps, as here."""
+    channels, shape = sum([s.x.shape[1] for s in sources]), output_shape(sources[0].x.shape, weight.shape, geometry)
+    empty = 0 in shape or not channels or 0 in sources[0].x.shape[2:]
+    return None if empty else passes_of(sources, weight, geometry)
 
 
 def why_not(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> str | None:
@@ -51,28 +50,11 @@ def fwd(
     sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, stats: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """y ``[N, C_out, *space]`` in the sources' dtype; with ``stats`` also its mean and biased variance ``[C_out]``."""
-    sources = list(map(native.dense_source, sources))
-    x = sources[0].x
-    shape = output_shape(x.shape, weight.shape, geometry)
-    y = layout.empty(shape, x)
-    if y.numel() == 0 or not any(s.x.shape[1] for s in sources):
-        y, mean, var = reference.fwd(sources, weight, bias, geometry, stats)
-        return native.dense(y), mean, var
-    mean = native.vector(x, shape[1]) if stats else None
-    var = native.vector(x, shape[1]) if stats else None
-    bias = None if bias is None else bias.contiguous()
-    conv = describe(sources, weight, geometry, shape)
-    conv.bias, conv.y, conv.mean, conv.var = map(native.address, (bias, y, mean, var))
-    _run("fi_conv_fwd", conv, x, native.library().fi_conv_workspace(ctypes.byref(conv), 0))
-    return y, mean, var
-
-
-def _run(function: str, conv: CConv, like: Tensor, size: int) -> None:
-    if size < 0:
-        raise NotImplementedError(f"{OP}: {native.STATUS[size]}.")
-    space = native.workspace(like, size)
-    conv.workspace = space.data_ptr()
-    native.call(OP, function, like, ctypes.byref(conv))
+    passes = prepare(sources, weight, geometry)
+    if passes is not None:
+        return passes.fwd(sources, weight, bias, geometry, stats)
+    y, mean, var = reference.fwd(sources, weight, bias, geometry, stats)
+    return native.dense(y), mean, var
 
 
 def upstream(
@@ -108,36 +90,13 @@ def bwd(
     needs_bias: bool,
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None]:
     """The gradients of every source, the weight and the bias. y and mean are `fwd`'s results."""
-    sources = list(map(native.dense_source, sources))
+    passes = prepare(sources, weight, geometry)
+    if passes is not None:
+        return passes.bwd(dy, dmean, dvar, y, mean, sources, weight, geometry, needs, needs_weight, needs_bias)
+    grads = []
+    for source, needed in zip(sources, needs, strict=True):
+        given = (source.x, source.mean, source.scale, source.shift, source.addend)
+        grads.append(SourceGrad(*(torch.zeros_like(v) if needed and v is not None else None for v in given)))
+    dweight = torch.zeros_like(weight, memory_format=torch.contiguous_format) if needs_weight else None
     g, *factors = upstream(dy, dmean, dvar, y, mean)
-    grads = list(map(_empty_gradient, sources, needs))
-    dweight = torch.empty_like(weight, memory_format=torch.contiguous_format) if needs_weight else None
-    if g.x.numel() == 0 or sources[0].x.numel() == 0:
-        for gradient in (t for grad in grads for t in (*grad, dweight) if t is not None):
-            gradient.zero_()
-    else:
-        conv = describe(sources, weight, geometry, g.x.shape)
-        conv.gradient = native.c_source(g, *factors)
-        for i, grad in enumerate(grads):
-            dx, dmean_, dscale, dshift, daddend = map(native.address, grad)
-            gradients = (dx or 0, daddend or 0, dmean_ or 0, dscale or 0, dshift or 0)
-            C_GRADIENT.pack_into(conv, GRADIENT + i * C_GRADIENT.size, *gradients)
-        if any(needs):
-            _run("fi_conv_dgrad", conv, g.x, native.library().fi_conv_workspace(ctypes.byref(conv), 1))
-        if dweight is not None:
-            conv.dweight = dweight.data_ptr()
-            _run("fi_conv_wgrad", conv, g.x, native.library().fi_conv_wgrad_workspace(ctypes.byref(conv)))
-    dbias = activation.channel_sum(g, *factors).to(weight.dtype) if needs_bias else None
-    return grads, dweight, dbias
-
-
-def _empty_gradient(source: Source, needed: bool) -> SourceGrad:
-    if not needed:
-        return SourceGrad()
-    x, mean = source.x, source.mean
-    dmean = dscale = dshift = None
-    if mean is not None:
-        dmean, dscale, dshift = torch.empty_like(mean), torch.empty_like(mean), torch.empty_like(mean)
-    return SourceGrad(
-        torch.empty_like(x), dmean, dscale, dshift, None if source.addend is None else torch.empty_like(x)
-    )
+    return grads, dweight, activation.channel_sum(g, *factors).to(weight.dtype) if needs_bias else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,7 +45,6 @@ class CConv(ctypes.Structure):
 
 
 SOURCE, GRADIENT = CConv.source.offset, CConv.source_gradient.offset
-C_GRADIENT = struct.Struct("@5P")  # `CSourceGradient`, packed in one call
 
 
 def three(values: Sequence[int], missing: int) -> ctypes.Array[ctypes.c_int]:
@@ -61,10 +59,16 @@ def weight_strides(strides: Sequence[int], transposed: bool) -> ctypes.Array[cty
     return Strides(*channels, *[0] * (3 - len(space)), *space)
 
 
-def describe(sources: Sequence[Source], weight: Tensor, geometry: Geometry, out_shape: Sequence[int]) -> CConv:
-    """Describe the convolution of dense sources into a map of that shape. The caller sets outputs and workspace."""
+def describe(
+    sources: Sequence[Source], weight: Tensor, geometry: Geometry, out_shape: Sequence[int], tf32: bool | None = None
+) -> CConv:
+    """Describe the convolution of dense sources into a map of that shape. The caller sets outputs and workspace.
+
+    tf32: of float32 maps, whether products are in tf32; by default as torch's flags say.
+    """
     first = sources[0].x
-    tf32 = first.dtype == torch.float32 and tf32_convolutions()
+    if tf32 is None:
+        tf32 = first.dtype == torch.float32 and tf32_convolutions()
     dtype = native.TF32 if tf32 else native.DTYPES[first.dtype]
     sizes = (first.shape, tuple(out_shape), weight.shape, weight.stride())
     fixed = _fixed(sizes, geometry, dtype, len(sources), native.shared_limit(first), native.hopper(first))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -28,6 +29,8 @@ from fastinpaint.ops.conv_block.triton.host import (
     prologue,
     weight_strides,
 )
+from fastinpaint.ops.conv_block.triton.prepared import Memory, Prepared, remembered
+from fastinpaint.ops.conv_block.triton.prepared import prepare as prepare_launch
 from fastinpaint.ops.conv_block.triton.taps import gathers, problem
 from fastinpaint.ops.dispatch import triton_support as support
 from fastinpaint.ops.dispatch.fast_path import tf32_convolutions
@@ -66,8 +69,25 @@ def _why_not_shapes(x: tuple[int, ...], channels: int, weight: tuple[int, ...], 
     return None if 0 in y or min(y) < 0 else tiles.why_not_offsets(problem(x, y, weight[2:], geometry), channels, y[1])
 
 
+def prepare(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> SimpleNamespace:
+    """The functions of this module for such sources, with a memory of their launches."""
+    memory: Memory = {}
+    passes = {function.__name__: functools.partial(function, memory=memory) for function in (fwd, bwd, bwd_norm)}
+    # of one or two sources no gradient shares memory with another; nothing calls what autograd or autocast would change
+    fresh = len(sources) <= MAX_SOURCES
+    found = SimpleNamespace(CHANNELS_LAST=True, FRESH_GRADIENTS=fresh, UNGUARDED=True, **passes)
+    if all(source.x.numel() for source in sources):
+        found.fwd_norm = functools.partial(fwd_norm, memory=memory)
+    return found
+
+
 def fwd(
-    sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, stats: bool
+    sources: Sequence[Source],
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: Geometry,
+    stats: bool,
+    memory: Memory | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """y ``[N, C_out, *space]``, dense channels-last; with ``stats`` also its mean and biased variance ``[C_out]``."""
     dense = _at_most_two(sources)
@@ -81,19 +101,24 @@ def fwd(
             if bias is not None:
                 y += bias.view(-1, *[1] * (y.dim() - 2))
             return y, *(activation.batch_stats(y) if stats else (None, None))
-        parts = _launch(dense, weight, bias, geometry, y, stats)
+        parts = _launch(dense, weight, bias, geometry, y, stats, memory)
         return (y, *activation.finish_stats(*parts)) if parts is not None else (y, None, None)
 
 
 def fwd_norm(
-    sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, norm: Norm
+    sources: Sequence[Source],
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: Geometry,
+    norm: Norm,
+    memory: Memory | None = None,
 ) -> tuple[Tensor, Normed]:
     """y as in `fwd`, for maps that are not empty, and the following batch norm's results from y's statistics."""
     dense = _at_most_two(sources)
     first = dense[0].x
     y = layout.empty(output_shape(first.shape, weight.shape, geometry), first)
     with support.on_device_of(first):
-        parts = _launch(dense, weight, bias, geometry, y, True)
+        parts = _launch(dense, weight, bias, geometry, y, True, memory)
         assert parts is not None
         return y, batch_norm.finish(*parts, norm, y.numel() // y.shape[1])
 
@@ -106,12 +131,51 @@ def _at_most_two(sources: Sequence[Source]) -> list[Source]:
 
 
 def _launch(
-    sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, y: Tensor, stats: bool
+    sources: Sequence[Source],
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: Geometry,
+    y: Tensor,
+    stats: bool,
+    memory: Memory | None,
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """Compute y; with ``stats`` return count ``[P]``, mean and M2 ``[C_out, P]`` of its P tiles."""
+    key = ("fwd", stats, bias is None, y.dtype == torch.float32 and tf32_convolutions())
+    found = remembered(memory, key, fwd_kernel.conv_fwd_kernel)
+    if found is None:
+        found, lasts = _forward(sources, weight, bias, geometry, y, stats)
+        if memory is not None and lasts:
+            memory[key] = found
+    if found.written:
+        sources = [Source(activate_first.activated(sources))]
+    return _run(found, sources, layout.dense(weight), bias, y, stats)
+
+
+def _run(
+    found: Prepared, sources: Sequence[Source], packed: Tensor, bias: Tensor | None, y: Tensor, stats: bool
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Launch forward on dense operands."""
+    first, second = sources[0], sources[-1]
+    count = mean = m2 = None
+    if stats:
+        (parts,), wide, device = found.sizes, torch.float32, y.device
+        count = torch.empty(parts, dtype=wide, device=device)
+        mean = torch.empty((y.shape[1], parts), dtype=wide, device=device)
+        m2 = torch.empty_like(mean)
+    found.launch(
+        first.x, first.mean, first.scale, first.shift, first.addend,
+        second.x, second.mean, second.scale, second.shift, second.addend, packed, bias, y, count, mean, m2,
+    )  # fmt: skip
+    return (count, mean, m2) if count is not None and mean is not None and m2 is not None else None
+
+
+def _forward(
+    sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, y: Tensor, stats: bool
+) -> tuple[Prepared, bool]:
+    """Forward's launch, and whether it will be the same from now on."""
     conv = problem(tuple(sources[0].x.shape), tuple(y.shape), tuple(weight.shape[2:]), geometry)
-    every = tiles.GATHER_TILES
-    if activate_first.suits(weight, conv):
+    every, written = tiles.GATHER_TILES, activate_first.suits(weight, conv)
+    if written:
         every = tiles.WRITTEN_TILES
         sources = [Source(activate_first.activated(sources))]
     first, second = sources[0], sources[-1]
@@ -132,30 +196,24 @@ def _launch(
     )
     flags, exact = activation.flags(sources), not tf32_convolutions()
 
-    def run(tile: tiles.Tile) -> tuple[Tensor, Tensor, Tensor] | None:
+    def launch(tile: tiles.Tile) -> Prepared:
         parts = gather_parts(gather, conv.samples, tile)
-        count = mean = m2 = None
-        if stats:
-            count = torch.empty(parts, dtype=torch.float32, device=y.device)
-            mean = torch.empty((out_channels, parts), dtype=torch.float32, device=y.device)
-            m2 = torch.empty_like(mean)
         (pack0, even0), (pack1, even1) = lanes(channels[0], tile), lanes(channels[-1], tile)
-        fwd_kernel.conv_fwd_kernel[(parts * -(-out_channels // tile.n),)](
-            first.x, first.mean, first.scale, first.shift, first.addend,
-            second.x, second.mean, second.scale, second.shift, second.addend,
-            packed, bias, y, count, mean, m2,
-            channels0=channels[0], channels1=channels[-1], out_channels=out_channels, w_tap=w_tap, w_k=w_k, w_n=w_n,
-            **flags, HAS_BIAS=bias is not None, HAS_STATS=stats,
-            PACK0=pack0, PACK1=pack1, EVEN_K0=even0, EVEN_K1=even1,
-            **gather_arguments(gather, conv.samples, tile, exact),
-        )  # fmt: skip
-        return (count, mean, m2) if count is not None and mean is not None and m2 is not None else None
+        numbers = {
+            "channels0": channels[0], "channels1": channels[-1], "out_channels": out_channels, "w_tap": w_tap,
+            "w_k": w_k, "w_n": w_n, **flags, "HAS_BIAS": bias is not None, "HAS_STATS": stats, "PACK0": pack0,
+            "PACK1": pack1, "EVEN_K0": even0, "EVEN_K1": even1, **gather_arguments(gather, conv.samples, tile, exact),
+        }  # fmt: skip
+        grid = (parts * -(-out_channels // tile.n),)
+        return prepare_launch(fwd_kernel.conv_fwd_kernel, grid, numbers, (parts,), written)
 
     def result(tile: tiles.Tile) -> list[Tensor]:
-        parts = run(tile)
+        parts = _run(launch(tile), sources, packed, bias, y, stats)
         return [y, *(() if parts is None else launch_moments(*parts))]
 
-    return run(autotune.choose("fwd", every, work, (conv, channels, stats, y.dtype), result))
+    shape = (conv, channels, stats, y.dtype)
+    found = launch(autotune.choose("fwd", every, work, shape, result))
+    return found, autotune.is_chosen("fwd", work, shape)
 
 
 def launch_moments(count: Tensor, mean: Tensor, m2: Tensor) -> tuple[Tensor, Tensor]:
@@ -177,13 +235,14 @@ def bwd(
     needs: Sequence[bool],
     needs_weight: bool,
     needs_bias: bool,
+    memory: Memory | None = None,
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None]:
     """The gradients of every source, the weight and the bias. y and mean are `fwd`'s results."""
     grad = Gradient(layout.dense(dy))
     if y is not None and mean is not None and dmean is not None and dvar is not None:
         grad = Gradient(grad.dy, layout.dense(y), mean, dmean, dvar)
     if len(sources) <= MAX_SOURCES:
-        return bwd_two(grad, None, sources, weight, geometry, needs, needs_weight, needs_bias)[:3]
+        return bwd_two(grad, None, sources, weight, geometry, needs, needs_weight, needs_bias, memory)[:3]
     return _bwd_written(grad, None, sources, weight, geometry, needs, needs_weight, needs_bias)[:3]
 
 
@@ -200,13 +259,14 @@ def bwd_norm(
     needs: Sequence[bool],
     needs_weight: bool,
     needs_bias: bool,
+    memory: Memory | None = None,
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None, Tensor | None]:
     """As `bwd`, with the scale's gradient in place of dvar. Also returns norm_weight's gradient, None without one."""
     grad = Gradient(layout.dense(dy), layout.dense(y), normed.mean, dmean, dscale, normed.dvar_per_dscale)
     assert normed.rstd is not None
     norm = None if norm_weight is None else NormWeight(dscale, normed.rstd, norm_weight)
     if len(sources) <= MAX_SOURCES:
-        return bwd_two(grad, norm, sources, weight, geometry, needs, needs_weight, needs_bias)
+        return bwd_two(grad, norm, sources, weight, geometry, needs, needs_weight, needs_bias, memory)
     return _bwd_written(grad, norm, sources, weight, geometry, needs, needs_weight, needs_bias)
 
 

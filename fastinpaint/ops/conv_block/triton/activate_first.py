@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from fastinpaint import environment
 from fastinpaint.ops import layout
 from fastinpaint.ops.activation import triton as activation
 from fastinpaint.ops.activation.triton_launch import NUM_WARPS, row_tiles
@@ -22,7 +23,9 @@ from fastinpaint.ops.types import Source
 if support.INSTALLED:
     from fastinpaint.ops.conv_block.triton import box_wgrad_kernel
 
-ENVIRONMENT = "FASTINPAINT_TRITON_ACTIVATE_FIRST"
+ENVIRONMENT = support.ACTIVATE_FIRST
+_environment = environment.watch(ENVIRONMENT)
+_values: dict[tuple[object, ...], bool] = {}
 # Below this many channels a tap's product is too small for the passes that write the maps.
 LEAST_CHANNELS = 64
 COPIED_ITEMS = 8  # a copy engine's strides are multiples of 16 bytes
@@ -36,9 +39,17 @@ def suits(weight: Tensor, conv: Problem) -> bool:
         and math.prod(conv.taps) > 1
         and min(channels, out_channels) >= LEAST_CHANNELS
         and channels % COPIED_ITEMS == out_channels % COPIED_ITEMS == 0
-        and os.environ.get(ENVIRONMENT, "1") != "0"
+        and _asked()
         and support.has_copy_engines()
     )
+
+
+def _asked() -> bool:
+    """Whether the environment allows it. It is read again only after a change."""
+    values = _environment()
+    if values not in _values:
+        _values[values] = os.environ.get(ENVIRONMENT, "1") != "0"
+    return _values[values]
 
 
 def activated(sources: Sequence[Source]) -> Tensor:

@@ -51,13 +51,10 @@ def choose(
         shape: all else that the time depends on. Equal shapes share a measurement.
         run: launches the pass and returns its results.
     """
-    interpreting = support.INTERPRETING
-    mode = "0" if interpreting else tuning_cache.mode()
+    key = _key(kind, work, shape)
+    mode, device = key[:2]
     if ahead._collected is not None:
         return _collect(kind, available, work, run, thorough=mode == "1")
-    on_gpu = not interpreting and torch.cuda.is_initialized()
-    device = torch.cuda.current_device() if on_gpu else -1
-    key = (mode, device, kind, work, shape)
     if key not in _chosen:
         measured = _measured(kind, available, work, shape, run, thorough=mode == "1") if mode != "0" else None
         tile: tiles.Tile = measured or tiles.best(available, work)
@@ -69,6 +66,18 @@ def choose(
             return tile
         _chosen[key] = tile
     return _chosen[key]
+
+
+def is_chosen(kind: str, work: tiles.Work, shape: tuple[Any, ...]) -> bool:
+    """Whether `choose` will give the same tile from now on."""
+    return ahead._collected is None and _key(kind, work, shape) in _chosen
+
+
+def _key(kind: str, work: tiles.Work, shape: tuple[Any, ...]) -> tuple[Any, ...]:
+    interpreting = support.INTERPRETING
+    on_gpu = not interpreting and torch.cuda.is_initialized()
+    device = torch.cuda.current_device() if on_gpu else -1
+    return ("0" if interpreting else tuning_cache.mode(), device, kind, work, shape)
 
 
 def _measured(

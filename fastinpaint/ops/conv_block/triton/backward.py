@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastinpaint.ops import layout
 from fastinpaint.ops.activation import triton as activation
 from fastinpaint.ops.activation.triton_launch import FINISH_BLOCK, NUM_WARPS, row_tiles
 from fastinpaint.ops.conv_block.triton import activate_first, autotune, boxes, tiles
@@ -20,6 +19,8 @@ from fastinpaint.ops.conv_block.triton.host import (
     prologue,
     weight_strides,
 )
+from fastinpaint.ops.conv_block.triton.prepared import Memory, Prepared, remembered
+from fastinpaint.ops.conv_block.triton.prepared import prepare as prepare_launch
 from fastinpaint.ops.conv_block.triton.taps import Problem, gathers, problem
 from fastinpaint.ops.dispatch import triton_support as support
 from fastinpaint.ops.dispatch.fast_path import tf32_convolutions
@@ -54,6 +55,10 @@ class Gradient(NamedTuple):
         dense = activate_first.written_gradient(self.dy, self.y, self.mean, self.dmean, self.dvar, self.dvar_per_dscale)
         return Gradient(dense)
 
+    def forms(self) -> tuple[bool, bool]:
+        """HAS_STATS and HAS_NORM of the kernels."""
+        return self.y is not None, self.dvar_per_dscale is not None
+
     def flags(self) -> dict[str, bool]:
         """Compile-time flags of the kernels."""
         return {"HAS_STATS": self.y is not None, "HAS_NORM": self.dvar_per_dscale is not None}
@@ -76,6 +81,7 @@ def bwd_two(
     needs: Sequence[bool],
     needs_weight: bool,
     needs_bias: bool,
+    memory: Memory | None = None,
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None, Tensor | None]:
     """As `triton.bwd_norm`, for at most two sources."""
     dy, dense = grad.dy, list(map(densely, sources))
@@ -90,10 +96,10 @@ def bwd_two(
             grad = grad.written()
             partial = boxes.partial_sums(activate_first.activated(dense), grad.dy, conv)
         elif needs_weight:
-            partial, bias_sums = _wgrad(grad, dense, weight, conv, needs_bias)
+            partial, bias_sums = _wgrad(grad, dense, weight, conv, needs_bias, memory)
         else:
             partial, bias_sums = None, _gradient_sums(grad) if needs_bias else None
-        found, sums = _dgrad(grad, wanted, skipped, weight, conv) if wanted else ([], None)
+        found, sums = _dgrad(grad, wanted, skipped, weight, conv, memory) if wanted else ([], None)
         found, dweight, dbias, dnorm_weight = _finish(
             wanted, found, sums, partial, bias_sums, norm, weight, conv.transposed
         )
@@ -102,20 +108,58 @@ def bwd_two(
 
 
 def _dgrad(
-    grad: Gradient, sources: Sequence[Source], skipped: int, weight: Tensor, conv: Problem
+    grad: Gradient, sources: Sequence[Source], skipped: int, weight: Tensor, conv: Problem, memory: Memory | None
 ) -> tuple[list[SourceGrad], Tensor | None]:
     """The gradients of the maps, and the partial sums ``[2, sum C_i, P]`` for the vectors' gradients.
 
     The one or two sources are adjacent in the weight, after its first ``skipped`` channels.
     """
+    packed, *_, w_in, _ = weight_strides(weight, conv.transposed)
+    if skipped:  # a view of the weight's memory that starts at the first needed channel
+        before = skipped * w_in
+        packed = torch.as_strided(packed, (packed.numel() - before,), (1,), packed.storage_offset() + before)
+    grads = []
+    for source in sources:
+        dx, daddend = torch.empty_like(source.x), None
+        if source.addend is not None:
+            daddend = torch.empty_like(source.x)
+        grads.append(SourceGrad(dx, addend=daddend))
+    key = ("dgrad", skipped, len(sources), *grad.forms(), weight.dtype == torch.float32 and tf32_convolutions())
+    found = remembered(memory, key, dgrad_kernel.conv_dgrad_kernel)
+    if found is None:
+        found, lasts = _prepare_dgrad(grad, sources, grads, packed, weight, conv)
+        if memory is not None and lasts:
+            memory[key] = found
+    return grads, _run_dgrad(found, grad, sources, grads, packed)
+
+
+def _run_dgrad(
+    found: Prepared, grad: Gradient, sources: Sequence[Source], grads: Sequence[SourceGrad], packed: Tensor
+) -> Tensor | None:
+    """Launch dgrad into the gradients; returns the partial sums."""
+    first, second = sources[0], sources[-1]
+    sums = torch.empty(found.sizes, dtype=torch.float32, device=packed.device) if found.sizes else None
+    found.launch(
+        *grad, packed,
+        *first[:4], grads[0].x, grads[0].addend, *second[:4], grads[-1].x, grads[-1].addend, sums,
+    )  # fmt: skip
+    return sums
+
+
+def _prepare_dgrad(
+    grad: Gradient,
+    sources: Sequence[Source],
+    grads: Sequence[SourceGrad],
+    packed: Tensor,
+    weight: Tensor,
+    conv: Problem,
+) -> tuple[Prepared, bool]:
+    """Dgrad's launch, and whether it will be the same from now on."""
     first, second = sources[0], sources[-1]
     channels = (first.x.shape[1],) if first is second else (first.x.shape[1], second.x.shape[1])
     out_channels = grad.dy.shape[1]
     _, gather, _, phases = gathers(conv)
-    packed, w_tap, w_in, w_out = weight_strides(weight, conv.transposed)
-    # a view of the weight's memory that starts at the first needed channel
-    before = skipped * w_in
-    packed = torch.as_strided(packed, (packed.numel() - before,), (1,), packed.storage_offset() + before)
+    _, w_tap, w_in, w_out = weight_strides(weight, conv.transposed)
     work = tiles.Work(
         rows=first.x.numel() // (channels[0] * phases),
         columns=max(channels),
@@ -126,46 +170,68 @@ def _dgrad(
         prologue=(0 if grad.y is None else tiles.GRADIENT, 0),
         gather=None if tiles.packing(out_channels) else gather,
     )
-    grads = []
-    for source in sources:
-        dx, daddend = layout.empty(source.x.shape, source.x), None
-        if source.addend is not None:
-            daddend = layout.empty(source.x.shape, source.x)
-        grads.append(SourceGrad(dx, addend=daddend))
     any_affine = first.mean is not None or second.mean is not None
     flags, exact = {**grad.flags(), **activation.flags(sources)}, not tf32_convolutions()
-    inverse_count = grad.inverse_count
 
-    def run(tile: tiles.Tile) -> Tensor | None:
+    def launch(tile: tiles.Tile) -> Prepared:
         parts = gather_parts(gather, conv.samples, tile)
-        sums = None
-        if any_affine:
-            sums = torch.empty((2, sum(channels), parts), dtype=torch.float32, device=first.x.device)
         pack, even = lanes(out_channels, tile)
         programs = parts * (-(-channels[0] // tile.n) + (-(-channels[1] // tile.n) if len(channels) > 1 else 0))
-        dgrad_kernel.conv_dgrad_kernel[(programs,)](
-            *grad, packed,
-            *first[:4], grads[0].x, grads[0].addend, *second[:4], grads[-1].x, grads[-1].addend, sums,
-            inverse_count=inverse_count, out_channels=out_channels, channels0=channels[0],
-            channels1=channels[-1], w_tap=w_tap, w_k=w_out, w_n=w_in,
-            **flags, PACK=pack, EVEN_K=even, **gather_arguments(gather, conv.samples, tile, exact),
-        )  # fmt: skip
-        return sums
+        numbers = {
+            "inverse_count": grad.inverse_count, "out_channels": out_channels, "channels0": channels[0],
+            "channels1": channels[-1], "w_tap": w_tap, "w_k": w_out, "w_n": w_in, **flags, "PACK": pack,
+            "EVEN_K": even, **gather_arguments(gather, conv.samples, tile, exact),
+        }  # fmt: skip
+        sizes = (2, sum(channels), parts) if any_affine else ()
+        return prepare_launch(dgrad_kernel.conv_dgrad_kernel, (programs,), numbers, sizes)
 
     def result(tile: tiles.Tile) -> list[Tensor]:
-        sums = run(tile)
+        sums = _run_dgrad(launch(tile), grad, sources, grads, packed)
         maps = [t for grad in grads for t in (grad.x, grad.addend) if t is not None]
         return maps if sums is None else [*maps, sums.sum(2)]
 
     every = tiles.GATHER_TILES if grad.y is not None else tiles.WRITTEN_TILES
     shape = (conv, out_channels, channels, any_affine, first.x.dtype)
-    return grads, run(autotune.choose("dgrad", every, work, shape, result))
+    found = launch(autotune.choose("dgrad", every, work, shape, result))
+    return found, autotune.is_chosen("dgrad", work, shape)
 
 
 def _wgrad(
-    grad: Gradient, sources: Sequence[Source], weight: Tensor, conv: Problem, needs_bias: bool
+    grad: Gradient,
+    sources: Sequence[Source],
+    weight: Tensor,
+    conv: Problem,
+    needs_bias: bool,
+    memory: Memory | None,
 ) -> tuple[Tensor, Tensor | None]:
     """Every split's partial sum of dweight, ``[S, taps, C, C_out]``, and, if needed, partial sums of dbias."""
+    key = ("wgrad", needs_bias, *grad.forms(), weight.dtype == torch.float32 and tf32_convolutions())
+    found = remembered(memory, key, wgrad_kernel.conv_wgrad_kernel)
+    if found is None:
+        found, lasts = _prepare_wgrad(grad, sources, weight, conv, needs_bias)
+        if memory is not None and lasts:
+            memory[key] = found
+    return _run_wgrad(found, grad, sources)
+
+
+def _run_wgrad(found: Prepared, grad: Gradient, sources: Sequence[Source]) -> tuple[Tensor, Tensor | None]:
+    """Launch wgrad; returns the partial sums of dweight and dbias."""
+    first, second = sources[0], sources[-1]
+    shape, of_bias = found.sizes
+    wide, device = torch.float32, grad.dy.device
+    partial = torch.empty(shape, dtype=wide, device=device)
+    bias_sums = None if of_bias is None else torch.empty(of_bias, dtype=wide, device=device)
+    found.launch(
+        first.x, first.mean, first.scale, first.shift, first.addend,
+        second.x, second.mean, second.scale, second.shift, second.addend, *grad, partial, bias_sums,
+    )  # fmt: skip
+    return partial, bias_sums
+
+
+def _prepare_wgrad(
+    grad: Gradient, sources: Sequence[Source], weight: Tensor, conv: Problem, needs_bias: bool
+) -> tuple[Prepared, bool]:
+    """Wgrad's launch, and whether it will be the same from now on."""
     first, second = sources[0], sources[-1]
     channels = (first.x.shape[1],) if first is second else (first.x.shape[1], second.x.shape[1])
     out_channels = grad.dy.shape[1]
@@ -190,40 +256,36 @@ def _wgrad(
     gradient_rows = activation.rows_of(grad.dy)
     rows = row_tiles(gradient_rows, out_channels)
     bias_programs = rows.programs * rows.channel_blocks if needs_bias else 0
-
     flags, exact = {**activation.flags(sources), **grad.flags()}, not tf32_convolutions()
-    inverse_count = grad.inverse_count
 
-    def run(tile: tiles.Tile) -> tuple[Tensor, Tensor | None]:
+    def launch(tile: tiles.Tile) -> Prepared:
         splits = min(tiles.splits(tile, work), (tiles.OFFSETS - 1) // (taps * sum(channels) * out_channels))
-        wide, device = torch.float32, weight.device
-        partial = torch.empty((splits, taps, sum(channels), out_channels), dtype=wide, device=device)
-        bias_sums = torch.empty((out_channels, rows.programs), dtype=wide, device=device) if needs_bias else None
         bt, bh, bw = tiles.block_shape(tile.k, conv.small)
         blocks = 0
         for size, times in blocks_of:
             blocks += times * -(-size // tile.m)
-        wgrad_kernel.conv_wgrad_kernel[(splits * blocks * -(-out_channels // tile.n) + bias_programs,)](
-            first.x, first.mean, first.scale, first.shift, first.addend,
-            second.x, second.mean, second.scale, second.shift, second.addend,
-            *grad, partial, bias_sums, conv.samples, conv.small, conv.large, conv.padding, conv.dilation,
-            inverse_count, channels[0], channels[-1], out_channels, splits,
-            rows.programs, gradient_rows, rows.rows_per_program,
-            **flags, HAS_BIAS=needs_bias,
-            TRANSPOSED=conv.transposed, STRIDE=conv.stride, TAPS=conv.taps,
-            BT=bt, BH=bh, BW=bw, BLOCK_M=tile.m, BLOCK_N=tile.n, PACK0=packs[0], PACK1=packs[-1],
-            BIAS_R=rows.block_r, BIAS_C=rows.block_c,
-            PRECISION="ieee" if exact else "tf32",
-            num_warps=tile.num_warps, num_stages=tile.num_stages, **support.OPTIONS,
-        )  # fmt: skip
-        return partial, bias_sums
+        numbers = {
+            "samples": conv.samples, "small": conv.small, "large": conv.large, "padding": conv.padding,
+            "dilation": conv.dilation, "inverse_count": grad.inverse_count, "channels0": channels[0],
+            "channels1": channels[-1], "out_channels": out_channels, "splits": splits, "bias_parts": rows.programs,
+            "rows": gradient_rows, "rows_per_program": rows.rows_per_program, **flags, "HAS_BIAS": needs_bias,
+            "TRANSPOSED": conv.transposed, "STRIDE": conv.stride, "TAPS": conv.taps, "BT": bt, "BH": bh, "BW": bw,
+            "BLOCK_M": tile.m, "BLOCK_N": tile.n, "PACK0": packs[0], "PACK1": packs[-1], "BIAS_R": rows.block_r,
+            "BIAS_C": rows.block_c, "PRECISION": "ieee" if exact else "tf32", "num_warps": tile.num_warps,
+            "num_stages": tile.num_stages, **support.OPTIONS,
+        }  # fmt: skip
+        grid = (splits * blocks * -(-out_channels // tile.n) + bias_programs,)
+        of_bias = (out_channels, rows.programs) if needs_bias else None
+        sizes = ((splits, taps, sum(channels), out_channels), of_bias)
+        return prepare_launch(wgrad_kernel.conv_wgrad_kernel, grid, numbers, sizes)
 
     def result(tile: tiles.Tile) -> list[Tensor]:
-        partial, bias_sums = run(tile)
+        partial, bias_sums = _run_wgrad(launch(tile), grad, sources)
         return [partial.sum(0), *([] if bias_sums is None else [bias_sums.sum(1)])]
 
     shape = (conv, channels, out_channels, any(s.mean is not None for s in sources), weight.dtype)
-    return run(autotune.choose("wgrad", tiles.WGRAD_TILES, work, shape, result))
+    found = launch(autotune.choose("wgrad", tiles.WGRAD_TILES, work, shape, result))
+    return found, autotune.is_chosen("wgrad", work, shape)
 
 
 def _gradient_sums(grad: Gradient) -> Tensor:

@@ -152,7 +152,7 @@ def test_registered_operators() -> None:
         [True, False], True, False, *axes,
     )  # fmt: skip
     call = torch_library.call_of(given.sources, given.weight, given.geometry, True, "triton")
-    assert fused_bn.can(call, given.sources, norm)
+    assert fused_bn.node(call, given.sources, given.weight, None, norm) is not None
     for operator, arguments in (("conv_norm_fwd", forward), ("conv_norm_bwd", backward)):
         checked = getattr(torch.ops.fastinpaint, operator).default
         tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")

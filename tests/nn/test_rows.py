@@ -1,0 +1,102 @@
+"""A row of layers takes convolution, batch norm and ReLU in one step, and does what they do one by one."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastinpaint
+from fastinpaint.nn import DeferredTensor, Sequential
+
+
+def row() -> nn.Sequential:
+    torch.manual_seed(0)
+    block = [nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU()]
+    return nn.Sequential(*copy.deepcopy(block), nn.Conv2d(4, 4, 1), nn.ReLU(inplace=True), *copy.deepcopy(block))
+
+
+def pair() -> tuple[nn.Module, nn.Sequential]:
+    """An accelerated row, and the stock one."""
+    stock = row()
+    return fastinpaint.accelerate(copy.deepcopy(stock), objective="fuse"), stock
+
+
+def compare(net: nn.Module, stock: nn.Module) -> None:
+    x = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    results: list[list[Tensor]] = []
+    for model in (net, stock):
+        y = model(x)
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        grads = torch.autograd.grad(y.square().sum(), [x, *parameters], allow_unused=True)
+        results.append([y, *(g for g in grads if g is not None), *model.buffers()])
+    assert len(results[0]) == len(results[1])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def hook_on_batch_norm(net: nn.Module) -> None:
+    seen: list[type] = []
+    net[1].register_forward_hook(lambda module, given, result: seen.append(type(result)))  # type: ignore[index]
+    net.seen = seen  # type: ignore[assignment]
+
+
+CHANGES: dict[str, Callable[[nn.Module], object]] = {
+    "as it is": lambda net: None,
+    "evaluation": lambda net: net.eval(),
+    "frozen batch norm": lambda net: net[1].eval(),  # type: ignore[index]
+    "hook on a convolution": lambda net: net[0].register_forward_hook(lambda *_: None),  # type: ignore[index]
+    "hook on a batch norm": hook_on_batch_norm,
+    "hook on a ReLU": lambda net: net[2].register_forward_pre_hook(lambda *_: None),  # type: ignore[index]
+    "no running statistics": lambda net: setattr(net[1], "track_running_stats", False),  # type: ignore[index]
+    "one layer replaced": lambda net: net.__setitem__(2, nn.Tanh()),  # type: ignore[operator]
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_row_does_what_its_layers_do(change: str) -> None:
+    net, stock = pair()
+    assert type(net) is Sequential
+    for _ in range(2):
+        compare(net, stock)
+    for model in (net, stock):
+        CHANGES[change](model)
+    for _ in range(2):
+        compare(net, stock)
+    if change == "hook on a batch norm":
+        assert net.seen
+        assert DeferredTensor not in net.seen
+
+
+def test_a_row_without_gradients_does_what_its_layers_do() -> None:
+    net, stock = pair()
+    x = torch.randn(2, 4, 96, 96)
+    for mode in (torch.no_grad, torch.inference_mode):
+        for training in (True, False):
+            net.train(training), stock.train(training)
+            with mode():
+                torch.testing.assert_close(net(x), stock(x), rtol=1e-4, atol=1e-4)
+
+
+def test_layers_before_a_row_are_seen_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one step: no batch norm or ReLU is called."""
+    net, _ = pair()
+    called: list[str] = []
+    for kind in (fastinpaint.nn.BatchNorm2d, fastinpaint.nn.Conv2d):
+        monkeypatch.setattr(kind, "__call__", lambda self, *_: called.append(type(self).__name__))
+    net(torch.randn(2, 4, 6, 6))
+    assert not called
+
+
+def test_a_row_is_copied_pickled_and_restored() -> None:
+    net, stock = pair()
+    compare(copy.deepcopy(net), copy.deepcopy(stock))
+    compare(pickle.loads(pickle.dumps(net)), copy.deepcopy(stock))
+    restored = fastinpaint.restore(net)
+    assert type(restored) is nn.Sequential
+    assert "fastinpaint" not in {type(m).__module__.partition(".")[0] for m in restored.modules()}
+    compare(restored, stock)
