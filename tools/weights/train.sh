@@ -3,10 +3,10 @@
 #
 #   tools/weights/train.sh CLIPS WORK      # WORK: a folder outside the repository with room for 5 GB
 #
-# About half an hour of one quiet core for the draws, a quarter for the first training and three quarters for the second.
-# The first learns from draws alone. The second begins with its weights; three quarters of its views are fresh. The result
-# depends on the clips and the seed alone; docs/results/correction.json holds the clips' hashes, the options and the curve
-# of the shipped weights' second training.
+# On one quiet core about half an hour each for the draws and the two trainings (estimated from the time of a step). The
+# first training learns from draws alone. The second begins with its weights, and three quarters of its views are fresh. The
+# result depends on the clips and the seed alone. docs/results/correction.json holds the clips' hashes, and the options and
+# the curve of the shipped weights' second training.
 set -euo pipefail
 clips=$1 work=$2
 cd "$(dirname "$0")/../.."

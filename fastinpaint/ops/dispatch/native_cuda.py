@@ -195,13 +195,9 @@ def call(op: str, function: str, like: Tensor, *arguments: object) -> None:
     """
     built = _built() if emulated is None else emulated
     if like.is_cuda:
-        device = like.device.index
-        stream = ctypes.c_void_p(torch._C._cuda_getCurrentRawStream(device))
-        if device == torch.cuda.current_device():
+        with torch.cuda.device(like.device):
+            stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
             status = getattr(built, function)(*arguments, stream)
-        else:
-            with torch.cuda.device(device):
-                status = getattr(built, function)(*arguments, stream)
     else:
         status = getattr(built, function)(*arguments, None)
     if status:

@@ -153,7 +153,7 @@ class Passes:
             places = (mean.data_ptr(), dvar.data_ptr(), dmean.data_ptr())
             ADDRESSES.pack_into(conv, G_SOURCE, y.data_ptr(), dy.data_ptr(), *places)
         found, dbias, space = self._results(conv, alive, weight, needs, needs_weight, needs_bias)
-        native.call(OP, "fi_conv_bwd", space, ctypes.byref(conv), None, native.address(dbias))
+        native.call(OP, "fi_conv_bwd", space, ctypes.byref(conv), None, native.pointer(dbias))
         return *found, None if dbias is None else dbias.to(weight.dtype)
 
     def bwd_norm(
@@ -189,7 +189,7 @@ class Passes:
             dscale, var, normed.weight, norm_weight is not None, eps, dvar
         )
         conv.gradient.scale = dvar
-        native.call(OP, "fi_conv_bwd", space, ctypes.byref(conv), packed, native.address(dbias))
+        native.call(OP, "fi_conv_bwd", space, ctypes.byref(conv), packed, native.pointer(dbias))
         return grads, dweight, None if dbias is None else dbias.to(weight.dtype), dnorm_weight
 
     def _results(
