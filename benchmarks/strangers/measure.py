@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import fastinpaint
-from benchmarks.strangers.networks import CASES, batch
+from benchmarks.strangers.networks import CASES, UNTUNED, batch
 from fastinpaint.acceleration import trial
 from fastinpaint.acceleration.example import float_tensors
 from fastinpaint.acceleration.kept import kept_bytes
@@ -32,6 +32,7 @@ from fastinpaint.bench.machine import describe
 from fastinpaint.bench.measure import Timing, time_pairwise
 
 KIND = "strangers"
+KNOWN = CASES | UNTUNED
 STOCK = ("stock contiguous", "stock channels-last")
 AGREE = 2e-2  # of the loss: float32 through a hundred layers of batch norm over a small batch
 
@@ -59,7 +60,7 @@ def shrunk(shape: tuple[int, ...], by: int) -> tuple[int, ...]:
 
 def contenders(name: str, objective: str, smaller: int) -> tuple[dict[str, tuple[nn.Module, Tensor]], float]:
     """The same network three times, with its input; and the seconds that choosing took."""
-    case = CASES[name]
+    case = KNOWN[name]
     torch.manual_seed(0)
     plain, x = case.build().train(), batch(shrunk(case.shape, smaller))
     for module in plain.modules():
@@ -90,7 +91,7 @@ def measure(name: str, objective: str, turns: int, smaller: int = 1) -> list[dic
         run()
     taken = time_pairwise(steps, turns, 0.0, trial.clock)
     report = nets[ours][0].fastinpaint_report
-    shape = "x".join(map(str, shrunk(CASES[name].shape, smaller)))
+    shape = "x".join(map(str, shrunk(KNOWN[name].shape, smaller)))
     found = []
     for who, seconds in zip(nets, taken, strict=True):
         t = Timing.of(seconds)
@@ -137,7 +138,7 @@ def table(found: list[dict[str, Any]]) -> str:
 def main() -> int:
     """Measure the networks that are named, or all; print each as it is done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="*", metavar="NETWORK", help=", ".join(CASES))
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help=", ".join(KNOWN))
     parser.add_argument("--rows", type=Path, help="file that rows are appended to")
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--objective", default="speed")
@@ -154,9 +155,9 @@ def main() -> int:
     if args.cpu_time:
         torch.set_num_threads(1)
         trial.clock = time.process_time
-    unknown = set(args.networks) - set(CASES)
+    unknown = set(args.networks) - set(KNOWN)
     if unknown:
-        parser.error(f"unknown networks {', '.join(sorted(unknown))}; known: {', '.join(CASES)}.")
+        parser.error(f"unknown networks {', '.join(sorted(unknown))}; known: {', '.join(KNOWN)}.")
     for name in args.networks or CASES:
         found = measure(name, args.objective, args.turns, args.smaller)
         if found:

@@ -109,6 +109,41 @@ CASES: dict[str, Case] = {
 }
 
 
+def _timm(name: str) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        torchvision()
+        return importlib.import_module("timm").create_model(name, pretrained=False)
+
+    return build
+
+
+def _unet_plus_plus() -> nn.Module:
+    torchvision()
+    smp = importlib.import_module("segmentation_models_pytorch")
+    return smp.UnetPlusPlus("resnet18", encoder_weights=None, classes=2)
+
+
+def _segresnet() -> nn.Module:
+    return importlib.import_module("monai.networks.nets").SegResNet(3, init_filters=16, in_channels=1, out_channels=3)
+
+
+# Networks that nobody has tuned a kernel, a rule or a threshold for: they show what a new network can expect.
+UNTUNED: dict[str, Case] = {
+    "regnet_y_400mf": Case(_vision("regnet_y_400mf"), (4, 3, 160, 160)),
+    "convnext_tiny": Case(_vision("convnext_tiny"), (2, 3, 160, 160)),
+    "shufflenet_v2_x1_0": Case(_vision("shufflenet_v2_x1_0"), (4, 3, 224, 224)),
+    "mnasnet1_0": Case(_vision("mnasnet1_0"), (4, 3, 160, 160)),
+    "squeezenet1_1": Case(_vision("squeezenet1_1"), (4, 3, 224, 224)),
+    "efficientnet_v2_s": Case(_vision("efficientnet_v2_s"), (2, 3, 160, 160)),
+    "mobilenet_v3_large": Case(_vision("mobilenet_v3_large"), (4, 3, 224, 224)),
+    "wide_resnet50_2": Case(_vision("wide_resnet50_2"), (1, 3, 160, 160)),
+    "ghostnet_100": Case(_timm("ghostnet_100"), (4, 3, 160, 160)),
+    "hrnet_w18_small": Case(_timm("hrnet_w18_small"), (2, 3, 160, 160)),
+    "unet_plus_plus_resnet18": Case(_unet_plus_plus, (1, 3, 160, 160)),
+    "segresnet": Case(_segresnet, (1, 1, 48, 48, 48)),
+}
+
+
 def batch(shape: tuple[int, ...]) -> Tensor:
     """Random values, the same for everybody."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
