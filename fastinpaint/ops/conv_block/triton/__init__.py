@@ -72,10 +72,12 @@ def _why_not_shapes(x: tuple[int, ...], channels: int, weight: tuple[int, ...], 
 def prepare(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> SimpleNamespace:
     """The functions of this module for such sources, with a memory of their launches."""
     memory: Memory = {}
-    passes = {function.__name__: functools.partial(function, memory=memory) for function in (fwd, bwd, bwd_norm)}
+    passes = {function.__name__: functools.partial(function, memory=memory) for function in (fwd, bwd)}
     # of one or two sources no gradient shares memory with another; nothing calls what autograd or autocast would change
     fresh = len(sources) <= MAX_SOURCES
-    found = SimpleNamespace(CHANNELS_LAST=True, FRESH_GRADIENTS=fresh, UNGUARDED=True, **passes)
+    found = SimpleNamespace(CHANNELS_LAST=True, FRESH_GRADIENTS=fresh, UNGUARDED=True, bwd_norm=bwd_norm, **passes)
+    if fresh:
+        found.bwd_norm = lambda *call: bwd_two(*_norm_gradient(*call[:6]), *call[6:], memory)
     if all(source.x.numel() for source in sources):
         found.fwd_norm = functools.partial(fwd_norm, memory=memory)
     return found
@@ -259,15 +261,20 @@ def bwd_norm(
     needs: Sequence[bool],
     needs_weight: bool,
     needs_bias: bool,
-    memory: Memory | None = None,
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None, Tensor | None]:
     """As `bwd`, with the scale's gradient in place of dvar. Also returns norm_weight's gradient, None without one."""
-    grad = Gradient(layout.dense(dy), layout.dense(y), normed.mean, dmean, dscale, normed.dvar_per_dscale)
+    backward = bwd_two if len(sources) <= MAX_SOURCES else _bwd_written
+    grad, norm = _norm_gradient(dy, dmean, dscale, y, normed, norm_weight)
+    return backward(grad, norm, sources, weight, geometry, needs, needs_weight, needs_bias)
+
+
+def _norm_gradient(
+    dy: Tensor, dmean: Tensor, dscale: Tensor, y: Tensor, normed: Normed, norm_weight: Tensor | None
+) -> tuple[Gradient, NormWeight | None]:
+    """G, and what the gradient of norm_weight needs, from the arguments of `bwd_norm`."""
     assert normed.rstd is not None
     norm = None if norm_weight is None else NormWeight(dscale, normed.rstd, norm_weight)
-    if len(sources) <= MAX_SOURCES:
-        return bwd_two(grad, norm, sources, weight, geometry, needs, needs_weight, needs_bias, memory)
-    return _bwd_written(grad, norm, sources, weight, geometry, needs, needs_weight, needs_bias)
+    return Gradient(layout.dense(dy), layout.dense(y), normed.mean, dmean, dscale, normed.dvar_per_dscale), norm
 
 
 def _bwd_written(
