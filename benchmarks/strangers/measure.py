@@ -81,7 +81,10 @@ def measure(name: str, objective: str, turns: int, smaller: int = 1) -> list[dic
     nets, choosing = contenders(name, objective, smaller)
     ours = next(reversed(nets))
     kept = {who: kept_bytes(lambda net=net, x=x: loss_of(net, x), net.parameters()) for who, (net, x) in nets.items()}
-    losses = {who: float(loss_of(net, x).detach()) for who, (net, x) in nets.items()}
+    losses = {}
+    for who, (net, x) in nets.items():
+        torch.manual_seed(1)  # functional dropout draws the same
+        losses[who] = float(loss_of(net, x).detach())
     apart = abs(losses[ours] / losses[STOCK[0]] - 1)
     if not apart < AGREE:
         print(f"{name}: the losses are {apart:.1e} apart: not reported.", file=sys.stderr)

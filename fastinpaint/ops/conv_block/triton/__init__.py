@@ -77,7 +77,7 @@ def prepare(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> Si
     fresh = len(sources) <= MAX_SOURCES
     found = SimpleNamespace(CHANNELS_LAST=True, FRESH_GRADIENTS=fresh, UNGUARDED=True, bwd_norm=bwd_norm, **passes)
     if fresh:
-        found.bwd_norm = lambda *call: bwd_two(*_norm_gradient(*call[:6]), *call[6:], memory)
+        found.bwd_norm = lambda *call: bwd_two(*_norm_gradient(*call[:6]), *call[6:], memory)  # type: ignore[call-arg]
     if all(source.x.numel() for source in sources):
         found.fwd_norm = functools.partial(fwd_norm, memory=memory)
     return found
