@@ -12,6 +12,7 @@ alone). Neither needs torch. What cannot be built is named and left out.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import re
@@ -29,6 +30,7 @@ sys.path.insert(0, str(ROOT))  # pip does not
 from tools.nvcc import find_nvcc  # noqa: E402
 
 ARCHITECTURES = "80;90a;100"
+SUFFIXES = {"cpu": (".cpp", ".h"), "cuda": (".cu", ".cuh", ".h")}  # of the files that a library is built from
 
 # The instruction sets of the CPU kernels: the width of a vector in bytes and the compiler's flags.
 ISAS = {"scalar": (16, [])}
@@ -99,6 +101,19 @@ def cuda_variants(source: Path) -> list[tuple[str, list[str]]]:
     return [("", ["-gencode=arch=compute_90a,code=sm_90a"])] if "90a" in architectures else []
 
 
+def write_sources_units(build: Path) -> None:
+    """For each library a unit with the hash of its sources, by which `native` finds a library that is out of date."""
+    place = ROOT / "fastinpaint" / "ops" / "dispatch" / "source_hash.py"
+    spec = importlib.util.spec_from_file_location("source_hash", place)  # the package itself needs torch
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name, suffixes in SUFFIXES.items():
+        unit, found = build / f"{name}_sources.cpp", module.cxx_hash(ROOT / "csrc", suffixes)
+        text = f'extern "C" __attribute__((visibility("default"))) const char fi_sources[] = "{found}";\n'
+        if not unit.exists() or unit.read_text() != text:
+            unit.write_text(text)
+
+
 def ninja_rules(out: Path, build: Path) -> list[str]:
     """The text of build.ninja for every library that can be built here."""
     lines, cxx, nvcc = ["ninja_required_version = 1.5"], find_cxx(), wanted_nvcc()
@@ -128,6 +143,8 @@ def ninja_rules(out: Path, build: Path) -> list[str]:
             for variant, extra in cpu_variants(source) if name == "cpu" else cuda_variants(source):
                 objects.append(f"{build}/{name}/{stem}{variant}.o")
                 lines += [f"build {objects[-1]}: compile_{name} {source}", f"  extra = {' '.join(extra)}"]
+        objects.append(f"{build}/{name}_sources.o")
+        lines += [f"build {objects[-1]}: compile_{name} {build}/{name}_sources.cpp"]
         library = out / f"libfastinpaint_{name}.so"
         lines += [f"build {library}: link_{name} {' '.join(objects)}", f"default {library}"]
     return lines
@@ -145,6 +162,7 @@ class BuildKernels(build_ext):
         rules = ninja_rules(package, build)
         if not any(line.startswith("default") for line in rules):
             return
+        write_sources_units(build)
         (build / "build.ninja").write_text("\n".join(rules) + "\n")
         ninja = shutil.which("ninja") or str(Path(sys.executable).parent / "ninja")
         subprocess.run([ninja, "-C", str(build)], check=True)

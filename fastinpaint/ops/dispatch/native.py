@@ -6,11 +6,15 @@ import ctypes
 import functools
 from pathlib import Path
 
+from fastinpaint.ops.dispatch.source_hash import cxx_hash
+
 HERE = Path(__file__).parents[2]  # the package
 TOOLS = {
     "cpu": "a C++ compiler (g++ or clang++)",
     "cuda": "nvcc (of the CUDA toolkit, or by `pip install nvidia-cuda-nvcc nvidia-cuda-runtime nvidia-cuda-cccl`)",
 }
+SUFFIXES = {"cpu": (".cpp", ".h"), "cuda": (".cu", ".cuh", ".h")}
+"""Suffixes of the files in csrc that a library is built from; `setup.py` has the same."""
 
 
 @functools.cache
@@ -34,4 +38,15 @@ def _why_not(name: str, folder: Path) -> str | None:
         return f"the {name} kernels are not built; install {TOOLS[name]} and run `pip install -e .` again."
     if load(name) is None:
         return f"libfastinpaint_{name}.so does not load here; run `pip install -e .` again."
+    csrc = folder.parent / "csrc"  # in a checkout
+    if csrc.is_dir() and built_from(name) not in (None, cxx_hash(csrc, SUFFIXES[name])):
+        return f"libfastinpaint_{name}.so was built from other sources than csrc holds; run `pip install -e .` again."
     return None
+
+
+def built_from(name: str) -> str | None:
+    """The hash of the sources that the library was built from, or None if it has none."""
+    try:
+        return (ctypes.c_char * 64).in_dll(load(name), "fi_sources").value.decode()  # type: ignore[arg-type]
+    except ValueError:
+        return None

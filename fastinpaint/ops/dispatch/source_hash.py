@@ -23,6 +23,13 @@ def source_hash(paths: Iterable[Path]) -> str:
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
+def cxx_hash(csrc: Path, suffixes: Iterable[str]) -> str:
+    """The hash of the C++ and CUDA files below a folder with these suffixes: 64 hexadecimal digits."""
+    paths = sorted(path for path in csrc.rglob("*") if path.suffix in set(suffixes))
+    parts = [f"{path.relative_to(csrc).as_posix()}\n{cxx_content(path.read_text('utf-8'))}" for path in paths]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
 def python_content(text: str) -> str:
     """What a Python file does, written out: its syntax tree without docstrings and without imports of this package."""
     return repr(_content(ast.parse(text)))
