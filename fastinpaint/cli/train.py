@@ -78,4 +78,9 @@ def _add(
         group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
     else:
         metavar = "|".join(choices) if choices else {"int": "N", "float": "X"}.get(str(item.type), "WORD")
-        group.add_argument(flag, metavar=metavar, help=text)
+        group.add_argument(flag, metavar=metavar, type=_weights if item.name == "start" else str, help=text)
+
+
+def _weights(text: str) -> str:
+    """A path to weights; an empty one is a mistake, where the field's own default means none."""
+    return str(path(text))

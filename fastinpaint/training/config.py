@@ -223,6 +223,8 @@ def _as(name: str, value: Any, kind: Any, range: Number | None) -> Any:
 def _check(item: dataclasses.Field[Any], value: Any) -> None:
     if (choices := item.metadata["choices"]) is not None:
         _chosen(item.name, value, choices)
+    elif item.type == "str" and not isinstance(value, str):
+        raise UserError(f"{item.name}: must be a text, got {shown(value)}.")
     if (range := item.metadata["range"]) is not None:
         range.checked(f"{item.name}:", value)
 

@@ -83,3 +83,9 @@ def test_a_run_begins_with_the_weights_of_a_file(draws: Path, tmp_path: Path, un
     assert all(torch.equal(one, other) for one, other in zip(was.parameters(), now.parameters(), strict=True))
     with pytest.raises(UserError, match=r"start: .* another network"):
         train(TrainConfig.from_dict({**own, "model": {"width": 0.125}}, CONFIG), draws, tmp_path / "other")
+
+
+@pytest.mark.parametrize("start", [["weights"], 3, None])
+def test_a_start_that_is_no_text_is_refused(start: object) -> None:
+    with pytest.raises(UserError, match=r"^start: must be a text, got "):
+        TrainConfig.from_dict({"start": start}, CONFIG)

@@ -20,7 +20,11 @@ PROGRAMS = {
         {native_cuda.HOPPER: "all"},
     ),
     WGRAD: Program(
-        "tests.ops.conv_block.cuda.hopper_wgrad", ("conv_block/cuda/wgrad.cu", "conv_block/cuda/hopper/wgrad.cu")
+        "tests.ops.conv_block.cuda.hopper_wgrad",
+        (
+            *("conv_block/cuda/passes.cu", "conv_block/cuda/fwd_dgrad.cu", "conv_block/cuda/wgrad.cu"),
+            *("conv_block/cuda/hopper/wgrad.cu", "activation/cuda.cu"),
+        ),
     ),
 }
 MET = {GATHER: "stride 2, two sources forward", WGRAD: "several tiles"}  # the case that meets the defects
