@@ -9,8 +9,8 @@ struct BatchNorm;  // batch_norm/kernels.cuh
 
 using namespace fi;
 
-FI_EXPORT int fi_conv_fwd(const Conv* conv, void* stream);
-FI_EXPORT int fi_conv_dgrad(const Conv* conv, void* stream);
+FI_EXPORT __attribute__((weak)) int fi_conv_fwd(const Conv* conv, void* stream);
+FI_EXPORT __attribute__((weak)) int fi_conv_dgrad(const Conv* conv, void* stream);
 FI_EXPORT __attribute__((weak)) int fi_conv_wgrad(const Conv* conv, void* stream);
 FI_EXPORT __attribute__((weak)) int fi_batch_norm_fwd(const BatchNorm* norm, void* stream);
 FI_EXPORT __attribute__((weak)) int fi_batch_norm_bwd(const BatchNorm* norm, void* stream);

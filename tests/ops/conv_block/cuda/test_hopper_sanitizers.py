@@ -22,8 +22,8 @@ PROGRAMS = {
     WGRAD: Program(
         "tests.ops.conv_block.cuda.hopper_wgrad",
         (
-            *("conv_block/cuda/passes.cu", "conv_block/cuda/fwd_dgrad.cu", "conv_block/cuda/wgrad.cu"),
-            *("conv_block/cuda/hopper/wgrad.cu", "activation/cuda.cu"),
+            *("conv_block/cuda/passes.cu", "conv_block/cuda/wgrad.cu", "conv_block/cuda/hopper/wgrad.cu"),
+            "activation/cuda.cu",
         ),
     ),
 }
