@@ -30,7 +30,6 @@ sys.path.insert(0, str(ROOT))  # pip does not
 from tools.nvcc import find_nvcc  # noqa: E402
 
 ARCHITECTURES = "80;90a;100"
-SUFFIXES = {"cpu": (".cpp", ".h"), "cuda": (".cu", ".cuh", ".h")}  # of the files that a library is built from
 
 # The instruction sets of the CPU kernels: the width of a vector in bytes and the compiler's flags.
 ISAS = {"scalar": (16, [])}
@@ -107,8 +106,8 @@ def write_sources_units(build: Path) -> None:
     spec = importlib.util.spec_from_file_location("source_hash", place)  # the package itself needs torch
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    for name, suffixes in SUFFIXES.items():
-        unit, found = build / f"{name}_sources.cpp", module.cxx_hash(ROOT / "csrc", suffixes)
+    for name in module.SUFFIXES:
+        unit, found = build / f"{name}_sources.cpp", module.cxx_hash(ROOT / "csrc", name)
         text = f'extern "C" __attribute__((visibility("default"))) const char fi_sources[] = "{found}";\n'
         if not unit.exists() or unit.read_text() != text:
             unit.write_text(text)

@@ -13,8 +13,6 @@ TOOLS = {
     "cpu": "a C++ compiler (g++ or clang++)",
     "cuda": "nvcc (of the CUDA toolkit, or by `pip install nvidia-cuda-nvcc nvidia-cuda-runtime nvidia-cuda-cccl`)",
 }
-SUFFIXES = {"cpu": (".cpp", ".h"), "cuda": (".cu", ".cuh", ".h")}
-"""Suffixes of the files in csrc that a library is built from; `setup.py` has the same."""
 
 
 @functools.cache
@@ -39,7 +37,7 @@ def _why_not(name: str, folder: Path) -> str | None:
     if load(name) is None:
         return f"libfastinpaint_{name}.so does not load here; run `pip install -e .` again."
     csrc = folder.parent / "csrc"  # in a checkout
-    if csrc.is_dir() and built_from(name) not in (None, cxx_hash(csrc, SUFFIXES[name])):
+    if csrc.is_dir() and built_from(name) not in (None, cxx_hash(csrc, name)):
         return f"libfastinpaint_{name}.so was built from other sources than csrc holds; run `pip install -e .` again."
     return None
 

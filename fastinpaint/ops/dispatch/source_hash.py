@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = __name__.partition(".")[0]
+SUFFIXES = {"cpu": (".cpp", ".h"), "cuda": (".cu", ".cuh", ".h")}  # of the files that a library is built from
 # A string or character of C++, which may hold what looks like a comment, or a comment.
 CXX_COMMENT = re.compile(r"""("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|//[^\n]*|/\*.*?\*/""", re.S)
 
@@ -23,9 +24,9 @@ def source_hash(paths: Iterable[Path]) -> str:
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
-def cxx_hash(csrc: Path, suffixes: Iterable[str]) -> str:
-    """The hash of the C++ and CUDA files below a folder with these suffixes: 64 hexadecimal digits."""
-    paths = sorted(path for path in csrc.rglob("*") if path.suffix in set(suffixes))
+def cxx_hash(csrc: Path, library: str) -> str:
+    """The hash of the C++ or CUDA files below a folder that a library is built from: 64 hexadecimal digits."""
+    paths = sorted(path for path in csrc.rglob("*") if path.suffix in SUFFIXES[library])
     parts = [f"{path.relative_to(csrc).as_posix()}\n{cxx_content(path.read_text('utf-8'))}" for path in paths]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
