@@ -62,8 +62,8 @@ def finish(count: Tensor, part_mean: Tensor, part_m2: Tensor, norm: Norm, values
         values: number of values per channel.
     """
     channels, parts = part_mean.shape
-    wide, device = torch.float32, count.device
-    vectors = [torch.empty(channels, dtype=wide, device=device) for _ in range(VECTORS)]
+    first = torch.empty(channels, dtype=torch.float32, device=count.device)
+    vectors = [first, *map(torch.empty_like, [first] * (VECTORS - 1))]
     weight, bias, running, eps = norm
     running_mean = running_var = tracked = None
     momentum: float | None = 0.0

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.library import Library, register_fake
+from torch.library import Library
 
 from fastinpaint.ops import saved
 from fastinpaint.ops.batch_norm import reference as batch_norm
@@ -33,6 +33,7 @@ from fastinpaint.ops.dispatch.fast_path import (
     empty_if_none,
     no_autocast,
     none_if_empty,
+    register,
 )
 from fastinpaint.ops.layout import FORMATS
 from fastinpaint.ops.saved import Operand, Recipe
@@ -135,8 +136,7 @@ def _bwd_fake(
 
 
 for _name, _function, _fake in (("conv_norm_fwd", _fwd, _fwd_fake), ("conv_norm_bwd", _bwd, _bwd_fake)):
-    _library.impl(_name, _function, "CompositeExplicitAutograd")
-    register_fake(f"fastinpaint::{_name}", _fake, lib=_library)
+    register(_library, _name, _function, _fake)
 
 
 class Kept(NamedTuple):

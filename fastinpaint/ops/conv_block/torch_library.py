@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.library import Library, register_fake
+from torch.library import Library
 
 from fastinpaint.ops.conv_block import reference
 from fastinpaint.ops.dispatch import registry
@@ -23,6 +23,7 @@ from fastinpaint.ops.dispatch.fast_path import (
     empty_if_none,
     no_autocast,
     none_if_empty,
+    register,
 )
 from fastinpaint.ops.layout import FORMATS
 from fastinpaint.ops.types import Geometry, Source, SourceGrad, unflatten
@@ -131,8 +132,7 @@ def _batch_stats(fake: bool, x: Tensor, backend: str) -> tuple[Tensor, Tensor]:
 
 
 for _name, _function in (("conv_block_fwd", run_fwd), ("conv_block_bwd", run_bwd), ("batch_stats", _batch_stats)):
-    _library.impl(_name, partial(_function, False), "CompositeExplicitAutograd")
-    register_fake(f"fastinpaint::{_name}", partial(_function, True), lib=_library)
+    register(_library, _name, partial(_function, False), partial(_function, True))
 
 
 class Call(NamedTuple):

@@ -94,7 +94,7 @@ def fwd(
     """y ``[N, C_out, *space]``, dense channels-last; with ``stats`` also its mean and biased variance ``[C_out]``."""
     dense = _at_most_two(sources)
     first = dense[0].x
-    y = layout.empty(output_shape(first.shape, weight.shape, geometry), first)
+    y = layout.empty(_shape(first, weight, geometry, memory), first)
     if not y.numel():
         return y, *(activation.batch_stats(y) if stats else (None, None))
     with support.on_device_of(first):
@@ -118,11 +118,21 @@ def fwd_norm(
     """y as in `fwd`, for maps that are not empty, and the following batch norm's results from y's statistics."""
     dense = _at_most_two(sources)
     first = dense[0].x
-    y = layout.empty(output_shape(first.shape, weight.shape, geometry), first)
+    y = layout.empty(_shape(first, weight, geometry, memory), first)
     with support.on_device_of(first):
         parts = _launch(dense, weight, bias, geometry, y, True, memory)
         assert parts is not None
         return y, batch_norm.finish(*parts, norm, y.numel() // y.shape[1])
+
+
+def _shape(x: Tensor, weight: Tensor, geometry: Geometry, memory: Memory | None) -> tuple[int, ...]:
+    """The shape of y."""
+    shape = None if memory is None else memory.get(("y",))
+    if shape is None:
+        shape = output_shape(x.shape, weight.shape, geometry)
+        if memory is not None:
+            memory["y",] = shape
+    return shape
 
 
 def _at_most_two(sources: Sequence[Source]) -> list[Source]:

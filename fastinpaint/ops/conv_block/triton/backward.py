@@ -30,6 +30,9 @@ if support.INSTALLED:
     from fastinpaint.ops.conv_block.triton import dgrad_kernel, finish_kernel, wgrad_kernel
 
 
+PROBLEM = ("problem",)  # the key, in a `Memory`, of the problem and of whether its maps are written out first
+
+
 class Gradient(NamedTuple):
     """dy, dense channels-last, and what turns it into G; the others are None without statistics.
 
@@ -87,11 +90,17 @@ def bwd_two(
     dy, dense = grad.dy, list(map(densely, sources))
     if not dy.numel() or not dense[0].x.numel():
         return *_of_nothing(grad, dense, weight, needs, needs_weight, needs_bias), None
-    conv = problem(tuple(dense[0].x.shape), tuple(dy.shape), tuple(weight.shape[2:]), geometry)
+    known = None if memory is None else memory.get(PROBLEM)
+    if known is None:
+        conv = problem(tuple(dense[0].x.shape), tuple(dy.shape), tuple(weight.shape[2:]), geometry)
+        known = conv, activate_first.suits(weight, conv)
+        if memory is not None:
+            memory[PROBLEM] = known
+    conv, written = known
     wanted = [source for source, needed in zip(dense, needs, strict=True) if needed]
     skipped = dense[0].x.shape[1] if not needs[0] else 0
     with support.on_device_of(dy):
-        if needs_weight and activate_first.suits(weight, conv):
+        if needs_weight and written:
             bias_sums = _gradient_sums(grad) if needs_bias else None
             grad = grad.written()
             partial = boxes.partial_sums(activate_first.activated(dense), grad.dy, conv)
@@ -101,7 +110,7 @@ def bwd_two(
             partial, bias_sums = None, _gradient_sums(grad) if needs_bias else None
         found, sums = _dgrad(grad, wanted, skipped, weight, conv, memory) if wanted else ([], None)
         found, dweight, dbias, dnorm_weight = _finish(
-            wanted, found, sums, partial, bias_sums, norm, weight, conv.transposed
+            wanted, found, sums, partial, bias_sums, norm, weight, conv.transposed, memory
         )
     waiting = iter(found)
     return [next(waiting) if needed else SourceGrad() for needed in needs], dweight, dbias, dnorm_weight
@@ -309,9 +318,10 @@ def _finish(
     norm: NormWeight | None,
     weight: Tensor,
     transposed: bool,
+    memory: Memory | None = None,
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None, Tensor | None]:
     """Finish the vectors' gradients, dweight (contiguous), dbias and dnorm_weight in one launch."""
-    dweight = dbias = dnorm_weight = None
+    dweight = dbias = dnorm_weight = dscale = rstd = None
     if sums is not None:
         grads = activation.with_vectors(sources, grads)
     if partial is not None:
@@ -319,27 +329,54 @@ def _finish(
     if bias_sums is not None:
         dbias = torch.empty(len(bias_sums), dtype=weight.dtype, device=weight.device)
     if norm is not None:
-        dnorm_weight = torch.empty_like(norm.weight, memory_format=torch.contiguous_format)
+        dscale, rstd, norm_weight = norm
+        dnorm_weight = torch.empty_like(norm_weight, memory_format=torch.contiguous_format)
     if sums is None and dweight is None and dbias is None and dnorm_weight is None:
         return grads, None, None, None
+    key = (
+        "finish", len(sources), norm is None, None if sums is None else sums.shape[2],
+        None if partial is None else partial.shape, None if bias_sums is None else bias_sums.shape,
+        *[(source.x.shape[1], source.mean is None) for source in sources],
+    )  # fmt: skip
+    found = remembered(memory, key, finish_kernel.conv_finish_kernel)
+    if found is None:
+        found = _prepare_finish(sources, sums, partial, bias_sums, norm is not None, weight, transposed)
+        if memory is not None:
+            memory[key] = found
+    found.launch(
+        sums, *activation.vectors(sources, grads), bias_sums, dbias, dscale, rstd, dnorm_weight, partial, dweight
+    )
+    return grads, dweight, dbias, dnorm_weight
+
+
+def _prepare_finish(
+    sources: Sequence[Source],
+    sums: Tensor | None,
+    partial: Tensor | None,
+    bias_sums: Tensor | None,
+    has_norm: bool,
+    weight: Tensor,
+    transposed: bool,
+) -> Prepared:
+    """The launch of `_finish` for sums of these shapes."""
     channels, out_channels = [s.x.shape[1] for s in sources] or [0], weight.shape[1 if transposed else 0]
     splits, taps, in_channels, _ = partial.shape if partial is not None else (0, 0, 0, 0)
-    inner, outer = (1, 1) if dweight is None else (dweight.stride(1), dweight.stride(0))
+    inner, outer = (1, 1) if partial is None else (weight.shape[2:].numel(), weight.shape[1:].numel())
     items = taps * in_channels * out_channels
     sum_programs = 0 if sums is None else sum(channels)
     bias_programs, bias_parts = (0, 0) if bias_sums is None else bias_sums.shape
-    norm_programs = 0 if norm is None else -(-out_channels // tiles.FINISH_ITEMS)
+    norm_programs = -(-out_channels // tiles.FINISH_ITEMS) if has_norm else 0
     programs = sum_programs + bias_programs + norm_programs + -(-items // tiles.FINISH_ITEMS)
-    finish_kernel.conv_finish_kernel[(programs,)](
-        sums, *activation.vectors(sources, grads), bias_sums, dbias,
-        *((None, None) if norm is None else norm[:2]), dnorm_weight, partial, dweight,
-        channels[0], sum(channels), 0 if sums is None else sums.shape[2], sum_programs, bias_parts, bias_programs,
-        norm_programs, items, in_channels, out_channels, splits, *((outer, inner) if transposed else (inner, outer)),
-        **activation.sums_flags(sources), HAS_BIAS=dbias is not None, HAS_NORM=norm is not None,
-        HAS_WEIGHT=dweight is not None,
-        BLOCK_P=FINISH_BLOCK, BLOCK=tiles.FINISH_ITEMS, BLOCK_S=tiles.FINISH_SPLITS, **support.OPTIONS,
-    )  # fmt: skip
-    return grads, dweight, dbias, dnorm_weight
+    numbers = {
+        "channels0": channels[0], "all_channels": sum(channels), "parts": 0 if sums is None else sums.shape[2],
+        "sum_programs": sum_programs, "bias_parts": bias_parts, "bias_programs": bias_programs,
+        "norm_programs": norm_programs, "items": items, "in_channels": in_channels, "out_channels": out_channels,
+        "splits": splits, "d_c": outer if transposed else inner, "d_o": inner if transposed else outer,
+        **activation.sums_flags(sources), "HAS_BIAS": bias_sums is not None, "HAS_NORM": has_norm,
+        "HAS_WEIGHT": partial is not None, "BLOCK_P": FINISH_BLOCK, "BLOCK": tiles.FINISH_ITEMS,
+        "BLOCK_S": tiles.FINISH_SPLITS, **support.OPTIONS,
+    }  # fmt: skip
+    return prepare_launch(finish_kernel.conv_finish_kernel, (programs,), numbers)
 
 
 def _of_nothing(
