@@ -90,7 +90,7 @@ def unswap(model: Model) -> Model:
             del module._fastinpaint, module._fastinpaint_accelerated
             vars(module).pop("_fastinpaint_follows", None)
         if type(module) in (Sequential, Row):
-            module.__class__ = nn.Sequential  # type: ignore[assignment]
+            module.__class__ = nn.Sequential
         for handle in vars(module).pop("_fastinpaint_borders", ()):
             handle.remove()
         vars(module).pop("_fastinpaint_plain", None)
