@@ -9,6 +9,7 @@
 namespace fi::FI_ISA {
 namespace {
 
+constexpr int kUnpackAhead = 8;  // input channels whose sums are asked for before they are read: each lies apart
 constexpr int kBatchTerms = 56;  // of one product: tiles, or pairs of them
 template <class S>
 constexpr int kBatch = kBatchTerms * kValues<S>;
@@ -156,6 +157,7 @@ void unpack_vector(const WeightGrad& args, const Taps& dw, int number, int64_t n
   const int64_t place = channels_in * channels_out;
   const float* base = args.product + number * args.block_size() + n0;
   for (int64_t k = 0; k < channels_in; ++k, base += channels_out) {
+    for (int at = 0; at < form.places; ++at) __builtin_prefetch(base + at * place + kUnpackAhead * channels_out);
     auto total = [&](int at) {
       if (!block.lives(at)) return vfloat{};
       vfloat sum = load(base + at * place);
