@@ -12,19 +12,15 @@ from fastinpaint.acceleration.select import Tiers
 from fastinpaint.acceleration.trial import Runner, Trial
 
 logger = logging.getLogger(__name__)
-TURNS, MORE_TURNS, MOST_TURNS = (
-    3,
-    2,
-    13,
-)  # whole steps of every finalist; of those that may still win, at a time; at most
-LONGEST = 30.0  # seconds of steps after which no further turns are started
+TURNS, MORE_TURNS, MOST_TURNS = 3, 2, 9  # steps of every finalist, of the unclear ones at a time, and at most
+LONGEST = 20.0  # seconds of steps after which no further turns are started
 FINALISTS = 4  # fused plans that are timed beside the stock layouts
 SLOWER_LAYOUT = 1.25  # a stock layout measured slower than the other by this factor, once, is no finalist
 HOPELESS = 1.15  # a plan measured slower than the fastest by this factor, once, is no finalist
 TIE = 0.02  # relative time that fewer kept bytes may cost: a step's time varies by as much between two processes
 DOUBTFUL_TIE = 0.03  # the same where the turns do not tell the plan from one within TIE
 TRADE = 5  # in a tie, relative kept bytes that a relative increase in time must save: 1 % of time for 5 % of bytes
-NEVER_SLOWER = 0.98  # least speed relative to the better stock layout
+NEVER_SLOWER = 0.99  # least speed relative to the better stock layout, which varies more between processes
 SLACK = 0.05  # relative time that "balanced" may spend to keep fewer bytes
 BUDGET_ERROR = 1.002  # relative excess of kept bytes that is ignored
 SHORT = 0.03  # seconds; shorter steps are repeated within a turn
