@@ -31,7 +31,7 @@ def add_border_hooks(model: nn.Module, fused: frozenset[type[nn.Module]]) -> Non
         if id(module) not in holders:
             handles = []
             if not isinstance(module, torch.jit.ScriptModule):  # it does not support this hook
-                before = _hooked_inputs if type(module) is nn.Identity else _plain_inputs
+                before = BEFORE.get(type(module), _plain_inputs)
                 handles = [module.register_forward_pre_hook(before, with_kwargs=True, prepend=True)]
         else:
             if type(module) is nn.Sequential:
@@ -58,6 +58,14 @@ def _hooked_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
     return _plain_inputs(module, args, kwargs) if layers.hooked(module, _own_hooks(module)) else None
 
 
+def _pooled_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Runs before max pooling, which reads deferred activations. Compilers and other hooks see plain tensors."""
+    return (_plain_inputs if torch.compiler.is_compiling() else _hooked_inputs)(module, args, kwargs)
+
+
+BEFORE = {nn.Identity: _hooked_inputs, nn.MaxPool2d: _pooled_inputs, nn.MaxPool3d: _pooled_inputs}
+
+
 def _own_hooks(module: nn.Module) -> int:
     """The number of the module's hooks that belong to this library."""
     return len(vars(module).get("_fastinpaint_borders", ())) + (TUNER in vars(module))
@@ -67,7 +75,7 @@ def _enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
     """Runs before a container: other hooks see plain tensors."""
     if kwargs is None:  # an earlier hook removed this one during this call
         return None
-    region.enter(module)
+    region.enter_if_outside(module)
     hooked = layers.hooked(module, _own_hooks(module))
     return (plain(args, hooked), plain(kwargs, hooked)) if hooked else None
 
@@ -75,7 +83,9 @@ def _enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
 def _leave(module: nn.Module, args: tuple[Any, ...], result: Any) -> Any:
     """Runs after a container, also when it raised."""
     region.leave(module)
-    if type(result) is DeferredTensor and not torch.compiler.is_compiling() and not region.inside():
+    compiling = torch.compiler.is_compiling()
+    within = not compiling and region.inside()
+    if type(result) is DeferredTensor and not compiling and not within:
         steps = result.last_steps()
         for step in steps:  # run here, to keep the call stack short
             apply, arguments = step.prepare()
@@ -83,5 +93,6 @@ def _leave(module: nn.Module, args: tuple[Any, ...], result: Any) -> Any:
         if steps:
             result.become(steps[-1])
     hooked = layers.hooked(module, _own_hooks(module))
-    outermost = hasattr(module, "fastinpaint_report") or not (torch.compiler.is_compiling() or region.inside())
+    # read from the attributes' dictionary: torch makes a sentence for each attribute that a module lacks
+    outermost = "fastinpaint_report" in vars(module) or not (compiling or within)
     return plain(result, hooked) if outermost or hooked else None
