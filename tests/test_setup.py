@@ -4,7 +4,12 @@ runs; the rules for ninja are read."""
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import shutil
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
 from types import ModuleType
 
@@ -132,3 +137,27 @@ def test_nvcc_of_cuda_home_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_kernels_carry_line_numbers_for_profilers_and_sanitizers(script: ModuleType) -> None:
     compile_flags, _ = script.cuda_flags("/cuda/bin/nvcc")
     assert "-lineinfo" in compile_flags
+
+
+def test_the_source_distribution_holds_what_the_build_reads(tmp_path: Path) -> None:
+    """In a folder that holds nothing else, the extracted archive names its version and writes the rules for ninja."""
+    copy = tmp_path / "copy"
+    listed = subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines()
+    for name in listed:  # setuptools would also read what an earlier build left
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, copy / name)
+    subprocess.run([sys.executable, "setup.py", "-q", "sdist", "--dist-dir", tmp_path], cwd=copy, check=True)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        archive.extractall(tmp_path, filter="data")
+    root = next(path.parent for path in tmp_path.glob("*/PKG-INFO"))
+    packed = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+    assert {name for name in listed if name.startswith("csrc/")} <= packed
+    assert not any(name.endswith(".so") or name.startswith("tests/") for name in packed)
+    script = (
+        "import setuptools, pathlib; setuptools.setup = lambda **_: None\n"
+        "import setup; print(*setup.ninja_rules(pathlib.Path('out'), pathlib.Path('build')), sep='\\n')"
+    )
+    (root / "build").mkdir()
+    alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    rules = subprocess.check_output([sys.executable, "-c", script], cwd=root, env=alone, text=True)
+    assert "ninja_required_version" in rules

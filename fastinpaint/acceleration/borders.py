@@ -31,7 +31,7 @@ def add_border_hooks(model: nn.Module, fused: frozenset[type[nn.Module]]) -> Non
         if id(module) not in holders:
             handles = []
             if not isinstance(module, torch.jit.ScriptModule):  # it does not support this hook
-                before = _hooked_inputs if type(module) is nn.Identity else _plain_inputs
+                before = BEFORE.get(type(module), _plain_inputs)
                 handles = [module.register_forward_pre_hook(before, with_kwargs=True, prepend=True)]
         else:
             if type(module) is nn.Sequential:
@@ -56,6 +56,14 @@ def _plain_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
 def _hooked_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Runs before an Identity, which passes its input on: other hooks see plain tensors."""
     return _plain_inputs(module, args, kwargs) if layers.hooked(module, _own_hooks(module)) else None
+
+
+def _pooled_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Runs before max pooling, which reads deferred activations. Compilers and other hooks see plain tensors."""
+    return (_plain_inputs if torch.compiler.is_compiling() else _hooked_inputs)(module, args, kwargs)
+
+
+BEFORE = {nn.Identity: _hooked_inputs, nn.MaxPool2d: _pooled_inputs, nn.MaxPool3d: _pooled_inputs}
 
 
 def _own_hooks(module: nn.Module) -> int:

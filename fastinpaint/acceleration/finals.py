@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from fastinpaint.acceleration.paired import Turns
 from fastinpaint.acceleration.select import Tiers
 from fastinpaint.acceleration.trial import Runner, Trial
-from fastinpaint.ops.dispatch.autotune import median
 
 logger = logging.getLogger(__name__)
-TURNS, MORE_TURNS = 2, 2  # whole steps of every finalist; further ones of those that may still win
-FINALISTS = 3  # fused plans that are timed beside the stock layouts
-STILL = 2  # fused plans that are timed again beside the better stock layout
-MUCH_SLOWER = 1.2  # a stock model slower by this factor needs no further turns against one fused plan
-STILL_CLOSE = 0.06  # relative difference of step times, after the first turns, at which a plan may still win
-SLOWER_LAYOUT = 1.08  # a stock layout measured slower than the other by this factor is no finalist
-HOPELESS = 1.15  # a plan measured slower than the fastest by this factor is no finalist
-NOISE = (0.01, 0.03)  # least and most relative difference of step times at which fewer kept bytes decide
+TURNS, MORE_TURNS, MOST_TURNS = (
+    3,
+    2,
+    13,
+)  # whole steps of every finalist; of those that may still win, at a time; at most
+LONGEST = 30.0  # seconds of steps after which no further turns are started
+FINALISTS = 4  # fused plans that are timed beside the stock layouts
+SLOWER_LAYOUT = 1.25  # a stock layout measured slower than the other by this factor, once, is no finalist
+HOPELESS = 1.15  # a plan measured slower than the fastest by this factor, once, is no finalist
+TIE = 0.02  # relative time that fewer kept bytes may cost: a step's time varies by as much between two processes
+DOUBTFUL_TIE = 0.03  # the same where the turns do not tell the plan from one within TIE
 TRADE = 5  # in a tie, relative kept bytes that a relative increase in time must save: 1 % of time for 5 % of bytes
-NEVER_SLOWER = 0.97  # least speed relative to the better stock layout: what noise of the timings allows
+NEVER_SLOWER = 0.98  # least speed relative to the better stock layout
 SLACK = 0.05  # relative time that "balanced" may spend to keep fewer bytes
 BUDGET_ERROR = 1.002  # relative excess of kept bytes that is ignored
 SHORT = 0.03  # seconds; shorter steps are repeated within a turn
@@ -48,86 +52,124 @@ class Candidate:
     tiers: Tiers
     name: str
 
+    @property
+    def kept(self) -> int:
+        """Kept bytes of a step."""
+        return self.trial.kept
+
 
 Stocks = dict[bool, Trial]  # {whether channels-last: the stock model's trial}
 
 
+@dataclass
+class Rule:
+    """How a goal chooses: of the finalists within its limits, the one of least cost.
+
+    Attributes:
+        cost: the cost of kept bytes and seconds.
+        slower: most relative time beside the fastest finalist.
+        doubtful: the same where the turns leave open whether a finalist is within `slower`.
+        floor: least speed relative to the better stock layout.
+    """
+
+    cost: Callable[[int, float], tuple[float, float]]
+    slower: float = math.inf
+    doubtful: float = math.inf
+    floor: float = 0.0
+
+
+def rule_of(goal: Goal, stock_kept: int) -> Rule:
+    """The rule for a goal."""
+    limit = goal.limit(stock_kept)
+    if limit is not None:  # the fastest finalist that meets it, or else the smallest one
+        met = limit * BUDGET_ERROR
+        return Rule(lambda kept, seconds: (max(kept, met), seconds))
+    if goal.objective == "memory":
+        return Rule(lambda kept, seconds: (kept, seconds))
+    if goal.objective == "balanced":
+        return Rule(lambda kept, seconds: (kept, seconds), SLACK, SLACK)
+    return Rule(lambda kept, seconds: (_trade(kept, seconds), seconds), TIE, DOUBTFUL_TIE, NEVER_SLOWER)
+
+
 def decide(runner: Runner, stocks: Stocks, candidates: Sequence[Candidate], goal: Goal) -> Candidate:
-    """Time the finalists and return the winner. Sets the seconds of every finalist's trial."""
+    """Time the finalists and return the winner. Sets the seconds of every finalist's trial.
+
+    All run `TURNS` turns. Those whose ratio to the fastest one or to the better stock layout is too uncertain for a
+    decision run further ones, until it is clear, or up to `MOST_TURNS` or `LONGEST`.
+    """
     least = min(trial.kept for trial in stocks.values())
     best = min(trial.seconds for trial in stocks.values())
     standing = [Candidate(trial, {}, "stock") for trial in stocks.values() if trial.seconds <= SLOWER_LAYOUT * best]
-    ours = [c for c in candidates if not c.trial.plan.stock]
-    noise = _time(runner, standing, ours := _finalists(ours, goal, least, runner.training))
-    return _winner(standing, ours, goal, least, noise)
+    ours = _finalists([c for c in candidates if not c.trial.plan.stock], goal, least, runner.training)
+    finalists, rule = [*standing, *ours], rule_of(goal, least)
+    within = 3 if min(c.trial.seconds for c in finalists) < SHORT else 1
+
+    def alternate(places: Sequence[int], turns: int) -> list[list[float]]:
+        return runner.alternate([finalists[i].trial.plan for i in places], turns, within)
+
+    turns = Turns(alternate, len(finalists))
+    turns.more(range(len(finalists)), TURNS)
+    while True:
+        winner, unclear = _look(turns, finalists, len(standing), rule)
+        if not unclear or turns.count >= MOST_TURNS or turns.spent >= LONGEST:
+            break
+        turns.more(unclear, MORE_TURNS)
+    for i, candidate in enumerate(finalists):
+        logger.debug("%s: %.4g s of %s", candidate.name, candidate.trial.seconds, list(turns.taken[i].values()))
+    return winner
+
+
+def _look(turns: Turns, finalists: list[Candidate], stocks: int, rule: Rule) -> tuple[Candidate, set[int]]:
+    """The winner by the turns so far, and the finalists to time again; none where the winner is clear.
+
+    Args:
+        stocks: the number of stock layouts, which are the first finalists.
+    """
+    for candidate, seconds in zip(finalists, turns.seconds(), strict=True):
+        candidate.trial.seconds = seconds
+    places = range(len(finalists))
+    fastest = min(places, key=lambda i: finalists[i].trial.seconds)
+    stock = min(range(stocks), key=lambda i: finalists[i].trial.seconds)
+    slower, behind = [turns.ratio(i, fastest) for i in places], [turns.ratio(i, stock) for i in places]
+    most, doubtful, floor = 1 + rule.slower, 1 + rule.doubtful, 1 / rule.floor if rule.floor else math.inf
+    verdicts = [(slower[i].within(most), behind[i].within(floor)) for i in places]
+    may = [i for i in places if False not in verdicts[i]]
+    fit = [i for i in may if slower[i].middle <= doubtful and behind[i].middle <= floor] or [fastest]
+
+    def cost(i: int, seconds: float) -> tuple[float, float]:
+        return rule.cost(finalists[i].kept, seconds)
+
+    winner = min(fit, key=lambda i: cost(i, finalists[i].trial.seconds))
+    known = cost(winner, finalists[winner].trial.seconds)
+    least = finalists[fastest].trial.seconds
+    unclear = {i for i in may if None in verdicts[i] and (i == winner or cost(i, slower[i].low * least) < known)}
+    return finalists[winner], unclear and unclear | {winner, fastest, stock}
 
 
 def _finalists(ours: list[Candidate], goal: Goal, stock_kept: int, training: bool) -> list[Candidate]:
-    """The candidates that may win: the fastest, and slower ones only where they keep fewer bytes."""
+    """The candidates that may win: the fastest, the smallest, and those with the best trade of time for bytes."""
     limit = goal.limit(stock_kept)
     if not ours or (goal.objective == "memory" and limit is None):
-        return [_smallest(ours)] if ours else []
+        return [min(ours, key=_smallest)] if ours else []
     if limit is not None:
-        meeting = [c for c in ours if c.trial.kept <= limit * BUDGET_ERROR]
-        return sorted(meeting, key=lambda c: c.trial.seconds)[:FINALISTS] or [_smallest(ours)]
+        meeting = [c for c in ours if c.kept <= limit * BUDGET_ERROR]
+        return sorted(meeting, key=lambda c: c.trial.seconds)[:FINALISTS] or [min(ours, key=_smallest)]
     if goal.objective == "speed" and training:
-        ours = [c for c in ours if c.trial.kept <= stock_kept * BUDGET_ERROR]
+        ours = [c for c in ours if c.kept <= stock_kept * BUDGET_ERROR]
     fastest = min((c.trial.seconds for c in ours), default=0.0)
     near = [c for c in ours if c.trial.seconds <= HOPELESS * fastest]
-    front: list[Candidate] = []  # the Pareto front of time and kept bytes, from the fewest bytes to the fastest
-    for candidate in sorted(near, key=lambda c: (c.trial.kept, c.trial.seconds)):
-        if not front or candidate.trial.seconds < front[-1].trial.seconds:
-            front.append(candidate)
-    front = [*front[:1], *front[1:][-(FINALISTS - 1) :]]
-    others = sorted((c for c in near if c not in front), key=lambda c: c.trial.seconds)
-    return (front + others)[:FINALISTS]
+    by_trade = sorted(near, key=lambda c: _trade(c.kept, c.trial.seconds))
+    first = [min(near, key=lambda c: c.trial.seconds), min(near, key=_smallest)] if near else []
+    return _distinct([*first, *by_trade])[:FINALISTS]
 
 
-def _time(runner: Runner, standing: list[Candidate], ours: list[Candidate]) -> float:
-    """Set every finalist's seconds per step, in turns, and return the relative noise of the timings.
-
-    A finalist's time is the median over turns of its ratio to the turn's mean over those that ran in all turns, so that
-    a machine that becomes slower during the turns has no effect.
-    """
-    finalists = [*standing, *ours]
-    within = 3 if min(c.trial.seconds for c in finalists) < SHORT else 1
-    taken = dict(enumerate(runner.alternate([c.trial.plan for c in finalists], TURNS, within)))
-    medians = {i: median(seconds) for i, seconds in taken.items()}
-    best = min(medians.values())
-    first = min(range(len(standing)), key=medians.__getitem__)
-    close = [i for i in medians if i >= len(standing) and medians[i] <= (1 + STILL_CLOSE) * best]
-    close = [first, *sorted(close, key=medians.__getitem__)[:STILL]]
-    if (len(close) > 1 and medians[first] <= MUCH_SLOWER * best) or len(close) > 2:
-        more = runner.alternate([finalists[i].trial.plan for i in close], MORE_TURNS, within)
-        for i, seconds in zip(close, more, strict=True):
-            taken[i] = taken[i] + seconds
-    usual = [sum(taken[i][turn] for i in close) / len(close) for turn in range(len(taken[close[0]]))]
-    level, spreads = median(usual), []
-    for i, candidate in enumerate(finalists):
-        ratios = [seconds / mean for seconds, mean in zip(taken[i], usual, strict=False)]
-        middle = median(ratios)
-        candidate.trial.seconds = middle * level
-        spreads.append(median(abs(ratio / middle - 1) for ratio in ratios))
-        logger.debug("%s: %.4g s of %s", candidate.name, candidate.trial.seconds, taken[i])
-    return 2 * median(spreads)
+def _distinct(candidates: Iterable[Candidate]) -> list[Candidate]:
+    return list({id(c): c for c in candidates}.values())
 
 
-def _winner(standing: list[Candidate], ours: list[Candidate], goal: Goal, stock_kept: int, noise: float) -> Candidate:
-    finalists = [*standing, *ours]
-    fastest = min(c.trial.seconds for c in finalists)
-    limit = goal.limit(stock_kept)
-    if limit is not None:
-        meeting = [c for c in finalists if c.trial.kept <= limit * BUDGET_ERROR]
-        return min(meeting, key=lambda c: c.trial.seconds) if meeting else _smallest(finalists)
-    if goal.objective == "memory":
-        return _smallest(finalists)
-    if goal.objective == "balanced":
-        return _smallest([c for c in finalists if c.trial.seconds <= (1 + SLACK) * fastest])
-    best_stock = min(c.trial.seconds for c in standing)
-    tie = min(max(noise, NOISE[0]), NOISE[1])
-    tied = [c for c in finalists if c.trial.seconds <= min((1 + tie) * fastest, best_stock / NEVER_SLOWER)]
-    return min(tied, key=lambda c: (c.trial.kept * c.trial.seconds**TRADE, c.trial.seconds))
+def _smallest(candidate: Candidate) -> tuple[int, float]:
+    return candidate.kept, candidate.trial.seconds
 
 
-def _smallest(candidates: list[Candidate]) -> Candidate:
-    return min(candidates, key=lambda c: (c.trial.kept, c.trial.seconds))
+def _trade(kept: int, seconds: float) -> float:
+    return kept * seconds**TRADE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from torch.nn.modules.conv import _ConvNd
 
@@ -157,11 +158,11 @@ class _Candidates:
             return self.found
         if self.goal.objective == "speed" and self.goal.budget is None:
             self.thrifty(costs)
-            self.without_sums()
+            self.with_sums()
         else:
             self.smaller(costs)
             if self.goal.objective != "memory" or self.goal.budget is not None:
-                self.without_sums()
+                self.with_sums()
         return self.found
 
     def measured(self, tiers: select.Tiers, name: str) -> Candidate:
@@ -200,11 +201,26 @@ class _Candidates:
             near = [option for option in options if option.seconds <= (1 + share) * fastest]
             self.measured(min(near, key=lambda option: option.kept).tiers, f"fewest bytes at {share:.0%} more time")
 
-    def without_sums(self) -> None:
-        """The best plan so far, with residual sums computed again in backward: one elementwise pass each."""
+    def with_sums(self) -> None:
+        """The wholly fused plan and the best one so far, with residual sums computed again in backward.
+
+        Each sum costs one elementwise pass. A stock convolution keeps the sum that it reads, so that one is not
+        computed again.
+        """
+        order = self.links.order
+        every = dict.fromkeys(order, SUMS)
+        fused = self.trials[DEFAULT]
+        probe = self.runner.try_out(select.plan_of(every, self.links, fused.plan))
+        if probe.kept > (1 - ALIKE) * sum(fused.kept_by.values()):
+            return
         best = min(self.found, key=lambda c: c.trial.kept * c.trial.seconds**TRADE)
-        tiers = {name: SUMS if tier == DEFAULT else tier for name, tier in best.tiers.items()}
-        self.measured(tiers, f"{best.name}, sums computed again")
+        self.measured(every, "all sums computed again")
+        readers = dict(pairwise(order))
+        mixed = {
+            name: SUMS if tier == DEFAULT and best.tiers.get(readers.get(name, name)) != STOCK else tier
+            for name, tier in best.tiers.items()
+        }
+        self.measured(mixed, f"{best.name}, sums computed again")
 
     def smaller(self, costs: select.Costs) -> None:
         """Plans that keep few bytes, or meet the budget."""

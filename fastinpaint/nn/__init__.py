@@ -3,6 +3,7 @@
 from fastinpaint.nn import (
     functions,  # noqa: F401 - keeps torch's ReLU, addition and concatenation deferred
     operators,  # noqa: F401 - gives Deferred the operators of Python
+    pooling,  # noqa: F401 - keeps the positions of max pooling, and not its map
     scaled,  # noqa: F401 - lets products with one factor a channel wait
 )
 from fastinpaint.nn.activations import (

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastinpaint.ops.dispatch import native_cuda
-from fastinpaint.ops.dispatch.fast_path import AS_IT_IS, tf32_convolutions
+from fastinpaint.ops.dispatch.fast_path import AS_IT_IS
 
 INSTALLED = importlib.util.find_spec("triton") is not None
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
@@ -83,8 +83,3 @@ def on_device_of(x: Tensor) -> AbstractContextManager:
     if not x.is_cuda or x.device.index == torch.cuda.current_device():
         return AS_IT_IS
     return torch.cuda.device(x.device)
-
-
-def exact_float32() -> bool:
-    """Whether float32 convolutions keep all their bits, as torch's flags say."""
-    return not tf32_convolutions()

@@ -1,0 +1,96 @@
+"""Max pooling of deferred activations, which keeps where each maximum was, and not the map that it read.
+
+    result[n, c, o] = max over the window of o of x[n, c, i]
+    dx[n, c, i] = sum over the windows o whose maximum is at i of dresult[n, c, o]
+
+torch's node keeps x, of which backward needs the shape alone, and positions of 8 bytes each. This one keeps positions
+of 2 or 4 bytes. The map is then freed, because the norm and activation before it keep nothing but y.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastinpaint.nn.deferred import HANDLERS, Deferred, plain
+from fastinpaint.ops.dispatch.fast_path import applied, can_bypass_dispatcher
+
+FORWARD = {4: torch.ops.aten.max_pool2d_with_indices, 5: torch.ops.aten.max_pool3d_with_indices}  # by number of axes
+BACKWARD = {
+    4: torch.ops.aten.max_pool2d_with_indices_backward,
+    5: torch.ops.aten.max_pool3d_with_indices_backward,
+}
+SHORT, INTEGER = 1 << 16, 1 << 31  # positions below these fit into 2 and 4 bytes, without a sign
+
+
+class MaxPool(torch.autograd.Function):
+    """The node of the graph. Second derivatives are torch's own: backward calls a differentiable operator.
+
+    Args:
+        x: ``[N, C, H, W]`` or ``[N, C, T, H, W]``, any floating dtype.
+        window: kernel_size, stride, padding, dilation and ceil_mode, as torch's max pooling takes them.
+
+    Returns:
+        The maxima, in the layout of x.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, window: tuple[Any, ...]) -> Tensor:
+        result, positions = FORWARD[x.dim()](x, *window)
+        ctx.save_for_backward(_packed(positions, x.shape[2:].numel()))
+        ctx.window, ctx.shape, ctx.strides = window, x.shape, x.stride()
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, dresult: Tensor) -> tuple[Tensor, None]:
+        (packed,) = ctx.saved_tensors
+        like = torch.empty_strided(ctx.shape, ctx.strides, dtype=dresult.dtype, device=dresult.device)  # not read
+        return BACKWARD[len(ctx.shape)](dresult, like, *ctx.window, _unpacked(packed)), None
+
+
+def _packed(positions: Tensor, size: int) -> Tensor:
+    """The positions, int64 within a map of that size, in as few bytes as they fit into."""
+    return positions.to(torch.int16 if size <= SHORT else torch.int32) if size <= INTEGER else positions
+
+
+def _unpacked(packed: Tensor) -> Tensor:
+    """The inverse of `_packed`."""
+    positions = packed.to(torch.int64)
+    return positions.bitwise_and_(SHORT - 1) if packed.dtype == torch.int16 else positions
+
+
+def _max_pool(axes: int) -> Callable[..., Any]:
+    """The handler of torch's max pooling over maps with that number of axes."""
+
+    def handler(
+        input: Any,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+    ) -> Any:
+        if return_indices or not isinstance(input, Deferred) or input.dim() != axes or input.device.type != "cpu":
+            return NotImplemented
+        x = plain(input)
+        if not (torch.is_grad_enabled() and x.requires_grad and can_bypass_dispatcher(x)):
+            return NotImplemented
+        stride = kernel_size if stride is None else stride
+        return applied(MaxPool)(x, (kernel_size, stride, padding, dilation, ceil_mode))
+
+    return handler
+
+
+HANDLERS.update(
+    {
+        F.max_pool2d: _max_pool(4),
+        torch.max_pool2d: _max_pool(4),
+        F.max_pool3d: _max_pool(5),
+        torch.max_pool3d: _max_pool(5),
+    }
+)

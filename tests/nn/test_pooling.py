@@ -1,0 +1,142 @@
+"""Max pooling of deferred activations: torch's results and gradients, with fewer bytes kept."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import fastinpaint
+from fastinpaint.acceleration.kept import kept_bytes
+from fastinpaint.nn.pooling import MaxPool
+
+WINDOWS: dict[str, dict[str, Any]] = {
+    "2": {"kernel_size": 2},
+    "3, stride 2, padded": {"kernel_size": 3, "stride": 2, "padding": 1},
+    "ceil": {"kernel_size": 3, "stride": 2, "ceil_mode": True},
+    "dilated": {"kernel_size": 2, "stride": 1, "dilation": 2},
+}
+
+
+def network(pool: nn.Module, axes: int = 2) -> nn.Sequential:
+    torch.manual_seed(0)
+    conv, norm = (nn.Conv2d, nn.BatchNorm2d) if axes == 2 else (nn.Conv3d, nn.BatchNorm3d)
+    return nn.Sequential(conv(2, 4, 3, padding=1), norm(4), nn.ReLU(), pool, conv(4, 3, 1)).double()
+
+
+def results(net: nn.Module, x: Tensor) -> list[Tensor]:
+    x = x.clone().requires_grad_()
+    result = net(x)
+    return [result, *torch.autograd.grad(result.square().sum(), [x, *net.parameters()])]
+
+
+def agree(net: nn.Module, x: Tensor) -> None:
+    """The fused network gives the stock one's results and gradients."""
+    expected = results(copy.deepcopy(net), x)
+    fastinpaint.accelerate(net, objective="fuse")
+    for ours, right in zip(results(net, x), expected, strict=True):
+        torch.testing.assert_close(ours, right, rtol=1e-9, atol=1e-9)
+
+
+@pytest.fixture
+def pooled(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes that the own node pools."""
+    seen, right = [], MaxPool.forward
+
+    def noted(ctx: Any, x: Tensor, window: Any) -> Tensor:
+        seen.append(tuple(x.shape))
+        return right(ctx, x, window)
+
+    monkeypatch.setattr(MaxPool, "forward", staticmethod(noted))
+    return seen
+
+
+@pytest.mark.parametrize("window", WINDOWS.values(), ids=WINDOWS)
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels-last"])
+def test_2d(window: dict[str, Any], channels_last: bool, pooled: list[tuple[int, ...]]) -> None:
+    x = torch.randn(2, 2, 9, 11, dtype=torch.float64)
+    agree(network(nn.MaxPool2d(**window)), x.contiguous(memory_format=torch.channels_last) if channels_last else x)
+    assert pooled == [(2, 4, 9, 11)]
+
+
+def test_3d(pooled: list[tuple[int, ...]]) -> None:
+    agree(network(nn.MaxPool3d(3, 2, 1), axes=3), torch.randn(1, 2, 5, 6, 7, dtype=torch.float64))
+    assert pooled == [(1, 4, 5, 6, 7)]
+
+
+@pytest.mark.parametrize(
+    ("size", "kept"), [(150, torch.int16), (250, torch.int16), (260, torch.int32)], ids=["15 bits", "16 bits", "more"]
+)
+def test_positions_of_large_maps(size: int, kept: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Positions above 32767 are negative numbers of 16 bits."""
+    seen: list[torch.dtype] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: seen.append(t.dtype) or t, lambda t: t):
+        x = torch.randn(1, 1, size, size, requires_grad=True)
+        ours = MaxPool.apply(x, (2, 2, 0, 1, False))
+    assert seen == [kept]
+    right = torch.autograd.grad(F.max_pool2d(x, 2).square().sum(), x)[0]
+    torch.testing.assert_close(torch.autograd.grad(ours.square().sum(), x)[0], right, rtol=0, atol=0)
+
+
+def test_the_map_is_not_kept() -> None:
+    """Of a map of 16 units: y is kept, positions of 2 bytes, and the pooled map; stock keeps the map and 8 bytes."""
+    net, x = network(nn.MaxPool2d(2)).float(), torch.randn(2, 2, 32, 32)
+    unit = 4 * x.nbytes // 2 // 16
+    before = kept_bytes(lambda: net(x).sum(), net.parameters())
+    fastinpaint.accelerate(net, objective="fuse")
+    after = kept_bytes(lambda: net(x).sum(), net.parameters())
+    assert before >= (16 + 16 + 8 + 4) * unit
+    assert after <= (16 + 2 + 4) * unit + x.nbytes + 512
+
+
+def test_second_derivatives() -> None:
+    x = torch.randn(1, 2, 5, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: MaxPool.apply(x, (3, 2, 1, 1, False)), x)
+    assert torch.autograd.gradgradcheck(lambda x: MaxPool.apply(x, (3, 2, 1, 1, False)).square(), x)
+
+
+class Functional(nn.Module):
+    """Pools by a function, and reads the map once more."""
+
+    def __init__(self, indices: bool) -> None:
+        super().__init__()
+        self.first, self.indices = network(nn.MaxPool2d(2))[:3], indices
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        if self.indices:
+            found, positions = F.max_pool2d(x, 2, return_indices=True)
+            return found + F.max_unpool2d(found, positions, 2).mean()
+        return F.max_pool2d(x, (3, 3), 2, padding=1) + torch.max_pool2d(x, 3, 2, 1) + x.mean()
+
+
+def test_functions_too(pooled: list[tuple[int, ...]]) -> None:
+    x = torch.randn(2, 2, 8, 8, dtype=torch.float64)
+    agree(Functional(False), x)
+    assert len(pooled) == 2
+    agree(Functional(True), x)
+    assert len(pooled) == 2  # torch's own, where somebody asks for the positions
+
+
+def test_observers_see_plain_tensors(pooled: list[tuple[int, ...]]) -> None:
+    net, seen = network(nn.MaxPool2d(2)), []
+    fastinpaint.accelerate(net, objective="fuse")
+    net[3].register_forward_pre_hook(lambda module, args: seen.append(type(args[0])))
+    x = torch.randn(2, 2, 8, 8, dtype=torch.float64)
+    net(x)
+    assert seen == [Tensor]
+    with torch.no_grad():
+        net(x)
+    assert pooled == []
+
+
+def test_pooling_under_a_compiler_and_functorch() -> None:
+    net, x = network(nn.MaxPool2d(2)).eval(), torch.randn(2, 2, 8, 8, dtype=torch.float64)
+    right = net(x)
+    fastinpaint.accelerate(net, objective="fuse")
+    torch.testing.assert_close(torch.compile(net, backend="eager")(x), right)
+    torch.testing.assert_close(torch.vmap(net)(x[:, None])[:, 0], right)
