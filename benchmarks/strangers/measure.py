@@ -1,6 +1,8 @@
 """Seconds a training step and kept bytes of public networks: stock in both layouts, and accelerated.
 
     python -m benchmarks.strangers.measure [NETWORK ...] [--rows FILE] [--turns 9] [--objective speed]
+    python -m benchmarks.strangers.measure [NETWORK ...] --bfloat16      # under autocast
+    python -m benchmarks.strangers.measure [NETWORK ...] --evaluation    # forward alone, without gradients
     python -m benchmarks.strangers.measure --table FILE ...
 
 Everybody runs in one process, in alternating turns; medians. A network whose accelerated results differ from stock's is
@@ -15,6 +17,8 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,23 +38,42 @@ from fastinpaint.bench.measure import Timing, time_pairwise
 KIND = "strangers"
 KNOWN = CASES | UNTUNED
 STOCK = ("stock contiguous", "stock channels-last")
-AGREE = 2e-2  # of the loss: float32 through a hundred layers of batch norm over a small batch
+AGREE = {False: 2e-2, True: 0.1}  # of the loss, by bfloat16: a hundred layers of batch norm over a small batch
 
 
-def loss_of(net: nn.Module, x: Tensor) -> Tensor:
+@dataclass
+class Mode:
+    """How a step runs: under autocast to bfloat16, or in evaluation mode without a backward pass."""
+
+    bfloat16: bool = False
+    evaluation: bool = False
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context of forward."""
+        return torch.autocast("cpu", torch.bfloat16) if self.bfloat16 else nullcontext()
+
+
+def loss_of(net: nn.Module, x: Tensor, mode: Mode) -> Tensor:
     """A scalar of all floating results."""
-    return torch.stack([t.float().square().mean() for t in float_tensors(net(x)) if t.requires_grad]).sum()
+    with mode.autocast():
+        found = float_tensors(net(x))
+    return torch.stack([t.float().square().mean() for t in found if t.requires_grad or mode.evaluation]).sum()
 
 
-def step(net: nn.Module, x: Tensor) -> Callable[[], None]:
-    """One training step without its optimiser."""
+def step(net: nn.Module, x: Tensor, mode: Mode) -> Callable[[], None]:
+    """One training step without its optimiser, or one evaluation."""
 
-    def run() -> None:
+    def train() -> None:
         for parameter in net.parameters():
             parameter.grad = None
-        loss_of(net, x).backward()
+        loss_of(net, x, mode).backward()
 
-    return run
+    @torch.no_grad()
+    def evaluate() -> None:
+        with mode.autocast():
+            net(x)
+
+    return evaluate if mode.evaluation else train
 
 
 def shrunk(shape: tuple[int, ...], by: int) -> tuple[int, ...]:
@@ -58,11 +81,13 @@ def shrunk(shape: tuple[int, ...], by: int) -> tuple[int, ...]:
     return (*shape[:-2], shape[-2] // by, shape[-1] // by)
 
 
-def contenders(name: str, objective: str, smaller: int) -> tuple[dict[str, tuple[nn.Module, Tensor]], float]:
+def contenders(
+    name: str, objective: str, smaller: int, mode: Mode
+) -> tuple[dict[str, tuple[nn.Module, Tensor]], float]:
     """The same network three times, with its input; and the seconds that choosing took."""
     case = KNOWN[name]
     torch.manual_seed(0)
-    plain, x = case.build().train(), batch(shrunk(case.shape, smaller))
+    plain, x = case.build().train(not mode.evaluation), batch(shrunk(case.shape, smaller))
     for module in plain.modules():
         if isinstance(module, nn.Dropout | nn.Dropout2d | nn.Dropout3d):
             module.p = 0.0  # what it drops depends on the layout; losses are compared
@@ -71,25 +96,28 @@ def contenders(name: str, objective: str, smaller: int) -> tuple[dict[str, tuple
     last, ours = copy.deepcopy(plain), copy.deepcopy(plain)
     set_weights(last, True)
     start = time.perf_counter()
-    fastinpaint.accelerate(ours, example=x, objective=objective)
+    with mode.autocast(), torch.set_grad_enabled(not mode.evaluation):
+        fastinpaint.accelerate(ours, example=x, objective=objective)
     taken = time.perf_counter() - start
     return {STOCK[0]: (plain, x), STOCK[1]: (last, to_channels_last(x)), f"accelerated, {objective}": (ours, x)}, taken
 
 
-def measure(name: str, objective: str, turns: int, smaller: int = 1) -> list[dict[str, Any]]:
+def measure(name: str, objective: str, turns: int, smaller: int, mode: Mode) -> list[dict[str, Any]]:
     """The rows of one network."""
-    nets, choosing = contenders(name, objective, smaller)
+    nets, choosing = contenders(name, objective, smaller, mode)
     ours = next(reversed(nets))
-    kept = {who: kept_bytes(lambda net=net, x=x: loss_of(net, x), net.parameters()) for who, (net, x) in nets.items()}
-    losses = {}
+    kept, losses = dict.fromkeys(nets, 0), {}
     for who, (net, x) in nets.items():
         torch.manual_seed(1)  # functional dropout draws the same
-        losses[who] = float(loss_of(net, x).detach())
+        with torch.set_grad_enabled(not mode.evaluation):
+            losses[who] = float(loss_of(net, x, mode).detach())
+            if not mode.evaluation:
+                kept[who] = kept_bytes(lambda net=net, x=x: loss_of(net, x, mode), net.parameters())
     apart = abs(losses[ours] / losses[STOCK[0]] - 1)
-    if not apart < AGREE:
+    if not apart < AGREE[mode.bfloat16]:
         print(f"{name}: the losses are {apart:.1e} apart: not reported.", file=sys.stderr)
         return []
-    steps = [step(net, x) for net, x in nets.values()]
+    steps = [step(net, x, mode) for net, x in nets.values()]
     for run in steps:
         run()
     taken = time_pairwise(steps, turns, 0.0, trial.clock)
@@ -107,6 +135,8 @@ def measure(name: str, objective: str, turns: int, smaller: int = 1) -> list[dic
             "drift": t.drift,
             "noisy": t.noisy,
             "loss_apart": apart,
+            "mode": "evaluation" if mode.evaluation else "training",
+            "dtype": "bfloat16 autocast" if mode.bfloat16 else "float32",
         }
         if who == ours:
             fused = sum(layer.choice != "stock" for layer in report.layers)
@@ -130,7 +160,7 @@ def table(found: list[dict[str, Any]]) -> str:
         ours = next(row for who, row in rows_of.items() if who not in STOCK)
         best, least = min(row["p50"] for row in stock), min(row["kept_bytes"] for row in stock)
         speeds.append(best / ours["p50"])
-        shares.append(ours["kept_bytes"] / least)
+        shares.append(ours["kept_bytes"] / least if least else 1.0)  # evaluation keeps nothing
         times = " | ".join(f"{1e3 * row['p50']:.0f}" for row in (*stock, ours))
         kept = f"{least / 2**20:.0f} -> {ours['kept_bytes'] / 2**20:.0f}"
         lines.append(f"| {case} {ours['input']} | {times} | {speeds[-1]:.2f} | {kept} |")
@@ -145,6 +175,8 @@ def main() -> int:
     parser.add_argument("--rows", type=Path, help="file that rows are appended to")
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--objective", default="speed")
+    parser.add_argument("--bfloat16", action="store_true", help="run forward under torch.autocast")
+    parser.add_argument("--evaluation", action="store_true", help="time forward alone, in evaluation mode")
     parser.add_argument("--smaller", type=int, default=1, help="divide the height and width of every input by this")
     parser.add_argument(
         "--cpu-time", action="store_true", help="count one thread's own seconds: on a machine that is busy"
@@ -162,7 +194,7 @@ def main() -> int:
     if unknown:
         parser.error(f"unknown networks {', '.join(sorted(unknown))}; known: {', '.join(KNOWN)}.")
     for name in args.networks or CASES:
-        found = measure(name, args.objective, args.turns, args.smaller)
+        found = measure(name, args.objective, args.turns, args.smaller, Mode(args.bfloat16, args.evaluation))
         if found:
             print(
                 "\n".join(table(found).splitlines()[2:-1]),

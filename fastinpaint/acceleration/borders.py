@@ -75,7 +75,7 @@ def _enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
     """Runs before a container: other hooks see plain tensors."""
     if kwargs is None:  # an earlier hook removed this one during this call
         return None
-    region.enter(module)
+    region.enter_if_outside(module)
     hooked = layers.hooked(module, _own_hooks(module))
     return (plain(args, hooked), plain(kwargs, hooked)) if hooked else None
 
@@ -83,7 +83,9 @@ def _enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
 def _leave(module: nn.Module, args: tuple[Any, ...], result: Any) -> Any:
     """Runs after a container, also when it raised."""
     region.leave(module)
-    if type(result) is DeferredTensor and not torch.compiler.is_compiling() and not region.inside():
+    compiling = torch.compiler.is_compiling()
+    within = not compiling and region.inside()
+    if type(result) is DeferredTensor and not compiling and not within:
         steps = result.last_steps()
         for step in steps:  # run here, to keep the call stack short
             apply, arguments = step.prepare()
@@ -91,5 +93,6 @@ def _leave(module: nn.Module, args: tuple[Any, ...], result: Any) -> Any:
         if steps:
             result.become(steps[-1])
     hooked = layers.hooked(module, _own_hooks(module))
-    outermost = hasattr(module, "fastinpaint_report") or not (torch.compiler.is_compiling() or region.inside())
+    # read from the attributes' dictionary: torch makes a sentence for each attribute that a module lacks
+    outermost = "fastinpaint_report" in vars(module) or not (compiling or within)
     return plain(result, hooked) if outermost or hooked else None

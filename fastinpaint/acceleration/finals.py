@@ -12,12 +12,8 @@ from fastinpaint.acceleration.select import Tiers
 from fastinpaint.acceleration.trial import Runner, Trial
 
 logger = logging.getLogger(__name__)
-TURNS, MORE_TURNS, MOST_TURNS = (
-    3,
-    2,
-    13,
-)  # whole steps of every finalist; of those that may still win, at a time; at most
-LONGEST = 30.0  # seconds of steps after which no further turns are started
+TURNS, MORE_TURNS, MOST_TURNS = 3, 2, 9  # steps of every finalist, of the unclear ones at a time, and at most
+LONGEST = 20.0  # seconds of steps after which no further turns are started
 FINALISTS = 4  # fused plans that are timed beside the stock layouts
 SLOWER_LAYOUT = 1.25  # a stock layout measured slower than the other by this factor, once, is no finalist
 HOPELESS = 1.15  # a plan measured slower than the fastest by this factor, once, is no finalist

@@ -47,7 +47,10 @@ class _Conv(_Layer, _ConvNd):
         return deferred_of(Part(pending), options)
 
     def plan_for(self, input: Any) -> Plan | None:
-        """What was worked out for such an input of an unobserved call; None where `forward` must run."""
+        """What was worked out for such an input of an unobserved call; None where `forward` must run.
+
+        input: a tensor, a deferred activation, or the `Part` that one of them would hold.
+        """
         own = self.__dict__
         parameters = own["_parameters"]
         # a scripted layer has no such attribute; a parametrization computes the weight
@@ -55,7 +58,10 @@ class _Conv(_Layer, _ConvNd):
         if weight is None:
             return None
         kind = type(input)
-        if kind is DeferredTensor:
+        if kind is Part:
+            first = input.raw
+            shape = first.shape
+        elif kind is DeferredTensor:
             parts: Any = input._parts
             first = parts[0].raw
             shape = first.shape if len(parts) == 1 else input.shape
@@ -65,7 +71,7 @@ class _Conv(_Layer, _ConvNd):
             return None
         dtype = weight.dtype
         alike = first.dtype == dtype and first.device == weight.device and dtype in DTYPES
-        if not alike and not _same_kind(input, weight):
+        if not alike and not _same_kind(first, weight):
             return None
         bias, plans = parameters.get("bias"), own.get("_fastinpaint_plans")
         plan = None if plans is None else plans.get(shape)
@@ -74,15 +80,14 @@ class _Conv(_Layer, _ConvNd):
             self.padding_mode,
         )  # fmt: skip
         if plan is None or plan.question != question:
-            plan = self._plan(input, weight, bias, question)
+            plan = self._plan(shape, weight, bias, question)
         return plan
 
-    def _plan(self, input: Map, weight: Tensor, bias: Tensor | None, question: tuple[Any, ...]) -> Plan | None:
+    def _plan(self, shape: torch.Size, weight: Tensor, bias: Tensor | None, question: tuple[Any, ...]) -> Plan | None:
         """The plan for inputs of this shape; None where only torch's own layer can give the result."""
-        shape = input.shape
         if self.padding_mode != "zeros" or len(shape) != weight.dim():
             return None
-        geometry = geometry_of(self, input)
+        geometry = geometry_of(self)
         if min(geometry.output_padding) < 0:
             return None
         result = torch.Size(checks.check_weight(shape, weight, bias, geometry))
@@ -127,7 +132,7 @@ def _without_zeros(input: Map, geometry: Geometry) -> tuple[tuple[Part, ...], Ge
     return parts_of(input), geometry
 
 
-def _same_kind(input: Map, weight: Tensor) -> bool:
+def _same_kind(input: Map | Raw, weight: Tensor) -> bool:
     """Whether input and weight are on one device and have, or get from autocast, one dtype that the op takes."""
     if input.device != weight.device or weight.dtype not in DTYPES:
         return False

@@ -38,6 +38,11 @@ class PendingConv(Raw):
     """
 
     untracked = False  # a reader that may change it is given a copy
+    x = None
+    _statistics: tuple[Tensor, Tensor] | None = None
+    vectors: tuple[Tensor, Tensor, Tensor] | None = None  # mean, scale and shift of the batch norm in its node
+    var: Tensor | None = None
+    measured = False  # whether one node of the graph made both y and the statistics
 
     def __init__(
         self,
@@ -49,7 +54,6 @@ class PendingConv(Raw):
         shape: torch.Size,
         calls: dict[tuple[Any, ...], Call] | None = None,
     ) -> None:
-        self.x = None
         self.parts = tuple(parts)
         self.weight: Any = weight  # None once it has run
         self.bias = bias
@@ -60,10 +64,6 @@ class PendingConv(Raw):
         self.shape, self.calls = shape, calls  # the layer's plan, if there is one
         self.mode = Mode.now()
         self.weight_version = version(weight)
-        self._statistics: tuple[Tensor, Tensor] | None = None
-        self.vectors: tuple[Tensor, Tensor, Tensor] | None = None  # mean, scale and shift of the batch norm in its node
-        self.var: Tensor | None = None
-        self.measured = False  # whether one node of the graph made both y and the statistics
         if self.mode.inference and any(part.untracked for part in self.parts):
             self._run(stats=False)
 
@@ -116,8 +116,13 @@ class PendingConv(Raw):
                 f"fastinpaint: a weight of shape {tuple(self.weight.shape)} was modified in place before the deferred "
                 "convolution that reads it ran; use the result, or call .clone() on it, before an optimiser's step."
             )
-        if self.device.type != "cpu" or self.options.backend == "triton":
-            weight = self._own_weight()
+        packs = self.device.type == "cuda" or self.options.backend == "triton"
+        if packs and torch.compiler.is_compiling():  # one copy in the compiled graph, for both passes
+            weight, packs = weight.to(dtype, memory_format=memory_format(weight.dim())), False
+        elif packs:  # `Call.packs`: its node packs a weight that need not be cast, which is no node of its own
+            weight = weight if weight.dtype == dtype else weight.to(dtype, memory_format=memory_format(weight.dim()))
+        elif self.device.type != "cpu":
+            weight = weight.to(dtype)
         elif weight.dtype != dtype and not (weight.dtype == torch.float32 and dtype == torch.bfloat16):
             weight = weight.to(dtype)  # the CPU's kernels round a float32 weight as they read it
         if bias is not None and bias.dtype != dtype:
@@ -132,7 +137,7 @@ class PendingConv(Raw):
             if not cpu.normalises(maps, weight, self.geometry):
                 parts = _made(parts, self.options)
         sources, recipes = materialise(parts, dtype)
-        call = self._call(sources, weight, stats)
+        call = self._call(sources, weight, stats, packs)
         given = recipes if any_recipe(recipes) else None
         if given is not None or self.added or self.options.memory == "low":
             steps = depth(recipes)
@@ -157,10 +162,10 @@ class PendingConv(Raw):
         # what it read may go, unless backward keeps it
         self.parts, self.weight, self.bias = (), None, None
 
-    def _call(self, sources: Sequence[Source], weight: Tensor, stats: bool) -> Call:
+    def _call(self, sources: Sequence[Source], weight: Tensor, stats: bool, packs: bool) -> Call:
         """All of the call but its tensors, from the layer's plan if such a call was made before."""
         if self.calls is None or torch.compiler.is_compiling():
-            return torch_library.call_of(sources, weight, self.geometry, stats, self.options.backend)
+            return torch_library.call_of(sources, weight, self.geometry, stats, self.options.backend, packs)
         question: tuple[Any, ...] = (
             stats, weight.dtype, weight.device, weight.stride(), self.options.backend, *registry.settings(),
         )  # fmt: skip
@@ -168,7 +173,7 @@ class PendingConv(Raw):
             question += (x.shape, x.dtype, relu, mean is None, addend is None)
         call = self.calls.get(question)
         if call is None:
-            call = torch_library.call_of(sources, weight, self.geometry, stats, self.options.backend)
+            call = torch_library.call_of(sources, weight, self.geometry, stats, self.options.backend, packs)
             self.calls[question] = call
         return call
 
@@ -197,12 +202,6 @@ class PendingConv(Raw):
         parts = [part if new is None else new for part, new in zip(self.parts, found, strict=True)]
         maps = [Source(part.raw.tensor()) for part in parts]
         return parts if cpu.loads_activations(maps, weight, self.geometry) else self.parts
-
-    def _own_weight(self) -> Tensor:
-        """The weight in this convolution's dtype, for a GPU with its channels innermost: one launch for both passes."""
-        if self.options.backend != "triton" and self.device.type != "cuda":
-            return self.weight.to(self.dtype)
-        return self.weight.to(self.dtype, memory_format=memory_format(self.weight.dim()))
 
     def _to_be_forgotten(self) -> bool:
         """Whether backward recomputes y. Only its own node can free it again, so there must be one."""

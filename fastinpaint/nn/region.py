@@ -45,6 +45,19 @@ def enter(module: nn.Module) -> None:
         _running.calls.append(_Call(module, sys._getframe(2), saving(), torch.is_grad_enabled(), {}))
 
 
+def enter_if_outside(module: nn.Module) -> None:
+    """As `enter`, for a module that need not be noted where another one that runs around it stands for both."""
+    if not torch.compiler.is_compiling():
+        if inside():
+            for call in _running.calls:
+                if call.module is module:  # it calls itself: the inner call's end must not end the outer one
+                    break
+            else:
+                return
+        _drop_interrupted()
+        _running.calls.append(_Call(module, sys._getframe(2), saving(), torch.is_grad_enabled(), {}))
+
+
 def leave(module: nn.Module) -> None:
     """The module ends, and with it all modules that began after it."""
     if not torch.compiler.is_compiling():

@@ -11,15 +11,17 @@ from fastinpaint.nn.batch_norm import _Norm
 from fastinpaint.nn.convolution import _Conv
 from fastinpaint.nn.deferred_tensor import deferred_of
 from fastinpaint.nn.layers import ReLU
-from fastinpaint.nn.observed import own_observer, unobserved
+from fastinpaint.nn.observed import nothing_observes, own_observer
 from fastinpaint.nn.pending_conv import PendingConv, waiting
 from fastinpaint.nn.raw import Part, Raw
+from fastinpaint.nn.region import inside
 
 
 class Sequential(nn.Sequential):
     """``torch.nn.Sequential`` over deferred activations.
 
-    A convolution and the batch norm and ReLU after it need no deferred activation in between.
+    A convolution and the batch norm and ReLU after it need no deferred activation in between. Where gradients are
+    recorded, the convolution after those needs none either: no other code runs between them.
     """
 
     def forward(self, input: Any) -> Any:
@@ -27,22 +29,33 @@ class Sequential(nn.Sequential):
             return super().forward(input)
         layers: list[Any] = list(self._modules.values())
         count, i = len(layers), 0
+        calm, within, grad = nothing_observes(), inside(), torch.is_grad_enabled()
+        last: Any = None  # the options of the layer that gave the part which `input` then is
         while i < count:
             layer: Any = layers[i]
             following: Any = layers[i + 1] if i + 1 < count else None
             i += 1
-            plan = layer.plan_for(input) if isinstance(layer, _Conv) and unobserved(layer) else None
-            if plan is None or (plan.light and not torch.is_grad_enabled()):
+            plan = None
+            if calm and isinstance(layer, _Conv) and not own_observer(layer):  # `unobserved`, without its frames
+                plan = layer.plan_for(input) if within or not layer._fastinpaint_accelerated else None
+            if plan is None or (plan.light and not grad):
+                if last is not None:
+                    input, last = deferred_of(input, last), None
                 input = layer(input)
+                calm, within, grad = nothing_observes(), inside(), torch.is_grad_enabled()
                 continue
-            parts, own = (Part(Raw(input)),) if type(input) is Tensor else input.parts(), layer._parameters
-            for raw in waiting(parts):  # here, not layers deep
-                apply, arguments = raw.prepare()
-                raw.finish(arguments, apply(*arguments))
-            settings = plan.geometry, layer._fastinpaint, plan.shape, plan.calls
-            pending = PendingConv(parts, own["weight"], own.get("bias"), *settings)
-            part, options = Part(pending), layer._fastinpaint
-            norm = None
+            own, options = layer._parameters, layer._fastinpaint
+            if last is not None:
+                parts: tuple[Part, ...] = (input,)
+            else:
+                parts = (Part(Raw(input)),) if type(input) is Tensor else input.parts()
+                for raw in waiting(parts):  # here, not layers deep
+                    apply, arguments = raw.prepare()
+                    raw.finish(arguments, apply(*arguments))
+            pending = PendingConv(
+                parts, own["weight"], own.get("bias"), plan.geometry, options, plan.shape, plan.calls
+            )  # fmt: skip
+            part, norm, last = Part(pending), None, None
             if pending.x is None and isinstance(following, _Norm) and not own_observer(following):
                 norm = following.joined(pending)
             if norm is not None and following.training:
@@ -50,6 +63,7 @@ class Sequential(nn.Sequential):
                 pending.finish(arguments, apply(*arguments))
                 if pending.vectors is not None:
                     part, options = pending.normalised(norm.weight, norm.bias, norm.eps), following._fastinpaint
+                    last = options if grad else None
                     i += 1
             elif norm is not None:
                 part, options = Part(following.folded(pending, norm)), following._fastinpaint
@@ -57,5 +71,5 @@ class Sequential(nn.Sequential):
             if i < count and type(layers[i]) is ReLU and not own_observer(layers[i]):
                 part = Part(part.raw, part.mean, part.scale, part.shift, True, None, part.norm)
                 i += 1
-            input = deferred_of(part, options)
-        return input
+            input = part if last is not None else deferred_of(part, options)
+        return input if last is None else deferred_of(input, last)

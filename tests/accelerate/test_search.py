@@ -85,14 +85,14 @@ def test_a_plan_that_a_disturbance_made_slow_is_timed_again() -> None:
     [
         (1.015, 0.0, "small"),  # two processes do not tell 2 % apart
         (1.022, 0.0, "fast"),  # exact timings tell more apart
-        (1.022, 0.02, "small"),  # noisy ones do not
+        (1.022, 0.015, "small"),  # noisy ones do not
         (1.06, 0.02, "fast"),  # but 6 % is never a tie
     ],
 )
 def test_fewer_kept_bytes_decide_where_the_times_are_equal(seconds: float, noise: float, expected: str) -> None:
     table = same({"stock": (1.2, 300), "fast": (1.0, 250), "small": (seconds, 150)})
-    chosen = Counter(winner(table, noise=noise, seed=seed) for seed in range(20))
-    assert chosen[expected] >= 15
+    chosen = Counter(winner(table, noise=noise, seed=seed) for seed in range(50))
+    assert chosen[expected] >= 35
 
 
 def test_a_tie_with_stock_goes_to_fewer_bytes_but_never_to_a_slower_model() -> None:

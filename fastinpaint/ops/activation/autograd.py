@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import Library, register_fake
+from torch.library import Library
 
 from fastinpaint.ops import saved
 from fastinpaint.ops.activation import reference
@@ -24,6 +24,7 @@ from fastinpaint.ops.dispatch.fast_path import (
     empty_if_none,
     no_autocast,
     none_if_empty,
+    register,
 )
 from fastinpaint.ops.saved import Operand
 from fastinpaint.ops.types import Source, flatten, unflatten
@@ -93,8 +94,7 @@ def _bwd_fake(
 
 
 for _name, _implementation, _fake in (("activation_fwd", _fwd, _fwd_fake), ("activation_bwd", _bwd, _bwd_fake)):
-    _library.impl(_name, _implementation, "CompositeExplicitAutograd")
-    register_fake(f"fastinpaint::{_name}", _fake, lib=_library)
+    register(_library, _name, _implementation, _fake)
 
 
 class Activation(torch.autograd.Function):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.library import Library, register_fake
+from torch.library import Library
 
 from fastinpaint.ops import saved
 from fastinpaint.ops.batch_norm import reference
@@ -21,6 +21,7 @@ from fastinpaint.ops.dispatch.fast_path import (
     empty_if_none,
     no_autocast,
     none_if_empty,
+    register,
 )
 
 OP = "batch_norm"
@@ -85,8 +86,7 @@ def _bwd_fake(
 
 
 for _name, _implementation, _fake in (("batch_norm_fwd", _fwd, _fwd_fake), ("batch_norm_bwd", _bwd, _bwd_fake)):
-    _library.impl(_name, _implementation, "CompositeExplicitAutograd")
-    register_fake(f"fastinpaint::{_name}", _fake, lib=_library)
+    register(_library, _name, _implementation, _fake)
 
 
 class Call(NamedTuple):

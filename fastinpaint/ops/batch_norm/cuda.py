@@ -60,12 +60,14 @@ def pack_fwd(
     tracked, momentum = 0, 0.0
     if running is not None:
         running_mean, running_var = running.mean.contiguous(), running.var.contiguous()
-        tracked = native.address(running.tracked) or 0
+        tracked = 0 if running.tracked is None else running.tracked.data_ptr()
         momentum = -1.0 if running.momentum is None else running.momentum
     dense = (weight, bias, running_mean, running_var)
+    addresses: list[int] = []
+    for vector in dense:  # written out, as it is called once a layer
+        addresses += (0, 0) if vector is None else (vector.data_ptr(), DTYPES[vector.dtype])
     packed = PACKED.pack(
-        *_per_channel(weight), *_per_channel(bias), *_per_channel(running_mean), *_per_channel(running_var), 0, 0,
-        mean, var, 0, total, tracked, scale, shift, 0, values, momentum, eps, channels,
+        *addresses, 0, 0, mean, var, 0, total, tracked, scale, shift, 0, values, momentum, eps, channels,
     )  # fmt: skip
     return packed, dense
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from fastinpaint.ops.activation.triton_launch import FINISH_BLOCK
 from fastinpaint.ops.batch_norm.reference import VECTORS, Norm, Normed, Running
 from fastinpaint.ops.dispatch import triton_support as support
+from fastinpaint.ops.dispatch.triton_launch import Launch
 
 if support.INSTALLED:
     from fastinpaint.ops.batch_norm import triton_kernels as kernels
 
 IN_TORCH = False
+MOST = 1024  # launches remembered
+_finishes: dict[tuple[Any, ...], Launch] = {}
 BLOCK = 256  # channels at once: eight per thread of one warp; most layers have fewer
 
 
@@ -62,20 +67,31 @@ def finish(count: Tensor, part_mean: Tensor, part_m2: Tensor, norm: Norm, values
         values: number of values per channel.
     """
     channels, parts = part_mean.shape
-    wide, device = torch.float32, count.device
-    vectors = [torch.empty(channels, dtype=wide, device=device) for _ in range(VECTORS)]
+    first = torch.empty(channels, dtype=torch.float32, device=count.device)
+    vectors = [first, *map(torch.empty_like, [first] * (VECTORS - 1))]
     weight, bias, running, eps = norm
     running_mean = running_var = tracked = None
     momentum: float | None = 0.0
     if running is not None:
         running_mean, running_var, tracked, momentum = running
         running_mean, running_var = running_mean.contiguous(), running_var.contiguous()
-    kernels.finish_norm_kernel[(channels,)](
+    key = (
+        kernels.finish_norm_kernel, channels, parts, values, momentum, eps, weight is None, bias is None,
+        running is None, tracked is None,
+    )  # fmt: skip
+    launch = _finishes.get(key)
+    if launch is None:
+        if len(_finishes) >= MOST:
+            _finishes.clear()
+        numbers = {
+            "parts": parts, "values": float(values), "momentum": momentum, "eps": eps, "HAS_WEIGHT": weight is not None,
+            "HAS_BIAS": bias is not None, "HAS_RUNNING": running is not None, "HAS_TRACKED": tracked is not None,
+            "BLOCK": FINISH_BLOCK, **support.OPTIONS,
+        }  # fmt: skip
+        launch = _finishes[key] = Launch(kernels.finish_norm_kernel, (channels,), numbers)
+    launch(
         count, part_mean, part_m2, None if weight is None else weight.contiguous(),
-        None if bias is None else bias.contiguous(),
-        running_mean, running_var, tracked, *vectors, parts, float(values), momentum, eps,
-        HAS_WEIGHT=weight is not None, HAS_BIAS=bias is not None, HAS_RUNNING=running is not None,
-        HAS_TRACKED=tracked is not None, BLOCK=FINISH_BLOCK, **support.OPTIONS,
+        None if bias is None else bias.contiguous(), running_mean, running_var, tracked, *vectors,
     )  # fmt: skip
     _put_back(running, running_mean, running_var)
     return Normed(*vectors)  # type: ignore[arg-type]

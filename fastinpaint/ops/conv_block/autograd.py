@@ -16,6 +16,7 @@ from fastinpaint.ops import saved
 from fastinpaint.ops.conv_block import reference, torch_library
 from fastinpaint.ops.conv_block.torch_library import Call
 from fastinpaint.ops.dispatch.fast_path import AS_IT_IS, applied, below_autograd, can_bypass_dispatcher, each_once
+from fastinpaint.ops.layout import FORMATS
 from fastinpaint.ops.saved import Operand, Recipe
 from fastinpaint.ops.types import FLAT, Source, flatten, unflatten
 
@@ -37,10 +38,14 @@ class ConvBlock(torch.autograd.Function):
         bias: Tensor | None,
         *flat: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        module = call.module
+        module, packed = call.module, None
         if module is not None and can_bypass_dispatcher(weight, bias, *flat):  # `torch_library.fwd`, a frame less
             with AS_IT_IS if call.unguarded else below_autograd(weight.device):
-                y, mean, var = module.fwd(unflatten(flat, call.relus), weight, bias, call.geometry, call.stats)
+                operand = weight
+                if call.packs:
+                    operand = weight.contiguous(memory_format=FORMATS[weight.dim()])
+                    packed = None if operand is weight else operand
+                y, mean, var = module.fwd(unflatten(flat, call.relus), operand, bias, call.geometry, call.stats)
                 if not call.stats:
                     mean, var = y.new_empty(0), y.new_empty(0)
         else:
@@ -50,7 +55,7 @@ class ConvBlock(torch.autograd.Function):
         ctx.bias_given = bias is not None
         statistics = ((y if own is None else own), mean) if call.stats else (None, None)
         double = bias if bias is not None and bias.requires_grad else None  # a vector, for double backward only
-        saved.remember(ctx, (weight, double, *statistics, *(flat if recipes is None else recipes)))
+        saved.remember(ctx, (weight, packed, double, *statistics, *(flat if recipes is None else recipes)))
         if not call.stats:
             ctx.mark_non_differentiable(mean, var)
         return y, mean, var
@@ -58,7 +63,7 @@ class ConvBlock(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, dmean: Tensor | None, dvar: Tensor | None) -> tuple[Tensor | None, ...]:
         call: Call = ctx.call
-        weight, bias, y, mean, *flat = saved.recall(ctx)
+        weight, packed, bias, y, mean, *flat = saved.recall(ctx)
         assert weight is not None
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             return (None, None, None, *_differentiable(call, (dy, dmean, dvar), weight, bias, flat))
@@ -69,8 +74,11 @@ class ConvBlock(torch.autograd.Function):
         module = call.module
         if module is not None and can_bypass_dispatcher(dy, dmean, dvar, y, mean, weight, *flat):
             with AS_IT_IS if call.unguarded else below_autograd(weight.device):
+                operand = weight if packed is None else packed
+                if call.packs:  # another call's forward may have gone through the dispatcher
+                    operand = operand.contiguous(memory_format=FORMATS[operand.dim()])
                 found, dweight, dbias = module.bwd(
-                    dy, dmean, dvar, y, mean, unflatten(flat, call.relus), weight, call.geometry, *needed
+                    dy, dmean, dvar, y, mean, unflatten(flat, call.relus), operand, call.geometry, *needed
                 )
                 grads, dweight, dbias = torch_library.flat_gradients(found, dweight, dbias, flat, dy, module, needs)
         else:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.library import Library, register_fake
+from torch.library import Library
 
 from fastinpaint.ops import saved
 from fastinpaint.ops.batch_norm import reference as batch_norm
@@ -33,7 +33,9 @@ from fastinpaint.ops.dispatch.fast_path import (
     empty_if_none,
     no_autocast,
     none_if_empty,
+    register,
 )
+from fastinpaint.ops.layout import FORMATS
 from fastinpaint.ops.saved import Operand, Recipe
 from fastinpaint.ops.types import FLAT, Source, flatten, unflatten
 
@@ -134,8 +136,7 @@ def _bwd_fake(
 
 
 for _name, _function, _fake in (("conv_norm_fwd", _fwd, _fwd_fake), ("conv_norm_bwd", _bwd, _bwd_fake)):
-    _library.impl(_name, _function, "CompositeExplicitAutograd")
-    register_fake(f"fastinpaint::{_name}", _fake, lib=_library)
+    register(_library, _name, _function, _fake)
 
 
 class Kept(NamedTuple):
@@ -171,7 +172,7 @@ class ConvNorm(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         call, norm, recipes, own, sources = kept
         running, eps = norm.running, norm.eps
-        rstd = dvar_per_dscale = var = None
+        rstd = dvar_per_dscale = var = packed = None
         if sources is None:
             y, mean, scale, shift, rstd, dvar_per_dscale = torch.ops.fastinpaint.conv_norm_fwd.default(
                 list(flat), call.relus, weight, bias, norm_weight, norm_bias, *(running or (None,) * 4), eps,
@@ -180,11 +181,15 @@ class ConvNorm(torch.autograd.Function):
         else:
             module, norm_module = call.module, call.norm_module
             with AS_IT_IS if call.unguarded else below_autograd(weight.device):
+                operand = weight
+                if call.packs:
+                    operand = weight.contiguous(memory_format=FORMATS[weight.dim()])
+                    packed = None if operand is weight else operand
                 if norm_module is None:
-                    y, found = module.fwd_norm(sources, weight, bias, call.geometry, norm)
+                    y, found = module.fwd_norm(sources, operand, bias, call.geometry, norm)
                     mean, scale, shift, rstd, dvar_per_dscale, var, _, _ = found
                 else:
-                    y, mean, var = module.fwd(sources, weight, bias, call.geometry, True)
+                    y, mean, var = module.fwd(sources, operand, bias, call.geometry, True)
                     values = y.numel() // y.shape[1]
                     scale, shift = norm_module.fwd(mean, var, norm_weight, norm_bias, running, values, eps)
             if running is not None:
@@ -192,7 +197,7 @@ class ConvNorm(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.call, ctx.eps, ctx.slot = call, eps, None if own is None else own.slot
         double = bias if bias is not None and bias.requires_grad else None  # a vector, for double backward only
-        vectors = (weight, double, norm_weight, norm_bias, mean, scale, rstd, dvar_per_dscale, var)
+        vectors = (weight, packed, double, norm_weight, norm_bias, mean, scale, rstd, dvar_per_dscale, var)
         if recipes is None and own is None and len(flat) == FLAT and flat[-1] is None:  # none is saved twice
             ctx.places = None
             ctx.save_for_backward(*vectors, y, *flat)
@@ -206,7 +211,7 @@ class ConvNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         operands: Any = ctx.saved_tensors if ctx.places is None else saved.recall(ctx)
-        weight, bias, norm_weight, norm_bias, mean, scale, rstd, dvar_per_dscale, var, y, *flat = operands
+        weight, packed, bias, norm_weight, norm_bias, mean, scale, rstd, dvar_per_dscale, var, y, *flat = operands
         if torch.is_grad_enabled():
             forward = partial(_forward, ctx.call, ctx.eps)
             return (None, *saved.differentiate(forward, [weight, bias, norm_weight, norm_bias, *flat], upstream[:4]))
@@ -229,9 +234,12 @@ class ConvNorm(torch.autograd.Function):
             sources = unflatten(flat, relus)
             norm_module = call.norm_module
             with AS_IT_IS if call.unguarded else below_autograd(weight.device):
+                operand = weight if packed is None else packed
+                if call.packs:  # forward may have gone through the dispatcher
+                    operand = operand.contiguous(memory_format=FORMATS[operand.dim()])
                 if norm_module is None:
                     grads, dweight, dbias, dnorm_weight = module.bwd_norm(
-                        dy, dmean, dscale, y, normed, scaled, sources, weight, call.geometry, *needed
+                        dy, dmean, dscale, y, normed, scaled, sources, operand, call.geometry, *needed
                     )
                 else:
                     dnorm_weight = dvar = None
@@ -239,7 +247,7 @@ class ConvNorm(torch.autograd.Function):
                         dvar, dnorm_weight = norm_module.bwd(dscale, var, norm_weight, ctx.eps, needs_norm_weight)
                     dy, dmean, dvar = torch_library.with_zeros(dy, dmean, dvar, y, mean)
                     grads, dweight, dbias = module.bwd(
-                        dy, dmean, dvar, y, mean, sources, weight, call.geometry, *needed
+                        dy, dmean, dvar, y, mean, sources, operand, call.geometry, *needed
                     )
                 dflat, dweight, dbias = torch_library.flat_gradients(grads, dweight, dbias, flat, dy, module, needs)
         else:

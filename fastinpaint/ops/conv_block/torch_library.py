@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.library import Library, register_fake
+from torch.library import Library
 
 from fastinpaint.ops.conv_block import reference
 from fastinpaint.ops.dispatch import registry
@@ -23,7 +23,9 @@ from fastinpaint.ops.dispatch.fast_path import (
     empty_if_none,
     no_autocast,
     none_if_empty,
+    register,
 )
+from fastinpaint.ops.layout import FORMATS
 from fastinpaint.ops.types import Geometry, Source, SourceGrad, unflatten
 
 OP = "conv_block"
@@ -130,8 +132,7 @@ def _batch_stats(fake: bool, x: Tensor, backend: str) -> tuple[Tensor, Tensor]:
 
 
 for _name, _function in (("conv_block_fwd", run_fwd), ("conv_block_bwd", run_bwd), ("batch_stats", _batch_stats)):
-    _library.impl(_name, partial(_function, False), "CompositeExplicitAutograd")
-    register_fake(f"fastinpaint::{_name}", partial(_function, True), lib=_library)
+    register(_library, _name, partial(_function, False), partial(_function, True))
 
 
 class Call(NamedTuple):
@@ -146,6 +147,7 @@ class Call(NamedTuple):
         with_norm: whether that can run the following batch norm in the same node of the graph.
         norm_module: what then runs the batch norm; None where module does.
         unguarded: whether module calls nothing that autograd or autocast would change.
+        packs: whether the nodes give module the weight with its channels innermost: one copy for both passes.
     """
 
     relus: tuple[int, ...]
@@ -156,17 +158,22 @@ class Call(NamedTuple):
     with_norm: bool = False
     norm_module: ModuleType | None = None
     unguarded: bool = False
+    packs: bool = False
 
 
-def call_of(sources: Sequence[Source], weight: Tensor, geometry: Geometry, stats: bool, backend: str) -> Call:
+def call_of(
+    sources: Sequence[Source], weight: Tensor, geometry: Geometry, stats: bool, backend: str, packs: bool = False
+) -> Call:
     """All of a call that is no tensor."""
+    if packs:
+        weight = weight.detach().contiguous(memory_format=FORMATS[weight.dim()])
     module: Any = None if torch.compiler.is_dynamo_compiling() else choose(backend, sources, weight, geometry)
     if hasattr(module, "prepare"):
         module = module.prepare(sources, weight, geometry) or module
     norm_module = None if module is None or not hasattr(module, "norm_module") else module.norm_module()
     with_norm = (norm_module is not None or hasattr(module, "fwd_norm")) and all(s.x.numel() for s in sources)
     relus, unguarded = tuple([s.relu for s in sources]), getattr(module, "UNGUARDED", False)
-    return Call(relus, geometry, stats, backend, module, with_norm, norm_module, unguarded)
+    return Call(relus, geometry, stats, backend, module, with_norm, norm_module, unguarded, packs)
 
 
 def fwd(call: Call, flat: Flat, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -175,6 +182,8 @@ def fwd(call: Call, flat: Flat, weight: Tensor, bias: Tensor | None) -> tuple[Te
     if module is None or not can_bypass_dispatcher(weight, bias, *flat):
         return torch.ops.fastinpaint.conv_block_fwd.default(flat, relus, weight, bias, stats, backend, *geometry)
     with below_autograd(weight.device):
+        if call.packs:
+            weight = weight.contiguous(memory_format=FORMATS[weight.dim()])
         y, mean, var = module.fwd(unflatten(flat, relus), weight, bias, geometry, stats)
         return (y, mean, var) if stats else (y, y.new_empty(0), y.new_empty(0))
 

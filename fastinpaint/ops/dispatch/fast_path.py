@@ -8,12 +8,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.library import Library, register_fake
 
 from fastinpaint.ops.layout import memory_format
 
 TAGS = (torch.Tag.pt2_compliant_tag,)
 ORDINARY = frozenset((Tensor, torch.nn.Parameter, type(None)))
 AS_IT_IS = nullcontext()
+
+
+def register(library: Library, name: str, run: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    """Give a defined operator its body, and what computes its results' shapes.
+
+    torch looks up the file that registers. In one place for all operators, it searches the loaded modules once.
+    """
+    library.impl(name, run, "CompositeExplicitAutograd")
+    register_fake(f"fastinpaint::{name}", fake, lib=library)
 
 
 def autocasts(device: torch.device) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.library import Library, register_fake
+from torch.library import Library
 
 from fastinpaint.ops import saved
 from fastinpaint.ops.dispatch import registry
@@ -21,6 +21,7 @@ from fastinpaint.ops.dispatch.fast_path import (
     empty_if_none,
     no_autocast,
     none_if_empty,
+    register,
 )
 from fastinpaint.ops.norm_act import reference
 from fastinpaint.ops.norm_act.types import Act, Form
@@ -90,8 +91,7 @@ def _stats(fake: bool, x: Tensor, per_sample: bool, groups: int, backend: str) -
 
 
 for _name, _function in (("norm_act_fwd", _fwd), ("norm_act_bwd", _bwd), ("norm_act_stats", _stats)):
-    _library.impl(_name, partial(_function, False), "CompositeExplicitAutograd")
-    register_fake(f"fastinpaint::{_name}", partial(_function, True), lib=_library)
+    register(_library, _name, partial(_function, False), partial(_function, True))
 
 
 def module_of(x: Tensor, form: Form, backend: str) -> ModuleType | None:

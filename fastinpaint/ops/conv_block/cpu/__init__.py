@@ -15,6 +15,7 @@ from fastinpaint.ops.batch_norm import cpu as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Normed
 from fastinpaint.ops.conv_block import reference
 from fastinpaint.ops.conv_block.cpu import onednn, select
+from fastinpaint.ops.conv_block.cpu.live_taps import trimmed, widened
 from fastinpaint.ops.dispatch import native_cpu as native
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
@@ -33,11 +34,13 @@ def why_not(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> st
 
 def normalises(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> bool:
     """Whether some pass has a kernel that normalises on load. Otherwise all passes get a plain map."""
+    weight, geometry, _ = trimmed(sources, weight, geometry)
     return select.select_kernels(sources, weight, geometry) != (None, None, None)
 
 
 def loads_activations(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> bool:
     """Whether every pass has a kernel that computes any activation in its load, and its derivative."""
+    weight, geometry, _ = trimmed(sources, weight, geometry)
     return all(kernels in select.DIRECT_KERNELS for kernels in select.select_kernels(sources, weight, geometry))
 
 
@@ -55,6 +58,7 @@ def fwd(
     """y ``[N, C_out, *space]`` in the sources' dtype; batch mean and biased variance ``[C_out]`` where asked for."""
     mean = var = None
     sources = list(map(native.dense_source, sources))
+    weight, geometry, _ = trimmed(sources, weight, geometry)
     kernels, _, _ = select.select_kernels(sources, weight, geometry)
     if kernels not in select.DIRECT_KERNELS and has_curve(sources):
         return reference.fwd(sources, weight, bias, geometry, stats)
@@ -76,6 +80,7 @@ def fwd_norm(
     """y as `fwd`'s, of maps that are not empty, and what the batch norm that follows makes of its statistics."""
     mean = var = None
     sources = list(map(native.dense_source, sources))
+    weight, geometry, _ = trimmed(sources, weight, geometry)
     kernels, _, _ = select.select_kernels(sources, weight, geometry)
     if kernels not in select.DIRECT_KERNELS and has_curve(sources):
         y = native.dense(reference.fwd(sources, weight, bias, geometry, False)[0])
@@ -167,13 +172,15 @@ def _bwd_from(
     needs_weight: bool,
 ) -> tuple[list[SourceGrad], Tensor | None]:
     """The gradients of every source and of the weight from G, itself given as a source."""
-    sources = list(map(native.dense_source, sources))
+    sources, whole = list(map(native.dense_source, sources)), weight
+    weight, geometry, live = trimmed(sources, weight, geometry)
     grads: list[SourceGrad] = [NO_GRAD] * len(sources)
     dweight, needs_input = None, any(needs)
     _, own_dgrad, own_wgrad = select.select_kernels(sources, weight, geometry)
     if has_curve(sources) and not loads_activations(sources, weight, geometry):
         upstreams = (activation.materialise([g]), None, None, None, None)
-        return reference.bwd(*upstreams, sources, weight, geometry, needs, needs_weight, False)[:2]
+        grads, dweight, _ = reference.bwd(*upstreams, sources, weight, geometry, needs, needs_weight, False)
+        return grads, widened(dweight, whole, live)
     if needs_input and own_dgrad is not None:
         grads = own_dgrad.dgrad(g, sources, weight, geometry, needs)
     if needs_weight and own_wgrad is not None:
@@ -189,7 +196,7 @@ def _bwd_from(
             dweight = onednn.in_layout(their_dweight, weight)
         if da is not None:
             grads = activation.consume(da, sources, needs)
-    return grads, dweight
+    return grads, widened(dweight, whole, live)
 
 
 def _bias_grad(dy: Tensor, dmean: Tensor | None, like: Tensor) -> Tensor:

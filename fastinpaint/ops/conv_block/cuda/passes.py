@@ -117,8 +117,8 @@ class Passes:
         """y as in `fwd`, and what the batch norm that follows makes of its statistics."""
         conv, _alive = self._conv(sources, weight)
         y = torch.empty_strided(self.shape, self.strides, dtype=self.dtype, device=self.device)
-        mean, var = native.vector(y, self.channels), native.vector(y, self.channels)
-        scale, shift = native.vector(y, self.channels), native.vector(y, self.channels)
+        mean = torch.empty(self.channels, dtype=torch.float32, device=self.device)
+        var, scale, shift = torch.empty_like(mean), torch.empty_like(mean), torch.empty_like(mean)
         places = (mean.data_ptr(), var.data_ptr(), scale.data_ptr(), shift.data_ptr())
         bias = None if bias is None else bias.contiguous()
         RESULTS.pack_into(conv, RESULT, 0 if bias is None else bias.data_ptr(), y.data_ptr(), *places[:2])

@@ -94,7 +94,7 @@ def fwd(
     """y ``[N, C_out, *space]``, dense channels-last; with ``stats`` also its mean and biased variance ``[C_out]``."""
     dense = _at_most_two(sources)
     first = dense[0].x
-    y = layout.empty(output_shape(first.shape, weight.shape, geometry), first)
+    y = layout.empty(_shape(first, weight, geometry, memory), first)
     if not y.numel():
         return y, *(activation.batch_stats(y) if stats else (None, None))
     with support.on_device_of(first):
@@ -103,7 +103,10 @@ def fwd(
             if bias is not None:
                 y += bias.view(-1, *[1] * (y.dim() - 2))
             return y, *(activation.batch_stats(y) if stats else (None, None))
-        parts = _launch(dense, weight, bias, geometry, y, stats, memory)
+        found = _found(dense, weight, bias, geometry, y, stats, memory)
+        if found.written:
+            dense = [Source(activate_first.activated(dense))]
+        parts = _run(found, dense, layout.dense(weight), bias, y, stats)
         return (y, *activation.finish_stats(*parts)) if parts is not None else (y, None, None)
 
 
@@ -118,11 +121,24 @@ def fwd_norm(
     """y as in `fwd`, for maps that are not empty, and the following batch norm's results from y's statistics."""
     dense = _at_most_two(sources)
     first = dense[0].x
-    y = layout.empty(output_shape(first.shape, weight.shape, geometry), first)
+    y = layout.empty(_shape(first, weight, geometry, memory), first)
     with support.on_device_of(first):
-        parts = _launch(dense, weight, bias, geometry, y, True, memory)
+        found = _found(dense, weight, bias, geometry, y, True, memory)
+        if found.written:
+            dense = [Source(activate_first.activated(dense))]
+        parts = _run(found, dense, layout.dense(weight), bias, y, True)
         assert parts is not None
         return y, batch_norm.finish(*parts, norm, y.numel() // y.shape[1])
+
+
+def _shape(x: Tensor, weight: Tensor, geometry: Geometry, memory: Memory | None) -> tuple[int, ...]:
+    """The shape of y."""
+    shape = None if memory is None else memory.get(("y",))
+    if shape is None:
+        shape = output_shape(x.shape, weight.shape, geometry)
+        if memory is not None:
+            memory["y",] = shape
+    return shape
 
 
 def _at_most_two(sources: Sequence[Source]) -> list[Source]:
@@ -132,7 +148,7 @@ def _at_most_two(sources: Sequence[Source]) -> list[Source]:
     return list(map(densely, sources))
 
 
-def _launch(
+def _found(
     sources: Sequence[Source],
     weight: Tensor,
     bias: Tensor | None,
@@ -140,23 +156,21 @@ def _launch(
     y: Tensor,
     stats: bool,
     memory: Memory | None,
-) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Compute y; with ``stats`` return count ``[P]``, mean and M2 ``[C_out, P]`` of its P tiles."""
+) -> Prepared:
+    """Forward's launch, from memory if it is there."""
     key = ("fwd", stats, bias is None, y.dtype == torch.float32 and tf32_convolutions())
     found = remembered(memory, key, fwd_kernel.conv_fwd_kernel)
     if found is None:
         found, lasts = _forward(sources, weight, bias, geometry, y, stats)
         if memory is not None and lasts:
             memory[key] = found
-    if found.written:
-        sources = [Source(activate_first.activated(sources))]
-    return _run(found, sources, layout.dense(weight), bias, y, stats)
+    return found
 
 
 def _run(
     found: Prepared, sources: Sequence[Source], packed: Tensor, bias: Tensor | None, y: Tensor, stats: bool
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Launch forward on dense operands."""
+    """Launch forward on dense operands; with ``stats`` return count ``[P]``, mean and M2 ``[C_out, P]`` of P tiles."""
     first, second = sources[0], sources[-1]
     count = mean = m2 = None
     if stats:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from fastinpaint.ops.activation import triton as activation
-from fastinpaint.ops.activation.triton_launch import FINISH_BLOCK, NUM_WARPS, row_tiles
+from fastinpaint.ops.activation.triton_launch import NUM_WARPS, row_tiles
 from fastinpaint.ops.conv_block.triton import activate_first, autotune, boxes, tiles, two_stages
+from fastinpaint.ops.conv_block.triton.finish import NormWeight, finish
 from fastinpaint.ops.conv_block.triton.host import (
     densely,
     gather_arguments,
@@ -28,6 +29,9 @@ from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 if support.INSTALLED:
     from fastinpaint.ops.conv_block.triton import dgrad_kernel, finish_kernel, wgrad_kernel
+
+
+PROBLEM = ("problem",)  # the key, in a `Memory`, of the problem and of whether its maps are written out first
 
 
 class Gradient(NamedTuple):
@@ -64,14 +68,6 @@ class Gradient(NamedTuple):
         return {"HAS_STATS": self.y is not None, "HAS_NORM": self.dvar_per_dscale is not None}
 
 
-class NormWeight(NamedTuple):
-    """The inputs of the gradient of the following batch norm's weight. The weight gives its dtype."""
-
-    dscale: Tensor
-    rstd: Tensor
-    weight: Tensor
-
-
 def bwd_two(
     grad: Gradient,
     norm: NormWeight | None,
@@ -87,30 +83,39 @@ def bwd_two(
     dy, dense = grad.dy, list(map(densely, sources))
     if not dy.numel() or not dense[0].x.numel():
         return *_of_nothing(grad, dense, weight, needs, needs_weight, needs_bias), None
-    conv = problem(tuple(dense[0].x.shape), tuple(dy.shape), tuple(weight.shape[2:]), geometry)
+    known = None if memory is None else memory.get(PROBLEM)
+    if known is None:
+        conv = problem(tuple(dense[0].x.shape), tuple(dy.shape), tuple(weight.shape[2:]), geometry)
+        known = conv, activate_first.suits(weight, conv)
+        if memory is not None:
+            memory[PROBLEM] = known
+    conv, written = known
     wanted = [source for source, needed in zip(dense, needs, strict=True) if needed]
     skipped = dense[0].x.shape[1] if not needs[0] else 0
     with support.on_device_of(dy):
-        if needs_weight and activate_first.suits(weight, conv):
+        if needs_weight and written:
             bias_sums = _gradient_sums(grad) if needs_bias else None
             grad = grad.written()
             partial = boxes.partial_sums(activate_first.activated(dense), grad.dy, conv)
         elif needs_weight:
-            partial, bias_sums = _wgrad(grad, dense, weight, conv, needs_bias, memory)
+            partial, bias_sums = _run_wgrad(_wgrad(grad, dense, weight, conv, needs_bias, memory), grad, dense)
         else:
             partial, bias_sums = None, _gradient_sums(grad) if needs_bias else None
-        found, sums = _dgrad(grad, wanted, skipped, weight, conv, memory) if wanted else ([], None)
-        found, dweight, dbias, dnorm_weight = _finish(
-            wanted, found, sums, partial, bias_sums, norm, weight, conv.transposed
+        grads, sums = list[SourceGrad](), None
+        if wanted:
+            launch, grads, packed = _dgrad(grad, wanted, skipped, weight, conv, memory)
+            sums = _run_dgrad(launch, grad, wanted, grads, packed)
+        grads, dweight, dbias, dnorm_weight = finish(
+            wanted, grads, sums, partial, bias_sums, norm, weight, conv.transposed, memory
         )
-    waiting = iter(found)
+    waiting = iter(grads)
     return [next(waiting) if needed else SourceGrad() for needed in needs], dweight, dbias, dnorm_weight
 
 
 def _dgrad(
     grad: Gradient, sources: Sequence[Source], skipped: int, weight: Tensor, conv: Problem, memory: Memory | None
-) -> tuple[list[SourceGrad], Tensor | None]:
-    """The gradients of the maps, and the partial sums ``[2, sum C_i, P]`` for the vectors' gradients.
+) -> tuple[Prepared, list[SourceGrad], Tensor]:
+    """Dgrad's launch, uninitialised gradients of the maps, and the weight that it reads.
 
     The one or two sources are adjacent in the weight, after its first ``skipped`` channels.
     """
@@ -130,13 +135,13 @@ def _dgrad(
         found, lasts = _prepare_dgrad(grad, sources, grads, packed, weight, conv)
         if memory is not None and lasts:
             memory[key] = found
-    return grads, _run_dgrad(found, grad, sources, grads, packed)
+    return found, grads, packed
 
 
 def _run_dgrad(
     found: Prepared, grad: Gradient, sources: Sequence[Source], grads: Sequence[SourceGrad], packed: Tensor
 ) -> Tensor | None:
-    """Launch dgrad into the gradients; returns the partial sums."""
+    """Launch dgrad into the gradients; returns the partial sums ``[2, sum C_i, P]`` for the vectors' gradients."""
     first, second = sources[0], sources[-1]
     sums = torch.empty(found.sizes, dtype=torch.float32, device=packed.device) if found.sizes else None
     found.launch(
@@ -209,19 +214,19 @@ def _wgrad(
     conv: Problem,
     needs_bias: bool,
     memory: Memory | None,
-) -> tuple[Tensor, Tensor | None]:
-    """Every split's partial sum of dweight, ``[S, taps, C, C_out]``, and, if needed, partial sums of dbias."""
+) -> Prepared:
+    """Wgrad's launch, from memory if it is there."""
     key = ("wgrad", needs_bias, *grad.forms(), weight.dtype == torch.float32 and tf32_convolutions())
     found = remembered(memory, key, wgrad_kernel.conv_wgrad_kernel)
     if found is None:
         found, lasts = _prepare_wgrad(grad, sources, weight, conv, needs_bias)
         if memory is not None and lasts:
             memory[key] = found
-    return _run_wgrad(found, grad, sources)
+    return found
 
 
 def _run_wgrad(found: Prepared, grad: Gradient, sources: Sequence[Source]) -> tuple[Tensor, Tensor | None]:
-    """Launch wgrad; returns the partial sums of dweight and dbias."""
+    """Launch wgrad; returns every split's partial sum of dweight, ``[S, taps, C, C_out]``, and dbias's partial sums."""
     first, second = sources[0], sources[-1]
     shape, of_bias = found.sizes
     wide, device = torch.float32, grad.dy.device
@@ -306,48 +311,6 @@ def _gradient_sums(grad: Gradient) -> Tensor:
     return partial
 
 
-def _finish(
-    sources: Sequence[Source],
-    grads: list[SourceGrad],
-    sums: Tensor | None,
-    partial: Tensor | None,
-    bias_sums: Tensor | None,
-    norm: NormWeight | None,
-    weight: Tensor,
-    transposed: bool,
-) -> tuple[list[SourceGrad], Tensor | None, Tensor | None, Tensor | None]:
-    """Finish the vectors' gradients, dweight (contiguous), dbias and dnorm_weight in one launch."""
-    dweight = dbias = dnorm_weight = None
-    if sums is not None:
-        grads = activation.with_vectors(sources, grads)
-    if partial is not None:
-        dweight = torch.empty_like(weight, memory_format=torch.contiguous_format)
-    if bias_sums is not None:
-        dbias = torch.empty(len(bias_sums), dtype=weight.dtype, device=weight.device)
-    if norm is not None:
-        dnorm_weight = torch.empty_like(norm.weight, memory_format=torch.contiguous_format)
-    if sums is None and dweight is None and dbias is None and dnorm_weight is None:
-        return grads, None, None, None
-    channels, out_channels = [s.x.shape[1] for s in sources] or [0], weight.shape[1 if transposed else 0]
-    splits, taps, in_channels, _ = partial.shape if partial is not None else (0, 0, 0, 0)
-    inner, outer = (1, 1) if dweight is None else (dweight.stride(1), dweight.stride(0))
-    items = taps * in_channels * out_channels
-    sum_programs = 0 if sums is None else sum(channels)
-    bias_programs, bias_parts = (0, 0) if bias_sums is None else bias_sums.shape
-    norm_programs = 0 if norm is None else -(-out_channels // tiles.FINISH_ITEMS)
-    programs = sum_programs + bias_programs + norm_programs + -(-items // tiles.FINISH_ITEMS)
-    finish_kernel.conv_finish_kernel[(programs,)](
-        sums, *activation.vectors(sources, grads), bias_sums, dbias,
-        *((None, None) if norm is None else norm[:2]), dnorm_weight, partial, dweight,
-        channels[0], sum(channels), 0 if sums is None else sums.shape[2], sum_programs, bias_parts, bias_programs,
-        norm_programs, items, in_channels, out_channels, splits, *((outer, inner) if transposed else (inner, outer)),
-        **activation.sums_flags(sources), HAS_BIAS=dbias is not None, HAS_NORM=norm is not None,
-        HAS_WEIGHT=dweight is not None,
-        BLOCK_P=FINISH_BLOCK, BLOCK=tiles.FINISH_ITEMS, BLOCK_S=tiles.FINISH_SPLITS, **support.OPTIONS,
-    )  # fmt: skip
-    return grads, dweight, dbias, dnorm_weight
-
-
 def _of_nothing(
     grad: Gradient,
     sources: Sequence[Source],
@@ -365,5 +328,5 @@ def _of_nothing(
     if needs_bias:
         dbias = weight.new_zeros(grad.dy.shape[1])
         if grad.dy.numel():
-            _, _, dbias, _ = _finish([], [], None, None, _gradient_sums(grad), None, weight, False)
+            _, _, dbias, _ = finish([], [], None, None, _gradient_sums(grad), None, weight, False)
     return grads, torch.zeros_like(weight, memory_format=torch.contiguous_format) if needs_weight else None, dbias

@@ -16,9 +16,11 @@ from fastinpaint.ops.types import Source
 
 
 def densely(source: Source) -> Source:
-    """The source with dense channels-last maps."""
+    """The source with dense channels-last maps: itself where they are."""
     x, mean, scale, shift, relu, addend = source
     dense = layout.FORMATS[x.dim()]
+    if addend is None and x.is_contiguous(memory_format=dense):
+        return source
     addend = None if addend is None else addend.contiguous(memory_format=dense)
     return Source(x.contiguous(memory_format=dense), mean, scale, shift, relu, addend)
 

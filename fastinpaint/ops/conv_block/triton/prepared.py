@@ -7,10 +7,10 @@ tile again. A launch is kept once its tile is chosen for good, and as long as it
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 from fastinpaint.ops.conv_block.triton import ahead
+from fastinpaint.ops.dispatch.triton_launch import Launch
 
 Memory = dict[tuple[Any, ...], Any]
 
@@ -35,7 +35,7 @@ def prepare(
     kernel: Any, grid: tuple[int, ...], numbers: dict[str, Any], sizes: tuple[Any, ...] = (), written: bool = False
 ) -> Prepared:
     """A launch of the kernel with these parameters besides its tensors."""
-    return Prepared(kernel, partial(kernel[grid], **numbers), sizes, written)
+    return Prepared(kernel, Launch(kernel, grid, numbers), sizes, written)
 
 
 def remembered(memory: Memory | None, key: tuple[Any, ...], kernel: Any) -> Prepared | None:

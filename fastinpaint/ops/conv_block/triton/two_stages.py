@@ -40,9 +40,9 @@ def prepare(
     programs, numbers = describe(tile)
     if share == 1:
         return prepare_launch(kernel, (programs,), {**numbers, "STAGE": WHOLE, "SPLITS": 1}, sizes, written)
-    sums = partial(kernel[(programs * share,)], **numbers, STAGE=SUMS, SPLITS=share)
+    sums = prepare_launch(kernel, (programs * share,), {**numbers, "STAGE": SUMS, "SPLITS": share}).launch
     programs, numbers = describe(tile._replace(n=min(tile.n, REST_COLUMNS)))
-    rest = partial(kernel[(programs,)], **numbers, STAGE=REST, SPLITS=share)
+    rest = prepare_launch(kernel, (programs,), {**numbers, "STAGE": REST, "SPLITS": share}).launch
     return Prepared(kernel, partial(_launch, sums, rest, (share, *shape)), sizes, written)
 
 

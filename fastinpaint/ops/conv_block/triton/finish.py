@@ -1,0 +1,97 @@
+"""The last launch of `conv_block`'s backward in Triton: it finishes the sums that dgrad and wgrad leave in parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastinpaint.ops.activation import triton as activation
+from fastinpaint.ops.activation.triton_launch import FINISH_BLOCK
+from fastinpaint.ops.conv_block.triton import tiles
+from fastinpaint.ops.conv_block.triton.prepared import Memory, Prepared, prepare, remembered
+from fastinpaint.ops.dispatch import triton_support as support
+from fastinpaint.ops.types import Source, SourceGrad
+
+if support.INSTALLED:
+    from fastinpaint.ops.conv_block.triton import finish_kernel
+
+
+class NormWeight(NamedTuple):
+    """The inputs of the gradient of the following batch norm's weight. The weight gives its dtype."""
+
+    dscale: Tensor
+    rstd: Tensor
+    weight: Tensor
+
+
+def finish(
+    sources: Sequence[Source],
+    grads: list[SourceGrad],
+    sums: Tensor | None,
+    partial: Tensor | None,
+    bias_sums: Tensor | None,
+    norm: NormWeight | None,
+    weight: Tensor,
+    transposed: bool,
+    memory: Memory | None = None,
+) -> tuple[list[SourceGrad], Tensor | None, Tensor | None, Tensor | None]:
+    """Finish the vectors' gradients, dweight (contiguous), dbias and dnorm_weight in one launch."""
+    dweight = dbias = dnorm_weight = dscale = rstd = None
+    if sums is not None:
+        grads = activation.with_vectors(sources, grads)
+    if partial is not None:
+        dweight = torch.empty_like(weight, memory_format=torch.contiguous_format)
+    if bias_sums is not None:
+        dbias = torch.empty(len(bias_sums), dtype=weight.dtype, device=weight.device)
+    if norm is not None:
+        dscale, rstd, norm_weight = norm
+        dnorm_weight = torch.empty_like(norm_weight, memory_format=torch.contiguous_format)
+    if sums is None and dweight is None and dbias is None and dnorm_weight is None:
+        return grads, None, None, None
+    key = (
+        "finish", len(sources), norm is None, None if sums is None else sums.shape[2],
+        None if partial is None else partial.shape, None if bias_sums is None else bias_sums.shape,
+        *[(source.x.shape[1], source.mean is None) for source in sources],
+    )  # fmt: skip
+    found = remembered(memory, key, finish_kernel.conv_finish_kernel)
+    if found is None:
+        found = _prepare(sources, sums, partial, bias_sums, norm is not None, weight, transposed)
+        if memory is not None:
+            memory[key] = found
+    found.launch(
+        sums, *activation.vectors(sources, grads), bias_sums, dbias, dscale, rstd, dnorm_weight, partial, dweight
+    )
+    return grads, dweight, dbias, dnorm_weight
+
+
+def _prepare(
+    sources: Sequence[Source],
+    sums: Tensor | None,
+    partial: Tensor | None,
+    bias_sums: Tensor | None,
+    has_norm: bool,
+    weight: Tensor,
+    transposed: bool,
+) -> Prepared:
+    """The launch of `finish` for sums of these shapes."""
+    channels, out_channels = [s.x.shape[1] for s in sources] or [0], weight.shape[1 if transposed else 0]
+    splits, taps, in_channels, _ = partial.shape if partial is not None else (0, 0, 0, 0)
+    inner, outer = (1, 1) if partial is None else (weight.shape[2:].numel(), weight.shape[1:].numel())
+    items = taps * in_channels * out_channels
+    sum_programs = 0 if sums is None else sum(channels)
+    bias_programs, bias_parts = (0, 0) if bias_sums is None else bias_sums.shape
+    norm_programs = -(-out_channels // tiles.FINISH_ITEMS) if has_norm else 0
+    programs = sum_programs + bias_programs + norm_programs + -(-items // tiles.FINISH_ITEMS)
+    numbers = {
+        "channels0": channels[0], "all_channels": sum(channels), "parts": 0 if sums is None else sums.shape[2],
+        "sum_programs": sum_programs, "bias_parts": bias_parts, "bias_programs": bias_programs,
+        "norm_programs": norm_programs, "items": items, "in_channels": in_channels, "out_channels": out_channels,
+        "splits": splits, "d_c": outer if transposed else inner, "d_o": inner if transposed else outer,
+        **activation.sums_flags(sources), "HAS_BIAS": bias_sums is not None, "HAS_NORM": has_norm,
+        "HAS_WEIGHT": partial is not None, "BLOCK_P": FINISH_BLOCK, "BLOCK": tiles.FINISH_ITEMS,
+        "BLOCK_S": tiles.FINISH_SPLITS, **support.OPTIONS,
+    }  # fmt: skip
+    return prepare(finish_kernel.conv_finish_kernel, (programs,), numbers)
