@@ -10,7 +10,7 @@ from torch import nn
 from fastinpaint.nn import layers, region
 from fastinpaint.nn.deferred import plain
 from fastinpaint.nn.deferred_tensor import DeferredTensor
-from fastinpaint.nn.sequential import Sequential
+from fastinpaint.nn.sequential import Row, Sequential
 
 TUNER = "_fastinpaint_tuner"  # the attribute of a model that measures its first calls, by one hook
 
@@ -35,7 +35,7 @@ def add_border_hooks(model: nn.Module, fused: frozenset[type[nn.Module]]) -> Non
                 handles = [module.register_forward_pre_hook(before, with_kwargs=True, prepend=True)]
         else:
             if type(module) is nn.Sequential:
-                module.__class__ = Sequential
+                module.__class__ = Sequential if module is model else Row
             handles = [
                 module.register_forward_pre_hook(_enter, with_kwargs=True, prepend=True),
                 module.register_forward_hook(_leave, prepend=True, always_call=True),

@@ -17,7 +17,7 @@ from fastinpaint.acceleration.plan import Plan
 from fastinpaint.nn import layers
 from fastinpaint.nn.padded import zeros_of
 from fastinpaint.nn.raw import Options
-from fastinpaint.nn.sequential import Sequential
+from fastinpaint.nn.sequential import Row, Sequential
 from fastinpaint.ops.conv_block.zero_padding import absorbed
 
 NORMS = (_NormBase, nn.GroupNorm)
@@ -89,8 +89,8 @@ def unswap(model: Model) -> Model:
             module.__class__ = plain_class
             del module._fastinpaint, module._fastinpaint_accelerated
             vars(module).pop("_fastinpaint_follows", None)
-        if type(module) is Sequential:
-            module.__class__ = nn.Sequential  # type: ignore[assignment]
+        if type(module) in (Sequential, Row):
+            module.__class__ = nn.Sequential
         for handle in vars(module).pop("_fastinpaint_borders", ()):
             handle.remove()
         vars(module).pop("_fastinpaint_plain", None)

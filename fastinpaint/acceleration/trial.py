@@ -65,7 +65,7 @@ class Runner:
         self.links = Links()
         self._channels_last = False
         self._gradients: dict[tuple[int, ...], Tensor] = {}
-        self._held: tuple[Tensor | None, ...] = ()  # the weights' gradients, until the next step: as in training
+        self._held: tuple[Tensor | None, ...] = ()  # the last step's gradients of the weights
         self._put_back_random_states = random_states()
         self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
         devices = {t.device for t in [*model.parameters(), *example.tensors()]}
@@ -92,7 +92,6 @@ class Runner:
         start = clock()
         if watch is not None:
             watch.begin_step()
-        self._held = ()
         results, taking = self.forward()
         if self.training:
             self._backward(results, taking, watch)
@@ -109,7 +108,7 @@ class Runner:
         ends = [t for t in float_tensors(results) if t.requires_grad]
         variables = [*(p for p in self.model.parameters() if p.requires_grad), *taking]
         if ends and variables:
-            # Freed at once, their memory would go back to the system, and the next step would take it page by page.
+            # Held over the next step: else the freed heap goes back to the system, and that step takes it page by page.
             self._held = torch.autograd.grad(ends, variables, [self._gradient(t) for t in ends], allow_unused=True)
 
     def _gradient(self, like: Tensor) -> Tensor:

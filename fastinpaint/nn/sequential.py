@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -24,9 +25,15 @@ class Sequential(nn.Sequential):
     recorded, the convolution after those needs none either: no other code runs between them.
     """
 
-    def forward(self, input: Any) -> Any:
+    def forward(self, input: Any, *, called: bool = False) -> Any:
+        """As torch's.
+
+        called: whether this is `Row.__call__`, which leaves observed calls to torch's own.
+        """
+        if called and (torch.compiler.is_compiling() or not _unobserved_inside(self)):
+            return nn.Module.__call__(self, input)
         if torch.compiler.is_compiling():
-            return super().forward(input)
+            return nn.Sequential.forward(self, input)
         layers: list[Any] = list(self._modules.values())
         count, i = len(layers), 0
         calm, within, grad = nothing_observes(), inside(), torch.is_grad_enabled()
@@ -73,3 +80,27 @@ class Sequential(nn.Sequential):
                 i += 1
             input = part if last is not None else deferred_of(part, options)
         return input if last is None else deferred_of(input, last)
+
+
+def _unobserved_inside(row: nn.Module) -> bool:
+    """Whether nothing but the border's two hooks sees the row's call, and these have nothing to do.
+
+    So it is inside an accelerated model's running module, whose other layers read the result.
+    """
+    own = row.__dict__
+    hooks = len(own["_forward_hooks"]) + len(own["_forward_pre_hooks"])
+    if hooks != 2 or len(own.get("_fastinpaint_borders", ())) != 2 or own["_backward_hooks"]:
+        return False
+    if own["_backward_pre_hooks"] or "forward" in own or row._compiled_call_impl is not None:
+        return False
+    return "fastinpaint_report" not in own and nothing_observes() and inside()
+
+
+class Row(Sequential):
+    """A `Sequential` inside an accelerated model. Its unobserved calls skip torch's handling of hooks.
+
+    Its ``__call__`` is `Sequential.forward` with another default. A caller of it would make the call stack longer.
+    """
+
+    __call__ = FunctionType(Sequential.forward.__code__, globals(), "__call__")
+    __call__.__kwdefaults__ = {"called": True}  # noqa: RUF012 - an attribute of the function, not of the class

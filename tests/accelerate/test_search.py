@@ -96,7 +96,7 @@ def test_fewer_kept_bytes_decide_where_the_times_are_equal(seconds: float, noise
 
 
 def test_a_tie_with_stock_goes_to_fewer_bytes_but_never_to_a_slower_model() -> None:
-    table = same({"stock": (1.0, 300), "small": (1.01, 200)})
+    table = same({"stock": (1.0, 300), "small": (1.005, 200)})
     assert winner(table) == "small"
     assert winner(table | {"small": (1.0, 1.025, 200)}) == "stock"
     assert winner(table | {"small": (0.9, 0.9, 301)}) == "stock"  # speed never keeps more
@@ -106,14 +106,14 @@ def test_a_plan_that_reads_slower_than_the_floor_is_never_chosen() -> None:
     """Whatever the noise: the ratio that is chosen by is the median of those that were measured."""
     for seed in range(50):
         stock, small = Trial(Plan(False), 1.0, kept=300 * MIB), candidate("small", 1.0, 100 * MIB)
-        runner = Timings({"stock": 1.0, "small": 1.02}, 0.03, seed, ())
+        runner = Timings({"stock": 1.0, "small": 1.01}, 0.03, seed, ())
         chosen = decide(runner, {False: stock}, [small], Goal("speed"))  # type: ignore[arg-type]
-        assert chosen.name == "stock" or small.trial.seconds <= 1.021 * stock.seconds
+        assert chosen.name == "stock" or small.trial.seconds <= 1.011 * stock.seconds
 
 
 def test_a_choice_is_stable_under_noise() -> None:
     """Sixty searches whose steps vary by 1 %. Plans of half the bytes are tied with the fastest, or 4 % slower."""
-    tied = same({"stock": (1.0, 330), "fast": (0.99, 330), "small": (0.995, 120)})
+    tied = same({"stock": (1.0, 330), "fast": (0.98, 330), "small": (0.985, 120)})
     slower = same({"stock": (1.2, 330), "fast": (1.0, 330), "small": (1.05, 160)})
     for table, expected in ((tied, "small"), (slower, "fast")):
         assert [winner(table, noise=0.01, seed=seed) for seed in range(60)].count(expected) >= 58

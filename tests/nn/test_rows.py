@@ -100,3 +100,53 @@ def test_a_row_is_copied_pickled_and_restored() -> None:
     assert type(restored) is nn.Sequential
     assert "fastinpaint" not in {type(m).__module__.partition(".")[0] for m in restored.modules()}
     compare(restored, stock)
+
+
+def nested() -> tuple[nn.Module, nn.Sequential]:
+    """Rows in a row, accelerated, and the stock ones."""
+    torch.manual_seed(1)
+    stock = nn.Sequential(row(), row(), nn.Conv2d(4, 4, 1))
+    return fastinpaint.accelerate(copy.deepcopy(stock), objective="fuse"), stock
+
+
+OBSERVERS: dict[str, Callable[[nn.Module, list[object]], object]] = {
+    "forward": lambda m, seen: m.register_forward_hook(lambda _, x, y: seen.append(y)),
+    "forward that changes": lambda m, seen: m.register_forward_hook(lambda _, x, y: seen.append(y) or 2 * y),
+    "forward pre": lambda m, seen: m.register_forward_pre_hook(lambda _, x: seen.append(x[0])),
+    "backward": lambda m, seen: m.register_full_backward_hook(lambda _, x, y: seen.append(y[0])),
+    "backward pre": lambda m, seen: m.register_full_backward_pre_hook(lambda _, y: seen.append(y[0])),
+    "own forward": lambda m, seen: setattr(m, "forward", lambda x: seen.append(x.sum()) or nn.Sequential.forward(m, x)),
+}
+
+
+@pytest.mark.parametrize("kind", OBSERVERS)
+def test_an_inner_row_is_observed_as_a_stock_one(kind: str) -> None:
+    found, stock = nested()
+    seen: list[list[object]] = [[], []]
+    for net, values in zip((found, stock), seen, strict=True):
+        OBSERVERS[kind](net[1], values)  # type: ignore[index]
+    compare(found, stock)
+    assert [type(value) for value in seen[0]] == [type(value) for value in seen[1]] == [Tensor]
+    torch.testing.assert_close(seen[0], seen[1], rtol=1e-4, atol=1e-4)
+
+
+def test_an_unobserved_inner_row_skips_torchs_handling_of_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, _ = nested()
+    called, call = list[nn.Module](), nn.Module._call_impl
+
+    def noted(module: nn.Module, *args: object, **kwargs: object) -> object:
+        called.append(module)
+        return call(module, *args, **kwargs)
+
+    monkeypatch.setattr(nn.Module, "_call_impl", noted)
+    x = torch.randn(2, 4, 6, 6)
+    expected = net(x)
+    assert called == [net]
+    handle = net[0].register_forward_hook(lambda *_: None)  # type: ignore[index]
+    net(x)
+    assert net[0] in called  # type: ignore[index]
+    assert net[1] not in called[2:]  # type: ignore[index]
+    handle.remove()
+    copied = pickle.loads(pickle.dumps(net))
+    torch.testing.assert_close(copied.train()(x), expected)
+    assert type(fastinpaint.restore(net)[0]) is nn.Sequential  # type: ignore[index]
