@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fastinpaint.inference.regions import Region, find_regions, whole_frame
 from fastinpaint.inference.settings import DTYPES, Settings
 from fastinpaint.inference.temporal import blend, sliding
-from fastinpaint.inference.trial import helps
+from fastinpaint.inference.trial import strength_of
 from fastinpaint.models import TwoDCN, complete_frames
 from fastinpaint.propagation import Adaptation, propagate_stream
 
@@ -96,18 +96,20 @@ def complete_stream(
 def completed_stream(model: nn.Module, pairs: Iterable[Pair], settings: Settings) -> Iterator[np.ndarray]:
     """Frames completed by a network; where its windows overlap, the later one fades in linearly.
 
-    A network that corrects is tried on known pixels of the first window that has much in doubt, and left out of the
-    video where it does not help.
+    A network that corrects is tried on known pixels of the first window that has much in doubt. In the whole video its
+    correction counts as far as it helps there.
 
     Args:
         pairs: frames and masks; for a network that corrects, propagated frames and 1 - confidence.
     """
     pending: list[np.ndarray] = []
-    use: bool | None = None if corrects(model) else True
+    share: float | None = None if corrects(model) else 1.0
     for window, settled in sliding(pairs, settings.frames, settings.stride):
-        if use is None and any((doubt > KNOWN).any() for _, doubt in window):
-            use = helps(lambda pairs: complete_window(model, pairs, settings), window)
-        done = complete_window(model, window, settings) if use else [frame for frame, _ in window]
+        doubtful = not corrects(model) or any((doubt > KNOWN).any() for _, doubt in window)
+        if share is None and doubtful:
+            share = strength_of(lambda pairs: complete_window(model, pairs, settings), window)
+        use = share if doubtful else None
+        done = complete_window(model, window, settings, use) if use else [frame for frame, _ in window]
         for index, old in enumerate(pending):
             done[index] = blend(old, done[index], window[index][1] > 0, (index + 1) / (len(pending) + 1))
         yield from done[:settled]
@@ -153,17 +155,22 @@ def _faded(
         yield result
 
 
-def complete_window(model: nn.Module, window: list[Pair], settings: Settings) -> list[np.ndarray]:
+def complete_window(
+    model: nn.Module, window: list[Pair], settings: Settings, strength: float = 1.0
+) -> list[np.ndarray]:
     """Completed copies of the frames of one window in time, at most `settings.frames` of them.
 
-    Masks are bool, or, for a network that corrects, float32 in [0, 1], 1 - confidence.
+    Args:
+        window: frames, and masks: bool, or, for a network that corrects, float32 in [0, 1], 1 - confidence.
+        strength: what a correction is multiplied by.
     """
     frames = [frame.copy() for frame, _ in window]
     doubts = np.stack([mask for _, mask in window])
     masks = doubts > 0
     for region in whole_frame(masks) if settings.full_frame else find_regions(masks, settings.size):
         seen = region.window.slices
-        fills = fill(model, [frame[seen] for frame, _ in window], [doubt[seen] for doubt in doubts], region, settings)
+        crops, holes = [frame[seen] for frame, _ in window], [doubt[seen] for doubt in doubts]
+        fills = fill(model, crops, holes, region, settings, strength)
         own = np.zeros_like(masks[0])
         own[region.hole.slices] = True
         for frame, mask, filled in zip(frames, masks, fills, strict=True):
@@ -172,12 +179,17 @@ def complete_window(model: nn.Module, window: list[Pair], settings: Settings) ->
 
 
 def fill(
-    model: nn.Module, crops: list[np.ndarray], holes: list[np.ndarray], region: Region, settings: Settings
+    model: nn.Module,
+    crops: list[np.ndarray],
+    holes: list[np.ndarray],
+    region: Region,
+    settings: Settings,
+    strength: float = 1.0,
 ) -> list[np.ndarray]:
     """What the network sees in the holes of a region's window: one uint8 [h, w, 3] for each crop [h, w, 3].
 
     Scaling down averages pixels, and a small pixel is a hole where any of its pixels is, so no hole leaks. A network
-    that corrects a fill counts only where little is known (see `KNOWN`).
+    that corrects a fill counts only where little is known (see `KNOWN`), multiplied by `strength`.
     """
     small, correcting = (region.width, region.height), corrects(model)
     video = np.stack([cv2.resize(crop, small, interpolation=cv2.INTER_AREA) for crop in crops])
@@ -190,7 +202,7 @@ def fill(
     height, width = crops[0].shape[:2]
     enlarged = [cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC) for frame in output]
     if correcting:
-        shares = [weight(hole) * taper(hole > 0, region.width / width) for hole in holes]
+        shares = [strength * weight(hole) * taper(hole > 0, region.width / width) for hole in holes]
         changes = [frame * share[..., None] for frame, share in zip(enlarged, shares, strict=True)]
         enlarged = [change + crop / np.float32(255) for change, crop in zip(changes, crops, strict=True)]
     return [np.rint(frame.clip(0, 1) * 255).astype(np.uint8) for frame in enlarged]

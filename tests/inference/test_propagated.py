@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastinpaint.inference import Settings, complete
-from fastinpaint.inference.complete import TAPER, taper
+from fastinpaint.inference.complete import TAPER, completed_stream, taper
 from fastinpaint.propagation import propagate
 
 
@@ -32,9 +32,9 @@ class Corrector(nn.Module):
 
 @pytest.fixture(autouse=True)
 def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Corrections are used, whether they help or not."""
+    """Corrections count in full, whether they help or not."""
     module = importlib.import_module("fastinpaint.inference.complete")  # the package has a function of that name
-    monkeypatch.setattr(module, "helps", lambda correct, window: True)
+    monkeypatch.setattr(module, "strength_of", lambda correct, window: 1.0)
 
 
 def clip() -> tuple[np.ndarray, np.ndarray]:
@@ -75,6 +75,32 @@ def test_a_correction_is_scaled_by_doubt() -> None:
     assert np.allclose(change, expected[:, None], atol=1.01)
     assert (change[unknown <= 0.8] == 0).all()
     assert (change > 20).any()
+
+
+def test_a_correction_counts_as_far_as_its_trial_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    video, mask = clip()
+    settings = Settings(frames=6, full_frame=True)
+    plain, full = propagate(video, mask).video.astype(float), complete(Corrector(), video, mask, settings)
+    module = importlib.import_module("fastinpaint.inference.complete")
+    monkeypatch.setattr(module, "strength_of", lambda correct, window: 0.25)
+    quarter = complete(Corrector(), video, mask, settings)
+    assert np.allclose(quarter - plain, (full - plain) / 4, atol=0.76)  # each is rounded
+    assert (quarter - plain).max() > 4
+    monkeypatch.setattr(module, "strength_of", lambda correct, window: 0.0)
+    model = Corrector()
+    assert np.array_equal(complete(model, video, mask, settings), plain)
+    assert not model.seen
+
+
+def test_a_window_without_doubt_is_not_shown_to_the_network() -> None:
+    video, mask = clip()
+    model, pairs = Corrector(), list(zip(video, 0.5 * mask.astype(np.float32), strict=True))
+    doubtful = [(frame, 2 * doubt) for frame, doubt in pairs]
+    settings = Settings(frames=6, overlap=0, full_frame=True)
+    done = list(completed_stream(model, doubtful + pairs, settings))
+    assert len(model.seen) == 1
+    assert np.array_equal(np.stack(done[6:]), video)
+    assert not np.array_equal(np.stack(done[:6]), video)
 
 
 def test_a_correction_comes_in_from_the_edge_of_the_hole() -> None:

@@ -1,4 +1,4 @@
-"""The draws that the correction network is trained on."""
+"""The draws that the correction network is trained on, and its widening."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from fastinpaint.data.synthetic import synthetic_clip
+from fastinpaint.models import ModelConfig, TwoDCN
 from tools.quality.measure import HELD_OUT, VALIDATION
 from tools.weights import draws
+from tools.weights.widen import widened
 
 
 def test_a_draw_is_known_outside_its_hole_and_has_the_truth_there() -> None:
@@ -52,3 +55,20 @@ def test_frames_of_clips_are_small_and_shared_by_group(tmp_path: Path, monkeypat
     assert [entry["share"] for entry in entries] == pytest.approx([0.75, 0.125, 0.125])
     assert [entry["clip"] for entry in entries] == names
     assert np.load(tmp_path / entries[0]["file"]).shape == (5, draws.STILL_SIDE, draws.STILL_SIDE, 3)
+
+
+@torch.no_grad()
+def test_a_widened_network_is_the_same_function_until_noise_lets_twins_part() -> None:
+    torch.manual_seed(0)
+    model = TwoDCN(ModelConfig(width=0.0625, fill="propagated"))
+    model(torch.rand(4, 4, 16, 16))  # running statistics that differ by channel
+    model.eval()
+    frames = torch.rand(2, 4, 16, 16)
+    wide, shaken = widened(model, 0.0).eval(), widened(model, 0.02).eval()
+    assert wide.config.width == 2 * model.config.width
+    expected = model(frames)
+    assert torch.allclose(wide(frames), expected, atol=1e-5)
+    change = (shaken(frames) - expected).abs().mean() / expected.abs().mean()
+    assert 1e-4 < float(change) < 0.2
+    first, second = shaken.state_dict()["layers.5.conv.weight"].chunk(2)
+    assert not torch.allclose(first, second, rtol=0.01)

@@ -157,7 +157,7 @@ void correlate_item(const Correlation& args, int64_t item) {
   const auto* packed = static_cast<const Term<S>*>(args.packed);
   constexpr int kStep = kValues<S>;
   auto result = [&](int64_t chunk) { return results + (chunk - first_chunk) * 16 * kResultSlab; };
-  unsigned started = 0;  // places with a result
+  uint64_t started = 0;  // places with a result
   for (int u = 0; u < group.uses; ++u) {
     if (!tiles.find_inputs(form, group.use[u])) continue;
     const Block& taps = form.block[group.use[u].block];

@@ -27,14 +27,17 @@ inline Tile tile_at(const fi::Form& form, int64_t index) {
   return tile;
 }
 
-// Pixel numbers of a 4 x 4 patch (or its first m x m), -1 where it leaves the map.
-struct Patch {
-  int64_t pixel[4][4];
+// Pixel numbers of a SIDE x SIDE patch (or its first m x m), -1 where it leaves the map.
+template <int SIDE>
+struct PatchOf {
+  int64_t pixel[SIDE][SIDE];
   bool inside;  // nothing is -1
 };
+using Patch = PatchOf<4>;
 
-inline Patch patch(int64_t frame, int y, int x, int step_y, int step_x, int64_t height, int64_t width, int size) {
-  Patch p;
+template <int SIDE>
+PatchOf<SIDE> patch(int64_t frame, int y, int x, int step_y, int step_x, int64_t height, int64_t width, int size) {
+  PatchOf<SIDE> p;
   p.inside = true;
   for (int i = 0; i < size; ++i) {
     for (int j = 0; j < size; ++j) {
@@ -48,24 +51,26 @@ inline Patch patch(int64_t frame, int y, int x, int step_y, int step_x, int64_t 
 }
 
 // The inputs of a tile; false where its frame is outside the video.
-inline bool input_patch(const fi::Form& form, const fi::Use& use, const Tile& tile, Patch& out) {
+template <int SIDE>
+bool input_patch(const fi::Form& form, const fi::Use& use, const Tile& tile, PatchOf<SIDE>& out) {
   const int64_t t = tile.t + use.frame;
   if (t < 0 || t >= form.shape.frames_in) return false;
   const int y = use.first_y + tile.residue_y + form.step_in_y * (form.m * tile.y + use.origin_y);
   const int x = use.first_x + tile.residue_x + form.step_in_x * (form.m * tile.x + use.origin_x);
-  out = patch(tile.n * form.shape.frames_in + t, y, x, form.step_in_y, form.step_in_x, form.shape.height_in,
-              form.shape.width_in, 4);
+  out = patch<SIDE>(tile.n * form.shape.frames_in + t, y, x, form.step_in_y, form.step_in_x, form.shape.height_in,
+                    form.shape.width_in, SIDE);
   return true;
 }
 
-inline Patch output_patch(const fi::Form& form, const fi::Group& group, const Tile& tile) {
+template <int SIDE = 4>
+PatchOf<SIDE> output_patch(const fi::Form& form, const fi::Group& group, const Tile& tile) {
   const int y = group.first_y + tile.residue_y + form.step_out_y * form.m * tile.y;
   const int x = group.first_x + tile.residue_x + form.step_out_x * form.m * tile.x;
-  return patch(tile.n * form.shape.frames_out + tile.t, y, x, form.step_out_y, form.step_out_x, form.shape.height_out,
-               form.shape.width_out, form.m);
+  return patch<SIDE>(tile.n * form.shape.frames_out + tile.t, y, x, form.step_out_y, form.step_out_x,
+                     form.shape.height_out, form.shape.width_out, form.m);
 }
 
-// Where the 16 values of a transformed tile go, one vector of channels c after another: SLAB values apart.
+// Where the values of a transformed tile go, one vector of channels c after another: SLAB values apart.
 template <class S, int64_t SLAB>
 struct Places {
   S* to;
@@ -106,8 +111,8 @@ void transform_input(const fi::Source& source, int64_t first, int64_t depth, con
 
 // Asks for the cache lines of `depth` channels from `first` on at a patch's size x size pixels. Tiles leap about in the
 // map, which no prefetcher of the machine foresees: without this half of the weight gradient's time is waiting.
-template <class S, int SIZE>
-FI_INLINE void prefetch(const fi::Source& source, int64_t first, int64_t depth, const Patch& p) {
+template <class S, int SIZE, int SIDE>
+FI_INLINE void prefetch(const fi::Source& source, int64_t first, int64_t depth, const PatchOf<SIDE>& p) {
   constexpr int64_t kLine = 64 / sizeof(S);  // values
   for (const void* map : {source.x, source.addend}) {
     if (!map) continue;

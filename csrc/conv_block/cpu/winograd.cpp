@@ -168,7 +168,7 @@ FI_EXPORT int fi_cpu_winograd_dgrad(const ConvShape* shape, const Source* upstre
 // dweight, by the strides of its in, out, t, y, x axes, from the sources' activations and G.
 FI_EXPORT int fi_cpu_winograd_wgrad(const ConvShape* shape, const Source* sources, int count, const Source* upstream,
                                     void* dweight, const int64_t* strides, int dtype, int weight_dtype, int threads) {
-  const Form form = make_form(*shape);
+  const Form form = make_weight_grad_form(*shape, static_cast<Dtype>(dtype));
   WeightGrad args{&form, sources, count, *upstream, nullptr, 1, kChunkIn, kChunkOut, 0, 0};
   divide(args, threads);
   args.product = scratch(Scratch::weights, args.splits * args.split_size());

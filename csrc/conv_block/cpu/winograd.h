@@ -26,8 +26,9 @@ constexpr int kMaxTimeTaps = kMaxBlocks / 4;
 
 enum class Kind { same, up, down };
 
-// How tiles are transformed: of 3x3 taps, of 2x2 taps, or of 3x3 taps where a tile has only padding around it.
-enum class Tiling { three_taps, two_taps, alone };
+// How tiles are transformed: of 3x3 taps, of 2x2 taps, of 3x3 taps where a tile has only padding around it, or of 3x3
+// taps with 4 x 4 outputs and 36 places, for the weight gradient.
+enum class Tiling { three_taps, two_taps, alone, large };
 
 // As the caller gives it: `in` is the map the correlation reads, `out` the one it writes.
 struct ConvShape {
@@ -47,11 +48,11 @@ struct Taps {
   Dtype dtype;
 };
 
-// r x r taps: tap (i, j) is (kt, ky[i], kx[j]) of the weight; -1 stands for a tap the kernel does not have. Bit 4 * i +
-// j of `live` tells whether the transformed weight has anything at that place.
+// r x r taps: tap (i, j) is (kt, ky[i], kx[j]) of the weight; -1 stands for a tap the kernel does not have. The bit of a
+// place in `live` tells whether the transformed weight has anything there.
 struct Block {
   int kt, ky[3], kx[3];
-  unsigned live;
+  uint64_t live;
 
   bool lives(int place) const { return live >> place & 1; }
 };
@@ -74,6 +75,7 @@ struct Form {
   ConvShape shape;
   Tiling tiling;
   int m, r;
+  int places;  // of a transformed tile
   int residues_y, residues_x;  // sub-images a side
   int step_in_y, step_in_x, step_out_y, step_out_x;
   int tiles_y, tiles_x;  // of one sub-image
@@ -87,6 +89,8 @@ struct Form {
 };
 
 Form make_form(const ConvShape& shape);
+// That of the weight gradient: with larger tiles where they are exact enough and save multiplications.
+Form make_weight_grad_form(const ConvShape& shape, Dtype dtype);
 
 constexpr int kTiles = 28;         // of one work item: its transformed inputs stay in the second cache
 constexpr int kPart = 8;           // most chunks of output channels of an item: their results stay there too
@@ -132,7 +136,7 @@ struct Correlation {
 // product, a megabyte, does not all stay in the second cache.
 constexpr int64_t kChunkIn = 128, kChunkOut = 128;
 
-// Gradient of the weight. product [splits, blocks, 16, channels_in, channels_out]. An item sums one split of the tiles
+// Gradient of the weight. product [splits, blocks, places, channels_in, channels_out]. An item sums one split of the tiles
 // for one block and chunks of `chunk_in` and `chunk_out` channels.
 struct WeightGrad {
   const Form* form;
@@ -145,7 +149,8 @@ struct WeightGrad {
   int64_t pieces_in, pieces_out;  // of all sources together; of channels_out
 
   int64_t items() const { return splits * form->blocks * pieces_in * pieces_out; }
-  int64_t split_size() const { return form->blocks * 16 * form->shape.channels_in * form->shape.channels_out; }
+  int64_t block_size() const { return form->places * form->shape.channels_in * form->shape.channels_out; }
+  int64_t split_size() const { return form->blocks * block_size(); }
 };
 
 // Memory of the calling thread, kept between calls and grown as needed: fresh pages are slow to touch. `weights` holds

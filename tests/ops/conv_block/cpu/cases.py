@@ -69,6 +69,13 @@ CONVOLUTIONS = (
     Case("one_pixel", ((16, "ar"),), 32, (1, 1), (3, 3), (1, 1), (1, 1), (1, 1), batch=8),
 )
 
+# Enough pixels for the larger tiles of the weight gradient, with tiles that leave the map.
+MANY_PIXELS = (
+    Case("many_pixels", ((16, "ar"), (32, "ad")), 48, (65, 67), (3, 3), (1, 1), (1, 1), (1, 1)),
+    Case("many_pixels_dilated", ((32, "rd"),), 64, (66, 66), (3, 3), (1, 1), (2, 3), (2, 3)),
+    Case("many_pixels_in_time", ((64, "ar"),), 32, (8, 32, 18), (3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1)),
+)
+
 
 class Inputs:
     """A case's tensors and upstream gradients; maps and weights are of `dtype`, vectors of float32.

@@ -11,6 +11,7 @@ from fastinpaint.ops.dispatch import native, native_cpu
 from fastinpaint.ops.types import Geometry, Source
 from tests.ops.conv_block.cpu.cases import (
     CONVOLUTIONS,
+    MANY_PIXELS,
     Case,
     Inputs,
     check_all,
@@ -34,7 +35,7 @@ def _own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(select.VARIABLE, "own")
 
 
-@pytest.mark.parametrize("case", CONVOLUTIONS, ids=lambda c: c.name)
+@pytest.mark.parametrize("case", CONVOLUTIONS + MANY_PIXELS, ids=lambda c: c.name)
 def test_forward_and_gradients(case: Case) -> None:
     inputs = Inputs(case)
     assert None not in select.select_kernels(inputs.sources, inputs.weight, case.geometry)
@@ -50,7 +51,7 @@ def test_large_mean() -> None:
 
 
 def test_same_for_any_number_of_threads_and_twice() -> None:
-    for case in CONVOLUTIONS[4:6]:
+    for case in (*CONVOLUTIONS[4:6], MANY_PIXELS[0]):
         check_any_number_of_threads(Inputs(case))
 
 
