@@ -105,9 +105,11 @@ def completed_stream(model: nn.Module, pairs: Iterable[Pair], settings: Settings
     pending: list[np.ndarray] = []
     share: float | None = None if corrects(model) else 1.0
     for window, settled in sliding(pairs, settings.frames, settings.stride):
-        if share is None and any((doubt > KNOWN).any() for _, doubt in window):
+        doubtful = not corrects(model) or any((doubt > KNOWN).any() for _, doubt in window)
+        if share is None and doubtful:
             share = strength_of(lambda pairs: complete_window(model, pairs, settings), window)
-        done = complete_window(model, window, settings, share) if share else [frame for frame, _ in window]
+        use = share if doubtful else None
+        done = complete_window(model, window, settings, use) if use else [frame for frame, _ in window]
         for index, old in enumerate(pending):
             done[index] = blend(old, done[index], window[index][1] > 0, (index + 1) / (len(pending) + 1))
         yield from done[:settled]

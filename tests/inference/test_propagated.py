@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastinpaint.inference import Settings, complete
-from fastinpaint.inference.complete import TAPER, taper
+from fastinpaint.inference.complete import TAPER, completed_stream, taper
 from fastinpaint.propagation import propagate
 
 
@@ -90,6 +90,17 @@ def test_a_correction_counts_as_far_as_its_trial_says(monkeypatch: pytest.Monkey
     model = Corrector()
     assert np.array_equal(complete(model, video, mask, settings), plain)
     assert not model.seen
+
+
+def test_a_window_without_doubt_is_not_shown_to_the_network() -> None:
+    video, mask = clip()
+    model, pairs = Corrector(), list(zip(video, 0.5 * mask.astype(np.float32), strict=True))
+    doubtful = [(frame, 2 * doubt) for frame, doubt in pairs]
+    settings = Settings(frames=6, overlap=0, full_frame=True)
+    done = list(completed_stream(model, doubtful + pairs, settings))
+    assert len(model.seen) == 1
+    assert np.array_equal(np.stack(done[6:]), video)
+    assert not np.array_equal(np.stack(done[:6]), video)
 
 
 def test_a_correction_comes_in_from_the_edge_of_the_hole() -> None:
