@@ -40,6 +40,7 @@ class Pass(NamedTuple):
 
     Attributes:
         bytes: moved at least, all launches of the pass together. before: those of the launches that write its maps.
+        after: seconds of a second launch that adds the sums of several programs.
     """
 
     layer: str
@@ -53,6 +54,7 @@ class Pass(NamedTuple):
     steps: int
     expected: float
     before: float
+    after: float
 
     @property
     def floor(self) -> float:
@@ -121,14 +123,17 @@ def passes(layer: PaperLayer) -> list[Pass]:
         flop = 2.0 * math.prod((conv.samples, *conv.small, *conv.taps)) * layer.channels * layer.out_channels
         packed = kind == "wgrad" and work.products == 1
         live = live_share(kind, conv, tile, packed)
-        work = work._replace(depth=max(1, round(work.depth * live)))
-        splits = tiles.splits(tile, work)
-        programs = work.products * -(-work.rows // tile.m) * -(-work.columns // tile.n) * splits
+        share = tiles.splits(tile, work)
+        work = work._replace(depth=max(1, round(work.depth * live)), live=1.0)
+        programs = work.products * -(-work.rows // tile.m) * -(-work.columns // tile.n) * share
         waves = -(-programs // (tiles.MULTIPROCESSORS * tiles.ctas_per_sm(tile, work)))
-        first = float(before[kind])
-        steps, expected = -(-work.depth // (tile.k * splits)), tiles.expected_seconds(tile, work) + first / BANDWIDTH
+        first, after = float(before[kind]), tiles.sums_seconds(work, share)
+        steps = -(-work.depth // (tile.k * share))
+        expected = tiles.seconds_of(tile, work, share) + first / BANDWIDTH
         size = float(moved[kind])
-        rows.append(Pass(layer.name, kind, flop, flop * live, size, tile, programs, waves, steps, expected, first))
+        rows.append(
+            Pass(layer.name, kind, flop, flop * live, size, tile, programs, waves, steps, expected, first, after)
+        )
     return rows
 
 

@@ -7,7 +7,8 @@
 //   grid  x: phase of the output, tiles of a block    y: tile of 128 or 64 output channels
 //   step  one tap x 64 channels for a consumer: four k16 for each of its tiles
 //
-// Groups of taps that are dead for all tiles of the block are skipped.
+// Groups of taps that are dead for all tiles of the block are skipped. Rows of zeros above and below the input stay in
+// a stage from its first patch on, where all groups have them in the same place.
 #pragma once
 #include "conv_block/cuda/hopper/fwd_dgrad_plan.cuh"
 #include "conv_block/cuda/hopper/pipeline.cuh"
@@ -102,15 +103,25 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     set_registers<kProducerRegisters, false>();
     if (threadIdx.x % 128 >= 32) return;
     int64_t tiles = p.n_padded / g.columns(), tile = segment.first_column / g.columns() + column_tile;
+    // lane n has what is copied of the patch of tile n after the first round through the stages
+    PatchRows mine = patch_rows(g.strips, *groups, strip_tile(p, phase, first_tile + threadIdx.x % 32 % g.tiles()));
+    int some = 0;
+    for (int n = 0; n < g.tiles(); ++n) some += __shfl_sync(~0u, mine.count, n);
+    bool all = true;
     for (int chunk = 0; chunk < chunks; chunk += g.chunks())
       for (unsigned left = live, i = 0; left; left >>= 1, ++i) {
         if (!(left & 1)) continue;
         const StripGroup& group = groups[i];
-        patches.announce(g.patches() * group.rows * group.pieces * g.strips.columns * kStripPlanes * 16);
-        for (int n = 0; n < g.patches(); ++n)
-          copy_patch(patches, patches.here() + n * patch, g.strips, g.taps, group,
+        int rows = all ? g.tiles() * group.rows : some;
+        patches.announce(g.chunks() * rows * group.pieces * g.strips.columns * kStripPlanes * 16);
+        for (int n = 0; n < g.patches(); ++n) {
+          PatchRows of_tile{__shfl_sync(~0u, mine.first, n % g.tiles()), __shfl_sync(~0u, mine.count, n % g.tiles())};
+          if (all) of_tile = {0, group.rows};
+          copy_patch(patches, patches.here() + n * patch, g.strips, g.taps, group, of_tile,
                      strip_tile(p, phase, first_tile + n % g.tiles()), p.taps.step[0], chunk + n / g.tiles());
+        }
         patches.advance();
+        if (patches.stage == 0) all = !g.keeps_zeros;
         for (int l = 0; l < group.count; ++l) {
           weights.announce(weights.bytes);
           if (int n = threadIdx.x % 32; n < g.chunks()) {

@@ -18,6 +18,7 @@ struct StripGather {
   StripTaps taps;
   Divided divided;
   int each, patch_stages;
+  bool keeps_zeros;               // a stage's rows of zeros serve all patches
   int phase_tiles, phase_blocks;  // of each phase of the output
 
   __host__ __device__ int columns() const { return divided == Divided::channels ? 2 * kStripChunk : kStripChunk; }
@@ -48,7 +49,17 @@ inline bool hopper_applies(const Conv& conv, const GatherPlan& plan) {
   return conv.hopper == 2 || (std::max(in, out) >= kWideChannels && std::min(in, out) >= kNarrowChannels);
 }
 
-// Calls visit(group, tiles that are live) for every block of a column tile and every group that it multiplies.
+// Whether all patches of a block have their first and last row in the same place.
+inline bool rows_agree(const TapTable& table, const StripTaps& taps) {
+  for (int phase = 0; phase < table.phases; ++phase)
+    for (int i = taps.first[phase]; i < taps.first[phase + 1]; ++i) {
+      const StripGroup &first = taps.group[taps.first[phase]], &group = taps.group[i];
+      if (group.row != first.row || group.rows != first.rows || group.pieces != first.pieces) return false;
+    }
+  return true;
+}
+
+// Calls visit(group, phase, first tile) for every block of a column tile and every group that it multiplies.
 template <class F>
 void for_each_step(const GatherParams& p, const StripGather& g, F visit) {
   for (int phase = 0; phase < p.taps.phases; ++phase)
@@ -58,7 +69,7 @@ void for_each_step(const GatherParams& p, const StripGather& g, F visit) {
         for (int tile = 0; tile < g.tiles(); ++tile)
           live = live ||
                  is_live(g.strips, g.taps.group[i], strip_tile(p, phase, block * g.tiles() + tile), p.taps.step[0]);
-        if (live) visit(g.taps.group[i]);
+        if (live) visit(g.taps.group[i], phase, block * g.tiles());
       }
 }
 
@@ -69,6 +80,7 @@ inline bool choose_patches(const GatherParams& p, StripGather& g) {
   for (Grouping how : {Grouping{false, false, kMaxTaps}, Grouping{true, false, kMaxTaps},
                        Grouping{true, true, kMaxTaps}, Grouping{true, true, 1}}) {
     if (!group_taps(p.taps, g.strips, how, g.taps)) continue;
+    g.keeps_zeros = rows_agree(p.taps, g.taps);
     int64_t bytes = 0;
     for (int i = 0; i < g.taps.first[p.taps.phases]; ++i) bytes += g.taps.group[i].rows * g.taps.group[i].pieces;
     for (g.patch_stages = kMostPatchStages; g.patch_stages > 2 && g.shared_bytes() > kHopperShared;) --g.patch_stages;
@@ -133,12 +145,21 @@ inline Footprint strip_gather_footprint(const GatherPlan& plan, const StripGathe
   int chunks = p.chunks[0] + p.chunks[1];
   int64_t blocks = int64_t(g.phase_blocks) * p.taps.phases * plan.column_tiles, steps = 0, groups = 0;
   Footprint found{blocks, 0, g.shared_bytes(), kConsumers, g.columns(), 0, g.each};
-  for_each_step(p, g, [&](const StripGroup& group) {
+  int64_t row = int64_t(g.strips.columns) * kStripPlanes * 16, patches = 0, block = -1;  // of the block so far
+  for_each_step(p, g, [&](const StripGroup& group, int phase, int first_tile) {
     ++groups, steps += group.count;
-    found.loads += int64_t(group.rows) * group.pieces * g.strips.columns * kStripPlanes * 16 * g.tiles();
-    found.loads += int64_t(group.count) * g.chunk_bytes();
+    found.loads += int64_t(group.count) * g.chunk_bytes() * chunks;
+    int64_t here = int64_t(phase) * g.phase_tiles + first_tile, copies = chunks / g.chunks();
+    if (here != block) block = here, patches = 0;
+    int64_t whole = g.keeps_zeros ? std::min(copies, std::max<int64_t>(0, g.patch_stages - patches)) : copies;
+    patches += copies;
+    for (int tile = 0; tile < g.tiles(); ++tile) {
+      Tile at = strip_tile(p, phase, first_tile + tile);
+      int64_t least = patch_rows(g.strips, group, at).count;
+      found.loads += (whole * group.rows + (copies - whole) * least) * group.pieces * row * g.chunks();
+    }
   });
-  found.loads *= int64_t(chunks) * plan.column_tiles;
+  found.loads *= plan.column_tiles;
   found.multiplied = steps * chunks * plan.column_tiles * g.tiles() * kTileRows * g.columns() * kStripChunk;
   found.steps = std::max<int64_t>(1, steps / std::max<int64_t>(1, groups));
   found.staged = strip_bytes(g.strips);

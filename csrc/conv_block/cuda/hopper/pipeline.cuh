@@ -50,18 +50,21 @@ struct StageRing {
   }
 };
 
-// Copies the patch of a group for one tile, planes [8 chunk, 8 chunk + 8). Dead ones are zeros. Called by a whole warp.
+// Copies rows of a group's patch for one tile, planes [8 chunk, 8 chunk + 8). Dead ones are zeros. Called by a whole
+// warp.
 __device__ __forceinline__ void copy_patch(StageRing& ring, char* to, const Strips& s, const StripTaps& taps,
-                                           const StripGroup& group, const Tile& tile, int step_t, int chunk) {
+                                           const StripGroup& group, PatchRows rows, const Tile& tile, int step_t,
+                                           int chunk) {
+  if (rows.count == 0) return;
   bool live = is_live(s, group, tile, step_t);
   int frame = live ? tile.n * s.in_size[0] + tile.t * step_t + group.t : s.frames();
   int strip = live ? tile.w / kStripColumns + group.strip : 0;
   for (int i = threadIdx.x % 32; i < kStripPlanes * group.pieces; i += 32) {
     int plane = i % kStripPlanes, piece = i / kStripPlanes;
     int64_t at = s.at(frame, strip, live ? chunk * kStripPlanes + plane : 0, live ? group.phase + piece : 0);
-    if (live) at += (tile.h + group.row) * s.columns;
-    ring.copy(to + (plane * taps.plane(s) + piece * taps.piece(s)) * 16, static_cast<const char*>(s.data) + at * 16,
-              group.rows * s.columns * 16);
+    if (live) at += (tile.h + group.row + rows.first) * s.columns;
+    ring.copy(to + (plane * taps.plane(s) + piece * taps.piece(s) + rows.first * s.columns) * 16,
+              static_cast<const char*>(s.data) + at * 16, rows.count * s.columns * 16);
   }
 }
 

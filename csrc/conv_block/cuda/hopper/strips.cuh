@@ -26,7 +26,7 @@ constexpr int kWideChannels = 128, kNarrowChannels = 64;                // least
 constexpr int kHopperShared = 227 << 10;                                // most bytes of shared memory per block
 constexpr int kHopperSms = 132;                                         // of an H200
 constexpr int kConsumers = 2, kHopperThreads = (kConsumers + 1) * 128;  // two warpgroups multiply, one copies
-constexpr int kConsumerRegisters = 240, kProducerRegisters = 24;        // of 168 that a block of 384 threads gets
+constexpr int kConsumerRegisters = 232, kProducerRegisters = 40;        // of 168 that a block of 384 threads gets
 
 struct Strips {
   int batch, in_size[3], step[2];  // step: along H and W
@@ -77,6 +77,17 @@ __host__ __device__ inline bool is_live(const Strips& s, const StripGroup& group
   int first = tile.h + group.row + s.low[0], last = first + group.rows - 1;  // in steps
   return tile.rows > 0 && tile.columns > 0 && t >= 0 && t < s.in_size[0] && strip >= 0 && strip < s.count &&
          (last + 1) * s.step[0] > 0 && first * s.step[0] < s.in_size[1];
+}
+
+// Rows of a patch, from its first one.
+struct PatchRows {
+  int first, count;
+};
+
+// The rows of the group's patch that may hold something other than zeros.
+__host__ __device__ inline PatchRows patch_rows(const Strips& s, const StripGroup& group, const Tile& tile) {
+  int at = tile.h + group.row + s.low[0], first = max(0, -at);  // in steps
+  return {first, max(0, min(int(group.rows), ceil_div(s.in_size[1], s.step[0]) - at) - first)};
 }
 
 // The tile of a phase of the output; H is the fastest axis, so that adjacent tiles read the same columns.

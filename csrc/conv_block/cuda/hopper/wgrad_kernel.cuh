@@ -102,8 +102,9 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     for (; tile < end; tile = next_live(w, first, second, tile + 1, end)) {
       Tile at = strip_tile(w.p, 0, tile);
       ring.announce(bytes + kQBytes);
-      copy_patch(ring, ring.here(), w.rows, w.taps, first, at, w.p.taps.step[0], unit % chunks);
-      copy_patch(ring, ring.here() + patch, w.rows, w.taps, second, at, w.p.taps.step[0], other % chunks);
+      copy_patch(ring, ring.here(), w.rows, w.taps, first, {0, first.rows}, at, w.p.taps.step[0], unit % chunks);
+      copy_patch(ring, ring.here() + patch, w.rows, w.taps, second, {0, second.rows}, at, w.p.taps.step[0],
+                 other % chunks);
       copy_q(ring, ring.here() + kConsumers * patch, w.columns, at, q_tile);
       ring.advance();
     }

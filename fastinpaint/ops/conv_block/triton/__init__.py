@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from fastinpaint.ops.activation import triton as activation
 from fastinpaint.ops.batch_norm import triton as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Normed
 from fastinpaint.ops.conv_block.geometry import output_shape
-from fastinpaint.ops.conv_block.triton import activate_first, autotune, tiles
+from fastinpaint.ops.conv_block.triton import activate_first, autotune, tiles, two_stages
 from fastinpaint.ops.conv_block.triton.backward import Gradient, NormWeight, bwd_two
 from fastinpaint.ops.conv_block.triton.host import (
     densely,
@@ -30,7 +31,6 @@ from fastinpaint.ops.conv_block.triton.host import (
     weight_strides,
 )
 from fastinpaint.ops.conv_block.triton.prepared import Memory, Prepared, remembered
-from fastinpaint.ops.conv_block.triton.prepared import prepare as prepare_launch
 from fastinpaint.ops.conv_block.triton.taps import gathers, problem
 from fastinpaint.ops.dispatch import triton_support as support
 from fastinpaint.ops.dispatch.fast_path import tf32_convolutions
@@ -180,7 +180,7 @@ def _run(
         m2 = torch.empty_like(mean)
     found.launch(
         first.x, first.mean, first.scale, first.shift, first.addend,
-        second.x, second.mean, second.scale, second.shift, second.addend, packed, bias, y, count, mean, m2,
+        second.x, second.mean, second.scale, second.shift, second.addend, packed, bias, y, count, mean, m2, None,
     )  # fmt: skip
     return (count, mean, m2) if count is not None and mean is not None and m2 is not None else None
 
@@ -208,20 +208,25 @@ def _forward(
         itemsize=y.element_size(),
         products=phases,
         prologue=(prologue(sources), 0),
-        gather=None if any(map(tiles.packing, channels)) else gather,
+        gather=None if written or any(map(tiles.packing, channels)) else gather,
+        splits_sums=written,
+        live=tiles.live_share_of(gather) if written else 1.0,
     )
     flags, exact = activation.flags(sources), not tf32_convolutions()
 
-    def launch(tile: tiles.Tile) -> Prepared:
-        parts = gather_parts(gather, conv.samples, tile)
+    def describe(tile: tiles.Tile) -> tuple[int, dict[str, Any]]:
         (pack0, even0), (pack1, even1) = lanes(channels[0], tile), lanes(channels[-1], tile)
         numbers = {
             "channels0": channels[0], "channels1": channels[-1], "out_channels": out_channels, "w_tap": w_tap,
             "w_k": w_k, "w_n": w_n, **flags, "HAS_BIAS": bias is not None, "HAS_STATS": stats, "PACK0": pack0,
             "PACK1": pack1, "EVEN_K0": even0, "EVEN_K1": even1, **gather_arguments(gather, conv.samples, tile, exact),
         }  # fmt: skip
-        grid = (parts * -(-out_channels // tile.n),)
-        return prepare_launch(fwd_kernel.conv_fwd_kernel, grid, numbers, (parts,), written)
+        return gather_parts(gather, conv.samples, tile) * -(-out_channels // tile.n), numbers
+
+    def launch(tile: tiles.Tile) -> Prepared:
+        parts = gather_parts(gather, conv.samples, tile)
+        shape = (parts * tile.m, out_channels)
+        return two_stages.prepare(fwd_kernel.conv_fwd_kernel, tile, work, describe, shape, (parts,), written)
 
     def result(tile: tiles.Tile) -> list[Tensor]:
         parts = _run(launch(tile), sources, packed, bias, y, stats)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastinpaint.ops.activation import triton as activation
 from fastinpaint.ops.activation.triton_launch import NUM_WARPS, row_tiles
-from fastinpaint.ops.conv_block.triton import activate_first, autotune, boxes, tiles
+from fastinpaint.ops.conv_block.triton import activate_first, autotune, boxes, tiles, two_stages
 from fastinpaint.ops.conv_block.triton.finish import NormWeight, finish
 from fastinpaint.ops.conv_block.triton.host import (
     densely,
@@ -146,7 +146,7 @@ def _run_dgrad(
     sums = torch.empty(found.sizes, dtype=torch.float32, device=packed.device) if found.sizes else None
     found.launch(
         *grad, packed,
-        *first[:4], grads[0].x, grads[0].addend, *second[:4], grads[-1].x, grads[-1].addend, sums,
+        *first[:4], grads[0].x, grads[0].addend, *second[:4], grads[-1].x, grads[-1].addend, sums, None,
     )  # fmt: skip
     return sums
 
@@ -165,6 +165,7 @@ def _prepare_dgrad(
     out_channels = grad.dy.shape[1]
     _, gather, _, phases = gathers(conv)
     _, w_tap, w_in, w_out = weight_strides(weight, conv.transposed)
+    written = grad.y is None and activate_first.suits(weight, conv)
     work = tiles.Work(
         rows=first.x.numel() // (channels[0] * phases),
         columns=max(channels),
@@ -173,22 +174,27 @@ def _prepare_dgrad(
         itemsize=first.x.element_size(),
         products=phases * len(sources),
         prologue=(0 if grad.y is None else tiles.GRADIENT, 0),
-        gather=None if tiles.packing(out_channels) else gather,
+        gather=None if written or tiles.packing(out_channels) else gather,
+        splits_sums=written,
+        live=tiles.live_share_of(gather) if written else 1.0,
     )
     any_affine = first.mean is not None or second.mean is not None
     flags, exact = {**grad.flags(), **activation.flags(sources)}, not tf32_convolutions()
 
-    def launch(tile: tiles.Tile) -> Prepared:
-        parts = gather_parts(gather, conv.samples, tile)
+    def describe(tile: tiles.Tile) -> tuple[int, dict[str, Any]]:
         pack, even = lanes(out_channels, tile)
-        programs = parts * (-(-channels[0] // tile.n) + (-(-channels[1] // tile.n) if len(channels) > 1 else 0))
+        blocks = -(-channels[0] // tile.n) + (-(-channels[1] // tile.n) if len(channels) > 1 else 0)
         numbers = {
             "inverse_count": grad.inverse_count, "out_channels": out_channels, "channels0": channels[0],
             "channels1": channels[-1], "w_tap": w_tap, "w_k": w_out, "w_n": w_in, **flags, "PACK": pack,
             "EVEN_K": even, **gather_arguments(gather, conv.samples, tile, exact),
         }  # fmt: skip
-        sizes = (2, sum(channels), parts) if any_affine else ()
-        return prepare_launch(dgrad_kernel.conv_dgrad_kernel, (programs,), numbers, sizes)
+        return gather_parts(gather, conv.samples, tile) * blocks, numbers
+
+    def launch(tile: tiles.Tile) -> Prepared:
+        parts = gather_parts(gather, conv.samples, tile)
+        sizes, shape = (2, sum(channels), parts) if any_affine else (), (parts * tile.m, sum(channels))
+        return two_stages.prepare(dgrad_kernel.conv_dgrad_kernel, tile, work, describe, shape, sizes, False)
 
     def result(tile: tiles.Tile) -> list[Tensor]:
         sums = _run_dgrad(launch(tile), grad, sources, grads, packed)

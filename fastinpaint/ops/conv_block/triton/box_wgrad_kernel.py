@@ -117,11 +117,11 @@ def box_wgrad_kernel(
     share = tl.cdiv(steps, splits)
     first_step = i_s * share
     some_t, some_h, some_w = tl.maximum(blocks_t, 1), tl.maximum(blocks_h, 1), tl.maximum(blocks_w, 1)
-    b_w, line = first_step % some_w, first_step // some_w
-    b_h, frame = line % some_h, line // some_h
-    b_t, n = frame % some_t, frame // some_t
+    line = first_step // some_w
+    frame = line // some_h
+    n = frame // some_t
+    q_t, q_h, q_w = low_t + frame % some_t * BT, low_h + line % some_h * BH, low_w + first_step % some_w * BW
     for _ in range(first_step, tl.minimum(first_step + share, steps)):
-        q_t, q_h, q_w = low_t + b_t * BT, low_h + b_h * BH, low_w + b_w * BW
         b_fixed = tl.reshape(of_fixed.load([n, q_t, q_h, q_w, i_n * BLOCK_N]), (BLOCK_K, BLOCK_N))
         added = ()
         for e in tl.static_range(EACH):
@@ -130,15 +130,15 @@ def box_wgrad_kernel(
             added = added + (tl.dot(tl.trans(b_moving), b_fixed, sums[e]),)
         sums = added
         # next box, w fastest, without division
-        b_w += 1
-        if b_w == blocks_w:
-            b_w = 0
-            b_h += 1
-        if b_h == blocks_h:
-            b_h = 0
-            b_t += 1
-        if b_t == blocks_t:
-            b_t = 0
+        q_w += BW
+        if q_w >= high_w:
+            q_w = low_w
+            q_h += BH
+        if q_h >= high_h:
+            q_h = low_h
+            q_t += BT
+        if q_t >= high_t:
+            q_t = low_t
             n += 1
 
     o_m, o_n = i_m * BLOCK_M + tl.arange(0, BLOCK_M), i_n * BLOCK_N + tl.arange(0, BLOCK_N)

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastinpaint.ops.activation.triton_launch import power_of_2
 from fastinpaint.ops.conv_block.triton import autotune, tiles
 from fastinpaint.ops.conv_block.triton.taps import Problem
 from fastinpaint.ops.dispatch import triton_support as support
@@ -57,10 +56,11 @@ def partial_sums(a: Tensor, g: Tensor, conv: Problem) -> Tensor:
         operands=(1, 1),
         itemsize=a.element_size(),
         splits_depth=True,
+        block=moving.shape[1],
     )
 
     def run(tile: tiles.Tile) -> Tensor:
-        block = min(tile.m, power_of_2(moving.shape[1]))
+        block = tiles.box_rows(tile, moving.shape[1])
         each = tile.m // block
         splits = min(tiles.splits(tile, work), (tiles.OFFSETS - 1) // (taps * channels * out_channels))
         partial = support.float_empty(a, splits, taps, channels, out_channels)

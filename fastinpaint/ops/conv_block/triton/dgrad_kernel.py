@@ -7,14 +7,20 @@ import triton.language as tl
 
 from fastinpaint.ops.activation.triton_kernels import normalise
 from fastinpaint.ops.conv_block.triton.gather import (
+    REST,
     SPLIT_FROM,
+    SUMS,
+    add_sums,
     begin_tile,
     count_steps,
     gradient_vectors,
     load_gradient,
     next_step,
     quarters,
+    share_of_steps,
+    split_of_program,
     step_lanes,
+    store_sums,
 )
 
 
@@ -75,14 +81,14 @@ def dgrad_source_epilogue(
 @triton.jit
 def conv_dgrad_kernel(
     dy, y, y_mean, dmean, dvar, dvar_per_dscale, weight,
-    x0, mean0, scale0, shift0, dx0, daddend0, x1, mean1, scale1, shift1, dx1, daddend1, partial, table,
+    x0, mean0, scale0, shift0, dx0, daddend0, x1, mean1, scale1, shift1, dx1, daddend1, partial, shared, table,
     samples, in_size, out_size, step, inverse_count, out_channels, channels0, channels1, w_tap, w_k, w_n,
     HAS_STATS: tl.constexpr, HAS_NORM: tl.constexpr,
     HAS_AFFINE0: tl.constexpr, RELU0: tl.constexpr, HAS_ADDEND0: tl.constexpr,
     HAS_AFFINE1: tl.constexpr, RELU1: tl.constexpr, HAS_ADDEND1: tl.constexpr, HAS_SOURCE1: tl.constexpr,
     TIME: tl.constexpr, IN_STRIDE: tl.constexpr, OUT_STRIDE: tl.constexpr, TAPS: tl.constexpr, TAP_STEP: tl.constexpr,
     BT: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    PACK: tl.constexpr, EVEN_K: tl.constexpr, PRECISION: tl.constexpr,
+    PACK: tl.constexpr, EVEN_K: tl.constexpr, PRECISION: tl.constexpr, STAGE: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
     """dgrad of one tile of x and BLOCK_N channels of one source, then the backward of its activation.
 
@@ -101,17 +107,22 @@ def conv_dgrad_kernel(
         weight: item (tap, k, n) at ``tap * w_tap + k * w_k + n * w_n``; k over C_out, n over the sources' channels.
     Gradient out, all of it written:
         dx, daddend: as x. partial: ``[2, C_0 + C_1, P]`` float32, the sums of each tile.
+    Out in STAGE `SUMS`, in `REST`: shared ``[SPLITS, P, BT * BH * BW, C_0 + C_1]`` float32, parts of da.
     """
     n_blocks = tl.cdiv(channels0, BLOCK_N)
     first_of_1 = n_blocks
     if HAS_SOURCE1:
         n_blocks += tl.cdiv(channels1, BLOCK_N)
-    tile, i_n = tl.program_id(0) // n_blocks, tl.program_id(0) % n_blocks
-    channels = channels0
+    i_s, i_p, programs = split_of_program(STAGE, SPLITS)
+    parts = programs // n_blocks
+    tile, i_n = i_p // n_blocks, i_p % n_blocks
+    channels, before, width = channels0, 0, channels0
     if HAS_SOURCE1:
+        width = channels0 + channels1
         in_1 = i_n >= first_of_1
         i_n = tl.where(in_1, i_n - first_of_1, i_n)
-        weight += tl.where(in_1, channels0, 0) * w_n
+        before = tl.where(in_1, channels0, 0)
+        weight += before * w_n
         channels = tl.where(in_1, channels1, channels0)
     from_n = i_n * BLOCK_N
     o_n = from_n + tl.arange(0, BLOCK_N)
@@ -122,24 +133,31 @@ def conv_dgrad_kernel(
     dy += in_pixel * out_channels
     if HAS_STATS:
         y += in_pixel * out_channels
-    acc = tl.zeros((BT * BH * BW, BLOCK_N), dtype=tl.float32)
-    zero = tl.zeros((), dtype=tl.int32)
-    odometer = (zero, zero, zero, zero)
-    for i in range(count_steps(live, out_channels, BLOCK_K, PACK)):
-        o_g, lanes, o_c, m_c, tap = step_lanes(
-            i, odometer, live, first, at, in_rows, in_size, step, out_channels,
-            TIME, TAPS, TAP_STEP, BLOCK_K, PACK, EVEN_K,
-        )  # fmt: skip
-        vectors = gradient_vectors(y_mean, dmean, dvar, dvar_per_dscale, inverse_count, o_c, m_c, HAS_STATS, HAS_NORM)
-        g = load_gradient(dy, y, vectors, o_g, lanes, HAS_STATS)
-        o_w = (tap * w_tap + o_c * w_k)[:, None] + (o_n * w_n)[None, :]
-        b = tl.load(weight + o_w, mask=m_c[:, None] & m_n[None, :], other=0.0)
-        acc = tl.dot(g, b, acc, input_precision=PRECISION)
-        if PACK == 0:
-            odometer = next_step(odometer, live, BLOCK_K)
-
-    parts = tl.num_programs(0) // n_blocks
-    if HAS_SOURCE1:
+    BLOCK_M: tl.constexpr = BT * BH * BW
+    if STAGE == REST:
+        acc = add_sums(shared, tile * BLOCK_M, parts * BLOCK_M, width, before + from_n, m_n, BLOCK_M, SPLITS)
+    else:
+        acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+        begin, end, odometer = share_of_steps(
+            i_s, count_steps(live, out_channels, BLOCK_K, PACK), live, BLOCK_K, SPLITS
+        )
+        for i in range(begin, end):
+            o_g, lanes, o_c, m_c, tap = step_lanes(
+                i, odometer, live, first, at, in_rows, in_size, step, out_channels,
+                TIME, TAPS, TAP_STEP, BLOCK_K, PACK, EVEN_K,
+            )  # fmt: skip
+            vectors = gradient_vectors(
+                y_mean, dmean, dvar, dvar_per_dscale, inverse_count, o_c, m_c, HAS_STATS, HAS_NORM
+            )
+            g = load_gradient(dy, y, vectors, o_g, lanes, HAS_STATS)
+            o_w = (tap * w_tap + o_c * w_k)[:, None] + (o_n * w_n)[None, :]
+            b = tl.load(weight + o_w, mask=m_c[:, None] & m_n[None, :], other=0.0)
+            acc = tl.dot(g, b, acc, input_precision=PRECISION)
+            if PACK == 0:
+                odometer = next_step(odometer, live, BLOCK_K)
+    if STAGE == SUMS:
+        store_sums(acc, shared, (i_s * parts + tile) * BLOCK_M, width, before + from_n, m_n)
+    elif HAS_SOURCE1:
         if in_1:
             dgrad_source_epilogue(
                 acc, x1, mean1, scale1, shift1, dx1, daddend1, partial, tile, parts, out_pixel, out_rows, inside,

@@ -6,31 +6,38 @@ import triton
 import triton.language as tl
 
 from fastinpaint.ops.conv_block.triton.gather import (
+    REST,
     SPLIT_FROM,
+    SUMS,
+    add_sums,
     begin_tile,
     count_steps,
     load_source,
     next_step,
     quarters,
+    share_of_steps,
     source_vectors,
+    split_of_program,
     step_lanes,
+    store_sums,
 )
 
 
 @triton.jit
 def accumulate_source(
     acc, x, mean, scale, shift, addend, weight, in_pixel, live, first, at, in_rows, in_size, step, channels,
-    o_n, m_n, w_tap, w_k, w_n,
+    o_n, m_n, w_tap, w_k, w_n, i_s,
     HAS_AFFINE: tl.constexpr, RELU: tl.constexpr, HAS_ADDEND: tl.constexpr, TIME: tl.constexpr, TAPS: tl.constexpr,
     TAP_STEP: tl.constexpr, BLOCK_K: tl.constexpr, PACK: tl.constexpr, EVEN_K: tl.constexpr, PRECISION: tl.constexpr,
+    SPLITS: tl.constexpr,
 ):  # fmt: skip
-    """Return acc + a @ w over the live taps and the channels of one source."""
+    """Return acc + a @ w over the live taps and the channels of one source, or over a part i_s of SPLITS of them."""
     x += in_pixel * channels
     if HAS_ADDEND:
         addend += in_pixel * channels
-    zero = tl.zeros((), dtype=tl.int32)
-    odometer = (zero, zero, zero, zero)
-    for i in range(count_steps(live, channels, BLOCK_K, PACK)):
+    steps = count_steps(live, channels, BLOCK_K, PACK)
+    begin, end, odometer = share_of_steps(i_s, steps, live, BLOCK_K, SPLITS)
+    for i in range(begin, end):
         o_x, inside, o_c, m_c, tap = step_lanes(
             i, odometer, live, first, at, in_rows, in_size, step, channels, TIME, TAPS, TAP_STEP, BLOCK_K, PACK, EVEN_K
         )
@@ -69,15 +76,15 @@ def fwd_epilogue(
 
 @triton.jit
 def conv_fwd_kernel(
-    x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, weight, bias, y, count, mean, m2, table,
-    samples, in_size, out_size, step, channels0, channels1, out_channels, w_tap, w_k, w_n,
+    x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, weight, bias, y, count, mean, m2, partial,
+    table, samples, in_size, out_size, step, channels0, channels1, out_channels, w_tap, w_k, w_n,
     HAS_AFFINE0: tl.constexpr, RELU0: tl.constexpr, HAS_ADDEND0: tl.constexpr,
     HAS_AFFINE1: tl.constexpr, RELU1: tl.constexpr, HAS_ADDEND1: tl.constexpr,
     HAS_SOURCE1: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_STATS: tl.constexpr,
     TIME: tl.constexpr, IN_STRIDE: tl.constexpr, OUT_STRIDE: tl.constexpr, TAPS: tl.constexpr, TAP_STEP: tl.constexpr,
     BT: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     PACK0: tl.constexpr, PACK1: tl.constexpr, EVEN_K0: tl.constexpr, EVEN_K1: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, STAGE: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
     """y = conv(concat a_i, weight) + bias for one tile of positions and BLOCK_N output channels (see `reference`).
 
@@ -91,29 +98,37 @@ def conv_fwd_kernel(
     Out:
         y: ``[N, T, H, W, C_out]``.
         With HAS_STATS, of y before rounding: count ``[P]``, mean and M2 ``[C_out, P]`` float32 of the P tiles.
+    Out in STAGE `SUMS`, in `REST`: partial ``[SPLITS, P, BT * BH * BW, C_out]`` float32. Only with one source.
     """
     n_blocks = tl.cdiv(out_channels, BLOCK_N)
-    tile = tl.program_id(0) // n_blocks
-    from_n = tl.program_id(0) % n_blocks * BLOCK_N
+    i_s, i_p, programs = split_of_program(STAGE, SPLITS)
+    parts = programs // n_blocks
+    tile = i_p // n_blocks
+    from_n = i_p % n_blocks * BLOCK_N
     o_n = from_n + tl.arange(0, BLOCK_N)
     m_n = o_n < out_channels
     in_pixel, out_pixel, in_rows, out_rows, at, inside, live, first = begin_tile(
         tile, table, samples, in_size, out_size, step, IN_STRIDE, OUT_STRIDE, BT, BH, BW
     )
-    acc = tl.zeros((BT * BH * BW, BLOCK_N), dtype=tl.float32)
-    acc = accumulate_source(
-        acc, x0, mean0, scale0, shift0, addend0, weight, in_pixel, live, first, at, in_rows, in_size, step, channels0,
-        o_n, m_n, w_tap, w_k, w_n,
-        HAS_AFFINE0, RELU0, HAS_ADDEND0, TIME, TAPS, TAP_STEP, BLOCK_K, PACK0, EVEN_K0, PRECISION,
-    )  # fmt: skip
-    if HAS_SOURCE1:
+    BLOCK_M: tl.constexpr = BT * BH * BW
+    if STAGE == REST:
+        acc = add_sums(partial, tile * BLOCK_M, parts * BLOCK_M, out_channels, from_n, m_n, BLOCK_M, SPLITS)
+    else:
+        acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
         acc = accumulate_source(
-            acc, x1, mean1, scale1, shift1, addend1, weight + channels0 * w_k,
-            in_pixel, live, first, at, in_rows, in_size, step, channels1, o_n, m_n, w_tap, w_k, w_n,
-            HAS_AFFINE1, RELU1, HAS_ADDEND1, TIME, TAPS, TAP_STEP, BLOCK_K, PACK1, EVEN_K1, PRECISION,
+            acc, x0, mean0, scale0, shift0, addend0, weight, in_pixel, live, first, at, in_rows, in_size, step,
+            channels0, o_n, m_n, w_tap, w_k, w_n, i_s,
+            HAS_AFFINE0, RELU0, HAS_ADDEND0, TIME, TAPS, TAP_STEP, BLOCK_K, PACK0, EVEN_K0, PRECISION, SPLITS,
         )  # fmt: skip
-    parts = tl.num_programs(0) // n_blocks
-    if BLOCK_N >= SPLIT_FROM:
+        if HAS_SOURCE1:
+            acc = accumulate_source(
+                acc, x1, mean1, scale1, shift1, addend1, weight + channels0 * w_k, in_pixel, live, first, at, in_rows,
+                in_size, step, channels1, o_n, m_n, w_tap, w_k, w_n, i_s,
+                HAS_AFFINE1, RELU1, HAS_ADDEND1, TIME, TAPS, TAP_STEP, BLOCK_K, PACK1, EVEN_K1, PRECISION, SPLITS,
+            )  # fmt: skip
+    if STAGE == SUMS:
+        store_sums(acc, partial, (i_s * parts + tile) * BLOCK_M, out_channels, from_n, m_n)
+    elif BLOCK_N >= SPLIT_FROM:
         columns = quarters(acc)
         for i in tl.static_range(4):
             fwd_epilogue(

@@ -17,6 +17,9 @@ FAR_OUTSIDE = tl.constexpr(-(1 << 24))
 CACHE = tl.constexpr(".ca")
 # Accumulators with at least this many columns are stored in quarters.
 SPLIT_FROM = tl.constexpr(128)
+# A launch of fwd or dgrad does all of a tile. With few tiles, a first launch stores sums of parts of the steps, and a
+# second adds them and does the rest.
+WHOLE, SUMS, REST = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 
 @triton.jit
@@ -212,6 +215,52 @@ def next_step(odometer, live, BLOCK_K: tl.constexpr):
     j_t += over.to(tl.int32)
     over = j_t == live[1]
     return tl.where(over, 0, j_t), j_h, j_w, tl.where(over, c + BLOCK_K, c)
+
+
+@triton.jit
+def split_of_program(STAGE: tl.constexpr, SPLITS: tl.constexpr):
+    """Which of the SPLITS programs of a tile this is, its index among the programs of that split, and their number."""
+    i_s, i_p, programs = 0, tl.program_id(0), tl.num_programs(0)
+    if STAGE == SUMS:
+        programs = programs // SPLITS
+        i_s, i_p = i_p // programs, i_p % programs
+    return i_s, i_p, programs
+
+
+@triton.jit
+def share_of_steps(i_s, steps, live, BLOCK_K: tl.constexpr, SPLITS: tl.constexpr):
+    """First and end of the steps of program i_s of SPLITS that share them, and the odometer at the first."""
+    zero = tl.zeros((), dtype=tl.int32)
+    odometer = (zero, zero, zero, zero)
+    begin, end = zero, steps
+    if SPLITS > 1:
+        share = tl.cdiv(steps, SPLITS)
+        begin = tl.minimum(i_s * share, steps)
+        end = tl.minimum(begin + share, steps)
+        live_h, live_w = tl.maximum(live[3], 1), tl.maximum(live[5], 1)
+        taps = tl.maximum(live[1], 1) * live_h * live_w
+        j = begin % taps
+        odometer = (j // (live_w * live_h), j // live_w % live_h, j % live_w, begin // taps * BLOCK_K)
+    return begin, end, odometer
+
+
+@triton.jit
+def store_sums(acc, partial, row, width, from_column, m_n):
+    """Store a program's sums as rows of ``[rows, width]``, from that row and column on."""
+    o_m, o_n = tl.arange(0, acc.shape[0]), tl.arange(0, acc.shape[1])
+    o = (row + o_m).to(tl.int64)[:, None] * width + (from_column + o_n)[None, :]
+    tl.store(partial + o, acc, mask=m_n[None, :])
+
+
+@triton.jit
+def add_sums(partial, row, rows, width, from_column, m_n, BLOCK_M: tl.constexpr, SPLITS: tl.constexpr):
+    """The sums of SPLITS programs, in their order. Each has ``[rows, width]``; see `store_sums`."""
+    o_m, o_n = row + tl.arange(0, BLOCK_M), from_column + tl.arange(0, m_n.shape[0])
+    acc = tl.zeros((BLOCK_M, m_n.shape[0]), dtype=tl.float32)
+    for i in tl.static_range(SPLITS):
+        o = (i * rows + o_m).to(tl.int64)[:, None] * width + o_n[None, :]
+        acc += tl.load(partial + o, mask=m_n[None, :], other=0.0)
+    return acc
 
 
 @triton.jit

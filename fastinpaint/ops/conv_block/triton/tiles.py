@@ -41,7 +41,7 @@ GATHER_TILES: tuple[Tile, ...] = (
 )
 # Fwd and dgrad of maps that `activate_first` wrote. Without a prologue more rows fit the registers, and each item of
 # the weight serves 256 of them.
-WRITTEN_TILES = (*GATHER_TILES, Tile(256, 128, 64, 8, 3))
+WRITTEN_TILES = (*GATHER_TILES, Tile(256, 128, 64, 8, 3), Tile(256, 64, 32, 8, 4))
 # Chosen only by measurement, because the model does not include spills and latency.
 MEASURED_ONLY = {
     # half the steps, but a few values spill with two sources
@@ -67,8 +67,12 @@ WGRAD_TILES = (
     Tile(16, 16, 64, 4, 4),
 )
 # For wgrad from boxes rows are channels of the moving map times taps, and steps are positions. Nothing is computed in
-# the loop, so what a step brings from L2 is its cost: 384 channels for 128 x 256 products and as many for 256 x 128.
+# the loop, so what a step brings from L2 is its cost: 384 channels for 128 x 256 products and as many for 256 x 128,
+# but only 448 for 192 x 256 and 512 for 384 x 128. Three taps a program also leave none over of a 3 x 3 kernel.
 BOX_TILES = (
+    Tile(192, 256, 64, 8, 3),
+    Tile(384, 128, 64, 8, 3),
+    Tile(192, 128, 64, 8, 3),
     Tile(256, 128, 64, 8, 3),
     Tile(128, 256, 64, 8, 3),
     Tile(128, 128, 64, 8, 3),
@@ -81,6 +85,8 @@ BOX_TILES = (
 SHARED_BUDGET = 160 * 1024
 SHARED_RESERVE = 3 * 1024
 MULTIPROCESSORS = 132
+BANDWIDTH, LAUNCH = 4.3e12, 2e-6  # bytes per second, as reached by a copy; seconds between launches, an assumption
+L2_KEEPS = 25e6  # bytes that are read from L2 if they were just written: half of its 50 MB, an assumption
 CLOCK_HZ = 1.755e9
 MMA_FLOP_PER_CYCLE = {2: 4096, 4: 2048}  # per multiprocessor, dense: bf16/fp16, tf32
 L2_BYTES_PER_CYCLE = 38  # per multiprocessor: 5120 over 132 as an A100 has, an assumption (tools/inspect/rates.py)
@@ -99,6 +105,10 @@ WORTH_RESHAPING = 0.95
 PACK_LIMIT = 16
 # Most partial sums of wgrad's split-K, so that the second stage stays small.
 MAX_SPLITS = 256
+# Programs that may share the sums of a tile of fwd or dgrad, so that few tiles fill all multiprocessors.
+GATHER_SPLITS = (1, 2, 4, 8)
+LEAST_STEPS = 8  # of a program that shares its sums
+FLOAT = 4  # bytes
 OFFSETS = 1 << 31  # items within reach of a kernel's 32-bit offset
 FINISH_ITEMS, FINISH_SPLITS = 128, 32
 
@@ -115,7 +125,10 @@ class Work(NamedTuple):
         splits_depth: whether several programs may share the depth (wgrad's split-K).
         products: number of such products: one per phase or tap.
         prologue: instructions per item of each operand, see `AFFINE`, `ADDEND` and `GRADIENT`.
-        gather: the positions that the rows read; None if taps share no reads (wgrad).
+        gather: the positions that the rows read; None if taps share no reads (wgrad) or none is assumed to.
+        splits_sums: whether a second launch may add what several programs summed (fwd, dgrad).
+        live: the share of the depth that tiles do not skip.
+        block: channels of the moving map, if a tile is a product per tap (wgrad from boxes).
     """
 
     rows: int
@@ -127,6 +140,9 @@ class Work(NamedTuple):
     products: int = 1
     prologue: tuple[int, int] = (0, 0)
     gather: Gather | None = None
+    splits_sums: bool = False
+    live: float = 1.0
+    block: int = 0
 
 
 @functools.cache
@@ -139,6 +155,11 @@ def shared_bytes(tile: Tile, work: Work) -> int:
     """Bytes of shared memory for the pipelined loads of a tile."""
     a, b = work.operands
     return tile.num_stages * tile.k * (a * tile.m + b * tile.n) * work.itemsize
+
+
+def box_rows(tile: Tile, channels: int) -> int:
+    """Channels of the moving map in one product of a tile of boxes. A tile has one such product per tap."""
+    return min(tile.m & -tile.m, power_of_2(channels))
 
 
 def shared_budget() -> int:
@@ -174,24 +195,45 @@ def ctas_per_sm(tile: Tile, work: Work) -> int:
 
 @functools.lru_cache(maxsize=4096)
 def splits(tile: Tile, work: Work) -> int:
-    """Number of split-K programs per tile: enough for two waves, with at least 8 steps each."""
+    """Number of split-K programs per tile: for wgrad enough for two waves, else the number expected to be fastest."""
+    steps = -(-work.depth // tile.k)
+    if work.splits_sums:
+        possible = [share for share in GATHER_SPLITS if share == 1 or steps // share >= LEAST_STEPS]
+        return min(possible, key=lambda share: seconds_of(tile, work, share))
     if not work.splits_depth:
         return 1
-    tiles = work.products * -(-work.rows // tile.m) * -(-work.columns // tile.n)
-    steps = -(-work.depth // tile.k)
-    return max(1, min(2 * MULTIPROCESSORS * ctas_per_sm(tile, work) // tiles, steps // 8, MAX_SPLITS))
+    return max(1, min(2 * MULTIPROCESSORS * ctas_per_sm(tile, work) // _blocks(tile, work), steps // 8, MAX_SPLITS))
+
+
+def _blocks(tile: Tile, work: Work) -> int:
+    return work.products * -(-work.rows // tile.m) * -(-work.columns // tile.n)
 
 
 def expected_seconds(tile: Tile, work: Work) -> float:
     """The launch model: a step takes as long as the slowest of its products, its prologue and its bytes from L2."""
-    share = splits(tile, work)
-    programs = work.products * -(-work.rows // tile.m) * -(-work.columns // tile.n) * share
-    steps = -(-work.depth // (tile.k * share))
+    return seconds_of(tile, work, splits(tile, work))
+
+
+def seconds_of(tile: Tile, work: Work, share: int) -> float:
+    """As `expected_seconds`, with that many programs per tile."""
+    programs = _blocks(tile, work) * share
+    steps = math.ceil(work.depth * work.live / (tile.k * share))
     together = ctas_per_sm(tile, work)
     waves = -(-programs // (MULTIPROCESSORS * together))
-    # a single program per multiprocessor cannot hide its first loads and its epilogue
-    exposed = 4 if together == 1 else 2
-    return waves * together * (steps + exposed) * cycles_of_step(tile, work, together) / CLOCK_HZ
+    # A single program per multiprocessor cannot hide its first loads and its epilogue. With shared sums the epilogue is
+    # in `sums_seconds`.
+    exposed = 4 if together == 1 and not (work.splits_sums and share > 1) else 2
+    seconds = waves * together * (steps + exposed) * cycles_of_step(tile, work, together) / CLOCK_HZ
+    return seconds + sums_seconds(work, share)
+
+
+def sums_seconds(work: Work, share: int) -> float:
+    """The second launch of fwd or dgrad: the sums of ``share`` programs per tile are written and read."""
+    if not work.splits_sums or share == 1:
+        return 0.0
+    written = share * work.products * work.rows * work.columns * FLOAT
+    rate = MULTIPROCESSORS * L2_BYTES_PER_CYCLE * CLOCK_HZ if written <= L2_KEEPS else BANDWIDTH
+    return 2 * written / rate + LAUNCH
 
 
 def cycles_of_step(tile: Tile, work: Work, together: int) -> float:
@@ -199,8 +241,11 @@ def cycles_of_step(tile: Tile, work: Work, together: int) -> float:
     products = 2 * tile.m * max(tile.n, FULL_RATE_N) * tile.k / MMA_FLOP_PER_CYCLE[work.itemsize]
     prologue = tile.k * (work.prologue[0] * tile.m + work.prologue[1] * tile.n) / LANES
     a, b = work.operands
-    # each item is written once; a product of 64 rows reads its rows and all columns
-    shared = tile.k * (2 * tile.m + tile.n * (1 + tile.m / PRODUCT_ROWS)) * work.itemsize / SHARED_BYTES_PER_CYCLE
+    # Each item is written once. A warpgroup's product of 64 rows reads its rows and its columns: all of them, unless
+    # the rows are too few for all warpgroups.
+    product_rows = max(PRODUCT_ROWS, box_rows(tile, work.block) if work.block else tile.m)
+    read = tile.m * max(1.0, tile.num_warps / 4 * PRODUCT_ROWS / product_rows) + tile.n * tile.m / PRODUCT_ROWS
+    shared = tile.k * (tile.m + tile.n + read) * work.itemsize / SHARED_BYTES_PER_CYCLE
     rows = a * tile.m * l2_fraction(tile, work, together)
     return max(products, prologue, shared, tile.k * (rows + b * tile.n) * work.itemsize / L2_BYTES_PER_CYCLE)
 
@@ -249,6 +294,12 @@ def gather_block(items: int, gather: Gather) -> tuple[int, int, int]:
 
 
 @functools.lru_cache(maxsize=1024)
+def live_share_of(gather: Gather) -> float:
+    """The share of its taps that tiles of a usual size do not skip."""
+    return live_share(gather, gather_block(GATHER_TILES[0].m, gather))
+
+
+@functools.lru_cache(maxsize=1024)
 def block_shape(items: int, size: tuple[int, ...]) -> tuple[int, int, int]:
     """BT x BH x BW = items: rows of up to 16, then as square as the frame allows, the rest in time.
 
@@ -264,7 +315,7 @@ def why_not_offsets(conv: Problem, channels: int, out_channels: int) -> str | No
     most = math.prod(conv.taps) * channels * out_channels  # the weight, and the sums of a split
     sizes = ((conv.forward(), channels, out_channels), (conv.backward(), out_channels, channels))
     for gather, read, written in sizes:
-        for items in {tile.m for tile in GATHER_TILES} | {tile.k for tile in WGRAD_TILES}:
+        for items in {tile.m for tile in WRITTEN_TILES} | {tile.k for tile in WGRAD_TILES}:
             block = gather_block(items, gather)
             reach = [_reach(axis, n) for axis, n in zip(gather.axes, block, strict=True)]
             across = [axis.out_stride * n for axis, n in zip(gather.axes, block, strict=True)]

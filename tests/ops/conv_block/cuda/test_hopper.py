@@ -25,7 +25,8 @@ from tools.verify.emulated import Plant
 
 SOURCE = "conv_block/cuda/hopper/fwd_dgrad.cu"
 CASES = (
-    *("2d", "stride 2, two sources", "dilation 4, dead taps", "dilation 16", "odd channels", "transposed 2d"),
+    *("2d", "stride 2, two sources", "dilation 4, dead taps", "dilation 8, three chunks", "dilation 16"),
+    *("stride 2, four chunks", "odd channels", "transposed 2d"),
     *("transposed 3d", "3 channels out", "large mean", "1x1, one pixel"),
 )
 WIDE = Conv((4, 9), (192, 64), (True, False), 136, (3, 3), (1, 1), (1, 1), (1, 1))

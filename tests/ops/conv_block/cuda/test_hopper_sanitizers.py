@@ -27,12 +27,14 @@ PROGRAMS = {
         ),
     ),
 }
+KEPT = "dilation 8, three chunks forward"  # its rows of zeros stay in the stages
 MET = {GATHER: "stride 2, two sources forward", WGRAD: "several tiles"}  # the case that meets the defects
 
 
 @pytest.mark.parametrize("sanitizer", ["address", "thread"])
 def test_gather_runs_clean_in_three_schedules(sanitizer: str) -> None:
-    launched = PROGRAMS[GATHER].launched(sanitizer, "bfloat16,float16", [MET[GATHER], "transposed 2d forward"], "1,2,3")
+    cases = [MET[GATHER], "transposed 2d forward", KEPT]
+    launched = PROGRAMS[GATHER].launched(sanitizer, "bfloat16,float16", cases, "1,2,3")
     assert {"hopper_gather_kernel<bf16, 1>", "pack_hopper_kernel<half>", "hopper_strip_kernel<bf16>"} <= launched
 
 
@@ -103,7 +105,14 @@ DEFECTS = {
         Plant(GATHER, "  sync_group(kConsumers, kConsumers * 128);\n", ""), GATHER, "data race", "thread"
     ),
     "too many registers asked for": Defect(
-        Plant(STRIPS, "kProducerRegisters = 24", "kProducerRegisters = 40"), GATHER, "more registers than"
+        Plant(STRIPS, "kProducerRegisters = 40", "kProducerRegisters = 56"), GATHER, "more registers than"
+    ),
+    "rows of zeros never brought": Defect(Plant(GATHER, "bool all = true;", "bool all = false;"), GATHER, UNBROUGHT),
+    "a row kept that is not of zeros": Defect(
+        Plant(STRIPS, "first = max(0, -at);", "first = max(0, 1 - at);"), GATHER, WRONG_Y
+    ),
+    "rows kept where patches differ": Defect(
+        Plant(GATHER_PLAN, "group.row != first.row || group.rows != first.rows", "false"), GATHER, WRONG_Y
     ),
     "barriers not initialised": Defect(Plant(WGRAD, "    ring.start();", ""), WGRAD, "not initialised"),
     "wgrad: LBO and SBO exchanged": Defect(
@@ -120,6 +129,9 @@ DEFECTS = {
     ),
 }  # fmt: skip
 ELSEWHERE = {  # the cases that meet these; MET for the others
+    "rows of zeros never brought": KEPT,
+    "a row kept that is not of zeros": KEPT,
+    "rows kept where patches differ": "stride 2, four chunks forward",
     "a tile's row forgotten": "dilation 16",
     "wgrad: dead patches not zeroed": "3d, frames alone",
 }

@@ -63,6 +63,19 @@ def test_float16_too(small):
     assert small == ["a moves"]
 
 
+@pytest.mark.parametrize("name", ["2d", "2d-strided", "2d-transposed", "two-blocks-of-each"])
+def test_three_taps_a_program(name, small, monkeypatch):
+    monkeypatch.setattr(tiles, "BOX_TILES", (tiles.Tile(48, 16, 16, 4, 2),))
+    run(in_eights({**CASES, **MORE}[name]), torch.bfloat16)
+    assert small
+
+
+def test_a_tile_is_a_product_per_tap():
+    tile = tiles.Tile(192, 256, 64, 8, 3)
+    assert [tiles.box_rows(tile, channels) for channels in (16, 64, 72, 256)] == [16, 64, 64, 64]
+    assert [tiles.box_rows(tile._replace(m=256), channels) for channels in (64, 72, 256)] == [64, 128, 256]
+
+
 def of(x, y, kernel=(3, 3), dtype=torch.bfloat16, **geometry):
     """Whether a convolution's weight gradient comes from boxes."""
     chosen = Geometry(**{"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "output_padding": (0, 0), **geometry})
