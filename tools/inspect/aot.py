@@ -45,6 +45,7 @@ from fastinpaint.ops.batch_norm import triton as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Running
 from fastinpaint.ops.conv_block import triton as conv_block
 from fastinpaint.ops.conv_block.triton.ahead import TargetDriver
+from fastinpaint.ops.conv_block.triton.two_stages import REST
 from fastinpaint.ops.dispatch import triton_support as support
 from fastinpaint.ops.dispatch.source_hash import source_hash
 from fastinpaint.ops.types import Source
@@ -121,7 +122,8 @@ def compiling(target: str) -> Iterator[list[Compiled]]:
         start = processor_seconds()
         kernel = upstream(self, *args, grid=(1,), warmup=True, **options)
         kernel = kernel.result() if hasattr(kernel, "result") else kernel
-        found.append(_inspect(self.__name__, target, kernel, options, processor_seconds() - start))
+        name = self.__name__ + (":rest" if options.get("STAGE") == REST else "")
+        found.append(_inspect(name, target, kernel, options, processor_seconds() - start))
 
     before = driver._active
     driver.set_active(Driver(TARGETS[target]))
