@@ -70,7 +70,7 @@ def test_without_weights_other_frames_fill_the_hole(clip, tmp_path, capsys):
 
 def test_without_weights_the_packages_network_corrects_what_no_frame_shows(clip, tmp_path, monkeypatch):
     module = importlib.import_module("fastinpaint.inference.complete")  # the package has a function of that name
-    monkeypatch.setattr(module, "helps", lambda correct, window: True)
+    monkeypatch.setattr(module, "strength_of", lambda correct, window: 1.0)
     source = clip("in.mp4", frames=6)
     base = ["inpaint", str(source), "--box", "8,8,20,16", "--grow", "0", "--quiet", "-o"]
     assert main([*base, str(tmp_path / "corrected")]) == 0

@@ -76,7 +76,7 @@ DEFECTS = {
         Plant(STRIPS, "group.pieces = int16_t(s.step[1]);", ";"), GATHER, WRONG_Y
     ),
     "a tile's row forgotten": Defect(
-        Plant(PIPELINE, "at += (tile.h + group.row) * s.columns", "at += group.row * s.columns"), WGRAD, WRONG_DWEIGHT
+        Plant(PIPELINE, "at += (tile.h + group.row + rows", "at += (group.row + rows"), WGRAD, WRONG_DWEIGHT
     ),
     "wrong parity of a consumer": Defect(
         Plant(PIPELINE, "mbarrier_wait(full + stage, parity);", "mbarrier_wait(full + stage, parity ^ 1);"),
