@@ -42,9 +42,8 @@ class Launch:
         self.constants: tuple[Any, ...] | None = None  # in the order of the kernel's parameters
         if support.INSTALLED and type(kernel) is JITFunction:
             self.constants = tuple([numbers[name] for name in kernel.arg_names if name in numbers])
-        self.first: dict[
-            tuple[Any, ...], Any
-        ] = {}  # the kernels that the dispatcher compiled or found, by kind of call
+        # by kind of call: the kernels that the dispatcher compiled or found
+        self.first: dict[tuple[Any, ...], Any] = {}
         self.ready: dict[tuple[Any, ...], Callable[..., object] | None] = {}  # None: the dispatcher runs such calls
 
     def __call__(self, *tensors: Tensor | None) -> None:
