@@ -106,8 +106,8 @@ def fwd(
         found = _found(dense, weight, bias, geometry, y, stats, memory)
         if found.written:
             dense = [Source(activate_first.activated(dense))]
-        parts = _run(found, dense, layout.dense(weight), bias, y, stats)
-        return (y, *activation.finish_stats(*parts)) if parts is not None else (y, None, None)
+        measured = _run(found, dense, layout.dense(weight), bias, y, stats)
+        return (y, *activation.finish_stats(measured, *found.sizes)) if measured is not None else (y, None, None)
 
 
 def fwd_norm(
@@ -126,9 +126,10 @@ def fwd_norm(
         found = _found(dense, weight, bias, geometry, y, True, memory)
         if found.written:
             dense = [Source(activate_first.activated(dense))]
-        parts = _run(found, dense, layout.dense(weight), bias, y, True)
-        assert parts is not None
-        return y, batch_norm.finish(*parts, norm, y.numel() // y.shape[1])
+        measured = _run(found, dense, layout.dense(weight), bias, y, True)
+        assert measured is not None
+        channels, parts = found.sizes
+        return y, batch_norm.finish(measured, channels, parts, norm, y.numel() // channels)
 
 
 def _shape(x: Tensor, weight: Tensor, geometry: Geometry, memory: Memory | None) -> tuple[int, ...]:
@@ -169,20 +170,18 @@ def _found(
 
 def _run(
     found: Prepared, sources: Sequence[Source], packed: Tensor, bias: Tensor | None, y: Tensor, stats: bool
-) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Launch forward on dense operands; with ``stats`` return count ``[P]``, mean and M2 ``[C_out, P]`` of P tiles."""
-    first, second = sources[0], sources[-1]
-    count = mean = m2 = None
+) -> Tensor | None:
+    """Launch forward on dense operands; with ``stats`` return the statistics of its tiles, see `activation`."""
+    x0, mean0, scale0, shift0, _, addend0 = sources[0]
+    x1, mean1, scale1, shift1, _, addend1 = sources[-1]
+    measured = None
     if stats:
-        (parts,), wide, device = found.sizes, torch.float32, y.device
-        count = torch.empty(parts, dtype=wide, device=device)
-        mean = torch.empty((y.shape[1], parts), dtype=wide, device=device)
-        m2 = torch.empty_like(mean)
+        channels, parts = found.sizes
+        measured = torch.empty(parts * (1 + 2 * channels), dtype=torch.float32, device=y.device)
     found.launch(
-        first.x, first.mean, first.scale, first.shift, first.addend,
-        second.x, second.mean, second.scale, second.shift, second.addend, packed, bias, y, count, mean, m2, None,
-    )  # fmt: skip
-    return (count, mean, m2) if count is not None and mean is not None and m2 is not None else None
+        x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, packed, bias, y, measured, None
+    )
+    return measured
 
 
 def _forward(
@@ -226,19 +225,23 @@ def _forward(
     def launch(tile: tiles.Tile) -> Prepared:
         parts = gather_parts(gather, conv.samples, tile)
         shape = (parts * tile.m, out_channels)
-        return two_stages.prepare(fwd_kernel.conv_fwd_kernel, tile, work, describe, shape, (parts,), written)
+        return two_stages.prepare(
+            fwd_kernel.conv_fwd_kernel, tile, work, describe, shape, (out_channels, parts), written
+        )
 
     def result(tile: tiles.Tile) -> list[Tensor]:
-        parts = _run(launch(tile), sources, packed, bias, y, stats)
-        return [y, *(() if parts is None else launch_moments(*parts))]
+        found = launch(tile)
+        measured = _run(found, sources, packed, bias, y, stats)
+        return [y, *(() if measured is None else launch_moments(measured, *found.sizes))]
 
     shape = (conv, channels, stats, y.dtype)
     found = launch(autotune.choose("fwd", every, work, shape, result))
     return found, autotune.is_chosen("fwd", work, shape)
 
 
-def launch_moments(count: Tensor, mean: Tensor, m2: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance from all tiles' parts, by torch, to compare the statistics of two tile shapes."""
+def launch_moments(stats: Tensor, channels: int, parts: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance from all tiles' statistics, by torch, to compare those of two tile shapes."""
+    count, (mean, m2) = stats[:parts], stats[parts:].view(2, channels, parts)
     total = count.sum()
     merged = (mean * count).sum(1) / total
     return merged, (m2 + count * (mean - merged[:, None]) ** 2).sum(1) / total
@@ -291,9 +294,11 @@ def _norm_gradient(
     dy: Tensor, dmean: Tensor, dscale: Tensor, y: Tensor, normed: Normed, norm_weight: Tensor | None
 ) -> tuple[Gradient, NormWeight | None]:
     """G, and what the gradient of norm_weight needs, from the arguments of `bwd_norm`."""
-    assert normed.rstd is not None
-    norm = None if norm_weight is None else NormWeight(dscale, normed.rstd, norm_weight)
-    return Gradient(layout.dense(dy), layout.dense(y), normed.mean, dmean, dscale, normed.dvar_per_dscale), norm
+    rstd, axes = normed.rstd, layout.FORMATS[y.dim()]
+    assert rstd is not None
+    norm = None if norm_weight is None else NormWeight(dscale, rstd, norm_weight)
+    dy, y = dy.contiguous(memory_format=axes), y.contiguous(memory_format=axes)
+    return Gradient(dy, y, normed.mean, dmean, dscale, normed.dvar_per_dscale), norm
 
 
 def _bwd_written(
