@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastinpaint.ops.activation.triton_launch import FINISH_BLOCK
-from fastinpaint.ops.batch_norm.reference import Norm, Normed, Running
+from fastinpaint.ops.batch_norm.reference import Norm, Normed, Running, normed_of
 from fastinpaint.ops.dispatch import triton_support as support
 from fastinpaint.ops.dispatch.triton_launch import Launches
 
@@ -87,7 +87,7 @@ def finish(stats: Tensor, channels: int, parts: int, norm: Norm, values: int) ->
     )  # fmt: skip
     if running is not None and (running_mean is not running[0] or running_var is not running[1]):
         _put_back(running, running_mean, running_var)
-    return Normed(*vectors)
+    return normed_of((*vectors, None, 0.0, None))
 
 
 def _put_back(running: Running | None, mean: Tensor | None, var: Tensor | None) -> None:

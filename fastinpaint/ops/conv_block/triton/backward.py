@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from fastinpaint.ops.conv_block.triton.prepared import prepare as prepare_launch
 from fastinpaint.ops.conv_block.triton.taps import Problem, gathers, problem
 from fastinpaint.ops.dispatch import triton_support as support
 from fastinpaint.ops.dispatch.fast_path import tf32_convolutions
-from fastinpaint.ops.types import Geometry, Source, SourceGrad
+from fastinpaint.ops.types import Geometry, Source, SourceGrad, maker
 
 if support.INSTALLED:
     from fastinpaint.ops.conv_block.triton import dgrad_kernel, finish_kernel, wgrad_kernel
@@ -64,6 +65,9 @@ class Gradient(NamedTuple):
     def flags(self) -> dict[str, bool]:
         """Compile-time flags of the kernels."""
         return {"HAS_STATS": self.y is not None, "HAS_NORM": self.dvar_per_dscale is not None}
+
+
+gradient_of = maker(Gradient)
 
 
 def bwd_two(
@@ -146,8 +150,8 @@ def _packed(weight: Tensor, transposed: bool, skipped: int) -> Tensor:
 def _run_dgrad(
     found: Prepared, grad: Gradient, sources: Sequence[Source], maps: Sequence[Maps], packed: Tensor
 ) -> Tensor | None:
-    """Launch dgrad into the gradients; returns the partial sums ``[2, sum C_i, P]`` for the vectors' gradients."""
-    sums = torch.empty(found.sizes, dtype=torch.float32, device=packed.device) if found.sizes else None
+    """Launch dgrad into the gradients; returns ``2 * sum C_i * P`` partial sums for the vectors' gradients."""
+    sums = torch.empty(math.prod(found.sizes), dtype=torch.float32, device=packed.device) if found.sizes else None
     found.launch(*grad, packed, *sources[0][:4], *maps[0], *sources[-1][:4], *maps[-1], sums, None)
     return sums
 
@@ -198,9 +202,10 @@ def _prepare_dgrad(
         return two_stages.prepare(dgrad_kernel.conv_dgrad_kernel, tile, work, describe, shape, sizes, False)
 
     def result(tile: tiles.Tile) -> list[Tensor]:
-        sums = _run_dgrad(launch(tile), grad, sources, maps, packed)
+        of_tile = launch(tile)
+        sums = _run_dgrad(of_tile, grad, sources, maps, packed)
         found = [t for both in maps for t in both if t is not None]
-        return found if sums is None else [*found, sums.sum(2)]
+        return found if sums is None else [*found, sums.view(of_tile.sizes).sum(2)]
 
     every = tiles.GATHER_TILES if grad.y is not None else tiles.WRITTEN_TILES
     shape = (conv, out_channels, channels, any_affine, first.x.dtype)
@@ -209,12 +214,12 @@ def _prepare_dgrad(
 
 
 def _run_wgrad(found: Prepared, grad: Gradient, sources: Sequence[Source]) -> tuple[Tensor, Tensor | None]:
-    """Launch wgrad; returns every split's partial sum of dweight, ``[S, taps, C, C_out]``, and dbias's partial sums."""
+    """Launch wgrad; returns ``S * taps * C * C_out`` partial sums of dweight, and dbias's partial sums."""
     x0, mean0, scale0, shift0, _, addend0 = sources[0]
     x1, mean1, scale1, shift1, _, addend1 = sources[-1]
     shape, of_bias = found.sizes
     wide, device = torch.float32, x0.device
-    partial = torch.empty(shape, dtype=wide, device=device)
+    partial = torch.empty(math.prod(shape), dtype=wide, device=device)  # flat: torch takes longer for four sizes
     bias_sums = None if of_bias is None else torch.empty(of_bias, dtype=wide, device=device)
     found.launch(x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, *grad, partial, bias_sums)
     return partial, bias_sums
@@ -272,8 +277,9 @@ def _prepare_wgrad(
         return prepare_launch(wgrad_kernel.conv_wgrad_kernel, grid, numbers, sizes)
 
     def result(tile: tiles.Tile) -> list[Tensor]:
-        partial, bias_sums = _run_wgrad(launch(tile), grad, sources)
-        return [partial.sum(0), *([] if bias_sums is None else [bias_sums.sum(1)])]
+        of_tile = launch(tile)
+        partial, bias_sums = _run_wgrad(of_tile, grad, sources)
+        return [partial.view(of_tile.sizes[0]).sum(0), *([] if bias_sums is None else [bias_sums.sum(1)])]
 
     shape = (conv, channels, out_channels, any(s.mean is not None for s in sources), weight.dtype)
     found = launch(autotune.choose("wgrad", tiles.WGRAD_TILES, work, shape, result))

@@ -46,7 +46,7 @@ def roles(conv: Problem, channels: int, out_channels: int) -> Roles:
 
 
 def partial_sums(a: Tensor, g: Tensor, conv: Problem, steps: Memory) -> Tensor:
-    """Every split's partial sum of dweight, ``[S, taps, C, C_out]`` float32, of dense channels-last maps a and G."""
+    """Every split's partial sum of dweight, ``S * taps * C * C_out`` float32, of dense channels-last maps a and G."""
     found = remembered(steps, "boxes", box_wgrad_kernel.box_wgrad_kernel)
     if found is None:
         found = kept(steps, "boxes", *_prepare(a, g, conv))
@@ -56,7 +56,7 @@ def partial_sums(a: Tensor, g: Tensor, conv: Problem, steps: Memory) -> Tensor:
 def _run(found: Prepared, a: Tensor, g: Tensor) -> Tensor:
     """Launch it. In a context of its own, because it sets Triton's allocator, and a user's must stay."""
     shape, g_moves = found.sizes
-    partial = torch.empty(shape, dtype=torch.float32, device=a.device)
+    partial = torch.empty(math.prod(shape), dtype=torch.float32, device=a.device)
     moving, fixed = (g, a) if g_moves else (a, g)
     contextvars.copy_context().run(_launch, found.launch, moving, fixed, partial)
     return partial
@@ -103,7 +103,8 @@ def _prepare(a: Tensor, g: Tensor, conv: Problem) -> tuple[Prepared, bool]:
         return prepare(box_wgrad_kernel.box_wgrad_kernel, (programs,), numbers, sizes)
 
     def result(tile: tiles.Tile) -> list[Tensor]:
-        return [_run(launch(tile), a, g).sum(0)]
+        found = launch(tile)
+        return [_run(found, a, g).view(found.sizes[0]).sum(0)]
 
     shape = (conv, channels, out_channels, a.dtype)
     found = launch(autotune.choose("boxes", tiles.BOX_TILES, work, shape, result))

@@ -13,7 +13,7 @@ from fastinpaint.ops.activation.triton_launch import FINISH_BLOCK
 from fastinpaint.ops.conv_block.triton import tiles
 from fastinpaint.ops.conv_block.triton.prepared import Memory, Prepared, kept, prepare, remembered
 from fastinpaint.ops.dispatch import triton_support as support
-from fastinpaint.ops.types import Source, SourceGrad
+from fastinpaint.ops.types import Source, SourceGrad, maker, source_grad_of
 
 if support.INSTALLED:
     from fastinpaint.ops.conv_block.triton import finish_kernel
@@ -27,6 +27,9 @@ class NormWeight(NamedTuple):
     dscale: Tensor
     rstd: Tensor
     weight: Tensor
+
+
+norm_weight_of = maker(NormWeight)
 
 
 def finish(
@@ -49,7 +52,7 @@ def finish(
         dmean = dscale = dshift = None
         if mean is not None:
             dmean, dscale, dshift = torch.empty_like(mean), torch.empty_like(mean), torch.empty_like(mean)
-        grads.append(SourceGrad(dx, dmean, dscale, dshift, daddend))
+        grads.append(source_grad_of((dx, dmean, dscale, dshift, daddend)))
         vectors += (scale, dmean, dscale, dshift)
     vectors += NO_VECTORS[len(sources)]
     dweight = dbias = dnorm_weight = of_norm = rstd = None
@@ -83,15 +86,16 @@ def _prepare(
 ) -> Prepared:
     """The launch of `finish` for sums of these shapes."""
     channels, out_channels = [s.x.shape[1] for s in sources] or [0], weight.shape[1 if transposed else 0]
-    splits, taps, in_channels, _ = partial.shape if partial is not None else (0, 0, 0, 0)
+    items = 0 if partial is None else weight.numel()
+    splits = 0 if partial is None else partial.numel() // items
+    in_channels = 0 if partial is None else weight.shape[0 if transposed else 1]
     inner, outer = (1, 1) if partial is None else (weight.shape[2:].numel(), weight.shape[1:].numel())
-    items = taps * in_channels * out_channels
-    sum_programs = 0 if sums is None else sum(channels)
+    sum_programs, parts = (0, 0) if sums is None else (sum(channels), sums.numel() // (2 * sum(channels)))
     bias_programs, bias_parts = (0, 0) if bias_sums is None else bias_sums.shape
     norm_programs = -(-out_channels // tiles.FINISH_ITEMS) if has_norm else 0
     programs = sum_programs + bias_programs + norm_programs + -(-items // tiles.FINISH_ITEMS)
     numbers = {
-        "channels0": channels[0], "all_channels": sum(channels), "parts": 0 if sums is None else sums.shape[2],
+        "channels0": channels[0], "all_channels": sum(channels), "parts": parts,
         "sum_programs": sum_programs, "bias_parts": bias_parts, "bias_programs": bias_programs,
         "norm_programs": norm_programs, "items": items, "in_channels": in_channels, "out_channels": out_channels,
         "splits": splits, "d_c": outer if transposed else inner, "d_o": inner if transposed else outer,
