@@ -27,7 +27,17 @@ PROGRAMS = {
             "activation/cuda.cu",
         ),
     ),
-    BACKWARD: Program("tests.ops.cuda.small_cases", None, {native_cuda.HOPPER: "all"}),
+    BACKWARD: Program(
+        "tests.ops.cuda.small_cases",
+        (
+            *(
+                f"conv_block/cuda/{name}.cu"
+                for name in ("fwd_dgrad", "hopper/fwd_dgrad", "hopper/wgrad", "passes", "wgrad")
+            ),
+            "activation/cuda.cu",
+        ),
+        {native_cuda.HOPPER: "all"},
+    ),
 }
 KEPT = "dilation 8, three chunks forward"  # its blocks write rows of zeros
 # The case that meets the defects.
