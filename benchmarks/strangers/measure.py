@@ -205,7 +205,7 @@ def main() -> int:
         "--cpu-time", action="store_true", help="count one thread's own seconds: on a machine that is busy"
     )
     parser.add_argument("--table", type=Path, nargs="+", help="print the rows of these files, and measure nothing")
-    parser.add_argument("--report", action="store_true", help="print what was chosen for each layer")
+    parser.add_argument("--report", action="store_true", help="print what was chosen for each layer, and time no step")
     args = parser.parse_args()
     if args.table:
         print(table(rows.read(args.table)))
@@ -218,7 +218,12 @@ def main() -> int:
         parser.error(f"unknown networks {', '.join(sorted(unknown))}; known: {', '.join(KNOWN)}.")
     for name in args.networks or CASES:
         shape = tuple(args.input or shrunk(KNOWN[name].shape, args.smaller))
-        found = measure(name, args.objective, args.turns, shape, Mode(args.bfloat16, args.evaluation))
+        mode = Mode(args.bfloat16, args.evaluation)
+        if args.report:
+            nets, _ = contenders(name, args.objective, shape, mode)
+            print(next(reversed(nets.values()))[0].fastinpaint_report, flush=True)
+            continue
+        found = measure(name, args.objective, args.turns, shape, mode)
         if found:
             print(
                 "\n".join(table(found).splitlines()[2:-1]),

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 import fastinpaint
 from fastinpaint.acceleration import tuner
-from tests.accelerate.slow_layers import clock, fused_layers, image, network, stock_is_slow
+from tests.accelerate.slow_layers import clock, contiguous_is_slow, fused_layers, image, network, stock_is_slow
 
-__all__ = ["clock", "stock_is_slow"]  # fixtures
+__all__ = ["clock", "contiguous_is_slow", "stock_is_slow"]  # fixtures
 
 
 def block(channels_in: int, channels_out: int) -> nn.Sequential:
@@ -236,3 +236,26 @@ def test_a_layout_that_the_model_refuses_is_not_used() -> None:
     net = fastinpaint.accelerate(Viewing(), example=image(), channels_last=True)
     assert net.fastinpaint_report.how == "measured"
     assert "calls view" in net.fastinpaint_report.notes[0]
+
+
+@pytest.mark.parametrize("how", ["a wrapper", "in place", "a part"])
+def test_a_compiled_model_stays_and_says_so(how: str) -> None:
+    net = network()
+    if how == "in place":
+        net.compile(backend="eager")
+    elif how == "a part":
+        net = nn.Sequential(torch.compile(net, backend="eager"))
+    else:
+        net = torch.compile(net, backend="eager")
+    with pytest.warns(UserWarning, match="accelerate it first, and give torch.compile what that returns"):
+        fast = fastinpaint.accelerate(net)
+    assert fused_layers(fast) == []
+    assert "compiled already" in fast.fastinpaint_report.notes[0]
+
+
+@pytest.mark.usefixtures("contiguous_is_slow")
+def test_functorch_calls_a_model_whose_plan_is_channels_last() -> None:
+    net, x = network().eval(), image()
+    fast = fastinpaint.accelerate(copy.deepcopy(net), example=x)
+    assert vars(fast)[tuner.TUNER].plan.channels_last
+    torch.testing.assert_close(torch.vmap(fast)(x[None]), net(x)[None])
