@@ -33,27 +33,10 @@ def torchvision() -> Any:
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.impl("nms", _non_maximum_suppression, "CPU")
     DECLARED.append(library)
     for module in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[module]
     return importlib.import_module("torchvision")
-
-
-def _non_maximum_suppression(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
-    """The places of the boxes to keep, by falling score: none overlaps a better one by more than the threshold.
-
-    boxes: [N, 4] corners x1, y1, x2, y2; scores: [N]; threshold: of intersection over union.
-    """
-    left, kept = scores.argsort(descending=True, stable=True), []
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    while len(left):
-        best, left = left[0], left[1:]
-        kept.append(best)
-        low = torch.maximum(boxes[left, :2], boxes[best, :2])
-        shared = (torch.minimum(boxes[left, 2:], boxes[best, 2:]) - low).clamp(min=0).prod(1)
-        left = left[shared <= threshold * (areas[left] + areas[best] - shared)]
-    return torch.stack(kept) if kept else left
 
 
 DECLARED: list[torch.library.Library] = []  # a library's operators go with it

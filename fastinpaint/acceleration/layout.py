@@ -78,6 +78,8 @@ def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
 
 def to_channels_last(value: Any) -> Any:
     """The value with all floating-point 4-D and 5-D tensors in it as channels-last."""
+    if type(value) is Tensor:
+        return _to_channels_last(value)
     return tree_map_only(Tensor, _to_channels_last, value)
 
 

@@ -101,7 +101,8 @@ def before_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
     if tuner.plan.channels_last and not (
         torch._C._get_tracing_state() is not None or torch._C._are_functorch_transforms_active()
     ):
-        args, kwargs = layout.to_channels_last((args, kwargs))
+        args = tuple([layout.to_channels_last(value) for value in args])
+        kwargs = {name: layout.to_channels_last(value) for name, value in kwargs.items()}
     return args, kwargs
 
 

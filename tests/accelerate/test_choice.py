@@ -151,6 +151,24 @@ def test_the_report_fits_a_terminal_and_goes_through_a_file() -> None:
     assert Report.from_dict(report.to_dict()) == report
     assert {layer.name for layer in report.layers} == {"0", "3", "7"}
     assert report.limit.endswith(".")
+    assert "..." not in str(report)
+
+
+@pytest.mark.usefixtures("fused_is_slow")
+def test_the_report_names_equal_reasons_once_and_cuts_no_sentence() -> None:
+    class Other(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x)
+
+    layers = [Other(16, 16, 3, padding=1, bias=False) for _ in range(5)]
+    body = nn.Sequential(nn.Conv2d(3, 16, 3), *layers, nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16), nn.PReLU())
+    net = fastinpaint.accelerate(nn.Sequential(body), example=image())
+    lines = str(net.fastinpaint_report).splitlines()
+    assert lines[0] == "0 layers swapped, 5 cannot be fused."
+    assert lines[1].startswith("  0.1, 0.2, 0.3 and 2 more: Other is a subclass of Conv2d")
+    assert max(map(len, lines)) <= 100
+    assert not any(line.endswith("...") for line in lines)
+    assert net.fastinpaint_report.limit.endswith("a larger batch or input gains more.")
 
 
 @pytest.mark.usefixtures("stock_is_slow")

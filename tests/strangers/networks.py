@@ -206,7 +206,7 @@ TORCHVISION = """
     alexnet resnet34 resnext50_32x4d regnet_x_400mf regnet_y_800mf
 """
 DETECTORS = """
-    retinanet_resnet50_fpn fcos_resnet50_fpn fasterrcnn_resnet50_fpn fasterrcnn_mobilenet_v3_large_320_fpn
+    retinanet_resnet50_fpn retinanet_resnet50_fpn_v2 fcos_resnet50_fpn
 """
 SEGMENTERS = """
     fcn_resnet101 deeplabv3_mobilenet_v3_large
