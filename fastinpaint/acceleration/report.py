@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from fastinpaint.acceleration.kinds import FUSED
 from fastinpaint.acceleration.links import Links
 from fastinpaint.acceleration.plan import STOCK
+from fastinpaint.ops.dispatch import native_cpu
 
 WIDTH = 100  # columns of a printed report
 NAMED = 3  # layers named with a reason that they share
@@ -161,6 +163,8 @@ def limit_of(model: nn.Module, tiers: Mapping[str, str], stock: Mapping[str, flo
             ends[reader] += 1
     kind, share = max(shares.items(), key=lambda item: item[1])
     advice = ADVICE[kind].format(share=f"{100 * share:.0f} %")
+    if kind in ("fused", "1x1") and _could_use_bfloat16(model):
+        advice += " This processor has bfloat16 units: torch.autocast makes them cheaper."
     reader, count = max(ends.items(), key=lambda item: item[1], default=("", 0))
     if count > len(links.order) / 4 and reader in UNFUSED:
         instead = UNFUSED[reader]
@@ -175,8 +179,7 @@ UNFUSED = dict.fromkeys(("PReLU", "RReLU", "CELU", "SELU", "LogSigmoid", "Softsi
 ADVICE = {
     "fused": "{share} of the stock step is in layers that are fused now: what is left of it is the convolutions' own "
     "arithmetic, which fewer channels or a smaller input shrink.",
-    "1x1": "{share} of the step is in 1x1 convolutions, which gained nothing fused here; on a processor with bfloat16 "
-    "units torch.autocast makes them cheaper.",
+    "1x1": "{share} of the step is in 1x1 convolutions, which gained nothing fused here.",
     "grouped": "{share} of the step is in grouped convolutions, which gained nothing fused here; dense 3x3 ones gain "
     "most.",
     "norm": "{share} of the step is in norms that read no convolution's result, and gained nothing fused; norms after "
@@ -186,6 +189,13 @@ ADVICE = {
     "other": "{share} of the step is in convolutions that gained nothing fused here; the library's kernels are fastest "
     "with channel counts that are multiples of 16, 3 taps a side and stride 1.",
 }
+
+
+def _could_use_bfloat16(model: nn.Module) -> bool:
+    """Whether a step in float32 on the CPU could run on units for bfloat16."""
+    kinds = {(p.device.type, p.dtype) for p in model.parameters()}
+    autocast = torch.is_autocast_enabled("cpu")
+    return kinds == {("cpu", torch.float32)} and not autocast and native_cpu.isa() == "avx512bf16"
 
 
 def _kind(module: nn.Module, tier: str) -> str:

@@ -14,7 +14,7 @@ from fastinpaint.acceleration.kept import RecomputedBytes, kept_bytes
 from fastinpaint.acceleration.report import Report
 from fastinpaint.nn import layers
 from fastinpaint.nn.pending_conv import PendingConv
-from fastinpaint.ops.dispatch import native
+from fastinpaint.ops.dispatch import native, native_cpu
 from tests.accelerate.slow_layers import (
     SLOW,
     Clock,
@@ -152,6 +152,16 @@ def test_the_report_fits_a_terminal_and_goes_through_a_file() -> None:
     assert {layer.name for layer in report.layers} == {"0", "3", "7"}
     assert report.limit.endswith(".")
     assert "..." not in str(report)
+
+
+@pytest.mark.usefixtures("fused_is_slow")
+@pytest.mark.parametrize("isa", ["avx512", "avx512bf16"])
+def test_the_report_advises_autocast_where_the_processor_gains_by_it(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_cpu, "isa", lambda: isa)
+    net = nn.Sequential(*(nn.Conv2d(3 if i == 0 else 16, 16, 1) for i in range(4)))
+    limit = fastinpaint.accelerate(net, example=image()).fastinpaint_report.limit
+    assert "% of the step is in 1x1 convolutions, which gained nothing fused here." in limit
+    assert ("torch.autocast makes them cheaper" in limit) == (isa == "avx512bf16")
 
 
 @pytest.mark.usefixtures("fused_is_slow")
