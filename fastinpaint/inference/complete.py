@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastinpaint.inference.pipeline import ahead
 from fastinpaint.inference.regions import Region, find_regions, whole_frame
 from fastinpaint.inference.settings import DTYPES, Settings
 from fastinpaint.inference.temporal import blend, sliding
@@ -21,6 +22,9 @@ from fastinpaint.propagation import Adaptation, propagate_stream
 Pair = tuple[np.ndarray, np.ndarray]
 
 Doubt = TypeVar("Doubt", np.ndarray, Tensor)
+
+AHEAD = 32
+"""Filled frames that wait for the network, at most."""
 
 KNOWN = 0.8
 """Doubt up to which a network's correction is left out; it counts in full at a doubt of 1. The network sees the video
@@ -87,8 +91,10 @@ def complete_stream(
     def fills(pairs: Iterable[Pair]) -> Iterator[np.ndarray]:
         filled = propagate_stream(pairs, adaptation=adaptation)
         if network is None:
-            return (frame for frame, _ in filled)
-        return completed_stream(network, ((frame, 1 - confidence) for frame, confidence in filled), settings)
+            yield from (frame for frame, _ in filled)
+            return
+        with ahead(filled, AHEAD, "filler") as done:  # the network corrects while the next window is filled
+            yield from completed_stream(network, ((frame, 1 - confidence) for frame, confidence in done), settings)
 
     yield from _faded(pairs, fills, settings.feather) if settings.feather else fills(pairs)
 

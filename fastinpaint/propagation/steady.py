@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 
+from fastinpaint.propagation.boxes import Box, surrounding
 from fastinpaint.propagation.carry import Place
 from fastinpaint.propagation.flow import Motion
 
@@ -34,21 +36,33 @@ def steady(
     Returns:
         for each frame its hole pixels, float32 ``[N, 3]``.
     """
-    count = len(filled)
-    values = [filled[t][places[t]].astype(np.float32) for t in range(count)]
-    means = [np.zeros_like(value) for value in values]
-    for flows, order, step in ((motion.past, range(count), 1), (motion.future, range(count - 1, -1, -1), -1)):
-        plane = np.zeros((*filled.shape[1:3], 4), np.float32)
+    values = [filled[t][place].astype(np.float32) for t, place in enumerate(places)]
+
+    def averaged(step: int) -> list[np.ndarray]:
+        """m from the past (1) or the future (-1)."""
+        flows, order = (motion.past, range(len(filled))) if step > 0 else (motion.future, range(len(filled))[::-1])
+        means = list(values)
+        before: tuple[Box, np.ndarray] | None = None  # where the frame before has a hole; its colours and doubts there
         for t in order:
             rows, columns = places[t]
-            mean, flow = values[t].copy(), flows[t]
-            if len(rows) and flow is not None and 0 <= t - step < count and not starts[max(t, t - step)]:
-                carried = _sample(plane, columns + flow[:, 0], rows + flow[:, 1])
+            flow, box = flows[t], surrounding(places[t], filled.shape[1:3], 2)
+            if box is None:
+                before = None
+                continue
+            mean = values[t].copy()
+            if before is not None and flow is not None and not starts[max(t, t - step)]:
+                seen, plane = before
+                carried = _sample(plane, columns + flow[:, 0] - seen.left, rows + flow[:, 1] - seen.top)
                 mean += KEEP * carried[:, 3:] * (carried[:, :3] - mean)
-            plane[..., :3], plane[..., 3] = filled[t], 0
-            plane[rows, columns] = np.column_stack([mean, doubts[t]])
-            means[t] += mean / 2
-    return [v + d[:, None] * (m - v) for v, d, m in zip(values, doubts, means, strict=True)]
+            plane = np.zeros((box.bottom - box.top, box.right - box.left, 4), np.float32)
+            plane[..., :3] = filled[t][box.slices]
+            plane[rows - box.top, columns - box.left] = np.column_stack([mean, doubts[t]])
+            before, means[t] = (box, plane), mean
+        return means
+
+    with ThreadPoolExecutor(2) as pool:
+        past, future = pool.map(averaged, (1, -1))
+    return [v + d[:, None] * (a / 2 + b / 2 - v) for v, d, a, b in zip(values, doubts, past, future, strict=True)]
 
 
 def _sample(image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:

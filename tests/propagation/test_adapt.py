@@ -65,24 +65,66 @@ def clip() -> tuple[np.ndarray, np.ndarray]:
     return video, mask
 
 
-def test_examples_are_known_pixels_and_none_that_are_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def gathered() -> tuple[np.ndarray, np.ndarray, list[adapt.Copy]]:
     video, mask = clip()
-    calls = []
-    gather = adapt._gather
+    video[mask] = 0
+    starts = np.arange(FRAMES) == 0
+    return video, mask, adapt.gather(video, mask, starts, range(6), np.random.default_rng(0))
 
-    def spy(video, hole, hidden, wanted, starts, rng):
-        calls.append((hidden.copy(), wanted.copy()))
-        return gather(video, hole, hidden, wanted, starts, rng)
 
-    monkeypatch.setattr(adapt, "_gather", spy)
-    propagate(video, mask, Adaptation(5))
-    assert len(calls) >= 3
-    held_out = calls[0][1]
-    assert held_out.any()
-    for number, (hidden, wanted) in enumerate(calls):
-        assert not (hidden & mask).any()
-        assert not (wanted & ~hidden).any()
-        assert number == 0 or not (wanted & held_out).any()
+def hidden(mask: np.ndarray, copy: adapt.Copy) -> np.ndarray:
+    """Every pixel that a copy of the hole covers."""
+    covered = np.zeros_like(mask)
+    for t, y, x in np.argwhere(mask):
+        if 0 <= y + copy.down < SIDE and 0 <= x + copy.right < SIDE:
+            covered[t, y + copy.down, x + copy.right] = True
+    return covered
+
+
+def test_examples_are_known_pixels_of_copies_of_the_hole() -> None:
+    video, mask, copies = gathered()
+    assert len(copies) == 6
+    assert len({(copy.down, copy.right) for copy in copies}) > 3
+    for copy in copies:
+        place = copy.frames, copy.rows, copy.columns
+        assert not mask[place].any()
+        assert hidden(mask, copy)[place].all()
+        assert np.array_equal(copy.examples.truth.numpy(), video[place])
+
+
+def test_no_pixel_that_is_held_out_is_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, mask, copies = gathered()
+    places = [torch.from_numpy(np.stack([c.frames, c.rows, c.columns], 1)).float() for c in copies]
+    copies = [c._replace(examples=c.examples._replace(truth=at)) for c, at in zip(copies, places, strict=True)]
+    given: list[np.ndarray] = []
+
+    def spy(data: Examples, seed: int) -> Net:
+        given.append(data.truth.numpy().astype(int))
+        return Net.of(shipped())
+
+    monkeypatch.setattr(adapt, "learnt", spy)
+    before, after = adapt.tried(copies, mask, 0)
+    assert np.array_equal(before, after)
+    assert len(given) == adapt.FOLDS
+    for fold, learnt in enumerate(given):
+        held_out = np.logical_or.reduce([hidden(mask, copy) for copy in copies[fold :: adapt.FOLDS]])
+        assert len(learnt)
+        assert not held_out[tuple(learnt.T)].any()
+        others = [at for n, at in enumerate(places) if n % adapt.FOLDS != fold]
+        free = [int((~held_out[tuple(at.numpy().astype(int).T)]).sum()) for at in others]
+        assert len(learnt) == sum(free)
+        assert sum(free) < sum(map(len, others))  # copies overlap, so this says something
+
+
+def test_a_gain_counts_once_it_is_surely_one() -> None:
+    before = np.full(8, 10.0)
+    assert adapt.strength(before, before) == 0
+    assert adapt.strength(before, before - 5) == 1
+    small = adapt.strength(before, before - 0.2)
+    assert 0 < small < 1
+    lucky = before - np.array([3.0, -1, 0.1, 0, -1, 1, -0.5, 0])
+    assert lucky.mean() < 9.95
+    assert adapt.strength(before, lucky) == 0
 
 
 def test_the_seed_decides_and_what_the_hole_holds_does_not() -> None:
@@ -109,10 +151,10 @@ def test_adapted_weights_that_are_no_better_are_not_used(monkeypatch: pytest.Mon
     filled = propagate(video, mask, Adaptation(5, notify=notes.append))
     assert np.array_equal(filled.video, propagate(video, mask).video)
     assert notes[0].endswith("so the fill is as without adapting.")
-    monkeypatch.setattr(adapt, "BETTER", 1e9)
+    monkeypatch.setattr(adapt, "strength", lambda before, after: 0.5)
     filled = propagate(video, mask, Adaptation(5, notify=notes.append))
     assert not np.array_equal(filled.video, propagate(video, mask).video)
-    assert notes[1].endswith("so the adapted weights are used.")
+    assert notes[1].endswith("so the weights go 50% of the way to the adapted ones.")
 
 
 def test_a_hole_without_room_beside_it_says_so() -> None:
