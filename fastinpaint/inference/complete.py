@@ -18,6 +18,7 @@ from fastinpaint.inference.temporal import blend, sliding
 from fastinpaint.inference.trial import strength_of
 from fastinpaint.models import TwoDCN, complete_frames
 from fastinpaint.propagation import Adaptation, propagate_stream
+from fastinpaint.propagation.boxes import around
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -207,11 +208,25 @@ def fill(
         output = output - video / np.float32(255)
     height, width = crops[0].shape[:2]
     enlarged = [cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC) for frame in output]
-    if correcting:
-        shares = [strength * weight(hole) * taper(hole > 0, region.width / width) for hole in holes]
-        changes = [frame * share[..., None] for frame, share in zip(enlarged, shares, strict=True)]
-        enlarged = [change + crop / np.float32(255) for change, crop in zip(changes, crops, strict=True)]
-    return [np.rint(frame.clip(0, 1) * 255).astype(np.uint8) for frame in enlarged]
+    if not correcting:
+        return [np.rint(frame.clip(0, 1) * 255).astype(np.uint8) for frame in enlarged]
+    scale = region.width / width
+    return [
+        _corrected(crop, change, hole, strength, scale)
+        for crop, change, hole in zip(crops, enlarged, holes, strict=True)
+    ]
+
+
+def _corrected(crop: np.ndarray, change: np.ndarray, doubt: np.ndarray, strength: float, scale: float) -> np.ndarray:
+    """A window's frame with a correction, uint8 ``[h, w, 3]``; only the box around its hole is computed."""
+    result, box = crop.copy(), around(doubt > 0, 1)
+    if box is None or not (doubt > KNOWN).any():
+        return result
+    part = doubt[box.slices]
+    share = strength * weight(part) * taper(part > 0, scale)
+    frame = change[box.slices] * share[..., None] + crop[box.slices] / np.float32(255)
+    result[box.slices] = np.rint(frame.clip(0, 1) * 255).astype(np.uint8)
+    return result
 
 
 @torch.inference_mode()
