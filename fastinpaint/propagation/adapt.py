@@ -12,7 +12,6 @@ import torch
 from tqdm import tqdm
 
 from fastinpaint.propagation.blend import Weights, shipped
-from fastinpaint.propagation.carry import Mosaic
 from fastinpaint.propagation.mixing import Examples, Net, examples, fit, joined, mean_error
 from fastinpaint.propagation.rounds import Clip
 
@@ -209,14 +208,13 @@ def _shown(
     both = hole | hidden
     clip = Clip(np.where(both[..., None], 0, video).astype(np.uint8), both, starts)
     found = clip.search()
-    mosaic = Mosaic(found.filled)
     parts, places = [], []
     for t in [t for t in range(len(video)) if hidden[t].any()][::EVERY]:
         rows, columns = clip.places[t]
         chosen = np.flatnonzero(hidden[t][rows, columns])
         most = max(1, PIXELS * EVERY // len(video))
         chosen = np.sort(rng.permutation(chosen)[:most])
-        every = clip.candidates(t, found, mosaic)
+        every = clip.candidates(t, found, found.mosaic)
         part = every._replace(
             values=every.values[:, chosen], present=every.present[:, chosen], features=every.features[chosen]
         )

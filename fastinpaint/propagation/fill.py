@@ -11,7 +11,6 @@ import numpy as np
 from fastinpaint.propagation.adapt import Adaptation
 from fastinpaint.propagation.blend import Weights, blend
 from fastinpaint.propagation.boxes import CORES
-from fastinpaint.propagation.carry import Mosaic
 from fastinpaint.propagation.rounds import Clip, Found
 from fastinpaint.propagation.shown import Frames, Pair, Shown, stacked
 from fastinpaint.propagation.steady import steady
@@ -124,13 +123,13 @@ def _searched(window: list[Shown]) -> Searched:
 def _mixed(searched: Searched, before: list[Filled], end: int, weights: Weights | None) -> list[Filled]:
     """Fill the frames of a window up to `end`; the first are filled already, those from `end` only looked at."""
     (clip, found), start = searched, len(before)
-    filled, mosaic = found.filled, Mosaic(found.filled)
+    filled = found.filled.copy()
     doubts = [np.ones(len(rows), np.float32) for rows, _ in clip.places]
     for t in range(start):
         filled[t], doubts[t] = before[t].video, 1 - before[t].confidence[clip.places[t]]
     todo = [t for t in range(start, end) if len(clip.places[t][0])]
     with ThreadPoolExecutor(CORES) as pool:
-        mixtures = pool.map(lambda t: blend(clip.candidates(t, found, mosaic), weights), todo)
+        mixtures = pool.map(lambda t: blend(clip.candidates(t, found, found.mosaic), weights), todo)
         for t, mixed in zip(todo, mixtures, strict=True):
             filled[t][clip.places[t]] = np.rint(mixed.value).clip(0, 255).astype(np.uint8)
             doubts[t] = 1 - mixed.confidence

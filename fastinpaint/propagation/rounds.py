@@ -28,13 +28,18 @@ class Found(NamedTuple):
         sources: of every carried candidate, for all frames.
         votes: of the frames at the same place of the scene.
         motion: the flow.
-        filled: the video filled along the flow, uint8 ``[T, H, W, 3]``, which candidates are sampled from.
+        mosaic: the video filled along the flow, which candidates are sampled from.
     """
 
     sources: list[list[Source]]
     votes: Votes
     motion: Motion
-    filled: np.ndarray
+    mosaic: Mosaic
+
+    @property
+    def filled(self) -> np.ndarray:
+        """uint8 ``[T, H, W, 3]``."""
+        return self.mosaic.frames
 
 
 class Clip:
@@ -63,38 +68,39 @@ class Clip:
         place, the flow on holes filled along the camera's motion, and the flow again on holes filled along the flow.
         Without the camera's, the flow of a moving shot follows the holes' own rough fill.
         """
-        still = self.along(None)
-        filled = self.nearest(still[0], still[1], self.video)
-        cameras = register(filled, self.known, self.starts)
+        still, mosaic = self.along(None), Mosaic(self.video)
+        self.nearest(still[0], still[1], mosaic)
+        cameras = register(mosaic.frames, self.known, self.starts)
         fixed = np.array_equal(cameras, np.broadcast_to(np.eye(3), cameras.shape))
         camera = still
         if not fixed:
             camera = self.along(between(cameras, self.places, self.starts))
-            filled = self.nearest(camera[0], camera[1], filled)
+            self.nearest(camera[0], camera[1], mosaic)
         for inside in INSIDE:
-            motion = by_flow(filled, self.known, self.places, self.starts, inside)
+            motion = by_flow(mosaic.frames, self.known, self.places, self.starts, inside)
             moving = self.along(motion)
-            filled = self.nearest(moving[0], moving[1], filled)
+            self.nearest(moving[0], moving[1], mosaic)
         votes = Votes(self.video, self.hole, cameras, self.starts)
-        return Found([*still, *moving, *camera], votes, motion, filled)
+        return Found([*still, *moving, *camera], votes, motion, mosaic)
 
-    def nearest(self, past: list[Source], future: list[Source], video: np.ndarray) -> np.ndarray:
-        """Holes filled from the nearest frames of both sides, weighted by 1 / distance; by Telea where none shows."""
-        filled, mosaic = video.copy(), Mosaic(video)
+    def nearest(self, past: list[Source], future: list[Source], mosaic: Mosaic) -> None:
+        """Fill holes from the nearest frames of both sides, weighted by 1 / distance; by Telea where none shows.
 
-        def fill(t: int) -> None:
-            total = np.zeros((len(self.places[t][0]), 4), np.float32)
+        Args:
+            mosaic: the frames that are sampled from, and then filled.
+        """
+
+        def fill(t: int) -> np.ndarray:
+            colours, total = np.zeros((3, len(self.places[t][0])), np.float32), np.float32(0)
             for source in (past[t], future[t]):
                 weight = (source.frame >= 0) / np.maximum(np.abs(source.frame - t), 1).astype(np.float32)
-                total[:, :3] += weight[:, None] * mosaic.sample(source.frame, source.x, source.y)
-                total[:, 3] += weight
-            value = np.rint(total[:, :3] / np.maximum(total[:, 3:], 1e-6)).astype(np.uint8)
-            filled[t][self.places[t]] = np.where(total[:, 3:] > 0, value, self.telea[t])
+                colours += weight * mosaic.sample(source.frame, source.x, source.y).T
+                total = total + weight
+            value = np.rint(colours / np.maximum(total, 1e-6)).astype(np.uint8)
+            return np.where(total > 0, value, self.telea[t].T).T
 
         with ThreadPoolExecutor(CORES) as pool:
-            for _ in pool.map(fill, [t for t, (rows, _) in enumerate(self.places) if len(rows)]):
-                pass
-        return filled
+            mosaic.write(self.places, list(pool.map(fill, range(len(self.places)))))
 
     def candidates(self, t: int, found: Found, mosaic: Mosaic) -> Candidates:
         """Of frame t, which has a hole; the mosaic is that of `found.filled`."""
