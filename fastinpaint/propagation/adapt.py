@@ -9,9 +9,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from fastinpaint.propagation.blend import Weights, shipped
+from fastinpaint.propagation.likeness import likeness
 from fastinpaint.propagation.mixing import Examples, Net, examples, fit, joined, mean_error
 from fastinpaint.propagation.rounds import Clip
 
@@ -21,13 +23,13 @@ FRAMES = 32
 """Frames that are used, at most, from the middle of the window."""
 SHORTEST = 8
 """Frames that are used even if the budget is too small for them."""
-COPIES = (3, 9)
+COPIES = (4, 12)
 """Copies of the hole, at least and at most."""
 FOLDS = 4
 """Parts of the copies, at most, that are held out in turn."""
 EVERY = 4
 """Frames from one that examples are taken from to the next."""
-CORES, COST = 2, 3e-5
+CORES, COST = 2, 1e-5
 """Cores that a second of the budget stands for, and CPU seconds that a hole pixel of a frame takes."""
 DRAWS = 16
 """Random displacements that the best one is taken from, for each copy."""
@@ -51,6 +53,7 @@ class Copy(NamedTuple):
         down, right: how far it lies from the hole, in pixels.
         examples: candidates and truth at some of its pixels.
         frames, rows, columns: where these are, each ``[B]``.
+        weights: how much each counts, float32 ``[B]``: the more, the more pixels of the hole are like it.
     """
 
     down: int
@@ -59,6 +62,7 @@ class Copy(NamedTuple):
     frames: np.ndarray
     rows: np.ndarray
     columns: np.ndarray
+    weights: Tensor
 
     def hidden_by(self, hole: np.ndarray, other: Copy) -> np.ndarray:
         """Which of the examples' pixels the other copy of the hole ``[T, H, W]`` hides: bool ``[B]``."""
@@ -96,18 +100,22 @@ class Adaptation:
         frames, count = self._plan(hole)
         video, hole, starts = video[frames], hole[frames], starts[frames]
         bar = tqdm(range(count), desc="adapt", unit="copy", disable=None if self.progress else True, leave=False)
-        copies = gather(video, hole, starts, bar, np.random.default_rng(self.seed))
+        rng = np.random.default_rng(self.seed)
+        copies = gather(video, hole, starts, bar, rng)
         if len(copies) < 2:
             self.notify("adapt: no place for another hole of that shape, so the fill is as without adapting.")
             return shipped()
-        before, after = tried(copies, hole, self.seed)
-        share = strength(before, after)
-        found = f"the error on held-out known pixels went from {before.mean():.2f} to {after.mean():.2f} of 255"
+        copies = compared(copies, _shown(video, hole, np.zeros_like(hole), hole, starts, rng)[0], self.seed)
+        held_out = tried(copies, hole, self.seed)
+        share = strength(held_out)
+        before, after = (float(np.average(errors, weights=held_out.counts)) for errors in held_out[:2])
+        found = f"the error on held-out known pixels went from {before:.2f} to {after:.2f} of 255"
         if share < LEAST:
             self.notify(f"adapt: {found}, so the fill is as without adapting.")
             return shipped()
         self.notify(f"adapt: {found}, so the weights go {share:.0%} of the way to the adapted ones.")
-        adapted = learnt(joined([copy.examples for copy in copies]), self.seed).arrays()
+        every = joined([copy.examples for copy in copies]), torch.cat([copy.weights for copy in copies])
+        adapted = learnt(*every, self.seed).arrays()
         return {name: old + np.float32(share) * (adapted[name] - old) for name, old in shipped().items()}
 
     def _plan(self, hole: np.ndarray) -> tuple[slice, int]:
@@ -121,8 +129,30 @@ class Adaptation:
         return slice(start, start + count), copies
 
 
-def tried(copies: list[Copy], hole: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean errors of each copy, 0 to 255, with the shipped weights and with weights adapted to other copies.
+def compared(copies: list[Copy], wanted: Examples, seed: int) -> list[Copy]:
+    """Copies with weights by their `likeness` to the hole's own pixels, whose features alone are looked at."""
+    net = Net.of(shipped())
+    known = net.normalised(torch.cat([copy.examples.features for copy in copies]))
+    weights = likeness(known, net.normalised(wanted.features), seed)
+    each = weights.split([len(copy.rows) for copy in copies])
+    return [copy._replace(weights=own) for copy, own in zip(copies, each, strict=True)]
+
+
+class HeldOut(NamedTuple):
+    """Copies of the hole that were held out, each ``[n]``.
+
+    Attributes:
+        before, after: weighted mean errors, 0 to 255, with the shipped weights and with adapted ones.
+        counts: the sum of the weights.
+    """
+
+    before: np.ndarray
+    after: np.ndarray
+    counts: np.ndarray
+
+
+def tried(copies: list[Copy], hole: np.ndarray, seed: int) -> HeldOut:
+    """Errors at each copy with weights that are adapted to other copies.
 
     No pixel of a copy that is held out is learnt from, whichever copies hide it.
     """
@@ -134,34 +164,38 @@ def tried(copies: list[Copy], hole: np.ndarray, seed: int) -> tuple[np.ndarray, 
         rest = []
         for number, copy in enumerate(copies):
             if number % folds != fold:
-                free = ~np.logical_or.reduce([copy.hidden_by(hole, other) for other in out])
-                rest.append(Examples(*(tensor[torch.from_numpy(free)] for tensor in copy.examples)))
-        data = joined(rest)
-        net = learnt(data, seed) if len(data.truth) else plain
-        before[fold::folds] = [mean_error(plain, copy.examples) for copy in out]
-        after[fold::folds] = [mean_error(net, copy.examples) for copy in out]
-    return before, after
+                free = torch.from_numpy(~np.logical_or.reduce([copy.hidden_by(hole, other) for other in out]))
+                rest.append((Examples(*(tensor[free] for tensor in copy.examples)), copy.weights[free]))
+        data, weights = joined([examples for examples, _ in rest]), torch.cat([weights for _, weights in rest])
+        net = learnt(data, weights, seed) if len(weights) else plain
+        before[fold::folds] = [mean_error(plain, copy.examples, copy.weights) for copy in out]
+        after[fold::folds] = [mean_error(net, copy.examples, copy.weights) for copy in out]
+    return HeldOut(before, after, np.array([float(copy.weights.sum()) for copy in copies]))
 
 
-def strength(before: np.ndarray, after: np.ndarray) -> float:
+def strength(held_out: HeldOut) -> float:
     """How far the weights go towards the adapted ones, in [0, 1].
 
-    clip(SLOPE (mean(gain) - SURE std(gain) / sqrt(n)) / mean(before), 0, 1),   gain = before - after
+        clip(SLOPE (G - SURE s), 0, 1),   G = sum_i c_i (b_i - a_i) / sum_i c_i b_i
 
-    Args:
-        before, after: mean errors of n held-out copies.
+    b and a are the errors of n copies before and after, c their counts. s is the standard error of the ratio G.
     """
-    gain = before - after
-    error = gain.std(ddof=1) / np.sqrt(len(gain))
-    return float(np.clip(SLOPE * (gain.mean() - SURE * error) / max(before.mean(), 1e-6), 0, 1))
+    before, after, counts = held_out
+    total, count = float((counts * before).sum()), len(before)
+    if total <= 0:
+        return 0.0
+    gain = float((counts * (before - after)).sum()) / total
+    spread = np.square(counts * (before - after - gain * before)).sum()
+    error = float(np.sqrt(spread * count / (count - 1))) / total
+    return float(np.clip(SLOPE * (gain - SURE * error), 0, 1))
 
 
-def learnt(data: Examples, seed: int) -> Net:
-    """The shipped network, trained further."""
+def learnt(data: Examples, weights: Tensor, seed: int) -> Net:
+    """The shipped network, trained further; each example counts by its weight."""
     net = Net.of(shipped())
-    scale = 1 / (1 + mean_error(net, data))
+    scale = weights / weights.mean() / (1 + mean_error(net, data, weights))
     with torch.enable_grad():
-        fit(net, data, torch.full((len(data.truth),), scale), STEPS, RATE, seed)
+        fit(net, data, scale, STEPS, RATE, seed)
     return net
 
 
@@ -173,7 +207,8 @@ def gather(
     for _ in numbers:
         (down, right), hidden = displaced(hole, rng)
         if hidden.any():
-            copies.append(Copy(down, right, *_shown(video, hole, hidden, starts, rng)))
+            found, *place = _shown(video, hole, hidden, hidden, starts, rng)
+            copies.append(Copy(down, right, found, *place, torch.ones(len(found.truth))))
     return copies
 
 
@@ -202,16 +237,26 @@ def displaced(hole: np.ndarray, rng: np.random.Generator) -> tuple[tuple[int, in
 
 
 def _shown(
-    video: np.ndarray, hole: np.ndarray, hidden: np.ndarray, starts: np.ndarray, rng: np.random.Generator
+    video: np.ndarray,
+    hole: np.ndarray,
+    hidden: np.ndarray,
+    wanted: np.ndarray,
+    starts: np.ndarray,
+    rng: np.random.Generator,
 ) -> tuple[Examples, np.ndarray, np.ndarray, np.ndarray]:
-    """Candidates, features and truth at some of the pixels that are hidden beside the hole, and where those are."""
+    """Candidates, features and truth at some of the wanted pixels, and where those are.
+
+    Args:
+        hidden: what is hidden beside the hole.
+        wanted: pixels of the hole or hidden ones; truth is what the video holds there.
+    """
     both = hole | hidden
     clip = Clip(np.where(both[..., None], 0, video).astype(np.uint8), both, starts)
     found = clip.search()
     parts, places = [], []
-    for t in [t for t in range(len(video)) if hidden[t].any()][::EVERY]:
+    for t in [t for t in range(len(video)) if wanted[t].any()][::EVERY]:
         rows, columns = clip.places[t]
-        chosen = np.flatnonzero(hidden[t][rows, columns])
+        chosen = np.flatnonzero(wanted[t][rows, columns])
         most = max(1, PIXELS * EVERY // len(video))
         chosen = np.sort(rng.permutation(chosen)[:most])
         every = clip.candidates(t, found, found.mosaic)

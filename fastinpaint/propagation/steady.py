@@ -12,8 +12,10 @@ from fastinpaint.propagation.boxes import Box, surrounding
 from fastinpaint.propagation.carry import Place
 from fastinpaint.propagation.flow import Motion
 
-KEEP = 0.85
-"""Share of what is carried along in the average: about 1 / (1 - KEEP) frames of each side take part."""
+KEEP, CALM = 0.85, 0.11
+"""Share of what is carried along in the average where it differs much, and what is added to it where it hardly does."""
+NEAR = 24.0
+"""Grey levels of difference at which that addition falls to 1/e: longer averages of what moves become blurred."""
 
 
 def steady(
@@ -21,10 +23,11 @@ def steady(
 ) -> list[np.ndarray]:
     """Average hole pixels over time along their motion, as much as they are doubtful.
 
-        m_t(p) = v_t(p) + KEEP d_{t-1}(q) (m_{t-1}(q) - v_t(p)),   q = p + motion_t(p)
+        m_t(p) = v_t(p) + k d_{t-1}(q) (m_{t-1}(q) - v_t(p)),   q = p + motion_t(p)
+        k = KEEP + CALM exp(-(|m_{t-1}(q) - v_t(p)| / NEAR)^2)
 
     from the past, and likewise from the future; the result is v + d ((m_past + m_future) / 2 - v). d is 0 for known
-    pixels and 1 for what no frame shows.
+    pixels and 1 for what no frame shows. About 1 / (1 - k) frames of each side take part.
 
     Args:
         filled: uint8 ``[T, H, W, 3]``.
@@ -53,7 +56,9 @@ def steady(
             if before is not None and flow is not None and not starts[max(t, t - step)]:
                 seen, plane = before
                 carried = _sample(plane, columns + flow[:, 0] - seen.left, rows + flow[:, 1] - seen.top)
-                mean += KEEP * carried[:, 3:] * (carried[:, :3] - mean)
+                change = carried[:, :3] - mean
+                keep = KEEP + CALM * np.exp(-((np.abs(change).mean(1) / NEAR) ** 2))
+                mean += (keep * carried[:, 3])[:, None] * change
             plane = np.zeros((box.bottom - box.top, box.right - box.left, 4), np.float32)
             plane[..., :3] = filled[t][box.slices]
             plane[rows - box.top, columns - box.left] = np.column_stack([mean, doubts[t]])

@@ -7,8 +7,10 @@ import numpy as np
 
 from fastinpaint.propagation.boxes import Box, around
 from fastinpaint.propagation.carry import Mosaic, carry
+from fastinpaint.propagation.flow import Motion
 from fastinpaint.propagation.pyramid import extend
 from fastinpaint.propagation.spatial import directional, harmonic, opencv
+from fastinpaint.propagation.steady import KEEP, steady
 
 
 def test_extend_keeps_what_counts_and_continues_a_constant() -> None:
@@ -87,3 +89,38 @@ def test_a_membrane_continues_a_slope_and_stays_between_what_is_around_it() -> N
     assert np.array_equal(filled[~hole], frame[~hole])
     around = frame[9:31, 11:39][~hole[9:31, 11:39]]
     assert around.min() <= filled[hole].min() <= filled[hole].max() <= around.max()
+
+
+def calmed(values: np.ndarray, doubt: float) -> np.ndarray:
+    """One row of hole pixels, float ``[T, N]``, after `steady` without motion."""
+    count, length = values.shape
+    filled = np.repeat(np.rint(values).astype(np.uint8)[:, None, :, None], 3, 3)
+    places = [(np.zeros(length, int), np.arange(length))] * count
+    still = [np.zeros((length, 2), np.float32)] * count
+    motion = Motion([None, *still[1:]], [*still[1:], None])
+    doubts = [np.full(length, doubt, np.float32)] * count
+    return np.stack([frame[:, 0] for frame in steady(filled, doubts, motion, places, np.arange(count) == 0)])
+
+
+def test_a_doubtful_flicker_is_averaged_away_and_a_sure_one_stays() -> None:
+    values = 100 + np.random.default_rng(0).normal(0, 4, (40, 50))
+    assert calmed(values, 1.0)[10:-10].std(0).mean() < 0.12 * values.std(0).mean()
+    assert np.array_equal(calmed(values, 0.0), np.rint(values))
+
+
+def test_a_large_change_is_averaged_over_fewer_frames_than_a_small_one() -> None:
+    def late(height: float) -> float:
+        """The share of a step that has not come through six frames after it."""
+        values = np.full((60, 3), 100.0)
+        values[30:] += height
+        return float((100 + height - calmed(values, 1.0)[36].mean()) / height)
+
+    assert late(100) < 0.7 * late(4)
+    assert late(100) < KEEP**6
+
+
+def test_pixels_extended_at_places_are_those_of_the_whole_plane() -> None:
+    rng = np.random.default_rng(2)
+    values, weight = rng.normal(0, 9, (21, 34, 3)).astype(np.float32), (rng.random((21, 34)) < 0.3).astype(np.float32)
+    place = np.nonzero(weight == 0)
+    assert np.array_equal(extend(values, weight, place), extend(values, weight)[place])
