@@ -67,6 +67,15 @@ def test_samples_at_whole_positions_are_exact_copies_in_every_frame() -> None:
     assert not mosaic.sample(np.int32([-1]), np.float32([3]), np.float32([3])).any()
 
 
+def test_samples_beside_the_edge_see_what_was_written_last() -> None:
+    mosaic = Mosaic(np.full((2, 9, 11, 3), 200, np.uint8))
+    everywhere = np.nonzero(np.ones((9, 11), bool))
+    mosaic.write([everywhere] * 2, [np.full((99, 3), 90, np.uint8)] * 2)
+    assert (mosaic.frames == 90).all()
+    found = mosaic.sample(np.int32([0, 1, 0, 1]), np.float32([3, 3, 4, 4]), np.float32([0.5, 0.5, 7.5, 7.5]))
+    assert (found == 90).all()
+
+
 def test_stripes_are_drawn_through_a_hole() -> None:
     columns = np.repeat(np.random.default_rng(1).integers(0, 256, (20, 3)), 4, 0)[:40]
     frame = np.broadcast_to(columns, (40, 40, 3)).astype(np.uint8)
