@@ -11,6 +11,7 @@ import numpy as np
 from fastinpaint.propagation.adapt import Adaptation
 from fastinpaint.propagation.blend import Weights, blend
 from fastinpaint.propagation.boxes import CORES
+from fastinpaint.propagation.handover import hand_over
 from fastinpaint.propagation.rounds import Clip, Found
 from fastinpaint.propagation.shown import Frames, Pair, Shown, stacked
 from fastinpaint.propagation.steady import steady
@@ -135,6 +136,8 @@ def _mixed(searched: Searched, before: list[Filled], end: int, weights: Weights 
             doubts[t] = 1 - mixed.confidence
     upto = slice(end)
     calm = steady(filled[upto], doubts[upto], found.motion, clip.places[upto], clip.starts)
+    if start:
+        hand_over(calm, filled[upto], doubts, found.motion, clip.places, clip.starts, start)
     done = []
     for t in range(start, end):
         frame, confidence = filled[t].copy(), np.ones(filled.shape[1:3], np.float32)

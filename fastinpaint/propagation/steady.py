@@ -55,7 +55,7 @@ def steady(
             mean = values[t].copy()
             if before is not None and flow is not None and not starts[max(t, t - step)]:
                 seen, plane = before
-                carried = _sample(plane, columns + flow[:, 0] - seen.left, rows + flow[:, 1] - seen.top)
+                carried = sampled(plane, columns + flow[:, 0] - seen.left, rows + flow[:, 1] - seen.top)
                 change = carried[:, :3] - mean
                 keep = KEEP + CALM * np.exp(-((np.abs(change).mean(1) / NEAR) ** 2))
                 mean += (keep * carried[:, 3])[:, None] * change
@@ -70,7 +70,8 @@ def steady(
     return [v + d[:, None] * (a / 2 + b / 2 - v) for v, d, a, b in zip(values, doubts, past, future, strict=True)]
 
 
-def _sample(image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def sampled(image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Bilinear samples, ``[N, C]``, of a float32 image ``[H, W, C]`` at (x, y)."""
     width, count = 256, len(x)
     x, y = (np.pad(values.astype(np.float32), (0, -count % width)).reshape(-1, width) for values in (x, y))
     sampled = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

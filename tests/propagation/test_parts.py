@@ -8,6 +8,7 @@ import numpy as np
 from fastinpaint.propagation.boxes import Box, around
 from fastinpaint.propagation.carry import Mosaic, carry
 from fastinpaint.propagation.flow import Motion
+from fastinpaint.propagation.handover import FRAMES, hand_over
 from fastinpaint.propagation.pyramid import extend
 from fastinpaint.propagation.spatial import directional, harmonic, opencv
 from fastinpaint.propagation.steady import KEEP, steady
@@ -133,3 +134,19 @@ def test_pixels_extended_at_places_are_those_of_the_whole_plane() -> None:
     values, weight = rng.normal(0, 9, (21, 34, 3)).astype(np.float32), (rng.random((21, 34)) < 0.3).astype(np.float32)
     place = np.nonzero(weight == 0)
     assert np.array_equal(extend(values, weight, place), extend(values, weight)[place])
+
+
+def test_what_a_later_window_shows_otherwise_comes_in_over_several_frames() -> None:
+    filled = np.full((12, 9, 9, 3), 100, np.uint8)
+    place = np.nonzero(np.pad(np.ones((3, 3), bool), 3))
+    filled[:3, 3:6, 3:6] = 50
+    still = [np.zeros((9, 2), np.float32)] * 12
+    for old, new, share in ((1.0, 0.0, 1.0), (0.0, 1.0, 1.0), (0.5, 0.2, 0.5), (0.0, 0.0, 0.0)):
+        calm = [filled[t][place].astype(np.float32) for t in range(12)]
+        doubts = [np.full(9, old if t < 3 else new, np.float32) for t in range(12)]
+        hand_over(calm, filled, doubts, Motion(still, still), [place] * 12, np.arange(12) == 0, 3)
+        fades = np.maximum(1 - np.arange(1, 10) / (FRAMES + 1), 0) * share
+        assert np.allclose([frame.mean() for frame in calm[3:]], 100 - 50 * fades, atol=0.1)
+    calm = [filled[t][place].astype(np.float32) for t in range(12)]
+    hand_over(calm, filled, doubts, Motion(still, still), [place] * 12, np.arange(12) == 3, 3)
+    assert (np.stack(calm[3:]) == 100).all()  # a cut
