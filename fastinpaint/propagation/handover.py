@@ -13,7 +13,7 @@ from fastinpaint.propagation.steady import sampled
 
 FRAMES = 5
 """Frames over which the later window fades in. With windows of 24 frames and strokes over the dog's clip, the mean change
-from the last frame of a window to the next fell from 6 to 11 grey levels to 2 to 3.4 by it; within windows it is 1.1."""
+from the last frame of one to the next fell from 6 to 11 grey levels to 2 to 3.4. Within windows it is 1.1."""
 
 
 def hand_over(
