@@ -30,7 +30,7 @@ def hand_over(
         v_t + (1 - s) max(d, e) (o - v_t),   s = (t - first + 1) / (FRAMES + 1)
 
     o and e are the colour and the doubt that come from the window before, d is the doubt of v_t. What both windows know
-    stays as it is. The frame at a cut ends the fade.
+    stays as it is. A cut or a frame without a hole ends the fade.
 
     Args:
         calm: for each frame its hole pixels, float32 ``[N, 3]``; those of the first frames are changed in place.
@@ -41,7 +41,7 @@ def hand_over(
     old, doubt = filled[first - 1][places[first - 1]].astype(np.float32), doubts[first - 1]
     for t in range(first, min(first + FRAMES, len(filled))):
         box, flow = surrounding(places[t - 1], filled.shape[1:3], 2), motion.past[t]
-        if box is None or flow is None or starts[t]:
+        if box is None or flow is None or not len(flow) or starts[t]:
             return
         plane = np.zeros((box.bottom - box.top, box.right - box.left, 4), np.float32)
         plane[..., :3] = filled[t - 1][box.slices]
