@@ -207,8 +207,8 @@ def gather(
     for _ in numbers:
         (down, right), hidden = displaced(hole, rng)
         if hidden.any():
-            found, *place = _shown(video, hole, hidden, hidden, starts, rng)
-            copies.append(Copy(down, right, found, *place, torch.ones(len(found.truth))))
+            found, frames, rows, columns = _shown(video, hole, hidden, hidden, starts, rng)
+            copies.append(Copy(down, right, found, frames, rows, columns, torch.ones(len(found.truth))))
     return copies
 
 
