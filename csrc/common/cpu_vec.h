@@ -93,9 +93,7 @@ inline void store_second(Pair* p, vfloat v) { *reinterpret_cast<vbits_u*>(p) |= 
 struct Two {
   __m512i both;
 };
-inline Two round_two(vfloat low, vfloat high) {
-  return {(__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low)};
-}
+inline Two round_two(vfloat low, vfloat high) { return {(__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low)}; }
 // Values begin, begin + 1, ... of both, side by side.
 inline __m512i interleave(const Two& first, const Two& second, int begin) {
   const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);

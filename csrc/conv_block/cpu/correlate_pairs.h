@@ -18,8 +18,7 @@ struct StoreTiles {
   Halves sum, squares;
   bool moments, any = false;
 
-  StoreTiles(const Target& t, int64_t c)
-      : out(static_cast<Bf16*>(t.out) + c), channels(t.channels), moments(t.sums) {
+  StoreTiles(const Target& t, int64_t c) : out(static_cast<Bf16*>(t.out) + c), channels(t.channels), moments(t.sums) {
     if (t.bias) bias = load(t.bias + c);
   }
   FI_INLINE void operator()(int64_t pixel, vfloat v) {
@@ -188,10 +187,9 @@ void correlate_pairs_item(const Correlation& args, int64_t item) {
           for (int place = 0; place < 16; ++place) {
             if (!taps.lives(place)) continue;
             const int64_t panel = (group.use[u].block * args.chunks + chunk) * 16 + place;
-            product<kPairRow / 2, 1, kChunk>(pairs + place * (kPairSlab / 2),
-                                             packed + (panel * form.shape.channels_in + k) / 2 * kChunk, depth / 2,
-                                             result(chunk) + place * kResultSlab, kChunk, started >> place & 1,
-                                             tiles.count, width > kLanes);
+            product<kPairRow / 2, 1, kChunk>(
+                pairs + place * (kPairSlab / 2), packed + (panel * form.shape.channels_in + k) / 2 * kChunk, depth / 2,
+                result(chunk) + place * kResultSlab, kChunk, started >> place & 1, tiles.count, width > kLanes);
           }
         });
         started |= taps.live;

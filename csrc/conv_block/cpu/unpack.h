@@ -1,5 +1,5 @@
-// The weight's gradient from its transformed sums, 16 channels of each side at a time: then whole lines are written, also
-// where input channels lie side by side. For simd_*.cpp.
+// The weight's gradient from its transformed sums, 16 channels of each side at a time: then whole lines are written,
+// also where input channels lie side by side. For simd_*.cpp.
 #pragma once
 
 #include "conv_block/cpu/transpose.h"

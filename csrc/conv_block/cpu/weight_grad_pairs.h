@@ -75,12 +75,12 @@ void transform_batch(const Work& w, const Source& upstream, const Patch* in, con
     const Offsets first_out(out[i], upstream.channels, T::m), second_out(out[last], upstream.channels, T::m);
     transform_pair<T>(*w.source, w.channel, w.depth, first_in, both ? &second_in : nullptr, values, kPairSlabIn,
                       [](auto inside, const auto& read, const Offsets& from) __attribute__((always_inline)) {
-                                     return rounded_input<T, decltype(inside)::value>(read, from);
-                                   });
+                        return rounded_input<T, decltype(inside)::value>(read, from);
+                      });
     transform_pair<T>(upstream, w.n0, w.width, first_out, both ? &second_out : nullptr, gradients, kPairSlabOut,
                       [](auto inside, const auto& read, const Offsets& from) __attribute__((always_inline)) {
-                                      return rounded_upstream<T, decltype(inside)::value>(read, from);
-                                    });
+                        return rounded_upstream<T, decltype(inside)::value>(read, from);
+                      });
   }
 }
 

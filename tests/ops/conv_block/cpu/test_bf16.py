@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 
+from fastinpaint.ops import buffer_pool
 from fastinpaint.ops.conv_block import cpu, reference
 from fastinpaint.ops.conv_block.cpu import select, thin, winograd
 from fastinpaint.ops.dispatch import native, native_cpu
@@ -124,6 +125,31 @@ def test_only_needed_gradients_are_computed() -> None:
 @pytest.mark.usefixtures("_own")
 def test_a_channels_last_weight_gives_the_same_results() -> None:
     check_channels_last_weight(inputs_of(CONVOLUTIONS[0]))
+
+
+@pytest.mark.usefixtures("_own")
+@pytest.mark.parametrize("name", ["three_sources", "up", "down", "alone", "video"])
+def test_a_channels_last_float32_weight_gives_the_same_results(name: str) -> None:
+    """Its squares of 16 x 16 channels are transposed in registers, forward and in the gradient."""
+    (case,) = (c for c in CONVOLUTIONS if c.name == name)
+    inputs = inputs_of(case)
+    inputs.weight = inputs.exact_weight
+    check_channels_last_weight(inputs)
+
+
+@pytest.mark.usefixtures("_own")
+@pytest.mark.parametrize("last", [True, False], ids=["channels_last", "contiguous"])
+def test_the_gradient_of_a_large_weight_has_its_strides(last: bool) -> None:
+    """A megabyte and more comes from the pool where channels are innermost."""
+    layout = torch.channels_last if last else torch.contiguous_format
+    weight = torch.randn(160, 192, 3, 3).to(memory_format=layout)
+    x, g = torch.randn(1, 192, 4, 4).bfloat16(), torch.randn(1, 160, 4, 4).bfloat16()
+    sources = [native_cpu.dense_source(Source(x))]
+    dweight = winograd.wgrad(native_cpu.dense_source(Source(g)), sources, weight, SAME)
+    assert weight.nbytes >= buffer_pool.LEAST_BYTES
+    assert dweight.stride() == weight.stride()
+    expected = torch.nn.grad.conv2d_weight(x.double(), weight.shape, g.double(), padding=1)
+    torch.testing.assert_close(dweight.double(), expected, rtol=0, atol=0.05)
 
 
 @pytest.mark.usefixtures("_own")
