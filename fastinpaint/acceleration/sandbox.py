@@ -52,8 +52,13 @@ def sandbox(model: nn.Module) -> Iterator[None]:
             vars(module).update(attributes)
         states()
         put_back()
-        if torch.is_autocast_enabled("cpu") or (torch.cuda.is_initialized() and torch.is_autocast_enabled("cuda")):
-            torch.clear_autocast_cache()  # it holds casts of the sandbox's parameters
+        clear_casts()  # those of the sandbox's parameters
+
+
+def clear_casts() -> None:
+    """Let autocast cast every weight again, as it does in a training loop that enters it in each step."""
+    if torch.is_autocast_enabled("cpu") or (torch.cuda.is_initialized() and torch.is_autocast_enabled("cuda")):
+        torch.clear_autocast_cache()
 
 
 def _replace(module: nn.Module, aliases: dict[int, Any]) -> None:

@@ -16,7 +16,7 @@ from fastinpaint.acceleration.example import Example, float_tensors
 from fastinpaint.acceleration.kept import Kept, RecomputedBytes
 from fastinpaint.acceleration.links import Links, wrapped_forwards
 from fastinpaint.acceleration.plan import Plan
-from fastinpaint.acceleration.sandbox import all_modules, attributes, carries_graph, random_states
+from fastinpaint.acceleration.sandbox import all_modules, attributes, carries_graph, clear_casts, random_states
 from fastinpaint.acceleration.swap import swap, unswap
 from fastinpaint.ops.dispatch.autotune import median
 
@@ -83,6 +83,7 @@ class Runner:
 
     def forward(self) -> tuple[Any, list[Tensor]]:
         """Run forward: returns the model's results, and the copies of its inputs that require gradients."""
+        clear_casts()
         args, kwargs, taking = self.example.fresh()
         if self._channels_last:
             args, kwargs = layout.to_channels_last((args, kwargs))

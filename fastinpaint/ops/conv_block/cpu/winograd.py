@@ -225,9 +225,20 @@ def with_means(sources: Sequence[Source], grads: Sequence[SourceGrad]) -> list[S
     return found
 
 
+def empty_gradient(weight: Tensor) -> Tensor:
+    """Memory for a weight's gradient, with the weight's strides; of a large channels-last one from the pool.
+
+    A training loop frees all gradients before each step, and the system would hand out their pages one fault at a time.
+    """
+    layout = native.memory_format(weight.dim())
+    if weight.nbytes >= buffer_pool.LEAST_BYTES and weight.is_contiguous(memory_format=layout):
+        return buffer_pool.empty(tuple(weight.shape), weight.dtype, layout)
+    return torch.empty_like(weight)
+
+
 def wgrad(g: Source, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> Tensor:
     """dweight, in the layout of the weight; G and the sources are dense."""
-    dweight = torch.empty_like(weight)
+    dweight = empty_gradient(weight)
     shape = forward_shape(sources[0].x.shape, g.x.shape, weight.shape, geometry)
     native.library().fi_cpu_winograd_wgrad(
         ctypes.byref(shape), native.c_sources(sources), len(sources), native.c_sources([g]), dweight.data_ptr(),
