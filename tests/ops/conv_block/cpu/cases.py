@@ -72,8 +72,8 @@ CONVOLUTIONS = (
 # Enough pixels for the larger tiles of the weight gradient, with tiles that leave the map.
 MANY_PIXELS = (
     Case("many_pixels", ((16, "ar"), (32, "ad")), 48, (65, 67), (3, 3), (1, 1), (1, 1), (1, 1)),
-    Case("many_pixels_dilated", ((32, "rd"),), 64, (66, 66), (3, 3), (1, 1), (2, 3), (2, 3)),
-    Case("many_pixels_in_time", ((64, "ar"),), 32, (8, 32, 18), (3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1)),
+    Case("many_pixels_dilated", ((48, "rd"),), 48, (66, 66), (3, 3), (1, 1), (2, 3), (2, 3)),
+    Case("many_pixels_in_time", ((48, "ar"),), 48, (8, 32, 18), (3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1)),
 )
 
 # Enough tiles and channels for the larger ones forward and in the data gradient.
