@@ -20,7 +20,7 @@ LAYERS = (
     ("ops.dispatch",),
     ("ops.saved",),
     ("ops.activation",),
-    ("ops.norm_act",),
+    ("ops.norm_act", "ops.channel_scale"),
     ("ops.batch_norm",),
     ("ops.conv_block",),
     ("nn",),

@@ -59,11 +59,12 @@ def _hooked_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
 
 
 def _pooled_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Runs before max pooling, which reads deferred activations. Compilers and other hooks see plain tensors."""
+    """Runs before pooling, which reads deferred activations. Compilers and other hooks see plain tensors."""
     return (_plain_inputs if torch.compiler.is_compiling() else _hooked_inputs)(module, args, kwargs)
 
 
-BEFORE = {nn.Identity: _hooked_inputs, nn.MaxPool2d: _pooled_inputs, nn.MaxPool3d: _pooled_inputs}
+POOLS = (nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool2d, nn.AvgPool3d)
+BEFORE = {nn.Identity: _hooked_inputs, **dict.fromkeys(POOLS, _pooled_inputs)}
 
 
 def _own_hooks(module: nn.Module) -> int:

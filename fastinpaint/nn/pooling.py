@@ -1,10 +1,14 @@
-"""Max pooling of deferred activations, which keeps where each maximum was, and not the map that it read.
+"""Max and average pooling of deferred activations, which keep nothing of the map that they read.
 
     result[n, c, o] = max over the window of o of x[n, c, i]
     dx[n, c, i] = sum over the windows o whose maximum is at i of dresult[n, c, o]
 
-torch's node keeps x, of which backward needs the shape alone, and positions of 8 bytes each. This one keeps positions
-of 2 or 4 bytes. The map is then freed, because the norm and activation before it keep nothing but y.
+    result[n, c, o] = sum over the window of o of x[n, c, i] / d[o]
+    dx[n, c, i] = sum over the windows o that contain i of dresult[n, c, o] / d[o]
+
+torch's nodes keep x, of which backward needs the shape alone, and of each maximum a position of 8 bytes. These keep
+positions of 2 or 4 bytes, and nothing of an average. The map is then freed, because the norm and activation before it
+keep nothing but y.
 """
 
 from __future__ import annotations
@@ -24,6 +28,8 @@ BACKWARD = {
     4: torch.ops.aten.max_pool2d_with_indices_backward,
     5: torch.ops.aten.max_pool3d_with_indices_backward,
 }
+AVERAGE = {4: torch.ops.aten.avg_pool2d, 5: torch.ops.aten.avg_pool3d}
+AVERAGE_BACKWARD = {4: torch.ops.aten.avg_pool2d_backward, 5: torch.ops.aten.avg_pool3d_backward}
 SHORT, INTEGER = 1 << 16, 1 << 31  # positions below these fit into 2 and 4 bytes, without a sign
 
 
@@ -48,8 +54,29 @@ class MaxPool(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dresult: Tensor) -> tuple[Tensor, None]:
         (packed,) = ctx.saved_tensors
-        like = torch.empty_strided(ctx.shape, ctx.strides, dtype=dresult.dtype, device=dresult.device)  # not read
-        return BACKWARD[len(ctx.shape)](dresult, like, *ctx.window, _unpacked(packed)), None
+        return BACKWARD[len(ctx.shape)](dresult, _like(ctx, dresult), *ctx.window, _unpacked(packed)), None
+
+
+class AveragePool(torch.autograd.Function):
+    """The node of an average. Args and Returns as `MaxPool`'s.
+
+    window: kernel_size, stride, padding, ceil_mode, count_include_pad and divisor_override, as torch's average pooling
+    takes them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, window: tuple[Any, ...]) -> Tensor:
+        ctx.window, ctx.shape, ctx.strides = window, x.shape, x.stride()
+        return AVERAGE[x.dim()](x, *window)
+
+    @staticmethod
+    def backward(ctx: Any, dresult: Tensor) -> tuple[Tensor, None]:
+        return AVERAGE_BACKWARD[len(ctx.shape)](dresult, _like(ctx, dresult), *ctx.window), None
+
+
+def _like(ctx: Any, dresult: Tensor) -> Tensor:
+    """A tensor of the map's shape and layout, whose values nobody reads."""
+    return torch.empty_strided(ctx.shape, ctx.strides, dtype=dresult.dtype, device=dresult.device)
 
 
 def _packed(positions: Tensor, size: int) -> Tensor:
@@ -75,15 +102,40 @@ def _max_pool(axes: int) -> Callable[..., Any]:
         ceil_mode: bool = False,
         return_indices: bool = False,
     ) -> Any:
-        if return_indices or not isinstance(input, Deferred) or input.dim() != axes or input.device.type != "cpu":
-            return NotImplemented
-        x = plain(input)
-        if not (torch.is_grad_enabled() and x.requires_grad and can_bypass_dispatcher(x)):
+        if return_indices or (x := _map_of(input, axes)) is None:
             return NotImplemented
         stride = kernel_size if stride is None else stride
         return applied(MaxPool)(x, (kernel_size, stride, padding, dilation, ceil_mode))
 
     return handler
+
+
+def _average_pool(axes: int) -> Callable[..., Any]:
+    """The handler of torch's average pooling over maps with that number of axes."""
+
+    def handler(
+        input: Any,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> Any:
+        if (x := _map_of(input, axes)) is None:
+            return NotImplemented
+        stride = kernel_size if stride is None else stride
+        return applied(AveragePool)(x, (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override))
+
+    return handler
+
+
+def _map_of(input: Any, axes: int) -> Tensor | None:
+    """The map that an own node pools; None where torch's has to, or keeps nothing either."""
+    if not isinstance(input, Deferred) or input.dim() != axes or input.device.type != "cpu":
+        return None
+    x = plain(input)
+    return x if torch.is_grad_enabled() and x.requires_grad and can_bypass_dispatcher(x) else None
 
 
 HANDLERS.update(
@@ -92,5 +144,7 @@ HANDLERS.update(
         torch.max_pool2d: _max_pool(4),
         F.max_pool3d: _max_pool(5),
         torch.max_pool3d: _max_pool(5),
+        F.avg_pool2d: _average_pool(4),
+        F.avg_pool3d: _average_pool(5),
     }
 )

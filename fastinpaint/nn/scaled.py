@@ -14,7 +14,7 @@ from torch import Tensor
 from fastinpaint.nn.activated import made
 from fastinpaint.nn.deferred import HANDLERS, Deferred, defer
 from fastinpaint.nn.raw import Mode, Part, Raw, version
-from fastinpaint.ops import saved
+from fastinpaint.ops import channel_scale, saved
 from fastinpaint.ops.dispatch.fast_path import applied
 from fastinpaint.ops.norm_act import autograd as norm_act
 from fastinpaint.ops.saved import Operand, Recipe, Slot, depth
@@ -40,8 +40,7 @@ class Scale(torch.autograd.Function):
     def backward(ctx: Any, dp: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
         a, s = saved.recall(ctx)
         assert s is not None
-        da = dp * s if ctx.needs_input_grad[1] else None
-        ds = (dp * a).sum_to_size(s.shape) if a is not None and ctx.needs_input_grad[2] else None
+        da, ds = channel_scale.bwd(dp, a, s, ctx.needs_input_grad[1], ctx.needs_input_grad[2])
         ctx.slot.value = None  # the maker of a map is its last reader
         return None, da, ds
 

@@ -1,4 +1,4 @@
-"""Max pooling of deferred activations: torch's results and gradients, with fewer bytes kept."""
+"""Max and average pooling of deferred activations: torch's results and gradients, with fewer bytes kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import fastinpaint
 from fastinpaint.acceleration.kept import kept_bytes
-from fastinpaint.nn.pooling import MaxPool
+from fastinpaint.nn.pooling import AveragePool, MaxPool
 
 WINDOWS: dict[str, dict[str, Any]] = {
     "2": {"kernel_size": 2},
@@ -52,6 +52,19 @@ def pooled(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         return right(ctx, x, window)
 
     monkeypatch.setattr(MaxPool, "forward", staticmethod(noted))
+    return seen
+
+
+@pytest.fixture
+def averaged(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes that the own node takes averages of."""
+    seen, right = [], AveragePool.forward
+
+    def noted(ctx: Any, x: Tensor, window: Any) -> Tensor:
+        seen.append(tuple(x.shape))
+        return right(ctx, x, window)
+
+    monkeypatch.setattr(AveragePool, "forward", staticmethod(noted))
     return seen
 
 
@@ -140,3 +153,44 @@ def test_pooling_under_a_compiler_and_functorch() -> None:
     fastinpaint.accelerate(net, objective="fuse")
     torch.testing.assert_close(torch.compile(net, backend="eager")(x), right)
     torch.testing.assert_close(torch.vmap(net)(x[:, None])[:, 0], right)
+
+
+AVERAGES: dict[str, dict[str, Any]] = {
+    "2": {"kernel_size": 2},
+    "3, stride 2, padded": {"kernel_size": 3, "stride": 2, "padding": 1},
+    "ceil, without padding": {
+        "kernel_size": (3, 2), "stride": 2, "padding": (1, 0), "ceil_mode": True, "count_include_pad": False,
+    },
+    "another divisor": {"kernel_size": 2, "stride": 1, "divisor_override": 3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("window", AVERAGES.values(), ids=AVERAGES)
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels-last"])
+def test_averages(window: dict[str, Any], channels_last: bool, averaged: list[tuple[int, ...]]) -> None:
+    x = torch.randn(2, 2, 9, 11, dtype=torch.float64)
+    agree(network(nn.AvgPool2d(**window)), x.contiguous(memory_format=torch.channels_last) if channels_last else x)
+    assert averaged == [(2, 4, 9, 11)]
+
+
+def test_averages_of_volumes(averaged: list[tuple[int, ...]]) -> None:
+    agree(network(nn.AvgPool3d(3, 2, 1), axes=3), torch.randn(1, 2, 5, 6, 7, dtype=torch.float64))
+    assert averaged == [(1, 4, 5, 6, 7)]
+
+
+def test_an_average_keeps_no_map() -> None:
+    """Of a map of 16 units: y is kept, and the pooled map, which the convolution after it reads."""
+    net, x = network(nn.AvgPool2d(2)).float(), torch.randn(2, 2, 32, 32)
+    unit = 4 * x.nbytes // 2 // 16
+    before = kept_bytes(lambda: net(x).sum(), net.parameters())
+    fastinpaint.accelerate(net, objective="fuse")
+    after = kept_bytes(lambda: net(x).sum(), net.parameters())
+    assert before >= (16 + 16 + 4) * unit
+    assert after <= (16 + 4) * unit + x.nbytes + 512
+
+
+def test_second_derivatives_of_averages() -> None:
+    x = torch.randn(1, 2, 5, 5, dtype=torch.float64, requires_grad=True)
+    window = (3, 2, 1, False, True, None)
+    assert torch.autograd.gradcheck(lambda x: AveragePool.apply(x, window), x)
+    assert torch.autograd.gradgradcheck(lambda x: AveragePool.apply(x, window).square(), x)

@@ -13,7 +13,7 @@
 namespace fi {
 namespace {
 
-constexpr int64_t kTileFloats = 160 << 10;  // activations of a tile: they stay in the second cache
+constexpr int64_t kTileFloats = 64 << 10;  // activations of a tile: a quarter of the second cache, which may be shared
 constexpr int64_t kTileStep = 14;           // pixels of a register block
 constexpr int64_t kLeastPixels = 28;
 constexpr int64_t kSplits = 32;

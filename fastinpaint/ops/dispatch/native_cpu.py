@@ -45,6 +45,7 @@ ARGUMENTS = {
     "fi_cpu_matmul_fwd": "ppippppppi",
     "fi_cpu_matmul_dgrad": "pppppippppi",
     "fi_cpu_matmul_wgrad": "ppipppi",
+    "fi_cpu_channel_scale_bwd": "ppppppi",
     "fi_cpu_norm_act_stats": "ppppi",
     "fi_cpu_norm_act_fwd": "pppppppplli",
     "fi_cpu_norm_act_bwd": "ppll" + "p" * 11 + "i",
