@@ -1,6 +1,7 @@
 // Entry points of the Winograd convolutions on the CPU: channels-last, every channel count a multiple of 16. Maps are
 // float32 or bfloat16, weights as the maps or float32, vectors float32.
-// Each returns 0 where nothing else is said. Maps, vectors and weights are the caller's; nothing is kept but scratch memory per thread.
+// Each but the first returns 0. Maps, vectors and weights are the caller's; nothing is kept but scratch memory per
+// thread.
 #include "conv_block/cpu/winograd.h"
 
 #if __has_include(<sys/mman.h>)
