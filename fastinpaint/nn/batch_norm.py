@@ -23,7 +23,7 @@ from fastinpaint.nn.raw import Part, Raw
 from fastinpaint.nn.sync import all_reduce_statistics
 from fastinpaint.ops.activation.checks import DTYPES
 from fastinpaint.ops.batch_norm import autograd as batch_norm
-from fastinpaint.ops.batch_norm.reference import Norm, Running, update
+from fastinpaint.ops.batch_norm.reference import Norm, Running, norm_of, running_of, update
 
 
 class _Norm(_Layer, _BatchNorm):
@@ -81,8 +81,8 @@ class _Norm(_Layer, _BatchNorm):
             return None if mean is None or var is None else Norm(weight, bias, Running(mean, var, None, None), self.eps)
         if self.track_running_stats and mean is not None and var is not None:
             tracked, momentum = buffers.get("num_batches_tracked"), self.momentum
-            running = Running(mean, var, tracked, 0.0 if momentum is None and tracked is None else momentum)
-        return Norm(weight, bias, running, self.eps)
+            running = running_of((mean, var, tracked, 0.0 if momentum is None and tracked is None else momentum))
+        return norm_of((weight, bias, running, self.eps))
 
     def folded(self, raw: PendingConv, norm: Norm) -> PendingConv:
         """The convolution with this batch norm, by the running statistics, in its weight."""

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from fastinpaint.nn.deferred import Deferred, defer, parts_of
+from fastinpaint.nn.deferred import BARE, Deferred, defer, parts_of
 from fastinpaint.nn.deferred_tensor import DeferredTensor, deferred_of
 from fastinpaint.nn.layer import Map, _Layer
 from fastinpaint.nn.observed import unobserved
 from fastinpaint.nn.padded import Padded
 from fastinpaint.nn.pending_conv import PendingConv, waiting
 from fastinpaint.nn.plans import Plan, Plans, is_light
-from fastinpaint.nn.raw import Part, Raw
+from fastinpaint.nn.raw import Part, Raw, part_of
 from fastinpaint.ops.activation.checks import DTYPES
 from fastinpaint.ops.conv_block import checks
 from fastinpaint.ops.conv_block.zero_padding import absorbed
@@ -44,7 +44,7 @@ class _Conv(_Layer, _ConvNd):
             raw.finish(arguments, apply(*arguments))
         weight: Any = own["weight"]
         pending = PendingConv(parts, weight, own.get("bias"), plan.geometry, options, plan.shape, plan.calls)
-        return deferred_of(Part(pending), options)
+        return deferred_of(part_of((pending, *BARE)), options)
 
     def plan_for(self, input: Any) -> Plan | None:
         """What was worked out for such an input of an unobserved call; None where `forward` must run.

@@ -24,7 +24,7 @@ from fastinpaint.nn.activated import Activated, made, pending
 from fastinpaint.nn.dropped import GradientDroppedError, forwards
 from fastinpaint.nn.observed import changes_input
 from fastinpaint.nn.pending_conv import PendingConv, Written, activate, waiting
-from fastinpaint.nn.raw import Mode, Options, Part, Raw, version
+from fastinpaint.nn.raw import Mode, Options, Part, Raw, part_of, version
 from fastinpaint.nn.region import saving, top_hooks
 from fastinpaint.ops.norm_act import NONE, RELU, Act
 
@@ -238,7 +238,7 @@ class Deferred:
         if len(self._parts) > 1 or addend is not None or type(raw) not in PLAIN or self._superseded():
             return None
         self._reads()
-        return Part(raw, mean, scale, shift, True, None, norm)
+        return part_of((raw, mean, scale, shift, True, None, norm))
 
     def relu(self) -> Deferred | Tensor:
         found = self.activated(RELU)

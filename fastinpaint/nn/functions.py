@@ -26,12 +26,17 @@ def _add(input: Any, other: Any, *, alpha: float = 1, out: Tensor | None = None)
 
 def _cat(tensors: Sequence[Any], dim: int = 0, *, axis: int | None = None, out: Tensor | None = None) -> Any:
     """Concatenation of maps of one dtype over the channels stays deferred."""
-    first, dim = tensors[0], dim if axis is None else axis
-    alike = all(t.dim() == first.dim() and t.dtype == first.dtype and t.device == first.device for t in tensors)
-    if out is not None or not alike or first.dim() not in (4, 5) or dim not in (1, 1 - first.dim()):
+    dim = dim if axis is None else axis
+    shape, dtype, device = tensors[0].shape, tensors[0].dtype, tensors[0].device
+    axes, samples, space = len(shape), shape[:1], shape[2:]
+    if out is not None or axes not in (4, 5) or dim not in (1, 1 - axes):
         return NotImplemented
-    if any((*t.shape[:1], *t.shape[2:]) != (*first.shape[:1], *first.shape[2:]) for t in tensors):
-        return NotImplemented
+    for t in tensors[1:]:  # each is read once: a deferred activation computes it
+        other = t.shape
+        if len(other) != axes or t.dtype != dtype or t.device != device:
+            return NotImplemented
+        if other[:1] != samples or other[2:] != space:
+            return NotImplemented
     options = next(t._options for t in tensors if isinstance(t, Deferred))
     return defer(Deferred, [part for t in tensors for part in _parts_of(t)], options)
 

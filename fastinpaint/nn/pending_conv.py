@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastinpaint.nn.activated import Activated, Normed, made, opened
-from fastinpaint.nn.raw import MOST_STEPS, Mode, Options, Part, Raw, version
+from fastinpaint.nn.raw import MOST_STEPS, Mode, Options, Part, Raw, part_of, version
 from fastinpaint.ops.activation import autograd as activation
 from fastinpaint.ops.batch_norm.reference import Norm
 from fastinpaint.ops.conv_block import autograd as conv_block
@@ -90,8 +90,9 @@ class PendingConv(Raw):
         vectors, var = self.vectors, self.var
         assert vectors is not None
         if var is None:
-            return Part(self, *vectors)
-        return Part(self, None, None, None, False, None, Normed(vectors[0], var, weight, bias, eps, vectors=vectors))
+            return part_of((self, *vectors, False, None, None))
+        norm = Normed(vectors[0], var, weight, bias, eps, vectors=vectors)
+        return part_of((self, None, None, None, False, None, norm))
 
     @property
     def requires_grad(self) -> bool:

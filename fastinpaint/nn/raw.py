@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastinpaint.ops.conv_block import batch_stats
 from fastinpaint.ops.saved import Recipe
+from fastinpaint.ops.types import maker
 
 if TYPE_CHECKING:
     from fastinpaint.nn.activated import Normed
@@ -140,6 +141,9 @@ class Part(NamedTuple):
     def requires_grad(self) -> bool:
         tensors = (self.raw, self.mean, self.scale, self.shift, self.addend, self.norm)
         return any(t is not None and t.requires_grad for t in tensors)
+
+
+part_of = maker(Part)
 
 
 def version(x: Tensor) -> int:

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from fastinpaint.nn.batch_norm import _Norm
 from fastinpaint.nn.convolution import _Conv
+from fastinpaint.nn.deferred import BARE
 from fastinpaint.nn.deferred_tensor import deferred_of
 from fastinpaint.nn.layers import ReLU
 from fastinpaint.nn.observed import nothing_observes, own_observer
 from fastinpaint.nn.pending_conv import PendingConv, waiting
-from fastinpaint.nn.raw import Part, Raw
+from fastinpaint.nn.raw import Part, Raw, part_of
 from fastinpaint.nn.region import inside
 
 
@@ -62,7 +63,7 @@ class Sequential(nn.Sequential):
             pending = PendingConv(
                 parts, own["weight"], own.get("bias"), plan.geometry, options, plan.shape, plan.calls
             )  # fmt: skip
-            part, norm, last = Part(pending), None, None
+            part, norm, last = part_of((pending, *BARE)), None, None
             if pending.x is None and isinstance(following, _Norm) and not own_observer(following):
                 norm = following.joined(pending)
             if norm is not None and following.training:
@@ -76,7 +77,7 @@ class Sequential(nn.Sequential):
                 part, options = Part(following.folded(pending, norm)), following._fastinpaint
                 i += 1
             if i < count and type(layers[i]) is ReLU and not own_observer(layers[i]):
-                part = Part(part.raw, part.mean, part.scale, part.shift, True, None, part.norm)
+                part = part_of((part.raw, part.mean, part.scale, part.shift, True, None, part.norm))
                 i += 1
             input = part if last is not None else deferred_of(part, options)
         return input if last is None else deferred_of(input, last)

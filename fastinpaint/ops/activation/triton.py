@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from fastinpaint.ops import layout
 from fastinpaint.ops.activation.triton_launch import FINISH_BLOCK, NUM_WARPS, RowTiles, row_tiles
 from fastinpaint.ops.dispatch import triton_support as support
+from fastinpaint.ops.dispatch.triton_launch import Launches
 from fastinpaint.ops.types import Source, SourceGrad
 
 if support.INSTALLED:
@@ -18,6 +19,7 @@ if support.INSTALLED:
 
 CHANNELS_LAST = True
 T = TypeVar("T")
+_writes = Launches()
 
 
 def why_not(sources: Sequence[Source]) -> str | None:
@@ -72,17 +74,28 @@ def flags(sources: Sequence[Source]) -> dict[str, bool]:
 def _write(sources: Sequence[Source], out: Tensor, first: int) -> None:
     """Write one or two sources into out's columns from channel ``first`` on."""
     rows, total = rows_of(out), out.shape[1]
+    key: tuple[Any, ...] = (rows, total)
+    operands = []
+    for x, mean, scale, shift, relu, addend in sources:
+        operands.append((layout.dense(x), mean, scale, shift, None if addend is None else layout.dense(addend)))
+        key += (x.shape[1], mean is None, relu, addend is None)
+    launch = _writes.get(kernels.activation_fwd_kernel, key)
+    if launch is None:
+        launch = _writes.keep(kernels.activation_fwd_kernel, key, *_prepare_write(sources, rows, total))
+    if first:  # a view of the memory that starts at the first source's first channel, where the kernel counts from
+        out = torch.as_strided(out, (rows, total - first), (total, 1), first)
+    launch(*operands[0], *operands[-1], out)
+
+
+def _prepare_write(sources: Sequence[Source], rows: int, total: int) -> tuple[tuple[int, int], dict[str, Any]]:
+    """The grid and the constants of a launch that writes such sources."""
     channels = [s.x.shape[1] for s in sources]
     tiles = row_tiles(rows, max(channels))
-    operands = []
-    for x, mean, scale, shift, _, addend in sources:
-        operands.append((layout.dense(x), mean, scale, shift, None if addend is None else layout.dense(addend)))
-    # a view of the memory that starts at the first source's first channel, where the kernel counts columns from
-    columns = torch.as_strided(out, (rows, sum(channels)), (total, 1), first)
-    kernels.activation_fwd_kernel[(-(-rows // tiles.block_r), channel_blocks(channels, tiles))](
-        *operands[0], *operands[-1], columns, rows, channels[0], channels[-1], total,
-        **flags(sources), BLOCK_R=tiles.block_r, BLOCK_C=tiles.block_c, num_warps=NUM_WARPS, **support.OPTIONS,
-    )  # fmt: skip
+    numbers = {
+        "rows": rows, "channels0": channels[0], "channels1": channels[-1], "out_channels": total, **flags(sources),
+        "BLOCK_R": tiles.block_r, "BLOCK_C": tiles.block_c, "num_warps": NUM_WARPS, **support.OPTIONS,
+    }  # fmt: skip
+    return (-(-rows // tiles.block_r), channel_blocks(channels, tiles)), numbers
 
 
 def bwd(da: Tensor, sources: Sequence[Source], needs: Sequence[bool]) -> list[SourceGrad]:
@@ -169,22 +182,23 @@ def batch_stats(y: Tensor) -> tuple[Tensor, Tensor]:
     tiles = row_tiles(rows, channels)
     if not rows:
         return tuple(torch.full((channels,), float("nan"), device=y.device) for _ in range(2))  # type: ignore[return-value]
-    count = support.float_empty(y, tiles.programs)
-    mean, m2 = (support.float_empty(y, channels, tiles.programs) for _ in range(2))
+    stats = support.float_empty(y, stats_size(channels, tiles.programs))
     with support.on_device_of(y):
         kernels.batch_stats_kernel[(tiles.programs, tiles.channel_blocks)](
-            y, count, mean, m2, rows, channels, tiles.rows_per_program,
+            y, stats, rows, channels, tiles.rows_per_program,
             BLOCK_R=tiles.block_r, BLOCK_C=tiles.block_c, num_warps=NUM_WARPS, **support.OPTIONS,
         )  # fmt: skip
-        return finish_stats(count, mean, m2)
+        return finish_stats(stats, channels, tiles.programs)
 
 
-def finish_stats(count: Tensor, part_mean: Tensor, part_m2: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance ``[C]`` from the parts' count ``[P]``, mean and M2 ``[C, P]``."""
-    channels, parts = part_mean.shape
-    mean, var = support.float_empty(part_mean, channels), support.float_empty(part_mean, channels)
+def stats_size(channels: int, parts: int) -> int:
+    """Items of the statistics of that many parts: a count each, and a mean and M2 for each channel."""
+    return parts * (1 + 2 * channels)
+
+
+def finish_stats(stats: Tensor, channels: int, parts: int) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance ``[C]`` from the statistics of parts, which a kernel stored by `store_part`."""
+    mean, var = support.float_empty(stats, channels), support.float_empty(stats, channels)
     if channels:
-        kernels.finish_stats_kernel[(channels,)](
-            count, part_mean, part_m2, mean, var, parts, BLOCK=FINISH_BLOCK, **support.OPTIONS
-        )
+        kernels.finish_stats_kernel[(channels,)](stats, mean, var, parts, BLOCK=FINISH_BLOCK, **support.OPTIONS)
     return mean, var

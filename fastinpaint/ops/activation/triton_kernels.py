@@ -212,10 +212,8 @@ def finish_sums_kernel(
 
 
 @triton.jit
-def batch_stats_kernel(
-    y, count, mean, m2, rows, channels, rows_per_program, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr
-):
-    """Count ``[P]``, mean and M2 ``[C, P]`` (float32) of this program's rows of y ``[R, C]``, block by block."""
+def batch_stats_kernel(y, stats, rows, channels, rows_per_program, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Count, mean and M2 of this program's rows of y ``[R, C]``, block by block. stats: see `store_part`."""
     i_p = tl.program_id(0)
     o_c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     m_c = o_c < channels
@@ -231,43 +229,54 @@ def batch_stats_kernel(
         block_mean = tl.sum(b_y, 0) / tl.maximum(n, 1.0)
         centred = tl.where(m_rc, b_y - block_mean[None, :], 0.0)
         b_count, b_mean, b_m2 = merge_chan(b_count, b_mean, b_m2, n, block_mean, tl.sum(centred * centred, 0))
-    programs = tl.num_programs(0)
-    if tl.program_id(1) == 0:
-        tl.store(count + i_p, b_count)
-    tl.store(mean + o_c * programs + i_p, b_mean, mask=m_c)
-    tl.store(m2 + o_c * programs + i_p, b_m2, mask=m_c)
+    store_part(stats, i_p, tl.num_programs(0), channels, tl.program_id(1) == 0, b_count, b_mean, b_m2, o_c, m_c)
 
 
 @triton.jit
-def merge_parts(count, part_mean, part_m2, i_c, parts, BLOCK: tl.constexpr):
-    """Mean and biased variance of channel i_c from count ``[P]``, part_mean and part_m2 ``[C, P]``, float32.
+def store_part(stats, i_p, parts, channels, first, count, mean, m2, o_c, m_c):
+    """Store the i_p-th part of statistics: float32, count ``[P]``, then mean ``[C, P]``, then M2 ``[C, P]``.
+
+    first: whether this program stores the count, which is the same for all channels.
+    """
+    if first:
+        tl.store(stats + i_p, count)
+    o = o_c * parts + i_p
+    tl.store(stats + parts + o, mean, mask=m_c)
+    tl.store(stats + parts + channels * parts + o, m2, mask=m_c)
+
+
+@triton.jit
+def merge_parts(stats, i_c, channels, parts, BLOCK: tl.constexpr):
+    """Mean and biased variance of channel i_c from the parts' statistics, see `store_part`.
 
     M2 = sum_p m2_p + n_p (mean_p - mean)^2 is Chan's formula for P groups. Means are summed as differences from the
     first one, so a large mean costs no precision.
     """
-    first = tl.load(part_mean + i_c * parts)
+    part_mean = stats + parts + i_c * parts
+    part_m2 = part_mean + channels * parts
+    first = tl.load(part_mean)
     total = tl.zeros((BLOCK,), dtype=tl.float32)
     moment = tl.zeros((BLOCK,), dtype=tl.float32)
     for i in range(0, parts, BLOCK):
         o = i + tl.arange(0, BLOCK)
-        n = tl.load(count + o, mask=o < parts, other=0.0)
+        n = tl.load(stats + o, mask=o < parts, other=0.0)
         total += n
-        moment += n * (tl.load(part_mean + i_c * parts + o, mask=o < parts, other=0.0) - first)
+        moment += n * (tl.load(part_mean + o, mask=o < parts, other=0.0) - first)
     n_all = tl.sum(total)
     offset = tl.sum(moment) / n_all
     b_m2 = tl.zeros((BLOCK,), dtype=tl.float32)
     for i in range(0, parts, BLOCK):
         o = i + tl.arange(0, BLOCK)
-        n = tl.load(count + o, mask=o < parts, other=0.0)
-        delta = tl.load(part_mean + i_c * parts + o, mask=o < parts, other=0.0) - first - offset
-        b_m2 += tl.load(part_m2 + i_c * parts + o, mask=o < parts, other=0.0) + n * delta * delta
+        n = tl.load(stats + o, mask=o < parts, other=0.0)
+        delta = tl.load(part_mean + o, mask=o < parts, other=0.0) - first - offset
+        b_m2 += tl.load(part_m2 + o, mask=o < parts, other=0.0) + n * delta * delta
     return first + offset, tl.sum(b_m2) / n_all
 
 
 @triton.jit
-def finish_stats_kernel(count, part_mean, part_m2, mean, var, parts, BLOCK: tl.constexpr):
+def finish_stats_kernel(stats, mean, var, parts, BLOCK: tl.constexpr):
     """mean and var ``[C]`` float32 by `merge_parts`; one channel per program."""
     i_c = tl.program_id(0)
-    b_mean, b_var = merge_parts(count, part_mean, part_m2, i_c, parts, BLOCK)
+    b_mean, b_var = merge_parts(stats, i_c, tl.num_programs(0), parts, BLOCK)
     tl.store(mean + i_c, b_mean)
     tl.store(var + i_c, b_var)

@@ -19,6 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastinpaint.ops.types import maker
+
 IN_TORCH = True  # autograd differentiates `affine` by itself; False: a node of the graph calls fwd and bwd
 
 
@@ -71,6 +73,7 @@ class Normed(NamedTuple):
     weight: Tensor | None = None
 
 
+running_of, norm_of, normed_of = maker(Running), maker(Norm), maker(Normed)
 VECTORS = 5  # of `Normed`, which every backend gives
 
 

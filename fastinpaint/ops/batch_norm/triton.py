@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from fastinpaint.ops.activation.triton_launch import FINISH_BLOCK
-from fastinpaint.ops.batch_norm.reference import VECTORS, Norm, Normed, Running
+from fastinpaint.ops.batch_norm.reference import Norm, Normed, Running, normed_of
 from fastinpaint.ops.dispatch import triton_support as support
-from fastinpaint.ops.dispatch.triton_launch import Launch
+from fastinpaint.ops.dispatch.triton_launch import Launches
 
 if support.INSTALLED:
     from fastinpaint.ops.batch_norm import triton_kernels as kernels
 
 IN_TORCH = False
-MOST = 1024  # launches remembered
-_finishes: dict[tuple[Any, ...], Launch] = {}
+_finishes = Launches()
 BLOCK = 256  # channels at once: eight per thread of one warp; most layers have fewer
 
 
@@ -58,43 +55,39 @@ def fwd(
     return scale, shift
 
 
-def finish(count: Tensor, part_mean: Tensor, part_m2: Tensor, norm: Norm, values: int) -> Normed:
+def finish(stats: Tensor, channels: int, parts: int, norm: Norm, values: int) -> Normed:
     """`Normed` from the statistics of a map's parts, in one launch. Updates the running statistics in place.
 
     Args:
-        count: ``[P]``. part_mean, part_m2: ``[C, P]``, at least one channel and one part.
+        stats: of at least one channel and one part, as a kernel stored them by `store_part`.
         norm: its momentum must be a number, because one program updates the batch count and the others cannot read it.
         values: number of values per channel.
     """
-    channels, parts = part_mean.shape
-    first = torch.empty(channels, dtype=torch.float32, device=count.device)
-    vectors = [first, *map(torch.empty_like, [first] * (VECTORS - 1))]
     weight, bias, running, eps = norm
+    mean = torch.empty(channels, dtype=torch.float32, device=stats.device)
+    vectors = (mean, torch.empty_like(mean), torch.empty_like(mean), torch.empty_like(mean), torch.empty_like(mean))
     running_mean = running_var = tracked = None
     momentum: float | None = 0.0
     if running is not None:
         running_mean, running_var, tracked, momentum = running
         running_mean, running_var = running_mean.contiguous(), running_var.contiguous()
-    key = (
-        kernels.finish_norm_kernel, channels, parts, values, momentum, eps, weight is None, bias is None,
-        running is None, tracked is None,
-    )  # fmt: skip
-    launch = _finishes.get(key)
+    kernel = kernels.finish_norm_kernel
+    key = (channels, parts, values, momentum, eps, weight is None, bias is None, running is None, tracked is None)
+    launch = _finishes.get(kernel, key)
     if launch is None:
-        if len(_finishes) >= MOST:
-            _finishes.clear()
         numbers = {
             "parts": parts, "values": float(values), "momentum": momentum, "eps": eps, "HAS_WEIGHT": weight is not None,
             "HAS_BIAS": bias is not None, "HAS_RUNNING": running is not None, "HAS_TRACKED": tracked is not None,
             "BLOCK": FINISH_BLOCK, **support.OPTIONS,
         }  # fmt: skip
-        launch = _finishes[key] = Launch(kernels.finish_norm_kernel, (channels,), numbers)
+        launch = _finishes.keep(kernel, key, (channels,), numbers)
     launch(
-        count, part_mean, part_m2, None if weight is None else weight.contiguous(),
-        None if bias is None else bias.contiguous(), running_mean, running_var, tracked, *vectors,
+        stats, None if weight is None else weight.contiguous(), None if bias is None else bias.contiguous(),
+        running_mean, running_var, tracked, *vectors,
     )  # fmt: skip
-    _put_back(running, running_mean, running_var)
-    return Normed(*vectors)  # type: ignore[arg-type]
+    if running is not None and (running_mean is not running[0] or running_var is not running[1]):
+        _put_back(running, running_mean, running_var)
+    return normed_of((*vectors, None, 0.0, None))
 
 
 def _put_back(running: Running | None, mean: Tensor | None, var: Tensor | None) -> None:

@@ -76,20 +76,20 @@ def batch_norm_fwd_kernel(
 
 @triton.jit
 def finish_norm_kernel(
-    count, part_mean, part_m2, weight, bias, running_mean, running_var, tracked, mean, scale, shift, rstd,
+    stats, weight, bias, running_mean, running_var, tracked, mean, scale, shift, rstd,
     dvar_per_dscale, parts, values, momentum, eps,
     HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RUNNING: tl.constexpr, HAS_TRACKED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Batch norm from the statistics of a convolution's tiles; one channel per program.
 
-    In: count ``[P]``, part_mean, part_m2 ``[C, P]`` float32 (see `merge_parts`); values, the number per channel.
+    In: stats, the tiles' statistics, see `store_part`; values, the number per channel.
     Out: mean, scale, shift, and for backward rstd and dvar_per_dscale = dvar / dscale, all ``[C]`` float32.
     In place: running_mean, running_var, and tracked. Only the first program reads and increments tracked, so momentum
     must be a number.
     """
     i_c = tl.program_id(0)
-    b_mean, b_var = merge_parts(count, part_mean, part_m2, i_c, parts, BLOCK)
+    b_mean, b_var = merge_parts(stats, i_c, tl.num_programs(0), parts, BLOCK)
     double = tl.full([], 0.0, dtype=tl.float64)
     correction = (double + values) / (double + values - 1.0)
     b_scale, b_rstd = apply_norm(

@@ -21,7 +21,7 @@ from torch.library import Library
 
 from fastinpaint.ops import saved
 from fastinpaint.ops.batch_norm import reference as batch_norm
-from fastinpaint.ops.batch_norm.reference import VECTORS, Norm, Normed, Running
+from fastinpaint.ops.batch_norm.reference import VECTORS, Norm, Normed, Running, normed_of
 from fastinpaint.ops.conv_block import reference, torch_library
 from fastinpaint.ops.conv_block.torch_library import GEOMETRY, Call, Flat, geometry_of, pack
 from fastinpaint.ops.dispatch.fast_path import (
@@ -220,8 +220,7 @@ class ConvNorm(torch.autograd.Function):
         _, needs_weight, needs_bias, needs_norm_weight, _, *of_flat = ctx.needs_input_grad
         dy, dmean, dscale, dshift, *_ = upstream
         dy = torch.zeros_like(y) if dy is None else dy
-        normed = Normed(mean, scale, scale, rstd, dvar_per_dscale, var, ctx.eps, norm_weight)  # no backward reads shift
-        scaled = norm_weight if needs_norm_weight else None
+        scaled = norm_weight if needs_norm_weight else None  # no backward reads shift: scale stands in its place
         needs = [True in of_flat] if len(relus) == 1 else [any(of_flat[5 * i : 5 * i + 5]) for i in range(len(relus))]
         needed = (needs, needs_weight, needs_bias)
         # no registered operator takes var, and no backend that gives it needs zeros
@@ -232,6 +231,7 @@ class ConvNorm(torch.autograd.Function):
         ):
             assert module is not None
             sources = unflatten(flat, relus)
+            normed = normed_of((mean, scale, scale, rstd, dvar_per_dscale, var, ctx.eps, norm_weight))
             norm_module = call.norm_module
             with AS_IT_IS if call.unguarded else below_autograd(weight.device):
                 operand = weight if packed is None else packed
@@ -252,8 +252,8 @@ class ConvNorm(torch.autograd.Function):
                 dflat, dweight, dbias = torch_library.flat_gradients(grads, dweight, dbias, flat, dy, module, needs)
         else:
             packed = torch.ops.fastinpaint.conv_norm_bwd.default(
-                dy, dmean, dscale, y, list(normed[:VECTORS]), scaled, flat, call.relus, weight, *needed, call.backend,
-                *call.geometry,
+                dy, dmean, dscale, y, [mean, scale, scale, rstd, dvar_per_dscale], scaled, flat, call.relus, weight,
+                *needed, call.backend, *call.geometry,
             )  # fmt: skip
             *found, dweight, dbias, dnorm_weight = [none_if_empty(g) for g in packed]
             dflat = torch_library.with_addends(found, flat, needs)

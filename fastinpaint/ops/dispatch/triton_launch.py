@@ -93,6 +93,30 @@ class Launch:
         self.ready[key] = compiled[self.grid] if same else None
 
 
+class Launches:
+    """Launches of one kernel, by what their constants depend on. A key has no kernel: Triton computes its hash slowly.
+
+    A launch holds as long as its kernel stands: tests replace kernels.
+    """
+
+    MOST = 1024  # remembered
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], Launch] = {}
+
+    def get(self, kernel: Any, key: tuple[Any, ...]) -> Launch | None:
+        """The launch that was kept for this key, if any."""
+        found = self._known.get(key)
+        return found if found is not None and found.kernel is kernel else None
+
+    def keep(self, kernel: Any, key: tuple[Any, ...], grid: tuple[int, ...], numbers: dict[str, Any]) -> Launch:
+        """A new launch for this key. If there are too many, forget the others."""
+        if len(self._known) >= self.MOST:
+            self._known.clear()
+        found = self._known[key] = Launch(kernel, grid, numbers)
+        return found
+
+
 def are_same(found: tuple[Any, ...], expected: tuple[Any, ...]) -> bool:
     """Whether the arguments of two launches are the same tensors, and numbers of the same types and values."""
     if len(found) != len(expected):

@@ -16,7 +16,7 @@ from triton.runtime import driver  # noqa: E402
 from triton.runtime.jit import JITFunction  # noqa: E402
 
 from fastinpaint.ops.dispatch import triton_launch  # noqa: E402 - needs triton
-from fastinpaint.ops.dispatch.triton_launch import Launch  # noqa: E402
+from fastinpaint.ops.dispatch.triton_launch import Launch, Launches  # noqa: E402
 
 
 @triton.jit
@@ -156,3 +156,15 @@ def test_where_the_dispatcher_passes_something_else_it_stays(gpu: Driver) -> Non
         launch(*given)
     assert len(seen) == 4
     assert all(arguments[9 + len(scale_kernel.arg_names) - 1] == 32 for arguments in gpu.launched)
+
+
+def test_launches_are_found_by_key_as_long_as_their_kernel_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Launches, "MOST", 2)
+    known = Launches()
+    first = known.keep(scale_kernel, (1,), (3,), NUMBERS)
+    assert known.get(scale_kernel, (1,)) is first
+    assert known.get(scale_kernel, (2,)) is None
+    assert known.get(object(), (1,)) is None
+    known.keep(scale_kernel, (2,), (3,), NUMBERS)
+    third = known.keep(scale_kernel, (3,), (3,), NUMBERS)
+    assert [known.get(scale_kernel, (i,)) for i in (1, 2, 3)] == [None, None, third]

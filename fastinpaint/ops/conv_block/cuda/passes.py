@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from fastinpaint.ops.batch_norm import cuda as batch_norm
-from fastinpaint.ops.batch_norm.reference import Norm, Normed
+from fastinpaint.ops.batch_norm.reference import Norm, Normed, normed_of
 from fastinpaint.ops.conv_block.cuda.abi import GRADIENT, SOURCE, CConv, CSourceGradient, describe
 from fastinpaint.ops.conv_block.geometry import output_shape
 from fastinpaint.ops.dispatch import native_cuda as native
 from fastinpaint.ops.dispatch.fast_path import tf32_convolutions
 from fastinpaint.ops.layout import FORMATS
-from fastinpaint.ops.types import Geometry, Source, SourceGrad
+from fastinpaint.ops.types import Geometry, Source, SourceGrad, source_grad_of
 
 OP = "conv_block"
 ADDRESSES = struct.Struct("@5P")  # of a `CSource`, and of a `CSourceGradient`
@@ -126,7 +126,7 @@ class Passes:
         packed, dense = batch_norm.pack_fwd(norm, self.values, self.channels, *places)
         native.call(OP, "fi_conv_norm_fwd", space, ctypes.byref(conv), packed)
         batch_norm.put_back(norm.running, dense)
-        return y, Normed(mean, scale, shift, var=var, eps=norm.eps)
+        return y, normed_of((mean, scale, shift, None, None, var, norm.eps, None))
 
     def bwd(
         self,
@@ -216,7 +216,7 @@ class Passes:
                 if addend is not None:
                     daddend = torch.empty_like(x)
                 ADDRESSES.pack_into(conv, at, dx.data_ptr(), 0 if daddend is None else daddend.data_ptr(), *places)
-                grads.append(SourceGrad(dx, dmean, dscale, dshift, daddend))
+                grads.append(source_grad_of((dx, dmean, dscale, dshift, daddend)))
             else:
                 grads.append(NO_GRAD)
             at += GRADIENT_SIZE

@@ -21,7 +21,8 @@ from fastinpaint.ops.batch_norm import triton as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Normed
 from fastinpaint.ops.conv_block.geometry import output_shape
 from fastinpaint.ops.conv_block.triton import activate_first, autotune, tiles, two_stages
-from fastinpaint.ops.conv_block.triton.backward import Gradient, NormWeight, bwd_two
+from fastinpaint.ops.conv_block.triton.backward import Gradient, bwd_two, gradient_of
+from fastinpaint.ops.conv_block.triton.finish import NormWeight, norm_weight_of
 from fastinpaint.ops.conv_block.triton.host import (
     densely,
     gather_arguments,
@@ -94,7 +95,7 @@ def fwd(
     """y ``[N, C_out, *space]``, dense channels-last; with ``stats`` also its mean and biased variance ``[C_out]``."""
     dense = _at_most_two(sources)
     first = dense[0].x
-    y = layout.empty(_shape(first, weight, geometry, memory), first)
+    y = _uninitialised(first, weight, geometry, memory)
     if not y.numel():
         return y, *(activation.batch_stats(y) if stats else (None, None))
     with support.on_device_of(first):
@@ -106,8 +107,8 @@ def fwd(
         found = _found(dense, weight, bias, geometry, y, stats, memory)
         if found.written:
             dense = [Source(activate_first.activated(dense))]
-        parts = _run(found, dense, layout.dense(weight), bias, y, stats)
-        return (y, *activation.finish_stats(*parts)) if parts is not None else (y, None, None)
+        measured = _run(found, dense, layout.dense(weight), bias, y, stats)
+        return (y, *activation.finish_stats(measured, *found.sizes)) if measured is not None else (y, None, None)
 
 
 def fwd_norm(
@@ -121,24 +122,26 @@ def fwd_norm(
     """y as in `fwd`, for maps that are not empty, and the following batch norm's results from y's statistics."""
     dense = _at_most_two(sources)
     first = dense[0].x
-    y = layout.empty(_shape(first, weight, geometry, memory), first)
+    y = _uninitialised(first, weight, geometry, memory)
     with support.on_device_of(first):
         found = _found(dense, weight, bias, geometry, y, True, memory)
         if found.written:
             dense = [Source(activate_first.activated(dense))]
-        parts = _run(found, dense, layout.dense(weight), bias, y, True)
-        assert parts is not None
-        return y, batch_norm.finish(*parts, norm, y.numel() // y.shape[1])
+        measured = _run(found, dense, layout.dense(weight), bias, y, True)
+        assert measured is not None
+        channels, parts = found.sizes
+        return y, batch_norm.finish(measured, channels, parts, norm, y.numel() // channels)
 
 
-def _shape(x: Tensor, weight: Tensor, geometry: Geometry, memory: Memory | None) -> tuple[int, ...]:
-    """The shape of y."""
-    shape = None if memory is None else memory.get(("y",))
-    if shape is None:
-        shape = output_shape(x.shape, weight.shape, geometry)
+def _uninitialised(x: Tensor, weight: Tensor, geometry: Geometry, memory: Memory | None) -> Tensor:
+    """y before its launch. With known strides torch makes it in half the time."""
+    known = None if memory is None else memory.get("y")
+    if known is None:
+        y = layout.empty(output_shape(x.shape, weight.shape, geometry), x)
         if memory is not None:
-            memory["y",] = shape
-    return shape
+            memory["y"] = y.shape, y.stride()
+        return y
+    return torch.empty_strided(*known, dtype=x.dtype, device=x.device)
 
 
 def _at_most_two(sources: Sequence[Source]) -> list[Source]:
@@ -169,20 +172,18 @@ def _found(
 
 def _run(
     found: Prepared, sources: Sequence[Source], packed: Tensor, bias: Tensor | None, y: Tensor, stats: bool
-) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Launch forward on dense operands; with ``stats`` return count ``[P]``, mean and M2 ``[C_out, P]`` of P tiles."""
-    first, second = sources[0], sources[-1]
-    count = mean = m2 = None
+) -> Tensor | None:
+    """Launch forward on dense operands; with ``stats`` return the statistics of its tiles, see `activation`."""
+    x0, mean0, scale0, shift0, _, addend0 = sources[0]
+    x1, mean1, scale1, shift1, _, addend1 = sources[-1]
+    measured = None
     if stats:
-        (parts,), wide, device = found.sizes, torch.float32, y.device
-        count = torch.empty(parts, dtype=wide, device=device)
-        mean = torch.empty((y.shape[1], parts), dtype=wide, device=device)
-        m2 = torch.empty_like(mean)
+        channels, parts = found.sizes
+        measured = torch.empty(parts * (1 + 2 * channels), dtype=torch.float32, device=y.device)
     found.launch(
-        first.x, first.mean, first.scale, first.shift, first.addend,
-        second.x, second.mean, second.scale, second.shift, second.addend, packed, bias, y, count, mean, m2, None,
-    )  # fmt: skip
-    return (count, mean, m2) if count is not None and mean is not None and m2 is not None else None
+        x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, packed, bias, y, measured, None
+    )
+    return measured
 
 
 def _forward(
@@ -226,19 +227,23 @@ def _forward(
     def launch(tile: tiles.Tile) -> Prepared:
         parts = gather_parts(gather, conv.samples, tile)
         shape = (parts * tile.m, out_channels)
-        return two_stages.prepare(fwd_kernel.conv_fwd_kernel, tile, work, describe, shape, (parts,), written)
+        return two_stages.prepare(
+            fwd_kernel.conv_fwd_kernel, tile, work, describe, shape, (out_channels, parts), written
+        )
 
     def result(tile: tiles.Tile) -> list[Tensor]:
-        parts = _run(launch(tile), sources, packed, bias, y, stats)
-        return [y, *(() if parts is None else launch_moments(*parts))]
+        found = launch(tile)
+        measured = _run(found, sources, packed, bias, y, stats)
+        return [y, *(() if measured is None else launch_moments(measured, *found.sizes))]
 
     shape = (conv, channels, stats, y.dtype)
     found = launch(autotune.choose("fwd", every, work, shape, result))
     return found, autotune.is_chosen("fwd", work, shape)
 
 
-def launch_moments(count: Tensor, mean: Tensor, m2: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance from all tiles' parts, by torch, to compare the statistics of two tile shapes."""
+def launch_moments(stats: Tensor, channels: int, parts: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance from all tiles' statistics, by torch, to compare those of two tile shapes."""
+    count, (mean, m2) = stats[:parts], stats[parts:].view(2, channels, parts)
     total = count.sum()
     merged = (mean * count).sum(1) / total
     return merged, (m2 + count * (mean - merged[:, None]) ** 2).sum(1) / total
@@ -291,9 +296,11 @@ def _norm_gradient(
     dy: Tensor, dmean: Tensor, dscale: Tensor, y: Tensor, normed: Normed, norm_weight: Tensor | None
 ) -> tuple[Gradient, NormWeight | None]:
     """G, and what the gradient of norm_weight needs, from the arguments of `bwd_norm`."""
-    assert normed.rstd is not None
-    norm = None if norm_weight is None else NormWeight(dscale, normed.rstd, norm_weight)
-    return Gradient(layout.dense(dy), layout.dense(y), normed.mean, dmean, dscale, normed.dvar_per_dscale), norm
+    rstd, axes = normed.rstd, layout.FORMATS[y.dim()]
+    assert rstd is not None
+    norm = None if norm_weight is None else norm_weight_of((dscale, rstd, norm_weight))
+    dy, y = dy.contiguous(memory_format=axes), y.contiguous(memory_format=axes)
+    return gradient_of((dy, y, normed.mean, dmean, dscale, normed.dvar_per_dscale)), norm
 
 
 def _bwd_written(

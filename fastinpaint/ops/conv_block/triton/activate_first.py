@@ -18,6 +18,7 @@ from fastinpaint.ops.activation import triton as activation
 from fastinpaint.ops.activation.triton_launch import NUM_WARPS, row_tiles
 from fastinpaint.ops.conv_block.triton.taps import Problem
 from fastinpaint.ops.dispatch import triton_support as support
+from fastinpaint.ops.dispatch.triton_launch import Launches
 from fastinpaint.ops.types import Source
 
 if support.INSTALLED:
@@ -26,6 +27,7 @@ if support.INSTALLED:
 ENVIRONMENT = support.ACTIVATE_FIRST
 _environment = environment.watch(ENVIRONMENT)
 _values: dict[tuple[object, ...], bool] = {}
+_gradients = Launches()
 # Below this many channels a tap's product is too small for the passes that write the maps.
 LEAST_CHANNELS = 64
 COPIED_ITEMS = 8  # a copy engine's strides are multiples of 16 bytes
@@ -65,10 +67,15 @@ def written_gradient(
 ) -> Tensor:
     """G as a map of its own, from `Gradient`'s tensors; dense channels-last, in dy's dtype."""
     rows, channels, out = activation.rows_of(dy), dy.shape[1], layout.empty(dy.shape, dy)
-    found = row_tiles(rows, channels)
-    box_wgrad_kernel.write_gradient_kernel[(-(-rows // found.block_r), found.channel_blocks)](
-        dy, y, mean, dmean, dvar, dvar_per_dscale, out, channels / dy.numel(), rows, channels,
-        HAS_STATS=True, HAS_NORM=dvar_per_dscale is not None,
-        BLOCK_R=found.block_r, BLOCK_C=found.block_c, num_warps=NUM_WARPS, **support.OPTIONS,
-    )  # fmt: skip
+    kernel, key = box_wgrad_kernel.write_gradient_kernel, (rows, channels, dvar_per_dscale is None)
+    launch = _gradients.get(kernel, key)
+    if launch is None:
+        found = row_tiles(rows, channels)
+        numbers = {
+            "inverse_count": channels / dy.numel(), "rows": rows, "channels": channels, "HAS_STATS": True,
+            "HAS_NORM": dvar_per_dscale is not None, "BLOCK_R": found.block_r, "BLOCK_C": found.block_c,
+            "num_warps": NUM_WARPS, **support.OPTIONS,
+        }  # fmt: skip
+        launch = _gradients.keep(kernel, key, (-(-rows // found.block_r), found.channel_blocks), numbers)
+    launch(dy, y, mean, dmean, dvar, dvar_per_dscale, out)
     return out

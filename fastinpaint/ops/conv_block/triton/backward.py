@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from fastinpaint.ops import layout
 from fastinpaint.ops.activation import triton as activation
 from fastinpaint.ops.activation.triton_launch import NUM_WARPS, row_tiles
-from fastinpaint.ops.conv_block.triton import activate_first, autotune, boxes, tiles, two_stages
+from fastinpaint.ops.conv_block.triton import activate_first, ahead, autotune, boxes, tiles, two_stages
 from fastinpaint.ops.conv_block.triton.finish import NormWeight, finish
 from fastinpaint.ops.conv_block.triton.host import (
     densely,
@@ -20,18 +22,19 @@ from fastinpaint.ops.conv_block.triton.host import (
     prologue,
     weight_strides,
 )
-from fastinpaint.ops.conv_block.triton.prepared import Memory, Prepared, remembered
+from fastinpaint.ops.conv_block.triton.prepared import Memory, Prepared, kept, remembered
 from fastinpaint.ops.conv_block.triton.prepared import prepare as prepare_launch
 from fastinpaint.ops.conv_block.triton.taps import Problem, gathers, problem
 from fastinpaint.ops.dispatch import triton_support as support
 from fastinpaint.ops.dispatch.fast_path import tf32_convolutions
-from fastinpaint.ops.types import Geometry, Source, SourceGrad
+from fastinpaint.ops.types import Geometry, Source, SourceGrad, maker
 
 if support.INSTALLED:
     from fastinpaint.ops.conv_block.triton import dgrad_kernel, finish_kernel, wgrad_kernel
 
 
-PROBLEM = ("problem",)  # the key, in a `Memory`, of the problem and of whether its maps are written out first
+NO_GRAD = SourceGrad()
+Maps = tuple[Tensor, Tensor | None]  # uninitialised gradients of a source's map and of its addend
 
 
 class Gradient(NamedTuple):
@@ -59,13 +62,12 @@ class Gradient(NamedTuple):
         dense = activate_first.written_gradient(self.dy, self.y, self.mean, self.dmean, self.dvar, self.dvar_per_dscale)
         return Gradient(dense)
 
-    def forms(self) -> tuple[bool, bool]:
-        """HAS_STATS and HAS_NORM of the kernels."""
-        return self.y is not None, self.dvar_per_dscale is not None
-
     def flags(self) -> dict[str, bool]:
         """Compile-time flags of the kernels."""
         return {"HAS_STATS": self.y is not None, "HAS_NORM": self.dvar_per_dscale is not None}
+
+
+gradient_of = maker(Gradient)
 
 
 def bwd_two(
@@ -80,81 +82,84 @@ def bwd_two(
     memory: Memory | None = None,
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None, Tensor | None]:
     """As `triton.bwd_norm`, for at most two sources."""
-    dy, dense = grad.dy, list(map(densely, sources))
+    dy, dense = grad.dy, [densely(source) for source in sources]
     if not dy.numel() or not dense[0].x.numel():
         return *_of_nothing(grad, dense, weight, needs, needs_weight, needs_bias), None
-    known = None if memory is None else memory.get(PROBLEM)
-    if known is None:
-        conv = problem(tuple(dense[0].x.shape), tuple(dy.shape), tuple(weight.shape[2:]), geometry)
-        known = conv, activate_first.suits(weight, conv)
-        if memory is not None:
-            memory[PROBLEM] = known
-    conv, written = known
-    wanted = [source for source, needed in zip(dense, needs, strict=True) if needed]
-    skipped = dense[0].x.shape[1] if not needs[0] else 0
+    conv, written, steps = _steps(grad, norm, dense, weight, geometry, (*needs, needs_weight, needs_bias), memory)
+    wanted = dense if False not in needs else [source for source, needed in zip(dense, needs, strict=True) if needed]
+    partial = bias_sums = sums = None
     with support.on_device_of(dy):
         if needs_weight and written:
             bias_sums = _gradient_sums(grad) if needs_bias else None
             grad = grad.written()
-            partial = boxes.partial_sums(activate_first.activated(dense), grad.dy, conv)
+            partial = boxes.partial_sums(activate_first.activated(dense), grad.dy, conv, steps)
         elif needs_weight:
-            partial, bias_sums = _run_wgrad(_wgrad(grad, dense, weight, conv, needs_bias, memory), grad, dense)
-        else:
-            partial, bias_sums = None, _gradient_sums(grad) if needs_bias else None
-        grads, sums = list[SourceGrad](), None
+            wgrad = remembered(steps, "wgrad", wgrad_kernel.conv_wgrad_kernel)
+            if wgrad is None:
+                wgrad = kept(steps, "wgrad", *_prepare_wgrad(grad, dense, weight, conv, needs_bias))
+            partial, bias_sums = _run_wgrad(wgrad, grad, dense)
+        elif needs_bias:
+            bias_sums = _gradient_sums(grad)
+        maps = []
+        for source in wanted:
+            dx = torch.empty_like(source.x)
+            maps.append((dx, None if source.addend is None else torch.empty_like(dx)))
         if wanted:
-            launch, grads, packed = _dgrad(grad, wanted, skipped, weight, conv, memory)
-            sums = _run_dgrad(launch, grad, wanted, grads, packed)
-        grads, dweight, dbias, dnorm_weight = finish(
-            wanted, grads, sums, partial, bias_sums, norm, weight, conv.transposed, memory
-        )
-    waiting = iter(grads)
-    return [next(waiting) if needed else SourceGrad() for needed in needs], dweight, dbias, dnorm_weight
+            packed = _packed(weight, conv.transposed, 0 if needs[0] else dense[0].x.shape[1])
+            dgrad = remembered(steps, "dgrad", dgrad_kernel.conv_dgrad_kernel)
+            if dgrad is None:
+                dgrad = kept(steps, "dgrad", *_prepare_dgrad(grad, wanted, maps, packed, weight, conv))
+            sums = _run_dgrad(dgrad, grad, wanted, maps, packed)
+        grads, *of_weights = finish(wanted, maps, sums, partial, bias_sums, norm, weight, conv.transposed, steps)
+    if len(wanted) < len(dense):
+        waiting = iter(grads)
+        grads = [next(waiting) if needed else NO_GRAD for needed in needs]
+    return grads, *of_weights  # type: ignore[return-value]
 
 
-def _dgrad(
-    grad: Gradient, sources: Sequence[Source], skipped: int, weight: Tensor, conv: Problem, memory: Memory | None
-) -> tuple[Prepared, list[SourceGrad], Tensor]:
-    """Dgrad's launch, uninitialised gradients of the maps, and the weight that it reads.
-
-    The one or two sources are adjacent in the weight, after its first ``skipped`` channels.
-    """
-    packed, *_, w_in, _ = weight_strides(weight, conv.transposed)
-    if skipped:  # a view of the weight's memory that starts at the first needed channel
-        before = skipped * w_in
-        packed = torch.as_strided(packed, (packed.numel() - before,), (1,), packed.storage_offset() + before)
-    grads = []
-    for source in sources:
-        dx, daddend = torch.empty_like(source.x), None
-        if source.addend is not None:
-            daddend = torch.empty_like(source.x)
-        grads.append(SourceGrad(dx, addend=daddend))
-    key = ("dgrad", skipped, len(sources), *grad.forms(), weight.dtype == torch.float32 and tf32_convolutions())
-    found = remembered(memory, key, dgrad_kernel.conv_dgrad_kernel)
+def _steps(
+    grad: Gradient,
+    norm: NormWeight | None,
+    sources: Sequence[Source],
+    weight: Tensor,
+    geometry: Geometry,
+    needs: tuple[bool, ...],
+    memory: Memory | None,
+) -> tuple[Problem, bool, Memory]:
+    """The problem, whether its maps are written out first, and the launches of earlier such calls."""
+    tf32 = weight.dtype == torch.float32 and tf32_convolutions()
+    key = ("bwd", *needs, grad.y is None, grad.dvar_per_dscale is None, norm is None, tf32)
+    found = None if memory is None or ahead._collected is not None else memory.get(key)
     if found is None:
-        found, lasts = _prepare_dgrad(grad, sources, grads, packed, weight, conv)
-        if memory is not None and lasts:
+        conv = problem(tuple(sources[0].x.shape), tuple(grad.dy.shape), tuple(weight.shape[2:]), geometry)
+        found = conv, activate_first.suits(weight, conv), {}
+        if memory is not None and ahead._collected is None:
             memory[key] = found
-    return found, grads, packed
+    return found
+
+
+def _packed(weight: Tensor, transposed: bool, skipped: int) -> Tensor:
+    """The weight that dgrad reads, dense channels-last, from the channels after the first ``skipped`` on."""
+    packed = layout.dense(weight)
+    if skipped:  # a view of its memory that starts at the first needed channel
+        before = skipped * weight_strides(packed, transposed)[2]
+        packed = torch.as_strided(packed, (packed.numel() - before,), (1,), packed.storage_offset() + before)
+    return packed
 
 
 def _run_dgrad(
-    found: Prepared, grad: Gradient, sources: Sequence[Source], grads: Sequence[SourceGrad], packed: Tensor
+    found: Prepared, grad: Gradient, sources: Sequence[Source], maps: Sequence[Maps], packed: Tensor
 ) -> Tensor | None:
-    """Launch dgrad into the gradients; returns the partial sums ``[2, sum C_i, P]`` for the vectors' gradients."""
-    first, second = sources[0], sources[-1]
-    sums = torch.empty(found.sizes, dtype=torch.float32, device=packed.device) if found.sizes else None
-    found.launch(
-        *grad, packed,
-        *first[:4], grads[0].x, grads[0].addend, *second[:4], grads[-1].x, grads[-1].addend, sums, None,
-    )  # fmt: skip
+    """Launch dgrad into the gradients; returns ``2 * sum C_i * P`` partial sums for the vectors' gradients."""
+    sums = torch.empty(math.prod(found.sizes), dtype=torch.float32, device=packed.device) if found.sizes else None
+    found.launch(*grad, packed, *sources[0][:4], *maps[0], *sources[-1][:4], *maps[-1], sums, None)
     return sums
 
 
 def _prepare_dgrad(
     grad: Gradient,
     sources: Sequence[Source],
-    grads: Sequence[SourceGrad],
+    maps: Sequence[Maps],
     packed: Tensor,
     weight: Tensor,
     conv: Problem,
@@ -197,9 +202,10 @@ def _prepare_dgrad(
         return two_stages.prepare(dgrad_kernel.conv_dgrad_kernel, tile, work, describe, shape, sizes, False)
 
     def result(tile: tiles.Tile) -> list[Tensor]:
-        sums = _run_dgrad(launch(tile), grad, sources, grads, packed)
-        maps = [t for grad in grads for t in (grad.x, grad.addend) if t is not None]
-        return maps if sums is None else [*maps, sums.sum(2)]
+        of_tile = launch(tile)
+        sums = _run_dgrad(of_tile, grad, sources, maps, packed)
+        found = [t for both in maps for t in both if t is not None]
+        return found if sums is None else [*found, sums.view(of_tile.sizes).sum(2)]
 
     every = tiles.GATHER_TILES if grad.y is not None else tiles.WRITTEN_TILES
     shape = (conv, out_channels, channels, any_affine, first.x.dtype)
@@ -207,35 +213,15 @@ def _prepare_dgrad(
     return found, autotune.is_chosen("dgrad", work, shape)
 
 
-def _wgrad(
-    grad: Gradient,
-    sources: Sequence[Source],
-    weight: Tensor,
-    conv: Problem,
-    needs_bias: bool,
-    memory: Memory | None,
-) -> Prepared:
-    """Wgrad's launch, from memory if it is there."""
-    key = ("wgrad", needs_bias, *grad.forms(), weight.dtype == torch.float32 and tf32_convolutions())
-    found = remembered(memory, key, wgrad_kernel.conv_wgrad_kernel)
-    if found is None:
-        found, lasts = _prepare_wgrad(grad, sources, weight, conv, needs_bias)
-        if memory is not None and lasts:
-            memory[key] = found
-    return found
-
-
 def _run_wgrad(found: Prepared, grad: Gradient, sources: Sequence[Source]) -> tuple[Tensor, Tensor | None]:
-    """Launch wgrad; returns every split's partial sum of dweight, ``[S, taps, C, C_out]``, and dbias's partial sums."""
-    first, second = sources[0], sources[-1]
+    """Launch wgrad; returns ``S * taps * C * C_out`` partial sums of dweight, and dbias's partial sums."""
+    x0, mean0, scale0, shift0, _, addend0 = sources[0]
+    x1, mean1, scale1, shift1, _, addend1 = sources[-1]
     shape, of_bias = found.sizes
-    wide, device = torch.float32, grad.dy.device
-    partial = torch.empty(shape, dtype=wide, device=device)
+    wide, device = torch.float32, x0.device
+    partial = torch.empty(math.prod(shape), dtype=wide, device=device)  # flat: torch takes longer for four sizes
     bias_sums = None if of_bias is None else torch.empty(of_bias, dtype=wide, device=device)
-    found.launch(
-        first.x, first.mean, first.scale, first.shift, first.addend,
-        second.x, second.mean, second.scale, second.shift, second.addend, *grad, partial, bias_sums,
-    )  # fmt: skip
+    found.launch(x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, *grad, partial, bias_sums)
     return partial, bias_sums
 
 
@@ -291,8 +277,9 @@ def _prepare_wgrad(
         return prepare_launch(wgrad_kernel.conv_wgrad_kernel, grid, numbers, sizes)
 
     def result(tile: tiles.Tile) -> list[Tensor]:
-        partial, bias_sums = _run_wgrad(launch(tile), grad, sources)
-        return [partial.sum(0), *([] if bias_sums is None else [bias_sums.sum(1)])]
+        of_tile = launch(tile)
+        partial, bias_sums = _run_wgrad(of_tile, grad, sources)
+        return [partial.view(of_tile.sizes[0]).sum(0), *([] if bias_sums is None else [bias_sums.sum(1)])]
 
     shape = (conv, channels, out_channels, any(s.mean is not None for s in sources), weight.dtype)
     found = launch(autotune.choose("wgrad", tiles.WGRAD_TILES, work, shape, result))
@@ -328,5 +315,5 @@ def _of_nothing(
     if needs_bias:
         dbias = weight.new_zeros(grad.dy.shape[1])
         if grad.dy.numel():
-            _, _, dbias, _ = finish([], [], None, None, _gradient_sums(grad), None, weight, False)
+            _, _, dbias, _ = finish([], [], None, None, _gradient_sums(grad), None, weight, False, {})
     return grads, torch.zeros_like(weight, memory_format=torch.contiguous_format) if needs_weight else None, dbias

@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fastinpaint.ops.activation.triton_kernels import store_part
 from fastinpaint.ops.conv_block.triton.gather import (
     REST,
     SPLIT_FROM,
@@ -53,7 +54,7 @@ def accumulate_source(
 
 @triton.jit
 def fwd_epilogue(
-    acc, bias, y, count, mean, m2, tile, parts, out_pixel, out_rows, inside, from_n, out_channels,
+    acc, bias, y, stats, tile, parts, out_pixel, out_rows, inside, from_n, out_channels,
     HAS_BIAS: tl.constexpr, HAS_STATS: tl.constexpr,
 ):  # fmt: skip
     """Store y and the statistics of a tile's columns from channel from_n on."""
@@ -68,15 +69,13 @@ def fwd_epilogue(
         value = tl.where(inside[:, None], acc, 0.0)
         tile_mean = tl.sum(value, 0) / tl.maximum(rows, 1.0)
         centred = tl.where(inside[:, None], value - tile_mean[None, :], 0.0)
-        if from_n == 0:
-            tl.store(count + tile, rows)
-        tl.store(mean + o_n * parts + tile, tile_mean, mask=m_n)
-        tl.store(m2 + o_n * parts + tile, tl.sum(centred * centred, 0), mask=m_n)
+        m2 = tl.sum(centred * centred, 0)
+        store_part(stats, tile, parts, out_channels, from_n == 0, rows, tile_mean, m2, o_n, m_n)
 
 
 @triton.jit
 def conv_fwd_kernel(
-    x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, weight, bias, y, count, mean, m2, partial,
+    x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, weight, bias, y, stats, partial,
     table, samples, in_size, out_size, step, channels0, channels1, out_channels, w_tap, w_k, w_n,
     HAS_AFFINE0: tl.constexpr, RELU0: tl.constexpr, HAS_ADDEND0: tl.constexpr,
     HAS_AFFINE1: tl.constexpr, RELU1: tl.constexpr, HAS_ADDEND1: tl.constexpr,
@@ -97,7 +96,7 @@ def conv_fwd_kernel(
         bias: ``[C_out]``. table, step: see `gather.begin_tile`.
     Out:
         y: ``[N, T, H, W, C_out]``.
-        With HAS_STATS, of y before rounding: count ``[P]``, mean and M2 ``[C_out, P]`` float32 of the P tiles.
+        With HAS_STATS, stats: the statistics of the P tiles of y before rounding, see `store_part`.
     Out in STAGE `SUMS`, in `REST`: partial ``[SPLITS, P, BT * BH * BW, C_out]`` float32. Only with one source.
     """
     n_blocks = tl.cdiv(out_channels, BLOCK_N)
@@ -132,11 +131,10 @@ def conv_fwd_kernel(
         columns = quarters(acc)
         for i in tl.static_range(4):
             fwd_epilogue(
-                columns[i], bias, y, count, mean, m2, tile, parts, out_pixel, out_rows, inside,
+                columns[i], bias, y, stats, tile, parts, out_pixel, out_rows, inside,
                 from_n + i * (BLOCK_N // 4), out_channels, HAS_BIAS, HAS_STATS,
             )  # fmt: skip
     else:
         fwd_epilogue(
-            acc, bias, y, count, mean, m2, tile, parts, out_pixel, out_rows, inside, from_n, out_channels, HAS_BIAS,
-            HAS_STATS,
+            acc, bias, y, stats, tile, parts, out_pixel, out_rows, inside, from_n, out_channels, HAS_BIAS, HAS_STATS,
         )  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from fastinpaint.ops.conv_block.triton import ahead
 from fastinpaint.ops.dispatch.triton_launch import Launch
 
-Memory = dict[tuple[Any, ...], Any]
+Memory = dict[Any, Any]
 
 
 class Prepared(NamedTuple):
@@ -38,9 +38,16 @@ def prepare(
     return Prepared(kernel, Launch(kernel, grid, numbers), sizes, written)
 
 
-def remembered(memory: Memory | None, key: tuple[Any, ...], kernel: Any) -> Prepared | None:
+def remembered(memory: Memory | None, key: Any, kernel: Any) -> Prepared | None:
     """The launch of an earlier call, where it still holds."""
     if memory is None or ahead._collected is not None:
         return None
     found = memory.get(key)
     return found if found is not None and found.kernel is kernel else None
+
+
+def kept(memory: Memory, key: Any, found: Prepared, lasts: bool) -> Prepared:
+    """The launch; a later call finds it if it lasts, that is, if it will be the same from now on."""
+    if lasts:
+        memory[key] = found
+    return found

@@ -17,8 +17,6 @@ from typing import NamedTuple
 
 from fastinpaint.ops.types import Geometry
 
-PHASE_FIELDS = 3
-
 
 class Axis(NamedTuple):
     """One axis of a gather: strides and steps of all phases, and per phase (count, first tap, first offset)."""
