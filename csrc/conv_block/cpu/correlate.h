@@ -82,25 +82,25 @@ void for_chunks(const Correlation& args, int64_t begin, int64_t end, F f) {
 }
 
 // The tiles of one item, where their outputs lie and, for the use at hand, their inputs.
-template <class T>
-struct Tiles {
+template <int SIDE>
+struct TilesOf {
   int64_t count;
   Tile tile[kTiles];
   Patch output[kTiles];
-  PatchFor<T> input[kTiles];
+  PatchOf<SIDE> input[kTiles];
   bool live[kTiles];  // the input's frame is one of the video's
 
-  Tiles(const Form& form, const Group& group, int64_t begin)
+  TilesOf(const Form& form, const Group& group, int64_t begin)
       : count(form.tiles() - begin < form.tiles_each ? form.tiles() - begin : form.tiles_each) {
     for (int64_t i = 0; i < count; ++i) {
       tile[i] = tile_at(form, begin + i);
       output[i] = output_patch(form, group, tile[i]);
     }
   }
-  double pixels() const {
+  double pixels(int m) const {
     double inside = 0;
     for (int64_t i = 0; i < count; ++i)
-      for (int j = 0; j < T::m * T::m; ++j) inside += output[i].pixel[j / T::m][j % T::m] >= 0;
+      for (int j = 0; j < m * m; ++j) inside += output[i].pixel[j / m][j % m] >= 0;
     return inside;
   }
   bool find_inputs(const Form& form, const Use& use) {
@@ -109,9 +109,10 @@ struct Tiles {
     return any;
   }
 };
+using Tiles = TilesOf<4>;
 
 template <class S, class T>
-void transform(const Source& source, int64_t first, int64_t depth, const Tiles<T>& tiles, S* values) {
+void transform(const Source& source, int64_t first, int64_t depth, const TilesOf<kPatchSide<T>>& tiles, S* values) {
   with_reader<S>(source, [&](auto* reader) {
     using R = std::remove_pointer_t<decltype(reader)>;
     for (int64_t i = 0; i < tiles.count; ++i) {
@@ -184,8 +185,8 @@ void correlate_tiles(const Correlation& args, int64_t item) {
   const int64_t first_chunk = item % args.parts() * args.part;
   const int64_t last_chunk = first_chunk + args.part < args.chunks ? first_chunk + args.part : args.chunks;
   const Group& group = form.group[block / blocks];
-  Tiles<T> tiles(form, group, block % blocks * form.tiles_each);
-  if (args.counts && first_chunk == 0) args.counts[block] = tiles.pixels();
+  TilesOf<kPatchSide<T>> tiles(form, group, block % blocks * form.tiles_each);
+  if (args.counts && first_chunk == 0) args.counts[block] = tiles.pixels(form.m);
 
   constexpr int64_t kResults = kPart * places * kResultSlab;
   float* results = scratch(Scratch::tiles, places * kSlab<S> * sizeof(S) / sizeof(float) + kResults);
