@@ -34,6 +34,11 @@ def rows_of(x: Tensor) -> int:
 def fwd(sources: Sequence[Source]) -> Tensor:
     """The activation ``[N, sum C_i, *space]``, dense channels-last, in the dtype of the sources."""
     x = sources[0].x
+    if len(sources) == 1 and x.numel():  # as is usual
+        out = torch.empty_like(x, memory_format=layout.FORMATS[x.dim()])
+        with support.on_device_of(x):
+            _write(sources, out, 0)
+        return out
     total = sum(s.x.shape[1] for s in sources)
     out = layout.empty((x.shape[0], total, *x.shape[2:]), x)
     filled, first = [s for s in sources if s.x.numel()], 0

@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from fastinpaint import environment
@@ -66,7 +67,8 @@ def written_gradient(
     dy: Tensor, y: Tensor, mean: Tensor, dmean: Tensor, dvar: Tensor, dvar_per_dscale: Tensor | None
 ) -> Tensor:
     """G as a map of its own, from `Gradient`'s tensors; dense channels-last, in dy's dtype."""
-    rows, channels, out = activation.rows_of(dy), dy.shape[1], layout.empty(dy.shape, dy)
+    out = torch.empty_like(dy, memory_format=layout.FORMATS[dy.dim()])
+    rows, channels = activation.rows_of(dy), dy.shape[1]
     kernel, key = box_wgrad_kernel.write_gradient_kernel, (rows, channels, dvar_per_dscale is None)
     launch = _gradients.get(kernel, key)
     if launch is None:
