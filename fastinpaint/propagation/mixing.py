@@ -70,9 +70,11 @@ class Net(nn.Module):
 
     def forward(self, features: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Shares ``[B, K]`` and the expected log(1 + error) ``[B]``."""
-        x = ((features - self.mean) / self.std).clamp(-USUAL, USUAL)
-        out = self.last(torch.relu(self.second(torch.relu(self.first(x)))))
+        out = self.last(torch.relu(self.second(torch.relu(self.first(self.normalised(features))))))
         return torch.softmax(out[:, :-1].masked_fill(~present, -1e4), 1), out[:, -1]
+
+    def normalised(self, features: Tensor) -> Tensor:
+        return ((features - self.mean) / self.std).clamp(-USUAL, USUAL)
 
     def arrays(self) -> Weights:
         """What `blend` reads."""
@@ -91,8 +93,10 @@ def errors(net: Net, data: Examples) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @torch.no_grad()
-def mean_error(net: Net, data: Examples) -> float:
-    return float(errors(net, data)[0].mean())
+def mean_error(net: Net, data: Examples, weights: Tensor | None = None) -> float:
+    """0 to 255; weights ``[B]`` of the examples, or None for equal ones."""
+    error = errors(net, data)[0]
+    return float(error.mean() if weights is None else (weights * error).sum() / weights.sum())
 
 
 def mirrored_in_time() -> tuple[list[int], list[int]]:
