@@ -67,6 +67,15 @@ inline void store(Bf16* p, vfloat v) {
   *reinterpret_cast<vhalf_u*>(p) = __builtin_convertvector(rounded(v), vhalf);
 #endif
 }
+// As many floats as doubles fit a vector, widened and rounded.
+typedef float vhalf_float __attribute__((vector_size(FI_BYTES / 2)));
+typedef float vhalf_float_u __attribute__((vector_size(FI_BYTES / 2), aligned(4), may_alias));
+inline vdouble load_double(const float* p) {
+  return __builtin_convertvector(*reinterpret_cast<const vhalf_float_u*>(p), vdouble);
+}
+inline void store_rounded(float* p, vdouble v) {
+  *reinterpret_cast<vhalf_float_u*>(p) = __builtin_convertvector(v, vhalf_float);
+}
 inline float to_float(float v) { return v; }
 inline float to_float(Bf16 v) {
   const uint32_t bits = uint32_t{v.bits} << 16;

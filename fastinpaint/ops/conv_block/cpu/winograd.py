@@ -151,6 +151,11 @@ def weight_strides(weight: tuple[int, ...], into_first: bool) -> ctypes.Array[ct
     return native.array(ctypes.c_int64, 5)(weight[into], weight[out], time, weight[-2], weight[-1])
 
 
+def tile(shape: ConvShape, dtype: torch.dtype, of_weight: bool = False) -> int:
+    """Outputs a side of a tile: of the correlation, or `of_weight` of the weight gradient."""
+    return int(native.library().fi_cpu_winograd_tile(ctypes.byref(shape), native.DTYPES[dtype], of_weight))
+
+
 def fwd(
     sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, stats: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
