@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastinpaint.inference.chroma import Span, limited, span_of
 from fastinpaint.inference.pipeline import ahead
 from fastinpaint.inference.regions import Region, find_regions, whole_frame
 from fastinpaint.inference.settings import DTYPES, Settings
@@ -174,10 +175,11 @@ def complete_window(
     frames = [frame.copy() for frame, _ in window]
     doubts = np.stack([mask for _, mask in window])
     masks = doubts > 0
+    span = span_of(window) if corrects(model) else None
     for region in whole_frame(masks) if settings.full_frame else find_regions(masks, settings.size):
         seen = region.window.slices
         crops, holes = [frame[seen] for frame, _ in window], [doubt[seen] for doubt in doubts]
-        fills = fill(model, crops, holes, region, settings, strength)
+        fills = fill(model, crops, holes, region, settings, strength, span)
         own = np.zeros_like(masks[0])
         own[region.hole.slices] = True
         for frame, mask, filled in zip(frames, masks, fills, strict=True):
@@ -192,11 +194,13 @@ def fill(
     region: Region,
     settings: Settings,
     strength: float = 1.0,
+    span: Span | None = None,
 ) -> list[np.ndarray]:
     """What the network sees in the holes of a region's window: one uint8 [h, w, 3] for each crop [h, w, 3].
 
     Scaling down averages pixels, and a small pixel is a hole where any of its pixels is, so no hole leaks. A network
-    that corrects a fill counts only where little is known (see `KNOWN`), multiplied by `strength`.
+    that corrects a fill counts only where little is known (see `KNOWN`), multiplied by `strength`. It brings in no
+    colour that the `span` of the known pixels does not have; None sets no limit.
     """
     small, correcting = (region.width, region.height), corrects(model)
     video = np.stack([cv2.resize(crop, small, interpolation=cv2.INTER_AREA) for crop in crops])
@@ -205,7 +209,8 @@ def fill(
         mask = (mask > 0).astype(np.float32)
     output = _run(model, video, mask, settings)
     if correcting:  # only the change is enlarged, so that the fill stays sharp
-        output = output - video / np.float32(255)
+        filled = video / np.float32(255)
+        output = (output if span is None else limited(output, filled, span)) - filled
     height, width = crops[0].shape[:2]
     enlarged = [cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC) for frame in output]
     if not correcting:

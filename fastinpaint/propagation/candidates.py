@@ -26,6 +26,9 @@ LIKE = 0.45
 """Share of the ring's error that a mean difference must explain before carried colours are corrected by it."""
 LIGHT = 4.0
 """Multiple of the ring's usual error that an offset by light is at most."""
+EVEN = (1.3, 2.0)
+"""Multiples of the ring's deviation from a smooth offset at which an offset begins to count as light, and does in full.
+Where a mask leaves out the edge of what it hides, that edge differs by much and the rest of the ring by little."""
 FAR = 255.0
 """Grey levels of difference that stand for a candidate that is absent."""
 
@@ -100,7 +103,7 @@ def collect(
     differences += [(temporal[a], temporal[b]) for a, b in PAIRS]
     there = present[len(SPATIAL) :]
     exists = [present[0]] * 3 + there + [there[a] & there[b] for a, b in PAIRS]
-    gaps = [np.abs(a.astype(np.int16) - b).mean(1).astype(np.float32) for a, b in differences]
+    gaps = [_gap(a, b) for a, b in differences]
     gaps = [np.where(there, gap, FAR) for gap, there in zip(smooth(gaps), exists, strict=True)]
     features += [np.log1p(gap) for gap in gaps]
     return Candidates(np.stack(values), np.stack(present), np.stack(features, 1).astype(np.float32))
@@ -109,16 +112,25 @@ def collect(
 def relit(value: np.ndarray, evidence: Evidence) -> np.ndarray:
     """Carried colours made brighter or darker where the ring shows that the light has changed, so that no seam shows.
 
-        value + s offset,   s = clip((|offset| / (error + 1) - LIKE) / LIKE, 0, 1) exp(-(offset / limit)^2)
+        value + s offset,   s = clip((|offset| / (error + 1) - LIKE) / LIKE, 0, 1) exp(-(offset / limit)^2) e
+        e = clip((|offset| / (spread + 1) - EVEN_0) / (EVEN_1 - EVEN_0), 0, 1)
         limit = LIGHT (1 + median of the error)
 
     The error on the ring is hardly larger than the mean difference where only the light is another; where the ring's
     pattern differs, the source is another thing, and stays as it is. Where most of the ring agrees with its sources,
-    a large offset at some part of it is a thing that stands there, not light.
+    a large offset at some part of it is a thing that stands there, not light. Light is even: it
+    shifts all of the ring alike.
     """
     share = ((np.abs(evidence.offset) / (evidence.error + 1) - LIKE) / LIKE).clip(0, 1)
     share *= np.exp(-((evidence.offset / (LIGHT * (1 + np.median(evidence.error)))) ** 2))
+    share *= ((np.abs(evidence.offset) / (evidence.spread + 1) - EVEN[0]) / (EVEN[1] - EVEN[0])).clip(0, 1)
     return np.rint(value + (share * evidence.offset)[:, None]).clip(0, 255).astype(np.uint8)
+
+
+def _gap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Mean absolute difference of colours uint8 ``[N, 3]``: float32 ``[N]``."""
+    apart = cv2.absdiff(a, b)
+    return ((apart[:, 0].astype(np.uint16) + apart[:, 1] + apart[:, 2]) / 3).astype(np.float32)
 
 
 class _Smoother:

@@ -18,8 +18,14 @@ CONTEXT, EACH, SURROUNDINGS = 5, 5, 3
 """Features before those of the temporal candidates, of each of them, and between spatial ones (see `collect`)."""
 SURPRISE = 0.2
 """Weight of the expected error's loss."""
-DECISIVE = 0.3
+DECISIVE = 0.1
 """Share of the candidates' own errors in the loss."""
+AWAKE = 1.0
+"""Weight of the shares' cross entropy at the first step; it falls to 0 at the last."""
+STEEP = 1.5
+"""A candidate deserves a share in proportion to (1 + its error) to the power of minus this."""
+ABSENT = -1e4
+"""Score of a candidate that no frame shows."""
 BATCH = 4096
 LAYERS = ("first", "second", "last")
 
@@ -69,9 +75,9 @@ class Net(nn.Module):
         return net
 
     def forward(self, features: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """Shares ``[B, K]`` and the expected log(1 + error) ``[B]``."""
+        """Logarithms of the shares ``[B, K]``, and the expected log(1 + error) ``[B]``."""
         out = self.last(torch.relu(self.second(torch.relu(self.first(self.normalised(features))))))
-        return torch.softmax(out[:, :-1].masked_fill(~present, -1e4), 1), out[:, -1]
+        return torch.log_softmax(out[:, :-1].masked_fill(~present, ABSENT), 1), out[:, -1]
 
     def normalised(self, features: Tensor) -> Tensor:
         return ((features - self.mean) / self.std).clamp(-USUAL, USUAL)
@@ -84,18 +90,37 @@ class Net(nn.Module):
         return {name: tensor.detach().numpy().astype(np.float32) for name, tensor in named.items()}
 
 
-def errors(net: Net, data: Examples) -> tuple[Tensor, Tensor, Tensor]:
-    """Absolute errors ``[B]``: the blend's, the candidates' own by their shares, and that of the expected log error."""
-    share, expected = net(data.features, data.present)
-    error = ((share[..., None] * data.values).sum(1) - data.truth).abs().mean(1)
-    each = (share * (data.values - data.truth[:, None]).abs().mean(2)).sum(1)
-    return error, each, (expected - torch.log1p(error.detach())).abs()
+class Errors(NamedTuple):
+    """Of pixels, all ``[B]``.
+
+    Attributes:
+        blend: absolute error of the blend.
+        each: of the candidates, averaged by their shares.
+        surprise: of the expected log(1 + error).
+        missed: cross entropy of the shares with those that the candidates' own errors deserve.
+    """
+
+    blend: Tensor
+    each: Tensor
+    surprise: Tensor
+    missed: Tensor
+
+
+def errors(net: Net, data: Examples) -> Errors:
+    """What a network gets wrong."""
+    logarithm, expected = net(data.features, data.present)
+    share = logarithm.exp()
+    blend = ((share[..., None] * data.values).sum(1) - data.truth).abs().mean(1)
+    own = (data.values - data.truth[:, None]).abs().mean(2)
+    deserved = torch.softmax((-STEEP * torch.log1p(own)).masked_fill(~data.present, ABSENT), 1)
+    missed = -(deserved * logarithm).sum(1)
+    return Errors(blend, (share * own).sum(1), (expected - torch.log1p(blend.detach())).abs(), missed)
 
 
 @torch.no_grad()
 def mean_error(net: Net, data: Examples, weights: Tensor | None = None) -> float:
-    """0 to 255; weights ``[B]`` of the examples, or None for equal ones."""
-    error = errors(net, data)[0]
+    """Of the blend, 0 to 255; weights ``[B]`` of the examples, or None for equal ones."""
+    error = errors(net, data).blend
     return float(error.mean() if weights is None else (weights * error).sum() / weights.sum())
 
 
@@ -118,10 +143,11 @@ def fit(net: Net, data: Examples, weight: Tensor, steps: int, rate: float, seed:
     """Train in place with AdamW and a cosine schedule; every other batch is mirrored in time.
 
         mean of weight * ((1 - DECISIVE) |blend - truth| + DECISIVE sum_k w_k |value_k - truth|)
-        + SURPRISE * mean of |e - log(1 + |blend - truth|)|
+        + SURPRISE * mean of |e - log(1 + |blend - truth|)| - AWAKE (1 - step / steps) * mean of sum_k d_k log w_k
 
-    The sum is smallest where one candidate has all of a pixel, so the net chooses between two that differ. Mixing them
-    would show a ghost.
+    The first sum is smallest where one candidate has all of a pixel, so the net chooses between two that differ. Mixing
+    them would show a ghost. The second keeps a candidate alive whose share is small: its gradient does not vanish with
+    the share, as that of the blend does. `d_k` are the shares that the candidates' errors deserve.
 
     Args:
         weight: of each pixel, ``[B]``.
@@ -142,8 +168,9 @@ def fit(net: Net, data: Examples, weight: Tensor, steps: int, rate: float, seed:
                 batch.values[:, candidates], batch.present[:, candidates], batch.features[:, order], batch.truth
             )
         shaken = batch.features + noise * net.std * torch.randn(batch.features.shape, generator=rng)
-        error, each, surprise = errors(net, batch._replace(features=shaken))
-        loss = (weight[chosen] * torch.lerp(error, each, DECISIVE)).mean() + SURPRISE * surprise.mean()
+        found = errors(net, batch._replace(features=shaken))
+        loss = (weight[chosen] * torch.lerp(found.blend, found.each, DECISIVE)).mean()
+        loss = loss + SURPRISE * found.surprise.mean() + AWAKE * (1 - step / steps) * found.missed.mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

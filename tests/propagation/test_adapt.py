@@ -36,7 +36,8 @@ def test_the_trained_network_is_the_one_that_blends() -> None:
     given = candidates()
     net = Net.of(shipped())
     with torch.no_grad():
-        share, expected = net(torch.from_numpy(given.features), torch.from_numpy(given.present).T)
+        logarithm, expected = net(torch.from_numpy(given.features), torch.from_numpy(given.present).T)
+    share = logarithm.exp()
     mixed = blend(given)
     value = np.einsum("nk,knc->nc", share.numpy(), given.values)
     carried = share[:, len(SPATIAL) :].sum(1) * torch.exp(-torch.expm1(expected.clamp(0, 5)) / DOUBT)
@@ -44,6 +45,15 @@ def test_the_trained_network_is_the_one_that_blends() -> None:
     cautious = CAUTION * (1 - mixed.confidence[:, None]) ** 4
     assert np.abs(value + cautious * (given.values[0] - value) - mixed.value).max() < 0.01
     assert all(np.array_equal(array, shipped()[name]) for name, array in net.arrays().items())
+
+
+def test_no_candidate_is_ignored() -> None:
+    rng = np.random.default_rng(0)
+    net = Net.of(shipped())
+    features = net.mean + net.std * torch.from_numpy(rng.normal(0, 1, (4000, len(net.mean)))).float()
+    with torch.no_grad():
+        logarithm, _ = net(features, torch.ones(4000, len(NAMES), dtype=torch.bool))
+    assert (logarithm.exp().mean(0) > 0.01).all()
 
 
 def test_a_mirror_in_time_is_its_own_inverse() -> None:

@@ -9,10 +9,11 @@ import pytest
 from fastinpaint.propagation import propagate
 from fastinpaint.propagation.boxes import around
 from fastinpaint.propagation.camera import between, register
-from fastinpaint.propagation.candidates import relit
+from fastinpaint.propagation.candidates import NAMES, relit
 from fastinpaint.propagation.carry import Mosaic
 from fastinpaint.propagation.evidence import Evidence
 from fastinpaint.propagation.majority import TOLERANCE, Votes
+from fastinpaint.propagation.rounds import Clip
 
 HEIGHT, WIDTH, FRAMES = 64, 96, 28
 
@@ -116,3 +117,19 @@ def test_a_thing_at_the_ring_is_no_light_and_light_is_corrected() -> None:
     assert np.array_equal(relit(value, Evidence(offset, error, age)), value)
     light = Evidence(np.full(100, -20, np.float32), np.full(100, 20, np.float32), age)
     assert np.abs(relit(value, light).astype(int) - 180).max() <= 2
+
+
+@pytest.mark.parametrize("rim", [0, 2, 3])
+def test_the_edge_of_a_thing_that_the_mask_leaves_out_is_no_light(rim: int) -> None:
+    video = np.repeat(ground()[None], 14, 0)
+    hole = np.zeros(video.shape[:3], bool)
+    for t in range(14):
+        hole[t, 20:42, 4 + 5 * t : 24 + 5 * t] = True
+        edge = cv2.dilate(hole[t].astype(np.uint8), np.ones((2 * rim + 1, 2 * rim + 1), np.uint8)) > 0
+        video[t][edge] = 60
+    clip = Clip(video, hole, np.arange(14) == 0)
+    found = clip.search()
+    values = clip.candidates(7, found, Mosaic(found.filled)).values[NAMES.index("majority")]
+    error = np.abs(values.astype(int) - ground()[clip.places[7]]).mean(1)
+    assert np.median(error) < 2
+    assert error.mean() < 6

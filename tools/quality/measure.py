@@ -4,7 +4,8 @@
     python -m tools.quality.measure rows CLIPS WORK [KIND ...]    # all figures, a row for each clip and kind
     python -m tools.quality.measure table WORK                    # the rows as Markdown
 
-The first 32 frames of each clip's middle square at 128x128, holes from seed 0. `adapted` is `--adapt 20`.
+The first 32 frames of each clip's middle square at 128x128, holes from seed 0. `--adapted` among the kinds
+also measures `inpaint --adapt 20`, which takes ten times as long.
 WORK/rows.jsonl holds the figures; what is there already is kept. Clips validated on get fixed rectangles alone.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -28,8 +30,10 @@ from fastinpaint.propagation import Adaptation, propagate
 from fastinpaint.propagation.fill import Filled
 
 FRAMES, SIZE, ADAPT = 32, 128, 20
+ADAPTED = "--adapted"
 FILLS = ("Telea", "nearest in time", "propagation", "with network", "adapted")
-COLUMNS = {
+Columns = Mapping[str, tuple[Sequence[str], str]]
+COLUMNS: Columns = {
     "mean error": (FILLS, ".1f"),
     "PSNR, dB": (("Telea", "propagation", "with network"), ".1f"),
     "SSIM": (("Telea", "propagation", "with network"), ".3f"),
@@ -60,81 +64,49 @@ VALIDATION = (
     "everyday/sam2_01_dog.mp4",
     "everyday/mdn_flower.mp4",
 )
-"""Clips that choices about the correcting network are made by: no training view shows them."""
-TRAINED_ON = (
-    "people/intel_asl_again.mkv",
-    "people/intel_asl_book.mkv",
-    "people/intel_asl_eat.mkv",
-    "people/intel_prev_head-pose-face-detection-male.gif",
-    "people/intel_prev_face-demographics-walking.gif",
-    "scenes/intel_bottle.mp4",
-    "scenes/intel_bottle.mp4@600",
-    "scenes/intel_person.mp4",
-    "scenes/intel_person.mp4@700",
-    "scenes/intel_prev_classroom.gif",
-    "scenes/intel_prev_fruit-and-vegetable-detection.gif",
-    "scenes/intel_prev_people-detection.gif",
-    "scenes/intel_prev_store-aisle-detection.gif",
-    "everyday/mdn_bug.mp4",
-    "everyday/mdn_flower.mp4",
-    "everyday/mdn_tears_of_steel.webm",
-    "everyday/mdn_tears_of_steel.webm@240",
-    "everyday/mdn_tears_of_steel.webm@500",
-    "everyday/mdn_tears_of_steel.webm@760",
-    "everyday/mdn_tears_of_steel.webm@1020",
-    "everyday/mdn_tears_of_steel.webm@1280",
-    "everyday/sam2_01_dog.mp4",
-    "everyday/sam2_01_dog.mp4@150",
-    "everyday/sam2_02_cups.mp4",
-    "everyday/sam2_02_cups.mp4@150",
-    "everyday/sam2_03_blocks.mp4",
-)
-"""The parts of clips whose hidden pixels taught the mixing network (`tools.blend.train`); @ says from which frame."""
+"""Clips that choices about both networks are made by: no training draw and no training view shows them."""
 SETS = {"held out": HELD_OUT, "validated on": VALIDATION}
 
 Scores = dict[str, dict[str, float]]
 
 
 class Case(NamedTuple):
-    """A clip, its hole, and its propagated fills: without and with adapting."""
+    """A clip, its hole, and its propagated fill."""
 
     video: np.ndarray
     mask: np.ndarray
-    plain: Filled
-    adapted: Filled
+    filled: Filled
 
 
-def case(clips: Path, work: Path, name: str, kind: str) -> Case:
-    """A clip with a hole, filled at the first call."""
+def case(clips: Path, work: Path, name: str, kind: str, adapt: bool = False) -> Case:
+    """A clip with a hole, filled at the first call, by adapted weights or the package's."""
     video = read_clip(clips / name, FRAMES, SIZE)
     mask = make_holes(kind, len(video), SIZE, SIZE, np.random.default_rng([0, 0])) > 0
-    target = work / f"{Path(name).stem}_{kind}.npz"
+    target = work / f"{Path(name).stem}_{kind}_{'adapted' if adapt else 'plain'}.npz"
     if not target.exists():
         blank = np.where(mask[..., None], 0, video).astype(np.uint8)
-        fills = {"plain": propagate(blank, mask), "adapted": propagate(blank, mask, Adaptation(ADAPT))}
-        arrays = {f"{key}_{part}": value for key, fill in fills.items() for part, value in fill._asdict().items()}
+        filled = propagate(blank, mask, Adaptation(ADAPT) if adapt else None)
         part = target.with_suffix(".part.npz")
-        np.savez_compressed(part, **arrays)
+        np.savez_compressed(part, **filled._asdict())
         part.replace(target)
     found = np.load(target)
-    plain, adapted = (Filled(found[f"{key}_video"], found[f"{key}_confidence"]) for key in ("plain", "adapted"))
-    return Case(video, mask, plain, adapted)
+    return Case(video, mask, Filled(found["video"], found["confidence"]))
 
 
-def measure(clips: Path, work: Path, name: str, kind: str) -> Scores:
+def measure(clips: Path, work: Path, name: str, kind: str, adapt: bool) -> Scores:
     """Each fill's figures."""
-    video, mask, plain, adapted = case(clips, work, name, kind)
+    video, mask, plain = case(clips, work, name, kind)
     blank = np.where(mask[..., None], 0, video).astype(np.uint8)
-    fills = (
-        telea(blank, mask),
-        nearest_in_time(blank, mask),
-        plain.video,
-        _corrected(plain),
-        _corrected(adapted),
-    )
-    return {"source": _figures(video, video, mask)} | {
-        title: _figures(fill, video, mask) for title, fill in zip(FILLS, fills, strict=True)
+    fills = {
+        "source": video,
+        "Telea": telea(blank, mask),
+        "nearest in time": nearest_in_time(blank, mask),
+        "propagation": plain.video,
+        "with network": _corrected(plain),
     }
+    if adapt:
+        fills["adapted"] = _corrected(case(clips, work, name, kind, adapt).filled)
+    return {title: _figures(fill, video, mask) for title, fill in fills.items()}
 
 
 def _corrected(filled: Filled) -> np.ndarray:
@@ -161,25 +133,32 @@ def _figures(result: np.ndarray, video: np.ndarray, mask: np.ndarray) -> dict[st
 
 
 def table(rows: dict[tuple[str, str], Scores]) -> str:
-    """A table for each kind of hole: clip by clip, and the means of both sets."""
-    head = " | ".join(f"{title}: {', '.join(fills)}" for title, (fills, _) in COLUMNS.items())
+    """A table for each kind of hole: clip by clip, and the means of both sets.
+
+    Fills that a row lacks are left out.
+    """
+    measured = set.intersection(*(set(scores) for scores in rows.values()))
+    columns = {title: ([fill for fill in fills if fill in measured], form) for title, (fills, form) in COLUMNS.items()}
+    head = " | ".join(f"{title}: {', '.join(fills)}" for title, (fills, _) in columns.items())
     parts = []
     for kind in HOLE_KINDS:
         lines = [f"| {kind} | {head} |", "|" + " --- |" * (1 + len(COLUMNS))]
         for title, names in SETS.items():
             kept = [name for name in names if (name, kind) in rows]
-            lines += [f"| {Path(name).stem} | {_cells([rows[name, kind]])} |" for name in kept]
+            lines += [f"| {Path(name).stem} | {_cells([rows[name, kind]], columns)} |" for name in kept]
             if kept:
-                lines.append(f"| **mean of {len(kept)} {title}** | {_cells([rows[name, kind] for name in kept])} |")
+                lines.append(
+                    f"| **mean of {len(kept)} {title}** | {_cells([rows[name, kind] for name in kept], columns)} |"
+                )
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
 
-def _cells(scores: list[Scores]) -> str:
+def _cells(scores: list[Scores], columns: Columns) -> str:
     """The columns of some clips, averaged."""
     return " | ".join(
         ", ".join(f"{np.mean([row[fill][title] for row in scores]):{form}}" for fill in fills)
-        for title, (fills, form) in COLUMNS.items()
+        for title, (fills, form) in columns.items()
     )
 
 
@@ -188,7 +167,8 @@ def main() -> None:
         lines = (Path(sys.argv[2]) / "rows.jsonl").read_text().splitlines()
         print(table({(row["clip"], row["holes"]): row["scores"] for row in map(json.loads, lines)}))
         return
-    clips, work, kinds = Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:] or list(HOLE_KINDS)
+    clips, work, adapt = Path(sys.argv[2]), Path(sys.argv[3]), ADAPTED in sys.argv
+    kinds = [kind for kind in sys.argv[4:] if kind != ADAPTED] or list(HOLE_KINDS)
     work.mkdir(parents=True, exist_ok=True)
     target = work / "rows.jsonl"
     lines = target.read_text().splitlines() if target.exists() else []
@@ -197,8 +177,10 @@ def main() -> None:
         for name in (*HELD_OUT, *(VALIDATION if kind == "rectangle" else ())):
             if sys.argv[1] == "fills":
                 case(clips, work, name, kind)
+                if adapt:
+                    case(clips, work, name, kind, adapt)
             elif (name, kind) not in done:
-                scores = measure(clips, work, name, kind)
+                scores = measure(clips, work, name, kind, adapt)
                 with target.open("a") as file:
                     file.write(json.dumps({"clip": name, "holes": kind, "scores": scores}) + "\n")
                 print(name, kind, {fill: round(found["mean error"], 2) for fill, found in scores.items()}, flush=True)
