@@ -5,9 +5,9 @@ An op's sources are files named cpu*.cpp and cuda*.cu, or folders named cpu and 
 one is chosen at run time), the CUDA becomes ``libfastinpaint_cuda.so`` where nvcc is (folders named hopper for sm_90a
 alone). Neither needs torch. What cannot be built is named and left out.
 
-    CXX=...                       the C++ compiler
-    FASTINPAINT_CUDA=0|1          never, or by all means, build the CUDA kernels
-    FASTINPAINT_CUDA_ARCH=80;90a  the architectures, 80 or higher, instead of 80;90a;100, and PTX of the first
+    CXX=...                        the C++ compiler
+    FASTINPAINT_CUDA=0|1           never, or by all means, build the CUDA kernels
+    FASTINPAINT_CUDA_ARCHS=80;90a  the architectures, 80 or higher, instead of 80;90a;100, and PTX of the lowest
 """
 
 from __future__ import annotations
@@ -60,18 +60,21 @@ def wanted_nvcc() -> str | None:
 
 def cuda_architectures() -> list[str]:
     """What the CUDA kernels are compiled for."""
-    architectures = os.environ.get("FASTINPAINT_CUDA_ARCH", ARCHITECTURES).split(";")
+    architectures = os.environ.get("FASTINPAINT_CUDA_ARCHS", ARCHITECTURES).split(";")
     for name in architectures:
         if not re.fullmatch(r"(8|9|1\d)\d[af]?", name):
-            raise SystemExit(f"FASTINPAINT_CUDA_ARCH must name architectures from 80 on, as 80;90a;100, got {name!r}.")
+            raise SystemExit(f"FASTINPAINT_CUDA_ARCHS must name architectures from 80 on, as 80;90a;100, got {name!r}.")
     return architectures
 
 
 def cuda_code(architectures: list[str]) -> list[str]:
-    """Machine code for every architecture, and PTX of the first for those to come."""
-    code = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
-    plain = architectures[0].rstrip("af")  # PTX of 90a runs on nothing else
-    return [*code, f"-gencode=arch=compute_{plain},code=compute_{plain}"]
+    """Machine code for every architecture, and PTX of the lowest for those to come.
+
+    All machine code is made from that PTX: making PTX takes two thirds of a compilation.
+    """
+    lowest = min((a.rstrip("af") for a in architectures), key=int)  # PTX of 90a runs on nothing else
+    codes = [*(f"sm_{a}" for a in architectures), f"compute_{lowest}"]
+    return [f"-gencode=arch=compute_{lowest},code={code}" for code in codes]
 
 
 def cuda_flags(nvcc: str) -> tuple[list[str], list[str]]:

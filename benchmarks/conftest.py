@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.turn_schedule import MINUTES, TURNS, TurnSchedule
 from fastinpaint.bench import rows
-from fastinpaint.bench.contenders import BACKENDS, Workload
+from fastinpaint.bench.contenders import ON_GPUS, Workload
 from fastinpaint.bench.machine import ceilings, commit, describe, rates, synchronise
 from fastinpaint.bench.measure import Timing, allocated_bytes, device_times
 
@@ -61,9 +61,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Sort by turn, with a case's contenders one after another. Single GPU backends are deselected on a CPU."""
+    """Sort by turn, with a case's contenders one after another. What only a GPU runs is deselected on a CPU."""
     if not config.getoption("--device").startswith("cuda"):
-        items[:] = [item for item in items if BACKENDS.keys().isdisjoint(map(str, parameters_of(item).values()))]
+        items[:] = [item for item in items if set(ON_GPUS).isdisjoint(map(str, parameters_of(item).values()))]
     items.sort(key=lambda item: parameters_of(item).get("turn", 0))
 
 

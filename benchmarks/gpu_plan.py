@@ -88,7 +88,7 @@ def _architecture() -> dict[str, str]:
     if not torch.cuda.is_available():
         return {}
     major, minor = torch.cuda.get_device_capability()
-    return {"FASTINPAINT_CUDA_ARCH": f"{major}{minor}{'a' if major >= 9 else ''}"}
+    return {"FASTINPAINT_CUDA_ARCHS": f"{major}{minor}{'a' if major >= 9 else ''}"}
 
 
 def _tests(out: Path) -> list[Step]:
@@ -119,21 +119,37 @@ def _bench(out: Path) -> list[list[Step]]:
         command = _pytest("benchmarks", "--benchmark-only", "--device", "cuda", "--rows", rows, "-k", chosen, *more)
         return [Step("bench", name, command, limit, least, rank)]
 
-    first = "(fastinpaint or channels) and not (triton or library or low)"
-    rest = f"not ({first}) and not triton and not compile"
+    first = "(fastinpaint or channels) and not (triton or library or low or wgmma or graph)"
+    rest = f"not ({first}) and not (triton or compile or graph)"
     quick = ("--rounds-seconds", "0.05", "--benchmark-columns", "median")
     return [
         bench("step", f"training_step and {first}", 45, 20, 3),
         bench("step others", f"(inference and not compile) or (training_step and {rest})", 45, 20, 3),
-        bench("step triton", "training_step and triton", 50, 20, 4),
-        bench("compile", "training_step and compile and not autotune", 80, 30, 4),
+        bench("step triton", "training_step and triton and not graph", 50, 20, 4),
+        bench("compile", "training_step and compile and not (autotune or overhead)", 80, 30, 4),
+        bench("step graphs", "training_step and graph", 60, 20, 5),
+        bench("compile graph", "training_step and overhead", 60, 30, 5),
         bench("ops", "test_ops", 45, 10, 5, *quick),
         bench("layers", "test_layer and not triton", 75, 20, 6, *quick),
         bench("layers triton", "test_layer and triton", 50, 20, 6, *quick),
-        bench("beyond", "training_step and (channels or fastinpaint) and not triton", 45, 20, 7, "--frames", "128"),
+        bench(
+            "beyond",
+            "training_step and (channels or fastinpaint) and not (triton or graph)",
+            *(45, 20, 7, "--frames", "128"),
+        ),
+        [Step("bench", "largest", _largest(rows), 60, 30, 8)],
         [Step("tune", "tune", _fastinpaint("tune", "--device", "cuda"), 60, 20, 8)],
         bench("max-autotune", "(training_step and autotune) or (inference and compile)", 120, 45, 9),
     ]
+
+
+def _largest(rows: str) -> list[str]:
+    """The most frames that train in this GPU's memory, by plain PyTorch and by this library."""
+    import torch
+
+    memory = torch.cuda.get_device_properties(0).total_memory / 1e9 if torch.cuda.is_available() else 1
+    asked = ("--device", "cuda", "--dtype", "bfloat16", "--max-frames", f"{0.95 * memory:.1f}", "--axes", "frames")
+    return _fastinpaint("bench", *asked, "--contenders", "eager channels-last", "fastinpaint", "--out", rows)
 
 
 def _sanitizers() -> list[Step]:

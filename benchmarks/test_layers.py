@@ -7,8 +7,10 @@ activation that its net would not write, and one backward gives both gradients.
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,4 +82,21 @@ def test_layer(name, which, contender, workload, measure):
         flops, values = 2 * passes * layer.needed_macs(), passes * there + out + passes * case.conv.weight.numel()
     moved = inputs.dy.element_size() * values
     work = made.forward if which == "forward" else made.backward
-    measure(work, f"{name} {which}", contender, flops, moved, kind="layer", intensity=flops / moved, kept_bytes=kept)
+    more = {"intensity": flops / moved, "kept_bytes": kept, "predicted": predicted(name, which, contender, workload)}
+    measure(work, f"{name} {which}", contender, flops, moved, kind="layer", **more)
+
+
+def predicted(name: str, which: str, contender: str, workload: Workload) -> float | None:
+    """The least seconds by the kernels' machine code on an H200 (docs/results/gpu_bounds.md), where they are known."""
+    if workload != Workload(dtype="bfloat16", device=workload.device, backend=workload.backend):
+        return None
+    kinds = ("forward",) if which == "forward" else ("dgrad", "wgrad")
+    found = [bounds().get((name.lower().replace(" ", "."), kind, BACKENDS.get(contender))) for kind in kinds]
+    return None if None in found else sum(filter(None, found))
+
+
+@functools.cache
+def bounds() -> dict[tuple[str, str, str | None], float]:
+    """Seconds of each layer, pass and path on an H200."""
+    rows = json.loads((Path(__file__).parents[1] / "docs/results/gpu_bounds.json").read_text())
+    return {(r["layer"], r["name"], r["path"]): 1e-6 * r["microseconds"] for r in rows if r["arch"] == "sm_90"}

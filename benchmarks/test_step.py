@@ -31,6 +31,7 @@ def test_training_step(name, workload, measure):
     if workload.device == "cpu":
         child = None if name.startswith("compile") else run_child(name, workload)
         memory["peak_bytes"] = child and child["peak_bytes"]
+    contender.warm_up()
     measure(contender.step, "step", name, flops, workload=dataclasses.asdict(workload), disagreement=apart, **memory)
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from fastinpaint.acceleration import layout
 from fastinpaint.acceleration.example import Example, arguments_of
@@ -18,7 +19,16 @@ from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.report import Layer, Report
 from fastinpaint.acceleration.rules import choices
 from fastinpaint.acceleration.swap import reasons, swap, unswap
-from fastinpaint.acceleration.tuner import Tuner, key_of, try_rules, tune, unwatch_calls, use_plan, watch_calls
+from fastinpaint.acceleration.tuner import (
+    Tuner,
+    key_of,
+    try_rules,
+    tune,
+    unwatch_calls,
+    use_plan,
+    waits_for_shapes,
+    watch_calls,
+)
 from fastinpaint.ops.dispatch import native, native_cpu, registry, tuning_cache
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -34,6 +44,7 @@ def accelerate(
     memory: str | float = "default",
     example: Any = None,
     objective: str | None = None,
+    channels_last: bool | None = None,
 ) -> Model:
     """Make a model's training step, or its inference, as fast as this library and stock torch can, in place.
 
@@ -52,7 +63,9 @@ def accelerate(
     tracers, checkpoints, functorch or in one of several processes. There, and with ``FASTINPAINT_TUNE=0``, the rules of
     `fastinpaint.acceleration.rules` choose.
 
-    Weights and activations may become channels-last, as after ``model.to(memory_format=torch.channels_last)``. To see
+    Weights, gradients and activations may become channels-last, as by ``model.to(memory_format=torch.channels_last)``.
+    Code that flattens weights or gradients by ``view`` refuses these: torch's LBFGS and ``parameters_to_vector``, Muon,
+    safetensors' ``save_file``. With ``channels_last=False`` weights and gradients stay contiguous for it. To see
     the gradient of an inner activation, put a hook on its module, or call ``retain_grad`` before another layer reads
     it. ``torch.jit.script`` and ``torch.fx`` take the plain model: script or trace it first, or `restore` it.
 
@@ -67,6 +80,7 @@ def accelerate(
         objective: "speed": the fastest. "balanced": the fewest kept bytes within 5 % of the fastest's time. "memory":
             the fewest kept bytes. "fuse": every layer that can be fused, without measuring. Default: the environment's
             ``FASTINPAINT_OBJECTIVE``, else "memory" with memory="low", else "speed".
+        channels_last: the layout of the weights and inputs: False for contiguous, None for the faster one.
 
     Returns:
         The model.
@@ -84,20 +98,23 @@ def accelerate(
         plan = Plan(everything=True, contiguous=not _is_channels_last(model), memory=tier)
         before = _layouts(model)
         _put_unmeasured(model, plan, backend, Report(objective="fuse", how="fuse"))
-        if name in ("auto", "cpu"):
+        if name in ("auto", "cpu") and channels_last is not False:
             vars(model)["_fastinpaint_layouts"] = before
             _put_channels_innermost(model)
         return model
-    if (reason := _no_kernels(model)) is not None:
+    if (reason := _compiled(model) or _no_kernels(model)) is not None:
         warnings.warn(f"fastinpaint: the model stays as it is: {reason}", stacklevel=2)
-        model.fastinpaint_report = Report(objective=objective, how="rules", notes=[reason], left=reasons(model))  # type: ignore[assignment]
+        vars(model)["fastinpaint_report"] = Report(
+            objective=objective, how="rules", notes=[reason], left=reasons(model)
+        )
         return model
     plan, rows = _by_rules(model, "low" if memory == "low" else "default")
     _put_unmeasured(model, plan, backend, Report(objective=objective, how="rules", layers=rows))
-    tuner = Tuner(Goal(objective, budget), backend, plan)
+    layouts = (False, True) if channels_last is None else (channels_last,)
+    tuner = Tuner(Goal(objective, budget, layouts), backend, plan)
     vars(model)["_fastinpaint_layouts"] = _layouts(model)
     watch_calls(model, tuner)
-    if example is not None:
+    if example is not None and not waits_for_shapes(model):
         _choose_now(model, example, tuner)
     return model
 
@@ -106,11 +123,12 @@ def restore(model: Model) -> Model:
     """Take `accelerate` back: every module has its own class again, weights their layout. Returns the model."""
     unwatch_calls(model)
     unswap(model)
+    changeable = not layout.in_buckets(model)
     for module in model.modules():
         vars(module).pop("fastinpaint_report", None)
         before = vars(module).pop("_fastinpaint_layouts", {})
         for name, parameter in module.named_parameters():
-            if name in before and parameter.dim() in layout.FORMATS:
+            if changeable and name in before and parameter.dim() in layout.FORMATS:
                 layout.set_layout(parameter, before[name])
     return model
 
@@ -136,6 +154,14 @@ def _budget(memory: str | float) -> float | None:
         return float(memory)
     raise ValueError(
         f"accelerate: memory must be one of {', '.join(MEMORY)}, a share above 0 or bytes as '512MB', got {memory!r}."
+    )
+
+
+def _compiled(model: nn.Module) -> str | None:
+    """Why a model that is compiled already stays as it is, or None."""
+    compiled = [m for m in model.modules() if type(m).__name__ == "OptimizedModule" or m._compiled_call_impl]
+    return (
+        "it is compiled already: accelerate it first, and give torch.compile what that returns." if compiled else None
     )
 
 
@@ -166,11 +192,13 @@ def _by_rules(model: nn.Module, tier: str) -> tuple[Plan, list[Layer]]:
 
 def _put_unmeasured(model: nn.Module, plan: Plan, backend: str, report: Report) -> None:
     report.swapped, report.left = swap(model, plan, backend)
-    model.fastinpaint_report = report  # type: ignore[assignment]
+    vars(model)["fastinpaint_report"] = report
 
 
 def _put_channels_innermost(model: nn.Module) -> None:
     """Make the fused convolutions' weights channels-last once, as oneDNN reads them beside our maps in every pass."""
+    if layout.in_buckets(model):
+        return
     for module in model.modules():
         if isinstance(module, nn.modules.conv._ConvNd) and "_fastinpaint" in vars(module):
             weight = module._parameters.get("weight")  # none where a parametrization computes it
@@ -180,12 +208,13 @@ def _put_channels_innermost(model: nn.Module) -> None:
 
 def _is_channels_last(model: nn.Module) -> bool:
     """Whether a weight is channels-last: then torch's own convolutions return channels-last maps too."""
-    return any(p.dim() in layout.FORMATS and not p.is_contiguous() for p in model.parameters())
+    return any(not is_lazy(p) and p.dim() in layout.FORMATS and not p.is_contiguous() for p in model.parameters())
 
 
 def _layouts(model: nn.Module) -> dict[str, bool]:
     """By name: whether a weight is channels-last, for `restore`."""
-    return {name: not p.is_contiguous() for name, p in model.named_parameters() if p.dim() in layout.FORMATS}
+    known = [(name, p) for name, p in model.named_parameters() if not is_lazy(p)]
+    return {name: not p.is_contiguous() for name, p in known if p.dim() in layout.FORMATS}
 
 
 def _choose_now(model: nn.Module, example: Any, tuner: Tuner) -> None:

@@ -1,9 +1,10 @@
-"""What setup.py builds: with and without compilers, and as FASTINPAINT_CUDA and FASTINPAINT_CUDA_ARCH ask. No compiler
+"""What setup.py builds: with and without compilers, and as FASTINPAINT_CUDA and FASTINPAINT_CUDA_ARCHS ask. No compiler
 runs; the rules for ninja are read."""
 
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import re
 import shutil
@@ -34,7 +35,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """setup.py with both compilers and default options."""
     module = load(monkeypatch)
-    for name in ("FASTINPAINT_CUDA", "FASTINPAINT_CUDA_ARCH"):
+    for name in ("FASTINPAINT_CUDA", "FASTINPAINT_CUDA_ARCHS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(module, "find_cxx", lambda: "/bin/g++")
     monkeypatch.setattr(module, "find_nvcc", lambda: "/cuda/bin/nvcc")
@@ -65,7 +66,7 @@ def test_both_libraries_are_built_for_every_architecture(script: ModuleType) -> 
 def test_the_architectures_can_be_chosen(
     asked: str, code: list[str], hopper: bool, script: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FASTINPAINT_CUDA_ARCH", asked)
+    monkeypatch.setenv("FASTINPAINT_CUDA_ARCHS", asked)
     rules = script.ninja_rules(Path("out"), Path("build"))
     assert codes(rules, "conv_block/cuda/fwd_dgrad.cu") == code
     assert any("/hopper/" in line for line in rules) == hopper
@@ -73,14 +74,25 @@ def test_the_architectures_can_be_chosen(
     assert re.findall(r",code=(\w+)", link) == code
 
 
+def test_every_unit_is_made_into_ptx_once(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That takes two thirds of a compilation."""
+    for asked in (script.ARCHITECTURES, "100;90a;80"):
+        monkeypatch.setenv("FASTINPAINT_CUDA_ARCHS", asked)
+        rules = script.ninja_rules(Path("out"), Path("build"))
+        units = [line for before, line in itertools.pairwise(rules) if before.endswith(".cu")]
+        assert len(units) >= 8
+        for unit in units:
+            assert set(re.findall(r"arch=(\w+)", unit)) in ({"compute_80"}, {"compute_90a"})
+
+
 @pytest.mark.parametrize("asked", ["sm_90", "75", "80,90a", "80;", ""])
 def test_a_wrong_architecture_is_named(asked: str, script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FASTINPAINT_CUDA_ARCH", asked)
+    monkeypatch.setenv("FASTINPAINT_CUDA_ARCHS", asked)
     with pytest.raises(SystemExit) as stopped:
         script.ninja_rules(Path("out"), Path("build"))
     wrong = next(name for name in asked.split(";") if name != "80")
     assert stopped.value.code == (
-        f"FASTINPAINT_CUDA_ARCH must name architectures from 80 on, as 80;90a;100, got {wrong!r}."
+        f"FASTINPAINT_CUDA_ARCHS must name architectures from 80 on, as 80;90a;100, got {wrong!r}."
     )
 
 

@@ -1,19 +1,25 @@
 """Kept bytes against time: `accelerate(model, memory=...)` beside torch.compile's activation_memory_budget.
 
-    python -m benchmarks.strangers.budget [NETWORK ...] [--budgets 1 0.3 0.1] [--frames 4] [--turns 3] [--no-compile]
+    python -m benchmarks.strangers.budget [NETWORK ...] [--budgets 1 0.3 0.1] [--frames 4] [--turns 3] [--rows FILE]
+    python -m benchmarks.strangers.budget --table FILE
 
-One row a budget: the MiB that autograd keeps between forward and backward, the same with the most that backward holds
-of maps it computes again (counted for `accelerate` alone), and milliseconds a step, all in alternating turns of one
-process. A budget is a share of the stock model's kept bytes. "paper" is the network of Wang et al. 2019; others are the
-timing set's.
+Each contender takes turns with the stock channels-last model, its yardstick. One row a contender: the MiB that autograd
+keeps between forward and backward, the same with the most that backward holds of maps it computes again (counted for
+`accelerate` alone), the milliseconds of a step, and those of the yardstick in the same turns. A budget is a share of
+the stock model's kept bytes. "paper" is the network of Wang et al. 2019; others are the timing set's.
+
+With ``--rows`` a run resumes: contenders that have a row in the file are not measured again, and ``--seconds`` ends a
+run between two contenders.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import functools
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +41,8 @@ from fastinpaint.models import ModelConfig, VideoCompletionNet
 KIND = "budget"
 MIB = 2**20
 Run = Callable[[], Tensor]
+Contender = tuple[nn.Module, tuple[Tensor, ...]]  # a network and its inputs
+Build = Callable[[], Contender]
 
 
 def network(name: str, frames: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
@@ -58,55 +66,73 @@ def loss(net: nn.Module, inputs: tuple[Tensor, ...]) -> Run:
     return run
 
 
-def contenders(name: str, args: argparse.Namespace) -> Iterator[tuple[str, nn.Module, tuple[Tensor, ...]]]:
-    """The stock model, torch.compile at each budget, and ours at each budget, ready to be timed."""
+def contenders(name: str, args: argparse.Namespace) -> dict[str, Build]:
+    """By name, functions that make a network ready to be timed: torch.compile at each budget, and ours."""
     net, inputs = network(name, args.frames)
-    last, last_inputs = copy.deepcopy(net), to_channels_last(inputs)
-    set_weights(last, True)
-    yield "stock, channels-last", last, last_inputs
-    for budget in [] if args.no_compile else args.budgets:
+
+    def compiled(budget: float) -> Contender:
         torch._dynamo.reset()
-        compiled: Any = torch.compile(copy.deepcopy(last))
+        last, last_inputs = channels_last(net, inputs)
+        made: Any = torch.compile(last)
         with torch._functorch.config.patch(activation_memory_budget=budget):
-            loss(compiled, last_inputs)().backward()
-        yield f"torch.compile, budget {budget:g}", compiled, last_inputs
-    yield "accelerate, speed", fastinpaint.accelerate(copy.deepcopy(net), example=inputs), inputs
+            loss(made, last_inputs)().backward()
+        return made, last_inputs
+
+    def ours(**options: Any) -> Contender:
+        return fastinpaint.accelerate(copy.deepcopy(net), example=inputs, **options), inputs
+
+    budgets = [] if args.no_compile else args.budgets
+    found: dict[str, Build] = {f"torch.compile, budget {b:g}": functools.partial(compiled, b) for b in budgets}
+    found["accelerate, speed"] = ours
     for budget in args.budgets:
         if budget < 1:
-            ours = fastinpaint.accelerate(copy.deepcopy(net), example=inputs, memory=budget)
-            yield f"accelerate, memory={budget:g}", ours, inputs
-    yield "accelerate, memory", fastinpaint.accelerate(copy.deepcopy(net), example=inputs, objective="memory"), inputs
+            found[f"accelerate, memory={budget:g}"] = functools.partial(ours, memory=budget)
+    found["accelerate, memory"] = functools.partial(ours, objective="memory")
+    return found
 
 
-def measure(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The rows of one network."""
-    found, steps = [], []
-    for who, net, inputs in contenders(name, args):
-        run = loss(net, inputs)
-        kept, again = kept_bytes(run, net.parameters()), RecomputedBytes()
-        with again.counting():
-            run().backward()
-        found.append(
-            {"kind": KIND, "case": name, "contender": who, "kept_bytes": kept, "held_bytes": kept + again.most}
-        )
-        steps.append(lambda run=run: run().backward())
-    for row, seconds in zip(found, time_pairwise(steps, args.turns, 0.0, trial.clock), strict=True):
-        timing = Timing.of(seconds)
-        row |= {"p50": timing.p50, "runs": timing.runs, "clock": trial.clock.__name__}
-    return [describe(torch.device("cpu")) | row for row in found]
+def channels_last(net: nn.Module, inputs: tuple[Tensor, ...]) -> Contender:
+    """A copy of the stock model and its inputs as channels-last."""
+    last = copy.deepcopy(net)
+    set_weights(last, True)
+    return last, to_channels_last(inputs)
+
+
+def measure(name: str, args: argparse.Namespace, who: str, build: Build) -> dict[str, Any]:
+    """The row of one contender."""
+    net, inputs = build()
+    last, last_inputs = channels_last(*network(name, args.frames))
+    run, stock = loss(net, inputs), loss(last, last_inputs)
+    kept, again = kept_bytes(run, net.parameters()), RecomputedBytes()
+    with again.counting():
+        run().backward()
+    stock_kept = kept_bytes(stock, last.parameters())
+    stock().backward()
+    seconds, stock_seconds = time_pairwise(
+        [lambda: run().backward(), lambda: stock().backward()], args.turns, 0.0, trial.clock
+    )
+    timing, yardstick = Timing.of(seconds), Timing.of(stock_seconds)
+    shape = [list(t.shape) for t in inputs]
+    row = {"kind": KIND, "case": name, "input": shape, "contender": who, "runs": timing.runs}
+    row |= {"kept_bytes": kept, "held_bytes": kept + again.most, "p50": timing.p50, "clock": trial.clock.__name__}
+    return describe(torch.device("cpu")) | row | {"stock_p50": yardstick.p50, "stock_kept_bytes": stock_kept}
 
 
 def table(found: list[dict[str, Any]]) -> str:
-    """One line a contender."""
-    lines = ["| network | contender | kept MiB | with recomputed maps | ms |", "| --- | --- | --- | --- | --- |"]
-    for row in found:
+    """One line a contender, ordered by network and kept bytes."""
+    lines = [
+        "| network | contender | kept MiB | with recomputed maps | ms | stock channels-last ms | of stock's time |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in sorted(found, key=lambda row: (row["case"], -row["held_bytes"])):
         kept = f"{row['kept_bytes'] / MIB:.0f} | {row['held_bytes'] / MIB:.0f}"
-        lines.append(f"| {row['case']} | {row['contender']} | {kept} | {1e3 * row['p50']:.0f} |")
+        times = f"{1e3 * row['p50']:.0f} | {1e3 * row['stock_p50']:.0f} | {row['p50'] / row['stock_p50']:.2f}"
+        lines.append(f"| {row['case']} | {row['contender']} | {kept} | {times} |")
     return "\n".join(lines)
 
 
 def main() -> int:
-    """Measure the networks that are named; print each as it is done."""
+    """Measure the networks that are named; print and keep each contender's row as it is done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", default=["paper"], choices=["paper", *CASES], metavar="NETWORK")
     parser.add_argument("--budgets", type=float, nargs="+", default=[1.0, 0.3, 0.1])
@@ -114,16 +140,27 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out: it compiles for a minute")
     parser.add_argument("--cpu-time", action="store_true", help="count one thread's own seconds: on a busy machine")
-    parser.add_argument("--rows", type=Path, help="file that rows are appended to")
+    parser.add_argument("--rows", type=Path, help="file that rows are appended to, and read to resume")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="start no contender after this time")
+    parser.add_argument("--table", type=Path, nargs="+", help="print the rows of these files, and measure nothing")
     args = parser.parse_args()
+    if args.table:
+        print(table([row for row in rows.read(args.table) if row["kind"] == KIND]))
+        return 0
     if args.cpu_time:
         torch.set_num_threads(1)
         trial.clock = time.process_time
+    known = rows.read([args.rows]) if args.rows is not None and args.rows.exists() else []
+    done = {(row["case"], row["contender"]) for row in known}
+    began = time.perf_counter()
     for name in args.networks:
-        found = measure(name, args)
-        print(table(found), flush=True)
-        if args.rows is not None:
-            rows.append(args.rows, found)
+        for who, build in contenders(name, args).items():
+            if (name, who) in done or time.perf_counter() - began > args.seconds:
+                continue
+            row = measure(name, args, who, build)
+            print(table([row]).splitlines()[-1], flush=True)
+            if args.rows is not None:
+                rows.append(args.rows, [row])
     return 0
 
 

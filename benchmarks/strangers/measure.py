@@ -2,7 +2,8 @@
 
     python -m benchmarks.strangers.measure [NETWORK ...] [--rows FILE] [--turns 9] [--objective speed]
     python -m benchmarks.strangers.measure [NETWORK ...] --bfloat16      # under autocast
-    python -m benchmarks.strangers.measure [NETWORK ...] --evaluation    # forward alone, without gradients
+    python -m benchmarks.strangers.measure [NETWORK ...] --evaluation    # forward alone, under no_grad
+    python -m benchmarks.strangers.measure [NETWORK ...] --evaluation inference_mode --input 1 3 224 224
     python -m benchmarks.strangers.measure --table FILE ...
 
 Everybody runs in one process, in alternating turns; medians. A network whose accelerated results differ from stock's is
@@ -38,15 +39,21 @@ from fastinpaint.bench.measure import Timing, time_pairwise
 KIND = "strangers"
 KNOWN = CASES | UNTUNED
 STOCK = ("stock contiguous", "stock channels-last")
+SHORT = 0.02  # seconds; shorter times are printed with a decimal
 AGREE = {False: 2e-2, True: 0.1}  # of the loss, by bfloat16: a hundred layers of batch norm over a small batch
 
 
 @dataclass
 class Mode:
-    """How a step runs: under autocast to bfloat16, or in evaluation mode without a backward pass."""
+    """How a step runs.
+
+    Attributes:
+        bfloat16: whether under autocast to bfloat16.
+        evaluation: "no_grad" or "inference_mode" for forward alone in evaluation mode; "" for a training step.
+    """
 
     bfloat16: bool = False
-    evaluation: bool = False
+    evaluation: str = ""
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context of forward."""
@@ -68,9 +75,8 @@ def step(net: nn.Module, x: Tensor, mode: Mode) -> Callable[[], None]:
             parameter.grad = None
         loss_of(net, x, mode).backward()
 
-    @torch.no_grad()
     def evaluate() -> None:
-        with mode.autocast():
+        with getattr(torch, mode.evaluation)(), mode.autocast():
             net(x)
 
     return evaluate if mode.evaluation else train
@@ -82,12 +88,12 @@ def shrunk(shape: tuple[int, ...], by: int) -> tuple[int, ...]:
 
 
 def contenders(
-    name: str, objective: str, smaller: int, mode: Mode
+    name: str, objective: str, shape: tuple[int, ...], mode: Mode
 ) -> tuple[dict[str, tuple[nn.Module, Tensor]], float]:
     """The same network three times, with its input; and the seconds that choosing took."""
     case = KNOWN[name]
     torch.manual_seed(0)
-    plain, x = case.build().train(not mode.evaluation), batch(shrunk(case.shape, smaller))
+    plain, x = case.build().train(not mode.evaluation), batch(shape)
     for module in plain.modules():
         if isinstance(module, nn.Dropout | nn.Dropout2d | nn.Dropout3d):
             module.p = 0.0  # what it drops depends on the layout; losses are compared
@@ -95,16 +101,17 @@ def contenders(
             module.p = 0.0  # type: ignore[assignment]
     last, ours = copy.deepcopy(plain), copy.deepcopy(plain)
     set_weights(last, True)
+    last.register_forward_pre_hook(lambda _, args: (to_channels_last(args[0]),))  # a loader gives contiguous batches
     start = time.perf_counter()
     with mode.autocast(), torch.set_grad_enabled(not mode.evaluation):
         fastinpaint.accelerate(ours, example=x, objective=objective)
     taken = time.perf_counter() - start
-    return {STOCK[0]: (plain, x), STOCK[1]: (last, to_channels_last(x)), f"accelerated, {objective}": (ours, x)}, taken
+    return {STOCK[0]: (plain, x), STOCK[1]: (last, x), f"accelerated, {objective}": (ours, x)}, taken
 
 
-def measure(name: str, objective: str, turns: int, smaller: int, mode: Mode) -> list[dict[str, Any]]:
+def measure(name: str, objective: str, turns: int, shape: tuple[int, ...], mode: Mode) -> list[dict[str, Any]]:
     """The rows of one network."""
-    nets, choosing = contenders(name, objective, smaller, mode)
+    nets, choosing = contenders(name, objective, shape, mode)
     ours = next(reversed(nets))
     kept, losses = dict.fromkeys(nets, 0), {}
     for who, (net, x) in nets.items():
@@ -122,11 +129,17 @@ def measure(name: str, objective: str, turns: int, smaller: int, mode: Mode) -> 
         run()
     taken = time_pairwise(steps, turns, 0.0, trial.clock)
     report = nets[ours][0].fastinpaint_report
-    shape = "x".join(map(str, shrunk(KNOWN[name].shape, smaller)))
     found = []
     for who, seconds in zip(nets, taken, strict=True):
         t = Timing.of(seconds)
-        row = {"kind": KIND, "case": name, "input": shape, "contender": who, "kept_bytes": kept[who], "p20": t.p20}
+        row = {
+            "kind": KIND,
+            "case": name,
+            "input": "x".join(map(str, shape)),
+            "contender": who,
+            "kept_bytes": kept[who],
+            "p20": t.p20,
+        }
         row |= {
             "p50": t.p50,
             "clock": trial.clock.__name__,
@@ -135,12 +148,13 @@ def measure(name: str, objective: str, turns: int, smaller: int, mode: Mode) -> 
             "drift": t.drift,
             "noisy": t.noisy,
             "loss_apart": apart,
-            "mode": "evaluation" if mode.evaluation else "training",
+            "mode": mode.evaluation or "training",
             "dtype": "bfloat16 autocast" if mode.bfloat16 else "float32",
         }
         if who == ours:
             fused = sum(layer.choice != "stock" for layer in report.layers)
             row |= {"choosing_seconds": choosing, "fused": fused, "layers": len(report.layers), "limit": report.limit}
+            row["held_bytes"] = report.after.get("kept_bytes", kept[who])
         found.append(row)
     machine = describe(torch.device("cpu"))
     return [machine | row for row in found]
@@ -148,7 +162,12 @@ def measure(name: str, objective: str, turns: int, smaller: int, mode: Mode) -> 
 
 def table(found: list[dict[str, Any]]) -> str:
     """One line a network, from its newest rows; then the geometric means."""
-    newest = {(row["case"], row["contender"]): row for row in found if row["kind"] == KIND}
+    # one case is one network, input, mode and dtype; its newest rows count
+    newest = {
+        ((row["case"], row["input"], row.get("mode", "training"), row.get("dtype")), row["contender"]): row
+        for row in found
+        if row["kind"] == KIND
+    }
     lines = [
         "| network, input | contiguous ms | channels-last ms | accelerated ms | best / ours | kept MiB, best -> ours |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -157,13 +176,17 @@ def table(found: list[dict[str, Any]]) -> str:
     for case in dict.fromkeys(case for case, _ in newest):
         rows_of = {who: row for (name, who), row in newest.items() if name == case}
         stock = [rows_of[who] for who in STOCK]
-        ours = next(row for who, row in rows_of.items() if who not in STOCK)
+        ours = next(row for who, row in reversed(rows_of.items()) if who not in STOCK)
         best, least = min(row["p50"] for row in stock), min(row["kept_bytes"] for row in stock)
         speeds.append(best / ours["p50"])
         shares.append(ours["kept_bytes"] / least if least else 1.0)  # evaluation keeps nothing
-        times = " | ".join(f"{1e3 * row['p50']:.0f}" for row in (*stock, ours))
+        times = " | ".join(f"{1e3 * row['p50']:.{0 if row['p50'] > SHORT else 1}f}" for row in (*stock, ours))
         kept = f"{least / 2**20:.0f} -> {ours['kept_bytes'] / 2**20:.0f}"
-        lines.append(f"| {case} {ours['input']} | {times} | {speeds[-1]:.2f} | {kept} |")
+        if (held := ours.get("held_bytes", 0)) > 1.01 * ours["kept_bytes"]:
+            kept += f" ({held / 2**20:.0f} with what backward computes again)"
+        name, shape, mode, _ = case
+        how = "" if mode == "training" else f", {mode}"
+        lines.append(f"| {name} {shape}{how} | {times} | {speeds[-1]:.2f} | {kept} |")
     means = [math.exp(sum(map(math.log, values)) / len(values)) for values in (speeds, shares)]
     return "\n".join([*lines, f"| geometric mean of {len(speeds)} | | | | {means[0]:.2f} | {means[1]:.2f} of best |"])
 
@@ -176,13 +199,14 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--objective", default="speed")
     parser.add_argument("--bfloat16", action="store_true", help="run forward under torch.autocast")
-    parser.add_argument("--evaluation", action="store_true", help="time forward alone, in evaluation mode")
+    parser.add_argument("--evaluation", nargs="?", const="no_grad", default="", choices=["no_grad", "inference_mode"])
+    parser.add_argument("--input", type=int, nargs="+", help="the input's shape, in place of the network's own")
     parser.add_argument("--smaller", type=int, default=1, help="divide the height and width of every input by this")
     parser.add_argument(
         "--cpu-time", action="store_true", help="count one thread's own seconds: on a machine that is busy"
     )
     parser.add_argument("--table", type=Path, nargs="+", help="print the rows of these files, and measure nothing")
-    parser.add_argument("--report", action="store_true", help="print what was chosen for each layer")
+    parser.add_argument("--report", action="store_true", help="print what was chosen for each layer, and time no step")
     args = parser.parse_args()
     if args.table:
         print(table(rows.read(args.table)))
@@ -194,7 +218,13 @@ def main() -> int:
     if unknown:
         parser.error(f"unknown networks {', '.join(sorted(unknown))}; known: {', '.join(KNOWN)}.")
     for name in args.networks or CASES:
-        found = measure(name, args.objective, args.turns, args.smaller, Mode(args.bfloat16, args.evaluation))
+        shape = tuple(args.input or shrunk(KNOWN[name].shape, args.smaller))
+        mode = Mode(args.bfloat16, args.evaluation)
+        if args.report:
+            nets, _ = contenders(name, args.objective, shape, mode)
+            print(next(reversed(nets.values()))[0].fastinpaint_report, flush=True)
+            continue
+        found = measure(name, args.objective, args.turns, shape, mode)
         if found:
             print(
                 "\n".join(table(found).splitlines()[2:-1]),

@@ -67,6 +67,15 @@ inline void store(Bf16* p, vfloat v) {
   *reinterpret_cast<vhalf_u*>(p) = __builtin_convertvector(rounded(v), vhalf);
 #endif
 }
+// As many floats as doubles fit a vector, widened and rounded.
+typedef float vhalf_float __attribute__((vector_size(FI_BYTES / 2)));
+typedef float vhalf_float_u __attribute__((vector_size(FI_BYTES / 2), aligned(4), may_alias));
+inline vdouble load_double(const float* p) {
+  return __builtin_convertvector(*reinterpret_cast<const vhalf_float_u*>(p), vdouble);
+}
+inline void store_rounded(float* p, vdouble v) {
+  *reinterpret_cast<vhalf_float_u*>(p) = __builtin_convertvector(v, vhalf_float);
+}
 inline float to_float(float v) { return v; }
 inline float to_float(Bf16 v) {
   const uint32_t bits = uint32_t{v.bits} << 16;
@@ -87,6 +96,40 @@ inline vbits load(const Pair* p) { return *reinterpret_cast<const vbits_u*>(p); 
 // The first of each pair, with zero for the second; and the second, once the first is there.
 inline void store_first(Pair* p, vfloat v) { *reinterpret_cast<vbits_u*>(p) = rounded(v); }
 inline void store_second(Pair* p, vfloat v) { *reinterpret_cast<vbits_u*>(p) |= rounded(v) << 16; }
+
+// Two rounded vectors, and the pairs of two such: the first of each pair is `first`'s.
+#if defined(__AVX512BF16__)
+struct Two {
+  __m512i both;
+};
+inline Two round_two(vfloat low, vfloat high) { return {(__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low)}; }
+// Values begin, begin + 1, ... of both, side by side.
+inline __m512i interleave(const Two& first, const Two& second, int begin) {
+  const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  const __m512i of_first = _mm512_add_epi32(lanes, _mm512_set1_epi32(begin));
+  const __m512i of_second = _mm512_slli_epi32(_mm512_add_epi32(of_first, _mm512_set1_epi32(32)), 16);
+  return _mm512_permutex2var_epi16(first.both, _mm512_or_si512(of_first, of_second), second.both);
+}
+inline void store_pairs(Pair* low, const Two& first, const Two& second) {
+  _mm512_storeu_si512(low, interleave(first, second, 0));
+}
+inline void store_pairs(Pair* low, Pair* high, const Two& first, const Two& second) {
+  store_pairs(low, first, second);
+  _mm512_storeu_si512(high, interleave(first, second, 16));
+}
+#else
+struct Two {
+  vbits low, high;
+};
+inline Two round_two(vfloat low, vfloat high) { return {rounded(low), rounded(high)}; }
+inline void store_pairs(Pair* low, const Two& first, const Two& second) {
+  *reinterpret_cast<vbits_u*>(low) = first.low | second.low << 16;
+}
+inline void store_pairs(Pair* low, Pair* high, const Two& first, const Two& second) {
+  store_pairs(low, first, second);
+  *reinterpret_cast<vbits_u*>(high) = first.high | second.high << 16;
+}
+#endif
 
 // Sums of float vectors kept in double: as many lanes, in two halves. Doubles add to themselves.
 struct Halves {

@@ -66,6 +66,13 @@ __device__ __forceinline__ void bulk_copy(void* to, const void* from, uint32_t b
                : "memory");
 }
 
+// Writes 16 bytes of zeros to an operand of wgmma. wgmma sees them after async_proxy_fence and a barrier.
+__device__ __forceinline__ void zero_operand(void* to) { *static_cast<uint4*>(to) = make_uint4(0, 0, 0, 0); }
+
+// Makes this thread's earlier writes to shared memory visible to copy engines and wgmma. Other threads' wgmma also need
+// a barrier.
+__device__ __forceinline__ void async_proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
 // Changes the registers per thread of this warpgroup; more: wait until other warpgroups have given enough.
 template <int registers, bool more>
 __device__ __forceinline__ void set_registers() {

@@ -21,7 +21,7 @@ struct Source {
   int relu;
 };
 
-struct ChannelParams {
+struct alignas(16) ChannelParams {
   float mean[kVector], scale[kVector], shift[kVector];
   float floor;  // of z: 0 with a ReLU, else -inf
 };

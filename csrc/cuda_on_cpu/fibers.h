@@ -42,6 +42,7 @@ struct Fiber {
   std::vector<Wgmma> open_wgmmas;
   std::vector<std::vector<Wgmma>> wgmma_groups;  // as groups
   std::map<float*, std::vector<float>> sums;     // of accumulators in flight, which hold NaN until then
+  std::vector<void*> zeroed;                     // operands of wgmma, written since the last proxy fence
   bool fenced = false;                           // since the last commit
   char* stack = nullptr;
   void* sp = nullptr;

@@ -60,7 +60,8 @@ inline void arrive(uint64_t* p, uint32_t bytes) {
   look_at(barrier);
 }
 
-// Whether wgmma may read a 16-byte unit of shared memory: once a bulk copy has brought it.
+// Whether wgmma may read a 16-byte unit of shared memory: once a bulk copy has brought it, or a thread has written zeros
+// and fenced them.
 constexpr uint8_t kUnknown = 0, kShown = 1;
 
 inline void mark_operands(void* to, uint32_t bytes, uint8_t what) {
@@ -114,6 +115,21 @@ inline void mbarrier_wait(uint64_t* p, uint32_t parity) {
     emu::release(&barrier);
     emu::complete(barrier);
   }
+}
+
+// Stays unknown to wgmma until the thread's proxy fence.
+inline void zero_operand(void* to) {
+  if (reinterpret_cast<uintptr_t>(to) % 16) emu::fail("an operand of wgmma is not 16-byte aligned");
+  for (int i = 0; i < 4; ++i) static_cast<volatile uint32_t*>(to)[i] = 0;
+  emu::Own own;
+  emu::mark_operands(to, 16, emu::kUnknown);
+  emu::self().zeroed.push_back(to);
+}
+
+inline void async_proxy_fence() {
+  emu::Own own;
+  for (void* to : emu::self().zeroed) emu::mark_operands(to, 16, emu::kShown);
+  emu::self().zeroed.clear();
 }
 
 inline void bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t* p) {

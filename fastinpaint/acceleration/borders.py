@@ -42,7 +42,7 @@ def add_border_hooks(model: nn.Module, fused: frozenset[type[nn.Module]]) -> Non
             ]
             for child in module.children():
                 walk(child)
-        module._fastinpaint_borders = tuple(handles)  # type: ignore[assignment]
+        vars(module)["_fastinpaint_borders"] = tuple(handles)
 
     walk(model)
 

@@ -28,10 +28,17 @@ SHORT = 0.03  # seconds; shorter steps are repeated within a turn
 
 @dataclass
 class Goal:
-    """An objective of `fastinpaint.accelerate`, and a budget: kept bytes, a share of stock's (at most 1), or None."""
+    """What `fastinpaint.accelerate` was asked for.
+
+    Attributes:
+        objective: "speed", "balanced" or "memory".
+        budget: kept bytes, a share of stock's (at most 1), or None.
+        layouts: the layouts that may be chosen: whether channels-last.
+    """
 
     objective: str
     budget: float | None = None
+    layouts: tuple[bool, ...] = (False, True)
 
     def limit(self, stock_kept: int) -> float | None:
         """The budget in bytes."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import gc
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from torch.utils._pytree import tree_map_only
@@ -13,8 +15,22 @@ from torch.utils._pytree import tree_map_only
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
+def in_buckets(model: nn.Module) -> bool:
+    """Whether a `DistributedDataParallel` has made buckets for the model's gradients, so that their layout must stay.
+
+    torch reads a gradient whose parameter changed its layout later in the bucket's order, which is wrong.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return False
+    wrapper, own = nn.parallel.DistributedDataParallel, {id(parameter) for parameter in model.parameters()}
+    wrapping = [one for one in gc.get_objects() if issubclass(type(one), wrapper)]
+    return any(id(parameter) in own for one in wrapping for parameter in one.parameters())
+
+
 def set_weights(model: nn.Module, channels_last: bool) -> None:
     """Give every 4-D and 5-D parameter this layout, in place: identity, name and values stay."""
+    if in_buckets(model):
+        return
     for parameter in model.parameters():
         if parameter.dim() in FORMATS:
             set_layout(parameter, channels_last)
@@ -62,6 +78,8 @@ def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
 
 def to_channels_last(value: Any) -> Any:
     """The value with all floating-point 4-D and 5-D tensors in it as channels-last."""
+    if type(value) is Tensor:
+        return _to_channels_last(value)
     return tree_map_only(Tensor, _to_channels_last, value)
 
 

@@ -58,7 +58,7 @@ def wrapped_forwards(modules: dict[str, nn.Module], around: Around) -> Iterator[
     """
     before: dict[str, Any] = {name: vars(module).get("forward") for name, module in modules.items()}
     for name, module in modules.items():
-        module.forward = around(name, module, module.forward)
+        vars(module)["forward"] = around(name, module, module.forward)  # a class may refuse to set attributes
     try:
         yield
     finally:
@@ -66,7 +66,7 @@ def wrapped_forwards(modules: dict[str, nn.Module], around: Around) -> Iterator[
             if before[name] is None:
                 vars(module).pop("forward", None)
             else:
-                module.forward = before[name]
+                vars(module)["forward"] = before[name]
 
 
 def record(model: nn.Module, run: Callable[[], Any]) -> Links:

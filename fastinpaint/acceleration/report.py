@@ -7,14 +7,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from fastinpaint.acceleration.kinds import FUSED
 from fastinpaint.acceleration.links import Links
 from fastinpaint.acceleration.plan import STOCK
+from fastinpaint.ops.dispatch import native_cpu
 
 WIDTH = 100  # columns of a printed report
+NAMED = 3  # layers named with a reason that they share
+GAIN = 0.03  # relative gain of a part that is more than noise
 
 
 @dataclass
@@ -68,8 +72,11 @@ class Report:
         return cls(**{**known, "layers": [Layer(**layer) for layer in known["layers"]]})
 
     def __str__(self) -> str:
-        lines = [f"{len(self.swapped)} layers swapped, {len(self.left)} left."]
-        lines += [f"  left {name}: {reason}" for name, reason in self.left.items()]
+        lines = [f"{len(self.swapped)} layers swapped, {len(self.left)} cannot be fused."]
+        for reason in dict.fromkeys(self.left.values()):
+            names = [name or "the model" for name, other in self.left.items() if other == reason]
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            lines.append(f"  {', '.join(names[:NAMED])}{more}: {reason}")
         lines += [f"  {note}" for note in self.notes]
         if self.after:
             lines += ["", *self._gain(), "", *self._table()]
@@ -87,11 +94,12 @@ class Report:
         return [*table, f"chosen in {self.cost['steps']} steps, {self.cost['seconds']:.1f} s"]
 
     def _table(self) -> list[str]:
-        rows = [f"{'layer':<36} {'kind':<16} {'choice':<8} {'stock ms':>8} {'fused ms':>8}  why"]
+        rows = [f"{'layer':<30} {'kind':<15} {'choice':<7} {'stock ms':>8} {'fused ms':>8}  why"]
         for layer in self.layers:
             stock, fused = (f"{ms:.2f}" if ms is not None else "" for ms in (layer.stock_ms, layer.fused_ms))
-            name = layer.name if len(layer.name) <= 36 else f"...{layer.name[-33:]}"
-            rows.append(f"{name:<36} {layer.kind[:16]:<16} {layer.choice:<8} {stock:>8} {fused:>8}  {layer.why}")
+            name = layer.name if len(layer.name) <= 30 else f"...{layer.name[-27:]}"
+            why = layer.why if layer.name not in self.left else "cannot be: see above"
+            rows.append(f"{name:<30} {layer.kind[:15]:<15} {layer.choice:<7} {stock:>8} {fused:>8}  {why}")
         return rows
 
 
@@ -133,9 +141,10 @@ def layers_of(
         elif stock_ms is None or fused_ms is None:
             why = "not measured apart"
         elif tier == STOCK:
-            why = "slower fused" if fused_ms > stock_ms else "gains too little"
+            gains = fused_ms < (1 - GAIN) * stock_ms
+            why = "slower fused" if fused_ms > stock_ms else "the step gained nothing" if gains else "gains too little"
         else:
-            why = "faster fused" if fused_ms < stock_ms else "keeps less, or its neighbours gain"
+            why = "faster fused" if fused_ms < stock_ms else "keeps fewer bytes"
         found.append(Layer(name, type(modules[name]).__name__, tier, why, stock_ms, fused_ms))
     return found
 
@@ -154,25 +163,39 @@ def limit_of(model: nn.Module, tiers: Mapping[str, str], stock: Mapping[str, flo
             ends[reader] += 1
     kind, share = max(shares.items(), key=lambda item: item[1])
     advice = ADVICE[kind].format(share=f"{100 * share:.0f} %")
+    if kind in ("fused", "1x1") and _could_use_bfloat16(model):
+        advice += " This processor has bfloat16 units: torch.autocast makes them cheaper."
     reader, count = max(ends.items(), key=lambda item: item[1], default=("", 0))
-    if count > len(links.order) / 4 and reader in ACTIVATIONS:
-        return f"{advice} After {count} of {len(links.order)} comes {reader}, which is not fused; ReLU and SiLU are."
+    if count > len(links.order) / 4 and reader in UNFUSED:
+        instead = UNFUSED[reader]
+        return f"{advice} After {count} of {len(links.order)} comes {reader}, which is not fused; {instead} are."
     return advice
 
 
-ACTIVATIONS = {"PReLU", "RReLU", "CELU", "SELU", "LogSigmoid", "Softsign", "LayerNorm", "LayerNorm2d"}
+ACTIVATIONS, NORMS = "ReLU, LeakyReLU and SiLU", "batch, group and instance norm"
+UNFUSED = dict.fromkeys(("PReLU", "RReLU", "CELU", "SELU", "LogSigmoid", "Softsign"), ACTIVATIONS) | dict.fromkeys(
+    ("LayerNorm", "LayerNorm2d"), NORMS
+)
 ADVICE = {
     "fused": "{share} of the stock step is in layers that are fused now: what is left of it is the convolutions' own "
     "arithmetic, which fewer channels or a smaller input shrink.",
-    "1x1": "{share} of the step is in 1x1 convolutions, which stock kernels run faster; on a processor with bfloat16 "
-    "units torch.autocast makes them cheaper.",
-    "grouped": "{share} of the step is in grouped convolutions, which stock kernels run faster; dense "
-    "3x3 ones are fused.",
-    "norm": "{share} of the step is in batch norms that come before their convolution, which gained nothing fused; "
-    "norms after a convolution are fused with it.",
-    "other": "{share} of the step is in convolutions that stock kernels run faster at these sizes; own kernels want "
-    "channel counts that are multiples of 16 and 3 taps a side.",
+    "1x1": "{share} of the step is in 1x1 convolutions, which gained nothing fused here.",
+    "grouped": "{share} of the step is in grouped convolutions, which gained nothing fused here; dense 3x3 ones gain "
+    "most.",
+    "norm": "{share} of the step is in norms that read no convolution's result, and gained nothing fused; norms after "
+    "a convolution are fused with it.",
+    "suited": "{share} of the step is in convolutions that suit the library's kernels, and gained nothing fused at "
+    "this size; a larger batch or input gains more.",
+    "other": "{share} of the step is in convolutions that gained nothing fused here; the library's kernels are fastest "
+    "with channel counts that are multiples of 16, 3 taps a side and stride 1.",
 }
+
+
+def _could_use_bfloat16(model: nn.Module) -> bool:
+    """Whether a step in float32 on the CPU could run on units for bfloat16."""
+    kinds = {(p.device.type, p.dtype) for p in model.parameters()}
+    autocast = torch.is_autocast_enabled("cpu")
+    return kinds == {("cpu", torch.float32)} and not autocast and native_cpu.isa() == "avx512bf16"
 
 
 def _kind(module: nn.Module, tier: str) -> str:
@@ -182,4 +205,7 @@ def _kind(module: nn.Module, tier: str) -> str:
         return "norm"
     if module.groups > 1:
         return "grouped"
-    return "1x1" if max(module.kernel_size) == 1 else "other"
+    if max(module.kernel_size) == 1:
+        return "1x1"
+    regular = set(module.kernel_size) <= {1, 3} and set(module.stride) == {1} and not module.transposed
+    return "suited" if regular and module.in_channels % 16 == module.out_channels % 16 == 0 else "other"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 CONTAINERS = (list, dict, set, collections.deque)
+TORCHS = frozenset(vars(nn.Module()))  # the attributes of every module
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -33,10 +34,11 @@ def sandbox(model: nn.Module) -> Iterator[None]:
     """Inside, the model has new parameters that share the values, copies of its buffers, and no hooks of others.
 
     A backward pass touches no gradient and no hook of the model's own parameters; a forward pass changes none of its
-    buffers. Plain attributes are restored too, including lists, dicts and sets. Forward hooks of torch's own utilities
+    buffers. Plain attributes are restored too, including tensors, lists, dicts and sets. So are modules that the model
+    holds in plain lists and dicts, as a teacher whose weights must not be saved. Forward hooks of torch's own utilities
     stay, because they compute weights.
     """
-    modules = list(model.modules())
+    modules = all_modules(model)
     kept = [dict(vars(module)) for module in modules]
     states, put_back = random_states(), generators(modules)
     aliases: dict[int, Any] = {}
@@ -50,8 +52,13 @@ def sandbox(model: nn.Module) -> Iterator[None]:
             vars(module).update(attributes)
         states()
         put_back()
-        if torch.is_autocast_enabled("cpu") or (torch.cuda.is_initialized() and torch.is_autocast_enabled("cuda")):
-            torch.clear_autocast_cache()  # it holds casts of the sandbox's parameters
+        clear_casts()  # those of the sandbox's parameters
+
+
+def clear_casts() -> None:
+    """Let autocast cast every weight again, as it does in a training loop that enters it in each step."""
+    if torch.is_autocast_enabled("cpu") or (torch.cuda.is_initialized() and torch.is_autocast_enabled("cuda")):
+        torch.clear_autocast_cache()
 
 
 def _replace(module: nn.Module, aliases: dict[int, Any]) -> None:
@@ -64,8 +71,83 @@ def _replace(module: nn.Module, aliases: dict[int, Any]) -> None:
             own[name] = {key: _alias(value, aliases) for key, value in value.items()}
         elif name == "_buffers":
             own[name] = {key: _copy(value, aliases) for key, value in value.items()}
-        elif type(value) in CONTAINERS and name != "_modules":
-            own[name] = value.copy()
+        elif name != "_modules":
+            own[name] = _still(value, aliases)
+
+
+def _still(value: Any, aliases: dict[int, Any]) -> Any:
+    """The value of an attribute, copied where it may change in place: tensors, and containers with their tensors."""
+    if _is_constant(value):
+        return _copy(value, aliases)
+    if type(value) not in CONTAINERS:
+        return value
+    if id(value) not in aliases:
+        aliases[id(value)] = found = value.copy()
+        if not isinstance(value, set):
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                if _is_constant(item):
+                    found[key] = _copy(item, aliases)
+    return aliases[id(value)]
+
+
+def _is_constant(value: Any) -> bool:
+    """Whether it is a plain tensor with values and without gradients, which code may change in place."""
+    return type(value) is Tensor and not value.requires_grad and value.device.type != "meta"
+
+
+def all_modules(model: nn.Module) -> list[nn.Module]:
+    """A model's modules, and those that they hold in plain lists, tuples and dicts, which torch does not see."""
+    found = {id(module): module for module in model.modules()}
+    left = list(found.values())
+    while left:
+        for value in vars(left.pop()).values():
+            if type(value) not in (list, tuple, dict):
+                continue
+            for item in value.values() if isinstance(value, Mapping) else value:
+                if isinstance(item, nn.Module) and id(item) not in found:
+                    hidden = {id(module): module for module in item.modules() if id(module) not in found}
+                    found |= hidden
+                    left += hidden.values()
+    return list(found.values())
+
+
+def attributes(modules: list[nn.Module]) -> Callable[[], None]:
+    """Returns a function that restores the plain attributes of modules that a forward pass may change, by value.
+
+    So every plan that is measured begins with the same counters, caches and hidden states.
+    """
+    kept = [{name: value for name, value in vars(module).items() if _is_state(name, value)} for module in modules]
+    first: dict[int, Any] = {}  # what modules share stays shared
+    still = [{name: _still(value, first) for name, value in names.items()} for names in kept]
+
+    def put_back() -> None:
+        aliases: dict[int, Any] = {}
+        for module, names in zip(modules, still, strict=True):
+            own = vars(module)
+            for name in [name for name, value in own.items() if name not in names and _is_state(name, value)]:
+                del own[name]
+            own.update({name: _still(value, aliases) for name, value in names.items()})
+
+    return put_back
+
+
+def _is_state(name: str, value: Any) -> bool:
+    """Whether an attribute is the user's and holds a value that a forward pass may replace or change."""
+    if name in TORCHS or name.startswith("_fastinpaint"):
+        return False
+    return value is None or type(value) in (bool, int, float, str, Tensor, *CONTAINERS)
+
+
+def carries_graph(modules: list[nn.Module]) -> bool:
+    """Whether a module holds a result of its last call with the graph behind it, as a recurrent state."""
+    for module in modules:
+        for name, value in vars(module).items():
+            if name in TORCHS:
+                continue
+            items = value.values() if isinstance(value, dict) else value if type(value) in CONTAINERS else (value,)
+            if any(isinstance(item, Tensor) and item.requires_grad and not item.is_leaf for item in items):
+                return True
+    return False
 
 
 def _is_torchs(kind: str, hook: Any) -> bool:

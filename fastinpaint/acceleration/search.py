@@ -58,9 +58,12 @@ def search(runner: Runner, goal: Goal) -> SearchResult:
     """Find a plan by measurement. The runner's model must be in a sandbox."""
     runner.apply(Plan())
     runner.links = record(runner.model, lambda: runner.forward())
-    tried = {flag: _stock(runner, flag) for flag in LAYOUTS}
+    tried = {flag: _stock(runner, flag) for flag in goal.layouts}
+    if list(tried.values()) == [None]:
+        tried[False] = _stock(runner, False)
     stocks: Stocks = {flag: trial for flag, trial in tried.items() if trial is not None}
-    notes = [] if True in stocks else ["code of the model calls view, so activations stay contiguous."]
+    refused = tried.get(True, stocks) is None
+    notes = ["code of the model calls view, so activations stay contiguous."] if refused else []
     base, fused, reason = _fused(runner, stocks)
     trials = {STOCK: stocks[base]}
     if fused is not None:

@@ -8,6 +8,7 @@ from typing import TypeGuard, TypeVar
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.modules.padding import _ConstantPadNd
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -118,6 +119,8 @@ def _plain_class(module: nn.Module) -> type[nn.Module] | None:
 
 def why_not(module: nn.Module) -> str | None:
     """Why a layer of a supported kind cannot be fused, in one sentence, or None."""
+    if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
+        return "its parameters get their shapes in the first call."
     if type(module) not in FUSED:
         kind = next((k for k in FUSED if isinstance(module, k) and type(module) not in PLAIN), None)
         if kind is None:

@@ -16,7 +16,7 @@ from fastinpaint.acceleration.example import Example, float_tensors
 from fastinpaint.acceleration.kept import Kept, RecomputedBytes
 from fastinpaint.acceleration.links import Links, wrapped_forwards
 from fastinpaint.acceleration.plan import Plan
-from fastinpaint.acceleration.sandbox import random_states
+from fastinpaint.acceleration.sandbox import all_modules, attributes, carries_graph, clear_casts, random_states
 from fastinpaint.acceleration.swap import swap, unswap
 from fastinpaint.ops.dispatch.autotune import median
 
@@ -66,7 +66,9 @@ class Runner:
         self._channels_last = False
         self._gradients: dict[tuple[int, ...], Tensor] = {}
         self._held: tuple[Tensor | None, ...] = ()  # the last step's gradients of the weights
-        self._put_back_random_states = random_states()
+        self._modules = all_modules(model)
+        self._put_back_attributes, self._put_back_random_states = attributes(self._modules), random_states()
+        self._recurrent = False  # whether a call reads the graph of the call before, which backward has freed
         self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
         devices = {t.device for t in [*model.parameters(), *example.tensors()]}
         self.device = next((d for d in devices if d.type == "cuda"), torch.device("cpu"))
@@ -81,6 +83,7 @@ class Runner:
 
     def forward(self) -> tuple[Any, list[Tensor]]:
         """Run forward: returns the model's results, and the copies of its inputs that require gradients."""
+        clear_casts()
         args, kwargs, taking = self.example.fresh()
         if self._channels_last:
             args, kwargs = layout.to_channels_last((args, kwargs))
@@ -88,6 +91,8 @@ class Runner:
 
     def step(self, watch: Watch | None = None) -> float:
         """Seconds of one step: forward and, in training, backward from random gradients of all results."""
+        if self._recurrent:
+            self._put_back_attributes()
         wait_for(self.device)
         start = clock()
         if watch is not None:
@@ -147,14 +152,16 @@ class Runner:
         watch = Watch(self.model, [], self.device) if watch is None else watch
         with kept.counting() if self.training else nullcontext(), watch.watching(kept):
             results = self.forward()[0]
+        self._recurrent = self.training and carries_graph(self._modules)
         drew = not torch.equal(state, self._random_state())
         trial.results = self._eval_results() if drew else [t.detach().clone() for t in float_tensors(results)]
         trial.kept, trial.kept_by = kept.total, kept.by
         return trial
 
     def _restore(self) -> None:
-        """Restore buffers and random states, so that plans can be compared."""
+        """Restore buffers, plain attributes and random states, so that plans can be compared."""
         self._put_back_random_states()
+        self._put_back_attributes()
         with torch.no_grad():
             for buffer, value in self._buffers:
                 buffer.copy_(value)

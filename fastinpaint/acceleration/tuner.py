@@ -6,6 +6,7 @@ import functools
 import hashlib
 import logging
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn.parameter import is_lazy
 from tqdm import tqdm
 
 from fastinpaint import _version
@@ -36,7 +38,9 @@ from fastinpaint.ops.dispatch.source_hash import source_hash
 
 logger = logging.getLogger(__name__)
 MOST_SHAPES = 8  # sets of shapes measured per model; further ones use the nearest measured plan
+WAIT = 1e-3  # seconds between two looks at a thread that measures
 Key = tuple[Any, ...]
+CALLS = (nn.Module._call_impl.__code__, nn.Module._wrapped_call_impl.__code__)  # what runs while a module is called
 
 
 @dataclass
@@ -56,6 +60,7 @@ class Tuner:
     plans: dict[Key, tuple[Plan, Report]] = field(default_factory=dict)
     key: Key | None = None
     rules_tried: bool = False  # whether the plan by rules has been tried
+    changing: int | None = None  # the thread that measures the model or changes its plan: calls of others wait
 
 
 def watch_calls(model: nn.Module, tuner: Tuner) -> None:
@@ -81,23 +86,58 @@ def before_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
     ):  # a replica of nn.DataParallel, in a thread
         return None
     tuner = vars(model)[TUNER]
+    while tuner.changing not in (None, threading.get_ident()):
+        time.sleep(WAIT)
     key = key_of(model, args, kwargs)
-    if key != tuner.key:
-        before = tuner.plan
-        if key not in tuner.plans and can_run_extra_steps():
-            example, grad = Example(args, kwargs), torch.is_grad_enabled()
-            if tuning_cache.mode() != "0":
-                tuner.plans[key] = _nearest(tuner, key) or tune(model, example, grad, tuner)
-            elif not tuner.rules_tried:
-                use_plan(model, tuner, *try_rules(model, example, grad, tuner))
-        if key in tuner.plans:
-            tuner.key = key
-            use_plan(model, tuner, *tuner.plans[key])
+    if key != tuner.key and not waits_for_shapes(model):
+        before, tuner.changing = tuner.plan, threading.get_ident()
+        try:
+            if not runs_elsewhere(model):
+                _follow(model, tuner, key, Example(args, kwargs))
+        finally:
+            tuner.changing = None
         if tuner.plan != before and not tuner.plan.stock:
             region.enter(model)  # the hook that does so was added too late for this call
-    if tuner.plan.channels_last and torch._C._get_tracing_state() is None:
-        args, kwargs = layout.to_channels_last((args, kwargs))
+    if tuner.plan.channels_last and not (
+        torch._C._get_tracing_state() is not None or torch._C._are_functorch_transforms_active()
+    ):
+        args = tuple([layout.to_channels_last(value) for value in args])
+        kwargs = {name: layout.to_channels_last(value) for name, value in kwargs.items()}
     return args, kwargs
+
+
+def _follow(model: nn.Module, tuner: Tuner, key: Key, example: Example) -> None:
+    """Use the plan of a key, measured if it is new."""
+    if key not in tuner.plans and can_run_extra_steps():
+        grad = torch.is_grad_enabled()
+        if tuning_cache.mode() != "0":
+            tuner.plans[key] = _nearest(tuner, key) or tune(model, example, grad, tuner)
+        elif not tuner.rules_tried:
+            use_plan(model, tuner, *try_rules(model, example, grad, tuner))
+    if key in tuner.plans:
+        tuner.key = key
+        use_plan(model, tuner, *tuner.plans[key])
+
+
+def runs_elsewhere(model: nn.Module) -> bool:
+    """Whether another thread is in a call of the model, whose layers must not change under it.
+
+    Any plan gives the same results, so the call goes on with the current one.
+    """
+    if threading.active_count() == 1:
+        return False
+    own = threading.get_ident()
+    for thread, frame in sys._current_frames().items():
+        while thread != own and frame is not None:
+            if frame.f_code in CALLS and frame.f_locals.get("self") is model:
+                return True
+            frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
+def waits_for_shapes(model: nn.Module) -> bool:
+    """Whether torch's lazy layers get their parameters in this call: a later one can be measured."""
+    return any(map(is_lazy, model.parameters()))
 
 
 def use_plan(model: nn.Module, tuner: Tuner, plan: Plan, report: Report) -> None:
@@ -105,7 +145,7 @@ def use_plan(model: nn.Module, tuner: Tuner, plan: Plan, report: Report) -> None
     if plan != tuner.plan:
         apply_plan(model, plan, tuner.backend)
         tuner.plan = plan
-    model.fastinpaint_report = report  # type: ignore[assignment]
+    vars(model)["fastinpaint_report"] = report
 
 
 def apply_plan(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], dict[str, str]]:

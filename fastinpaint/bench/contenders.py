@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,9 @@ from torch.utils.checkpoint import checkpoint
 
 from fastinpaint.data.holes import make_holes
 from fastinpaint.errors import UserError
+from fastinpaint.graph import WARM_UP, GraphedStep
 from fastinpaint.models import ModelConfig, VideoCompletionNet
+from fastinpaint.ops.dispatch import native_cuda
 from fastinpaint.training.losses import total_loss
 
 
@@ -47,36 +50,81 @@ class Workload:
 class TrainingStepRun:
     """A model with its optimiser and one batch. `step` is a training step, `forward` computes the loss only.
 
-    Attributes:
+    No step waits for the device.
+
+    Args:
         call: the model, or its compiled form.
+        variables: of the environment, while it runs.
+        graph: whether a step is one CUDA graph.
     """
 
-    def __init__(self, model: nn.Module, workload: Workload, call: Callable[..., Any] | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        workload: Workload,
+        call: Callable[..., Any] | None = None,
+        variables: Mapping[str, str] | None = None,
+        graph: bool = False,
+    ) -> None:
         self.model, self.workload = model, workload
         self.call = model if call is None else call
-        self._optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+        self.variables = variables or {}
+        self.graphed = GraphedStep(lambda *_: self._step(), torch.device(workload.device)) if graph else None
+        self._optimiser = torch.optim.Adam(model.parameters(), lr=1e-3, capturable=graph)
         self.video, self.mask = batch(workload)
 
     def forward(self) -> Tensor:
         """The total loss, Eq. 3, ready for backward."""
         workload, device = self.workload, torch.device(self.workload.device)
         mixed = workload.torch_dtype != torch.float32
-        with torch.autocast(device.type, workload.torch_dtype) if mixed else nullcontext():
+        with environment(self.variables), torch.autocast(device.type, workload.torch_dtype) if mixed else nullcontext():
             completed, coarse = self.call(self.video, self.mask)
         return total_loss(completed, coarse, self.video, self.mask, workload.r).total
 
-    def gradients(self) -> float:
+    def gradients(self) -> Tensor:
         """Forward and backward; returns the loss and leaves the gradients on the parameters."""
         self._optimiser.zero_grad(set_to_none=True)
         loss = self.forward()
-        loss.backward()
-        return float(loss.detach())
+        with environment(self.variables):
+            loss.backward()
+        return loss.detach()
 
-    def step(self) -> float:
+    def step(self) -> Tensor:
         """Forward, backward and Adam; returns the loss before the step."""
+        return self._step() if self.graphed is None else self.graphed()
+
+    def _step(self) -> Tensor:
         loss = self.gradients()
         self._optimiser.step()
         return loss
+
+    def warm_up(self) -> None:
+        """Steps until they are one graph, if they are to be.
+
+        Raises:
+            RuntimeError: the step cannot be captured; the message says why.
+        """
+        if self.graphed is None:
+            return
+        for _ in range(WARM_UP + 1):
+            self.step()
+        if self.graphed.refusal is not None:
+            raise RuntimeError(f"bench: the step is no CUDA graph: {self.graphed.refusal}")
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Inside, the environment has these variables."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def batch(workload: Workload) -> tuple[Tensor, Tensor]:
@@ -128,29 +176,40 @@ def _compiled(workload: Workload, mode: str) -> TrainingStepRun:
     return TrainingStepRun(model, workload, torch.compile(model, mode=mode))
 
 
-def _accelerated(workload: Workload, memory: str) -> TrainingStepRun:
+def _accelerated(workload: Workload, memory: str, wgmma: bool = False, graph: bool = False) -> TrainingStepRun:
     from fastinpaint import accelerate
 
-    return TrainingStepRun(
-        accelerate(plain(workload), backend=workload.backend, memory=memory, objective="fuse"), workload
-    )
+    model = accelerate(plain(workload), backend=workload.backend, memory=memory, objective="fuse")
+    variables = {native_cuda.HOPPER: "1"} if wgmma else None
+    return TrainingStepRun(model, workload, variables=variables, graph=graph)
 
 
-def _by_backend(backend: str, workload: Workload) -> TrainingStepRun:
-    return _accelerated(dataclasses.replace(workload, backend=backend), "default")
+def _by_backend(backend: str, workload: Workload, wgmma: bool = False, graph: bool = False) -> TrainingStepRun:
+    return _accelerated(dataclasses.replace(workload, backend=backend), "default", wgmma, graph)
 
 
 # Ours with one fixed GPU backend; plain "fastinpaint" chooses by workload.
 BACKENDS = {f"fastinpaint {name}": name for name in ("cuda", "triton", "library")}
+WGMMA = "fastinpaint cuda wgmma"
+# What only a GPU runs.
+GRAPHS: dict[str, Callable[[Workload], TrainingStepRun]] = {
+    "eager channels-last graph": lambda w: TrainingStepRun(channels_last(plain(w)), w, graph=True),
+    **{f"{name} graph": functools.partial(_by_backend, backend, graph=True) for name, backend in BACKENDS.items()},
+    f"{WGMMA} graph": functools.partial(_by_backend, "cuda", wgmma=True, graph=True),
+}
+ON_GPUS = (*BACKENDS, WGMMA, *GRAPHS)
 CONTENDERS: dict[str, Callable[[Workload], TrainingStepRun]] = {
     "eager": lambda w: TrainingStepRun(plain(w), w),
     "eager channels-last": lambda w: TrainingStepRun(channels_last(plain(w)), w),
     "eager checkpointed": _checkpointed,
     "compile": lambda w: _compiled(w, "default"),
+    "compile reduce-overhead": lambda w: _compiled(w, "reduce-overhead"),
     "compile max-autotune": lambda w: _compiled(w, "max-autotune"),
     "fastinpaint": lambda w: _accelerated(w, "default"),
     "fastinpaint low": lambda w: _accelerated(w, "low"),
     **{name: functools.partial(_by_backend, backend) for name, backend in BACKENDS.items()},
+    WGMMA: functools.partial(_by_backend, "cuda", wgmma=True),
+    **GRAPHS,
 }
 # Allowed difference of gradients from plain PyTorch's. Rounding can flip the sign of a ReLU's input: torch's own two
 # memory formats differ by 1.3e-3 in float32 at F=8.
@@ -160,7 +219,7 @@ OURS = ("fastinpaint", "fastinpaint low")
 
 def is_ours(name: str) -> bool:
     """Whether a contender is this library, with any backend."""
-    return name in OURS or name in BACKENDS
+    return name.startswith("fastinpaint")
 
 
 def build(name: str, workload: Workload) -> TrainingStepRun:

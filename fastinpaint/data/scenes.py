@@ -61,8 +61,12 @@ def split_scenes(items: Iterable[Item], rgb_of: Callable[[Item], np.ndarray]) ->
 
 def thumbnail(rgb: np.ndarray) -> np.ndarray:
     """Luma of a frame, resized to float32 ``[THUMB_HEIGHT, THUMB_WIDTH]`` and slightly blurred."""
-    luma = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)
-    small = cv2.resize(luma, (THUMB_WIDTH, THUMB_HEIGHT), interpolation=cv2.INTER_AREA)
+    return shrunk(cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY))
+
+
+def shrunk(plane: np.ndarray) -> np.ndarray:
+    """A plane, uint8 ``[H, W]``, as in `thumbnail`."""
+    small = cv2.resize(plane, (THUMB_WIDTH, THUMB_HEIGHT), interpolation=cv2.INTER_AREA)
     return cv2.GaussianBlur(small.astype(np.float32), (0, 0), BLUR)
 
 

@@ -12,16 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from fastinpaint.inference.chroma import Span, limited, span_of
+from fastinpaint.inference.pipeline import ahead
 from fastinpaint.inference.regions import Region, find_regions, whole_frame
 from fastinpaint.inference.settings import DTYPES, Settings
 from fastinpaint.inference.temporal import blend, sliding
 from fastinpaint.inference.trial import strength_of
 from fastinpaint.models import TwoDCN, complete_frames
 from fastinpaint.propagation import Adaptation, propagate_stream
+from fastinpaint.propagation.boxes import around
 
 Pair = tuple[np.ndarray, np.ndarray]
 
 Doubt = TypeVar("Doubt", np.ndarray, Tensor)
+
+AHEAD = 32
+"""Filled frames that wait for the network, at most."""
 
 KNOWN = 0.8
 """Doubt up to which a network's correction is left out; it counts in full at a doubt of 1. The network sees the video
@@ -88,8 +93,10 @@ def complete_stream(
     def fills(pairs: Iterable[Pair]) -> Iterator[np.ndarray]:
         filled = propagate_stream(pairs, adaptation=adaptation)
         if network is None:
-            return (frame for frame, _ in filled)
-        return completed_stream(network, ((frame, 1 - confidence) for frame, confidence in filled), settings)
+            yield from (frame for frame, _ in filled)
+            return
+        with ahead(filled, AHEAD, "filler") as done:  # the network corrects while the next window is filled
+            yield from completed_stream(network, ((frame, 1 - confidence) for frame, confidence in done), settings)
 
     yield from _faded(pairs, fills, settings.feather) if settings.feather else fills(pairs)
 
@@ -206,11 +213,25 @@ def fill(
         output = (output if span is None else limited(output, filled, span)) - filled
     height, width = crops[0].shape[:2]
     enlarged = [cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC) for frame in output]
-    if correcting:
-        shares = [strength * weight(hole) * taper(hole > 0, region.width / width) for hole in holes]
-        changes = [frame * share[..., None] for frame, share in zip(enlarged, shares, strict=True)]
-        enlarged = [change + crop / np.float32(255) for change, crop in zip(changes, crops, strict=True)]
-    return [np.rint(frame.clip(0, 1) * 255).astype(np.uint8) for frame in enlarged]
+    if not correcting:
+        return [np.rint(frame.clip(0, 1) * 255).astype(np.uint8) for frame in enlarged]
+    scale = region.width / width
+    return [
+        _corrected(crop, change, hole, strength, scale)
+        for crop, change, hole in zip(crops, enlarged, holes, strict=True)
+    ]
+
+
+def _corrected(crop: np.ndarray, change: np.ndarray, doubt: np.ndarray, strength: float, scale: float) -> np.ndarray:
+    """A window's frame with a correction, uint8 ``[h, w, 3]``; only the box around its hole is computed."""
+    result, box = crop.copy(), around(doubt > 0, 1)
+    if box is None or not (doubt > KNOWN).any():
+        return result
+    part = doubt[box.slices]
+    share = strength * weight(part) * taper(part > 0, scale)
+    frame = change[box.slices] * share[..., None] + crop[box.slices] / np.float32(255)
+    result[box.slices] = np.rint(frame.clip(0, 1) * 255).astype(np.uint8)
+    return result
 
 
 @torch.inference_mode()

@@ -86,7 +86,7 @@ class Channel(Generic[T]):
 
 
 @contextmanager
-def ahead(source: Iterable[T], most: int) -> Iterator[Iterator[T]]:
+def ahead(source: Iterable[T], most: int, name: str = "decoder") -> Iterator[Iterator[T]]:
     """The items of `source`, made by another thread up to `most` ahead; at the end of the block the thread has ended.
 
     An error of `source` is raised where its item would have come.
@@ -104,7 +104,7 @@ def ahead(source: Iterable[T], most: int) -> Iterator[Iterator[T]]:
         else:
             channel.end()
 
-    with _running(work, "decoder", channel.leave):
+    with _running(work, name, channel.leave):
         yield iter(channel)
 
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 import numpy as np
+
+MARGIN = 20
+"""Pixels around a frame's hole that candidates are judged by."""
+CORES = os.cpu_count() or 1
+"""Threads that work on the frames of a window."""
 
 
 class Box(NamedTuple):
@@ -24,8 +30,15 @@ def around(masks: np.ndarray, margin: int) -> Box | None:
     """The box of all true pixels of bool ``[..., H, W]``, grown by `margin` inside the frame; None for no pixel."""
     height, width = masks.shape[-2:]
     plane: np.ndarray = np.logical_or.reduce(masks.reshape(-1, height, width))
-    rows, columns = np.flatnonzero(plane.any(1)), np.flatnonzero(plane.any(0))
-    if not len(rows):
+    return surrounding((np.flatnonzero(plane.any(1)), np.flatnonzero(plane.any(0))), (height, width), margin)
+
+
+def surrounding(place: tuple[np.ndarray, np.ndarray], size: tuple[int, ...], margin: int) -> Box | None:
+    """The box of pixels at rows and columns, grown by `margin` inside a frame of that size; None for no pixel."""
+    if not len(place[0]):
         return None
-    top, left = max(0, int(rows[0]) - margin), max(0, int(columns[0]) - margin)
-    return Box(top, min(height, int(rows[-1]) + 1 + margin), left, min(width, int(columns[-1]) + 1 + margin))
+    (top, bottom), (left, right) = (
+        (max(0, int(axis.min()) - margin), min(limit, int(axis.max()) + 1 + margin))
+        for axis, limit in zip(place, size, strict=True)
+    )
+    return Box(top, bottom, left, right)

@@ -41,8 +41,8 @@ def carry(
         starts: bool ``[T]``, whether a frame is the first of a scene; nothing is carried across.
     """
     count, height, width = hole.shape
-    shown = np.full((height, width), -1, np.int32)
-    at_x, at_y = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
+    shown = np.full(height * width, -1, np.int32)
+    at_x, at_y = np.zeros((2, height * width), np.float32)
     found = [
         Source(np.full(len(rows), -1, np.int32), columns.astype(np.float32), rows.astype(np.float32))
         for rows, columns in places
@@ -58,12 +58,14 @@ def carry(
             near_x, near_y = np.rint(x).astype(np.int32), np.rint(y).astype(np.int32)
             inside = (near_x >= 0) & (near_x < width) & (near_y >= 0) & (near_y < height)
             near_x, near_y = near_x.clip(0, width - 1), near_y.clip(0, height - 1)
-            hidden = hole[before][near_y, near_x]
-            frame = np.where(inside, np.where(hidden, shown[near_y, near_x], before), -1).astype(np.int32)
-            x = np.where(hidden, at_x[near_y, near_x] + x - near_x, x)
-            y = np.where(hidden, at_y[near_y, near_x] + y - near_y, y)
+            near = near_y * np.int32(width) + near_x
+            hidden = hole[before].ravel().take(near)
+            frame = np.where(inside, np.where(hidden, shown.take(near), np.int32(before)), np.int32(-1))
+            x = np.where(hidden, at_x.take(near) + x - near_x, x)
+            y = np.where(hidden, at_y.take(near) + y - near_y, y)
             found[t] = Source(frame, x.astype(np.float32), y.astype(np.float32))
-        shown[rows, columns], at_x[rows, columns], at_y[rows, columns] = found[t]
+        place = rows * width + columns
+        shown[place], at_x[place], at_y[place] = found[t]
     return found
 
 
@@ -71,7 +73,10 @@ class Mosaic:
     """The frames of a clip one below another, so that one call samples from all of them.
 
     Args:
-        video: uint8 ``[T, H, W, 3]``.
+        video: uint8 ``[T, H, W, 3]``, which is copied.
+
+    Attributes:
+        frames: the copy, uint8 ``[T, H, W, 3]``.
     """
 
     PAD = 2  # rows repeated above and below each frame, as far as cubic taps reach
@@ -81,11 +86,24 @@ class Mosaic:
         count, self.height, self.width = video.shape[:3]
         self.stride = self.height + 2 * self.PAD
         per = max(1, self.ROWS // self.stride)
-        padded = np.pad(video, ((0, 0), (self.PAD, self.PAD), (0, 0), (0, 0)), mode="edge")
+        padded = np.empty((count, self.stride, *video.shape[2:]), np.uint8)
+        self.frames = padded[:, self.PAD : -self.PAD]
+        self.frames[:] = video
+        self._above, self._below = padded[:, : self.PAD], padded[:, -self.PAD :]
+        self._repeat_edges()
         self.per = per
         self.sheets = [
             padded[start : start + per].reshape(-1, self.width, video.shape[3]) for start in range(0, count, per)
         ]
+
+    def write(self, places: Sequence[Place], values: Sequence[np.ndarray]) -> None:
+        """Set pixels of every frame, given by rows and columns, to uint8 ``[N, 3]``."""
+        for frame, place, value in zip(self.frames, places, values, strict=True):
+            frame[place] = value
+        self._repeat_edges()
+
+    def _repeat_edges(self) -> None:
+        self._above[:], self._below[:] = self.frames[:, :1], self.frames[:, -1:]
 
     def sample(self, frame: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Bicubic samples, uint8 ``[N, 3]``, at (x, y) of the frames ``[N]``; zeros for frame -1."""

@@ -83,6 +83,10 @@ def measure(part: np.ndarray, number: int, ring: Ring, source: Source, mosaic: M
         [brighter, np.abs(gap).mean(1), np.log1p(np.abs(shown - number)), np.ones(len(rows))]
     )
     sums = cv2.GaussianBlur(plane, (0, 0), RING / 2)
-    smooth = extend(sums[..., :3] / np.maximum(sums[..., 3:], 1e-6), plane[..., 3])
-    offset, error, age = smooth[ring.hole_rows, ring.hole_columns].T
-    return Evidence(offset, error, age, float(np.abs(brighter - smooth[rows, columns, 0]).mean()))
+    *planes, total = cv2.split(sums)
+    norm = np.maximum(total, 1e-6)
+    means = cv2.merge([one / norm for one in planes])
+    places = (np.concatenate([ring.hole_rows, rows]), np.concatenate([ring.hole_columns, columns]))
+    smooth = extend(means, plane[..., 3], places)
+    offset, error, age = smooth[:count].T
+    return Evidence(offset, error, age, float(np.abs(brighter - smooth[count:, 0]).mean()))

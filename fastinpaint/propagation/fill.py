@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
-from fastinpaint.data.scenes import SAME_SCENE, STILL, similarity, thumbnail
 from fastinpaint.propagation.adapt import Adaptation
 from fastinpaint.propagation.blend import Weights, blend
-from fastinpaint.propagation.carry import Mosaic
-from fastinpaint.propagation.rounds import Clip
+from fastinpaint.propagation.boxes import CORES
+from fastinpaint.propagation.handover import hand_over
+from fastinpaint.propagation.rounds import Clip, Found
+from fastinpaint.propagation.shown import Frames, Pair, Shown, stacked
 from fastinpaint.propagation.steady import steady
 
 PIXELS = 64_000_000
 """Pixels that a window holds at most."""
 SHORTEST, LONGEST = 12, 96
 """Frames of a window."""
-
-Pair = tuple[np.ndarray, np.ndarray]
 
 
 class Filled(NamedTuple):
@@ -68,81 +66,82 @@ def propagate_stream(
         frames: of a window; None chooses by the size of the frames.
         adaptation: to the first window with a hole, for all of them; None uses the package's weights.
     """
-    source = iter(pairs)
-    window = list(islice(source, 1))
+    source = Frames(pairs)
+    window = source.take(1)
     if not window:
         return
-    height, width = window[0][1].shape
+    height, width = window[0].hole.shape
     length = frames or min(LONGEST, max(SHORTEST, PIXELS // (height * width)))
     context = length // 4
-    window += islice(source, length - 1)
+    window += source.take(length - 1)
     before: list[Filled] = []
     weights: Weights | None = None
-    while window:
-        fresh = list(islice(source, length - 2 * context))
-        end = len(window) - context if fresh else len(window)
-        if adaptation is not None and weights is None:
-            weights = _adapted(window, adaptation)
-        done = _fill_window(window, before, end, weights)
-        yield from done
-        if not fresh:
-            return
-        before = [*before, *done][-context:] if context else []
-        window = window[end - len(before) :] + fresh
+    search: Future[Searched] | None = None
+    with ThreadPoolExecutor(1, "fastinpaint search") as ahead:
+        while window:
+            fresh = source.take(length - 2 * context)
+            start, end = len(before), len(window) - context if fresh else len(window)
+            if adaptation is not None and weights is None:
+                weights = _adapted(window, adaptation)
+            if search is None and _has_hole(window[start:end]):
+                search = ahead.submit(_searched, window)
+            current, search = search, None
+            kept = min(end, context)
+            following = window[end - kept :] + fresh if fresh else []
+            if _has_hole(following[kept : length - context]):  # found while the current window is mixed
+                search = ahead.submit(_searched, following)
+            if current is None:
+                done = [Filled(shown.frame, np.ones((height, width), np.float32)) for shown in window[start:end]]
+            else:
+                done = _mixed(current.result(), before, end, weights)
+            yield from done
+            before, window = [*before, *done][end - kept :], following
 
 
-def _adapted(window: list[Pair], adaptation: Adaptation) -> Weights | None:
+def _has_hole(frames: list[Shown]) -> bool:
+    return any(shown.has_hole for shown in frames)
+
+
+def _adapted(window: list[Shown], adaptation: Adaptation) -> Weights | None:
     """None where the window has no hole."""
-    hole = np.stack([mask for _, mask in window])
-    if not hole.any():
+    if not _has_hole(window):
         return None
-    video = np.stack([frame for frame, _ in window])
-    video[hole] = 0
-    return adaptation.weights(video, hole, _scene_starts(video, ~hole))
+    return adaptation.weights(*stacked(window))
 
 
-def _fill_window(window: list[Pair], before: list[Filled], end: int, weights: Weights | None) -> list[Filled]:
+class Searched(NamedTuple):
+    """A window, and what its frames show of each other's holes."""
+
+    clip: Clip
+    found: Found
+
+
+def _searched(window: list[Shown]) -> Searched:
+    clip = Clip(*stacked(window), [shown.telea for shown in window])
+    return Searched(clip, clip.search())
+
+
+def _mixed(searched: Searched, before: list[Filled], end: int, weights: Weights | None) -> list[Filled]:
     """Fill the frames of a window up to `end`; the first are filled already, those from `end` only looked at."""
-    start = len(before)
-    hole = np.stack([mask for _, mask in window])
-    if not hole[start:end].any():
-        return [Filled(frame, np.ones(frame.shape[:2], np.float32)) for frame, _ in window[start:end]]
-    video = np.stack([frame for frame, _ in window])
-    video[hole] = 0
-    clip = Clip(video, hole, _scene_starts(video, ~hole))
-    found = clip.search()
-    filled, mosaic = found.filled, Mosaic(found.filled)
+    (clip, found), start = searched, len(before)
+    filled = found.filled.copy()
     doubts = [np.ones(len(rows), np.float32) for rows, _ in clip.places]
     for t in range(start):
         filled[t], doubts[t] = before[t].video, 1 - before[t].confidence[clip.places[t]]
     todo = [t for t in range(start, end) if len(clip.places[t][0])]
-    with ThreadPoolExecutor() as pool:
-        mixtures = pool.map(lambda t: blend(clip.candidates(t, found, mosaic), weights), todo)
+    with ThreadPoolExecutor(CORES) as pool:
+        mixtures = pool.map(lambda t: blend(clip.candidates(t, found, found.mosaic), weights), todo)
         for t, mixed in zip(todo, mixtures, strict=True):
             filled[t][clip.places[t]] = np.rint(mixed.value).clip(0, 255).astype(np.uint8)
             doubts[t] = 1 - mixed.confidence
     upto = slice(end)
     calm = steady(filled[upto], doubts[upto], found.motion, clip.places[upto], clip.starts)
+    if start:
+        hand_over(calm, filled[upto], doubts, found.motion, clip.places, clip.starts, start)
     done = []
     for t in range(start, end):
-        frame, confidence = filled[t].copy(), np.ones(hole.shape[1:], np.float32)
+        frame, confidence = filled[t].copy(), np.ones(filled.shape[1:3], np.float32)
         frame[clip.places[t]] = np.rint(calm[t]).clip(0, 255).astype(np.uint8)
         confidence[clip.places[t]] = 1 - doubts[t]
         done.append(Filled(frame, confidence))
     return done
-
-
-def _scene_starts(video: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """bool ``[T]``: frames whose known part shows another scene than that of the frame before."""
-    starts = np.zeros(len(video), bool)
-    starts[0] = True
-    thumbs = [thumbnail(frame) for frame in video]
-    for t in range(1, len(video)):
-        both = thumbnail(np.repeat((known[t] & known[t - 1])[..., None] * np.uint8(255), 3, 2)) > 250
-        share = float(both.mean())
-        if share < 0.1:
-            continue
-        before, after = (np.where(both, thumbs[i], 128).astype(np.float32) for i in (t - 1, t))
-        if np.abs(before - after).mean() / share >= STILL:
-            starts[t] = (similarity(before, after) - (1 - share)) / share <= SAME_SCENE
-    return starts

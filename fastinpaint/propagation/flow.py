@@ -9,7 +9,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from fastinpaint.propagation.boxes import around
+from fastinpaint.propagation.boxes import CORES, around
 from fastinpaint.propagation.carry import Place
 from fastinpaint.propagation.pyramid import extend
 
@@ -61,26 +61,31 @@ def by_flow(video: np.ndarray, known: np.ndarray, places: Sequence[Place], start
         dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         dis.setFinestScale(finest)
         ahead, back = dis.calc(grey[0], grey[1], None), dis.calc(grey[1], grey[0], None)  # type: ignore[call-overload]
-        fields = _completed(ahead, back, *trust), _completed(back, ahead, *trust[::-1])
-        first, second = (
-            field[places[i][0] - box.top, places[i][1] - box.left] for i, field in zip((t - 1, t), fields, strict=True)
-        )
+        inside_box = [(places[i][0] - box.top, places[i][1] - box.left) for i in (t - 1, t)]
+        first = _completed(ahead, back, trust[0], trust[1], inside_box[0])
+        second = _completed(back, ahead, trust[1], trust[0], inside_box[1])
         return first, second
 
     motion = Motion([None] * len(video), [None] * len(video))
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(CORES) as pool:
         for t, (ahead, back) in enumerate(pool.map(pair, range(1, len(video))), start=1):
             motion.future[t - 1], motion.past[t] = ahead, back
     return motion
 
 
-def _completed(flow: np.ndarray, opposite: np.ndarray, own: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """A flow ``[H, W, 2]`` where it counts, its extension elsewhere; `own` and `other` are both frames' weights."""
+def _completed(flow: np.ndarray, opposite: np.ndarray, own: np.ndarray, other: np.ndarray, place: Place) -> np.ndarray:
+    """A flow ``[H, W, 2]`` where it counts, its extension elsewhere, at N places: ``[N, 2]``.
+
+    Args:
+        own, other: both frames' weights, ``[H, W]``.
+    """
     height, width = own.shape
-    x = flow[..., 0] + np.arange(width, dtype=np.float32)
-    y = flow[..., 1] + np.arange(height, dtype=np.float32)[:, None]
+    right, down = cv2.split(flow)
+    x = right + np.arange(width, dtype=np.float32)
+    y = down + np.arange(height, dtype=np.float32)[:, None]
     target = cv2.remap(cv2.merge([opposite, other]), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    gap = flow + target[..., :2]
-    weight = own * target[..., 2] * np.exp(-(gap[..., 0] ** 2 + gap[..., 1] ** 2) / AGREE**2)
+    back_right, back_down, there = cv2.split(target)
+    gap = (right + back_right) ** 2 + (down + back_down) ** 2
+    weight = own * there * np.exp(-gap / AGREE**2)
     weight[(x < -0.5) | (x > width - 0.5) | (y < -0.5) | (y > height - 0.5)] = 0
-    return np.where((weight > 0.5)[..., None], flow, extend(flow, weight))
+    return np.where((weight[place] > 0.5)[:, None], flow[place], extend(flow, weight, place))

@@ -76,9 +76,11 @@ class Net(nn.Module):
 
     def forward(self, features: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Logarithms of the shares ``[B, K]``, and the expected log(1 + error) ``[B]``."""
-        x = ((features - self.mean) / self.std).clamp(-USUAL, USUAL)
-        out = self.last(torch.relu(self.second(torch.relu(self.first(x)))))
+        out = self.last(torch.relu(self.second(torch.relu(self.first(self.normalised(features))))))
         return torch.log_softmax(out[:, :-1].masked_fill(~present, ABSENT), 1), out[:, -1]
+
+    def normalised(self, features: Tensor) -> Tensor:
+        return ((features - self.mean) / self.std).clamp(-USUAL, USUAL)
 
     def arrays(self) -> Weights:
         """What `blend` reads."""
@@ -116,9 +118,10 @@ def errors(net: Net, data: Examples) -> Errors:
 
 
 @torch.no_grad()
-def mean_error(net: Net, data: Examples) -> float:
-    """Of the blend, 0 to 255."""
-    return float(errors(net, data).blend.mean())
+def mean_error(net: Net, data: Examples, weights: Tensor | None = None) -> float:
+    """Of the blend, 0 to 255; weights ``[B]`` of the examples, or None for equal ones."""
+    error = errors(net, data).blend
+    return float(error.mean() if weights is None else (weights * error).sum() / weights.sum())
 
 
 def mirrored_in_time() -> tuple[list[int], list[int]]:

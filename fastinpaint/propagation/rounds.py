@@ -9,17 +9,16 @@ import cv2
 import numpy as np
 
 from fastinpaint.propagation import spatial
-from fastinpaint.propagation.boxes import around
+from fastinpaint.propagation.boxes import CORES, MARGIN, around
 from fastinpaint.propagation.camera import between, register
 from fastinpaint.propagation.candidates import SPATIAL, Candidates, collect
 from fastinpaint.propagation.carry import Mosaic, Place, Source, carry
 from fastinpaint.propagation.flow import Motion, by_flow
 from fastinpaint.propagation.majority import Votes
+from fastinpaint.propagation.shown import telea
 
 INSIDE = (0.0, 0.5)
 """What measured flow inside holes counts for in each round."""
-MARGIN = 20
-"""Pixels around a frame's hole that candidates are judged by."""
 
 
 class Found(NamedTuple):
@@ -29,32 +28,33 @@ class Found(NamedTuple):
         sources: of every carried candidate, for all frames.
         votes: of the frames at the same place of the scene.
         motion: the flow.
-        filled: the video filled along the flow, uint8 ``[T, H, W, 3]``, which candidates are sampled from.
+        mosaic: the video filled along the flow, which candidates are sampled from.
     """
 
     sources: list[list[Source]]
     votes: Votes
     motion: Motion
-    filled: np.ndarray
+    mosaic: Mosaic
+
+    @property
+    def filled(self) -> np.ndarray:
+        """uint8 ``[T, H, W, 3]``."""
+        return self.mosaic.frames
 
 
 class Clip:
     """A clip and its holes, with what every round needs of them."""
 
-    def __init__(self, video: np.ndarray, hole: np.ndarray, starts: np.ndarray) -> None:
+    def __init__(
+        self, video: np.ndarray, hole: np.ndarray, starts: np.ndarray, fills: list[np.ndarray] | None = None
+    ) -> None:
         self.video, self.hole, self.starts, self.known = video, hole, starts, ~hole
         self.boxes = [around(frame, MARGIN) for frame in hole]
         self.places: list[Place] = [(rows, columns) for rows, columns in map(np.nonzero, hole)]
-        with ThreadPoolExecutor() as pool:
-            self.telea = list(pool.map(lambda t: self._opencv(t, cv2.INPAINT_TELEA), range(len(video))))
-
-    def _opencv(self, t: int, method: int) -> np.ndarray:
-        """``[N, 3]``."""
-        box, (rows, columns) = self.boxes[t], self.places[t]
-        if box is None:
-            return np.zeros((0, 3), np.uint8)
-        filled = spatial.opencv(self.video[t][box.slices], self.hole[t][box.slices], method)
-        return filled[rows - box.top, columns - box.left]
+        if fills is None:
+            with ThreadPoolExecutor(CORES) as pool:
+                fills = list(pool.map(telea, video, hole))
+        self.telea = fills
 
     def along(self, motion: Motion | None) -> list[list[Source]]:
         """Sources along a motion, or at the same place: past and future, each for all frames."""
@@ -68,32 +68,39 @@ class Clip:
         place, the flow on holes filled along the camera's motion, and the flow again on holes filled along the flow.
         Without the camera's, the flow of a moving shot follows the holes' own rough fill.
         """
-        still = self.along(None)
-        filled = self.nearest(still[0], still[1], self.video)
-        cameras = register(filled, self.known, self.starts)
+        still, mosaic = self.along(None), Mosaic(self.video)
+        self.nearest(still[0], still[1], mosaic)
+        cameras = register(mosaic.frames, self.known, self.starts)
         fixed = np.array_equal(cameras, np.broadcast_to(np.eye(3), cameras.shape))
-        camera = still if fixed else self.along(between(cameras, self.places, self.starts))
-        filled = self.nearest(camera[0], camera[1], filled)
+        camera = still
+        if not fixed:
+            camera = self.along(between(cameras, self.places, self.starts))
+            self.nearest(camera[0], camera[1], mosaic)
         for inside in INSIDE:
-            motion = by_flow(filled, self.known, self.places, self.starts, inside)
+            motion = by_flow(mosaic.frames, self.known, self.places, self.starts, inside)
             moving = self.along(motion)
-            filled = self.nearest(moving[0], moving[1], filled)
+            self.nearest(moving[0], moving[1], mosaic)
         votes = Votes(self.video, self.hole, cameras, self.starts)
-        return Found([*still, *moving, *camera], votes, motion, filled)
+        return Found([*still, *moving, *camera], votes, motion, mosaic)
 
-    def nearest(self, past: list[Source], future: list[Source], video: np.ndarray) -> np.ndarray:
-        """Holes filled from the nearest frames of both sides, weighted by 1 / distance; by Telea where none shows."""
-        filled, mosaic = video.copy(), Mosaic(video)
-        for t, (rows, columns) in enumerate(self.places):
-            total = np.zeros((len(rows), 4), np.float32)
+    def nearest(self, past: list[Source], future: list[Source], mosaic: Mosaic) -> None:
+        """Fill holes from the nearest frames of both sides, weighted by 1 / distance; by Telea where none shows.
+
+        Args:
+            mosaic: the frames that are sampled from, and then filled.
+        """
+
+        def fill(t: int) -> np.ndarray:
+            colours, total = np.zeros((3, len(self.places[t][0])), np.float32), np.float32(0)
             for source in (past[t], future[t]):
                 weight = (source.frame >= 0) / np.maximum(np.abs(source.frame - t), 1).astype(np.float32)
-                total[:, :3] += weight[:, None] * mosaic.sample(source.frame, source.x, source.y)
-                total[:, 3] += weight
-            seen = total[:, 3] > 0
-            value = total[:, :3] / np.maximum(total[:, 3:], 1e-6)
-            filled[t, rows, columns] = np.where(seen[:, None], np.rint(value), self.telea[t]).astype(np.uint8)
-        return filled
+                colours += weight * mosaic.sample(source.frame, source.x, source.y).T
+                total = total + weight
+            value = np.rint(colours / np.maximum(total, 1e-6)).astype(np.uint8)
+            return np.where(total > 0, value, self.telea[t].T).T
+
+        with ThreadPoolExecutor(CORES) as pool:
+            mosaic.write(self.places, list(pool.map(fill, range(len(self.places)))))
 
     def candidates(self, t: int, found: Found, mosaic: Mosaic) -> Candidates:
         """Of frame t, which has a hole; the mosaic is that of `found.filled`."""
@@ -110,7 +117,8 @@ class Clip:
         else:
             inside = rows - box.top, columns - box.left
             lines, membrane = spatial.directional(part, hole)[inside], spatial.harmonic(part, hole)[inside]
-            spatials = np.stack([self.telea[t], self._opencv(t, cv2.INPAINT_NS), lines, membrane])
+            stokes = spatial.opencv(part, hole, cv2.INPAINT_NS)[inside]
+            spatials = np.stack([self.telea[t], stokes, lines, membrane])
         majority = found.votes.of(t, box, self.places[t])
         sources = [carried[t] for carried in found.sources]
         return collect(t, part, hole, box, self.places[t], spatials, sources, majority, mosaic, self.known)

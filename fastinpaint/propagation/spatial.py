@@ -154,7 +154,6 @@ def contrast(frame: np.ndarray, hole: np.ndarray, rows: np.ndarray, columns: np.
     for sigma in (2.0, 6.0):
         sums = cv2.GaussianBlur(np.dstack([grey * known, known]), (0, 0), sigma)
         planes.append(np.abs(grey - sums[..., 0] / np.maximum(sums[..., 1], 1e-6)))
-    return extend(
-        cv2.blur(np.dstack(planes) * known[..., None], (5, 5)) / np.maximum(cv2.blur(known, (5, 5)), 1e-3)[..., None],
-        known,
-    )[rows, columns]
+    norm = np.maximum(cv2.blur(known, (5, 5)), 1e-3)
+    means = cv2.merge([cv2.blur(plane * known, (5, 5)) / norm for plane in planes])
+    return extend(means, known, (rows, columns))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 
+from fastinpaint.propagation.boxes import Box, surrounding
 from fastinpaint.propagation.carry import Place
 from fastinpaint.propagation.flow import Motion
 
-KEEP = 0.85
-"""Share of what is carried along in the average: about 1 / (1 - KEEP) frames of each side take part."""
+KEEP, CALM = 0.85, 0.11
+"""Share of what is carried along in the average where it differs much, and what is added to it where it hardly does."""
+NEAR = 24.0
+"""Grey levels of difference at which that addition falls to 1/e: longer averages of what moves become blurred."""
 
 
 def steady(
@@ -19,10 +23,11 @@ def steady(
 ) -> list[np.ndarray]:
     """Average hole pixels over time along their motion, as much as they are doubtful.
 
-        m_t(p) = v_t(p) + KEEP d_{t-1}(q) (m_{t-1}(q) - v_t(p)),   q = p + motion_t(p)
+        m_t(p) = v_t(p) + k d_{t-1}(q) (m_{t-1}(q) - v_t(p)),   q = p + motion_t(p)
+        k = KEEP + CALM exp(-(|m_{t-1}(q) - v_t(p)| / NEAR)^2)
 
     from the past, and likewise from the future; the result is v + d ((m_past + m_future) / 2 - v). d is 0 for known
-    pixels and 1 for what no frame shows.
+    pixels and 1 for what no frame shows. About 1 / (1 - k) frames of each side take part.
 
     Args:
         filled: uint8 ``[T, H, W, 3]``.
@@ -34,24 +39,39 @@ def steady(
     Returns:
         for each frame its hole pixels, float32 ``[N, 3]``.
     """
-    count = len(filled)
-    values = [filled[t][places[t]].astype(np.float32) for t in range(count)]
-    means = [np.zeros_like(value) for value in values]
-    for flows, order, step in ((motion.past, range(count), 1), (motion.future, range(count - 1, -1, -1), -1)):
-        plane = np.zeros((*filled.shape[1:3], 4), np.float32)
+    values = [filled[t][place].astype(np.float32) for t, place in enumerate(places)]
+
+    def averaged(step: int) -> list[np.ndarray]:
+        """m from the past (1) or the future (-1)."""
+        flows, order = (motion.past, range(len(filled))) if step > 0 else (motion.future, range(len(filled))[::-1])
+        means = list(values)
+        before: tuple[Box, np.ndarray] | None = None  # where the frame before has a hole; its colours and doubts there
         for t in order:
             rows, columns = places[t]
-            mean, flow = values[t].copy(), flows[t]
-            if len(rows) and flow is not None and 0 <= t - step < count and not starts[max(t, t - step)]:
-                carried = _sample(plane, columns + flow[:, 0], rows + flow[:, 1])
-                mean += KEEP * carried[:, 3:] * (carried[:, :3] - mean)
-            plane[..., :3], plane[..., 3] = filled[t], 0
-            plane[rows, columns] = np.column_stack([mean, doubts[t]])
-            means[t] += mean / 2
-    return [v + d[:, None] * (m - v) for v, d, m in zip(values, doubts, means, strict=True)]
+            flow, box = flows[t], surrounding(places[t], filled.shape[1:3], 2)
+            if box is None:
+                before = None
+                continue
+            mean = values[t].copy()
+            if before is not None and flow is not None and not starts[max(t, t - step)]:
+                seen, plane = before
+                carried = sampled(plane, columns + flow[:, 0] - seen.left, rows + flow[:, 1] - seen.top)
+                change = carried[:, :3] - mean
+                keep = KEEP + CALM * np.exp(-((np.abs(change).mean(1) / NEAR) ** 2))
+                mean += (keep * carried[:, 3])[:, None] * change
+            plane = np.zeros((box.bottom - box.top, box.right - box.left, 4), np.float32)
+            plane[..., :3] = filled[t][box.slices]
+            plane[rows - box.top, columns - box.left] = np.column_stack([mean, doubts[t]])
+            before, means[t] = (box, plane), mean
+        return means
+
+    with ThreadPoolExecutor(2) as pool:
+        past, future = pool.map(averaged, (1, -1))
+    return [v + d[:, None] * (a / 2 + b / 2 - v) for v, d, a, b in zip(values, doubts, past, future, strict=True)]
 
 
-def _sample(image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def sampled(image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Bilinear samples, ``[N, C]``, of a float32 image ``[H, W, C]`` at (x, y)."""
     width, count = 256, len(x)
     x, y = (np.pad(values.astype(np.float32), (0, -count % width)).reshape(-1, width) for values in (x, y))
     sampled = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

@@ -148,7 +148,7 @@ def test_report_names_what_was_left_and_why() -> None:
         "normed": "ParametrizedConv2d is a subclass of Conv2d, and may compute something else.",
         "even": "padding='same' pads the two ends of an axis differently here.",
     }
-    assert str(report).startswith("7 layers swapped, 4 left.\n  left conv: padding_mode")
+    assert str(report).startswith("7 layers swapped, 4 cannot be fused.\n  conv: padding_mode")
 
 
 def test_restore_of_layers_parametrized_afterwards() -> None:

@@ -14,7 +14,7 @@ from fastinpaint.acceleration.kept import RecomputedBytes, kept_bytes
 from fastinpaint.acceleration.report import Report
 from fastinpaint.nn import layers
 from fastinpaint.nn.pending_conv import PendingConv
-from fastinpaint.ops.dispatch import native
+from fastinpaint.ops.dispatch import native, native_cpu
 from tests.accelerate.slow_layers import (
     SLOW,
     Clock,
@@ -151,6 +151,34 @@ def test_the_report_fits_a_terminal_and_goes_through_a_file() -> None:
     assert Report.from_dict(report.to_dict()) == report
     assert {layer.name for layer in report.layers} == {"0", "3", "7"}
     assert report.limit.endswith(".")
+    assert "..." not in str(report)
+
+
+@pytest.mark.usefixtures("fused_is_slow")
+@pytest.mark.parametrize("isa", ["avx512", "avx512bf16"])
+def test_the_report_advises_autocast_where_the_processor_gains_by_it(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_cpu, "isa", lambda: isa)
+    net = nn.Sequential(*(nn.Conv2d(3 if i == 0 else 16, 16, 1) for i in range(4)))
+    limit = fastinpaint.accelerate(net, example=image()).fastinpaint_report.limit
+    assert "% of the step is in 1x1 convolutions, which gained nothing fused here." in limit
+    assert ("torch.autocast makes them cheaper" in limit) == (isa == "avx512bf16")
+
+
+@pytest.mark.usefixtures("fused_is_slow")
+def test_the_report_names_equal_reasons_once_and_cuts_no_sentence() -> None:
+    class Other(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x)
+
+    layers = [Other(16, 16, 3, padding=1, bias=False) for _ in range(5)]
+    body = nn.Sequential(nn.Conv2d(3, 16, 3), *layers, nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16), nn.PReLU())
+    net = fastinpaint.accelerate(nn.Sequential(body), example=image())
+    lines = str(net.fastinpaint_report).splitlines()
+    assert lines[0] == "0 layers swapped, 5 cannot be fused."
+    assert lines[1].startswith("  0.1, 0.2, 0.3 and 2 more: Other is a subclass of Conv2d")
+    assert max(map(len, lines)) <= 100
+    assert not any(line.endswith("...") for line in lines)
+    assert net.fastinpaint_report.limit.endswith("a larger batch or input gains more.")
 
 
 @pytest.mark.usefixtures("stock_is_slow")

@@ -7,16 +7,20 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import fastinpaint
 from fastinpaint.acceleration import tuner
+from fastinpaint.acceleration.example import Example
 from fastinpaint.acceleration.sandbox import random_states
+from fastinpaint.acceleration.trial import Runner
 from fastinpaint.nn import region
 from tests.accelerate.slow_layers import (
     clock,
@@ -215,3 +219,23 @@ def test_rules_leave_a_network_whose_work_is_in_other_kinds(monkeypatch: pytest.
     whys = {layer.name: layer.why for layer in net.fastinpaint_report.layers}
     assert whys["0"] == "56% of the convolutions' weights are in kinds that pay, under 90%: too few"
     assert whys["8"].startswith("1x1: ")
+
+
+def test_measured_steps_under_autocast_cast_weights_again() -> None:
+    """A training loop enters autocast in each step; inside one region stock layers would be measured without casts."""
+
+    class Casts(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.ops.aten._to_copy.default and args[0].shape == net.weight.shape:
+                seen[-1] += 1
+            return func(*args, **(kwargs or {}))
+
+    seen: list[int] = []
+    net = nn.Conv2d(3, 8, 3)
+    runner = Runner(net, Example((torch.randn(1, 3, 8, 8),), {}), True, "auto", lambda: None)
+    with torch.autocast("cpu", torch.bfloat16):
+        for _ in range(3):
+            seen.append(0)
+            with Casts():
+                runner.forward()
+    assert seen == [1, 1, 1]

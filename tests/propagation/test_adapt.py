@@ -10,9 +10,17 @@ import torch
 from fastinpaint.propagation import Adaptation, adapt, propagate
 from fastinpaint.propagation.blend import CAUTION, DOUBT, blend, shipped
 from fastinpaint.propagation.candidates import NAMES, PAIRS, SPATIAL, Candidates
+from fastinpaint.propagation.likeness import likeness
 from fastinpaint.propagation.mixing import Examples, Net, fit, mean_error, mirrored_in_time
 
 SIDE, FRAMES = 40, 9
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few copies and steps, so that the tests are fast."""
+    monkeypatch.setattr(adapt, "COPIES", (3, 5))
+    monkeypatch.setattr(adapt, "STEPS", 20)
 
 
 def candidates(count: int = 50) -> Candidates:
@@ -75,24 +83,81 @@ def clip() -> tuple[np.ndarray, np.ndarray]:
     return video, mask
 
 
-def test_examples_are_known_pixels_and_none_that_are_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def gathered() -> tuple[np.ndarray, np.ndarray, list[adapt.Copy]]:
     video, mask = clip()
-    calls = []
-    gather = adapt._gather
+    video[mask] = 0
+    starts = np.arange(FRAMES) == 0
+    return video, mask, adapt.gather(video, mask, starts, range(6), np.random.default_rng(0))
 
-    def spy(video, hole, hidden, wanted, starts, rng):
-        calls.append((hidden.copy(), wanted.copy()))
-        return gather(video, hole, hidden, wanted, starts, rng)
 
-    monkeypatch.setattr(adapt, "_gather", spy)
-    propagate(video, mask, Adaptation(5))
-    assert len(calls) >= 3
-    held_out = calls[0][1]
-    assert held_out.any()
-    for number, (hidden, wanted) in enumerate(calls):
-        assert not (hidden & mask).any()
-        assert not (wanted & ~hidden).any()
-        assert number == 0 or not (wanted & held_out).any()
+def hidden(mask: np.ndarray, copy: adapt.Copy) -> np.ndarray:
+    """Every pixel that a copy of the hole covers."""
+    covered = np.zeros_like(mask)
+    for t, y, x in np.argwhere(mask):
+        if 0 <= y + copy.down < SIDE and 0 <= x + copy.right < SIDE:
+            covered[t, y + copy.down, x + copy.right] = True
+    return covered
+
+
+def test_examples_are_known_pixels_of_copies_of_the_hole() -> None:
+    video, mask, copies = gathered()
+    assert len(copies) == 6
+    assert len({(copy.down, copy.right) for copy in copies}) > 3
+    for copy in copies:
+        place = copy.frames, copy.rows, copy.columns
+        assert not mask[place].any()
+        assert hidden(mask, copy)[place].all()
+        assert np.array_equal(copy.examples.truth.numpy(), video[place])
+
+
+def test_no_pixel_that_is_held_out_is_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, mask, copies = gathered()
+    places = [torch.from_numpy(np.stack([c.frames, c.rows, c.columns], 1)).float() for c in copies]
+    copies = [c._replace(examples=c.examples._replace(truth=at)) for c, at in zip(copies, places, strict=True)]
+    given: list[np.ndarray] = []
+
+    def spy(data: Examples, weights: torch.Tensor, seed: int) -> Net:
+        given.append(data.truth.numpy().astype(int))
+        return Net.of(shipped())
+
+    monkeypatch.setattr(adapt, "learnt", spy)
+    tried = adapt.tried(copies, mask, 0)
+    assert np.array_equal(tried.before, tried.after)
+    assert len(given) == adapt.FOLDS
+    left_out = 0
+    for fold, learnt in enumerate(given):
+        held_out = np.logical_or.reduce([hidden(mask, copy) for copy in copies[fold :: adapt.FOLDS]])
+        assert len(learnt)
+        assert not held_out[tuple(learnt.T)].any()
+        others = [at for n, at in enumerate(places) if n % adapt.FOLDS != fold]
+        free = [int((~held_out[tuple(at.numpy().astype(int).T)]).sum()) for at in others]
+        assert len(learnt) == sum(free)
+        left_out += sum(map(len, others)) - sum(free)
+    assert left_out  # copies overlap, so this says something
+
+
+def test_a_gain_counts_once_it_is_surely_one() -> None:
+    before, counts = np.full(8, 10.0), np.ones(8)
+    assert adapt.strength(adapt.HeldOut(before, before, counts)) == 0
+    assert adapt.strength(adapt.HeldOut(before, before - 5, counts)) == 1
+    assert adapt.strength(adapt.HeldOut(before, before - 0.2, counts)) == pytest.approx(0.02 * adapt.SLOPE)
+    lucky = before - np.array([3.0, -1, 0.1, 0, -1, 1, -0.5, 0])
+    assert lucky.mean() < 9.95
+    assert adapt.strength(adapt.HeldOut(before, lucky, counts)) == 0
+    unlike = np.where(np.arange(8) == 0, 0.0, 1.0)  # the lucky copy is not like the hole
+    assert adapt.strength(adapt.HeldOut(before, before - 5 * (1 - unlike), unlike)) == 0
+
+
+def test_pixels_count_by_how_many_of_the_hole_are_like_them() -> None:
+    rng = torch.Generator().manual_seed(0)
+    known = torch.randn(4000, 3, generator=rng)
+    wanted = torch.randn(4000, 3, generator=rng) + torch.tensor([1.0, 0, 0])
+    weights = likeness(known, wanted, 0)
+    mean = (weights[:, None] * known).sum(0) / weights.sum()
+    assert mean.tolist() == pytest.approx([1, 0, 0], abs=0.25)
+    assert torch.equal(weights, likeness(known, wanted, 0))
+    alike = likeness(known, known + 0, 0)
+    assert (alike - 1).abs().max() < 0.1
 
 
 def test_the_seed_decides_and_what_the_hole_holds_does_not() -> None:
@@ -119,10 +184,10 @@ def test_adapted_weights_that_are_no_better_are_not_used(monkeypatch: pytest.Mon
     filled = propagate(video, mask, Adaptation(5, notify=notes.append))
     assert np.array_equal(filled.video, propagate(video, mask).video)
     assert notes[0].endswith("so the fill is as without adapting.")
-    monkeypatch.setattr(adapt, "BETTER", 1e9)
+    monkeypatch.setattr(adapt, "strength", lambda held_out: 0.5)
     filled = propagate(video, mask, Adaptation(5, notify=notes.append))
     assert not np.array_equal(filled.video, propagate(video, mask).video)
-    assert notes[1].endswith("so the adapted weights are used.")
+    assert notes[1].endswith("so the weights go 50% of the way to the adapted ones.")
 
 
 def test_a_hole_without_room_beside_it_says_so() -> None:
@@ -137,6 +202,6 @@ def test_the_budget_decides_frames_and_copies() -> None:
     hole = np.zeros((100, 200, 300), bool)
     hole[:, 50:100, 50:150] = True
     frames, copies = Adaptation(60)._plan(hole)
-    assert (frames.stop - frames.start, copies) == (adapt.FRAMES, 9)
+    assert (frames.stop - frames.start, copies) == (adapt.FRAMES, adapt.COPIES[1])
     small, few = Adaptation(1)._plan(hole)
     assert (small.stop - small.start, few) == (adapt.SHORTEST, adapt.COPIES[0])

@@ -97,6 +97,16 @@ def test_windows_yield_every_frame_in_order_with_the_same_quality() -> None:
     assert hole_l1(parts, video, mask) < 1.5 * hole_l1(whole, video, mask) + 0.5
 
 
+def test_windows_that_are_searched_ahead_give_the_same_result_every_time() -> None:
+    video, mask = np.concatenate([pan(7, 1.2), pan(7, 1.2)[::-1]]), np.tile(moving_hole(), (2, 1, 1))
+    mask[9:14] = False  # a window begins without a hole
+    runs = [[*propagate_stream(zip(video, mask, strict=True), frames=8)] for _ in range(2)]
+    assert len(runs[0]) == len(video)
+    for first, second in zip(*runs, strict=True):
+        assert np.array_equal(first.video, second.video)
+        assert np.array_equal(first.confidence, second.confidence)
+
+
 def test_a_hole_over_whole_frames_is_filled() -> None:
     video, mask = pan(8, 0.0), np.zeros((FRAMES, SIDE, SIDE), bool)
     mask[3] = True

@@ -20,6 +20,7 @@ from tests.rehearsal.install import install, shrink
 TINY = ["--frames", "2", "--size", "16", "--width", "0.03125"]
 # Steps that train whole networks, or interpret, for over a minute each.
 ONLY_FULL = {"system", "step", "step others", "compile", "max-autotune", "beyond", "tune"}
+ONLY_FULL |= {"step graphs", "compile graph", "largest"}
 ONLY_FULL |= {"triton", "fuzz triton", "step triton"}
 ONLY_FULL |= {"racecheck", "synccheck", "initcheck"}  # without the sanitizer they equal memcheck
 

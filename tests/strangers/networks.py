@@ -151,6 +151,12 @@ USUAL: dict[str, tuple[Build, tuple[int, ...]]] = {
     "timm ghostnet": (timm("ghostnet_050"), SMALL),
     "timm cspdarknet": (timm("cs3darknet_s"), SMALL),
 }
+USUAL_TIMM = """
+    resnet10t resnet14t seresnet18 skresnet18 resnetv2_18 lcnet_050 hardcorenas_a mobilenetv4_conv_small semnasnet_050
+    rexnet_100 tinynet_e hgnetv2_b0 regnetx_002 regnety_002 regnetz_005 convnext_atto starnet_s1 efficientvit_m0
+    fbnetc_100 mobilevit_xxs test_byobnet test_resnet test_efficientnet test_mambaout
+"""
+USUAL |= {f"timm {name}": (timm(name), SMALL) for name in USUAL_TIMM.split()}
 MORE: dict[str, tuple[Build, tuple[int, ...]]] = {
     "convnext": (vision("convnext_tiny"), SMALL),
     "resnext50": (vision("resnext50_32x4d"), SMALL),
@@ -199,8 +205,12 @@ TIMM_OF_ONE_SIZE = """
 TORCHVISION = """
     alexnet resnet34 resnext50_32x4d regnet_x_400mf regnet_y_800mf
 """
-DETECTORS = ""
-SEGMENTERS = ""
+DETECTORS = """
+    retinanet_resnet50_fpn retinanet_resnet50_fpn_v2 fcos_resnet50_fpn
+"""
+SEGMENTERS = """
+    fcn_resnet101 deeplabv3_mobilenet_v3_large
+"""
 UNETS = """
     Linknet/resnet18 FPN/resnet18 PSPNet/resnet18 DeepLabV3/resnet18 DeepLabV3Plus/mobilenet_v2 Unet/mobilenet_v2
     Unet/vgg11_bn Unet/densenet121 UPerNet/resnet18 Segformer/resnet18 Unet/timm-efficientnet-b0

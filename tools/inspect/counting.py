@@ -1,5 +1,4 @@
 """Counts operations, bytes and shared memory of the CUDA convolutions at the paper's size; floors on an H200.
-H200.
 
     python -m tools.inspect.counting            # print the table of docs/results/cuda_counted.md
     python -m tools.inspect.counting --write    # update the page
@@ -30,7 +29,10 @@ BEGIN, END = "<!-- counted passes -->", "<!-- end of counted passes -->"
 FLOPS, BYTES = 788e12, 4.3e12  # per second, measured on one H200: bfloat16 products, and memory
 
 
-FOOTPRINT = ("blocks", "loads", "shared_bytes", "groups", "columns", "steps", "slices", "multiplied", "staged")
+FOOTPRINT = (
+    *("blocks", "loads", "shared_bytes", "groups", "columns", "steps", "slices"),
+    *("multiplied", "staged", "given", "zeroed"),
+)
 
 
 class Footprint(ctypes.Structure):
@@ -47,7 +49,9 @@ class Count(NamedTuple):
         loads: bytes that the blocks request from global memory (including cache hits and dead taps).
         blocks: in the grid. shared: bytes per block. groups: of 128 threads per block. columns: per tile.
         steps: of the main loop per patch. slices: per patch. multiplied: multiply-adds of all blocks on wgmma, with the
-        padding of tiles; 0 elsewhere. staged: bytes that writing wgmma's operands moves.
+            padding of tiles; 0 elsewhere.
+        staged: bytes that writing wgmma's operands moves. given: 1 if dgrad has written one of wgrad's operands.
+        zeroed: bytes of zeros that the blocks write into shared memory.
     """
 
     layer: str
@@ -63,6 +67,8 @@ class Count(NamedTuple):
     slices: int
     multiplied: int
     staged: int
+    given: int
+    zeroed: int
 
     def floor(self) -> float:
         """Least seconds on an H200."""
@@ -114,7 +120,7 @@ def _count(layer: PaperLayer, name: str, conv: CConv, operations: int, least: in
     f = footprint
     return Count(
         layer.name, name, operations, least, f.loads, f.blocks, f.shared_bytes, f.groups, f.columns, f.steps, f.slices,
-        f.multiplied, f.staged,
+        f.multiplied, f.staged, f.given, f.zeroed,
     )  # fmt: skip
 
 

@@ -79,12 +79,12 @@ def weights() -> Iterator[Line]:
     library = native_cuda.library()
     read, read_wide, packed, splits, values, needed, staged = 0, 0, 0, 0, 0, 0, 0
     for layer in paper_layers(FRAMES, SIZE, R):
-        activated = _activated(layer)
         for plain, wide in zip(counts(layer), counts(layer, hopper=1), strict=True):
             if wide.staged:
+                activated = _activated(layer, bool(wide.given))[wide.name]
                 staged += wide.staged
-                values += sum(n for n, _ in activated[wide.name])
-                needed += sum(moved for _, moved in activated[wide.name])
+                values += sum(n for n, _ in activated)
+                needed += sum(moved for _, moved in activated)
             if plain.name == "wgrad":
                 splits += library.fi_conv_wgrad_workspace(ctypes.byref(_bare(layer)))
                 continue
@@ -99,13 +99,16 @@ def weights() -> Iterator[Line]:
     yield Line("reduce_kernel", "all weights' gradients", splits // FLOAT, whole, whole + splits)
 
 
-def _activated(layer: PaperLayer) -> dict[str, list[tuple[int, int]]]:
-    """The values, and bytes read and written once, of the operands that each pass activates."""
+def _activated(layer: PaperLayer, given: bool) -> dict[str, list[tuple[int, int]]]:
+    """The values, and bytes read and written once, of the operands that each pass activates.
+
+    given: whether dgrad's are wgrad's too.
+    """
     sources, weight, _ = layer.inputs(torch.bfloat16, "meta")
     y = math.prod(output_shape(sources[0].x.shape, weight.shape, layer.geometry))
     maps = [(s.x.numel(), s.x.numel() * HALF * (3 if s.addend is not None else 2)) for s in sources]
     gradient = [(y, y * HALF * (3 if layer.stats else 2))]
-    return {"forward": maps, "dgrad": gradient, "wgrad": maps + gradient}
+    return {"forward": maps, "dgrad": gradient, "wgrad": maps if given else maps + gradient}
 
 
 def table() -> str:

@@ -54,6 +54,7 @@ WIDE = 64  # channels of the narrower side
 FLAGS = ("-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "--expt-relaxed-constexpr")
 SHARED = {"sm_90": 227 << 10, "sm_80": 163 << 10, "sm_89": 99 << 10}  # most bytes per block
 THREADS, CHUNK, VECTOR = 128, 32, 8  # of the kernels: csrc/conv_block/cuda/kernels/tile.cuh
+PARAMETERS = 6  # 16-byte loads of the mean, scale and shift of eight channels
 LAUNCH = 2e-6  # seconds between two kernels of a graph, an assumption
 
 
@@ -124,14 +125,15 @@ def cuda_cubin(source: str, arch: str) -> bytes:
     if compiler is None:
         raise UserError("there is no nvcc; the bounds of the CUDA kernels are read from what it makes.")
     name, made = "sm_90a" if arch == "sm_90" else arch, f"{source}.cu"
+    virtual = "compute_90a" if source == "wgmma" else "compute_80"  # as setup.py compiles them
     files = {str(p.relative_to(ROOT / "csrc")): p.read_text() for p in (ROOT / "csrc").rglob("*.cu*")}
     folder = ROOT / "build" / "bounds"
     folder.mkdir(parents=True, exist_ok=True)
-    kept = folder / f"{emulated.digest(made, {**files, made: SOURCES[source]}, [*FLAGS, name])}.{name}.cubin"
+    kept = folder / f"{emulated.digest(made, {**files, made: SOURCES[source]}, [*FLAGS, virtual, name])}.{name}.cubin"
     if not kept.exists():
         with tempfile.TemporaryDirectory(dir=folder) as place:
             (Path(place) / made).write_text(SOURCES[source])
-            code = f"-gencode=arch=compute_{name[3:]},code={name}"
+            code = f"-gencode=arch={virtual},code={name}"
             command = [compiler, *FLAGS, code, f"-I{ROOT / 'csrc'}", "-cubin", f"{place}/{made}"]
             subprocess.run([*command, "-o", f"{place}/code"], check=True)
             os.replace(f"{place}/code", kept)
@@ -189,9 +191,9 @@ def wgmma_row(layer: PaperLayer, count: counting.Count, arch: str, chip: rates.C
     kernel = "hopper_wgrad_kernel" if count.name == "wgrad" else "hopper_gather_kernel"
     code = _cuda_code("wgmma", arch, f"{kernel}I13__nv_bfloat16Li{count.slices}E")
     steps = None if count.name == "wgrad" else float(count.steps)
-    copied = Copied(count.loads, count.multiplied)
+    copied = Copied(count.loads, count.multiplied, count.zeroed)
     found = loop_cost(code.main, WGMMA_WARPS - 4, chip, Paths(steps=steps), copied)
-    launches = 2 if count.name == "wgrad" else 1
+    launches = 2 - count.given if count.name == "wgrad" else 1  # that write strips
     seconds = _seconds(found, 2 * count.multiplied, count.least, count.blocks, chip)
     seconds += count.staged / chip.bandwidth + launches * LAUNCH
     together = occupancy(code.registers, count.shared, WGMMA_WARPS, chip)
@@ -204,24 +206,32 @@ def wgmma_row(layer: PaperLayer, count: counting.Count, arch: str, chip: rates.C
 def cuda_row(layer: PaperLayer, count: counting.Count, arch: str, chip: rates.Chip) -> Row:
     """One row of the kernels on mma.sync. The plan gives what an iteration loads, and how often."""
     addends = any(addend for _, _, addend in layer.sources)
-    copies, warps = None, count.groups * THREADS // 32
+    warps = count.groups * THREADS // 32
     gradient = 4 if layer.stats else 2  # G is computed from dy and y
     if count.name == "wgrad":
         of_q = -(-128 * count.columns // VECTOR // (2 * THREADS)) / count.steps
         source = 4 if addends else 2
         p, q = (gradient, source) if layer.geometry.transposed else (source, gradient)
+        once = 1 / count.steps  # the first slice of P and of Q reads its channels' parameters
         prefetches: tuple[Prefetch, ...] = (
-            Prefetch(p, count.slices / count.steps - of_q, p > 2),
-            Prefetch(q, of_q, q > 2),
+            Prefetch(p, once, p > 2, PARAMETERS),
+            Prefetch(p, count.slices / count.steps - of_q - once, p > 2),
+            Prefetch(q, once, q > 2, PARAMETERS),
+            Prefetch(q, of_q - once, q > 2),
         )
+        paths = Paths(None, prefetches, count.steps)
         part = f"12wgrad_kernelI13__nv_bfloat16Li{count.columns}ELb0"
     else:
         loads = gradient if count.name == "dgrad" else 4 if addends else 2
         prefetches = (Prefetch(loads, count.slices / count.steps, loads > 2),)
         part = f"13gather_kernelI13__nv_bfloat16Li{count.columns}E"
         copies = CHUNK * count.columns // VECTOR // THREADS
+        # parameters are read once for a chunk of channels and all taps of a phase
+        inverse = layer.geometry.transposed != (count.name == "dgrad")
+        taps = math.prod(layer.kernel) / (math.prod(layer.geometry.stride) if inverse else 1)
+        paths = Paths(copies, prefetches, count.steps, (PARAMETERS, 1 / max(taps, count.steps)))
     code = _cuda_code("wide", arch, part)
-    found = loop_cost(code.main, warps, chip, Paths(copies, prefetches, count.steps))
+    found = loop_cost(code.main, warps, chip, paths)
     seconds = _seconds(found, count.operations, count.least, count.blocks, chip)
     together = occupancy(code.registers, count.shared, warps, chip)
     kernel = f"{part.lstrip('0123456789').partition('I13')[0]}<{count.columns}>"

@@ -30,11 +30,13 @@ class Prefetch(NamedTuple):
     """Iterations that prefetch: a thread's 16-byte LDG in one of them, and their share of all iterations.
 
     A share above 1 stands for loads that the outer loop has to catch up. adds: whether they also add an addend.
+    vectors: most 16-byte LDS of a thread, which read the parameters of its channels.
     """
 
     loads: int
     share: float
     adds: bool = True
+    vectors: int = 0
 
 
 class Paths(NamedTuple):
@@ -44,21 +46,28 @@ class Paths(NamedTuple):
         copies: LDGSTS per thread and iteration; None: all in the loop.
         prefetches: the iterations that load; others take the shortest path through all products. None: a single path.
         steps: iterations per iteration of the outer loop; None ignores the outer loop.
+        parameters: 16-byte LDG of a thread that read its channels' parameters, in some iterations of the outer loop,
+            and their share of all iterations of the inner one.
     """
 
     copies: int | None = None
     prefetches: tuple[Prefetch, ...] | None = None
     steps: float | None = None
+    parameters: tuple[int, float] = (0, 0.0)
 
 
 PLAIN = Paths()
 
 
 class Copied(NamedTuple):
-    """The bytes that copy engines bring into shared memory for a number of multiply-adds."""
+    """The bytes that copy engines bring into shared memory for a number of multiply-adds.
+
+    written: bytes that threads write there in addition, outside the loop.
+    """
 
     bytes: float
     products: float
+    written: float = 0
 
 
 NOTHING = Copied(0, 1)
@@ -115,38 +124,49 @@ def _products(graph: list[Block], loop: Loop) -> float:
 
 
 def walk(
-    main: MainLoop, loop: Loop, copies: int | None, loads: int | None, hole: Loop | None = None, adds: bool = True
+    main: MainLoop,
+    loop: Loop,
+    copies: int | None,
+    loads: int | None,
+    hole: Loop | None = None,
+    adds: bool = True,
+    vectors: int | None = None,
 ) -> list[int]:
     """The path of one iteration with the most products, copies and loads within the bounds, then the fewest blocks.
 
     Args:
         main, loop: the loop to walk, one of the kernel's loops. Inner loops are walked once.
-        copies, loads: most LDGSTS and 16-byte LDG; with a bound, blocks with narrower LDG are avoided.
-        hole: an inner loop that is skipped.
+        copies, loads, vectors: most LDGSTS, 16-byte LDG and 16-byte LDS; with a bound of loads, blocks with
+            narrower LDG are avoided.
+        hole: an inner loop that is skipped. What other inner loops load is skipped too.
         adds: whether additions count as arithmetic of the loads, so that a branch that adds an addend is taken.
     """
     graph, inside = main.graph, loop.blocks
     order = _order(graph, loop)
     inner_headers = {x.header: x.blocks for x in main.loops if x.blocks < inside}
-    # state: (copies, loads) -> (value, path)
-    best: dict[int, dict[tuple[int, int], tuple[tuple[float, ...], list[int]]]] = {
-        loop.header: {(0, 0): ((0,) * 4, [])}
+    apart = {block for x in inner_headers.values() if hole is not None and not x & hole.blocks for block in x}
+    # state: (copies, loads, vectors) -> (value, path)
+    best: dict[int, dict[tuple[int, int, int], tuple[tuple[float, ...], list[int]]]] = {
+        loop.header: {(0, 0, 0): ((0,) * 4, [])}
     }
     ends: list[tuple[tuple[float, ...], list[int]]] = []
     for at in order:
-        for (used_copies, used_loads), (value, path) in best.get(at, {}).items():
+        for (used_copies, used_loads, used_vectors), (value, path) in best.get(at, {}).items():
             counted = [] if hole is not None and at in hole.blocks else graph[at].instructions
             now_copies = used_copies + sum(i.base == "LDGSTS" for i in counted)
             wide = sum(i.base == "LDG" and ".128" in i.name for i in counted)
             narrow = sum(i.base == "LDG" for i in counted) - wide
-            now_loads = used_loads + wide
+            read = sum(i.base == "LDS" and ".128" in i.name for i in counted)
+            now_loads, now_vectors = used_loads + wide, used_vectors + read
             if copies is not None and now_copies > copies:
                 continue
-            if loads is not None and (now_loads > loads or (narrow and not wide)):
+            if loads is not None and (now_loads > loads or (narrow and not wide) or (wide and at in apart)):
+                continue
+            if vectors is not None and now_vectors > vectors:
                 continue
             gain = (
                 sum(rates.products(i.name)[0] for i in graph[at].instructions),
-                now_copies - used_copies + wide + sum(i.base == "STS" and ".128" in i.name for i in counted),
+                now_copies - used_copies + wide + read + sum(i.base == "STS" and ".128" in i.name for i in counted),
                 sum(i.base in FLOATS and (adds or i.base != "FADD") for i in counted) if loads != 0 else 0,
                 -len(counted),
             )
@@ -156,7 +176,7 @@ def walk(
                     ends.append(new)
                 elif follower in inside and not (follower in inner_headers and at in inner_headers[follower]):
                     here = best.setdefault(follower, {})
-                    key = (now_copies, now_loads)
+                    key = (now_copies, now_loads, now_vectors)
                     if key not in here or here[key][0] < new[0]:
                         here[key] = new
     if not ends:
@@ -182,8 +202,22 @@ def _order(graph: list[Block], loop: Loop) -> list[int]:
     return order[::-1]
 
 
-def cost(instructions: list[tuple[Instruction, float]], warps: int, copied: Copied, chip: rates.Chip) -> Cost:
-    """The cost of instructions, given with their number of executions, on a multiprocessor.
+class Executed(NamedTuple):
+    """An instruction with its number of executions.
+
+    own: the share of its bytes in global memory that differ between lanes.
+    """
+
+    instruction: Instruction
+    times: float
+    own: float = 1
+
+
+PARAMETERS_READ = 1 / 8  # a warp's lanes have four vectors of channels; parameters of eight channels take two LDG
+
+
+def cost(instructions: list[Executed], warps: int, copied: Copied, chip: rates.Chip) -> Cost:
+    """The cost of instructions on a multiprocessor.
 
     Args:
         warps: number of warps of a block that run them.
@@ -192,7 +226,7 @@ def cost(instructions: list[tuple[Instruction, float]], warps: int, copied: Copi
     busy = dict.fromkeys(("issue", rates.ALU, rates.FMA, rates.IMAD, rates.SPECIAL), 0.0)
     tensor = slowed = shared = l2 = amount = 0.0
     each = warps / rates.SCHEDULERS
-    for instruction, times in instructions:
+    for instruction, times, own in instructions:
         name = instruction.name
         busy["issue"] += times * each
         if (held := rates.unit(name, chip)) is not None:
@@ -203,9 +237,14 @@ def cost(instructions: list[tuple[Instruction, float]], warps: int, copied: Copi
         slowed += peak / (chip.mma_share if instruction.base == "HMMA" else 1)
         in_registers = instruction.base == "HGMMA" and _a_in_registers(instruction.operands)
         shared += (rates.shared_bytes(name) + rates.wgmma_bytes(name, in_registers)) * times * warps
-        l2 += rates.global_bytes(name) * times * warps
-    brought = copied.bytes * amount / copied.products
-    busy |= {"tensor": slowed, "shared": (shared + brought) / rates.SHARED_BYTES, "L2": (l2 + brought) / chip.l2_bytes}
+        l2 += rates.global_bytes(name) * own * times * warps
+    share = amount / copied.products
+    brought, written = copied.bytes * share, copied.written * share
+    busy |= {
+        "tensor": slowed,
+        "shared": (shared + brought + written) / rates.SHARED_BYTES,
+        "L2": (l2 + brought) / chip.l2_bytes,
+    }
     return Cost(tensor, busy)
 
 
@@ -217,19 +256,24 @@ def _a_in_registers(operands: str) -> bool:
 
 def loop_cost(main: MainLoop, warps: int, chip: rates.Chip, paths: Paths = PLAIN, copied: Copied = NOTHING) -> Cost:
     """The cost of an iteration of the main loop, with its share of the outer loop if `paths.steps` is given."""
-    listed: list[tuple[Instruction, float]] = []
+    listed: list[Executed] = []
 
-    def add(path: list[int], times: float) -> None:
-        listed.extend((i, times) for at in path for i in main.graph[at].instructions if times)
+    def add(path: list[int], times: float, own: float = 1) -> None:
+        listed.extend(Executed(i, times, own) for at in path for i in main.graph[at].instructions if times)
 
     if paths.prefetches is None:
         add(walk(main, main.inner, paths.copies, None), 1)
     else:
         for prefetch in paths.prefetches:
-            add(walk(main, main.inner, paths.copies, prefetch.loads, adds=prefetch.adds), prefetch.share)
-        add(walk(main, main.inner, paths.copies, 0), 1 - sum(prefetch.share for prefetch in paths.prefetches))
+            path = walk(main, main.inner, paths.copies, prefetch.loads, adds=prefetch.adds, vectors=prefetch.vectors)
+            add(path, prefetch.share)
+        path = walk(main, main.inner, paths.copies, 0, vectors=0)
+        add(path, 1 - sum(prefetch.share for prefetch in paths.prefetches))
     if paths.steps and main.around:
-        add(walk(main, main.around[0], 0, 0, hole=main.inner), 1 / paths.steps)
+        loads, share = paths.parameters
+        add(walk(main, main.around[0], 0, 0, hole=main.inner), 1 / paths.steps - share)
+        if loads:
+            add(walk(main, main.around[0], 0, loads, hole=main.inner), share, PARAMETERS_READ)
     return cost(listed, warps, copied, chip)
 
 

@@ -8,45 +8,62 @@
 
 #include "conv_block/cpu/epilogue.h"
 #include "conv_block/cpu/product.h"
-#include "conv_block/cpu/tiles.h"
+#include "conv_block/cpu/winograd_large.h"
 
 namespace fi::FI_ISA {
 namespace {
 
-// Values between rows of transformed inputs, off a power of two for the caches, and those of one of the 16 places.
+// Values between rows of transformed inputs, off a power of two for the caches, and those of one place. The places of a
+// tile fall on different sets of the first cache.
 template <class S>
 constexpr int kRowOf = kDepth + 64 / sizeof(S);
 template <class S>
-constexpr int64_t kSlab = kTiles * kRowOf<S>;
-constexpr int64_t kResultSlab = kTiles * kChunk;  // results of one of the 16 places for one chunk of channels
+constexpr int64_t kSlab = kTiles * kRowOf<S> + 64 / sizeof(S);
+constexpr int64_t kResultSlab = kTiles * kChunk;  // results of one place for one chunk of channels
+
+// out(i, j, y[i, j]) for the outputs of a tile, whose results are kResultSlab apart.
+template <class T, class Out>
+FI_INLINE void transform_results(T, const float* results, const Out& out) {
+  auto column = [&](int j) {
+    return T::output({load(results + j * kResultSlab), load(results + (4 + j) * kResultSlab),
+                      load(results + (8 + j) * kResultSlab), load(results + (12 + j) * kResultSlab)});
+  };
+  const Quad c0 = column(0), c1 = column(1), c2 = column(2), c3 = column(3);
+  for (int i = 0; i < T::m; ++i) {
+    const Quad y = T::output(row(c0, c1, c2, c3, i));
+    out(i, 0, y.a);
+    out(i, 1, y.b);
+    if (T::m == 3) out(i, 2, y.c);
+  }
+}
+
+// Through memory: sixteen epilogues in a row would keep their sums there.
+template <class Out>
+FI_INLINE void transform_results(Large, const float* results, const Out& out) {
+  alignas(64) float y[16][kLanes];
+  transform_square<6, 4>([&](int i, int j) { return load(results + (6 * i + j) * kResultSlab); },
+                         [](const Six& v) { return Large::output(v); },
+                         [&](int i, int j, vfloat v) { store(y[4 * i + j], v); });
+  for (int i = 0; i < 16; ++i) out(i / 4, i % 4, load(y[i]));
+}
 
 // Transforms the results of one vector of channels back and hands every pixel inside the map to the epilogue.
 template <class T, class Epilogue>
 void finish_channels(const float* results, const Patch* outputs, int64_t count, Epilogue& epilogue) {
   for (int64_t tile = 0; tile < count; ++tile) {
-    const float* place = results + tile * kChunk;
-    auto column = [&](int j) {
-      return T::output({load(place + j * kResultSlab), load(place + (4 + j) * kResultSlab),
-                        load(place + (8 + j) * kResultSlab), load(place + (12 + j) * kResultSlab)});
-    };
-    const Quad c0 = column(0), c1 = column(1), c2 = column(2), c3 = column(3);
     const Patch& p = outputs[tile];
-    for (int i = 0; i < T::m; ++i) {
-      const Quad y = T::output(row(c0, c1, c2, c3, i));
-      if (p.pixel[i][0] >= 0) epilogue(p.pixel[i][0], y.a);
-      if (p.pixel[i][1] >= 0) epilogue(p.pixel[i][1], y.b);
-      if (T::m == 3 && p.pixel[i][2] >= 0) epilogue(p.pixel[i][2], y.c);
-    }
+    transform_results(T{}, results + tile * kChunk, [&](int i, int j, vfloat v) {
+      if (p.pixel[i][j] >= 0) epilogue(p.pixel[i][j], v);
+    });
   }
 }
 
-template <class Epilogue>
-void finish_chunk(const Form& form, const Target& target, int64_t c, int64_t width, const float* results,
-                  const Patch* outputs, int64_t count, int64_t block) {
+template <class T, class Epilogue>
+void finish_chunk(const Target& target, int64_t c, int64_t width, const float* results, const Patch* outputs,
+                  int64_t count, int64_t block) {
   for (int64_t lane = 0; lane < width; lane += kLanes) {
     Epilogue epilogue(target, c + lane);
-    with_tiling(form,
-                [&](auto tiling) { finish_channels<decltype(tiling)>(results + lane, outputs, count, epilogue); });
+    finish_channels<T>(results + lane, outputs, count, epilogue);
     if (target.sums) epilogue.finish(target.sums + block * Epilogue::count * target.channels + c + lane);
   }
 }
@@ -65,14 +82,16 @@ void for_chunks(const Correlation& args, int64_t begin, int64_t end, F f) {
 }
 
 // The tiles of one item, where their outputs lie and, for the use at hand, their inputs.
-struct Tiles {
+template <int SIDE>
+struct TilesOf {
   int64_t count;
   Tile tile[kTiles];
-  Patch output[kTiles], input[kTiles];
+  Patch output[kTiles];
+  PatchOf<SIDE> input[kTiles];
   bool live[kTiles];  // the input's frame is one of the video's
 
-  Tiles(const Form& form, const Group& group, int64_t begin)
-      : count(form.tiles() - begin < kTiles ? form.tiles() - begin : kTiles) {
+  TilesOf(const Form& form, const Group& group, int64_t begin)
+      : count(form.tiles() - begin < form.tiles_each ? form.tiles() - begin : form.tiles_each) {
     for (int64_t i = 0; i < count; ++i) {
       tile[i] = tile_at(form, begin + i);
       output[i] = output_patch(form, group, tile[i]);
@@ -90,16 +109,19 @@ struct Tiles {
     return any;
   }
 };
+using Tiles = TilesOf<4>;
 
 template <class S, class T>
-void transform(const Source& source, int64_t first, int64_t depth, const Tiles& tiles, S* values) {
+void transform(const Source& source, int64_t first, int64_t depth, const TilesOf<kPatchSide<T>>& tiles, S* values) {
   with_reader<S>(source, [&](auto* reader) {
     using R = std::remove_pointer_t<decltype(reader)>;
     for (int64_t i = 0; i < tiles.count; ++i) {
       const Places<S, kSlab<S>> to{values + i * kRowOf<S>};
-      if (i + 1 < tiles.count && tiles.live[i + 1]) prefetch<S, 4>(source, first, depth, tiles.input[i + 1]);
+      if (i + 1 < tiles.count && tiles.live[i + 1]) {
+        prefetch<S, kPatchSide<T>>(source, first, depth, tiles.input[i + 1]);
+      }
       if (!tiles.live[i]) {
-        for (int place = 0; place < 16; ++place)
+        for (int place = 0; place < kPlaces<T>; ++place)
           for (int64_t c = 0; c < depth; c += kLanes) to(place, c, vfloat{});
       } else if (tiles.input[i].inside) {
         transform_input<T, R, true>(source, first, depth, tiles.input[i], to);
@@ -112,6 +134,7 @@ void transform(const Source& source, int64_t first, int64_t depth, const Tiles& 
 
 // One value of each term: the only one, or one of a pair.
 FI_INLINE void put_term(float* to, vfloat v, bool) { store(to, v); }
+FI_INLINE void put_term(float* to, vdouble v, bool) { store_rounded(to, v); }
 FI_INLINE void put_term(Pair* to, vfloat v, bool second) { second ? store_second(to, v) : store_first(to, v); }
 
 constexpr int kPackRows = 16;  // input channels packed at a time: a cache line where they lie side by side
@@ -141,94 +164,123 @@ void read_taps(const Form& form, const Block& block, const Taps& w, int64_t k0, 
   }
 }
 
-template <class S>
-void correlate_item(const Correlation& args, int64_t item) {
+// Terms summed in a row. Larger tiles multiply the rounding of sums, and stock torch sums few channels more exactly.
+template <class S, class T>
+int64_t chain_of(int64_t channels) {
+  constexpr int64_t most = kChainOf<Term<S>>;
+  return T::side <= 4 || channels / 4 >= most ? most : channels / 4;
+}
+
+// The row of packed weights of one place of a block, at input channel k for a chunk of output channels.
+template <class T>
+int64_t packed_row(const Correlation& args, int64_t block, int place, int64_t chunk, int64_t k) {
+  return ((block * kPlaces<T> + place) * args.chunks + chunk) * args.form->shape.channels_in + k;
+}
+
+template <class S, class T>
+void correlate_tiles(const Correlation& args, int64_t item) {
+  constexpr int places = kPlaces<T>, kStep = kValues<S>;
   const Form& form = *args.form;
   const int64_t block = item / args.parts(), blocks = args.tile_blocks() / form.groups;
   const int64_t first_chunk = item % args.parts() * args.part;
   const int64_t last_chunk = first_chunk + args.part < args.chunks ? first_chunk + args.part : args.chunks;
   const Group& group = form.group[block / blocks];
-  Tiles tiles(form, group, block % blocks * kTiles);
+  TilesOf<kPatchSide<T>> tiles(form, group, block % blocks * form.tiles_each);
   if (args.counts && first_chunk == 0) args.counts[block] = tiles.pixels(form.m);
 
-  float* results = scratch(Scratch::tiles, 16 * kSlab<S> * sizeof(S) / sizeof(float) + kPart * 16 * kResultSlab);
-  S* values = reinterpret_cast<S*>(results + kPart * 16 * kResultSlab);
+  constexpr int64_t kResults = kPart * places * kResultSlab;
+  float* results = scratch(Scratch::tiles, places * kSlab<S> * sizeof(S) / sizeof(float) + kResults);
+  S* values = reinterpret_cast<S*>(results + kResults);
   const auto* terms = reinterpret_cast<const Term<S>*>(values);
   const auto* packed = static_cast<const Term<S>*>(args.packed);
-  constexpr int kStep = kValues<S>;
-  auto result = [&](int64_t chunk) { return results + (chunk - first_chunk) * 16 * kResultSlab; };
+  auto result = [&](int64_t chunk) { return results + (chunk - first_chunk) * places * kResultSlab; };
+  const int64_t chain = chain_of<S, T>(form.shape.channels_in);
   uint64_t started = 0;  // places with a result
   for (int u = 0; u < group.uses; ++u) {
     if (!tiles.find_inputs(form, group.use[u])) continue;
-    const Block& taps = form.block[group.use[u].block];
+    const int64_t number = group.use[u].block;
     int64_t k = 0;
     for (int s = 0; s < args.source_count; ++s) {
       const Source& source = args.sources[s];
       for (int64_t c = 0; c < source.channels; c += kDepth) {
         const int64_t depth = source.channels - c < kDepth ? source.channels - c : kDepth;
-        with_tiling(form, [&](auto tiling) { transform<S, decltype(tiling)>(source, c, depth, tiles, values); });
-        for_chunks(args, first_chunk, last_chunk, [&](const Target&, int64_t, int64_t width, int64_t chunk) {
-          for (int place = 0; place < 16; ++place) {
-            if (!taps.lives(place)) continue;
-            const int64_t panel = (group.use[u].block * args.chunks + chunk) * 16 + place;
-            product<kRowOf<S> / kStep, 1, kChunk>(terms + place * (kSlab<S> / kStep),
-                                                  packed + (panel * form.shape.channels_in + k) / kStep * kChunk,
-                                                  depth / kStep, result(chunk) + place * kResultSlab, kChunk,
-                                                  started >> place & 1, tiles.count, width > kLanes);
-          }
-        });
-        started |= taps.live;
+        transform<S, T>(source, c, depth, tiles, values);
+        for (int place = 0; place < places; ++place) {
+          if (!form.block[number].lives(place)) continue;
+          for_chunks(args, first_chunk, last_chunk, [&](const Target&, int64_t, int64_t width, int64_t chunk) {
+            product<kRowOf<S> / kStep, 1, kChunk>(
+                terms + place * (kSlab<S> / kStep),
+                packed + packed_row<T>(args, number, place, chunk, k) / kStep * kChunk, depth / kStep,
+                result(chunk) + place * kResultSlab, kChunk, started >> place & 1, tiles.count, width > kLanes, chain);
+          });
+        }
+        started |= form.block[number].live;
         k += depth;
       }
     }
   }
-  for (int64_t slab = 0; slab < (last_chunk - first_chunk) * 16; ++slab) {
-    if (!(started >> slab % 16 & 1)) std::memset(results + slab * kResultSlab, 0, kResultSlab * sizeof(float));
+  for (int64_t slab = 0; slab < (last_chunk - first_chunk) * places; ++slab) {
+    if (!(started >> slab % places & 1)) std::memset(results + slab * kResultSlab, 0, kResultSlab * sizeof(float));
   }
   for_chunks(args, first_chunk, last_chunk, [&](const Target& target, int64_t c, int64_t width, int64_t chunk) {
     if (target.source) {
-      finish_chunk<ActivationGrad<S>>(form, target, c, width, result(chunk), tiles.output, tiles.count, block);
+      finish_chunk<T, ActivationGrad<S>>(target, c, width, result(chunk), tiles.output, tiles.count, block);
     } else {
-      finish_chunk<StoreWithStats<S>>(form, target, c, width, result(chunk), tiles.output, tiles.count, block);
+      finish_chunk<T, StoreWithStats<S>>(target, c, width, result(chunk), tiles.output, tiles.count, block);
     }
   });
   end_stream();
 }
 
-// item = block * chunks + chunk: packs G w G^T of it as [16, terms of channels_in, kChunk]; lanes past a target's end
-// are zero.
+template <class S>
+void correlate_item(const Correlation& args, int64_t item) {
+  with_any_tiling<S>(*args.form, [&](auto tiling) { correlate_tiles<S, decltype(tiling)>(args, item); });
+}
+
+// out(place, lane, (G w G^T)[place]) for the taps of one input channel.
+template <class T, class Out>
+FI_INLINE void transform_taps(T, const PackTaps& taps, int k, const Out& out) {
+  for (int lane = 0; lane < kChunk; lane += kLanes) {
+    auto column = [&](int j) {
+      return T::weight({load(taps[0][j][k] + lane), load(taps[1][j][k] + lane),
+                        T::r == 3 ? load(taps[2][j][k] + lane) : vfloat{}, vfloat{}});
+    };
+    const Quad c0 = column(0), c1 = column(1), c2 = T::r == 3 ? column(2) : Quad{};
+    for (int i = 0; i < T::side; ++i) put_row<T::side>(out, 4 * i, lane, T::weight(row(c0, c1, c2, Quad{}, i)));
+  }
+}
+template <class Out>
+FI_INLINE void transform_taps(Large, const PackTaps& taps, int k, const Out& out) {
+  for (int lane = 0; lane < kChunk; lane += kLanes / 2) {
+    transform_square<3, 6>([&](int i, int j) { return load_double(taps[i][j][k] + lane); },
+                           [](const SixOf<vdouble>& w) { return Large::weight(w); },
+                           [&](int i, int j, vdouble v) { out(6 * i + j, lane, v); });
+  }
+}
+
+// item = block * chunks + chunk: packs G w G^T of it, for each place as [terms of channels_in, kChunk]; lanes past a
+// target's end are zero.
 template <class S, class W>
 void pack_item(const Correlation& args, const Taps& w, int64_t item, Term<S>* packed) {
   const Form& form = *args.form;
   int64_t first = 0, width = 0;
-  const int64_t chunk = item % args.chunks;
+  const int64_t chunk = item % args.chunks, block = item / args.chunks;
   for_chunks(args, chunk, chunk + 1, [&](const Target& target, int64_t c, int64_t own_width, int64_t) {
     first = target.first + c;
     width = own_width;
   });
-  const int64_t place = form.shape.channels_in / kValues<S> * kChunk;
-  Term<S>* out = packed + item * 16 * place;
+  const int64_t place = args.chunks * form.shape.channels_in / kValues<S> * kChunk;
   alignas(64) PackTaps taps = {};
-  for (int64_t k0 = 0; k0 < form.shape.channels_in; k0 += kPackRows) {
-    read_taps<W>(form, form.block[item / args.chunks], w, k0, first, width, taps);
-    with_tiling(form, [&](auto tiling) {
-      using T = decltype(tiling);
+  with_any_tiling<S>(form, [&](auto tiling) {
+    using T = decltype(tiling);
+    Term<S>* out = packed + packed_row<T>(args, block, 0, chunk, 0) / kValues<S> * kChunk;
+    for (int64_t k0 = 0; k0 < form.shape.channels_in; k0 += kPackRows) {
+      read_taps<W>(form, form.block[block], w, k0, first, width, taps);
       for (int k = 0; k < kPackRows; ++k, out += k % kValues<S> ? 0 : kChunk) {
-        for (int lane = 0; lane < kChunk; lane += kLanes) {
-          auto column = [&](int j) {
-            return T::weight({load(taps[0][j][k] + lane), load(taps[1][j][k] + lane),
-                              T::r == 3 ? load(taps[2][j][k] + lane) : vfloat{}, vfloat{}});
-          };
-          const Quad c0 = column(0), c1 = column(1), c2 = T::r == 3 ? column(2) : Quad{};
-          for (int i = 0; i < T::side; ++i) {
-            const Quad u = T::weight(row(c0, c1, c2, Quad{}, i));
-            put_row<T::side>([&](int at, int64_t c, vfloat v) { put_term(out + at * place + c, v, k % 2); }, 4 * i,
-                             lane, u);
-          }
-        }
+        transform_taps(tiling, taps, k, [&](int at, int64_t c, auto v) { put_term(out + at * place + c, v, k % 2); });
       }
-    });
-  }
+    }
+  });
 }
 
 }  // namespace

@@ -95,16 +95,16 @@ void register_block_of(const T* a, const T* b, int64_t depth, float* c, int64_t 
   register_block<NV, ROW, STEP, B_ROW>(a, b, depth, c, c_row, add, ahead, std::make_integer_sequence<int, ROWS>());
 }
 
-// The same for any number of rows, cut into register blocks of nearly equal height.
+// The same for any number of rows, cut into register blocks of nearly equal height; `chain` terms are summed in a row.
 template <int NV, int ROW, int STEP, int B_ROW, class AHEAD, class T, int... I>
 void product_by(const T* a, const T* b, int64_t depth, float* c, int64_t c_row, bool add, int64_t rows, AHEAD& ahead,
-                std::integer_sequence<int, I...>) {
+                int64_t chain, std::integer_sequence<int, I...>) {
   using Kernel = void (*)(const T*, const T*, int64_t, float*, int64_t, bool, AHEAD&);
   static constexpr Kernel kernels[] = {register_block_of<NV, ROW, STEP, B_ROW, AHEAD, T, I + 1>...};
   for (int64_t panels = (rows + kRows - 1) / kRows; panels > 0; --panels) {
     const int64_t height = (rows + panels - 1) / panels;
-    for (int64_t k = 0; k < depth; k += kChainOf<T>) {
-      const int64_t terms = depth - k < kChainOf<T> ? depth - k : kChainOf<T>;
+    for (int64_t k = 0; k < depth; k += chain) {
+      const int64_t terms = depth - k < chain ? depth - k : chain;
       kernels[height - 1](a + k * STEP, b + k * B_ROW, terms, c, c_row, add || k, ahead);
     }
     a += height * ROW;
@@ -115,15 +115,16 @@ void product_by(const T* a, const T* b, int64_t depth, float* c, int64_t c_row, 
 
 template <int ROW, int STEP, int B_ROW, class AHEAD, class T>
 void product(const T* a, const T* b, int64_t depth, float* c, int64_t c_row, bool add, int64_t rows, bool two_vectors,
-             AHEAD& ahead) {
+             AHEAD& ahead, int64_t chain = kChainOf<T>) {
   constexpr auto heights = std::make_integer_sequence<int, kRows>();
-  if (two_vectors) return product_by<2, ROW, STEP, B_ROW>(a, b, depth, c, c_row, add, rows, ahead, heights);
-  product_by<1, ROW, STEP, B_ROW>(a, b, depth, c, c_row, add, rows, ahead, heights);
+  if (two_vectors) return product_by<2, ROW, STEP, B_ROW>(a, b, depth, c, c_row, add, rows, ahead, chain, heights);
+  product_by<1, ROW, STEP, B_ROW>(a, b, depth, c, c_row, add, rows, ahead, chain, heights);
 }
 template <int ROW, int STEP, int B_ROW, class T>
-void product(const T* a, const T* b, int64_t depth, float* c, int64_t c_row, bool add, int64_t rows, bool two_vectors) {
+void product(const T* a, const T* b, int64_t depth, float* c, int64_t c_row, bool add, int64_t rows, bool two_vectors,
+             int64_t chain = kChainOf<T>) {
   NothingAhead nothing;
-  product<ROW, STEP, B_ROW>(a, b, depth, c, c_row, add, rows, two_vectors, nothing);
+  product<ROW, STEP, B_ROW>(a, b, depth, c, c_row, add, rows, two_vectors, nothing, chain);
 }
 
 }  // namespace

@@ -14,7 +14,8 @@ constexpr int kBatchTerms = 56;  // of one product: tiles, or pairs of them
 template <class S>
 constexpr int kBatch = kBatchTerms * kValues<S>;
 constexpr int kRowIn = kChunkIn + 16, kRowOut = kChunkOut + 16;  // off a power of two, for the caches
-constexpr int64_t kSlabIn = kBatchTerms * kRowIn, kSlabOut = kBatchTerms * kRowOut;  // one place's values
+// One place's values; the places of a tile fall on different sets of the first cache.
+constexpr int64_t kSlabIn = kBatchTerms * kRowIn + 16, kSlabOut = kBatchTerms * kRowOut + 16;
 
 // Where tile number i of a batch goes.
 template <int64_t SLAB, int ROW>
@@ -25,18 +26,6 @@ template <int64_t SLAB, int ROW>
 PairPlaces<SLAB> tile_places(Pair* values, int64_t i) {
   return {values + i / 2 * ROW, i % 2 != 0};
 }
-
-// Calls f with the tiling of a form. The larger one is float32's alone: it multiplies bfloat16's rounding.
-template <class S, class F>
-void with_any_tiling(const Form& form, F f) {
-  if constexpr (std::is_same<S, float>::value) {
-    if (form.tiling == Tiling::large) return f(Large{});
-  }
-  with_tiling(form, f);
-}
-
-template <class T>
-using PatchFor = PatchOf<(T::side > 4 ? T::side : 4)>;
 
 // out(place, c) = (A dy A^T)[place] for `width` channels from c0 on.
 template <class T, class R, class Out>
@@ -112,7 +101,7 @@ void transform_upstreams(const Work& w, const Source& upstream, const PatchFor<T
 
 template <class S, class T>
 FI_INLINE void prefetch_patches(const Work& w, const Source& upstream, const PatchFor<T>& in, const PatchFor<T>& out) {
-  prefetch<S, (T::side > 4 ? T::side : 4)>(*w.source, w.channel, w.depth, in);
+  prefetch<S, kPatchSide<T>>(*w.source, w.channel, w.depth, in);
   prefetch<S, T::m>(upstream, w.n0, w.width, out);
 }
 

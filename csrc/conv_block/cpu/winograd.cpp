@@ -1,6 +1,7 @@
 // Entry points of the Winograd convolutions on the CPU: channels-last, every channel count a multiple of 16. Maps are
 // float32 or bfloat16, weights as the maps or float32, vectors float32.
-// Each returns 0. Maps, vectors and weights are the caller's; nothing is kept but scratch memory per thread.
+// Each but the first returns 0. Maps, vectors and weights are the caller's; nothing is kept but scratch memory per
+// thread.
 #include "conv_block/cpu/winograd.h"
 
 #if __has_include(<sys/mman.h>)
@@ -66,7 +67,7 @@ void run(Correlation& args, Dtype dtype, const Taps& weight, int threads) {
     FI_DISPATCH(chunk_channels(&chunk))
   }
   for (int i = 0; i < args.target_count; ++i) args.chunks += (args.targets[i].channels + chunk - 1) / chunk;
-  const int64_t values = form.blocks * args.chunks * 16 * form.shape.channels_in * chunk;
+  const int64_t values = form.blocks * args.chunks * form.places * form.shape.channels_in * chunk;
   float* packed = scratch(Scratch::weights, half ? values / 2 : values);
   auto pack = [&](int64_t item, int) {
     if (half) {
@@ -77,8 +78,10 @@ void run(Correlation& args, Dtype dtype, const Taps& weight, int threads) {
   };
   parallel_for(form.blocks * args.chunks, threads, pack);
   args.packed = packed;
-  // the last item of a thread leaves the others idle: few items are halved, though each half transforms all inputs
-  if (args.items() < 16 * threads) args.part = kPart / 2;
+  // the last item of a thread leaves the others idle: few items that do not go round evenly are halved, though each
+  // half transforms all inputs
+  const int64_t items = args.items(), rounds = (items + threads - 1) / threads;
+  if (items < 16 * threads && rounds * threads * 20 > items * 21) args.part = kPart / 2;
   auto body = [&](int64_t item, int) {
     if (half) {
       FI_DISPATCH_BF16(correlate_bf16(args, item))
@@ -114,12 +117,18 @@ void divide(WeightGrad& args, int threads) {
 
 using namespace fi;
 
+// Outputs a side of a tile of the correlation or, with of_weight, of the weight gradient.
+FI_EXPORT int fi_cpu_winograd_tile(const ConvShape* shape, int dtype, int of_weight) {
+  const Dtype maps = static_cast<Dtype>(dtype);
+  return (of_weight ? make_weight_grad_form(*shape, maps) : make_form(*shape, maps)).m;
+}
+
 // y = correlation of the sources' activations + bias; mean and var [channels_out] of y where not null.
 // strides: of the weight's in, out, t, y, x axes, in values.
 FI_EXPORT int fi_cpu_winograd_fwd(const ConvShape* shape, const Source* sources, int count, const void* weight,
                                   const int64_t* strides, const float* bias, void* y, float* mean, float* var,
                                   int dtype, int weight_dtype, int threads) {
-  const Form form = make_form(*shape);
+  const Form form = make_form(*shape, static_cast<Dtype>(dtype));
   const bool past_caches = leaves_caches(y, pixels_out(*shape) * shape->channels_out);
   Target target{y, shape->channels_out, 0, bias, nullptr, nullptr, nullptr, past_caches};
   Correlation args{&form, sources, count, &target, 1, nullptr, nullptr, 0, kPart};
@@ -144,7 +153,7 @@ FI_EXPORT int fi_cpu_winograd_dgrad(const ConvShape* shape, const Source* upstre
                                     const int64_t* strides, const Source* sources, int count, void* const* out,
                                     void* const* daddend, float* const* dshift, float* const* dscale, int dtype,
                                     int weight_dtype, int threads) {
-  const Form form = make_form(*shape);
+  const Form form = make_form(*shape, static_cast<Dtype>(dtype));
   std::vector<Target> targets;
   std::vector<std::vector<double>> sums(count);
   Correlation args{&form, upstream, 1, nullptr, 0, nullptr, nullptr, 0, kPart};

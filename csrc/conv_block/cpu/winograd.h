@@ -27,7 +27,7 @@ constexpr int kMaxTimeTaps = kMaxBlocks / 4;
 enum class Kind { same, up, down };
 
 // How tiles are transformed: of 3x3 taps, of 2x2 taps, of 3x3 taps where a tile has only padding around it, or of 3x3
-// taps with 4 x 4 outputs and 36 places, for the weight gradient.
+// taps with 4 x 4 outputs and 36 places.
 enum class Tiling { three_taps, two_taps, alone, large };
 
 // As the caller gives it: `in` is the map the correlation reads, `out` the one it writes.
@@ -79,6 +79,7 @@ struct Form {
   int residues_y, residues_x;  // sub-images a side
   int step_in_y, step_in_x, step_out_y, step_out_x;
   int tiles_y, tiles_x;  // of one sub-image
+  int tiles_each;        // of a work item of the correlation
   int blocks, groups;
   Block block[kMaxBlocks];
   Group group[4];
@@ -88,11 +89,12 @@ struct Form {
   }
 };
 
-Form make_form(const ConvShape& shape);
-// That of the weight gradient: with larger tiles where they are exact enough and save multiplications.
+// The form of the correlation, and that of the weight gradient: with larger tiles where they are exact enough and save
+// time.
+Form make_form(const ConvShape& shape, Dtype dtype);
 Form make_weight_grad_form(const ConvShape& shape, Dtype dtype);
 
-constexpr int kTiles = 28;         // of one work item: its transformed inputs stay in the second cache
+constexpr int kTiles = 28;         // most of one work item: smaller ones' transformed inputs stay in the second cache
 constexpr int kPart = 8;           // most chunks of output channels of an item: their results stay there too
 constexpr int kDepth = 256;        // most input channels of one product
 constexpr int kRow = kDepth + 16;  // floats between rows of transformed values; off a power of two for the caches
@@ -127,7 +129,7 @@ struct Correlation {
   int64_t chunks;  // of channels of all targets
   int64_t part;    // chunks of an item, kPart at most
 
-  int64_t tile_blocks() const { return (form->tiles() + kTiles - 1) / kTiles * form->groups; }
+  int64_t tile_blocks() const { return (form->tiles() + form->tiles_each - 1) / form->tiles_each * form->groups; }
   int64_t parts() const { return (chunks + part - 1) / part; }
   int64_t items() const { return tile_blocks() * parts(); }
 };
@@ -159,7 +161,7 @@ struct WeightGrad {
 enum class Scratch { weights, tiles, results };
 float* scratch(Scratch which, int64_t floats);
 
-// A chunk of output channels is as wide as a register block; a weight is packed [blocks, chunks, 16, channels_in,
+// A chunk of output channels is as wide as a register block; a weight is packed [blocks, places, chunks, channels_in,
 // chunk].
 FI_DECLARE_EACH_ISA(void chunk_channels(int64_t* channels))
 FI_DECLARE_EACH_ISA(void pack_weights(const Correlation&, const Taps&, int64_t item, void* packed))

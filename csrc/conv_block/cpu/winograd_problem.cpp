@@ -4,6 +4,11 @@
 namespace fi {
 namespace {
 
+// What a value of a transformed tile and one of a transformed weight cost, in multiplications of the products: those of
+// ops/conv_block/cpu/select.py.
+constexpr double kTransformed = 15, kPacked = 45;
+constexpr int64_t kLeastDepth = 64, kLeastSteps = 16;
+
 int ceil_div(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
 void add_use(Form& form, Group& group, int block, int kt, int first_y, int first_x, int origin_y, int origin_x) {
@@ -51,18 +56,31 @@ void set_tiles(Form& form) {
   form.tiles_x = ceil_div(ceil_div(form.shape.width_out, form.step_out_x), form.m);
 }
 
-// Where larger tiles keep the rule of at most twice stock torch's error. Theirs hardly grows with the pixels, stock's
-// does: at 8192 pixels and 64 channels it was 0.5 to 0.6 of stock's in the contiguous layout and 1.5 to 1.8 times
-// channels-last's; of few channels, 2.0 times. Small videos run on torch's slow_conv3d, whose sums are more exact.
-bool exact_in_larger_tiles(const ConvShape& s) {
+// Small videos run on torch's slow_conv3d, whose sums are more exact than oneDNN's. The convolution's input decides
+// that for the data gradient too.
+bool on_slow_conv3d(const ConvShape& s) {
   const bool video = s.frames_in > 1 || s.kernel_t > 1;
-  return s.batch * s.frames_out * s.height_out * s.width_out >= 8192 && s.channels_in * s.channels_out >= 2048 &&
-         !(video && s.batch * s.channels_in * s.frames_in * s.height_in <= 20480);
+  return video && s.batch * (s.flip ? s.channels_out : s.channels_in) * s.frames_in * s.height_in <= 20480;
 }
 
-}  // namespace
+// Where larger tiles keep the rule of at most twice stock torch's error. Theirs hardly grows with the pixels, stock's
+// does: at 8192 pixels and 64 channels it was 0.5 to 0.6 of stock's in the contiguous layout and 1.5 to 1.8 times
+// channels-last's; of few channels, 2.0 times.
+bool exact_in_larger_sums(const ConvShape& s) {
+  return s.batch * s.frames_out * s.height_out * s.width_out >= 8192 && s.channels_in * s.channels_out >= 2048 &&
+         !on_slow_conv3d(s);
+}
 
-Form make_form(const ConvShape& shape) {
+// Where forward and the data gradient in larger tiles keep the rule against stock torch's channels-last layout, with
+// room: docs/cpu.md has the errors. Of few channels, and where a dilated kernel's taps often fall on padding, torch's
+// error is smaller.
+bool exact_in_larger_tiles(const ConvShape& s) {
+  auto few_taps_on_padding = [](int64_t size, int64_t step) { return step == 1 || size >= kLeastSteps * step; };
+  return s.channels_in >= kLeastDepth && few_taps_on_padding(s.height_in, s.dilation_h) &&
+         few_taps_on_padding(s.width_in, s.dilation_w) && !on_slow_conv3d(s);
+}
+
+Form small_tiles(const ConvShape& shape) {
   Form form{};
   form.shape = shape;
   const Kind kind = static_cast<Kind>(shape.kind);
@@ -75,6 +93,7 @@ Form make_form(const ConvShape& shape) {
   form.step_out_y = kind == Kind::up ? 2 : form.residues_y;
   form.step_out_x = kind == Kind::up ? 2 : form.residues_x;
   form.places = 16;
+  form.tiles_each = kTiles;
   set_tiles(form);
   const bool alone = form.r == 3 && form.tiles_y == 1 && form.tiles_x == 1;
   form.tiling = alone ? Tiling::alone : form.r == 3 ? Tiling::three_taps : Tiling::two_taps;
@@ -91,17 +110,40 @@ Form make_form(const ConvShape& shape) {
   return form;
 }
 
-Form make_weight_grad_form(const ConvShape& shape, Dtype dtype) {
-  const Form form = make_form(shape);
-  if (dtype != Dtype::float32 || form.tiling != Tiling::three_taps || !exact_in_larger_tiles(shape)) return form;
-  Form large = form;
-  large.tiling = Tiling::large;
-  large.m = 4;
-  large.places = 36;
-  set_tiles(large);
-  for (Block* block = large.block; block < large.block + large.blocks; ++block) {
-    block->live = (uint64_t{1} << large.places) - 1;
+Form with_larger_tiles(Form form) {
+  form.tiling = Tiling::large;
+  form.m = 4;
+  form.places = 36;
+  set_tiles(form);
+  const int64_t items = ceil_div(ceil_div(form.tiles(), kTiles), 4) * 4;
+  form.tiles_each = ceil_div(form.tiles(), items);
+  for (Block* block = form.block; block < form.block + form.blocks; ++block) {
+    block->live = (uint64_t{1} << form.places) - 1;
   }
+  return form;
+}
+
+// The work of a correlation in multiplications: products, transformed values and transformed weights.
+double work(const Form& form) {
+  const ConvShape& s = form.shape;
+  const double pairs = s.channels_in * s.channels_out, inputs = s.kernel_t * s.channels_in;
+  const double tile = s.kernel_t * pairs + kTransformed * (inputs + s.channels_out);
+  return form.places * (form.tiles() * tile + kPacked * form.blocks * pairs);
+}
+
+}  // namespace
+
+Form make_form(const ConvShape& shape, Dtype dtype) {
+  const Form form = small_tiles(shape);
+  if (dtype != Dtype::float32 || form.tiling != Tiling::three_taps || !exact_in_larger_tiles(shape)) return form;
+  const Form large = with_larger_tiles(form);
+  return work(large) < work(form) ? large : form;
+}
+
+Form make_weight_grad_form(const ConvShape& shape, Dtype dtype) {
+  const Form form = small_tiles(shape);
+  if (dtype != Dtype::float32 || form.tiling != Tiling::three_taps || !exact_in_larger_sums(shape)) return form;
+  const Form large = with_larger_tiles(form);
   return large.places * large.tiles() < form.places * form.tiles() ? large : form;
 }
 

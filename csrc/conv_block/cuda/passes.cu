@@ -25,7 +25,7 @@ FI_EXPORT int fi_conv_norm_fwd(const Conv* conv, const BatchNorm* norm, void* st
 
 // The backward of norm, if not null, which computes the scale of conv->gradient. Then the gradients of the sources whose
 // dx is not null, dweight if not null, and dbias [C_out], the sum of G, if not null. All share conv->workspace, so it
-// has the most bytes that any of them needs.
+// has the most bytes that any of them needs. wgrad comes after dgrad, whose strips of G it reads.
 FI_EXPORT int fi_conv_bwd(const Conv* conv, const BatchNorm* norm, float* dbias, void* stream) {
   int status = norm ? fi_batch_norm_bwd(norm, stream) : kOk;
   bool dgrad = conv->source_gradient[0].dx || conv->source_gradient[1].dx;

@@ -1,4 +1,5 @@
 // Entry points of wgrad. abi.cuh describes the arguments, fwd_dgrad.cu the return values.
+#include "conv_block/cuda/hopper/fwd_dgrad_plan.cuh"
 #include "conv_block/cuda/hopper/wgrad_plan.cuh"
 #include "conv_block/cuda/kernels/reduce.cuh"
 #include "conv_block/cuda/kernels/wgrad_main.cuh"
@@ -206,20 +207,34 @@ inline bool choose_blocks(const Conv& conv, WgradPlan& best) {
   return least >= 0;
 }
 
+// Plans the kernel on strips of G that dgrad has left in the workspace. Returns the bytes up to their end, or 0 if there
+// are none or they leave room for fewer taps.
+inline int64_t choose_given_strips(const Conv& conv, WgradPlan& plan) {
+  if (!conv.source_gradient[0].dx && !conv.source_gradient[1].dx) return 0;
+  GatherPlan dgrad;
+  StripGather g;
+  if (plan_gather(conv, true, dgrad) || !hopper_applies(conv, dgrad) || !plan_hopper(conv, true, dgrad, g)) return 0;
+  StripWgrad w;
+  if (!plan_strip_wgrad(conv, w, &g.strips) || w.taps.most < plan.strips.taps.most) return 0;
+  plan.strips = w;
+  return dgrad.workspace;
+}
+
 // Plans the strips' kernel, its workspace and splits. Returns false if it does not run this convolution.
 inline bool choose_strips(const Conv& conv, WgradPlan& plan) {
   StripWgrad& w = plan.strips;
-  plan.hopper = strip_wgrad_applies(conv) && plan_strip_wgrad(conv, w);
+  plan.hopper = strip_wgrad_applies(conv) && plan_strip_wgrad(conv, w, nullptr);
   if (!plan.hopper) return false;
+  Workspace workspace{static_cast<char*>(conv.workspace)};
+  workspace.take(choose_given_strips(conv, plan));
   int64_t partial_bytes = int64_t(w.p.taps.taps) * w.p_channels * w.q_channels * int64_t(sizeof(float));
   Splits splits =
       choose_splits(strip_wgrad_blocks(w), w.tiles, strip_wgrad_operations(w), partial_bytes, kHopperSms, 1);
   w.tiles_each = ceil_div(w.tiles, splits.partials);
   w.splits = ceil_div(w.tiles, w.tiles_each);
-  Workspace workspace{static_cast<char*>(conv.workspace)};
   w.partial = static_cast<float*>(workspace.take(w.splits * partial_bytes));
-  w.rows.data = workspace.take(w.rows.bytes());
-  w.columns.data = workspace.take(w.columns.bytes());
+  if (!w.rows_given) w.rows.data = workspace.take(w.rows.bytes());
+  if (!w.columns_given) w.columns.data = workspace.take(w.columns.bytes());
   plan.workspace = workspace.used;
   plan.reduce = plan_reduce(w.p.taps.taps, w.p_channels, w.q_channels, w.splits, true);
   return true;
@@ -280,7 +295,8 @@ FI_EXPORT int fi_conv_wgrad_footprint(const Conv* conv, Footprint* out) {
   return kOk;
 }
 
-// Computes dweight from the sources and the gradient.
+// Computes dweight from the sources and the gradient. If conv asks for a dx, fi_conv_dgrad has run before with the same
+// workspace, and G's strips are read from there.
 FI_EXPORT int fi_conv_wgrad(const Conv* conv, void* stream) {
   WgradPlan plan;
   if (int status = plan_wgrad(*conv, plan)) return status;

@@ -31,6 +31,7 @@ ARGUMENTS = {
     "fi_cpu_batch_stats": "pllppii",
     "fi_cpu_batch_norm_fwd": "p",
     "fi_cpu_batch_norm_bwd": "p",
+    "fi_cpu_winograd_tile": "pii",
     "fi_cpu_winograd_fwd": "ppippppppiii",
     "fi_cpu_winograd_dgrad": "pppppippppiii",
     "fi_cpu_winograd_wgrad": "ppipppiii",

@@ -180,7 +180,7 @@ def why_not_hopper(like: Tensor | None = None) -> str | None:
     if (reason := native.why_not("cuda")) is not None:
         return reason
     if not hasattr(library(), "fi_hopper_launch"):
-        return "the cuda kernels are built without sm_90a; name 90a in FASTINPAINT_CUDA_ARCH."
+        return "the cuda kernels are built without sm_90a; name 90a in FASTINPAINT_CUDA_ARCHS."
     if not torch.cuda.is_available():
         return "the wgmma path needs a CUDA device, and torch finds none."
     major, minor = torch.cuda.get_device_capability(like.device if like is not None and like.is_cuda else None)

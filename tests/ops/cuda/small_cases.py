@@ -71,6 +71,7 @@ CONVS = {
     "4 channels in, 5x5": Conv((9, 17), (4,), (False,), 40, (5, 5), (1, 1), (2, 2), (1, 1)),
     "4 channels in, 5x5x5": Conv((3, 9, 8), (4,), (False,), 16, (5, 5, 5), (1, 1, 1), (2, 2, 2), (1, 1, 1)),
     "3 channels out": Conv((9, 17), (16,), (False,), 3, (3, 3), (1, 1), (1, 1), (1, 1)),
+    "72 channels out": Conv((9, 17), (8,), (False,), 72, (3, 3), (1, 1), (1, 1), (1, 1)),
     "large mean": Conv((8, 16), (8,), (False,), 8, (3, 3), (1, 1), (1, 1), (1, 1), mean=1e3),
     "unequal splits": Conv((184, 16), (96,), (False,), 96, (1, 1), (1, 1), (0, 0), (1, 1)),  # the last one has no tiles
     "128 columns": Conv((128, 136), (8,), (False,), 72, (1, 1), (1, 1), (0, 0), (1, 1)),

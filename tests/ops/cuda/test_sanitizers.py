@@ -107,11 +107,19 @@ DEFECTS = {
     ),
     "barrier of a group of threads removed": Defect(
         Plant(WGRAD_KERNEL, "    sync_group(thread_group, kThreads);  // this", "    // this"),
-        *(WGRAD, "2d", "plain", "ldmatrix row is not 16-byte aligned"),
+        *(WGRAD, "2d", "plain", "AssertionError: dweight"),
     ),
     "sums of a group added before they are there": Defect(
         Plant(WGRAD_KERNEL, "    __syncthreads();\n    if (thread_group", "    if (thread_group"),
         *(WGRAD, "2d", "plain", "AssertionError: dweight"),
+    ),
+    "parameters of P's channels for Q's": Defect(
+        Plant(WGRAD_KERNEL, "params[kVectorsOfP + threadIdx.x", "params[threadIdx.x"),
+        *(WGRAD, "2d", "plain", "AssertionError: dweight"),
+    ),
+    "parameters read before they are there": Defect(
+        Plant(WGRAD_KERNEL, "  sync_group(thread_group, kThreads);  // the parameters", "  // the parameters"),
+        *(WGRAD, "2d", "thread", "data race"),
     ),
     "panel of weights read before it is there": Defect(
         Plant("conv_block/cuda/kernels/pack.cuh", "  __syncthreads();\n", ""),

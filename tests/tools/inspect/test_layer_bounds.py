@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tools.inspect import layer_bounds, rates, sass_text
@@ -40,6 +42,14 @@ def test_the_table_has_every_pass_of_every_wide_layer() -> None:
 
 
 PASSES = ("forward", "dgrad", "wgrad")
+LEAST = {("cuda, wgmma", "sm_90"): 0.80, ("cuda", "sm_80"): 0.65, ("cuda", "sm_89"): 0.65}
+
+
+@pytest.mark.parametrize(("path", "arch"), LEAST)
+def test_every_pass_can_reach_its_share_of_the_peak(path: str, arch: str) -> None:
+    rows = [row for row in layer_bounds.committed().values() if (row.path, row.arch) == (path, arch)]
+    assert len(rows) == 20 * len(PASSES)
+    assert not [row.key for row in rows if row.bound < LEAST[path, arch]]
 
 
 @pytest.mark.skipif(NEEDED is not None, reason=str(NEEDED))
@@ -62,3 +72,5 @@ def test_the_estimate_is_of_the_committed_rows() -> None:
     text = layer_bounds.estimate(rows)
     assert "Estimated from machine code" in text
     assert all(f"  {path:12} at least" in text for path in {row.path for row in rows})
+    found = dict(re.findall(r"(?m)^  (\S.*?) +at least +(\S+) ms", text))
+    assert float(found["cuda, wgmma"]) <= 6

@@ -46,6 +46,16 @@ def test_serialised_wgmma_are_named() -> None:
     assert "has no UBLKCP" in str(kernel._replace(counts=counts | {"UBLKCP": 0}).complaint())
 
 
+def test_the_library_has_no_more_kernels_than_it_may() -> None:
+    """Each takes about a CPU-second to compile; `test_compiled_kernels` holds the page to the library."""
+    rows = [line.split("|")[1:3] for line in sass.PAGE.read_text().splitlines() if line.startswith("| ")]
+    found = [sum(where.strip() == architecture for _, where in rows) for architecture in sass.ARCHITECTURES]
+    assert all(0 < here <= most for here, most in zip(found, MOST_KERNELS, strict=True)), found
+
+
+MOST_KERNELS = (56, 70, 56)  # by architecture
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sass.why_not() is not None, reason=str(sass.why_not()))
 def test_compiled_kernels() -> None:

@@ -105,6 +105,64 @@ def test_an_addend_is_added_only_where_there_is_one() -> None:
         assert adds == any(i.base == "FADD" for at in path for i in graph[at].instructions)
 
 
+def test_parameters_from_shared_memory_are_read_only_where_an_iteration_reads_them() -> None:
+    text = LOOP.replace("/*0040*/                   STS", "/*0038*/ @P2 BRA `(.L_x_2) ;\n /*003c*/ LDS.128 R4, [R8] ;\n"
+                        ".L_x_2:\n        /*0040*/                   STS")  # fmt: skip
+    ((_, graph),) = sass_text.kernels(text)
+    main, chip = sass_bound.main_loop(graph), rates.CHIPS["sm_80"]
+    without, with_them = (
+        sass_bound.loop_cost(main, 4, chip, Paths(prefetches=(Prefetch(1, 0.5, vectors=vectors),)))
+        for vectors in (0, 1)
+    )
+    assert with_them.busy["issue"] == without.busy["issue"] + 0.5
+    assert with_them.busy["shared"] == without.busy["shared"] + 0.5 * 4 * 512 / 128
+
+
+OUTER = """
+.text.kernel:
+        /*0000*/                   MOV R1, c[0x0][0x28] ;
+.L_x_0:
+        /*0010*/               @P0 BRA `(.L_x_1) ;
+        /*0020*/                   LDG.E.128 R4, desc[UR4][R2.64] ;
+.L_x_1:
+        /*0030*/                   HMMA.16816.F32.BF16 R20, R24, R28, R20 ;
+        /*0040*/               @P1 BRA `(.L_x_1) ;
+.L_x_2:
+        /*0050*/               @P2 BRA `(.L_x_4) ;
+.L_x_3:
+        /*0060*/                   LDG.E.128 R4, desc[UR4][R2.64] ;
+        /*0070*/                   STS.128 [R9], R4 ;
+        /*0080*/               @P3 BRA `(.L_x_3) ;
+.L_x_4:
+        /*0090*/               @P4 BRA `(.L_x_0) ;
+        /*00a0*/                   EXIT ;
+"""
+
+
+def test_parameters_from_global_memory_count_in_their_share_of_the_outer_loop() -> None:
+    """Four lanes' vectors of a warp differ, and what the loop behind the products loads is none of them."""
+    ((_, graph),) = sass_text.kernels(OUTER)
+    main, chip = sass_bound.main_loop(graph), rates.CHIPS["sm_80"]
+    plain, more = (
+        sass_bound.loop_cost(main, 4, chip, Paths(None, (), 2, parameters)) for parameters in ((0, 0.0), (1, 0.25))
+    )
+    assert more.busy["issue"] == plain.busy["issue"] + 0.25
+    assert plain.busy["L2"] == 0
+    assert more.busy["L2"] == pytest.approx(0.25 * 4 * 512 / 8 / chip.l2_bytes)
+    assert more.busy["shared"] == 0
+
+
+def test_zeros_that_threads_write_take_shared_memory_and_no_l2() -> None:
+    ((_, graph),) = sass_text.kernels(LOOP)
+    main, chip = sass_bound.main_loop(graph), rates.CHIPS["sm_80"]
+    brought, zeroed = (
+        sass_bound.loop_cost(main, 4, chip, copied=sass_bound.Copied(bytes_, 4 * 4096, written))
+        for bytes_, written in ((8192, 0), (0, 8192))
+    )
+    assert brought.busy["shared"] == zeroed.busy["shared"]
+    assert brought.busy["L2"] > zeroed.busy["L2"]
+
+
 def test_a_kernel_without_products_has_no_bound() -> None:
     ((_, graph),) = sass_text.kernels(LOOP.replace("HMMA.16816.F32.BF16", "FFMA"))
     with pytest.raises(ValueError, match="no loop of this kernel holds a product"):

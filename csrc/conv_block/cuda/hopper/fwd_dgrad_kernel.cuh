@@ -7,8 +7,8 @@
 //   grid  x: phase of the output, tiles of a block    y: tile of 128 or 64 output channels
 //   step  one tap x 64 channels for a consumer: four k16 for each of its tiles
 //
-// Groups of taps that are dead for all tiles of the block are skipped. Rows of zeros above and below the input stay in
-// a stage from its first patch on, where all groups have them in the same place.
+// Groups of taps that are dead for all tiles of the block are skipped. Where all groups have the rows above and below
+// the input in the same place, the block writes their zeros into all stages once, and copies only the other rows.
 #pragma once
 #include "conv_block/cuda/hopper/fwd_dgrad_plan.cuh"
 #include "conv_block/cuda/hopper/pipeline.cuh"
@@ -70,6 +70,22 @@ __device__ __forceinline__ unsigned live_groups(const GatherParams& p, const Str
   return __ballot_sync(~0u, live);
 }
 
+// Writes the rows of zeros of all stages' patches, in which no copy writes. Called by the whole block before a barrier.
+__device__ inline void zero_rows(const GatherParams& p, const StripGather& g, const StripGroup& group, int phase,
+                                 int first_tile, char* patches) {
+  for (int n = 0; n < g.patch_stages * g.patches(); ++n, patches += g.taps.patch_bytes(g.strips)) {
+    PatchRows live = patch_rows(g.strips, group, strip_tile(p, phase, first_tile + n % g.tiles()));
+    int before = live.first * g.strips.columns, each = (group.rows - live.count) * g.strips.columns;
+    for (int i = threadIdx.x; i < kStripPlanes * group.pieces * each; i += kHopperThreads) {
+      int part = i / each, at = i - part * each;
+      if (at >= before) at += live.count * g.strips.columns;
+      at += part % kStripPlanes * g.taps.plane(g.strips) + part / kStripPlanes * g.taps.piece(g.strips);
+      zero_operand(patches + at * 16);
+    }
+  }
+  async_proxy_fence();
+}
+
 template <class T, int kEach>
 __global__ void __launch_bounds__(kHopperThreads, 1)
     hopper_gather_kernel(const __grid_constant__ GatherParams p, const __grid_constant__ StripGather g,
@@ -88,13 +104,14 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     patches.start();
     mbarrier_init_fence();
   }
-  __syncthreads();
-
   int worker = __shfl_sync(~0u, threadIdx.x / 128, 0);  // tells the compiler that it is uniform in the warp
   int phase = blockIdx.x / g.phase_blocks, first_tile = blockIdx.x % g.phase_blocks * g.tiles();
   int chunks = p.chunks[0] + p.chunks[1], patch = g.taps.patch_bytes(g.strips);
   unsigned live = live_groups(p, g, phase, first_tile);
   const StripGroup* groups = g.taps.group + g.taps.first[phase];
+  if (live && g.keeps_zeros) zero_rows(p, g, *groups, phase, first_tile, patches.memory);
+  __syncthreads();
+
   int index = p.segments > 1 && int(blockIdx.y) >= p.segment[1].first_tile;
   const Segment& segment = p.segment[index];
   int column_tile = blockIdx.y - segment.first_tile;
@@ -103,25 +120,23 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     set_registers<kProducerRegisters, false>();
     if (threadIdx.x % 128 >= 32) return;
     int64_t tiles = p.n_padded / g.columns(), tile = segment.first_column / g.columns() + column_tile;
-    // lane n has what is copied of the patch of tile n after the first round through the stages
+    // lane n has what is copied of the patch of tile n, if zero_rows has written the rest
     PatchRows mine = patch_rows(g.strips, *groups, strip_tile(p, phase, first_tile + threadIdx.x % 32 % g.tiles()));
     int some = 0;
     for (int n = 0; n < g.tiles(); ++n) some += __shfl_sync(~0u, mine.count, n);
-    bool all = true;
     for (int chunk = 0; chunk < chunks; chunk += g.chunks())
       for (unsigned left = live, i = 0; left; left >>= 1, ++i) {
         if (!(left & 1)) continue;
         const StripGroup& group = groups[i];
-        int rows = all ? g.tiles() * group.rows : some;
+        int rows = g.keeps_zeros ? some : g.tiles() * group.rows;
         patches.announce(g.chunks() * rows * group.pieces * g.strips.columns * kStripPlanes * 16);
         for (int n = 0; n < g.patches(); ++n) {
           PatchRows of_tile{__shfl_sync(~0u, mine.first, n % g.tiles()), __shfl_sync(~0u, mine.count, n % g.tiles())};
-          if (all) of_tile = {0, group.rows};
+          if (!g.keeps_zeros) of_tile = {0, group.rows};
           copy_patch(patches, patches.here() + n * patch, g.strips, g.taps, group, of_tile,
                      strip_tile(p, phase, first_tile + n % g.tiles()), p.taps.step[0], chunk + n / g.tiles());
         }
         patches.advance();
-        if (patches.stage == 0) all = !g.keeps_zeros;
         for (int l = 0; l < group.count; ++l) {
           weights.announce(weights.bytes);
           if (int n = threadIdx.x % 32; n < g.chunks()) {

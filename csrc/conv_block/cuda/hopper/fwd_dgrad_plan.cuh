@@ -18,7 +18,7 @@ struct StripGather {
   StripTaps taps;
   Divided divided;
   int each, patch_stages;
-  bool keeps_zeros;               // a stage's rows of zeros serve all patches
+  bool keeps_zeros;               // the block writes rows of zeros into the stages once, and copies none
   int phase_tiles, phase_blocks;  // of each phase of the output
 
   __host__ __device__ int columns() const { return divided == Divided::channels ? 2 * kStripChunk : kStripChunk; }
@@ -145,21 +145,21 @@ inline Footprint strip_gather_footprint(const GatherPlan& plan, const StripGathe
   int chunks = p.chunks[0] + p.chunks[1];
   int64_t blocks = int64_t(g.phase_blocks) * p.taps.phases * plan.column_tiles, steps = 0, groups = 0;
   Footprint found{blocks, 0, g.shared_bytes(), kConsumers, g.columns(), 0, g.each};
-  int64_t row = int64_t(g.strips.columns) * kStripPlanes * 16, patches = 0, block = -1;  // of the block so far
+  int64_t row = int64_t(g.strips.columns) * kStripPlanes * 16, block = -1;
   for_each_step(p, g, [&](const StripGroup& group, int phase, int first_tile) {
     ++groups, steps += group.count;
     found.loads += int64_t(group.count) * g.chunk_bytes() * chunks;
-    int64_t here = int64_t(phase) * g.phase_tiles + first_tile, copies = chunks / g.chunks();
-    if (here != block) block = here, patches = 0;
-    int64_t whole = g.keeps_zeros ? std::min(copies, std::max<int64_t>(0, g.patch_stages - patches)) : copies;
-    patches += copies;
+    int64_t here = int64_t(phase) * g.phase_tiles + first_tile;
+    bool first = here != block;  // group of the block
+    block = here;
     for (int tile = 0; tile < g.tiles(); ++tile) {
-      Tile at = strip_tile(p, phase, first_tile + tile);
-      int64_t least = patch_rows(g.strips, group, at).count;
-      found.loads += (whole * group.rows + (copies - whole) * least) * group.pieces * row * g.chunks();
+      int64_t live = patch_rows(g.strips, group, strip_tile(p, phase, first_tile + tile)).count;
+      int64_t copied = g.keeps_zeros ? live : group.rows;
+      found.loads += copied * group.pieces * row * chunks;
+      if (first) found.zeroed += (group.rows - copied) * group.pieces * row * g.chunks() * g.patch_stages;
     }
   });
-  found.loads *= plan.column_tiles;
+  found.loads *= plan.column_tiles, found.zeroed *= plan.column_tiles;
   found.multiplied = steps * chunks * plan.column_tiles * g.tiles() * kTileRows * g.columns() * kStripChunk;
   found.steps = std::max<int64_t>(1, steps / std::max<int64_t>(1, groups));
   found.staged = strip_bytes(g.strips);

@@ -14,8 +14,9 @@ static int launch_wgrad(const StripWgrad& w, void* stream) {
 
 template <class T>
 static int launch_strip_wgrad(const StripWgrad& w, void* stream) {
-  for (const Strips* s : {&w.rows, &w.columns})
-    if (int status = write_strips<T>(*s, stream)) return status;
+  int status = w.rows_given ? kOk : write_strips<T>(w.rows, stream);
+  if (!status && !w.columns_given) status = write_strips<T>(w.columns, stream);
+  if (status) return status;
   switch (w.taps.most) {
     case 1:
       return launch_wgrad<T, 1>(w, stream);

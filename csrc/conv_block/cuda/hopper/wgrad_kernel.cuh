@@ -3,7 +3,7 @@
 //
 //   k       runs over positions: a k16 is two rows of eight of a tile of 16 rows x 8 columns
 //   A       is 64 channels of P at one tap, MN-major: the patch of P with the tap's shift in the descriptor
-//   B       is 128 channels of Q, MN-major
+//   B       is 128 channels of Q, MN-major. Where dgrad has written G's strips, its halo is copied too, and skipped.
 //   grid    x: pair of units, tile of 128 channels of Q    y: split of the tiles
 //   stage   the patches of both units and Q, of one tile. Tiles where both units are dead are skipped.
 //   sums    of up to three taps per warpgroup
@@ -25,13 +25,14 @@ __device__ inline int next_live(const StripWgrad& w, const StripGroup& first, co
   return tile;
 }
 
-__device__ inline void copy_q(StageRing& ring, char* to, const Strips& s, const Tile& tile, int q_tile) {
+__device__ inline void copy_q(StageRing& ring, char* to, const StripWgrad& w, const Tile& tile, int q_tile) {
+  const Strips& s = w.columns;
   int plane = threadIdx.x % 32;
   if (plane >= kStripWgradColumns / kVector) return;
   int64_t at =
       s.at(tile.n * s.in_size[0] + tile.t, tile.w / kStripColumns, q_tile * (kStripWgradColumns / kVector) + plane, 0);
-  ring.copy(to + plane * kTileRows * 16, static_cast<const char*>(s.data) + (at + tile.h * kStripColumns) * 16,
-            kTileRows * 16);
+  at += (tile.h - s.low[0]) * s.columns;
+  ring.copy(to + plane * w.q_plane() * 16, static_cast<const char*>(s.data) + at * 16, w.q_plane() * 16);
 }
 
 // The channel of a source's padded chunk in the concatenation, and how many channels exist from there on.
@@ -101,11 +102,11 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     uint32_t bytes = (first.rows * first.pieces + second.rows * second.pieces) * w.rows.columns * kStripPlanes * 16;
     for (; tile < end; tile = next_live(w, first, second, tile + 1, end)) {
       Tile at = strip_tile(w.p, 0, tile);
-      ring.announce(bytes + kQBytes);
+      ring.announce(bytes + w.q_bytes());
       copy_patch(ring, ring.here(), w.rows, w.taps, first, {0, first.rows}, at, w.p.taps.step[0], unit % chunks);
       copy_patch(ring, ring.here() + patch, w.rows, w.taps, second, {0, second.rows}, at, w.p.taps.step[0],
                  other % chunks);
-      copy_q(ring, ring.here() + kConsumers * patch, w.columns, at, q_tile);
+      copy_q(ring, ring.here() + kConsumers * patch, w, at, q_tile);
       ring.advance();
     }
     return;
@@ -118,7 +119,8 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
   for (int i = 0; i < kTaps; ++i) shift[i] = w.taps.tap[group.first + (i < group.count ? i : 0)].at;
   uint32_t row = w.rows.columns * 16;
   uint64_t a_first = descriptor(ring.memory + worker * patch, row, w.taps.plane(w.rows) * 16);
-  uint64_t b_first = descriptor(ring.memory + kConsumers * patch, kStripColumns * 16, kTileRows * 16);
+  int q_row = w.columns.columns, q_first = kConsumers * patch - w.columns.low[1] * 16;  // past the halo
+  uint64_t b_first = descriptor(ring.memory + q_first, q_row * 16, w.q_plane() * 16);
   float acc[kTaps][16][4] = {};
   for (bool begun = false; tile < end; begun = true, tile = next_live(w, first, second, tile + 1, end)) {
     ring.wait();
@@ -128,7 +130,7 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     for (int k = 0; k < kTileRows / 16; ++k)
 #pragma unroll
       for (int i = 0; i < kTaps; ++i)
-        wgmma_m64n128k16<T, true>(acc[i], a + shift[i] + k * 2 * (row >> 4), b + k * 2 * kStripColumns);
+        wgmma_m64n128k16<T, true>(acc[i], a + shift[i] + k * 2 * (row >> 4), b + k * 2 * q_row);
     wgmma_commit();
     wgmma_wait<1>();
     if (begun) ring.release_previous();

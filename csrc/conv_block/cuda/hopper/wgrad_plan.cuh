@@ -8,12 +8,12 @@ namespace fi {
 constexpr int kStripWgradTaps = 3;       // per warpgroup at most: 192 sums per thread
 constexpr int kStripWgradColumns = 128;  // of Q per block
 constexpr int kMostWgradStages = 4;
-constexpr int kQBytes = kTileRows * kStripWgradColumns * 2;
 
 // A unit is a group of taps x 64 channels of P. A block has two units, one per warpgroup, and 128 channels of Q.
 struct StripWgrad {
   GatherParams p;  // taps and sizes, from P to the positions j
-  Strips rows, columns;
+  Strips rows, columns;      // P's and Q's
+  bool rows_given, columns_given;  // an earlier kernel has written them
   StripTaps taps;
   int units, q_tiles;
   int p_channels, q_channels;  // in all
@@ -21,7 +21,9 @@ struct StripWgrad {
   float* partial;  // [split][tap][p][q]
 
   __host__ __device__ int row_chunks() const { return rows.chunks[0] + rows.chunks[1]; }
-  __host__ __device__ int stage_bytes() const { return kConsumers * taps.patch_bytes(rows) + kQBytes; }
+  __host__ __device__ int q_plane() const { return kStripRows * columns.columns; }  // positions of a tile's plane
+  __host__ __device__ int q_bytes() const { return kStripWgradColumns / kVector * q_plane() * 16; }
+  __host__ __device__ int stage_bytes() const { return kConsumers * taps.patch_bytes(rows) + q_bytes(); }
   int shared_bytes() const {
     return shared_part(2 * stages * int(sizeof(uint64_t))) + shared_part(stages * stage_bytes());
   }
@@ -51,8 +53,21 @@ inline void plan_strip_sources(const Conv& conv, bool gradient, int multiple, St
   }
 }
 
-// Plans all but the splits. Returns false if the taps or a block's memory do not fit.
-inline bool plan_strip_wgrad(const Conv& conv, StripWgrad& w) {
+// Whether strips that dgrad wrote serve as Q's: they have position j itself of every tile, and the same channels.
+inline bool serves_q(const Strips& s, const Strips& q) {
+  return s.step[0] == 1 && s.step[1] == 1 && s.low[0] <= 0 && s.low[1] <= 0 && s.rows + s.low[0] >= q.rows &&
+         s.columns + s.low[1] >= kStripColumns && s.count >= q.count && s.chunks[0] == q.chunks[0];
+}
+
+// Whether they serve as P's (of a transposed convolution).
+inline bool serves_p(const Strips& s, const Strips& p) {
+  return s.low[0] == p.low[0] && s.low[1] == p.low[1] && s.rows == p.rows && s.columns == p.columns &&
+         s.count == p.count && s.chunks[0] == p.chunks[0];
+}
+
+// Plans all but the splits. given: the strips of G that dgrad has written, or null. Returns false if the taps or a
+// block's memory do not fit, or the given strips do not serve.
+inline bool plan_strip_wgrad(const Conv& conv, StripWgrad& w, const Strips* given) {
   GatherParams& p = w.p;
   bool transposed = conv.transposed;
   if (!make_taps(conv, false, p.taps)) return false;
@@ -73,6 +88,9 @@ inline bool plan_strip_wgrad(const Conv& conv, StripWgrad& w) {
   plan_strips(own, p.batch, p.out_size, p.out_size + 1, w.columns);
   plan_strip_sources(conv, transposed, 1, w.rows);
   plan_strip_sources(conv, !transposed, kStripWgradColumns / kStripChunk, w.columns);
+  w.rows_given = given && transposed, w.columns_given = given && !transposed;
+  if (given && !(transposed ? serves_p(*given, w.rows) : serves_q(*given, w.columns))) return false;
+  if (given) (transposed ? w.rows : w.columns) = *given;
   w.q_tiles = (w.columns.chunks[0] + w.columns.chunks[1]) * kStripChunk / kStripWgradColumns;
   for (int most = std::min(kStripWgradTaps, p.taps.taps); most > 0; --most) {
     // a kernel row that needs several groups anyway is cut by its phases, so that a group loads a single one
@@ -102,11 +120,12 @@ inline Footprint strip_wgrad_footprint(const StripWgrad& w) {
     for (int tile = 0; tile < w.tiles; ++tile) {
       Tile at = strip_tile(w.p, 0, tile);
       if (!is_live(w.rows, first, at, w.p.taps.step[0]) && !is_live(w.rows, second, at, w.p.taps.step[0])) continue;
-      found.loads += w.q_tiles * (positions * kStripPlanes * 16 + kQBytes);
+      found.loads += w.q_tiles * (positions * kStripPlanes * 16 + w.q_bytes());
       found.multiplied += w.q_tiles * strip_wgrad_operations(w) / 2;
     }
   }
-  found.staged = strip_bytes(w.rows) + strip_bytes(w.columns);
+  found.staged = (w.rows_given ? 0 : strip_bytes(w.rows)) + (w.columns_given ? 0 : strip_bytes(w.columns));
+  found.given = w.rows_given || w.columns_given;
   return found;
 }
 

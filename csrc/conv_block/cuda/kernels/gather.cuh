@@ -42,7 +42,7 @@ __device__ void begin_patch(const GatherParams& p, const Tile& tile, BoxLoader<T
   const Source& source = p.source[index];
   if (new_chunk) {
     loader.set_channels(source, (chunk - (index ? p.chunks[0] : 0)) * groups * kVector);
-    loading.set_params(source, loader.channel);
+    loading.set_params(source, load_params(source, loader.channel));
   }
   PatchOrigin origin = p.origin[group];
   int t = tile.t * p.taps.step[0] + origin.t;
@@ -50,11 +50,7 @@ __device__ void begin_patch(const GatherParams& p, const Tile& tile, BoxLoader<T
                     tile.w * p.taps.step[2] + origin.w);
 }
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-constexpr int kCopiesAhead = 2;  // with four, 128 columns spill 12 registers
-#else
 constexpr int kCopiesAhead = 4;
-#endif
 
 // Starts the copy of the 32 x BN weights at `row` of the packed matrix.
 template <class T, int BN>

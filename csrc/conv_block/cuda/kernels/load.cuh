@@ -37,8 +37,8 @@ struct Slice {
   Vector<Map<T>> value[kSliceVectors], more[kSliceVectors];
   bool inside[kSliceVectors], adds;  // adds: the source has an addend
 
-  __device__ void set_params(const Source& source, int channel) {
-    params = load_params(source, channel);
+  __device__ void set_params(const Source& source, const ChannelParams& of_channels) {
+    params = of_channels;
     adds = source.addend;
   }
 };

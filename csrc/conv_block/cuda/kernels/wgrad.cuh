@@ -86,12 +86,17 @@ constexpr int patch_pitch() {
   return thin ? kVector : b_pitch<T>(kChunk);
 }
 
+// Vectors of channels of P and Q.
+constexpr int kVectorsOfP = kChunk / kVector;
+template <int BN>
+constexpr int kWgradVectors = kVectorsOfP + BN / kVector;
+
 // Shared memory of one group.
 template <class T, int BN, bool thin>
 int wgrad_bytes(const GatherParams& p) {
   int patch = p.patch.rows * p.patch.columns * patch_pitch<T, thin>() * int(sizeof(T));
   return 2 * shared_part(patch) + 2 * shared_part(kTileRows * b_pitch<T>(BN) * int(sizeof(T))) +
-         shared_part(kMostSlots * int(sizeof(int)));
+         shared_part(kMostSlots * int(sizeof(int))) + shared_part(kWgradVectors<BN> * int(sizeof(ChannelParams)));
 }
 
 // Warps are 2 x 2. A warp's m16 tile i has slots 4 i + 2 warp_m and the next one: tap i, sixteen of its channels.

@@ -19,6 +19,16 @@ __device__ inline void fill_slots(const GatherParams& p, const TapBlock& block, 
   slots[slot] = position * patch_pitch<T, thin>() + (thin ? 0 : slot % 4 * kVector);
 }
 
+// Fills `params` with the parameters of P's vectors of channels, then of Q's. P's and Q's slices alternate and share the
+// registers, so each takes its parameters from here.
+template <int BN>
+__device__ inline void fill_params(const Part& rows, const Part& columns, ChannelParams* params) {
+  int i = threadIdx.x;
+  if (i >= kWgradVectors<BN>) return;
+  const Part& part = i < kVectorsOfP ? rows : columns;
+  params[i] = load_params(*part.source, part.channel + (i < kVectorsOfP ? i : i - kVectorsOfP) * kVector);
+}
+
 // Loads a thin P's whole patch of one tile between two tiles (it is small).
 template <class T>
 __device__ void load_thin_patch(const GatherParams& p, const ChannelParams& params, const Tile& tile,
@@ -48,6 +58,7 @@ __global__ void __launch_bounds__(kMostGroups* kThreads, 1)
   T* first_q = arena.take<T>(kTileRows * b_pitch<T>(BN));
   T* second_q = arena.take<T>(kTileRows * b_pitch<T>(BN));
   int* slots = arena.take<int>(kMostSlots);
+  ChannelParams* params = arena.take<ChannelParams>(kWgradVectors<BN>);
 
   int columns_index = blockIdx.x % (w.q_tiles[0] + w.q_tiles[1]),
       rows_index = blockIdx.x / (w.q_tiles[0] + w.q_tiles[1]);
@@ -55,6 +66,8 @@ __global__ void __launch_bounds__(kMostGroups* kThreads, 1)
   Part rows = find_part(p.source, p.chunks[0], rows_index / w.blocks, kChunk);
   Part columns = find_part(w.q, w.q_tiles[0], columns_index, BN);
   fill_slots<T, thin>(p, block, slots);
+  fill_params<BN>(rows, columns, params);
+  sync_group(thread_group, kThreads);  // the parameters are there
 
   BoxLoader<T, kChunk / kVector, b_pitch<T>(kChunk)> p_loader(p.patch, p.in_size);
   BoxLoader<T, BN / kVector, b_pitch<T>(BN)> q_loader(w.q_box, p.out_size);
@@ -69,15 +82,15 @@ __global__ void __launch_bounds__(kMostGroups* kThreads, 1)
   int p_slices = thin ? 0 : p_loader.slices(), slices = p_slices + q_loader.slices();
   Slice<T> loading;
   auto load = [&](int slice) {
-    if (!thin && slice == 0) loading.set_params(*rows.source, p_loader.channel);
-    if (slice == p_slices) loading.set_params(*columns.source, q_loader.channel);
+    if (!thin && slice == 0) loading.set_params(*rows.source, params[threadIdx.x % kVectorsOfP]);
+    if (slice == p_slices) loading.set_params(*columns.source, params[kVectorsOfP + threadIdx.x % (BN / kVector)]);
     slice < p_slices ? p_loader.load(slice, loading) : q_loader.load(slice - p_slices, loading);
   };
   auto store = [&](int slice, T* patch, T* q) {
     slice < p_slices ? p_loader.store(slice, loading, patch) : q_loader.store(slice - p_slices, loading, q);
   };
-  auto load_thin = [&](const Tile& tile, T* patch) {  // every thread loads all channels
-    if (thin) load_thin_patch<T>(p, load_params(*rows.source, 0), tile, block, patch);
+  auto load_thin = [&](const Tile& tile, T* patch) {  // every thread has all channels
+    if (thin) load_thin_patch<T>(p, params[0], tile, block, patch);
   };
   auto row_of = [&](int k) { return box_position(p.patch, p.tile_bits, k) * patch_pitch<T, thin>(); };
 

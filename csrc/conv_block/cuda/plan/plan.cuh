@@ -112,6 +112,8 @@ struct Footprint {
   int64_t slices;          // per patch (wgrad: P's and Q's per tile); on wgmma, the kernel's template argument
   int64_t multiplied = 0;  // on wgmma: multiply-adds of all blocks
   int64_t staged = 0;      // on wgmma: bytes that writing the strips moves
+  int64_t given = 0;       // on wgmma: whether wgrad reads strips that dgrad has written
+  int64_t zeroed = 0;      // on wgmma: bytes of zeros that the blocks write into shared memory
 };
 
 struct GatherPlan {

@@ -151,6 +151,11 @@ def weight_strides(weight: tuple[int, ...], into_first: bool) -> ctypes.Array[ct
     return native.array(ctypes.c_int64, 5)(weight[into], weight[out], time, weight[-2], weight[-1])
 
 
+def tile(shape: ConvShape, dtype: torch.dtype, of_weight: bool = False) -> int:
+    """Outputs a side of a tile: of the correlation, or `of_weight` of the weight gradient."""
+    return int(native.library().fi_cpu_winograd_tile(ctypes.byref(shape), native.DTYPES[dtype], of_weight))
+
+
 def fwd(
     sources: Sequence[Source], weight: Tensor, bias: Tensor | None, geometry: Geometry, stats: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -225,9 +230,20 @@ def with_means(sources: Sequence[Source], grads: Sequence[SourceGrad]) -> list[S
     return found
 
 
+def empty_gradient(weight: Tensor) -> Tensor:
+    """Memory for a weight's gradient, with the weight's strides; of a large channels-last one from the pool.
+
+    A training loop frees all gradients before each step, and the system would hand out their pages one fault at a time.
+    """
+    layout = native.memory_format(weight.dim())
+    if weight.nbytes >= buffer_pool.LEAST_BYTES and weight.is_contiguous(memory_format=layout):
+        return buffer_pool.empty(tuple(weight.shape), weight.dtype, layout)
+    return torch.empty_like(weight)
+
+
 def wgrad(g: Source, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> Tensor:
     """dweight, in the layout of the weight; G and the sources are dense."""
-    dweight = torch.empty_like(weight)
+    dweight = empty_gradient(weight)
     shape = forward_shape(sources[0].x.shape, g.x.shape, weight.shape, geometry)
     native.library().fi_cpu_winograd_wgrad(
         ctypes.byref(shape), native.c_sources(sources), len(sources), native.c_sources([g]), dweight.data_ptr(),

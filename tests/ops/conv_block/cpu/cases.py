@@ -72,22 +72,34 @@ CONVOLUTIONS = (
 # Enough pixels for the larger tiles of the weight gradient, with tiles that leave the map.
 MANY_PIXELS = (
     Case("many_pixels", ((16, "ar"), (32, "ad")), 48, (65, 67), (3, 3), (1, 1), (1, 1), (1, 1)),
-    Case("many_pixels_dilated", ((32, "rd"),), 64, (66, 66), (3, 3), (1, 1), (2, 3), (2, 3)),
-    Case("many_pixels_in_time", ((64, "ar"),), 32, (8, 32, 18), (3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1)),
+    Case("many_pixels_dilated", ((48, "rd"),), 48, (66, 66), (3, 3), (1, 1), (2, 3), (2, 3)),
+    Case("many_pixels_in_time", ((48, "ar"),), 48, (8, 32, 18), (3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1)),
+)
+
+# Enough tiles and channels for the larger ones forward and in the data gradient.
+MANY_TILES = (
+    Case("many_large_tiles", ((64, "ar"), (32, "ad")), 64, (34, 27), (3, 3), (1, 1), (1, 1), (1, 1)),
+    Case("many_large_tiles_dilated", ((64, "rd"),), 112, (35, 38), (3, 3), (1, 1), (2, 2), (2, 2)),
+    Case("many_large_tiles_in_time", ((64, "ar"),), 80, (6, 29, 10), (3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1)),
+    Case("deep_large_tiles", ((272, "ar"),), 272, (33, 34), (3, 3), (1, 1), (1, 1), (1, 1)),
 )
 
 
 class Inputs:
     """A case's tensors and upstream gradients; maps and weights are of `dtype`, vectors of float32.
 
-    As under autocast a bfloat16 weight is a rounded float32 one, with which the exact results are computed.
+    As under autocast a bfloat16 weight is a rounded float32 one, with which the exact results are computed. With
+    `channels_last` stock torch gets the maps as our kernels do.
     """
 
-    def __init__(self, case: Case, level: float = 0.0, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, case: Case, level: float = 0.0, dtype: torch.dtype = torch.float32, channels_last: bool = False
+    ) -> None:
         generator = torch.Generator().manual_seed(len(case.name))
 
         def normal(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=generator)
+            values = torch.randn(shape, generator=generator)
+            return layout.dense(values) if channels_last and shape[2:] == case.space else values
 
         self.case, self.geometry = case, case.geometry
         self.sources = []
@@ -110,6 +122,8 @@ class Inputs:
             self.mean = self.y.double().mean((0, *range(2, self.y.dim()))).float()
         count = self.y.numel() // self.y.shape[1]
         self.dy = normal(*self.y.shape).to(dtype)
+        if channels_last:
+            self.dy = layout.dense(self.dy)
         self.dmean, self.dvar = (normal(case.channels_out) * count**0.5 for _ in range(2))
 
     def as_double(self) -> tuple[list[Source], Tensor, Tensor]:

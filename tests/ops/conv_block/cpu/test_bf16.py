@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 
+from fastinpaint.ops import buffer_pool
 from fastinpaint.ops.conv_block import cpu, reference
 from fastinpaint.ops.conv_block.cpu import select, thin, winograd
 from fastinpaint.ops.dispatch import native, native_cpu
@@ -19,6 +20,7 @@ from tests.ops.conv_block.cpu.cases import (
     check_any_number_of_threads,
     check_channels_last_weight,
     check_needed_alone,
+    judge,
 )
 from tests.ops.conv_block.cpu.test_thin import NARROW, WIDEN
 
@@ -124,6 +126,49 @@ def test_only_needed_gradients_are_computed() -> None:
 @pytest.mark.usefixtures("_own")
 def test_a_channels_last_weight_gives_the_same_results() -> None:
     check_channels_last_weight(inputs_of(CONVOLUTIONS[0]))
+
+
+@pytest.mark.usefixtures("_own")
+@pytest.mark.parametrize("name", ["three_sources", "up", "down", "alone", "video"])
+def test_a_channels_last_float32_weight_gives_the_same_results(name: str) -> None:
+    """Its squares of 16 x 16 channels are transposed in registers, forward and in the gradient."""
+    (case,) = (c for c in CONVOLUTIONS if c.name == name)
+    inputs = inputs_of(case)
+    inputs.weight = inputs.exact_weight
+    check_channels_last_weight(inputs)
+
+
+@pytest.mark.usefixtures("_own")
+def test_the_gradient_of_a_large_weight_has_its_strides() -> None:
+    """A megabyte and more comes from the pool where channels are innermost."""
+    weight = torch.randn(160, 192, 3, 3)
+    x, g = torch.randn(1, 192, 4, 4).bfloat16(), torch.randn(1, 160, 4, 4).bfloat16()
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        weight = weight.to(memory_format=layout)
+        sources = [native_cpu.dense_source(Source(x))]
+        found.append(winograd.wgrad(native_cpu.dense_source(Source(g)), sources, weight, SAME))
+        assert found[-1].stride() == weight.stride()
+    assert weight.nbytes >= buffer_pool.LEAST_BYTES
+    assert torch.equal(*found)
+
+
+@pytest.mark.skipif(native.why_not("cpu") is None and not select.multiplies_bf16(), reason="no vdpbf16ps: oneDNN runs")
+@pytest.mark.parametrize("relu", [False, True], ids=["plain", "relu"])
+def test_the_weight_gradient_of_exact_maps_keeps_the_rule(relu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a batch norm stock torch rounds only its result, and Winograd would round more than twice as much."""
+    monkeypatch.delenv(select.VARIABLE, raising=False)
+    torch.manual_seed(0)
+    x, g = torch.randn(4, 32, 16, 16).bfloat16(), torch.randn(4, 32, 16, 16).bfloat16()
+    sources, weight = [Source(x, relu=relu)], torch.randn(32, 32, 3, 3)
+    assert select.select_kernels(sources, weight, SAME)[2] is winograd
+
+    def dweight(module, dtype: torch.dtype) -> torch.Tensor:
+        maps, w = [Source(x.to(dtype), relu=relu)], weight.to(torch.float32 if dtype == torch.bfloat16 else dtype)
+        return module.bwd(g.to(dtype), None, None, g.to(dtype), None, maps, w, SAME, [False], True, False)[1]
+
+    stock = dweight(reference, torch.bfloat16)
+    judge("dweight", dweight(cpu, torch.bfloat16), stock, dweight(reference, torch.float64))
 
 
 @pytest.mark.usefixtures("_own")

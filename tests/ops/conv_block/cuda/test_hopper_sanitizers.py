@@ -13,6 +13,7 @@ from tools.verify.emulated import Plant
 FOLDER = "conv_block/cuda/hopper/"
 GATHER, WGRAD, STRIPS = f"{FOLDER}fwd_dgrad_kernel.cuh", f"{FOLDER}wgrad_kernel.cuh", f"{FOLDER}strips.cuh"
 PIPELINE, GATHER_PLAN = f"{FOLDER}pipeline.cuh", f"{FOLDER}fwd_dgrad_plan.cuh"
+BACKWARD = "dgrad, then wgrad on its strips"
 PROGRAMS = {
     GATHER: Program(
         "tests.ops.cuda.small_cases",
@@ -26,9 +27,21 @@ PROGRAMS = {
             "activation/cuda.cu",
         ),
     ),
+    BACKWARD: Program(
+        "tests.ops.cuda.small_cases",
+        (
+            *(
+                f"conv_block/cuda/{name}.cu"
+                for name in ("fwd_dgrad", "hopper/fwd_dgrad", "hopper/wgrad", "passes", "wgrad")
+            ),
+            "activation/cuda.cu",
+        ),
+        {native_cuda.HOPPER: "all"},
+    ),
 }
-KEPT = "dilation 8, three chunks forward"  # its rows of zeros stay in the stages
-MET = {GATHER: "stride 2, two sources forward", WGRAD: "several tiles"}  # the case that meets the defects
+KEPT = "dilation 8, three chunks forward"  # its blocks write rows of zeros
+# The case that meets the defects.
+MET = {GATHER: "stride 2, two sources forward", WGRAD: "several tiles", BACKWARD: "72 channels out"}
 
 
 @pytest.mark.parametrize("sanitizer", ["address", "thread"])
@@ -43,6 +56,13 @@ def test_wgrad_runs_clean_in_three_schedules(sanitizer: str) -> None:
     launched = PROGRAMS[WGRAD].launched(sanitizer, "bfloat16", [MET[WGRAD], "dilation 8"], "1,2,3")
     launched |= PROGRAMS[WGRAD].launched(sanitizer, "float16", ["large mean"], "1,2,3")
     assert {"hopper_wgrad_kernel<bf16, 3>", "hopper_wgrad_kernel<half, 3>"} <= launched
+
+
+@pytest.mark.parametrize("sanitizer", ["address", "thread"])
+def test_wgrad_reads_dgrads_strips_clean_in_three_schedules(sanitizer: str) -> None:
+    cases = [MET[BACKWARD], "transposed 2d"]
+    launched = PROGRAMS[BACKWARD].launched(sanitizer, "bfloat16", cases, "1,2,3")
+    assert {"hopper_gather_kernel<bf16, 1>", "hopper_wgrad_kernel<bf16, 3>"} <= launched
 
 
 class Defect(NamedTuple):
@@ -107,7 +127,16 @@ DEFECTS = {
     "too many registers asked for": Defect(
         Plant(STRIPS, "kProducerRegisters = 40", "kProducerRegisters = 56"), GATHER, "more registers than"
     ),
-    "rows of zeros never brought": Defect(Plant(GATHER, "bool all = true;", "bool all = false;"), GATHER, UNBROUGHT),
+    "rows of zeros never written": Defect(
+        Plant(GATHER, "if (live && g.keeps_zeros) zero_rows", "if (false) zero_rows"), GATHER, UNBROUGHT
+    ),
+    "zeros without a proxy fence": Defect(Plant(GATHER, "  async_proxy_fence();", ""), GATHER, UNBROUGHT),
+    "zeros read before they are there": Defect(
+        Plant(GATHER, "  __syncthreads();\n\n  int index", "\n  int index"), GATHER, "", "thread"
+    ),
+    "zeros written over the input": Defect(
+        Plant(GATHER, "if (at >= before) at +=", "if (at > before) at +="), GATHER, "data race", "thread"
+    ),
     "a row kept that is not of zeros": Defect(
         Plant(STRIPS, "first = max(0, -at);", "first = max(0, 1 - at);"), GATHER, WRONG_Y
     ),
@@ -124,12 +153,26 @@ DEFECTS = {
     ),
     "wgrad: a tap's shift forgotten": Defect(Plant(WGRAD, "a + shift[i] + k", "a + k"), WGRAD, WRONG_DWEIGHT),
     "wgrad: fence removed": Defect(Plant(WGRAD, "    wgmma_fence();", ""), WGRAD, "without a wgmma.fence"),
+    "wgrad: the halo of dgrad's strips multiplied": Defect(
+        Plant(WGRAD, "kConsumers * patch - w.columns.low[1] * 16", "kConsumers * patch"), BACKWARD, WRONG_DWEIGHT
+    ),
+    "wgrad: the rows above dgrad's strips copied": Defect(
+        Plant(WGRAD, "(tile.h - s.low[0]) * s.columns", "tile.h * s.columns"), BACKWARD, WRONG_DWEIGHT
+    ),
+    "wgrad: dgrad's strips overwritten": Defect(
+        Plant("conv_block/cuda/wgrad.cu", "  workspace.take(choose_given_strips(conv, plan));",
+              "  choose_given_strips(conv, plan);"),
+        *(BACKWARD, WRONG_DWEIGHT),
+    ),
     "wgrad: dead patches not zeroed": Defect(
         Plant(PIPELINE, ": s.frames();", ": tile.n * s.in_size[0];"), WGRAD, WRONG_DWEIGHT
     ),
 }  # fmt: skip
 ELSEWHERE = {  # the cases that meet these; MET for the others
-    "rows of zeros never brought": KEPT,
+    **dict.fromkeys(
+        ("rows of zeros never written", "zeros without a proxy fence", "zeros read before they are there"), KEPT
+    ),
+    "zeros written over the input": KEPT,
     "a row kept that is not of zeros": KEPT,
     "rows kept where patches differ": "stride 2, four chunks forward",
     "a tile's row forgotten": "dilation 16",
