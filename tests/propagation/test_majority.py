@@ -129,7 +129,7 @@ def test_the_edge_of_a_thing_that_the_mask_leaves_out_is_no_light(rim: int) -> N
         video[t][edge] = 60
     clip = Clip(video, hole, np.arange(14) == 0)
     found = clip.search()
-    values = clip.candidates(7, found, Mosaic(found.filled)).values[NAMES.index("majority")]
+    values = clip.candidates(7, found, found.mosaic).values[NAMES.index("majority")]
     error = np.abs(values.astype(int) - ground()[clip.places[7]]).mean(1)
     assert np.median(error) < 2
     assert error.mean() < 6

@@ -18,9 +18,8 @@ import numpy as np
 
 from fastinpaint.data.hole_mixtures import Mixture, border, draw_hole, moving_rectangle, object_shape, still_shape
 from fastinpaint.data.holes import make_holes
-from fastinpaint.propagation.carry import Mosaic
-from fastinpaint.propagation.fill import _scene_starts
 from fastinpaint.propagation.rounds import Clip
+from fastinpaint.propagation.shown import Frames, stacked
 from tools.quality.measure import VALIDATION
 from tools.weights.draws import decoded, training_clips
 
@@ -171,12 +170,11 @@ def gather(
 ) -> dict[str, np.ndarray]:
     """Candidates, features and truth at some of the hole's pixels; None takes what the video holds there for true."""
     true = video if truth is None else truth
-    blank = np.where(hole[..., None], 0, video).astype(np.uint8)
-    clip = Clip(blank, hole, _scene_starts(blank, ~hole))
+    window = Frames(zip(video, hole, strict=True)).take(len(video))
+    clip = Clip(*stacked(window), [shown.telea for shown in window])
     searched = clip.search()
-    mosaic = Mosaic(searched.filled)
     looked_at = range(int(rng.integers(EVERY)), len(video), EVERY)
-    found = [(clip.candidates(t, searched, mosaic), true[t][clip.places[t]]) for t in looked_at]
+    found = [(clip.candidates(t, searched, searched.mosaic), true[t][clip.places[t]]) for t in looked_at]
     colours = np.concatenate([shown for _, shown in found])
     chosen = np.sort(rng.permutation(len(colours))[:PIXELS])
     return {
