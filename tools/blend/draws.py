@@ -103,7 +103,8 @@ def _path(frames: int, shape: tuple[int, ...], side: int, rng: np.random.Generat
     moving = rng.random() < MOVING
     own = most * rng.uniform(SMALLEST, 0.8 if moving else 1.0)
     steps = np.arange(frames)
-    grown, turned, shaken = np.ones(frames), np.zeros(frames), np.zeros((frames, 2))
+    grown, turned = np.ones(frames), np.zeros(frames)
+    shaken: np.ndarray = np.zeros((frames, 2))
     speed = np.zeros(2)
     if moving:
         grown = np.exp(rng.normal(0, ZOOM) * (steps - frames / 2)).clip(0.8, 1.2)
@@ -113,7 +114,7 @@ def _path(frames: int, shape: tuple[int, ...], side: int, rng: np.random.Generat
     half = own * grown.max() * (0.6 if moving else 0.5)  # of the turned square, at most
     room = np.maximum(np.array(shape[::-1]) - 2 * half, 1e-3)
     folded = np.mod(rng.uniform(0, 1, 2) * room + steps[:, None] * speed, 2 * room)
-    middle = half + np.minimum(folded, 2 * room - folded) + shaken
+    middle: np.ndarray = half + np.minimum(folded, 2 * room - folded) + shaken
     scale = own * grown / (FINE * side)
     if not moving:
         middle = np.rint(middle)
@@ -210,7 +211,7 @@ def make_draws(clips: Path, out: Path, split: str, count: int, seed: int, store:
             other = names[int(rng.choice(len(names), p=weight))]
             texture = piece(decoded(clips, other, store), video.shape[1], rng)[0]
             seen = with_thing(video, hole > 0, texture, rng)
-        np.savez(part, **gather(seen, hole > 0, rng, video))
+        np.savez(part, **gather(seen, hole > 0, rng, video))  # type: ignore[arg-type]  # its stub takes bools alone
         part.replace(path)
 
 
