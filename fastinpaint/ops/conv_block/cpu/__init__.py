@@ -176,8 +176,8 @@ def _bwd_from(
     weight, geometry, live = trimmed(sources, weight, geometry)
     grads: list[SourceGrad] = [NO_GRAD] * len(sources)
     dweight, needs_input = None, any(needs)
-    own_dgrad = select.select_kernels(sources, weight, geometry)[1]
-    own_wgrad = select.wgrad_kernels(g, sources, weight, geometry) if needs_weight else None
+    _, own_dgrad, own_wgrad = select.select_kernels(sources, weight, geometry)
+    own_wgrad = select.exact_enough(own_wgrad, g, sources)
     if has_curve(sources) and not loads_activations(sources, weight, geometry):
         upstreams = (activation.materialise([g]), None, None, None, None)
         grads, dweight, _ = reference.bwd(*upstreams, sources, weight, geometry, needs, needs_weight, False)

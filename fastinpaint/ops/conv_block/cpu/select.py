@@ -81,13 +81,12 @@ def _own(
     return None
 
 
-def wgrad_kernels(g: Source, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> ModuleType | None:
-    """The own kernels of the weight gradient, as `select_kernels` says, where they keep the rule for errors.
+def exact_enough(kernels: ModuleType | None, g: Source, sources: Sequence[Source]) -> ModuleType | None:
+    """The own kernels that were selected for the weight gradient, where they keep the rule for errors; else None.
 
     Winograd rounds bfloat16's transformed values. Stock torch rounds the activation and G instead, but where both are
     maps as they are stored, or ReLUs of such: there Winograd's error was 2.1 to 2.6 times stock's, elsewhere up to 1.8.
     """
-    kernels = select_kernels(sources, weight, geometry)[2]
     if kernels is not winograd or g.x.dtype != torch.bfloat16 or os.environ.get(VARIABLE) == "own":
         return kernels
     return None if all(s.mean is None and s.addend is None for s in (g, *sources)) else kernels

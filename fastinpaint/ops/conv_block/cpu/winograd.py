@@ -235,7 +235,7 @@ def empty_gradient(weight: Tensor) -> Tensor:
 
     A training loop frees all gradients before each step, and the system would hand out their pages one fault at a time.
     """
-    layout = native.memory_format(weight.dim())
+    layout = native.FORMATS[weight.dim()]
     if weight.nbytes >= buffer_pool.LEAST_BYTES and weight.is_contiguous(memory_format=layout):
         return buffer_pool.empty(tuple(weight.shape), weight.dtype, layout)
     return torch.empty_like(weight)
