@@ -61,6 +61,22 @@ def test_large_maps(threads: int) -> None:
     assert torch.equal(ds, again)
 
 
+def test_the_own_kernel_runs_where_it_fits_and_nothing_observes(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, right = [], cpu.bwd
+
+    def noted(dp: Tensor, a: Tensor, s: Tensor, needs_map: bool) -> tuple[Tensor | None, Tensor]:
+        calls.append(a.shape)
+        return right(dp, a, s, needs_map)
+
+    monkeypatch.setattr(cpu, "bwd", noted)
+    a, s, dp = operands(SHAPES[0], False, torch.float32)
+    channel_scale.bwd(dp, a, s, True, True)  # autograd would record this
+    assert calls == []
+    with torch.no_grad():
+        channel_scale.bwd(dp, a, s, True, True)
+    assert calls == [a.shape]
+
+
 def test_only_what_is_needed() -> None:
     a, s, dp = operands(SHAPES[0], False, torch.float32)
     with torch.no_grad():
