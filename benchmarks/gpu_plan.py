@@ -132,6 +132,7 @@ def _bench(out: Path) -> list[list[Step]]:
         bench("ops", "test_ops", 45, 10, 5, *quick),
         bench("layers", "test_layer and not triton", 75, 20, 6, *quick),
         bench("layers triton", "test_layer and triton", 50, 20, 6, *quick),
+        bench("groups", "test_groups", 40, 15, 7, *quick),
         bench(
             "beyond",
             "training_step and (channels or fastinpaint) and not (triton or graph)",

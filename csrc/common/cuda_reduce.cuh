@@ -56,6 +56,12 @@ struct Warpgroup {
   __device__ void sync() const { sync_group(index, kThreads); }
 };
 
+// Merged with those of the lane `apart` away.
+__device__ __forceinline__ Moments merge_lanes(const Moments& mine, int apart) {
+  return merge(mine, Moments{__shfl_xor_sync(~0u, mine.count, apart), __shfl_xor_sync(~0u, mine.base, apart),
+                             __shfl_xor_sync(~0u, mine.mean, apart), __shfl_xor_sync(~0u, mine.m2, apart)});
+}
+
 // Reduces over the team's threads: thread = row lane * groups + group, where a group is eight channels. Moments are
 // those of `count` values.
 template <bool moments, class Team = WholeBlock>
@@ -70,17 +76,23 @@ __device__ void fold_block(SharedArena arena, const Fold& mine, float count, int
     values[lane * columns + group * kVector + i] = make_float4(mine.first[i], mine.second[i], mine.base[i], 0);
   if (group == 0) counts[lane] = count;
   team.sync();
-  for (int column = team.thread(); column < columns; column += kThreads) {
-    if (first_channel + column >= out.channels) continue;
+  int parts = columns < kThreads ? kThreads / columns : 1, part = team.thread() % parts;  // threads of a channel
+  for (int column = team.thread() / parts; column < columns; column += kThreads / parts) {
     Moments total;
     Sum first, second;
-    for (int i = 0; i < lanes; ++i) {
+    for (int i = part; i < lanes; i += parts) {
       float4 v = values[i * columns + column];
       if (moments) total = merge(total, Moments{counts[i], v.z, v.x, v.y});
       first.add(v.x), second.add(v.y);
     }
+    float sum = first.value, other = second.value;
+    for (int apart = 1; apart < parts; apart *= 2) {
+      if (moments) total = merge_lanes(total, apart);
+      sum += __shfl_xor_sync(~0u, sum, apart), other += __shfl_xor_sync(~0u, other, apart);
+    }
+    if (part > 0 || first_channel + column >= out.channels) continue;
     out.value[size_t(block) * out.channels + first_channel + column] =
-        moments ? make_float4(total.mean, total.m2, total.base, 0) : make_float4(first.value, second.value, 0, 0);
+        moments ? make_float4(total.mean, total.m2, total.base, 0) : make_float4(sum, other, 0, 0);
     if (moments && column == 0 && first_channel == 0) out.count[block] = total.count;
   }
 }
@@ -97,11 +109,7 @@ static __global__ void __launch_bounds__(kThreads)
       float4 v = in.value[size_t(i) * in.channels + channel];
       total = merge(total, Moments{in.count[i], v.z, v.x, v.y});
     }
-  for (int apart = 1; apart < 32; apart *= 2) {
-    Moments other{__shfl_xor_sync(~0u, total.count, apart), __shfl_xor_sync(~0u, total.base, apart),
-                  __shfl_xor_sync(~0u, total.mean, apart), __shfl_xor_sync(~0u, total.m2, apart)};
-    total = merge(total, other);
-  }
+  for (int apart = 1; apart < 32; apart *= 2) total = merge_lanes(total, apart);
   if (channel < in.channels && threadIdx.x % 32 == 0) {
     mean[channel] = total.base + total.mean;
     var[channel] = total.m2 / total.count;

@@ -105,6 +105,13 @@ void launch(fi::GatherParams p, fi::WgradParams w) {
   fi::wgrad_kernel<__nv_bfloat16, 64, false><<<1, 1>>>(w, 0);
 }
 """,
+    "depthwise": """#include "conv_block/cuda/depthwise/fwd_dgrad.cuh"
+#include "conv_block/cuda/depthwise/wgrad.cuh"
+void launch(fi::GatherParams p, fi::PackParams layout, fi::WgradParams w) {
+  fi::depthwise_kernel<__nv_bfloat16><<<1, 1>>>(p, layout, nullptr, 0);
+  fi::depthwise_wgrad_kernel<__nv_bfloat16><<<1, 1>>>(w, 0);
+}
+""",
     "wgmma": """#include "conv_block/cuda/hopper/fwd_dgrad_kernel.cuh"
 #include "conv_block/cuda/hopper/wgrad_kernel.cuh"
 void launch(fi::GatherParams p, fi::StripGather g, fi::StripWgrad w) {

@@ -20,6 +20,7 @@ struct Conv {
   int in[3], out[3];  // sizes of the sources and of y
   int kernel[3], stride[3], padding[3], dilation[3];
   int out_channels;
+  int groups;                         // input channels of a group meet output channels of the same group only
   int shared_limit;                   // most bytes of shared memory per block
   int hopper;                         // the wgmma path: 0 never, 1 where it should be faster, 2 wherever it can run
   Source source[2];                   // concatenated over channels
@@ -36,6 +37,11 @@ struct Conv {
 
 inline int in_channels(const Conv& conv) {
   return conv.source[0].channels + (conv.sources > 1 ? conv.source[1].channels : 0);
+}
+
+// Each channel has a filter of its own.
+inline bool is_depthwise(const Conv& conv) {
+  return conv.groups > 1 && in_channels(conv) == conv.groups && conv.out_channels == conv.groups;
 }
 
 }  // namespace fi

@@ -50,6 +50,20 @@ static int launch_columns(const GatherPlan& plan, void* stream) {
   return plan.columns == 16 ? launch_gather<T, 16>(plan, stream) : launch_gather<T, 32>(plan, stream);
 }
 
+// tf32 maps are computed exactly: products on CUDA cores are float32's.
+static int launch_depthwise(const Conv& conv, const GatherPlan& plan, void* stream) {
+  return with_dtype(conv.dtype == kTf32 ? int(kFloat32) : conv.dtype, [&](auto t) -> int {
+    using T = decltype(t);
+    int bytes = depthwise_bytes<T>(plan.params);
+    int status = allow_shared(depthwise_kernel<T>, bytes);
+    if (status) return status;
+    dim3 grid(plan.tiles, plan.column_tiles);
+    FI_LAUNCH(depthwise_kernel<T>, grid, kThreads, bytes, stream, plan.params, plan.pack,
+              static_cast<const T*>(conv.weight), bytes);
+    return launched();
+  });
+}
+
 static int finish(const Conv& conv, const GatherPlan& plan, void* stream) {
   for (int i = 0; i < plan.params.segments; ++i) {
     const Segment& segment = plan.params.segment[i];
@@ -69,6 +83,7 @@ static int finish(const Conv& conv, const GatherPlan& plan, void* stream) {
 template <class T>
 static int shared_bytes(const GatherPlan& plan) {
   const PatchShape& patch = plan.params.patch;
+  if (plan.depthwise) return depthwise_bytes<Map<T>>(plan.params);
   if (plan.thin) return plan.columns == 64 ? thin_bytes<T, 64>(plan.params) : thin_bytes<T, 32>(plan.params);
   switch (plan.columns) {
     case 16:
@@ -88,9 +103,11 @@ static Footprint footprint_of(const Conv& conv, const GatherPlan& plan, const St
   int64_t size = size_of(conv.dtype), positions = int64_t(p.patch.rows) * p.patch.columns;
   int64_t blocks = int64_t(plan.tiles) * plan.column_tiles, phases = p.taps.phases;
   int64_t maps = p.source[0].addend ? 2 : 1, channels = plan.thin ? 2 * p.source[0].channels : p.k_padded;
-  int64_t patches = positions * plan.groups * channels * size * maps / phases;
-  int64_t weights = int64_t(plan.thin ? 1 : p.taps.taps) * p.k_padded * plan.columns * size / phases;
-  int64_t results = int64_t(kTileRows) * plan.columns * size * (p.backward ? 2 : 1);
+  if (plan.depthwise) channels = kChunk;
+  int64_t patches = positions * plan.groups * channels * size * maps / phases * p.tiles_each;
+  int64_t of_column = plan.depthwise ? 1 : p.k_padded;
+  int64_t weights = int64_t(plan.thin ? 1 : p.taps.taps) * of_column * plan.columns * size / phases;
+  int64_t results = int64_t(kTileRows) * plan.columns * size * (p.backward ? 2 : 1) * p.tiles_each;
   int vectors = kChunk / kVector, groups = std::max(1, plan.groups);
   Footprint result{blocks, blocks * (patches + weights + results), 0, 1, plan.columns, 0, 0};
   result.steps = ceil_div(p.taps.taps, groups);
@@ -110,12 +127,14 @@ static int run_gather(const Conv& conv, bool backward, void* stream) {
   GatherPlan plan;
   StripGather strips;
   if (int status = plan_any(conv, backward, plan, strips)) return status;
-  int status =
-      plan.hopper ? fi_hopper_launch(&conv, &plan, &strips, stream) : with_factors(conv.dtype, [&](auto t) -> int {
-        using T = decltype(t);
-        if (int status = pack_weights<T>(conv, plan, stream)) return status;
-        return launch_columns<T>(plan, stream);
-      });
+  auto on_tensor_cores = [&](auto t) -> int {
+    using T = decltype(t);
+    if (int status = pack_weights<T>(conv, plan, stream)) return status;
+    return launch_columns<T>(plan, stream);
+  };
+  int status = plan.hopper      ? fi_hopper_launch(&conv, &plan, &strips, stream)
+               : plan.depthwise ? launch_depthwise(conv, plan, stream)
+                                : with_factors(conv.dtype, on_tensor_cores);
   return status ? status : finish(conv, plan, stream);
 }
 

@@ -1,249 +1,7 @@
 // Entry points of wgrad. abi.cuh describes the arguments, fwd_dgrad.cu the return values.
-#include "conv_block/cuda/hopper/fwd_dgrad_plan.cuh"
-#include "conv_block/cuda/hopper/wgrad_plan.cuh"
-#include "conv_block/cuda/kernels/reduce.cuh"
-#include "conv_block/cuda/kernels/wgrad_main.cuh"
-#include "conv_block/cuda/plan/plan.cuh"
+#include "conv_block/cuda/plan/wgrad_plan.cuh"
 
 namespace fi {
-
-struct WgradPlan {
-  WgradParams params;
-  ReduceParams reduce;
-  int channels, columns, row_blocks, column_tiles;  // channels of P in a row block
-  int groups;  // of kThreads per block of wgrad_kernel: they sum separate tiles and store one partial
-  bool thin, hopper;
-  StripWgrad strips;  // hopper
-  int64_t workspace;
-};
-
-// P is the side that taps shift: the activation, or G of a transposed convolution. At stride 1 it may also be G of any
-// convolution (inverse: the taps' offsets change sign).
-struct Roles {
-  bool gradient_is_p, inverse;
-};
-
-// Splits the taps into blocks of one plane with at most `most` taps (thin: entries). Whole kernel rows are kept
-// together if they fit, so that a block's patch stays small.
-inline void cut_taps(const Conv& conv, int most, WgradPlan& plan) {
-  GatherParams& p = plan.params.p;
-  int rows = conv.kernel[0] * conv.kernel[1], in_row = plan.thin ? ceil_div(conv.kernel[2], 2) : conv.kernel[2];
-  int span_h = 0, span_w = 0;
-  plan.params.blocks = 0;
-  auto tap_of = [&](int i) -> const Tap& {
-    return p.taps.tap[plan.thin ? i / in_row * p.kernel_w + i % in_row * 2 : i];
-  };
-  for (int first = 0; first < rows * in_row;) {
-    int left_in_row = in_row - first % in_row,
-        left_in_plane = conv.kernel[1] * in_row - first % (conv.kernel[1] * in_row);
-    int count = std::min(most, left_in_row);
-    if (most >= in_row && first % in_row == 0) count = std::min(left_in_plane, most / in_row * in_row);
-    Tap low = tap_of(first), high = low;
-    for (int i = first; i < first + count; ++i) {
-      Tap tap = tap_of(i);
-      low.h = std::min(low.h, tap.h), low.w = std::min(low.w, tap.w);
-      high.h = std::max(high.h, tap.h), high.w = std::max(high.w, tap.w);
-    }
-    span_h = std::max(span_h, high.h - low.h), span_w = std::max(span_w, high.w - low.w);
-    plan.params.block[plan.params.blocks++] = {low.t, low.h, low.w, int16_t(first), int16_t(count)};
-    first += count;
-  }
-  p.patch = make_box(kTileRows >> p.tile_bits, 1 << p.tile_bits, span_h, span_w, p.taps.step);
-}
-
-// Columns per tile: 32 for narrow Q, else 64. float32 has at most 32, because it holds every sum twice. So does tf32,
-// because more taps' sums would exceed the registers (thin blocks have fewer).
-inline int choose_wgrad_columns(int dtype, int channels, bool thin) {
-  return channels <= 32 || dtype == kFloat32 || (dtype == kTf32 && !thin) ? 32 : 64;
-}
-
-inline void choose_sources(const Conv& conv, const Roles& roles, WgradPlan& plan) {
-  GatherParams& p = plan.params.p;
-  WgradParams& w = plan.params;
-  p.sources = roles.gradient_is_p ? 1 : conv.sources;
-  w.q_sources = roles.gradient_is_p ? conv.sources : 1;
-  w.p_channels = roles.gradient_is_p ? conv.out_channels : in_channels(conv);
-  w.q_channels = roles.gradient_is_p ? in_channels(conv) : conv.out_channels;
-  plan.thin = p.sources == 1 && w.p_channels <= kThinChannels;
-  plan.channels = kChunk;
-  plan.columns = choose_wgrad_columns(conv.dtype, w.q_channels, plan.thin);
-  plan.column_tiles = p.chunks[1] = w.q_tiles[1] = 0;
-  for (int i = 0; i < p.sources; ++i) {
-    p.source[i] = roles.gradient_is_p ? conv.gradient : conv.source[i];
-    p.chunks[i] = ceil_div(p.source[i].channels, plan.channels);
-  }
-  for (int i = 0; i < w.q_sources; ++i) {
-    w.q[i] = roles.gradient_is_p ? conv.source[i] : conv.gradient;
-    plan.column_tiles += w.q_tiles[i] = ceil_div(w.q[i].channels, plan.columns);
-  }
-  for (int d = 0; d < 3; ++d) {
-    p.in_size[d] = roles.gradient_is_p ? conv.out[d] : conv.in[d];
-    p.out_size[d] = roles.gradient_is_p ? conv.in[d] : conv.out[d];
-  }
-}
-
-constexpr int kOperationsPerByte = 183;  // an H200's 788 TFLOP/s over its 4.3 TB/s
-
-struct Splits {
-  int partials, groups;  // groups that share a partial
-};
-
-// The smallest number of splits with the least estimated time: rounds of resident groups, each as long as the tiles of
-// a split, plus writing and reading the partials. operations: per group and tile. held: groups resident on an H200.
-inline Splits choose_splits(int blocks, int tiles, int64_t operations, int64_t partial_bytes, int held,
-                            int most_groups) {
-  Splits best{1, 1};
-  int64_t least = -1;
-  for (int groups = 1; groups <= most_groups; ++groups)
-    for (int i = 1; i * groups <= std::min(tiles, ceil_div(4 * held, blocks)); ++i) {
-      int64_t rounds = ceil_div(blocks * i, held / groups), each = ceil_div(tiles, i * groups);
-      int64_t cost = rounds * held * each * operations + 2 * i * partial_bytes * kOperationsPerByte;
-      if (least < 0 || cost < least) least = cost, best = {i, groups};
-    }
-  return best;
-}
-
-// Shared memory per block.
-template <class T, int BN, bool thin>
-int block_bytes(const WgradPlan& plan) {
-  int each = wgrad_bytes<T, BN, thin>(plan.params.p);
-  return plan.groups > 1 ? std::max(plan.groups * each, merge_bytes<block_taps<T, thin>(), BN>()) : each;
-}
-
-inline int block_bytes(const Conv& conv, const WgradPlan& plan) {
-  return with_factors(conv.dtype, [&](auto t) {
-    using T = decltype(t);
-    if (plan.thin) return plan.columns == 64 ? block_bytes<T, 64, true>(plan) : block_bytes<T, 32, true>(plan);
-    return plan.columns == 64 ? block_bytes<T, 64, false>(plan) : block_bytes<T, 32, false>(plan);
-  });
-}
-
-// How the partials of that many splits are summed. A vector gets a second thread only beyond four splits per thread.
-inline ReduceParams plan_reduce(int taps, int p_channels, int q_channels, int splits, bool p_inner) {
-  ReduceParams reduce{taps, p_channels, q_channels, splits, p_inner, kVector, 0, 1};
-  while (reduce.parts < kVector && reduce.parts * 4 < splits) reduce.parts *= 2;
-  reduce.vectors = p_inner ? kThreads / kVector / reduce.parts : 2;
-  if (!p_inner) reduce.rows = reduce.taps;
-  return reduce;
-}
-
-// Bytes that the blocks access in global memory, including dead taps.
-inline int64_t bytes_asked(const Conv& conv, const WgradPlan& plan) {
-  const WgradParams& w = plan.params;
-  auto maps = [](const Source& source) { return source.addend ? 2 : 1; };
-  int64_t position = (plan.thin ? 2 * w.p_channels : plan.channels) * size_of(conv.dtype), patches = 0, q = 0;
-  for (int i = 0; i < w.p.sources; ++i) patches += int64_t(w.blocks) * w.p.chunks[i] * maps(w.p.source[i]);
-  for (int i = 0; i < w.q_sources; ++i) q += int64_t(w.q_tiles[i]) * maps(w.q[i]);
-  patches *= position * w.p.patch.rows * w.p.patch.columns;
-  q *= int64_t(kTileRows) * plan.columns * size_of(conv.dtype);
-  return w.tiles * (patches * plan.column_tiles + q * plan.row_blocks) + 2 * plan.workspace;
-}
-
-// Plans with these roles and at most that many taps per block. Returns false if a patch exceeds kPatchLimit, the
-// block's memory exceeds the chip's (neither can happen for a single tap), or the number of tiles exceeds an int.
-inline bool plan_blocks(const Conv& conv, const Roles& roles, int most, WgradPlan& plan) {
-  GatherParams& p = plan.params.p;
-  WgradParams& w = plan.params;
-  make_taps(conv, roles.inverse, p.taps);
-  p.batch = conv.batch;
-  p.kernel_w = conv.kernel[2];
-  p.pair_step = p.kernel_w > 1 ? p.taps.tap[1].w - p.taps.tap[0].w : 0;
-  choose_sources(conv, roles, plan);
-  p.tile_bits = choose_tile_bits(p.taps, p.out_size);
-  cut_taps(conv, most, plan);
-  int unit[3] = {1, 1, 1};
-  w.q_box = make_box(kTileRows >> p.tile_bits, 1 << p.tile_bits, 0, 0, unit);
-  plan.row_blocks = (p.chunks[0] + p.chunks[1]) * w.blocks;
-  p.tiles[0] = p.out_size[0];
-  p.tiles[1] = ceil_div(p.out_size[1], kTileRows >> p.tile_bits);
-  p.tiles[2] = ceil_div(p.out_size[2], 1 << p.tile_bits);
-  int64_t tiles = int64_t(p.batch) * p.tiles[0] * p.tiles[1] * p.tiles[2];
-  if (tiles >= 1ll << 31) return false;
-  w.tiles = int(tiles);
-  int64_t partial_bytes = int64_t(p.taps.taps) * w.p_channels * w.q_channels * int64_t(sizeof(float));
-  int64_t rows = plan.thin ? kThinEntries * kVector : (p.taps.taps / w.blocks) * plan.channels;
-  int64_t operations = 3 * rows * kTileRows * plan.columns;  // mma.sync is slower than the chip
-  plan.groups = kMostGroups;
-  bool grouped = block_bytes(conv, plan) <= conv.shared_limit;
-  Splits splits = choose_splits(plan.row_blocks * plan.column_tiles, w.tiles, operations, partial_bytes, kWantedBlocks,
-                                grouped ? kMostGroups : 1);
-  plan.groups = splits.groups;
-  w.tiles_each = ceil_div(w.tiles, splits.partials * plan.groups);
-  w.splits = ceil_div(w.tiles, w.tiles_each * plan.groups);
-  Workspace workspace{static_cast<char*>(conv.workspace)};
-  w.partial = static_cast<float*>(workspace.take(w.splits * partial_bytes));
-  plan.workspace = workspace.used;
-  plan.reduce =
-      plan_reduce(p.taps.taps, w.p_channels, w.q_channels, w.splits, roles.gradient_is_p == bool(conv.transposed));
-  int position_bytes = with_factors(conv.dtype, [&](auto t) {
-    using T = decltype(t);
-    return int(sizeof(T)) * (plan.thin ? patch_pitch<T, true>() : patch_pitch<T, false>());
-  });
-  return p.patch.rows * p.patch.columns * position_bytes <= kPatchLimit && block_bytes(conv, plan) <= conv.shared_limit;
-}
-
-// Chooses the roles and the taps per block (a plane, a kernel row or a single tap) that load the fewest bytes. A side
-// of at most kThinChannels is always P, because as Q it would leave most columns empty.
-inline bool choose_blocks(const Conv& conv, WgradPlan& best) {
-  int64_t least = -1;
-  bool unit = conv.stride[0] * conv.stride[1] * conv.stride[2] == 1, transposed = conv.transposed;
-  bool thin_in = conv.sources == 1 && in_channels(conv) <= kThinChannels;
-  bool thin_out = conv.out_channels <= kThinChannels;
-  for (bool gradient_is_p : {transposed, !transposed}) {
-    bool swapped = gradient_is_p != transposed;
-    if (swapped && (transposed || !unit || thin_in)) continue;
-    if (!swapped && !transposed && unit && thin_out && !thin_in) continue;
-    bool thin = gradient_is_p ? thin_out : thin_in;
-    int whole =
-        thin ? kThinEntries : (conv.dtype == kFloat32 ? block_taps<float, false>() : block_taps<__half, false>());
-    for (int most : {whole, std::min(whole, conv.kernel[2]), 1}) {
-      WgradPlan plan;
-      plan.hopper = false;
-      if (!plan_blocks(conv, {gradient_is_p, swapped}, most, plan)) continue;
-      int64_t bytes = bytes_asked(conv, plan);
-      if (least < 0 || bytes < least) least = bytes, best = plan;
-    }
-  }
-  return least >= 0;
-}
-
-// Plans the kernel on strips of G that dgrad has left in the workspace. Returns the bytes up to their end, or 0 if there
-// are none or they leave room for fewer taps.
-inline int64_t choose_given_strips(const Conv& conv, WgradPlan& plan) {
-  if (!conv.source_gradient[0].dx && !conv.source_gradient[1].dx) return 0;
-  GatherPlan dgrad;
-  StripGather g;
-  if (plan_gather(conv, true, dgrad) || !hopper_applies(conv, dgrad) || !plan_hopper(conv, true, dgrad, g)) return 0;
-  StripWgrad w;
-  if (!plan_strip_wgrad(conv, w, &g.strips) || w.taps.most < plan.strips.taps.most) return 0;
-  plan.strips = w;
-  return dgrad.workspace;
-}
-
-// Plans the strips' kernel, its workspace and splits. Returns false if it does not run this convolution.
-inline bool choose_strips(const Conv& conv, WgradPlan& plan) {
-  StripWgrad& w = plan.strips;
-  plan.hopper = strip_wgrad_applies(conv) && plan_strip_wgrad(conv, w, nullptr);
-  if (!plan.hopper) return false;
-  Workspace workspace{static_cast<char*>(conv.workspace)};
-  workspace.take(choose_given_strips(conv, plan));
-  int64_t partial_bytes = int64_t(w.p.taps.taps) * w.p_channels * w.q_channels * int64_t(sizeof(float));
-  Splits splits =
-      choose_splits(strip_wgrad_blocks(w), w.tiles, strip_wgrad_operations(w), partial_bytes, kHopperSms, 1);
-  w.tiles_each = ceil_div(w.tiles, splits.partials);
-  w.splits = ceil_div(w.tiles, w.tiles_each);
-  w.partial = static_cast<float*>(workspace.take(w.splits * partial_bytes));
-  if (!w.rows_given) w.rows.data = workspace.take(w.rows.bytes());
-  if (!w.columns_given) w.columns.data = workspace.take(w.columns.bytes());
-  plan.workspace = workspace.used;
-  plan.reduce = plan_reduce(w.p.taps.taps, w.p_channels, w.q_channels, w.splits, true);
-  return true;
-}
-
-inline int plan_wgrad(const Conv& conv, WgradPlan& plan) {
-  if (conv.kernel[0] * conv.kernel[1] * conv.kernel[2] > kMaxTaps) return kBadGeometry;
-  return choose_strips(conv, plan) || choose_blocks(conv, plan) ? kOk : kTooLarge;
-}
 
 template <class T, int BN, bool thin>
 static int launch_wgrad(const WgradPlan& plan, void* stream) {
@@ -262,6 +20,39 @@ static int launch_columns(const WgradPlan& plan, void* stream) {
     if (plan.columns == 64) return launch_wgrad<T, 64, thin>(plan, stream);
   }
   return launch_wgrad<T, 32, thin>(plan, stream);
+}
+
+// tf32 maps are multiplied exactly, as in launch_depthwise of fwd_dgrad.cu.
+static int launch_depthwise(const Conv& conv, const WgradPlan& plan, void* stream) {
+  return with_dtype(conv.dtype == kTf32 ? int(kFloat32) : conv.dtype, [&](auto t) -> int {
+    using T = decltype(t);
+    int bytes = depthwise_wgrad_bytes<T>(plan.params);
+    int status = allow_shared(depthwise_wgrad_kernel<T>, bytes);
+    if (status) return status;
+    dim3 grid(plan.row_blocks, plan.params.splits);
+    FI_LAUNCH(depthwise_wgrad_kernel<T>, grid, kThreads, bytes, stream, plan.params, bytes);
+    return launched();
+  });
+}
+
+template <class T>
+static int launch_reduce(const Conv& conv, const WgradPlan& plan, void* stream) {
+  T* dweight = static_cast<T*>(conv.dweight);
+  if (conv.groups > 1) {
+    const ReduceGroups& reduce = plan.reduce_groups;
+    int64_t blocks = (int64_t(reduce.taps) * reduce.p_channels * reduce.group.k + kReduceValues - 1) / kReduceValues;
+    if (blocks >= 1ll << 31) return kTooLarge;
+    FI_LAUNCH(reduce_groups_kernel<T>, int(blocks), kThreads, reduce_groups_bytes(), stream, plan.params.partial,
+              reduce, dweight);
+    return launched();
+  }
+  const ReduceParams& reduce = plan.reduce;
+  int64_t panels =
+      int64_t(ceil_div(reduce.taps * reduce.p_channels, reduce.rows)) * ceil_div(reduce.q_channels, 4 * reduce.vectors);
+  if (panels >= 1ll << 31) return kTooLarge;
+  FI_LAUNCH(reduce_kernel<T>, int(panels), kThreads, reduce_bytes(reduce), stream,
+            plan.hopper ? plan.strips.partial : plan.params.partial, reduce, dweight);
+  return launched();
 }
 
 }  // namespace fi
@@ -290,8 +81,8 @@ FI_EXPORT int fi_conv_wgrad_footprint(const Conv* conv, Footprint* out) {
   int each = kSliceVectors * kThreads, positions = w.p.patch.rows * w.p.patch.columns;
   int64_t slices =
       ceil_div(positions * (plan.channels / kVector), each) + ceil_div(kTileRows * (plan.columns / kVector), each);
-  *out = {blocks, bytes_asked(*conv, plan), block_bytes(*conv, plan), plan.groups, plan.columns, kTileRows / 16,
-          slices};
+  int64_t shared = plan.depthwise ? depthwise_wgrad_bytes(*conv, w) : block_bytes(*conv, plan);
+  *out = {blocks, bytes_asked(*conv, plan), shared, plan.groups, plan.columns, kTileRows / 16, slices};
   return kOk;
 }
 
@@ -302,16 +93,10 @@ FI_EXPORT int fi_conv_wgrad(const Conv* conv, void* stream) {
   if (int status = plan_wgrad(*conv, plan)) return status;
   return with_factors(conv->dtype, [&](auto t) -> int {
     using T = decltype(t);
-    int status = plan.hopper ? fi_hopper_wgrad_launch(conv->dtype, &plan.strips, stream)
-                 : plan.thin ? launch_columns<T, true>(plan, stream)
-                             : launch_columns<T, false>(plan, stream);
-    if (status) return status;
-    const ReduceParams& reduce = plan.reduce;
-    int64_t panels = int64_t(ceil_div(reduce.taps * reduce.p_channels, reduce.rows)) *
-                     ceil_div(reduce.q_channels, 4 * reduce.vectors);
-    if (panels >= 1ll << 31) return kTooLarge;
-    FI_LAUNCH(reduce_kernel<Map<T>>, int(panels), kThreads, reduce_bytes(reduce), stream,
-              plan.hopper ? plan.strips.partial : plan.params.partial, reduce, static_cast<Map<T>*>(conv->dweight));
-    return launched();
+    int status = plan.hopper      ? fi_hopper_wgrad_launch(conv->dtype, &plan.strips, stream)
+                 : plan.depthwise ? launch_depthwise(*conv, plan, stream)
+                 : plan.thin      ? launch_columns<T, true>(plan, stream)
+                                  : launch_columns<T, false>(plan, stream);
+    return status ? status : launch_reduce<Map<T>>(*conv, plan, stream);
   });
 }

@@ -50,6 +50,7 @@ class Conv(NamedTuple):
     transposed: bool = False
     mean: float = 0.0
     output_padding: tuple[int, ...] | None = None
+    groups: int = 1
 
 
 CONVS = {
@@ -76,6 +77,26 @@ CONVS = {
     "unequal splits": Conv((184, 16), (96,), (False,), 96, (1, 1), (1, 1), (0, 0), (1, 1)),  # the last one has no tiles
     "128 columns": Conv((128, 136), (8,), (False,), 72, (1, 1), (1, 1), (0, 0), (1, 1)),
     "1x1, one pixel": Conv((1, 1), (8,), (False,), 8, (1, 1), (1, 1), (0, 0), (1, 1)),
+    "depthwise": Conv((9, 17), (40,), (True,), 40, (3, 3), (1, 1), (1, 1), (1, 1), groups=40),
+    "depthwise, 5x5, stride 2": Conv((9, 17), (24,), (False,), 24, (5, 5), (2, 2), (2, 2), (1, 1), groups=24),
+    "depthwise, 7x7, dilation 2": Conv((10, 34), (8,), (False,), 8, (7, 7), (1, 1), (6, 6), (2, 2), groups=8),
+    "depthwise, dilation 16": Conv((20, 33), (8,), (True,), 8, (3, 3), (1, 1), (16, 16), (16, 16), groups=8),
+    "depthwise 3d": Conv((3, 6, 7), (36,), (True,), 36, (3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1), groups=36),
+    "depthwise 3x1x1": Conv((5, 4, 9), (16,), (False,), 16, (3, 1, 1), (2, 1, 1), (1, 0, 0), (1, 1, 1), groups=16),
+    "depthwise 1x3x3": Conv((2, 6, 7), (16,), (False,), 16, (1, 3, 3), (1, 2, 2), (0, 1, 1), (1, 1, 1), groups=16),
+    "depthwise 1x11": Conv((3, 19), (8,), (False,), 8, (1, 11), (1, 1), (0, 5), (1, 1), groups=8),
+    "depthwise, odd channels": Conv((6, 7), (7,), (True,), 7, (3, 3), (1, 1), (1, 1), (1, 1), groups=7),
+    "depthwise, transposed": Conv((5, 6), (16,), (True,), 16, (4, 4), (2, 2), (1, 1), (1, 1), True, groups=16),
+    "depthwise, three tiles to a block": Conv(
+        (1600, 1, 2), (8,), (False,), 8, (3, 1, 1), (1, 1, 1), (1, 0, 0), (1, 1, 1), groups=8
+    ),
+    "groups of 4": Conv((9, 17), (64,), (True,), 64, (3, 3), (1, 1), (1, 1), (1, 1), groups=16),
+    "groups of 24, stride 2": Conv((9, 17), (72,), (False,), 72, (3, 3), (2, 2), (1, 1), (1, 1), groups=3),
+    "groups of 128": Conv((5, 6), (256,), (False,), 256, (1, 1), (1, 1), (0, 0), (1, 1), groups=2),
+    "groups, 5 of 3 to 2": Conv((6, 7), (15,), (True,), 10, (3, 3), (1, 1), (1, 1), (1, 1), groups=5),
+    "groups, two to each channel": Conv((6, 7), (24,), (True,), 48, (3, 3), (1, 1), (1, 1), (1, 1), groups=24),
+    "groups 3d": Conv((3, 6, 7), (32,), (False,), 32, (3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1), groups=4),
+    "groups, transposed": Conv((5, 6), (32,), (True,), 48, (4, 4), (2, 2), (1, 1), (1, 1), True, groups=4),
 }
 
 
@@ -97,10 +118,11 @@ def conv_inputs(conv: Conv, dtype: torch.dtype, seed: int = 0) -> tuple[list[Sou
     ]
     channels = sum(conv.sources)
     shape = (channels, conv.channels) if conv.transposed else (conv.channels, channels)
-    weight = torch.randn(*shape, *conv.kernel, generator=generator) / (channels * 9) ** 0.5
+    weight = torch.randn(shape[0], shape[1] // conv.groups, *conv.kernel, generator=generator)
+    weight /= (channels // conv.groups * 9) ** 0.5
     bias = torch.randn(conv.channels, generator=generator)
     extra = conv.output_padding or (0,) * len(conv.kernel)
-    geometry = Geometry(conv.stride, conv.padding, conv.dilation, extra, conv.transposed, 1)
+    geometry = Geometry(conv.stride, conv.padding, conv.dilation, extra, conv.transposed, conv.groups)
     return sources, weight.to(dtype), bias.to(dtype), geometry
 
 

@@ -132,7 +132,8 @@ def test_what_cannot_run_is_refused_in_a_sentence(device: str) -> None:
     sources, weight, _, geometry = small_cases.conv_inputs(small_cases.CONVS["2d"], torch.float32)
     sources, weight = small_cases.moved(sources, device), weight.to(device)
     assert cuda.why_not(sources, weight, geometry) is None
-    assert "groups=2" in str(cuda.why_not(sources, weight, geometry._replace(groups=2)))
+    assert cuda.why_not(sources, weight, geometry._replace(groups=2)) is None
+    assert "one source, got 2 and groups=2" in str(cuda.why_not(sources * 2, weight, geometry._replace(groups=2)))
     assert "at most 2 sources, got 3" in str(cuda.why_not(sources * 3, weight, geometry))
     assert "stride=(8, 8)" in str(cuda.why_not(sources, weight, geometry._replace(stride=(8, 8))))
     assert "128 taps" in str(cuda.why_not(sources, weight.new_empty(1, 1, 12, 12), geometry))

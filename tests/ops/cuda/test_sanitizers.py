@@ -22,11 +22,12 @@ from tools.verify.emulated import Plant
 
 CONV = "conv_block/cuda/fwd_dgrad.cu"
 WGRAD_KERNEL = "conv_block/cuda/kernels/wgrad_main.cuh"
+DEPTHWISE, DEPTHWISE_WGRAD = (f"conv_block/cuda/depthwise/{name}.cuh" for name in ("fwd_dgrad", "wgrad"))
 LOAD, WRONG_Y = "conv_block/cuda/kernels/load.cuh", "AssertionError: y"
 WGRAD = f"{CONV} conv_block/cuda/wgrad.cu conv_block/cuda/passes.cu activation/cuda.cu"
 SMALL = [
     *small_cases.OTHERS, "stride 2, two sources", "odd channels", "transposed 2d", "dilation 4, dead taps",
-    "3 channels in", "4 channels in, 5x5",
+    "3 channels in", "4 channels in, 5x5", "depthwise", "depthwise, odd channels", "groups, 5 of 3 to 2",
 ]  # fmt: skip
 WIDE = ["128 columns forward"]  # takes a grid that fills an H200
 SEEDS = "1,2,3"  # schedules by priority and by chance (csrc/cuda_on_cpu)
@@ -172,6 +173,38 @@ DEFECTS = {
     "rows of another lane": Defect(
         Plant("conv_block/cuda/kernels/tile.cuh", "__shfl_sync(~0u, row, lane)", "__shfl_sync(~0u, row, lane ^ 1)"),
         *(CONV, "2d forward", "plain", WRONG_Y),
+    ),
+    "depthwise: a patch read before it is complete": Defect(
+        Plant(DEPTHWISE, "        __syncthreads();  // the patch and the weights are complete\n", ""),
+        *(CONV, "depthwise forward", "thread", "data race"),
+    ),
+    "depthwise: the next position's vector": Defect(
+        Plant(DEPTHWISE, "window[(i + k) % kAdjacent][c]", "window[(i + k + 1) % kAdjacent][c]"),
+        *(CONV, "depthwise forward", "plain", WRONG_Y),
+    ),
+    "depthwise: taps apart taken for a run": Defect(
+        Plant("conv_block/cuda/kernels/gather.cuh", "live[i].x != live[i - 1].x + 1", "false"),
+        *(CONV, "depthwise forward", "plain", WRONG_Y),
+    ),
+    "depthwise: weights beyond the last channel": Defect(
+        Plant(DEPTHWISE, "exists ? to_float(weight[at]) : 0.0f", "to_float(weight[at])"),
+        *(CONV, "depthwise, odd channels forward", "address", "heap-buffer-overflow"),
+    ),
+    "depthwise: a tap's sums overwritten while they are read": Defect(
+        Plant(DEPTHWISE_WGRAD, "    __syncthreads();  // the previous tap's sums have been read\n", ""),
+        *(WGRAD, "depthwise", "thread", "data race"),
+    ),
+    "depthwise: slots of other entries added": Defect(
+        Plant(DEPTHWISE_WGRAD, "(entry * slots + slot) * kChunk", "(slot * slots + entry) * kChunk"),
+        *(WGRAD, "depthwise", "plain", "AssertionError: dweight"),
+    ),
+    "groups: weights of other groups": Defect(
+        Plant("conv_block/cuda/kernels/pack.cuh", "k / p.group.k != n / p.group.n", "false"),
+        *(CONV, "groups of 4 forward", "plain", WRONG_Y),
+    ),
+    "groups: Q from the first channel on": Defect(
+        Plant("conv_block/cuda/kernels/wgrad_main.cuh", "    columns.channel -= columns.first;\n", ""),
+        *(WGRAD, "groups of 24, stride 2", "plain", "AssertionError: dweight"),
     ),
     "accumulator not cleared": Defect(
         Plant("conv_block/cuda/kernels/gather.cuh", "Accumulators<BN> acc = {};", "Accumulators<BN> acc;"),

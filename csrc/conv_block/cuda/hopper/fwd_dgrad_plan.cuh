@@ -44,7 +44,7 @@ FI_EXPORT __attribute__((weak)) int fi_hopper_launch(const fi::Conv* conv, const
 namespace fi {
 
 inline bool hopper_applies(const Conv& conv, const GatherPlan& plan) {
-  if (!conv.hopper || !fi_hopper_launch || size_of(conv.dtype) != 2 || plan.thin) return false;
+  if (!conv.hopper || !fi_hopper_launch || size_of(conv.dtype) != 2 || plan.thin || conv.groups > 1) return false;
   int in = in_channels(conv), out = conv.out_channels;
   return conv.hopper == 2 || (std::max(in, out) >= kWideChannels && std::min(in, out) >= kNarrowChannels);
 }

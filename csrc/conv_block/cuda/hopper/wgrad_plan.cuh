@@ -11,8 +11,8 @@ constexpr int kMostWgradStages = 4;
 
 // A unit is a group of taps x 64 channels of P. A block has two units, one per warpgroup, and 128 channels of Q.
 struct StripWgrad {
-  GatherParams p;  // taps and sizes, from P to the positions j
-  Strips rows, columns;      // P's and Q's
+  GatherParams p;                  // taps and sizes, from P to the positions j
+  Strips rows, columns;            // P's and Q's
   bool rows_given, columns_given;  // an earlier kernel has written them
   StripTaps taps;
   int units, q_tiles;
@@ -38,7 +38,7 @@ namespace fi {
 
 // Whether wgrad can use wgmma and should be faster on it.
 inline bool strip_wgrad_applies(const Conv& conv) {
-  if (!conv.hopper || !fi_hopper_wgrad_launch || size_of(conv.dtype) != 2) return false;
+  if (!conv.hopper || !fi_hopper_wgrad_launch || size_of(conv.dtype) != 2 || conv.groups > 1) return false;
   int in = in_channels(conv), out = conv.out_channels;
   if (std::min(in, out) <= kThinChannels) return false;
   return conv.hopper == 2 || (std::max(in, out) >= kWideChannels && std::min(in, out) >= kNarrowChannels);

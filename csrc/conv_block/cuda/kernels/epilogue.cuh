@@ -77,6 +77,60 @@ __device__ void store_backward(const Segment& segment, int64_t at, int valid, bo
   if (segment.out.daddend) store_vector(static_cast<T*>(segment.out.daddend) + at, rounded<T>(da), valid, aligned);
 }
 
+// A thread's eight channels of a segment: their parameters or bias, and what it sums over its positions.
+template <class T>
+struct OutputLane {
+  const Segment& segment;
+  int first, channel, valid;  // of the block; of the thread; how many exist
+  bool aligned;               // dgrad's maps
+  ChannelParams params;
+  Fold fold;
+  float count = 0;
+
+  __device__ __forceinline__ OutputLane(const GatherParams& p, const SegmentTile& place, int vector)
+      : segment(*place.segment), first(place.channel), channel(place.channel + vector * kVector) {
+    valid = max(0, min(kVector, segment.channels - channel));
+    params = p.backward ? load_params(segment.source, channel) : load_bias<T>(segment, channel, valid);
+    const SourceGradient& out = segment.out;
+    aligned = p.backward && vectors_aligned(segment.source) && is_aligned(out.dx) && is_aligned(out.daddend);
+  }
+};
+
+// Stores a thread's positions row_of(0) ... row_of(kRows - 1) of a tile. sum_of(i, value) gives the i-th one's sums.
+template <class T, int kRows, class Row, class SumOf>
+__device__ __forceinline__ void store_rows(const GatherParams& p, const Tile& tile, OutputLane<T>& lane, Row row_of,
+                                           SumOf sum_of) {
+  int64_t at[kRows];
+  Vector<T> x[kRows];  // dgrad's loads, all issued before the first is used
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+    int64_t position = output_position(p, tile, row_of(i));
+    at[i] = position < 0 || lane.valid == 0 ? -1 : position * lane.segment.channels + lane.channel;
+    if (p.backward && at[i] >= 0)
+      x[i] = load_vector(static_cast<const T*>(lane.segment.source.x) + at[i], lane.valid, lane.aligned);
+  }
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+    if (at[i] < 0) continue;
+    float value[kVector];
+    sum_of(i, value);
+    if (p.backward)
+      store_backward<T>(lane.segment, at[i], lane.valid, lane.aligned, x[i], value, lane.params, lane.fold);
+    else
+      store_forward<T>(lane.segment, at[i], lane.valid, value, lane.params, lane.fold, lane.count);
+  }
+}
+
+// The tile's partial sums or moments of the team's channels. index: of the tile.
+template <class T, class Team>
+__device__ __forceinline__ void fold_lanes(const GatherParams& p, SharedArena arena, const OutputLane<T>& lane,
+                                           int vectors, int index, Team team) {
+  if (p.backward)
+    fold_block<false>(arena, lane.fold, 0, vectors, lane.first, index, lane.segment.partials, team);
+  else
+    fold_block<true>(arena, lane.fold, lane.count, vectors, lane.first, index, lane.segment.partials, team);
+}
+
 // The epilogue of one tile by one team. stage(float* staged) writes the accumulators in rows of pitch<float>(BN).
 //   place: the output channels     index: of the tile, for its partials     memory: of the team
 template <class T, int BN, class Team, class Stage>
@@ -88,45 +142,20 @@ __device__ void epilogue(const GatherParams& p, const Tile& tile, const SegmentT
   stage(staged);
   team.sync();
   constexpr int kGroups = BN / kVector;
-  const Segment& segment = *place.segment;
-  int group = team.thread() % kGroups, channel = place.channel + group * kVector;
-  int valid = max(0, min(kVector, segment.channels - channel));
-  ChannelParams params = p.backward ? load_params(segment.source, channel) : load_bias<T>(segment, channel, valid);
-  Fold fold;
-  float count = 0;
-  const Source& source = segment.source;
-  bool aligned = p.backward && vectors_aligned(source) && is_aligned(segment.out.dx) && is_aligned(segment.out.daddend);
+  int group = team.thread() % kGroups;
+  OutputLane<T> lane(p, place, group);
   constexpr int kStep = kThreads / kGroups, kAhead = kTileRows / kStep < 4 ? kTileRows / kStep : 4;
   for (int first = team.thread() / kGroups; first < kTileRows; first += kAhead * kStep) {
-    int64_t at[kAhead];
-    Vector<T> x[kAhead];  // dgrad's loads, all issued before the first is used
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      int64_t position = output_position(p, tile, first + i * kStep);
-      at[i] = position < 0 || valid == 0 ? -1 : position * segment.channels + channel;
-      if (p.backward && at[i] >= 0) x[i] = load_vector(static_cast<const T*>(source.x) + at[i], valid, aligned);
-    }
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      if (at[i] < 0) continue;
-      float value[kVector];
+    auto row_of = [&](int i) { return first + i * kStep; };
+    store_rows<T, kAhead>(p, tile, lane, row_of, [&](int i, float (&value)[kVector]) {
 #pragma unroll
       for (int j = 0; j < kVector; j += 2) {
-        const float* from = staged + (first + i * kStep) * pitch<float>(BN) + group * kVector + j;
-        float2 v = *reinterpret_cast<const float2*>(from);
+        float2 v = *reinterpret_cast<const float2*>(staged + row_of(i) * pitch<float>(BN) + group * kVector + j);
         value[j] = v.x, value[j + 1] = v.y;
       }
-      if (p.backward)
-        store_backward<T>(segment, at[i], valid, aligned, x[i], value, params, fold);
-      else
-        store_forward<T>(segment, at[i], valid, value, params, fold, count);
-    }
+    });
   }
-  if (!segment.partials.value) return;
-  if (p.backward)
-    fold_block<false>(arena, fold, 0, kGroups, place.channel, index, segment.partials, team);
-  else
-    fold_block<true>(arena, fold, count, kGroups, place.channel, index, segment.partials, team);
+  if (place.segment->partials.value) fold_lanes(p, arena, lane, kGroups, index, team);
 }
 
 }  // namespace fi

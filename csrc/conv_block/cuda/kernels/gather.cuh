@@ -35,13 +35,15 @@ int gather_bytes(const PatchShape& patch) {
 }
 
 // The patch of one group of taps and one chunk of channels, for the loader. new_chunk: the previous chunk was another.
+// result: the block's first channel in its segment.
 template <class T, int groups>
 __device__ void begin_patch(const GatherParams& p, const Tile& tile, BoxLoader<T, groups>& loader, Slice<T>& loading,
-                            int chunk, bool new_chunk, int group) {
+                            int chunk, bool new_chunk, int group, int result) {
   int index = chunk >= p.chunks[0];
   const Source& source = p.source[index];
   if (new_chunk) {
-    loader.set_channels(source, (chunk - (index ? p.chunks[0] : 0)) * groups * kVector);
+    int first = p.group.n ? p.group.first(result) : 0;
+    loader.set_channels(source, first + (chunk - (index ? p.chunks[0] : 0)) * groups * kVector);
     loading.set_params(source, load_params(source, loader.channel));
   }
   PatchOrigin origin = p.origin[group];
@@ -67,7 +69,9 @@ __device__ __forceinline__ void fetch_weights(const GatherParams& p, int row, in
     if (kRows <= kChunk || k < kChunk) cp_async16(to, from, exists);
 }
 
-// Fills `live` with (patch offset in positions, tap) of the tile's live taps, and `starts` with (first index, group).
+// Fills `live` with (patch offset in positions, tap) of the tile's live taps, and `starts` with (first index, group) of
+// each group, or of each run: taps of a group that are adjacent along W as the tile's positions are.
+template <bool runs = false>
 __device__ inline void list_taps(const GatherParams& p, const Tile& tile, int2* live, int2* starts, int* counts,
                                  int& taps, int& groups) {
   const Phase& phase = p.taps.phase[tile.phase];
@@ -83,6 +87,7 @@ __device__ inline void list_taps(const GatherParams& p, const Tile& tile, int2* 
   taps = compact(keep, entry, live, counts);
   auto group_of = [&](int l) { return int(p.taps.tap[live[l].y].group); };
   bool first = i < taps && (i == 0 || group_of(i) != group_of(i - 1));
+  if (runs && i > 0 && i < taps) first |= p.patch.tile_w != 1 || live[i].x != live[i - 1].x + 1;
   groups = compact(first, int2{i, first ? group_of(i) : 0}, starts, counts);
 }
 
@@ -125,7 +130,7 @@ __global__ void __launch_bounds__(kThreads, 2) gather_kernel(const __grid_consta
   fetch_next();
   fetch_next();
   if (taps > 0) {
-    begin_patch(p, tile, loader, loading, 0, true, starts[0].y);
+    begin_patch(p, tile, loader, loading, 0, true, starts[0].y, place.channel);
     for (int slice = 0; slice < loader.slices(); ++slice) {
       loader.load(slice, loading);
       loader.store(slice, loading, first_patch);
@@ -138,7 +143,7 @@ __global__ void __launch_bounds__(kThreads, 2) gather_kernel(const __grid_consta
     int first = starts[group].x;
     if (++group == groups) group = 0, ++chunk;
     more = chunk < chunks;
-    if (more) begin_patch(p, tile, loader, loading, chunk, group == 0, starts[group].y);
+    if (more) begin_patch(p, tile, loader, loading, chunk, group == 0, starts[group].y, place.channel);
     T* current = odd ? second_patch : first_patch;
     T* next = odd ? first_patch : second_patch;
     for (int l = first; l < end; ++l) {

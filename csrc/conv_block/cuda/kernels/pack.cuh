@@ -25,7 +25,10 @@ struct PackParams {
   int kernel[3];
   int64_t tap_stride[3];
   PackSide k, n;
-  bool pairs;  // thin: k is (tap entry, channel of four of two neighbouring taps); see kernels/thin.cuh
+  Groups group;
+  bool k_in_group;  // groups: the weight counts k's channels within a group, and n's in all; else the reverse
+  int columns;      // groups: of a column tile, whose k begin at group.first of its first column
+  bool pairs;       // thin: k is (tap entry, channel of four of two neighbouring taps); see kernels/thin.cuh
   Runs runs;
   int lines, length;  // of a panel: channels, and elements per run
 };
@@ -43,7 +46,7 @@ __host__ __device__ inline int padded(const PackSide& side) { return side.padded
 // Whether panels can be used, their shape, and the number of blocks.
 inline int64_t choose_runs(PackParams& p, int taps, int k_padded) {
   int64_t next = 1;
-  bool taps_in_order = !p.pairs;
+  bool taps_in_order = !p.pairs && !p.group.n;
   for (int d = 2; d >= 0; next *= p.kernel[d--]) taps_in_order &= p.kernel[d] == 1 || p.tap_stride[d] == next;
   p.runs = !taps_in_order ? Runs::none : p.k.stride == taps ? Runs::k : p.n.stride == taps ? Runs::n : Runs::none;
   int64_t n_padded = padded(p.n), vectors = taps * k_padded * n_padded / kVector;
@@ -62,11 +65,16 @@ __device__ inline int unpadded(const PackSide& side, int index) {
   return channel < side.channels[part] ? channel + (part ? side.channels[0] : 0) : -1;
 }
 
-// The value at padded k and n of a tap, zero in the padding.
+// The value at padded k and n of a tap, zero in the padding and between groups.
 template <class T>
 __device__ __forceinline__ T packed_value(const T* weight, const PackParams& p, int tap, int k_index, int n_index) {
-  int k = unpadded(p.k, k_index), n = unpadded(p.n, n_index);
+  bool grouped = p.group.n;
+  int k = grouped ? p.group.first(n_index / p.columns * p.columns) + k_index : unpadded(p.k, k_index);
+  int n = grouped ? n_index : unpadded(p.n, n_index);
+  if (grouped && (k >= p.k.channels[0] || n >= p.n.channels[0] || k / p.group.k != n / p.group.n)) k = -1;
   if (k < 0 || n < 0) return from_float<T>(0.0f);
+  if (grouped && p.k_in_group) k %= p.group.k;
+  if (grouped && !p.k_in_group) n %= p.group.n;
   int w = tap % p.kernel[2], h = tap / p.kernel[2] % p.kernel[1], t = tap / p.kernel[2] / p.kernel[1];
   return weight[k * p.k.stride + n * p.n.stride + t * p.tap_stride[0] + h * p.tap_stride[1] + w * p.tap_stride[2]];
 }

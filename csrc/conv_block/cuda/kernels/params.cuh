@@ -21,15 +21,25 @@ struct Segment {
   Partials partials;           // value is null if no sums are needed
 };
 
+// Channels per group of the two sides of a product: n of the results, k of what is summed. Zeros: no groups.
+struct Groups {
+  int k, n;
+
+  // The first channel of k, rounded down to a whole vector, that results from channel n on need.
+  __host__ __device__ int first(int channel) const { return channel / n * k / kVector * kVector; }
+};
+
 struct GatherParams {
   TapTable taps;
   PatchOrigin origin[kMaxTaps];  // of each group
   PatchShape patch;
   int tile_bits;  // a tile is 128 >> tile_bits rows of 1 << tile_bits positions
   int batch, in_size[3], out_size[3];
-  int tiles[3];  // of the largest phase, over T, H, W
+  int tiles[3];               // of the largest phase, over T, H, W
+  int all_tiles, tiles_each;  // depthwise: of all phases; of a block
   int backward;
-  int sources, chunks[2];  // chunks of kChunk channels of each source
+  int sources, chunks[2];  // chunks of kChunk channels of each source; with groups, of a column tile
+  Groups group;
   Source source[2];
   int planes, pairs;        // thin: distinct t of the taps; entries of eight k columns
   int pair_step, kernel_w;  // thin: from a tap's position to the next one's along W; taps along W
@@ -45,9 +55,8 @@ struct Tile {
   int rows, columns;      // number of positions from there on
 };
 
-__device__ inline Tile find_tile(const GatherParams& p) {
+__device__ inline Tile find_tile(const GatherParams& p, int block) {
   Tile tile;
-  int block = blockIdx.x;
   tile.w = block % p.tiles[2] << p.tile_bits;
   block /= p.tiles[2];
   tile.h = block % p.tiles[1] * (kTileRows >> p.tile_bits);
@@ -63,6 +72,8 @@ __device__ inline Tile find_tile(const GatherParams& p) {
   if (tile.t >= size(0)) tile.rows = 0;
   return tile;
 }
+
+__device__ inline Tile find_tile(const GatherParams& p) { return find_tile(p, blockIdx.x); }
 
 // Whether a tap reads inside the input for any position of the tile.
 __device__ inline bool is_live(const GatherParams& p, const Tile& tile, const Tap& tap) {

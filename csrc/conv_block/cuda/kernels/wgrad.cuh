@@ -9,7 +9,8 @@
 //   rows     slots of eight: up to nine taps of one plane x 32 channels, or 16 thin entries (kernels/thin.cuh)
 //   step     one tile of 128 positions. Its patch of P serves all taps of the block. The next tile's patch and Q are
 //            loaded in slices between the eight k16 steps. Dead taps are skipped, and tiles where all taps are dead.
-//   partial  [split][tap][p][q] float32, all written; reduce_kernel sums the splits in order.
+//   partial  [split][tap][p][q] float32, all written; reduce_kernel sums the splits in order. With groups a chunk of P
+//            meets only Q's channels of its groups, q counts from the first of those, and reduce_groups_kernel follows.
 #pragma once
 #include "conv_block/cuda/kernels/params.cuh"
 #include "conv_block/cuda/kernels/thin.cuh"
@@ -38,7 +39,7 @@ struct WgradParams {
   PatchShape q_box;           // the tile itself
   int q_sources, q_tiles[2];  // column tiles per source of Q
   Source q[2];
-  int p_channels, q_channels;     // in all
+  int p_channels, q_channels;     // in all; with groups, q_channels counts the columns of a chunk of P
   int splits, tiles, tiles_each;  // of a group
   float* partial;
 };

@@ -19,8 +19,8 @@ __device__ inline void fill_slots(const GatherParams& p, const TapBlock& block, 
   slots[slot] = position * patch_pitch<T, thin>() + (thin ? 0 : slot % 4 * kVector);
 }
 
-// Fills `params` with the parameters of P's vectors of channels, then of Q's. P's and Q's slices alternate and share the
-// registers, so each takes its parameters from here.
+// Fills `params` with the parameters of P's vectors of channels, then of Q's. P's and Q's slices alternate and share
+// the registers, so each takes its parameters from here.
 template <int BN>
 __device__ inline void fill_params(const Part& rows, const Part& columns, ChannelParams* params) {
   int i = threadIdx.x;
@@ -65,6 +65,10 @@ __global__ void __launch_bounds__(kMostGroups* kThreads, 1)
   const TapBlock& block = w.block[rows_index % w.blocks];
   Part rows = find_part(p.source, p.chunks[0], rows_index / w.blocks, kChunk);
   Part columns = find_part(w.q, w.q_tiles[0], columns_index, BN);
+  if (p.group.n) {  // Q's channels that meet this chunk of P; partials count from the first
+    columns.first = -p.group.first(rows.channel);
+    columns.channel -= columns.first;
+  }
   fill_slots<T, thin>(p, block, slots);
   fill_params<BN>(rows, columns, params);
   sync_group(thread_group, kThreads);  // the parameters are there

@@ -1,6 +1,7 @@
 // The host's plan of a convolution: tile, patches, column tile, and the kernel parameters that follow from them.
 #pragma once
 #include "common/cuda_launch.cuh"
+#include "conv_block/cuda/depthwise/fwd_dgrad.cuh"
 #include "conv_block/cuda/kernels/pack.cuh"
 #include "conv_block/cuda/kernels/thin.cuh"
 
@@ -9,6 +10,10 @@ namespace fi {
 constexpr int kPatchLimit = 36 << 10;   // bytes; two patches and the ring then allow two blocks per SM
 constexpr int kWantedBlocks = 2 * 132;  // two per SM of an H200
 constexpr int kFewestBlocks = 128;      // about one per SM of an A100, L40S or H200
+
+// A depthwise block takes several tiles, for which it loads its weights and writes its partials once, if there are
+// still eight per SM of an H200.
+constexpr int kDepthwiseBlocks = 8 * 132, kMostDepthwiseTiles = 16;
 
 // Allocates 16-byte aligned regions of the caller's workspace. With a null base it only counts bytes.
 struct Workspace {
@@ -101,6 +106,31 @@ inline int choose_columns(int dtype, int channels, int64_t tiles) {
   return dtype != kTf32 && channels > 64 && tiles * ceil_div(channels, 128) >= kWantedBlocks ? 128 : 64;
 }
 
+// The channels of k, from `Groups::first` on, that any column tile needs, in chunks.
+inline int group_chunks(const Groups& group, int channels, int columns) {
+  int most = 0;
+  for (int n = 0; n < channels; n += columns) {
+    int end = ((std::min(n + columns, channels) - 1) / group.n + 1) * group.k;
+    most = std::max(most, ceil_div(end - group.first(n), kChunk));
+  }
+  return most;
+}
+
+// Columns per tile of a grouped convolution. A tile's chunks have the channels of all groups that it meets, with zeros
+// as the weights between groups: wide tiles multiply more zeros, narrow ones load more patches. A patch costs about as
+// much as kPatchColumns more columns.
+inline int choose_group_columns(int dtype, const Groups& group, int channels) {
+  constexpr int kPatchColumns = 32;
+  int widest = dtype == kFloat32 ? 32 : dtype == kTf32 ? 64 : 128, best = 16;
+  int64_t least = -1;
+  for (int columns = 16; columns <= widest; columns *= 2) {
+    int64_t cost =
+        int64_t(ceil_div(channels, columns)) * group_chunks(group, channels, columns) * (columns + kPatchColumns);
+    if (least < 0 || cost <= least) least = cost, best = columns;
+  }
+  return best;
+}
+
 // What a plan loads and needs, for tests and for counting bytes. tools/inspect/counting.py has the same structure.
 struct Footprint {
   int64_t blocks;
@@ -121,7 +151,7 @@ struct GatherPlan {
   PackParams pack;
   int columns, taps, tiles, column_tiles, groups;
   int64_t workspace;
-  bool thin, hopper;
+  bool thin, hopper, depthwise;
 };
 
 // padding: padded columns of every part in the packed weights.
@@ -145,7 +175,8 @@ inline void plan_segments(const Conv& conv, bool backward, GatherPlan& plan, Wor
     columns += plan.pack.n.padded[i];
   }
   p.n_padded = columns;
-  plan.columns = choose_columns(conv.dtype, widest, plan.tiles);
+  plan.columns = conv.groups > 1 ? choose_group_columns(conv.dtype, p.group, widest)
+                                 : choose_columns(conv.dtype, widest, plan.tiles);
 }
 
 inline void plan_column_tiles(GatherPlan& plan) {
@@ -160,6 +191,9 @@ inline void plan_column_tiles(GatherPlan& plan) {
 inline void plan_sources(const Conv& conv, bool backward, GatherPlan& plan, int chunk) {
   GatherParams& p = plan.params;
   p.sources = backward ? 1 : conv.sources;
+  p.group = plan.pack.group = {0, 0};
+  int in = in_channels(conv) / conv.groups, out = conv.out_channels / conv.groups;
+  if (conv.groups > 1) p.group = {backward ? out : in, backward ? in : out};
   plan.pack.k = {{0, 0}, {0, 0}, conv.weight_stride[backward ? 0 : 1]};
   p.chunks[1] = 0;
   for (int i = 0; i < p.sources; ++i) {
@@ -175,6 +209,19 @@ inline void plan_sources(const Conv& conv, bool backward, GatherPlan& plan, int 
   }
 }
 
+// Channels per group of both sides, and the chunks of a column tile.
+inline void plan_groups(const Conv& conv, bool backward, GatherPlan& plan) {
+  GatherParams& p = plan.params;
+  plan.depthwise = is_depthwise(conv);
+  if (conv.groups == 1) return;
+  if (plan.depthwise) plan.columns = kChunk;
+  if (!plan.depthwise) p.chunks[0] = group_chunks(p.group, plan.pack.n.channels[0], plan.columns);
+  p.k_padded = p.chunks[0] * kChunk;
+  plan.pack.group = p.group;
+  plan.pack.k_in_group = bool(conv.transposed) == backward;
+  plan.pack.columns = plan.columns;
+}
+
 constexpr int kHaloLimit = 48 << 10;  // bytes; the first layer's 5x5x5 halo is 19 KiB in 16 bits, 38 in float32
 
 // Whether kernels/thin.cuh can run. Sources of at most four channels would leave most of a 32-channel chunk empty, so
@@ -184,7 +231,7 @@ inline void plan_thin(const Conv& conv, GatherPlan& plan) {
   plan.thin = plan.pack.pairs = false;
   p.planes = 0;
   plan.taps = conv.kernel[0] * conv.kernel[1] * conv.kernel[2];
-  if (p.sources > 1 || p.source[0].channels > kThinChannels || p.taps.phases > 1) return;
+  if (conv.groups > 1 || p.sources > 1 || p.source[0].channels > kThinChannels || p.taps.phases > 1) return;
   PatchShape shape = patch_for(p.taps, Sharing::plane, p.tile_bits, p.origin, &p.taps, p.planes);
   if (int64_t(p.planes) * shape.rows * shape.columns * kVector * size_of(conv.dtype) > kHaloLimit) return;
   plan.thin = plan.pack.pairs = true;
@@ -197,8 +244,10 @@ inline void plan_thin(const Conv& conv, GatherPlan& plan) {
   plan.columns = plan.columns <= 32 ? 32 : 64;
 }
 
-// Most bytes per patch (there are two): limited by two blocks per SM and by the shared memory of a block.
+// Most bytes per patch (there are two): limited by two blocks per SM and by the shared memory of a block. A depthwise
+// block has one.
 inline int patch_limit(const Conv& conv, int columns) {
+  if (is_depthwise(conv)) return std::min(kHaloLimit, conv.shared_limit - depthwise_rest_bytes(kMaxTaps));
   int rest = with_factors(conv.dtype, [&](auto t) {
     using T = decltype(t);
     return gather_rest_bytes<T>(columns);
@@ -216,6 +265,7 @@ inline void plan_patches(const Conv& conv, GatherPlan& plan) {
     return choose_patch(p.taps, p.tile_bits, position_bytes, patch_limit(conv, plan.columns), p.origin, p.patch);
   };
   plan.groups = choose();
+  if (conv.groups > 1) return;
   for (int i = 0; i < p.segments; ++i) {
     if (p.segment[i].channels <= 64) return;
     blocks += int64_t(plan.tiles) * ceil_div(p.segment[i].channels, 128);
@@ -232,6 +282,7 @@ inline int plan_gather(const Conv& conv, bool backward, GatherPlan& plan) {
   GatherParams& p = plan.params;
   bool inverse = bool(conv.transposed) != backward;
   if (!make_taps(conv, inverse, p.taps)) return kBadGeometry;
+  if (inverse && is_depthwise(conv)) reverse_taps(p.taps);
   p.backward = backward;
   p.batch = conv.batch;
   for (int d = 0; d < 3; ++d) {
@@ -246,15 +297,22 @@ inline int plan_gather(const Conv& conv, bool backward, GatherPlan& plan) {
     tiles *= p.tiles[d];
   }
   if (tiles >= 1ll << 31) return kTooLarge;
-  plan.tiles = int(tiles);
+  p.all_tiles = int(tiles);
+  p.tiles_each = 1;
+  if (is_depthwise(conv)) {
+    int64_t blocks = tiles * ceil_div(conv.groups, kChunk);
+    p.tiles_each = int(std::min<int64_t>(kMostDepthwiseTiles, std::max<int64_t>(1, blocks / kDepthwiseBlocks)));
+  }
+  plan.tiles = ceil_div(p.all_tiles, p.tiles_each);
   Workspace workspace{static_cast<char*>(conv.workspace)};
   plan_sources(conv, backward, plan, kChunk);
   plan_segments(conv, backward, plan, workspace, kVector);
+  plan_groups(conv, backward, plan);
   plan_thin(conv, plan);
   plan.groups = p.planes;
   if (!plan.thin) plan_patches(conv, plan);
   plan_column_tiles(plan);
-  p.weight = workspace.take(int64_t(plan.taps) * p.k_padded * p.n_padded * size_of(conv.dtype));
+  if (!plan.depthwise) p.weight = workspace.take(int64_t(plan.taps) * p.k_padded * p.n_padded * size_of(conv.dtype));
   plan.workspace = workspace.used;
   plan.hopper = false;
   return kOk;

@@ -9,6 +9,8 @@
 //   inverse:  phase p has the taps with (p + padding - k * dilation) % stride == 0, step = 1,
 //             offset = (p + padding - k * dilation) / stride
 #pragma once
+#include <algorithm>
+
 #include "conv_block/cuda/abi.cuh"
 
 namespace fi {
@@ -64,6 +66,14 @@ inline bool make_taps(const Conv& conv, bool inverse, TapTable& table) {
     phase.taps = int16_t(table.taps - phase.first);
   }
   return true;
+}
+
+// Exchanges the order of each phase's taps: of an inverse axis they then read ascending positions.
+inline void reverse_taps(TapTable& table) {
+  for (int p = 0; p < table.phases; ++p) {
+    Tap* first = table.tap + table.phase[p].first;
+    std::reverse(first, first + table.phase[p].taps);
+  }
 }
 
 }  // namespace fi

@@ -35,8 +35,8 @@ def prepare(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> Pa
 
 def why_not(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> str | None:
     """Why this convolution cannot run here, in one sentence, or None."""
-    if geometry.groups != 1:
-        return f"the cuda convolution has no groups, got groups={geometry.groups}."
+    if geometry.groups > 1 and len(sources) > 1:
+        return f"the cuda convolution with groups has one source, got {len(sources)} and groups={geometry.groups}."
     if len(sources) > 2:
         return f"the cuda convolution concatenates at most 2 sources, got {len(sources)}."
     if math.prod(weight.shape[2:]) > MOST_TAPS:

@@ -31,6 +31,7 @@ class CConv(ctypes.Structure):
         *((name, ctypes.c_int) for name in ("dtype", "transposed", "batch", "sources")),
         *((name, Triple) for name in ("in_size", "out_size", "kernel", "stride", "padding", "dilation")),
         ("out_channels", ctypes.c_int),
+        ("groups", ctypes.c_int),
         ("shared_limit", ctypes.c_int),
         ("hopper", ctypes.c_int),
         ("source", native.CSource * 2),
@@ -92,11 +93,11 @@ def _fixed(
 ) -> bytes:
     """All of a `CConv` but its addresses. sizes: shapes of the first source, of y and the weight; its strides."""
     first, out, weight, strides = sizes
-    stride, padding, dilation, _, transposed, _ = geometry
+    stride, padding, dilation, _, transposed, groups = geometry
     conv = CConv(dtype, int(transposed), first[0], sources)
     conv.in_size, conv.out_size = three(first[2:], 1), three(out[2:], 1)
     conv.kernel, conv.stride, conv.padding = three(weight[2:], 1), three(stride, 1), three(padding, 0)
-    conv.dilation, conv.out_channels = three(dilation, 1), out[1]
+    conv.dilation, conv.out_channels, conv.groups = three(dilation, 1), out[1], groups
     conv.shared_limit, conv.hopper = shared_limit, hopper
     conv.weight_stride = weight_strides(strides, transposed)
     return bytes(conv)
