@@ -19,7 +19,7 @@ static_assert(kAdjacent == 4, "a row of a tile has at least four positions");
 // Shared memory besides the patch.
 inline int depthwise_rest_bytes(int taps) {
   return shared_part(taps * kChunk * int(sizeof(float))) + 2 * shared_part(kMaxTaps * int(sizeof(int2))) +
-         shared_part(kThreads / 32 * int(sizeof(int)));
+         shared_part(kThreads / 32 * int(sizeof(int))) + shared_part(kChunk / kVector * int(sizeof(ChannelParams)));
 }
 
 template <class T>
@@ -77,6 +77,7 @@ __global__ void __launch_bounds__(kThreads, 3)
   int2* live = arena.take<int2>(kMaxTaps);
   int2* starts = arena.take<int2>(kMaxTaps);
   int* counts = arena.take<int>(kThreads / 32);
+  ChannelParams* params = arena.take<ChannelParams>(kChunk / kVector);
 
   SegmentTile place = find_segment<kChunk>(p);
   load_weights(p, layout, weight, place.channel, weights);
@@ -84,7 +85,10 @@ __global__ void __launch_bounds__(kThreads, 3)
   int vector = threadIdx.x % (kChunk / kVector), first_row = threadIdx.x / (kChunk / kVector) * kAdjacent;
   int step = p.patch.tile_w * pitch<T>(kChunk);
   const T* mine = patch + box_position(p.patch, p.tile_bits, first_row) * pitch<T>(kChunk) + vector * kVector;
+  const Source& source = p.source[0];
   BoxLoader<T, kChunk / kVector> loader(p.patch, p.in_size);
+  loader.set_channels(source, place.channel);
+  if (threadIdx.x < kChunk / kVector) params[vector] = load_params(source, loader.channel);
   Fold fold;
   float count = 0;
   int end_tile = min(p.all_tiles, (int(blockIdx.x) + 1) * p.tiles_each);
@@ -98,8 +102,12 @@ __global__ void __launch_bounds__(kThreads, 3)
       if (starts[run].y != group) {
         Slice<T> loading;
         group = starts[run].y;
-        begin_patch(p, tile, loader, loading, 0, true, group, place.channel);
-        __syncthreads();  // the previous patch has been read
+        PatchOrigin origin = p.origin[group];
+        int t = tile.t * p.taps.step[0] + origin.t;
+        loader.set_origin(source, int64_t(tile.n) * p.in_size[0] + t, tile.h * p.taps.step[1] + origin.h,
+                          tile.w * p.taps.step[2] + origin.w);
+        __syncthreads();  // the previous patch has been read, and the parameters are there
+        loading.set_params(source, params[vector]);
         for (int slice = 0; slice < loader.slices(); ++slice) {
           loader.load(slice, loading);
           loader.store(slice, loading, patch);

@@ -53,8 +53,7 @@ __device__ void store_forward(const Segment& segment, int64_t at, int valid, flo
   Vector<T> y = rounded<T>(value);
   store_vector(static_cast<T*>(segment.y) + at, y, valid, aligned);
   count += 1;
-#pragma unroll
-  for (int i = 0; i < kVector; ++i) value[i] = to_float(y.v[i]);
+  widen(y, value);
   fold.add_moments(value, count);
 }
 
@@ -63,10 +62,11 @@ template <class T>
 __device__ void store_backward(const Segment& segment, int64_t at, int valid, bool aligned, const Vector<T>& x,
                                const float (&da)[kVector], const ChannelParams& params, Fold& fold) {
   const Source& source = segment.source;
-  float dx[kVector];
+  float wide[kVector], dx[kVector];
+  widen(x, wide);
 #pragma unroll
   for (int i = 0; i < kVector; ++i) {
-    float centred = to_float(x.v[i]) - params.mean[i];
+    float centred = wide[i] - params.mean[i];
     float z = centred * params.scale[i] + params.shift[i];
     float dz = source.relu && z <= 0.0f ? 0.0f : da[i];
     fold.first[i] += dz;

@@ -65,18 +65,16 @@ __global__ void __launch_bounds__(kMostGroups* kThreads, 1)
   const TapBlock& block = w.block[rows_index % w.blocks];
   Part rows = find_part(p.source, p.chunks[0], rows_index / w.blocks, kChunk);
   Part columns = find_part(w.q, w.q_tiles[0], columns_index, BN);
-  if (p.group.n) {  // Q's channels that meet this chunk of P; partials count from the first
-    columns.first = -p.group.first(rows.channel);
-    columns.channel -= columns.first;
-  }
+  Part read = columns;  // with groups, partials count Q's channels from the first that meets this chunk of P
+  if (p.group.n) read.channel += p.group.first(rows.channel);
   fill_slots<T, thin>(p, block, slots);
-  fill_params<BN>(rows, columns, params);
+  fill_params<BN>(rows, read, params);
   sync_group(thread_group, kThreads);  // the parameters are there
 
   BoxLoader<T, kChunk / kVector, b_pitch<T>(kChunk)> p_loader(p.patch, p.in_size);
   BoxLoader<T, BN / kVector, b_pitch<T>(BN)> q_loader(w.q_box, p.out_size);
   p_loader.set_channels(*rows.source, rows.channel);
-  q_loader.set_channels(*columns.source, columns.channel);
+  q_loader.set_channels(*read.source, read.channel);
   auto begin = [&](const Tile& tile) {
     int t = tile.t * p.taps.step[0] + block.t;
     p_loader.set_origin(*rows.source, int64_t(tile.n) * p.in_size[0] + t, tile.h * p.taps.step[1] + block.h,
