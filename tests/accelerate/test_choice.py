@@ -47,7 +47,11 @@ def test_the_model_stays_stock_where_that_is_faster(objective: str) -> None:
     net = fastinpaint.accelerate(network(), example=image(), objective=objective)
     assert fused_layers(net) == []
     assert {type(m) for m in net} <= {nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Dropout}
-    assert "slower fused" in str(net.fastinpaint_report)
+    report = net.fastinpaint_report
+    assert "slower fused" in str(report)
+    kept = [report.after["kept_bytes"], *(row["kept_bytes"] for row in report.smaller)]
+    assert len(kept) > 1 and kept == sorted(kept, reverse=True)
+    assert "not chosen: " in str(report)
 
 
 def test_one_slow_layer_is_left_stock(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
