@@ -185,9 +185,9 @@ UNFUSED = dict.fromkeys(("PReLU", "RReLU", "CELU", "SELU", "LogSigmoid", "Softsi
 ADVICE = {
     "fused": "{share} of the stock step is in layers that are fused now: what is left of it is the convolutions' own "
     "arithmetic, which fewer channels or a smaller input shrink.",
-    "1x1": "{share} of the step is in 1x1 convolutions, which gained nothing fused here.",
-    "grouped": "{share} of the step is in grouped convolutions, which gained nothing fused here; dense 3x3 ones gain "
-    "most.",
+    "1x1": "{share} of the step is in 1x1 convolutions and what follows them, which gained nothing fused here.",
+    "grouped": "{share} of the step is in grouped convolutions and what follows them, which gained nothing fused here; "
+    "dense 3x3 ones gain most.",
     "norm": "{share} of the step is in norms that read no convolution's result, and gained nothing fused; norms after "
     "a convolution are fused with it.",
     "suited": "{share} of the step is in convolutions that suit the library's kernels, and gained nothing fused at "
