@@ -88,22 +88,6 @@ class Recurrent(nn.Module):
         return self.second(self.state)
 
 
-class Cached(nn.Module):
-    """Computes its positions only where the shape, a tuple, differs from the last one, as detectors do."""
-
-    shape: tuple[int, ...] | None = None
-    positions = torch.empty(0)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = block(3, 8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.shape != x.shape:
-            self.shape, self.positions = x.shape, torch.linspace(0, 1, x.shape[-1], dtype=x.dtype)
-        return self.body(x) * self.positions
-
-
 class Frozen(nn.Module):
     """Lets nobody set an attribute."""
 
@@ -120,7 +104,22 @@ class Frozen(nn.Module):
         return self.body(x)
 
 
-NETWORKS: list[type[nn.Module]] = [Teacher, Counter, Reading, Recurrent, Cached, Frozen]
+class Sized(nn.Module):
+    """Makes a table when the size changes, as a detector makes its anchors."""
+
+    size: tuple[int, ...] | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.table = block(3, 8), torch.empty(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.size != x.shape:
+            self.size, self.table = x.shape, torch.arange(x.shape[-1])
+        return self.body(x) * self.table
+
+
+NETWORKS: list[type[nn.Module]] = [Teacher, Counter, Reading, Recurrent, Frozen, Sized]
 
 
 def state(net: nn.Module) -> list[float]:
