@@ -3,8 +3,8 @@
     python -m tools.inspect.depthwise_bounds            # print the table of docs/results/gpu_depthwise.md
     python -m tools.inspect.depthwise_bounds --write    # update the page
 
-For one tile of 128 positions x 32 channels in bfloat16 by the machine code for sm_90a, stride 1, with batch norm and ReLU in the load and without an
-addend, it counts every instruction of a warp and compares the busiest unit with the memory:
+For one tile of 128 positions x 32 channels in bfloat16, stride 1, with batch norm and ReLU in the load and without an
+addend, it counts every instruction of a warp, of the code for sm_90a, and compares the busiest unit with the memory:
 
     share = cycles of the least bytes at the memory's rate / the larger of those and the busiest unit's cycles
 

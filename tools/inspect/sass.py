@@ -33,7 +33,7 @@ ARCHITECTURES = ("sm_80", "sm_90a", "sm_100")
 THREADS, BLOCKS_WANTED, REGISTERS = 128, 2, 65536  # per block; per SM; per SM
 # Kernels whose products must use tensor cores, with other required instructions.
 TENSOR = re.compile(r"^(gather|thin|wgrad)_kernel<(bf16|half)")
-# Kernels without 16-byte loads, or stores: they access single values and pairs. Copy engines read all of hopper_wgrad's.
+# Kernels without 16-byte loads, or stores: they access single values and pairs. hopper_wgrad has copy engines.
 NARROW_READS = ("batch_norm_", "finish_sums_", "reduce_groups", "hopper_wgrad")
 NARROW_WRITES = ("batch_norm_", "finish_", "reduce_groups", "depthwise_wgrad")
 
