@@ -203,7 +203,7 @@ DEFECTS = {
         *(CONV, "groups of 4 forward", "plain", WRONG_Y),
     ),
     "groups: Q from the first channel on": Defect(
-        Plant("conv_block/cuda/kernels/wgrad_main.cuh", "read.channel += p.group.first(rows.channel)", "read.channel += 0"),
+        Plant(WGRAD_KERNEL, "read.channel += p.group.first(rows.channel)", "read.channel += 0"),
         *(WGRAD, "groups of 24, stride 2", "plain", "AssertionError: dweight"),
     ),
     "accumulator not cleared": Defect(
