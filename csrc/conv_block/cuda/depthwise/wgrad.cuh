@@ -64,7 +64,7 @@ __device__ inline void store_tap(const WgradParams& w, const TapBlock& block, co
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 3 : 2)  // float32 loads twice the registers
     depthwise_wgrad_kernel(const __grid_constant__ WgradParams w, int shared_bytes) {
   FI_DYNAMIC_SHARED(memory);
   SharedArena arena(memory, shared_bytes);
