@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -20,6 +21,7 @@ from fastinpaint.acceleration.sandbox import all_modules, attributes, carries_gr
 from fastinpaint.acceleration.swap import swap, unswap
 from fastinpaint.ops.dispatch.autotune import median
 
+logger = logging.getLogger(__name__)
 clock = time.perf_counter
 BEFORE_LAYERS = ""  # the part before the first watched layer
 
@@ -80,6 +82,19 @@ class Runner:
         if plan.channels_last is not None:
             layout.set_weights(self.model, plan.channels_last)
         swap(self.model, plan, self.backend)
+
+    def compile(self, plan: Plan) -> None:
+        """Apply a plan, and compile the Triton kernels of its step in several processes. None of them is launched."""
+        from fastinpaint.ops.conv_block.triton import ahead
+
+        if not ahead.can_collect():
+            return
+        self.apply(plan)
+        with ahead.collecting() as launches:
+            self.step()
+        self._restore()
+        if failed := ahead.compile_new(launches):
+            logger.warning("accelerate: %d of %d Triton kernels were not compiled ahead.", failed, len(launches))
 
     def forward(self) -> tuple[Any, list[Tensor]]:
         """Run forward: returns the model's results, and the copies of its inputs that require gradients."""

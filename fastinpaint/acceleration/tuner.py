@@ -33,7 +33,7 @@ from fastinpaint.acceleration.search import LAYOUTS, search
 from fastinpaint.acceleration.swap import reasons, swap, unswap
 from fastinpaint.acceleration.trial import Runner
 from fastinpaint.nn import region
-from fastinpaint.ops.dispatch import autotune, native, tuning_cache
+from fastinpaint.ops.dispatch import autotune, native, triton_support, tuning_cache
 from fastinpaint.ops.dispatch.source_hash import source_hash
 
 logger = logging.getLogger(__name__)
@@ -192,11 +192,12 @@ def _numel(maps: Any) -> int:
     return sum(shape.numel() for shape, *_ in maps)
 
 
-def can_run_extra_steps() -> bool:
-    """Whether extra steps may run now, for measuring.
+def can_run_extra_steps(measured: bool = True) -> bool:
+    """Whether extra steps may run now.
 
     They must not run where something observes the operators (a compiler, tracer, checkpoint, functorch, a mode, a CUDA
-    graph's capture), in a backward pass, or in distributed training, where all processes must make the same choice.
+    graph's capture), or in a backward pass. Steps to be measured must not run in distributed training, where all
+    processes must make the same choice.
     """
     return not (
         torch.compiler.is_compiling()
@@ -208,7 +209,7 @@ def can_run_extra_steps() -> bool:
         or region.saving() is not None
         or torch._C._current_graph_task_id() != -1
         or (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing())
-        or (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
+        or (measured and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
     )
 
 
@@ -236,6 +237,8 @@ def tune(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> tuple[
         with torch.set_grad_enabled(grad), sandbox.sandbox(model), progress() as bar:
             runner = Runner(model, example, training, tuner.backend, bar.update)
             try:
+                if runner.device.type == "cuda" and triton_support.INSTALLED:
+                    runner.compile(Plan(everything=True))
                 found = search(runner, tuner.goal)
                 runner.apply(found.plan)
                 report = _report(model, found, tuner)
