@@ -64,20 +64,21 @@ def unwatch_first_call(model: nn.Module) -> None:
 
 def before_first_call(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Pre-forward hook: compile what a call and its backward launch. It removes itself after both modes."""
-    if torch.compiler.is_compiling() or getattr(model, "_is_replica", False) or waits_for_shapes(model):
+    state, mode = vars(model)[FIRST_CALL], torch.is_grad_enabled()
+    if mode in state.seen or torch.compiler.is_compiling() or getattr(model, "_is_replica", False):
         return
-    state, example = vars(model)[FIRST_CALL], Example(args, kwargs)
-    runs_here = [triton_support.why_not_on("accelerate", t) is None for t in (*example.tensors(), *model.parameters())]
-    if torch.is_grad_enabled() in state.seen or not all(runs_here):
+    if waits_for_shapes(model):
         return
     from fastinpaint.ops.conv_block.triton import ahead
 
-    if ahead.is_collecting() or not ahead.can_collect():
+    example = Example(args, kwargs)
+    runs_here = [triton_support.why_not_on("accelerate", t) is None for t in (*example.tensors(), *model.parameters())]
+    if ahead.is_collecting() or not all(runs_here):
         return
-    state.seen.add(torch.is_grad_enabled())
+    state.seen.add(mode)
     if len(state.seen) == 2:
         unwatch_first_call(model)
-    if _compile(model, example, state):
+    if ahead.can_collect() and _compile(model, example, state):
         region.enter(model)  # the hook that does so was added too late for this call
 
 

@@ -19,9 +19,13 @@ def exact_float32(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
-@pytest.mark.parametrize("name", ["2d-depthwise-transposed", "2d-grouped-strided"])
-def test_a_wgrad_program_sums_several_tiles(name, monkeypatch):
-    monkeypatch.setattr(groups, "PROGRAMS", 1)
+@pytest.mark.parametrize(
+    ("name", "programs"),
+    [("2d-depthwise", 27), ("2d-depthwise-transposed", 32), ("2d-grouped", 36), ("2d-grouped", 1)],
+    ids=["12 of 10 tiles", "2 x 2 tiles", "2 x 3 tiles", "6 tiles"],
+)
+def test_wgrad_programs_sum_several_tiles(name, programs, monkeypatch):
+    monkeypatch.setattr(groups, "PROGRAMS", programs)
     monkeypatch.setattr(groups, "ITEMS", 256)
     monkeypatch.setattr(groups, "MOST_STEP", 16)
     run(CASES[name], torch.float32)
