@@ -1,8 +1,8 @@
 """Compiles the Triton kernels of a fused model's step in several processes, when the model is first called.
 
-The step runs once before, in a `sandbox` and with its kernels listed instead of launched (`Runner.compile`). Without
-it, every kernel compiles when it is first launched, one after another, which takes minutes. In distributed training
-every process runs that step, so that collective operations inside the model find each other.
+The step runs once before, in a `sandbox` and with its kernels listed instead of launched. Without it, every kernel compiles
+when it is first launched, one after another, which takes minutes. In distributed training every process runs that
+step, so that collective operations inside the model find each other.
 """
 
 from __future__ import annotations
@@ -21,14 +21,13 @@ from fastinpaint.acceleration.borders import FIRST_CALL
 from fastinpaint.acceleration.example import Example
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.swap import swap, unswap
-from fastinpaint.acceleration.trial import Runner
+from fastinpaint.acceleration.trial import ONE_BY_ONE, Runner, compile_ahead
 from fastinpaint.acceleration.tuner import can_run_extra_steps, runs_elsewhere, waits_for_shapes
 from fastinpaint.nn import region
 from fastinpaint.ops.dispatch import registry, triton_support
 
 logger = logging.getLogger(__name__)
 HANDLE = "_fastinpaint_first_call_hook"
-ONE_BY_ONE = "accelerate: new Triton kernels compile one after another, which takes minutes: %s"
 
 
 @dataclass
@@ -67,18 +66,17 @@ def before_first_call(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[s
     state, mode = vars(model)[FIRST_CALL], torch.is_grad_enabled()
     if mode in state.seen or torch.compiler.is_compiling() or getattr(model, "_is_replica", False):
         return
-    if waits_for_shapes(model):
+    weight = next(model.parameters(), None)
+    if weight is None or triton_support.why_not_on("accelerate", weight) is not None or waits_for_shapes(model):
         return
     from fastinpaint.ops.conv_block.triton import ahead
 
-    example = Example(args, kwargs)
-    runs_here = [triton_support.why_not_on("accelerate", t) is None for t in (*example.tensors(), *model.parameters())]
-    if ahead.is_collecting() or not all(runs_here):
+    if ahead.is_collecting():
         return
     state.seen.add(mode)
     if len(state.seen) == 2:
         unwatch_first_call(model)
-    if ahead.can_collect() and _compile(model, example, state):
+    if ahead.can_collect() and _compile(model, Example(args, kwargs), state):
         region.enter(model)  # the hook that does so was added too late for this call
 
 
@@ -95,14 +93,8 @@ def _compile(model: nn.Module, example: Example, state: FirstCall) -> bool:
     unswap(model)
     try:
         with sandbox.sandbox(model):
-            runner = Runner(model, example, training, state.backend, int)
-            try:
-                runner.compile(state.plan)
-            finally:
-                unswap(model)
-    except Exception as error:  # the model's own call raises what is its own
-        reason = str(error).partition("\n")[0]
-        logger.warning(ONE_BY_ONE, reason)
+            compile_ahead(Runner(model, example, training, state.backend, int), state.plan)
+            unswap(model)
     finally:
         swap(model, state.plan, state.backend)
     return True

@@ -146,6 +146,8 @@ def layers_of(
         else:
             why = "faster fused" if fused_ms < stock_ms else "keeps fewer bytes"
         found.append(Layer(name, type(modules[name]).__name__, tier, why, stock_ms, fused_ms))
+        joined = [layer for layer in links.unit(name)[1:] if isinstance(modules[layer], _ConvNd)]
+        found += [Layer(layer, type(modules[layer]).__name__, tier, "as the layer before") for layer in joined]
     return found
 
 

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 pytest.importorskip("triton")
 
 import fastinpaint
-from fastinpaint.acceleration import first_call
+from fastinpaint.acceleration import first_call, trial
 from fastinpaint.ops.conv_block.triton import ahead
 from fastinpaint.ops.dispatch import triton_support
 
@@ -113,7 +113,7 @@ def test_a_failure_is_told_and_the_step_goes_on(
         step(model, x)
         step(model, x)
     (said,) = [record.getMessage() for record in caplog.records]
-    assert said == first_call.ONE_BY_ONE % "no space left"
+    assert said == trial.ONE_BY_ONE % "no space left"
     assert machine.launched
 
 
