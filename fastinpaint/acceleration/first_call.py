@@ -1,8 +1,8 @@
 """Compiles the Triton kernels of a fused model's step in several processes, when the model is first called.
 
-The step runs once before, in a `sandbox` and with its kernels listed instead of launched. Without it, every kernel compiles
-when it is first launched, one after another, which takes minutes. In distributed training every process runs that
-step, so that collective operations inside the model find each other.
+The step runs once before, in a `sandbox` and with its kernels listed instead of launched. Without it, every kernel
+compiles when it is first launched, one after another, which takes minutes. In distributed training every process runs
+that step, so that collective operations inside the model find each other.
 """
 
 from __future__ import annotations
