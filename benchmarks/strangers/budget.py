@@ -4,9 +4,10 @@
     python -m benchmarks.strangers.budget --table FILE
 
 Each contender takes turns with the stock channels-last model, its yardstick. One row a contender: the MiB that autograd
-keeps between forward and backward, the same with the most that backward holds of maps it computes again (counted for
-`accelerate` alone), the milliseconds of a step, and those of the yardstick in the same turns. A budget is a share of
-the stock model's kept bytes. "paper" is the network of Wang et al. 2019; others are the timing set's.
+keeps between forward and backward, the most that it keeps and backward computes again at a time (the latter is counted
+for `accelerate` alone), the milliseconds of a step, and those of the yardstick in the same turns. A budget is a share
+of the stock model's kept bytes: torch.compile's of what is kept, ours of the most at a time. "paper" is the network of
+Wang et al. 2019; others are the timing set's.
 
 With ``--rows`` a run resumes: contenders that have a row in the file are not measured again, and ``--seconds`` ends a
 run between two contenders.
@@ -32,7 +33,7 @@ from benchmarks.strangers.measure import shrunk
 from benchmarks.strangers.networks import CASES, batch
 from fastinpaint.acceleration import trial
 from fastinpaint.acceleration.example import float_tensors
-from fastinpaint.acceleration.kept import RecomputedBytes, kept_bytes
+from fastinpaint.acceleration.kept import PeakBytes, kept_bytes
 from fastinpaint.acceleration.layout import set_weights, to_channels_last
 from fastinpaint.bench import rows
 from fastinpaint.bench.machine import describe
@@ -83,12 +84,17 @@ def contenders(name: str, args: argparse.Namespace) -> dict[str, Build]:
     def ours(**options: Any) -> Contender:
         return fastinpaint.accelerate(copy.deepcopy(net), example=inputs, **options), inputs
 
+    def low() -> Contender:
+        last, last_inputs = channels_last(net, inputs)
+        return fastinpaint.accelerate(last, objective="fuse", memory="low"), last_inputs
+
     found: dict[str, Build] = {f"torch.compile, budget {b:g}": functools.partial(compiled, b) for b in args.budgets}
     found["accelerate, speed"] = ours
     for budget in args.budgets:
         if budget < 1:
             found[f"accelerate, memory={budget:g}"] = functools.partial(ours, memory=budget)
     found["accelerate, memory"] = functools.partial(ours, objective="memory")
+    found["accelerate, every layer fused, low"] = low
     return {who: build for who, build in found.items() if args.only in who}
 
 
@@ -104,9 +110,11 @@ def measure(name: str, args: argparse.Namespace, who: str, build: Build) -> dict
     net, inputs = build()
     last, last_inputs = channels_last(*network(name, args))
     run, stock = loss(net, inputs), loss(last, last_inputs)
-    kept, again = kept_bytes(run, net.parameters()), RecomputedBytes()
-    with again.counting():
-        run().backward()
+    kept, peak = kept_bytes(run, net.parameters()), PeakBytes(net.parameters())
+    with peak.counting():
+        with peak.saving():
+            result = run()
+        result.backward()
     stock_kept = kept_bytes(stock, last.parameters())
     stock().backward()
     seconds, stock_seconds = time_pairwise(
@@ -115,7 +123,7 @@ def measure(name: str, args: argparse.Namespace, who: str, build: Build) -> dict
     timing, yardstick = Timing.of(seconds), Timing.of(stock_seconds)
     shape = [list(t.shape) for t in inputs]
     row = {"kind": KIND, "case": name, "input": shape, "contender": who, "runs": timing.runs}
-    row |= {"kept_bytes": kept, "held_bytes": kept + again.most, "p50": timing.p50, "clock": trial.clock.__name__}
+    row |= {"kept_bytes": kept, "held_bytes": max(kept, peak.most), "p50": timing.p50, "clock": trial.clock.__name__}
     return describe(torch.device("cpu")) | row | {"stock_p50": yardstick.p50, "stock_kept_bytes": stock_kept}
 
 
@@ -135,7 +143,7 @@ def table(found: list[dict[str, Any]]) -> str:
 def main() -> int:
     """Measure the networks that are named; print and keep each contender's row as it is done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="*", default=["paper"], choices=["paper", *CASES], metavar="NETWORK")
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help=f"paper (default), {', '.join(CASES)}")
     parser.add_argument("--budgets", type=float, nargs="+", default=[1.0, 0.3, 0.1])
     parser.add_argument("--frames", type=int, default=4, help="frames of the paper's network")
     parser.add_argument("--turns", type=int, default=3)
@@ -146,6 +154,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=math.inf, help="start no contender after this time")
     parser.add_argument("--table", type=Path, nargs="+", help="print the rows of these files, and measure nothing")
     args = parser.parse_args()
+    unknown = set(args.networks) - {"paper", *CASES}
+    if unknown:
+        parser.error(f"unknown networks {', '.join(sorted(unknown))}; known: paper, {', '.join(CASES)}.")
     if args.table:
         print(table([row for row in rows.read(args.table) if row["kind"] == KIND]))
         return 0
@@ -155,7 +166,7 @@ def main() -> int:
     known = rows.read([args.rows]) if args.rows is not None and args.rows.exists() else []
     done = {(row["case"], row["contender"], str(row["input"])) for row in known}
     began = time.perf_counter()
-    for name in args.networks:
+    for name in args.networks or ["paper"]:
         shape = str([list(t.shape) for t in network(name, args)[1]])
         for who, build in contenders(name, args).items():
             if (name, who, shape) in done or time.perf_counter() - began > args.seconds:
