@@ -67,7 +67,7 @@ __device__ __forceinline__ void add_run(float (&sum)[kAdjacent][kVector], const 
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 3 : 2)  // float32 loads twice the registers
     depthwise_kernel(const __grid_constant__ GatherParams p, const __grid_constant__ PackParams layout, const T* weight,
                      int shared_bytes) {
   FI_DYNAMIC_SHARED(memory);
