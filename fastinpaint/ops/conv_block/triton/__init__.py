@@ -195,7 +195,7 @@ def _run(
     if stats:
         channels, parts = found.sizes
         items = parts * (1 + 2 * channels)
-        measured = support.float_empty(y, items) if mean0 is None else mean0.new_empty(items)
+        measured = torch.empty(items, dtype=torch.float32, device=y.device) if mean0 is None else mean0.new_empty(items)
     found.launch(
         x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, packed, bias, y, measured, None
     )
