@@ -14,6 +14,8 @@ from torch.nn.parameter import is_lazy
 from fastinpaint.acceleration import layout
 from fastinpaint.acceleration.example import Example, arguments_of
 from fastinpaint.acceleration.finals import Goal
+from fastinpaint.acceleration.first_call import unwatch_first_call, watch_first_call
+from fastinpaint.acceleration.keys import key_of
 from fastinpaint.acceleration.kinds import FUSED, learn_subclasses
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.report import Layer, Report
@@ -21,7 +23,6 @@ from fastinpaint.acceleration.rules import choices
 from fastinpaint.acceleration.swap import reasons, swap, unswap
 from fastinpaint.acceleration.tuner import (
     Tuner,
-    key_of,
     try_rules,
     tune,
     unwatch_calls,
@@ -98,6 +99,7 @@ def accelerate(
         plan = Plan(everything=True, contiguous=not _is_channels_last(model), memory=tier)
         before = _layouts(model)
         _put_unmeasured(model, plan, backend, Report(objective="fuse", how="fuse"))
+        watch_first_call(model, plan, backend)
         if name in ("auto", "cpu") and channels_last is not False:
             vars(model)["_fastinpaint_layouts"] = before
             _put_channels_innermost(model)
@@ -122,6 +124,7 @@ def accelerate(
 def restore(model: Model) -> Model:
     """Take `accelerate` back: every module has its own class again, weights their layout. Returns the model."""
     unwatch_calls(model)
+    unwatch_first_call(model)
     unswap(model)
     changeable = not layout.in_buckets(model)
     for module in model.modules():
@@ -225,6 +228,6 @@ def _choose_now(model: nn.Module, example: Any, tuner: Tuner) -> None:
         if tuning_cache.mode() == "0":
             use_plan(model, tuner, *try_rules(model, call, model.training, tuner))
             return
-        tuner.key = key_of(model, args, kwargs)
+        tuner.key = key_of(model, args, kwargs, tuner.modes)
         tuner.plans[tuner.key] = tune(model, call, model.training, tuner)
         use_plan(model, tuner, *tuner.plans[tuner.key])

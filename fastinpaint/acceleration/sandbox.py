@@ -132,10 +132,13 @@ def attributes(modules: list[nn.Module]) -> Callable[[], None]:
 
 
 def _is_state(name: str, value: Any) -> bool:
-    """Whether an attribute is the user's and holds a value that a forward pass may replace or change."""
+    """Whether an attribute is the user's and holds a value that a forward pass may replace or change.
+
+    All of them belong together: a cache and the shape it was made for, which is a tuple.
+    """
     if name in TORCHS or name.startswith("_fastinpaint"):
         return False
-    return value is None or type(value) in (bool, int, float, str, Tensor, *CONTAINERS)
+    return not callable(value)
 
 
 def carries_graph(modules: list[nn.Module]) -> bool:

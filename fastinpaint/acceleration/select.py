@@ -6,6 +6,7 @@ the next part. Its cost is forward plus backward, beside the neighbours it was m
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -13,6 +14,7 @@ from fastinpaint.acceleration.links import Links
 from fastinpaint.acceleration.plan import DEFAULT, LOW, STOCK, Plan
 from fastinpaint.acceleration.trial import Trial
 
+DEAREST = 16.0  # times by which a measured boundary may cost more than was estimated
 MARGIN = 0.01  # relative gain that a part needs to be fused
 PRICES, DEARER = 48, 1.4  # prices of a kept byte that are tried, each higher than the one before by this factor
 SEGMENTS = (1, 2, 3, 4, 6, 8, 12, 16, 24)  # segments of maps; backward recomputes one segment at a time
@@ -41,6 +43,8 @@ class Costs:
             in backward, read again.
         forgotten: by part, bytes that the tier "low" does not keep.
         again: by part, seconds to compute them again.
+        borders: by part, bytes that the next part reads: a norm's or an activation's result. A convolution's own result
+            is there anyway.
     """
 
     trials: Mapping[str, Trial]
@@ -48,8 +52,12 @@ class Costs:
     second_per_byte: float
     forgotten: dict[str, int] = field(default_factory=dict)
     again: dict[str, float] = field(default_factory=dict)
+    borders: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        links = self.links
+        bare = {name for name in links.order if links.is_bare(name)}
+        self.borders = {a: links.input_bytes.get(b, 0) for a, b in itertools.pairwise(links.order) if a not in bare}
         if LOW not in self.trials:
             return
         default, low = self.trials[DEFAULT], self.trials[LOW]
@@ -73,10 +81,8 @@ class Costs:
         return kept - self.forgotten.get(name, 0) if tier == LOW else kept
 
     def boundary_bytes(self, name: str, tier: str, next_tier: str) -> int:
-        """Bytes of a fused part's activation that a stock convolution reads: it is written out and kept."""
-        if tier == STOCK or next_tier != STOCK or not self.links.readers.get(name, set()) & CONVOLUTIONS:
-            return 0
-        return self.links.result_bytes.get(name, 0)
+        """Bytes that a stock part reads of a fused part before it: they are written out and kept."""
+        return 0 if tier == STOCK or next_tier != STOCK else self.borders.get(name, 0)
 
     def of(self, tiers: Tiers) -> Option:
         """The estimated cost of these tiers."""
@@ -93,9 +99,6 @@ class Costs:
             elif name in self.forgotten:
                 held = 0
         return Option(seconds, kept + peak, tiers)
-
-
-CONVOLUTIONS = {"Conv2d", "Conv3d", "ConvTranspose2d", "ConvTranspose3d"}
 
 
 def cheapest(costs: Costs, price: float = 0.0) -> Tiers:
@@ -133,16 +136,16 @@ def cheapest(costs: Costs, price: float = 0.0) -> Tiers:
 def fitted(costs: Costs, tiers: Tiers, mixed: Trial) -> Costs:
     """The costs, with the seconds per byte at the boundaries as a measured mixed plan shows them, at least as before.
 
-    Where fused and stock parts alternate, converting costs more than the parts of the uniform plans say.
+    Where fused and stock parts alternate, more is paid than the parts of the uniform plans say: a fused part leaves its
+    activation to its reader, and has to compute it where that is a stock one.
     """
-    borders = sum(
-        costs.boundary_bytes(name, tiers[name], tiers[after])
-        for name, after in zip(costs.links.order, costs.links.order[1:], strict=False)
-    )
-    missing = sum(mixed.parts.values()) - sum(costs.part(name, tier) for name, tier in tiers.items())
+    order = costs.links.order
+    borders = sum(costs.boundary_bytes(a, tiers[a], tiers[b]) for a, b in itertools.pairwise(order))
     if not borders:
         return costs
-    return replace(costs, second_per_byte=max(costs.second_per_byte, missing / borders))
+    missing = sum(mixed.parts.values()) - sum(costs.part(name, tier) for name, tier in tiers.items())
+    shown = min(missing / borders, DEAREST * costs.second_per_byte)  # one disturbed step shows anything
+    return replace(costs, second_per_byte=max(costs.second_per_byte, shown))
 
 
 def priced(costs: Costs) -> list[Option]:
@@ -161,23 +164,30 @@ def priced(costs: Costs) -> list[Option]:
 def recomputing(costs: Costs, tiers: Tiers) -> Iterator[Option]:
     """The plan, with the fused maps that are cheap enough computed again in backward, in segments.
 
-    Backward recomputes a chain of such maps as a whole and holds it. So one map is kept between two segments.
+    Backward recomputes a chain of such maps as a whole and holds it. So one map is kept between two segments. In a
+    residual network that is a block's sum. The tier of its last layers says whether it is kept, which counts for the
+    layer that reads it.
     """
     dear = {name: costs.again.get(name, 0.0) / saved for name, saved in costs.forgotten.items() if tiers[name] != STOCK}
     steps = sorted(dear.values())
     limits = {steps[min(len(steps) - 1, len(steps) * (i + 1) // QUANTILES)] for i in range(QUANTILES)} if steps else ()
-    for limit in limits:
-        maps = [name for name in costs.links.order if name in dear]
-        total = sum(costs.forgotten[name] for name in maps if dear[name] <= limit)
-        for segments in SEGMENTS:
-            most, held, found = total / segments, 0, dict(tiers)
-            for name in maps:
-                if dear[name] > limit or held + costs.forgotten[name] > most:
-                    held = 0
-                else:
-                    held += costs.forgotten[name]
-                    found[name] = LOW
-            yield costs.of(found)
+    maps = [name for name in costs.links.order if name in dear]
+    for limit, segments in itertools.product(limits, SEGMENTS):
+        most = sum(costs.forgotten[name] for name in maps if dear[name] <= limit) / segments
+        held, found = 0, dict(tiers)
+        for i, name in enumerate(maps):
+            size = costs.forgotten[name]
+            reads_sum = i >= 2 and size > costs.forgotten[maps[i - 1]]
+            within = i + 1 < len(maps) and size < costs.forgotten[maps[i + 1]]
+            if dear[name] > limit or (held + size > most and not reads_sum and not within):
+                held = 0
+                continue
+            if held + size > most and reads_sum:
+                found |= {last: tiers[last] for last in maps[i - 2 : i]}
+                held = 0
+            held += size
+            found[name] = LOW
+        yield costs.of(found)
 
 
 def options(costs: Costs) -> list[Option]:

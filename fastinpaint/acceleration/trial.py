@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,14 +14,16 @@ from torch import Tensor, nn
 
 from fastinpaint.acceleration import layout
 from fastinpaint.acceleration.example import Example, float_tensors
-from fastinpaint.acceleration.kept import Kept, RecomputedBytes
+from fastinpaint.acceleration.kept import Kept, PeakBytes
 from fastinpaint.acceleration.links import Links, wrapped_forwards
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.sandbox import all_modules, attributes, carries_graph, clear_casts, random_states
 from fastinpaint.acceleration.swap import swap, unswap
 from fastinpaint.ops.dispatch.autotune import median
 
+logger = logging.getLogger(__name__)
 clock = time.perf_counter
+ONE_BY_ONE = "accelerate: new Triton kernels compile one after another, which takes minutes: %s"
 BEFORE_LAYERS = ""  # the part before the first watched layer
 
 
@@ -32,7 +35,7 @@ class Trial:
         seconds: time of one step.
         parts: seconds from the entry of each watched layer to the entry of the next one, forward plus backward.
         forward: seconds of each part's forward.
-        kept: bytes that autograd keeps, plus the peak of what backward recomputes.
+        kept: the most bytes that autograd keeps and backward recomputes at a time.
         kept_by: bytes that autograd keeps, by part.
         results: the model's first results, for comparison.
     """
@@ -129,10 +132,10 @@ class Runner:
         watch = Watch(self.model, self.links.order, self.device)
         trial = self.try_out(plan, watch)
         with watch.watching():
-            again = RecomputedBytes()
-            with again.counting():
-                self.step(watch)
-            trial.kept += again.most
+            if self.training:
+                trial.kept = max(trial.kept, self._peak())
+            else:
+                self.step()
             seconds, parts = [], []
             for _ in range(runs):
                 seconds.append(self.step(watch))
@@ -144,10 +147,23 @@ class Runner:
             trial.parts.update(dict.fromkeys(names, usual))
         return trial
 
+    def _peak(self) -> int:
+        """The most bytes that a step keeps and recomputes at a time."""
+        if self._recurrent:
+            self._put_back_attributes()
+        peak = PeakBytes(self.model.parameters())
+        with peak.counting():
+            with peak.saving():
+                results, taking = self.forward()
+            self._backward(results, taking, None)
+        self.steps += 1
+        self.tick()
+        return peak.most
+
     def try_out(self, plan: Plan, watch: Watch | None = None) -> Trial:
         """Apply a plan and run forward once, to get the results and the kept bytes."""
         self.apply(plan)
-        self._restore()
+        self.restore()
         state, kept, trial = self._random_state(), Kept(self.model.parameters()), Trial(plan)
         watch = Watch(self.model, [], self.device) if watch is None else watch
         with kept.counting() if self.training else nullcontext(), watch.watching(kept):
@@ -158,7 +174,17 @@ class Runner:
         trial.kept, trial.kept_by = kept.total, kept.by
         return trial
 
-    def _restore(self) -> None:
+    def exact_results(self) -> list[Tensor] | None:
+        """The stock model's results without autocast; None where it is not enabled."""
+        kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+        if not kinds:
+            return None
+        with ExitStack() as stack:
+            for kind in kinds:
+                stack.enter_context(torch.autocast(kind, enabled=False))
+            return self.try_out(Plan()).results
+
+    def restore(self) -> None:
         """Restore buffers, plain attributes and random states, so that plans can be compared."""
         self._put_back_random_states()
         self._put_back_attributes()
@@ -175,7 +201,7 @@ class Runner:
     @torch.no_grad()
     def _eval_results(self) -> list[Tensor]:
         """The results in evaluation mode, because dropout's pattern depends on the layout."""
-        self._restore()
+        self.restore()
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         results = [t.clone() for t in float_tensors(self.forward()[0])]
@@ -192,6 +218,23 @@ class Runner:
                 self.apply(plans[place])
                 taken[place][turn] = min(self.step() for _ in range(within))
         return taken
+
+
+def compile_ahead(runner: Runner, plan: Plan) -> None:
+    """Compile the Triton kernels of a plan's step in several processes. None is launched; a failure is logged."""
+    from fastinpaint.ops.conv_block.triton import ahead
+
+    if not ahead.can_collect():
+        return
+    try:
+        runner.apply(plan)
+        with ahead.collecting() as launches:
+            runner.step()
+        runner.restore()
+        if failed := ahead.compile_new(launches):
+            logger.warning("accelerate: %d of %d Triton kernels were not compiled ahead.", failed, len(launches))
+    except Exception as error:  # the model's own call raises what is its own
+        logger.warning(ONE_BY_ONE, str(error).partition("\n")[0])
 
 
 def wait_for(device: torch.device) -> None:

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 import fastinpaint
-from fastinpaint.acceleration import search
-from fastinpaint.acceleration.kept import RecomputedBytes, kept_bytes
+from fastinpaint.acceleration import adapt, search
+from fastinpaint.acceleration.kept import PeakBytes, RecomputedBytes, kept_bytes
 from fastinpaint.acceleration.report import Report
 from fastinpaint.nn import layers
 from fastinpaint.nn.pending_conv import PendingConv
 from fastinpaint.ops.dispatch import native, native_cpu
+from fastinpaint.ops.saved import Slot
 from tests.accelerate.slow_layers import (
     SLOW,
     Clock,
@@ -47,7 +48,12 @@ def test_the_model_stays_stock_where_that_is_faster(objective: str) -> None:
     net = fastinpaint.accelerate(network(), example=image(), objective=objective)
     assert fused_layers(net) == []
     assert {type(m) for m in net} <= {nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Dropout}
-    assert "slower fused" in str(net.fastinpaint_report)
+    report = net.fastinpaint_report
+    assert "slower fused" in str(report)
+    kept = [report.after["kept_bytes"], *(row["kept_bytes"] for row in report.smaller)]
+    assert len(kept) > 1
+    assert kept == sorted(kept, reverse=True)
+    assert "not chosen: " in str(report)
 
 
 def test_one_slow_layer_is_left_stock(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
@@ -100,6 +106,20 @@ def test_a_fused_form_that_changes_the_result_is_not_used(monkeypatch: pytest.Mo
     net = fastinpaint.accelerate(network().eval(), example=image())
     assert fused_layers(net) == []
     assert "changed the model's results by" in net.fastinpaint_report.notes[0]
+
+
+@pytest.mark.usefixtures("stock_is_slow")
+@pytest.mark.parametrize(("worse", "expected"), [(2.0, ["0", "3", "7"]), (-1.0, [])])
+def test_under_autocast_fused_layers_may_round_twice_as_much(
+    worse: float, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a network amplifies rounding, the stock model's distance from its results in float32 is the yardstick."""
+    monkeypatch.setitem(adapt.DIFFERS, torch.bfloat16, -1.0)  # any difference is too large
+    monkeypatch.setattr(adapt, "WORSE", worse)
+    with torch.autocast("cpu", torch.bfloat16):
+        net = fastinpaint.accelerate(network(), example=image())
+    assert fused_layers(net) == expected
+    assert any("changed the model's results" in note for note in net.fastinpaint_report.notes) == (not expected)
 
 
 @pytest.mark.usefixtures("fused_is_slow", "contiguous_is_slow")
@@ -160,7 +180,7 @@ def test_the_report_advises_autocast_where_the_processor_gains_by_it(isa: str, m
     monkeypatch.setattr(native_cpu, "isa", lambda: isa)
     net = nn.Sequential(*(nn.Conv2d(3 if i == 0 else 16, 16, 1) for i in range(4)))
     limit = fastinpaint.accelerate(net, example=image()).fastinpaint_report.limit
-    assert "% of the step is in 1x1 convolutions, which gained nothing fused here." in limit
+    assert "% of the step is in 1x1 convolutions and what follows them, which gained nothing fused here." in limit
     assert ("torch.autocast makes them cheaper" in limit) == (isa == "avx512bf16")
 
 
@@ -205,6 +225,27 @@ def test_kept_bytes_count_what_backward_computes_again_and_holds() -> None:
         net(x).sum().backward()
     assert 6 * x.nbytes < again.most < 10 * x.nbytes
     assert again.now == 0
+
+
+def test_kept_bytes_are_the_most_that_is_held_at_a_time() -> None:
+    """What backward has freed before it computes a map again does not count with it."""
+    peak, x, big = PeakBytes([]), torch.randn(1000, requires_grad=True), torch.randn(3000)
+    slot = Slot()
+    with peak.counting():
+        with peak.saving():
+            first = x.sin()
+            second = first.cos()
+            third = second.sin()
+        assert peak.now == 12000  # x, first and second
+        for result, of in ((third, second), (second, first)):
+            torch.autograd.grad(result, of, torch.ones(1000))
+        assert peak.now == 4000  # x
+        slot.value = big
+        assert (peak.now, peak.most) == (16000, 16000)
+        slot.value = None
+    assert (peak.now, peak.most) == (4000, 16000)
+    del first, second, third, result, of
+    assert peak.now == 0
 
 
 def test_wrong_options_are_refused() -> None:

@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
-from torch import nn
+from torch import Tensor, nn
 
 import fastinpaint
 from fastinpaint.acceleration import finals, select
 from fastinpaint.acceleration.finals import Candidate, Goal, decide
-from fastinpaint.acceleration.links import Links
+from fastinpaint.acceleration.links import Links, record
 from fastinpaint.acceleration.paired import Ratio, left_out
 from fastinpaint.acceleration.plan import DEFAULT, LOW, STOCK, Plan
+from fastinpaint.acceleration.report import layers_of
 from fastinpaint.acceleration.trial import Trial
 from tests.accelerate.slow_layers import clock, image
 
@@ -83,10 +84,10 @@ def test_a_plan_that_a_disturbance_made_slow_is_timed_again() -> None:
 @pytest.mark.parametrize(
     ("seconds", "noise", "expected"),
     [
-        (1.015, 0.0, "small"),  # two processes do not tell 2 % apart
-        (1.022, 0.0, "fast"),  # exact timings tell more apart
-        (1.022, 0.015, "small"),  # noisy ones do not
-        (1.06, 0.02, "fast"),  # but 6 % is never a tie
+        (1.025, 0.0, "small"),  # two processes do not tell 3 % apart
+        (1.032, 0.0, "fast"),  # exact timings tell more apart
+        (1.032, 0.015, "small"),  # noisy ones do not
+        (1.07, 0.02, "fast"),  # but 7 % is never a tie
     ],
 )
 def test_fewer_kept_bytes_decide_where_the_times_are_equal(seconds: float, noise: float, expected: str) -> None:
@@ -112,9 +113,9 @@ def test_a_plan_that_reads_slower_than_the_floor_is_never_chosen() -> None:
 
 
 def test_a_choice_is_stable_under_noise() -> None:
-    """Sixty searches whose steps vary by 1 %. Plans of half the bytes are tied with the fastest, or 4 % slower."""
+    """Sixty searches whose steps vary by 1 %. Plans of half the bytes are tied with the fastest, or 6 % slower."""
     tied = same({"stock": (1.0, 330), "fast": (0.98, 330), "small": (0.985, 120)})
-    slower = same({"stock": (1.2, 330), "fast": (1.0, 330), "small": (1.05, 160)})
+    slower = same({"stock": (1.2, 330), "fast": (1.0, 330), "small": (1.06, 160)})
     for table, expected in ((tied, "small"), (slower, "fast")):
         assert [winner(table, noise=0.01, seed=seed) for seed in range(60)].count(expected) >= 58
 
@@ -162,7 +163,7 @@ def test_the_interval_of_a_ratio() -> None:
 def costs(stock: Sequence[float], fused: Sequence[float], low: bool = False, per_byte: float = 0.0) -> select.Costs:
     """Costs of a row of convolutions that keep two maps of 1 MiB each stock, one fused, and none in the tier low."""
     order = [str(i) for i in range(len(stock))]
-    links = Links(order, result_bytes=dict.fromkeys(order, MIB), readers={name: {"Conv2d"} for name in order})
+    links = Links(order, input_bytes=dict.fromkeys(order, MIB), readers={name: {"ReLU", "Conv2d"} for name in order})
     trials = {}
     for tier, seconds, maps in ((STOCK, stock, 2), (DEFAULT, fused, 1), (LOW, [2 * s for s in fused], 0)):
         if tier != LOW or low:
@@ -182,14 +183,54 @@ def test_the_fastest_parts_count_the_maps_at_their_boundaries() -> None:
     assert fused_parts(select.cheapest(costs(stock, fused, per_byte=2 / MIB))) == "012345"
 
 
+class Excited(nn.Module):
+    """Squeeze-and-excitation between two convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.SiLU())
+        self.squeeze = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 2, 1), nn.SiLU(), nn.Conv2d(2, 8, 1))
+        self.last = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.last(x * self.squeeze(x).sigmoid())
+
+
+def test_convolutions_of_1x1_maps_go_with_the_layer_before() -> None:
+    net, x = Excited(), image(2, 3, 12, 12)
+    links = record(net, lambda: net(x))
+    assert links.order == ["first.0", "last"]
+    assert links.unit("first.0") == ["first.0", "first.1", "squeeze.1", "squeeze.3"]
+    assert links.input_bytes["last"] == 2 * 8 * 10 * 10 * 4
+    plan = select.plan_of({"first.0": DEFAULT, "last": STOCK}, links, Plan())
+    assert set(plan.fused) == set(links.unit("first.0"))
+    rows = layers_of(net, {"first.0": DEFAULT, "last": STOCK}, {STOCK: {}}, {}, links)
+    assert [(row.name, row.choice) for row in rows][1] == ("squeeze.1", DEFAULT)
+
+
+def test_a_boundary_costs_what_stock_layers_read_of_fused_ones() -> None:
+    net, x = Excited(), image(2, 3, 12, 12)
+    known = select.Costs({STOCK: Trial(Plan()), DEFAULT: Trial(Plan())}, record(net, lambda: net(x)), 1.0)
+    assert known.borders == {"first.0": 2 * 8 * 10 * 10 * 4}  # through a product, which no module makes
+    tiers = [(DEFAULT, STOCK), (DEFAULT, DEFAULT), (STOCK, STOCK), (STOCK, DEFAULT)]
+    assert [known.boundary_bytes("first.0", *pair) > 0 for pair in tiers] == [True, False, False, False]
+    known.links.follows.clear()
+    known.links.readers["first.0"] = {"Conv2d"}
+    known.__post_init__()
+    assert known.borders == {}  # a convolution's own result
+
+
 def test_boundaries_are_fitted_to_a_measured_plan() -> None:
     """Three boundaries took six seconds more than the parts say, so a plan of fewer boundaries is proposed."""
-    known = costs([3, 1, 3, 1, 3, 1], [1, 2, 1, 2, 1, 2])
+    known = costs([3, 1, 3, 1, 3, 1], [1, 2, 1, 2, 1, 2], per_byte=0.2 / MIB)
     tiers = select.cheapest(known)
     mixed = Trial(Plan(), parts={"0": 3.0, "1": 1.0, "2": 3.0, "3": 1.0, "4": 3.0, "5": 1.0})
     found = select.fitted(known, tiers, mixed)
     assert found.second_per_byte == pytest.approx(2 / MIB)
     assert fused_parts(select.cheapest(found)) == "012345"
+    mixed.parts["0"] = 1e3  # a disturbed step
+    assert select.fitted(known, tiers, mixed).second_per_byte == select.DEAREST * known.second_per_byte
 
 
 def test_plans_are_proposed_from_the_fastest_to_the_smallest() -> None:
@@ -208,6 +249,18 @@ def test_maps_are_computed_again_in_segments() -> None:
     best = min(select.options(known), key=lambda option: option.kept)
     assert best.kept <= 7 * MIB
     assert list(best.tiers.values()).count(DEFAULT) >= 2
+
+
+def test_a_segment_of_residual_blocks_begins_after_a_sum_that_is_kept() -> None:
+    """Eight blocks of two convolutions; the first one of each keeps the sum before it too. Its maker's tier counts."""
+    known = costs([3.0] * 16, [1.0] * 16, low=True)
+    known.forgotten = {str(i): (2 if i and i % 2 == 0 else 1) * MIB for i in range(16)}
+    known.again = {name: saved / MIB for name, saved in known.forgotten.items()}  # all cost the same per byte
+    tiers = dict.fromkeys(known.links.order, DEFAULT)
+    found = ["".join(tier[0] for tier in option.tiers.values()) for option in select.recomputing(known, tiers)]
+    assert "l" * 16 in found
+    assert "llddllddllddllld" in found
+    assert not any(len(kept) % 2 for one in found if one[0] == "l" for kept in one.rstrip("d").split("l"))
 
 
 def test_memory_keeps_fewer_bytes_than_either_tier_alone() -> None:
