@@ -18,7 +18,7 @@ AGREE = 1.0
 MARGIN = 32
 """Pixels around the holes that the flow sees."""
 FINE_SIDE = 200
-"""Frames whose shorter side is at most this many pixels get flow at twice their resolution, larger ones at half."""
+"""Frames whose shorter side is at most this many pixels get flow at full resolution, larger ones at half."""
 SMALLEST = 16
 """Pixels of the shorter side that DIS needs; smaller frames are held to be still."""
 
@@ -73,8 +73,8 @@ def by_flow(video: np.ndarray, known: np.ndarray, places: Sequence[Place], start
 
 
 def finest_scale(video: np.ndarray) -> int:
-    """The finest scale of the flow of a video ``[T, H, W, 3]``: -1 is twice its resolution, 0 its own, 1 half."""
-    return -1 if min(video.shape[1:3]) <= FINE_SIDE else 1
+    """The finest scale of the flow of a video ``[T, H, W, 3]``: 0 is full resolution, 1 half."""
+    return 0 if min(video.shape[1:3]) <= FINE_SIDE else 1
 
 
 def grey(frame: np.ndarray) -> np.ndarray:
@@ -85,13 +85,8 @@ def grey(frame: np.ndarray) -> np.ndarray:
 def measured(first: np.ndarray, second: np.ndarray, finest: int) -> np.ndarray:
     """DIS flow from a grey frame to another, ``[H, W, 2]``, down to the finest scale."""
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    dis.setFinestScale(max(0, finest))
-    if finest >= 0:
-        return dis.calc(first, second, None)  # type: ignore[call-overload]
-    height, width = first.shape
-    large = [cv2.resize(frame, (2 * width, 2 * height), interpolation=cv2.INTER_CUBIC) for frame in (first, second)]
-    flow = dis.calc(large[0], large[1], None)  # type: ignore[call-overload]
-    return cv2.resize(flow, (width, height), interpolation=cv2.INTER_AREA) / 2
+    dis.setFinestScale(finest)
+    return dis.calc(first, second, None)  # type: ignore[call-overload]
 
 
 def _completed(flow: np.ndarray, opposite: np.ndarray, own: np.ndarray, other: np.ndarray, place: Place) -> np.ndarray:
