@@ -19,7 +19,8 @@ class Links:
     """The record of one forward pass.
 
     Attributes:
-        order: every convolution, and every norm that reads no convolution's result, in order of the first call.
+        order: every convolution, every norm that reads no convolution's result, and every linear layer whose input it
+            can compute again, in order of the first call.
         follows: {norm: the convolution whose result it reads}.
         result_bytes: bytes of a layer's result at its first call.
         calls: number of calls of each layer.
@@ -47,6 +48,11 @@ class Links:
         return [name, *(norm for norm, conv in self.follows.items() if conv == name)]
 
 
+# Layers whose nodes keep their input, so that a linear layer after them can compute its own again.
+RECOMPUTED = tuple(
+    getattr(nn, name)
+    for name in ("GELU", "SiLU", "Mish", "Hardswish", "LeakyReLU", "ELU", "ReLU6", "Softplus", "LayerNorm")
+)
 Around = Callable[[str, nn.Module, Callable[..., Any]], Callable[..., Any]]
 
 
@@ -73,6 +79,7 @@ def record(model: nn.Module, run: Callable[[], Any]) -> Links:
     """Record one forward pass of the stock model."""
     links = Links()
     made: dict[int, tuple[str, Tensor]] = {}  # {id of a map: (convolution or norm of its unit, the map)}
+    cheap: dict[int, Tensor] = {}  # results of activations and layer norms
 
     def around(name: str, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
         def noted(*args: Any, **kwargs: Any) -> Any:
@@ -82,7 +89,10 @@ def record(model: nn.Module, run: Callable[[], Any]) -> Links:
                 links.readers.setdefault(maker, set()).add(torch_class(type(module)).__name__)
             result = forward(*args, **kwargs)
             if isinstance(result, Tensor):
-                _note(links, made, name, module, given, maker, result)
+                linear = torch_class(type(module)) is nn.Linear and id(given) in cheap
+                _note(links, made, name, module, given, maker, result, linear)
+                if torch_class(type(module)) in RECOMPUTED and not getattr(module, "inplace", False):
+                    cheap[id(result)] = result
             return result
 
         return noted
@@ -103,9 +113,10 @@ def _note(
     given: Tensor | None,
     maker: str | None,
     result: Tensor,
+    linear: bool,
 ) -> None:
-    """Record that a leaf module has run."""
-    watched = isinstance(module, (_ConvNd, *NORMS))
+    """Record that a leaf module has run; linear: whether it is a linear layer to be watched."""
+    watched = linear or isinstance(module, (_ConvNd, *NORMS))
     if watched:
         links.calls[name] = links.calls.get(name, 0) + 1
         links.problems.setdefault(name, f"{module} of {None if given is None else tuple(given.shape)}")
