@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from fastinpaint.acceleration import layout
 from fastinpaint.acceleration.example import Example, arguments_of
 from fastinpaint.acceleration.finals import Goal
+from fastinpaint.acceleration.keys import key_of
 from fastinpaint.acceleration.kinds import FUSED, learn_subclasses
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.report import Layer, Report
@@ -21,7 +22,6 @@ from fastinpaint.acceleration.rules import choices
 from fastinpaint.acceleration.swap import reasons, swap, unswap
 from fastinpaint.acceleration.tuner import (
     Tuner,
-    key_of,
     try_rules,
     tune,
     unwatch_calls,
@@ -225,6 +225,6 @@ def _choose_now(model: nn.Module, example: Any, tuner: Tuner) -> None:
         if tuning_cache.mode() == "0":
             use_plan(model, tuner, *try_rules(model, call, model.training, tuner))
             return
-        tuner.key = key_of(model, args, kwargs)
+        tuner.key = key_of(model, args, kwargs, tuner.modes)
         tuner.plans[tuner.key] = tune(model, call, model.training, tuner)
         use_plan(model, tuner, *tuner.plans[tuner.key])

@@ -1,6 +1,6 @@
 """Kept bytes against time: `accelerate(model, memory=...)` beside torch.compile's activation_memory_budget.
 
-    python -m benchmarks.strangers.budget [NETWORK ...] [--budgets 1 0.3 0.1] [--frames 4] [--turns 3] [--rows FILE]
+    python -m benchmarks.strangers.budget [NETWORK ...] [--budgets 1 0.3 0.1] [--smaller 2] [--turns 3] [--rows FILE]
     python -m benchmarks.strangers.budget --table FILE
 
 Each contender takes turns with the stock channels-last model, its yardstick. One row a contender: the MiB that autograd
@@ -28,6 +28,7 @@ import torch._functorch.config
 from torch import Tensor, nn
 
 import fastinpaint
+from benchmarks.strangers.measure import shrunk
 from benchmarks.strangers.networks import CASES, batch
 from fastinpaint.acceleration import trial
 from fastinpaint.acceleration.example import float_tensors
@@ -45,11 +46,12 @@ Contender = tuple[nn.Module, tuple[Tensor, ...]]  # a network and its inputs
 Build = Callable[[], Contender]
 
 
-def network(name: str, frames: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
+def network(name: str, args: argparse.Namespace) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """A network in training mode and its inputs."""
     torch.manual_seed(0)
     if name != "paper":
-        return CASES[name].build().train(), (batch(CASES[name].shape),)
+        return CASES[name].build().train(), (batch(shrunk(CASES[name].shape, args.smaller)),)
+    frames = args.frames
     mask = torch.zeros(1, 1, frames, 128, 128)
     mask[..., 32:80, 40:96] = 1
     return VideoCompletionNet(ModelConfig()).train(), (torch.rand(1, 3, frames, 128, 128), mask)
@@ -68,7 +70,7 @@ def loss(net: nn.Module, inputs: tuple[Tensor, ...]) -> Run:
 
 def contenders(name: str, args: argparse.Namespace) -> dict[str, Build]:
     """By name, functions that make a network ready to be timed: torch.compile at each budget, and ours."""
-    net, inputs = network(name, args.frames)
+    net, inputs = network(name, args)
 
     def compiled(budget: float) -> Contender:
         torch._dynamo.reset()
@@ -81,14 +83,13 @@ def contenders(name: str, args: argparse.Namespace) -> dict[str, Build]:
     def ours(**options: Any) -> Contender:
         return fastinpaint.accelerate(copy.deepcopy(net), example=inputs, **options), inputs
 
-    budgets = [] if args.no_compile else args.budgets
-    found: dict[str, Build] = {f"torch.compile, budget {b:g}": functools.partial(compiled, b) for b in budgets}
+    found: dict[str, Build] = {f"torch.compile, budget {b:g}": functools.partial(compiled, b) for b in args.budgets}
     found["accelerate, speed"] = ours
     for budget in args.budgets:
         if budget < 1:
             found[f"accelerate, memory={budget:g}"] = functools.partial(ours, memory=budget)
     found["accelerate, memory"] = functools.partial(ours, objective="memory")
-    return found
+    return {who: build for who, build in found.items() if args.only in who}
 
 
 def channels_last(net: nn.Module, inputs: tuple[Tensor, ...]) -> Contender:
@@ -101,7 +102,7 @@ def channels_last(net: nn.Module, inputs: tuple[Tensor, ...]) -> Contender:
 def measure(name: str, args: argparse.Namespace, who: str, build: Build) -> dict[str, Any]:
     """The row of one contender."""
     net, inputs = build()
-    last, last_inputs = channels_last(*network(name, args.frames))
+    last, last_inputs = channels_last(*network(name, args))
     run, stock = loss(net, inputs), loss(last, last_inputs)
     kept, again = kept_bytes(run, net.parameters()), RecomputedBytes()
     with again.counting():
@@ -138,7 +139,8 @@ def main() -> int:
     parser.add_argument("--budgets", type=float, nargs="+", default=[1.0, 0.3, 0.1])
     parser.add_argument("--frames", type=int, default=4, help="frames of the paper's network")
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out: it compiles for a minute")
+    parser.add_argument("--smaller", type=int, default=1, help="divide the height and width of other inputs by this")
+    parser.add_argument("--only", default="", metavar="TEXT", help="contenders whose name holds this, as accelerate")
     parser.add_argument("--cpu-time", action="store_true", help="count one thread's own seconds: on a busy machine")
     parser.add_argument("--rows", type=Path, help="file that rows are appended to, and read to resume")
     parser.add_argument("--seconds", type=float, default=math.inf, help="start no contender after this time")
@@ -151,11 +153,12 @@ def main() -> int:
         torch.set_num_threads(1)
         trial.clock = time.process_time
     known = rows.read([args.rows]) if args.rows is not None and args.rows.exists() else []
-    done = {(row["case"], row["contender"]) for row in known}
+    done = {(row["case"], row["contender"], str(row["input"])) for row in known}
     began = time.perf_counter()
     for name in args.networks:
+        shape = str([list(t.shape) for t in network(name, args)[1]])
         for who, build in contenders(name, args).items():
-            if (name, who) in done or time.perf_counter() - began > args.seconds:
+            if (name, who, shape) in done or time.perf_counter() - began > args.seconds:
                 continue
             row = measure(name, args, who, build)
             print(table([row]).splitlines()[-1], flush=True)

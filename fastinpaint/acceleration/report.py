@@ -146,6 +146,8 @@ def layers_of(
         else:
             why = "faster fused" if fused_ms < stock_ms else "keeps fewer bytes"
         found.append(Layer(name, type(modules[name]).__name__, tier, why, stock_ms, fused_ms))
+        joined = [layer for layer in links.unit(name)[1:] if isinstance(modules[layer], _ConvNd)]
+        found += [Layer(layer, type(modules[layer]).__name__, tier, "as the layer before") for layer in joined]
     return found
 
 
@@ -174,7 +176,7 @@ def limit_of(model: nn.Module, tiers: Mapping[str, str], stock: Mapping[str, flo
 
 ACTIVATIONS, NORMS = "ReLU, LeakyReLU and SiLU", "batch, group and instance norm"
 UNFUSED = dict.fromkeys(("RReLU", "CELU", "SELU", "LogSigmoid", "Softsign"), ACTIVATIONS) | dict.fromkeys(
-    ("LayerNorm", "LayerNorm2d"), NORMS
+    ("LayerNorm2d",), NORMS
 )
 ADVICE = {
     "fused": "{share} of the stock step is in layers that are fused now: what is left of it is the convolutions' own "

@@ -113,7 +113,9 @@ def _fused(runner: Runner, stocks: Stocks) -> tuple[bool, Trial | None, str]:
     def measured(flag: bool) -> tuple[Trial | None, str]:
         like, runs = Plan(flag, contiguous=True not in stocks), RUNS if flag == base else 1
         plan = select.plan_of(dict.fromkeys(runner.links.order, DEFAULT), runner.links, like)
-        return adapt_plan(runner.model, plan, stocks[base], lambda plan: runner.measure(plan, runs))
+        return adapt_plan(
+            runner.model, plan, stocks[base], lambda plan: runner.measure(plan, runs), runner.exact_results
+        )
 
     fused, reason = measured(base)
     other = stocks.get(not base)
@@ -130,7 +132,7 @@ def _low(runner: Runner, fused: Trial, like: Trial) -> dict[str, Trial]:
     """Measure the model with every layer fused in the tier "low"; empty if that fails."""
     tiers = dict.fromkeys(runner.links.order, LOW)
     plan = select.plan_of(tiers, runner.links, fused.plan)
-    trial, _ = adapt_plan(runner.model, plan, like, lambda plan: runner.measure(plan, RUNS))
+    trial, _ = adapt_plan(runner.model, plan, like, lambda plan: runner.measure(plan, RUNS), runner.exact_results)
     return {} if trial is None else {LOW: trial}
 
 
@@ -197,12 +199,14 @@ class _Candidates:
         return {name: DEFAULT if name in pays else STOCK for name in self.links.order}
 
     def thrifty(self, costs: select.Costs) -> None:
-        """Plans along the estimated front of time and kept bytes. The best measured one is seldom the first."""
-        options = select.priced(costs)
-        fastest = min(option.seconds for option in options)
+        """Plans along the estimated front of time and kept bytes. Each one measured corrects the next estimates."""
         for share in THRIFT:
+            options = select.priced(costs)
+            fastest = min(option.seconds for option in options)
             near = [option for option in options if option.seconds <= (1 + share) * fastest]
-            self.measured(min(near, key=lambda option: option.kept).tiers, f"fewest bytes at {share:.0%} more time")
+            tiers = min(near, key=lambda option: option.kept).tiers
+            found = self.measured(tiers, f"fewest bytes at {share:.0%} more time")
+            costs = select.fitted(costs, found.tiers, found.trial)
 
     def with_sums(self) -> None:
         """The wholly fused plan and the best one so far, with residual sums computed again in backward.

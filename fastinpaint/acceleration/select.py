@@ -6,6 +6,7 @@ the next part. Its cost is forward plus backward, beside the neighbours it was m
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -13,6 +14,7 @@ from fastinpaint.acceleration.links import Links
 from fastinpaint.acceleration.plan import DEFAULT, LOW, STOCK, Plan
 from fastinpaint.acceleration.trial import Trial
 
+DEAREST = 16.0  # times by which a measured boundary may cost more than was estimated
 MARGIN = 0.01  # relative gain that a part needs to be fused
 PRICES, DEARER = 48, 1.4  # prices of a kept byte that are tried, each higher than the one before by this factor
 SEGMENTS = (1, 2, 3, 4, 6, 8, 12, 16, 24)  # segments of maps; backward recomputes one segment at a time
@@ -41,6 +43,8 @@ class Costs:
             in backward, read again.
         forgotten: by part, bytes that the tier "low" does not keep.
         again: by part, seconds to compute them again.
+        borders: by part, bytes that the next part reads: a norm's or an activation's result. A convolution's own result
+            is there anyway, and linear layers read and return plain maps.
     """
 
     trials: Mapping[str, Trial]
@@ -48,8 +52,13 @@ class Costs:
     second_per_byte: float
     forgotten: dict[str, int] = field(default_factory=dict)
     again: dict[str, float] = field(default_factory=dict)
+    borders: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        links = self.links
+        bare = {name for name in links.order if links.is_bare(name)} | links.linears
+        pairs = [(a, b) for a, b in itertools.pairwise(links.order) if a not in bare and b not in links.linears]
+        self.borders = {a: links.input_bytes.get(b, 0) for a, b in pairs}
         if LOW not in self.trials:
             return
         default, low = self.trials[DEFAULT], self.trials[LOW]
@@ -73,10 +82,8 @@ class Costs:
         return kept - self.forgotten.get(name, 0) if tier == LOW else kept
 
     def boundary_bytes(self, name: str, tier: str, next_tier: str) -> int:
-        """Bytes of a fused part's activation that a stock convolution reads: it is written out and kept."""
-        if tier == STOCK or next_tier != STOCK or not self.links.readers.get(name, set()) & CONVOLUTIONS:
-            return 0
-        return self.links.result_bytes.get(name, 0)
+        """Bytes that a stock part reads of a fused part before it: they are written out and kept."""
+        return 0 if tier == STOCK or next_tier != STOCK else self.borders.get(name, 0)
 
     def of(self, tiers: Tiers) -> Option:
         """The estimated cost of these tiers."""
@@ -93,9 +100,6 @@ class Costs:
             elif name in self.forgotten:
                 held = 0
         return Option(seconds, kept + peak, tiers)
-
-
-CONVOLUTIONS = {"Conv2d", "Conv3d", "ConvTranspose2d", "ConvTranspose3d"}
 
 
 def cheapest(costs: Costs, price: float = 0.0) -> Tiers:
@@ -133,16 +137,16 @@ def cheapest(costs: Costs, price: float = 0.0) -> Tiers:
 def fitted(costs: Costs, tiers: Tiers, mixed: Trial) -> Costs:
     """The costs, with the seconds per byte at the boundaries as a measured mixed plan shows them, at least as before.
 
-    Where fused and stock parts alternate, converting costs more than the parts of the uniform plans say.
+    Where fused and stock parts alternate, more is paid than the parts of the uniform plans say: a fused part leaves its
+    activation to its reader, and has to compute it where that is a stock one.
     """
-    borders = sum(
-        costs.boundary_bytes(name, tiers[name], tiers[after])
-        for name, after in zip(costs.links.order, costs.links.order[1:], strict=False)
-    )
-    missing = sum(mixed.parts.values()) - sum(costs.part(name, tier) for name, tier in tiers.items())
+    order = costs.links.order
+    borders = sum(costs.boundary_bytes(a, tiers[a], tiers[b]) for a, b in itertools.pairwise(order))
     if not borders:
         return costs
-    return replace(costs, second_per_byte=max(costs.second_per_byte, missing / borders))
+    missing = sum(mixed.parts.values()) - sum(costs.part(name, tier) for name, tier in tiers.items())
+    shown = min(missing / borders, DEAREST * costs.second_per_byte)  # one disturbed step shows anything
+    return replace(costs, second_per_byte=max(costs.second_per_byte, shown))
 
 
 def priced(costs: Costs) -> list[Option]:

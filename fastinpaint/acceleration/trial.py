@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -157,6 +157,16 @@ class Runner:
         trial.results = self._eval_results() if drew else [t.detach().clone() for t in float_tensors(results)]
         trial.kept, trial.kept_by = kept.total, kept.by
         return trial
+
+    def exact_results(self) -> list[Tensor] | None:
+        """The stock model's results without autocast; None where it is not enabled."""
+        kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+        if not kinds:
+            return None
+        with ExitStack() as stack:
+            for kind in kinds:
+                stack.enter_context(torch.autocast(kind, enabled=False))
+            return self.try_out(Plan()).results
 
     def _restore(self) -> None:
         """Restore buffers, plain attributes and random states, so that plans can be compared."""

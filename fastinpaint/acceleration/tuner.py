@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import logging
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.autograd import forward_ad
 from torch.nn.parameter import is_lazy
 from tqdm import tqdm
 
-from fastinpaint import _version
-from fastinpaint.acceleration import layout, sandbox
+from fastinpaint.acceleration import keys, layout, sandbox
 from fastinpaint.acceleration.adapt import adapt_plan
 from fastinpaint.acceleration.borders import TUNER
 from fastinpaint.acceleration.example import Example
 from fastinpaint.acceleration.finals import Goal
+from fastinpaint.acceleration.keys import Key, Modes, key_of
 from fastinpaint.acceleration.kinds import FUSED, PLAIN
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.report import Report, layers_of, limit_of
@@ -33,13 +31,10 @@ from fastinpaint.acceleration.search import LAYOUTS, search
 from fastinpaint.acceleration.swap import reasons, swap, unswap
 from fastinpaint.acceleration.trial import Runner
 from fastinpaint.nn import region
-from fastinpaint.ops.dispatch import autotune, native, tuning_cache
-from fastinpaint.ops.dispatch.source_hash import source_hash
+from fastinpaint.ops.dispatch import tuning_cache
 
 logger = logging.getLogger(__name__)
-MOST_SHAPES = 8  # sets of shapes measured per model; further ones use the nearest measured plan
-WAIT = 1e-3  # seconds between two looks at a thread that measures
-Key = tuple[Any, ...]
+CHANGED = threading.Condition()  # guards `Tuner.changing` of all tuners
 CALLS = (nn.Module._call_impl.__code__, nn.Module._wrapped_call_impl.__code__)  # what runs while a module is called
 
 
@@ -52,6 +47,9 @@ class Tuner:
         plan: the current plan.
         plans: by key of a call, the plan and its report.
         key: the key of the last call.
+        modes: reads the modes of the model's modules and parameters.
+        rules_tried: whether the plan by rules has been tried.
+        changing: the thread that measures the model or changes its plan: calls in others wait.
     """
 
     goal: Goal
@@ -59,8 +57,30 @@ class Tuner:
     plan: Plan
     plans: dict[Key, tuple[Plan, Report]] = field(default_factory=dict)
     key: Key | None = None
-    rules_tried: bool = False  # whether the plan by rules has been tried
-    changing: int | None = None  # the thread that measures the model or changes its plan: calls of others wait
+    modes: Modes = field(default_factory=Modes)
+    rules_tried: bool = False
+    changing: int | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies, which no thread is changing."""
+        return {**vars(self), "changing": None}
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """A context in which this thread may change the model's plan. It waits for another one that does."""
+        with CHANGED:
+            CHANGED.wait_for(self.free)
+            self.changing = threading.get_ident()
+        try:
+            yield
+        finally:
+            with CHANGED:
+                self.changing = None
+                CHANGED.notify_all()
+
+    def free(self) -> bool:
+        """Whether no other thread changes the plan. One that was lost in a fork does not."""
+        return self.changing in (None, threading.get_ident()) or self.changing not in sys._current_frames()
 
 
 def watch_calls(model: nn.Module, tuner: Tuner) -> None:
@@ -86,16 +106,15 @@ def before_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
     ):  # a replica of nn.DataParallel, in a thread
         return None
     tuner = vars(model)[TUNER]
-    while tuner.changing not in (None, threading.get_ident()):
-        time.sleep(WAIT)
-    key = key_of(model, args, kwargs)
+    if not tuner.free():
+        with CHANGED:
+            CHANGED.wait_for(tuner.free)
+    key = key_of(model, args, kwargs, tuner.modes)
     if key != tuner.key and not waits_for_shapes(model):
-        before, tuner.changing = tuner.plan, threading.get_ident()
-        try:
+        with tuner.alone():
+            before = tuner.plan
             if not runs_elsewhere(model):
                 _follow(model, tuner, key, Example(args, kwargs))
-        finally:
-            tuner.changing = None
         if tuner.plan != before and not tuner.plan.stock:
             region.enter(model)  # the hook that does so was added too late for this call
     if tuner.plan.channels_last and not (
@@ -111,7 +130,7 @@ def _follow(model: nn.Module, tuner: Tuner, key: Key, example: Example) -> None:
     if key not in tuner.plans and can_run_extra_steps():
         grad = torch.is_grad_enabled()
         if tuning_cache.mode() != "0":
-            tuner.plans[key] = _nearest(tuner, key) or tune(model, example, grad, tuner)
+            tuner.plans[key] = keys.nearest(tuner.plans, key) or tune(model, example, grad, tuner)
         elif not tuner.rules_tried:
             use_plan(model, tuner, *try_rules(model, example, grad, tuner))
     if key in tuner.plans:
@@ -156,42 +175,6 @@ def apply_plan(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], d
     return swap(model, plan, backend)
 
 
-def key_of(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Key:
-    """The key of a call: shapes, dtypes, training mode, autocast and threads."""
-    tensors = args if not kwargs and all(map(_is_tensor, args)) else Example(args, kwargs).tensors()
-    maps = tuple([(t.shape, t.dtype, t.device, t.requires_grad) for t in tensors])
-    cast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
-    if torch.cuda.is_initialized() and torch.is_autocast_enabled("cuda"):
-        cast = torch.get_autocast_dtype("cuda")
-    return maps, model.training, torch.is_grad_enabled(), cast, torch.get_num_threads()
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor)
-
-
-def _nearest(tuner: Tuner, key: Key) -> tuple[Plan, Report] | None:
-    """The plan of a known call with the same shapes and a larger batch; of any size once `MOST_SHAPES` are known."""
-    maps, *rest = key
-    alike = [
-        (k, found) for k, found in tuner.plans.items() if list(k[1:]) == rest and _signatures(k[0]) == _signatures(maps)
-    ]
-    for known, found in alike:
-        if all(a[0][1:] == b[0][1:] and a[0][:1] <= b[0][:1] for a, b in zip(maps, known[0], strict=True)):
-            return found
-    if len(alike) < MOST_SHAPES:
-        return None
-    return min(alike, key=lambda item: abs(_numel(item[0][0]) - _numel(maps)))[1]
-
-
-def _signatures(maps: Any) -> list[Any]:
-    return [(len(shape), *rest) for shape, *rest in maps]
-
-
-def _numel(maps: Any) -> int:
-    return sum(shape.numel() for shape, *_ in maps)
-
-
 def can_run_extra_steps() -> bool:
     """Whether extra steps may run now, for measuring.
 
@@ -224,7 +207,8 @@ def tune(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> tuple[
         reason = "the model is one layer."
     if reason is not None:
         return _unmeasured(tuner, f"the model was not measured: {reason}")
-    file, key = plans_file(example), problem(model, example, training, tuner)
+    file = keys.choices_file(example)
+    key = keys.problem(model, example, training, (tuner.goal, tuner.backend))
     known = tuning_cache.read(file).get(key)
     if known is not None:
         plan, report = Plan.from_dict(known["plan"]), Report.from_dict(known["report"])
@@ -268,7 +252,7 @@ def try_rules(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> t
         with torch.set_grad_enabled(grad), sandbox.sandbox(model):
             runner = Runner(model, example, training, tuner.backend, int)
             try:
-                trial, reason = adapt_plan(model, plan, runner.try_out(Plan()), runner.try_out)
+                trial, reason = adapt_plan(model, plan, runner.try_out(Plan()), runner.try_out, runner.exact_results)
             finally:
                 unswap(model)
     except Exception as error:  # the model's own call will raise it again
@@ -310,43 +294,3 @@ def _report(model: nn.Module, found: Any, tuner: Tuner) -> Report:
 def progress() -> Any:
     """A progress bar, shown on a terminal only."""
     return tqdm(desc="accelerate", unit="step", disable=not sys.stderr.isatty(), leave=False)
-
-
-def plans_file(example: Example) -> Path:
-    """The file of remembered plans: one per device, versions and source."""
-    device = next((t.device for t in example.tensors() if t.device.type == "cuda"), torch.device("cpu"))
-    name = autotune.graphics_name(device) if device.type == "cuda" else autotune.processor_name()
-    return tuning_cache.file_of("choices", name, torch.__version__, _version.__version__, _source_hash())
-
-
-@functools.cache
-def _source_hash() -> str:
-    """A hash of the libraries and of all Python code that affects the choice."""
-    python = [path for room in ("ops", "nn", "acceleration") for path in native.HERE.glob(f"{room}/**/*.py")]
-    built = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(native.HERE.glob("*.so"))]
-    return source_hash(python) + "".join(built)
-
-
-def problem(model: nn.Module, example: Example, training: bool, tuner: Tuner) -> str:
-    """A key of the network's structure, the call and the goal."""
-    modules = []
-    for name, module in model.named_modules():
-        kind: Any = type(module)
-        modules.append(
-            (name, kind.__module__, kind.__qualname__, module.extra_repr(), module.training, _code_hash(kind))
-        )
-    weights = [
-        (name, tuple(p.shape), str(p.dtype), str(p.device), p.requires_grad) for name, p in model.named_parameters()
-    ]
-    call = key_of(model, example.args, example.kwargs)
-    parts = (modules, weights, repr(call), training, tuner.goal, tuner.backend)
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
-@functools.cache
-def _code_hash(kind: Any) -> str:
-    """A hash of a module's own forward, so that changed code is measured again."""
-    code = getattr(getattr(kind, "forward", None), "__code__", None)
-    if kind.__module__.partition(".")[0] == "torch" or code is None:
-        return ""
-    return hashlib.sha256(code.co_code + repr(code.co_names).encode()).hexdigest()

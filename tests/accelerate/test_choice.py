@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import fastinpaint
-from fastinpaint.acceleration import search
+from fastinpaint.acceleration import adapt, search
 from fastinpaint.acceleration.kept import RecomputedBytes, kept_bytes
 from fastinpaint.acceleration.report import Report
 from fastinpaint.nn import layers
@@ -100,6 +100,20 @@ def test_a_fused_form_that_changes_the_result_is_not_used(monkeypatch: pytest.Mo
     net = fastinpaint.accelerate(network().eval(), example=image())
     assert fused_layers(net) == []
     assert "changed the model's results by" in net.fastinpaint_report.notes[0]
+
+
+@pytest.mark.usefixtures("stock_is_slow")
+@pytest.mark.parametrize(("worse", "expected"), [(2.0, ["0", "3", "7"]), (-1.0, [])])
+def test_under_autocast_fused_layers_may_round_twice_as_much(
+    worse: float, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a network amplifies rounding, the stock model's distance from its results in float32 is the yardstick."""
+    monkeypatch.setitem(adapt.DIFFERS, torch.bfloat16, -1.0)  # any difference is too large
+    monkeypatch.setattr(adapt, "WORSE", worse)
+    with torch.autocast("cpu", torch.bfloat16):
+        net = fastinpaint.accelerate(network(), example=image())
+    assert fused_layers(net) == expected
+    assert any("changed the model's results" in note for note in net.fastinpaint_report.notes) == (not expected)
 
 
 @pytest.mark.usefixtures("fused_is_slow", "contiguous_is_slow")

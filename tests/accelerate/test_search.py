@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
-from torch import nn
+from torch import Tensor, nn
 
 import fastinpaint
 from fastinpaint.acceleration import finals, select
 from fastinpaint.acceleration.finals import Candidate, Goal, decide
-from fastinpaint.acceleration.links import Links
+from fastinpaint.acceleration.links import Links, record
 from fastinpaint.acceleration.paired import Ratio, left_out
 from fastinpaint.acceleration.plan import DEFAULT, LOW, STOCK, Plan
+from fastinpaint.acceleration.report import layers_of
 from fastinpaint.acceleration.trial import Trial
 from tests.accelerate.slow_layers import clock, image
 
@@ -162,7 +163,7 @@ def test_the_interval_of_a_ratio() -> None:
 def costs(stock: Sequence[float], fused: Sequence[float], low: bool = False, per_byte: float = 0.0) -> select.Costs:
     """Costs of a row of convolutions that keep two maps of 1 MiB each stock, one fused, and none in the tier low."""
     order = [str(i) for i in range(len(stock))]
-    links = Links(order, result_bytes=dict.fromkeys(order, MIB), readers={name: {"Conv2d"} for name in order})
+    links = Links(order, input_bytes=dict.fromkeys(order, MIB), readers={name: {"ReLU", "Conv2d"} for name in order})
     trials = {}
     for tier, seconds, maps in ((STOCK, stock, 2), (DEFAULT, fused, 1), (LOW, [2 * s for s in fused], 0)):
         if tier != LOW or low:
@@ -182,14 +183,54 @@ def test_the_fastest_parts_count_the_maps_at_their_boundaries() -> None:
     assert fused_parts(select.cheapest(costs(stock, fused, per_byte=2 / MIB))) == "012345"
 
 
+class Excited(nn.Module):
+    """Squeeze-and-excitation between two convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.SiLU())
+        self.squeeze = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 2, 1), nn.SiLU(), nn.Conv2d(2, 8, 1))
+        self.last = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.last(x * self.squeeze(x).sigmoid())
+
+
+def test_convolutions_of_1x1_maps_go_with_the_layer_before() -> None:
+    net, x = Excited(), image(2, 3, 12, 12)
+    links = record(net, lambda: net(x))
+    assert links.order == ["first.0", "last"]
+    assert links.unit("first.0") == ["first.0", "first.1", "squeeze.1", "squeeze.3"]
+    assert links.input_bytes["last"] == 2 * 8 * 10 * 10 * 4
+    plan = select.plan_of({"first.0": DEFAULT, "last": STOCK}, links, Plan())
+    assert set(plan.fused) == set(links.unit("first.0"))
+    rows = layers_of(net, {"first.0": DEFAULT, "last": STOCK}, {STOCK: {}}, {}, links)
+    assert [(row.name, row.choice) for row in rows][1] == ("squeeze.1", DEFAULT)
+
+
+def test_a_boundary_costs_what_stock_layers_read_of_fused_ones() -> None:
+    net, x = Excited(), image(2, 3, 12, 12)
+    known = select.Costs({STOCK: Trial(Plan()), DEFAULT: Trial(Plan())}, record(net, lambda: net(x)), 1.0)
+    assert known.borders == {"first.0": 2 * 8 * 10 * 10 * 4}  # through a product, which no module makes
+    tiers = [(DEFAULT, STOCK), (DEFAULT, DEFAULT), (STOCK, STOCK), (STOCK, DEFAULT)]
+    assert [known.boundary_bytes("first.0", *pair) > 0 for pair in tiers] == [True, False, False, False]
+    known.links.follows.clear()
+    known.links.readers["first.0"] = {"Conv2d"}
+    known.__post_init__()
+    assert known.borders == {}  # a convolution's own result
+
+
 def test_boundaries_are_fitted_to_a_measured_plan() -> None:
     """Three boundaries took six seconds more than the parts say, so a plan of fewer boundaries is proposed."""
-    known = costs([3, 1, 3, 1, 3, 1], [1, 2, 1, 2, 1, 2])
+    known = costs([3, 1, 3, 1, 3, 1], [1, 2, 1, 2, 1, 2], per_byte=0.2 / MIB)
     tiers = select.cheapest(known)
     mixed = Trial(Plan(), parts={"0": 3.0, "1": 1.0, "2": 3.0, "3": 1.0, "4": 3.0, "5": 1.0})
     found = select.fitted(known, tiers, mixed)
     assert found.second_per_byte == pytest.approx(2 / MIB)
     assert fused_parts(select.cheapest(found)) == "012345"
+    mixed.parts["0"] = 1e3  # a disturbed step
+    assert select.fitted(known, tiers, mixed).second_per_byte == select.DEAREST * known.second_per_byte
 
 
 def test_plans_are_proposed_from_the_fastest_to_the_smallest() -> None:

@@ -104,7 +104,22 @@ class Frozen(nn.Module):
         return self.body(x)
 
 
-NETWORKS: list[type[nn.Module]] = [Teacher, Counter, Reading, Recurrent, Frozen]
+class Sized(nn.Module):
+    """Makes a table when the size changes, as a detector makes its anchors."""
+
+    size: tuple[int, ...] | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.table = block(3, 8), torch.empty(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.size != x.shape:
+            self.size, self.table = x.shape, torch.arange(x.shape[-1])
+        return self.body(x) * self.table
+
+
+NETWORKS: list[type[nn.Module]] = [Teacher, Counter, Reading, Recurrent, Frozen, Sized]
 
 
 def state(net: nn.Module) -> list[float]:
