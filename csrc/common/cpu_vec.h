@@ -93,9 +93,6 @@ struct Pair {
 };
 typedef uint32_t vbits_u __attribute__((vector_size(FI_BYTES), aligned(4), may_alias));
 inline vbits load(const Pair* p) { return *reinterpret_cast<const vbits_u*>(p); }
-// The first of each pair, with zero for the second; and the second, once the first is there.
-inline void store_first(Pair* p, vfloat v) { *reinterpret_cast<vbits_u*>(p) = rounded(v); }
-inline void store_second(Pair* p, vfloat v) { *reinterpret_cast<vbits_u*>(p) |= rounded(v) << 16; }
 
 // Two rounded vectors, and the pairs of two such: the first of each pair is `first`'s.
 #if defined(__AVX512BF16__)

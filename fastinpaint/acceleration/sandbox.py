@@ -14,8 +14,6 @@ import torch
 from torch import Tensor, nn
 
 CONTAINERS = (list, dict, set, collections.deque)
-# Kinds of values that code keeps of a call, such as the size for which it has made a table.
-STATES = (bool, int, float, str, tuple, torch.Size, torch.dtype, torch.device, Tensor, *CONTAINERS)
 TORCHS = frozenset(vars(nn.Module()))  # the attributes of every module
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -134,10 +132,13 @@ def attributes(modules: list[nn.Module]) -> Callable[[], None]:
 
 
 def _is_state(name: str, value: Any) -> bool:
-    """Whether an attribute is the user's and holds a value that a forward pass may replace or change."""
+    """Whether an attribute is the user's and holds a value that a forward pass may replace or change.
+
+    All of them belong together: a cache and the shape it was made for, which is a tuple.
+    """
     if name in TORCHS or name.startswith("_fastinpaint"):
         return False
-    return value is None or type(value) in STATES
+    return not callable(value)
 
 
 def carries_graph(modules: list[nn.Module]) -> bool:

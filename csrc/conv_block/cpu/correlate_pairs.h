@@ -158,7 +158,7 @@ void transform_tiles(const Source& source, int64_t first, int64_t depth, const T
   });
 }
 
-// As `correlate_item`.
+// As `correlate`.
 void correlate_pairs_item(const Correlation& args, int64_t item) {
   const Form& form = *args.form;
   const int64_t block = item / args.parts(), blocks = args.tile_blocks() / form.groups;

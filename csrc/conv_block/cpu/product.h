@@ -12,21 +12,8 @@ namespace {
 constexpr int kChunk = 2 * kLanes;
 constexpr int kRows = FI_BYTES == 64 ? 14 : 6;  // rows of a register block: 2 * kRows accumulators
 
-// A term of a sum is a product of two floats, or two products of bfloat16 values that lie side by side.
-template <class S>
-struct TermOf {
-  using type = float;
-};
-template <>
-struct TermOf<Bf16> {
-  using type = Pair;
-};
-template <class S>
-using Term = typename TermOf<S>::type;
-template <class S>
-constexpr int kValues = sizeof(Term<S>) / sizeof(S);  // of a term
-
-// Terms summed in a row. bfloat16's rounding is far above what a longer chain adds.
+// Terms summed in a row: products of two floats, or two products of bfloat16 values that lie side by side, whose
+// rounding is far above what a longer chain adds.
 template <class T>
 constexpr int kChainOf = std::is_same<T, float>::value ? kChain : 2 * kChain;
 

@@ -76,15 +76,6 @@ struct Places {
   S* to;
   FI_INLINE void operator()(int place, int64_t c, vfloat v) const { store(to + place * SLAB + c, v); }
 };
-// Of bfloat16 tiles that are summed over, two by two: a tile's values are one half of a row of pairs.
-template <int64_t SLAB>
-struct PairPlaces {
-  Pair* to;
-  bool second;
-  FI_INLINE void operator()(int place, int64_t c, vfloat v) const {
-    second ? store_second(to + place * SLAB + c, v) : store_first(to + place * SLAB + c, v);
-  }
-};
 
 // The first SIDE places of a row, which begins at `place`.
 template <int SIDE, class Out>

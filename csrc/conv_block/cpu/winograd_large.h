@@ -112,11 +112,9 @@ void transform_weight_grad(Large, const Sum& u, W (&taps)[3][3][kLanes]) {
 }
 
 // Calls f with the tiling of a form. The larger one is float32's alone: it multiplies bfloat16's rounding.
-template <class S, class F>
+template <class F>
 void with_any_tiling(const fi::Form& form, F f) {
-  if constexpr (std::is_same<S, float>::value) {
-    if (form.tiling == fi::Tiling::large) return f(Large{});
-  }
+  if (form.tiling == fi::Tiling::large) return f(Large{});
   with_tiling(form, f);
 }
 
