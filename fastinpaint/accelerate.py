@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from fastinpaint.acceleration import layout
 from fastinpaint.acceleration.example import Example, arguments_of
 from fastinpaint.acceleration.finals import Goal
+from fastinpaint.acceleration.first_call import unwatch_first_call, watch_first_call
 from fastinpaint.acceleration.keys import key_of
 from fastinpaint.acceleration.kinds import FUSED, learn_subclasses
 from fastinpaint.acceleration.plan import Plan
@@ -98,6 +99,7 @@ def accelerate(
         plan = Plan(everything=True, contiguous=not _is_channels_last(model), memory=tier)
         before = _layouts(model)
         _put_unmeasured(model, plan, backend, Report(objective="fuse", how="fuse"))
+        watch_first_call(model, plan, backend)
         if name in ("auto", "cpu") and channels_last is not False:
             vars(model)["_fastinpaint_layouts"] = before
             _put_channels_innermost(model)
@@ -122,6 +124,7 @@ def accelerate(
 def restore(model: Model) -> Model:
     """Take `accelerate` back: every module has its own class again, weights their layout. Returns the model."""
     unwatch_calls(model)
+    unwatch_first_call(model)
     unswap(model)
     changeable = not layout.in_buckets(model)
     for module in model.modules():

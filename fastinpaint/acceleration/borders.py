@@ -14,6 +14,7 @@ from fastinpaint.nn.linear import forget
 from fastinpaint.nn.sequential import Row, Sequential
 
 TUNER = "_fastinpaint_tuner"  # the attribute of a model that measures its first calls, by one hook
+FIRST_CALL = "_fastinpaint_first_call"  # of a model that compiles its kernels when it is first called, by one hook
 
 
 def add_border_hooks(model: nn.Module, fused: frozenset[type[nn.Module]]) -> None:
@@ -70,7 +71,7 @@ BEFORE = {nn.Identity: _hooked_inputs, **dict.fromkeys(POOLS, _pooled_inputs)}
 
 def _own_hooks(module: nn.Module) -> int:
     """The number of the module's hooks that belong to this library."""
-    return len(vars(module).get("_fastinpaint_borders", ())) + (TUNER in vars(module))
+    return len(vars(module).get("_fastinpaint_borders", ())) + (TUNER in vars(module)) + (FIRST_CALL in vars(module))
 
 
 def _enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:

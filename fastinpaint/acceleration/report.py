@@ -17,6 +17,7 @@ from fastinpaint.acceleration.plan import STOCK
 from fastinpaint.ops.dispatch import native_cpu
 
 WIDTH = 100  # columns of a printed report
+MOST_SMALLER = 3  # plans of fewer kept bytes that are printed
 NAMED = 3  # layers named with a reason that they share
 GAIN = 0.03  # relative gain of a part that is more than noise
 
@@ -46,6 +47,7 @@ class Report:
         layers: each layer's choice.
         stock: by layout, "ms" per step and "kept_bytes" of the stock model.
         before, after: the same figures of the better stock layout (named) and of the model now.
+        smaller: plans that were not chosen and keep fewer bytes: "plan", "ms" and "kept_bytes" of each.
         cost: the "steps" run to choose, and their "seconds".
         limit: what limits the gain, in one sentence.
     """
@@ -59,6 +61,7 @@ class Report:
     stock: dict[str, dict[str, float]] = field(default_factory=dict)
     before: dict[str, Any] = field(default_factory=dict)
     after: dict[str, Any] = field(default_factory=dict)
+    smaller: list[dict[str, Any]] = field(default_factory=list)
     cost: dict[str, float] = field(default_factory=dict)
     limit: str = ""
 
@@ -86,11 +89,12 @@ class Report:
 
     def _gain(self) -> list[str]:
         rows = [("", "ms a step", "kept MiB")]
-        for name, row in self.stock.items():
-            rows.append((f"stock, {name}", f"{row['ms']:.1f}", f"{row['kept_bytes'] / 2**20:.1f}"))
-        now = self.after
-        rows.append((f"now, {now['layout']}", f"{now['ms']:.1f}", f"{now['kept_bytes'] / 2**20:.1f}"))
-        table = [f"{name:<32}{ms:>12}{kept:>12}" for name, ms, kept in rows]
+        named = [(f"stock, {name}", row) for name, row in self.stock.items()]
+        named.append((f"now, {self.after['layout']}", self.after))
+        named += [(f"not chosen: {row['plan']}", row) for row in self.smaller[:MOST_SMALLER]]
+        rows += [(name, f"{row['ms']:.1f}", f"{row['kept_bytes'] / 2**20:.1f}") for name, row in named]
+        width = max(32, *(len(name) for name, *_ in rows))
+        table = [f"{name:<{width}}{ms:>12}{kept:>12}" for name, ms, kept in rows]
         return [*table, f"chosen in {self.cost['steps']} steps, {self.cost['seconds']:.1f} s"]
 
     def _table(self) -> list[str]:
@@ -181,9 +185,9 @@ UNFUSED = dict.fromkeys(("RReLU", "CELU", "SELU", "LogSigmoid", "Softsign"), ACT
 ADVICE = {
     "fused": "{share} of the stock step is in layers that are fused now: what is left of it is the convolutions' own "
     "arithmetic, which fewer channels or a smaller input shrink.",
-    "1x1": "{share} of the step is in 1x1 convolutions, which gained nothing fused here.",
-    "grouped": "{share} of the step is in grouped convolutions, which gained nothing fused here; dense 3x3 ones gain "
-    "most.",
+    "1x1": "{share} of the step is in 1x1 convolutions and what follows them, which gained nothing fused here.",
+    "grouped": "{share} of the step is in grouped convolutions and what follows them, which gained nothing fused here; "
+    "dense 3x3 ones gain most.",
     "norm": "{share} of the step is in norms that read no convolution's result, and gained nothing fused; norms after "
     "a convolution are fused with it.",
     "suited": "{share} of the step is in convolutions that suit the library's kernels, and gained nothing fused at "

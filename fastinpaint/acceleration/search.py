@@ -39,6 +39,7 @@ class SearchResult:
         parts: seconds by tier and part.
         links: the record of the layers.
         notes: remarks for the report.
+        smaller: plans that keep fewer bytes than the choice, each one fewer than the faster ones.
     """
 
     plan: Plan
@@ -49,6 +50,7 @@ class SearchResult:
     parts: dict[str, dict[str, float]] = field(default_factory=dict)
     links: Links = field(default_factory=Links)
     notes: list[str] = field(default_factory=list)
+    smaller: list[Candidate] = field(default_factory=list)
 
 
 LAYOUTS = {False: "contiguous", True: "channels-last"}
@@ -83,10 +85,21 @@ def search(runner: Runner, goal: Goal) -> SearchResult:
         {tier: trial.parts for tier, trial in trials.items()},
         runner.links,
         notes,
+        _smaller(candidates, winner),
     )
     limit = goal.limit(min(trial.kept for trial in stocks.values()))
     if limit is not None and found.kept > limit * BUDGET_ERROR:
         found.notes.insert(0, f"no choice keeps {limit / 2**20:.1f} MiB or less: this one keeps the fewest bytes.")
+    return found
+
+
+def _smaller(candidates: Iterable[Candidate], winner: Candidate) -> list[Candidate]:
+    """The candidates that keep fewer bytes than the winner and than every faster one, in order of time."""
+    found, least = [], winner.kept
+    for candidate in sorted(candidates, key=lambda c: (c.trial.seconds, c.kept)):
+        if candidate.kept < least:
+            least = candidate.kept
+            found.append(candidate)
     return found
 
 
@@ -145,7 +158,8 @@ class _Candidates:
         self.found: list[Candidate] = []
         for tier, trial in trials.items():
             if tier != STOCK:
-                self.found.append(Candidate(trial, dict.fromkeys(self.links.order, tier), f"all {tier}"))
+                name = "every layer fused" if tier == DEFAULT else f"every layer fused, {tier}"
+                self.found.append(Candidate(trial, dict.fromkeys(self.links.order, tier), name))
 
     def all(self) -> list[Candidate]:
         """Measure them: the wholly fused model is one, then what the rules say, then what the parts' times say."""
@@ -205,7 +219,7 @@ class _Candidates:
             fastest = min(option.seconds for option in options)
             near = [option for option in options if option.seconds <= (1 + share) * fastest]
             tiers = min(near, key=lambda option: option.kept).tiers
-            found = self.measured(tiers, f"fewest bytes at {share:.0%} more time")
+            found = self.measured(tiers, f"fewest bytes within {share:.0%} by estimate")
             costs = select.fitted(costs, found.tiers, found.trial)
 
     def with_sums(self) -> None:
@@ -221,7 +235,7 @@ class _Candidates:
         if probe.kept > (1 - ALIKE) * sum(fused.kept_by.values()):
             return
         best = min(self.found, key=lambda c: c.trial.kept * c.trial.seconds**TRADE)
-        self.measured(every, "all sums computed again")
+        self.measured(every, "every layer fused, sums computed again")
         readers = dict(pairwise(order))
         mixed = {
             name: SUMS if tier == DEFAULT and best.tiers.get(readers.get(name, name)) != STOCK else tier

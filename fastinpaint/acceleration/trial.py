@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
@@ -20,7 +21,9 @@ from fastinpaint.acceleration.sandbox import all_modules, attributes, carries_gr
 from fastinpaint.acceleration.swap import swap, unswap
 from fastinpaint.ops.dispatch.autotune import median
 
+logger = logging.getLogger(__name__)
 clock = time.perf_counter
+ONE_BY_ONE = "accelerate: new Triton kernels compile one after another, which takes minutes: %s"
 BEFORE_LAYERS = ""  # the part before the first watched layer
 
 
@@ -147,7 +150,7 @@ class Runner:
     def try_out(self, plan: Plan, watch: Watch | None = None) -> Trial:
         """Apply a plan and run forward once, to get the results and the kept bytes."""
         self.apply(plan)
-        self._restore()
+        self.restore()
         state, kept, trial = self._random_state(), Kept(self.model.parameters()), Trial(plan)
         watch = Watch(self.model, [], self.device) if watch is None else watch
         with kept.counting() if self.training else nullcontext(), watch.watching(kept):
@@ -168,7 +171,7 @@ class Runner:
                 stack.enter_context(torch.autocast(kind, enabled=False))
             return self.try_out(Plan()).results
 
-    def _restore(self) -> None:
+    def restore(self) -> None:
         """Restore buffers, plain attributes and random states, so that plans can be compared."""
         self._put_back_random_states()
         self._put_back_attributes()
@@ -185,7 +188,7 @@ class Runner:
     @torch.no_grad()
     def _eval_results(self) -> list[Tensor]:
         """The results in evaluation mode, because dropout's pattern depends on the layout."""
-        self._restore()
+        self.restore()
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         results = [t.clone() for t in float_tensors(self.forward()[0])]
@@ -202,6 +205,23 @@ class Runner:
                 self.apply(plans[place])
                 taken[place][turn] = min(self.step() for _ in range(within))
         return taken
+
+
+def compile_ahead(runner: Runner, plan: Plan) -> None:
+    """Compile the Triton kernels of a plan's step in several processes. None is launched; a failure is logged."""
+    from fastinpaint.ops.conv_block.triton import ahead
+
+    if not ahead.can_collect():
+        return
+    try:
+        runner.apply(plan)
+        with ahead.collecting() as launches:
+            runner.step()
+        runner.restore()
+        if failed := ahead.compile_new(launches):
+            logger.warning("accelerate: %d of %d Triton kernels were not compiled ahead.", failed, len(launches))
+    except Exception as error:  # the model's own call raises what is its own
+        logger.warning(ONE_BY_ONE, str(error).partition("\n")[0])
 
 
 def wait_for(device: torch.device) -> None:

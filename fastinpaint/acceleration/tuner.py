@@ -29,9 +29,9 @@ from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.report import Report, layers_of, limit_of
 from fastinpaint.acceleration.search import LAYOUTS, search
 from fastinpaint.acceleration.swap import reasons, swap, unswap
-from fastinpaint.acceleration.trial import Runner
+from fastinpaint.acceleration.trial import Runner, compile_ahead
 from fastinpaint.nn import region
-from fastinpaint.ops.dispatch import tuning_cache
+from fastinpaint.ops.dispatch import triton_support, tuning_cache
 
 logger = logging.getLogger(__name__)
 CHANGED = threading.Condition()  # guards `Tuner.changing` of all tuners
@@ -175,11 +175,12 @@ def apply_plan(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], d
     return swap(model, plan, backend)
 
 
-def can_run_extra_steps() -> bool:
-    """Whether extra steps may run now, for measuring.
+def can_run_extra_steps(measured: bool = True) -> bool:
+    """Whether extra steps may run now.
 
     They must not run where something observes the operators (a compiler, tracer, checkpoint, functorch, a mode, a CUDA
-    graph's capture), in a backward pass, or in distributed training, where all processes must make the same choice.
+    graph's capture), or in a backward pass. Steps to be measured must not run in distributed training, where all
+    processes must make the same choice.
     """
     return not (
         torch.compiler.is_compiling()
@@ -191,7 +192,7 @@ def can_run_extra_steps() -> bool:
         or region.saving() is not None
         or torch._C._current_graph_task_id() != -1
         or (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing())
-        or (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
+        or (measured and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
     )
 
 
@@ -220,6 +221,8 @@ def tune(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> tuple[
         with torch.set_grad_enabled(grad), sandbox.sandbox(model), progress() as bar:
             runner = Runner(model, example, training, tuner.backend, bar.update)
             try:
+                if runner.device.type == "cuda" and triton_support.INSTALLED:
+                    compile_ahead(runner, Plan(everything=True))
                 found = search(runner, tuner.goal)
                 runner.apply(found.plan)
                 report = _report(model, found, tuner)
@@ -287,6 +290,7 @@ def _report(model: nn.Module, found: Any, tuner: Tuner) -> Report:
         stock=stock,
         before={"layout": before, "ms": 1e3 * seconds, "kept_bytes": kept},
         after={"layout": layout_name, "ms": 1e3 * found.seconds, "kept_bytes": found.kept},
+        smaller=[{"plan": c.name, "ms": 1e3 * c.trial.seconds, "kept_bytes": c.kept} for c in found.smaller],
         limit=limit_of(model, found.tiers, found.parts["stock"], found.links),
     )
 

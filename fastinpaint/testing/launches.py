@@ -16,7 +16,7 @@ from fastinpaint.ops.dispatch import native_cuda, triton_support
 TRITON_KERNELS = (
     "activation.triton_kernels", "batch_norm.triton_kernels", "conv_block.triton.fwd_kernel",
     "conv_block.triton.dgrad_kernel", "conv_block.triton.wgrad_kernel", "conv_block.triton.box_wgrad_kernel",
-    "conv_block.triton.finish_kernel",
+    "conv_block.triton.finish_kernel", "conv_block.triton.groups_kernel",
 )  # fmt: skip
 
 

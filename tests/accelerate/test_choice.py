@@ -47,7 +47,12 @@ def test_the_model_stays_stock_where_that_is_faster(objective: str) -> None:
     net = fastinpaint.accelerate(network(), example=image(), objective=objective)
     assert fused_layers(net) == []
     assert {type(m) for m in net} <= {nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Dropout}
-    assert "slower fused" in str(net.fastinpaint_report)
+    report = net.fastinpaint_report
+    assert "slower fused" in str(report)
+    kept = [report.after["kept_bytes"], *(row["kept_bytes"] for row in report.smaller)]
+    assert len(kept) > 1
+    assert kept == sorted(kept, reverse=True)
+    assert "not chosen: " in str(report)
 
 
 def test_one_slow_layer_is_left_stock(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
@@ -174,7 +179,7 @@ def test_the_report_advises_autocast_where_the_processor_gains_by_it(isa: str, m
     monkeypatch.setattr(native_cpu, "isa", lambda: isa)
     net = nn.Sequential(*(nn.Conv2d(3 if i == 0 else 16, 16, 1) for i in range(4)))
     limit = fastinpaint.accelerate(net, example=image()).fastinpaint_report.limit
-    assert "% of the step is in 1x1 convolutions, which gained nothing fused here." in limit
+    assert "% of the step is in 1x1 convolutions and what follows them, which gained nothing fused here." in limit
     assert ("torch.autocast makes them cheaper" in limit) == (isa == "avx512bf16")
 
 

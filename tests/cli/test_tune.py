@@ -73,6 +73,6 @@ def test_a_gpus_kernels_are_compiled_before_they_are_measured(monkeypatch: pytes
     did: list[object] = []
     monkeypatch.setattr(tune.triton_support, "why_not_on", lambda op, first: None)
     monkeypatch.setattr(tune, "_step", lambda *arguments: did.append((ahead.is_collecting(), arguments[-1])))
-    monkeypatch.setattr(ahead, "compile_all", lambda launches: did.append(len(launches)))
+    monkeypatch.setattr(ahead, "compile_new", lambda launches: did.append(len(launches)))
     tune._compile_ahead(argparse.Namespace(), torch.device("cpu"), torch.bfloat16)
     assert did == [(True, "triton"), 0]

@@ -33,6 +33,7 @@ class Case(NamedTuple):
     options: tuple[dict, ...] = ({}, {"addend": True})
     padding: tuple[int, ...] | None = None
     output_padding: tuple[int, ...] = ()
+    groups: int = 1
 
 
 CASES = {
@@ -64,6 +65,20 @@ CASES = {
     "2d-wide-output-in-two-blocks": Case((16,), 300, (2, 3), (1, 1), samples=1),
     "three-sources": Case((5, 6, 7), 16, (3, 4), (3, 3), options=({}, {"addend": True}, {"relu": False})),
     "one-place": Case((16,), 16, (1, 1), (3, 3), samples=1),
+    "2d-depthwise": Case((20,), 20, (5, 6), (3, 3), groups=20, options=({"addend": True},)),
+    "2d-depthwise-strided": Case((3,), 3, (7, 6), (5, 5), stride=2, bias=True, groups=3),
+    "2d-depthwise-dilated": Case((16,), 16, (5, 9), (3, 3), dilation=4, groups=16),
+    "2d-depthwise-transposed": Case((17,), 17, (3, 4), (4, 4), stride=2, transposed=True, groups=17),
+    "2d-depthwise-concat": Case((5, 12), 17, (4, 5), (3, 3), groups=17),
+    "2d-depthwise-wide": Case((70,), 70, (4, 3), (3, 3), groups=70, stats=False),
+    "3d-depthwise": Case((6,), 6, (3, 4, 3), (3, 3, 3), groups=6, samples=1),
+    "3d-depthwise-spatial-only": Case((6,), 6, (3, 4, 3), (1, 3, 3), groups=6),
+    "2d-grouped": Case((32,), 64, (5, 6), (3, 3), groups=2, options=({"addend": True},)),
+    "2d-grouped-strided": Case((96,), 48, (5, 4), (3, 3), stride=2, bias=True, groups=3),
+    "2d-grouped-transposed": Case((32,), 64, (3, 4), (4, 4), stride=2, transposed=True, groups=2),
+    "2d-grouped-concat": Case((16, 16), 32, (4, 5), (3, 3), groups=2),
+    "3d-grouped": Case((32,), 32, (3, 4, 3), (3, 3, 3), groups=2, samples=1),
+    "depthwise-no-samples": Case((4,), 4, (3, 3), (3, 3), groups=4, samples=0),
     "no-samples": Case((16,), 16, (3, 3), (3, 3), samples=0),
 }
 
@@ -74,7 +89,9 @@ def geometry(case: Case) -> Geometry:
     stride = (case.stride_t, case.stride, case.stride) if time else (case.stride,) * 2
     dilation = (1, case.dilation, case.dilation) if time else (case.dilation,) * 2
     padding = case.padding or tuple(d * (k - 1) // 2 for d, k in zip(dilation, case.kernel, strict=True))
-    return Geometry(stride, padding, dilation, case.output_padding or (0,) * len(case.size), case.transposed)
+    return Geometry(
+        stride, padding, dilation, case.output_padding or (0,) * len(case.size), case.transposed, case.groups
+    )
 
 
 class Inputs(NamedTuple):
@@ -94,7 +111,8 @@ def inputs(case: Case, dtype: torch.dtype, seed: int = 0) -> Inputs:
         for c, options in zip(case.channels, case.options, strict=False)
     ]
     total = sum(case.channels)
-    shape = (total, case.out_channels) if case.transposed else (case.out_channels, total)
-    weight = torch.randn(*shape, *case.kernel, generator=generator) / (total * 9) ** 0.5
+    ends = (total, case.out_channels) if case.transposed else (case.out_channels, total)
+    shape = (ends[0], ends[1] // case.groups)
+    weight = torch.randn(*shape, *case.kernel, generator=generator) / (total / case.groups * 9) ** 0.5
     bias = torch.randn(case.out_channels, generator=generator).to(DEVICE, dtype) if case.bias else None
     return Inputs(sources, weight.to(DEVICE, dtype), bias, geometry(case), case.stats)

@@ -2,13 +2,14 @@
 
 Forward is one launch, plus a small one that finishes the statistics. Backward is a dgrad and a wgrad launch, plus a
 small one that finishes their sums. A following batch norm needs no launch of its own: forward's small launch applies
-it, and backward's launches include it. Three or more sources are first written out by `activation`.
+it, and backward's launches include it. Three or more sources are first written out by `activation`. `groups` has the
+grouped convolutions.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +21,7 @@ from fastinpaint.ops.activation import triton as activation
 from fastinpaint.ops.batch_norm import triton as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Normed
 from fastinpaint.ops.conv_block.geometry import output_shape
-from fastinpaint.ops.conv_block.triton import activate_first, autotune, tiles, two_stages
+from fastinpaint.ops.conv_block.triton import activate_first, autotune, groups, tiles, two_stages
 from fastinpaint.ops.conv_block.triton.backward import Gradient, bwd_two, gradient_of
 from fastinpaint.ops.conv_block.triton.finish import NormWeight, norm_weight_of
 from fastinpaint.ops.conv_block.triton.host import (
@@ -38,18 +39,17 @@ from fastinpaint.ops.dispatch.fast_path import tf32_convolutions
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 if support.INSTALLED:
-    from fastinpaint.ops.conv_block.triton import fwd_kernel
+    from fastinpaint.ops.conv_block.triton import fwd_kernel, groups_kernel
 
 CHANNELS_LAST = True
-MAX_SOURCES = 2
 
 batch_stats = activation.batch_stats
 
 
 def why_not(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> str | None:
     """Why this convolution cannot run here, in one sentence, or None."""
-    if geometry.groups != 1:
-        return f"conv_block: the Triton kernels take groups=1, got {geometry.groups}."
+    if geometry.groups != 1 and (reason := groups.why_not(weight, geometry)) is not None:
+        return reason
     if weight.dtype != sources[0].x.dtype:
         return f"conv_block: the Triton kernels take a weight of the sources' {sources[0].x.dtype}, got {weight.dtype}."
     if (reason := _why_not_sizes(sources, weight, geometry)) is not None:
@@ -75,13 +75,24 @@ def prepare(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> Si
     memory: Memory = {}
     passes = {function.__name__: functools.partial(function, memory=memory) for function in (fwd, bwd)}
     # of one or two sources no gradient shares memory with another; nothing calls what autograd or autocast would change
-    fresh = len(sources) <= MAX_SOURCES
+    fresh = len(sources) <= most_sources(geometry)
     found = SimpleNamespace(CHANNELS_LAST=True, FRESH_GRADIENTS=fresh, UNGUARDED=True, bwd_norm=bwd_norm, **passes)
     if fresh:
-        found.bwd_norm = lambda *call: bwd_two(*_norm_gradient(*call[:6]), *call[6:], memory)  # type: ignore[call-arg]
+        backward = backward_of(geometry)
+        found.bwd_norm = lambda *call: backward(*_norm_gradient(*call[:6]), *call[6:], memory)
     if all(source.x.numel() for source in sources):
         found.fwd_norm = functools.partial(fwd_norm, memory=memory)
     return found
+
+
+def most_sources(geometry: Geometry) -> int:
+    """Sources that the kernels read. More are written out as one."""
+    return 2 if geometry.groups == 1 else 1
+
+
+def backward_of(geometry: Geometry) -> Callable[..., Any]:
+    """Backward of as many sources as the kernels read."""
+    return bwd_two if geometry.groups == 1 else groups.bwd
 
 
 def fwd(
@@ -93,7 +104,7 @@ def fwd(
     memory: Memory | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """y ``[N, C_out, *space]``, dense channels-last; with ``stats`` also its mean and biased variance ``[C_out]``."""
-    dense = _at_most_two(sources)
+    dense = _few(sources, geometry)
     first = dense[0].x
     y = _uninitialised(first, weight, geometry, memory)
     if not y.numel():
@@ -120,7 +131,7 @@ def fwd_norm(
     memory: Memory | None = None,
 ) -> tuple[Tensor, Normed]:
     """y as in `fwd`, for maps that are not empty, and the following batch norm's results from y's statistics."""
-    dense = _at_most_two(sources)
+    dense = _few(sources, geometry)
     first = dense[0].x
     y = _uninitialised(first, weight, geometry, memory)
     with support.on_device_of(first):
@@ -144,9 +155,9 @@ def _uninitialised(x: Tensor, weight: Tensor, geometry: Geometry, memory: Memory
     return torch.empty_strided(*known, dtype=x.dtype, device=x.device)
 
 
-def _at_most_two(sources: Sequence[Source]) -> list[Source]:
-    """The sources with dense maps. Three or more are written out as one."""
-    if len(sources) > MAX_SOURCES:
+def _few(sources: Sequence[Source], geometry: Geometry) -> list[Source]:
+    """As many sources as the kernels read, with dense maps."""
+    if len(sources) > most_sources(geometry):
         sources = [Source(activation.fwd(sources))]
     return list(map(densely, sources))
 
@@ -162,9 +173,13 @@ def _found(
 ) -> Prepared:
     """Forward's launch, from memory if it is there."""
     key = ("fwd", stats, bias is None, y.dtype == torch.float32 and tf32_convolutions())
-    found = remembered(memory, key, fwd_kernel.conv_fwd_kernel)
+    kernel = fwd_kernel.conv_fwd_kernel if geometry.groups == 1 else groups_kernel.groups_fwd_kernel
+    found = remembered(memory, key, kernel)
     if found is None:
-        found, lasts = _forward(sources, weight, bias, geometry, y, stats)
+        if geometry.groups == 1:
+            found, lasts = _forward(sources, weight, bias, geometry, y, stats)
+        else:
+            found, lasts = groups.prepare_fwd(sources, weight, bias, geometry, y, stats), True
         if memory is not None and lasts:
             memory[key] = found
     return found
@@ -267,8 +282,9 @@ def bwd(
     grad = Gradient(layout.dense(dy))
     if y is not None and mean is not None and dmean is not None and dvar is not None:
         grad = Gradient(grad.dy, layout.dense(y), mean, dmean, dvar)
-    if len(sources) <= MAX_SOURCES:
-        return bwd_two(grad, None, sources, weight, geometry, needs, needs_weight, needs_bias, memory)[:3]
+    if len(sources) <= most_sources(geometry):
+        backward = backward_of(geometry)
+        return backward(grad, None, sources, weight, geometry, needs, needs_weight, needs_bias, memory)[:3]
     return _bwd_written(grad, None, sources, weight, geometry, needs, needs_weight, needs_bias)[:3]
 
 
@@ -287,7 +303,7 @@ def bwd_norm(
     needs_bias: bool,
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None, Tensor | None]:
     """As `bwd`, with the scale's gradient in place of dvar. Also returns norm_weight's gradient, None without one."""
-    backward = bwd_two if len(sources) <= MAX_SOURCES else _bwd_written
+    backward = backward_of(geometry) if len(sources) <= most_sources(geometry) else _bwd_written
     grad, norm = _norm_gradient(dy, dmean, dscale, y, normed, norm_weight)
     return backward(grad, norm, sources, weight, geometry, needs, needs_weight, needs_bias)
 
@@ -313,9 +329,9 @@ def _bwd_written(
     needs_weight: bool,
     needs_bias: bool,
 ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None, Tensor | None]:
-    """Backward of three or more sources, from their activation, which is written again."""
+    """Backward of more sources than the kernels read, from their activation, which is written again."""
     written = Source(activation.fwd(sources))
-    (da,), dweight, dbias, dnorm_weight = bwd_two(
+    (da,), dweight, dbias, dnorm_weight = backward_of(geometry)(
         grad, norm, [written], weight, geometry, [any(needs)], needs_weight, needs_bias
     )
     grads = [SourceGrad() for _ in sources] if da.x is None else activation.bwd(da.x, sources, needs)

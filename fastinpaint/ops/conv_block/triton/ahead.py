@@ -2,7 +2,7 @@
 
     with collecting() as launches:      # nothing is launched inside; results are uninitialised
         step()
-    compile_all(launches)               # into Triton's cache, where the real launches find them
+    compile_new(launches)               # into Triton's cache, where the real launches find them
 
 A launch is described by its kernel's name, the dtypes of its tensors, its numbers and options: all that the compiler
 needs. Pointers count as 16-byte aligned, as torch's are. Workers are plain subprocesses that import only this module,
@@ -12,19 +12,35 @@ not the user's script.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
+import logging
 import os
 import pickle
+import queue
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from fastinpaint.errors import UserError
+from fastinpaint.files import locked
+from fastinpaint.ops.dispatch import native, tuning_cache
+from fastinpaint.ops.dispatch.source_hash import source_hash
+
+logger = logging.getLogger(__name__)
 MOST_WORKERS = 16
+LIMIT = 300.0  # seconds for all kernels; what is not compiled then compiles when it is first launched
+WAIT = 0.2  # seconds between two looks at the lock
+NOTHING_MORE = b""
+Target = tuple[str, Any, int]  # backend, architecture, warp size
 _collected: list[Launch] | None = None
 
 
@@ -74,42 +90,121 @@ def _dtype_of(value: Any) -> Any:
     return value.dtype if isinstance(value, Tensor) else value
 
 
+def can_collect() -> bool:
+    """Whether kernels are compiled here. Interpreted ones and stand-ins are not."""
+    from triton.runtime.jit import JITFunction
+
+    from fastinpaint.ops.activation import triton_kernels
+
+    return type(triton_kernels.activation_fwd_kernel) is JITFunction
+
+
+def compile_new(launches: Sequence[Launch], target: Target | None = None) -> int:
+    """`compile_all` of the launches that were not compiled on this machine before. Returns the number of failures.
+
+    Of several processes one compiles, and the others wait for it.
+    """
+    if not launches:
+        return 0
+    target = target or current_target()
+    path, folder = _memory_file(target)
+    named = {hashlib.sha256(repr(launch).encode()).hexdigest()[:16]: launch for launch in launches}
+    with _alone(path.parent):
+        known = tuning_cache.read(path) if folder.is_dir() else {}
+        new = {name: launch for name, launch in named.items() if name not in known}
+        failed = compile_all(list(new.values()), target)
+        if new and not failed:
+            tuning_cache.write(path, dict.fromkeys(new, 1))
+    return failed
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Inside, no other process that asks for it compiles, unless one has it for longer than `LIMIT`."""
+    end = time.monotonic() + LIMIT
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(folder, "the compiler"))
+            except UserError:
+                if time.monotonic() < end:
+                    time.sleep(WAIT)
+                    continue
+            except OSError:  # nothing can be kept there
+                pass
+            break
+        yield
+
+
+def _memory_file(target: Target) -> tuple[Path, Path]:
+    """The file with the names of compiled launches, and Triton's folder that holds the results."""
+    import triton
+    from triton import knobs
+
+    folder, source = Path(knobs.cache.dir), source_hash(native.HERE.glob("ops/**/*.py"))
+    return tuning_cache.file_of("compiled", repr(target), str(folder), triton.__version__, source), folder
+
+
+def current_target() -> Target:
+    """What Triton compiles for on the current device."""
+    from triton.runtime import driver
+
+    found = driver.active.get_current_target()
+    return found.backend, found.arch, found.warp_size
+
+
 def compile_all(
-    launches: Sequence[Launch], target: tuple[str, Any, int] | None = None, workers: int | None = None
+    launches: Sequence[Launch], target: Target | None = None, workers: int | None = None, limit: float = LIMIT
 ) -> int:
     """Compile launches into Triton's cache. Returns the number of failures; the real launch raises their errors.
 
     Args:
-        target: backend, architecture and warp size; by default the current device's.
+        target: by default the current device's.
         workers: number of processes; by default one per core, at most `MOST_WORKERS`.
+        limit: seconds after which the workers are ended. What they have not compiled counts as failed.
     """
     if not launches:
         return 0
-    if target is None:
-        from triton.runtime import driver
-
-        current = driver.active.get_current_target()
-        target = (current.backend, current.arch, current.warp_size)
     count = min(len(launches), workers or min(MOST_WORKERS, len(os.sched_getaffinity(0))))
+    target, started, answers = target or current_target(), list[Any](), queue.SimpleQueue[bytes]()
     command = [sys.executable, "-c", f"from {__name__} import work; work()"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "CUDA_VISIBLE_DEVICES": ""}
-    failed = 0
-    with contextlib.ExitStack() as stack:
-        started = []
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    compiled, end = 0, time.monotonic() + limit
+    try:
         for i in range(count):
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-            worker = stack.enter_context(subprocess.Popen(command, env=environment, **pipes))  # type: ignore[call-overload]
-            worker.stdin.write(pickle.dumps((target, list(launches[i::count]))))
-            worker.stdin.close()
-            started.append(worker)
+            started.append(subprocess.Popen(command, env=environment, **pipes))
+            share = pickle.dumps((target, list(launches[i::count])))
+            threading.Thread(target=_serve, args=(started[-1], share, answers), daemon=True).start()
+        working = count
         with tqdm(total=len(launches), desc="compile", unit="kernel", disable=None) as progress:
-            for worker, share in zip(started, (len(launches[i::count]) for i in range(count)), strict=True):
-                said = b""
-                while byte := worker.stdout.read(1):  # "." for a compiled kernel, "x" for a failure
-                    said += byte
-                    progress.update()
-                failed += share - said.count(b".")
-    return failed
+            while working:
+                answer = answers.get(timeout=max(end - time.monotonic(), 0))
+                working -= answer == NOTHING_MORE
+                compiled += answer == b"."
+                progress.update(len(answer))
+    except queue.Empty:
+        logger.warning(
+            "triton: %d of %d kernels took over %g s to compile.", len(launches) - compiled, len(launches), limit
+        )
+    except OSError as error:
+        logger.warning("triton: no process could be started to compile kernels: %s.", error.strerror)
+    finally:
+        for worker in started:
+            worker.kill()
+            worker.wait()
+    return len(launches) - compiled
+
+
+def _serve(worker: Any, share: bytes, answers: queue.SimpleQueue[bytes]) -> None:
+    """Give a worker its launches, and pass on its answers: "." for a compiled kernel, "x" for a failure."""
+    with contextlib.suppress(OSError), worker.stdout:  # a worker that ends early breaks its pipe
+        with worker.stdin:
+            worker.stdin.write(share)
+        while answer := worker.stdout.read(1):
+            answers.put(answer)
+    answers.put(NOTHING_MORE)
 
 
 class TargetDriver:

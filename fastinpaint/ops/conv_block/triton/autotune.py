@@ -54,7 +54,7 @@ def choose(
     key = _key(kind, work, shape)
     mode, device = key[:2]
     if ahead._collected is not None:
-        return _collect(kind, available, work, run, thorough=mode == "1")
+        return _collect(kind, available, work, shape, run, mode)
     if key not in _chosen:
         measured = _measured(kind, available, work, shape, run, thorough=mode == "1") if mode != "0" else None
         tile: tiles.Tile = measured or tiles.best(available, work)
@@ -84,27 +84,47 @@ def _measured(
     kind: str, available: tuple[tiles.Tile, ...], work: tiles.Work, shape: tuple[Any, ...], run: Run, thorough: bool
 ) -> tiles.Tile | None:
     """The fastest tile by a remembered or new measurement; None while nothing can be measured."""
-    path, key = memory_file(), f"{kind} {work!r} {shape!r}"
-    every = tiles.candidates(available + tiles.MEASURED_ONLY.get(kind, ()), work)
-    few = every if thorough else shortlist(available, work)
-    *known, tried = _memory(path).get(key, (0,))
-    if tried >= len(few):
-        return tiles.Tile(*known)
+    known, few = _remembered(kind, available, work, shape, thorough)
+    if known is not None:
+        return known
     if torch.cuda.is_current_stream_capturing():
         return None
     tile = fastest(few, baseline_tile(available, work), run) or tiles.best(available, work)
+    path, key = memory_file(), _name(kind, work, shape)
     _memory(path)[key] = [*tile, len(few)]
     tuning_cache.write(path, _memory(path))
     logger.info("%s: %s", key, tile)
     return tile
 
 
-def _collect(kind: str, available: tuple[tiles.Tile, ...], work: tiles.Work, run: Run, thorough: bool) -> tiles.Tile:
-    """Launch every tile that would be measured, to collect it for compilation; returns the model's choice."""
+def _remembered(
+    kind: str, available: tuple[tiles.Tile, ...], work: tiles.Work, shape: tuple[Any, ...], thorough: bool
+) -> tuple[tiles.Tile | None, list[tiles.Tile]]:
+    """The tile that was measured as the fastest, if enough were, and the tiles to measure."""
     every = tiles.candidates(available + tiles.MEASURED_ONLY.get(kind, ()), work)
-    for tile in {*(every if thorough else shortlist(available, work)), baseline_tile(available, work)}:
-        run(tile)
-    return tiles.best(available, work)
+    few = every if thorough else shortlist(available, work)
+    *known, tried = _memory(memory_file()).get(_name(kind, work, shape), (0,))
+    return (tiles.Tile(*known) if tried >= len(few) else None), few
+
+
+def _name(kind: str, work: tiles.Work, shape: tuple[Any, ...]) -> str:
+    return f"{kind} {work!r} {shape!r}"
+
+
+def _collect(
+    kind: str, available: tuple[tiles.Tile, ...], work: tiles.Work, shape: tuple[Any, ...], run: Run, mode: str
+) -> tiles.Tile:
+    """Launch every tile but the result that `choose` would launch, to collect it for compilation."""
+    tile, wanted = tiles.best(available, work), list[tiles.Tile]()
+    if mode != "0":
+        known, wanted = _remembered(kind, available, work, shape, thorough=mode == "1")
+        if known is not None:
+            return known
+    if mode != "0" or tile.num_warps > 4:
+        wanted = [*wanted, baseline_tile(available, work)]
+    for other in {*wanted}:
+        run(other)
+    return tile
 
 
 def shortlist(available: tuple[tiles.Tile, ...], work: tiles.Work) -> list[tiles.Tile]:

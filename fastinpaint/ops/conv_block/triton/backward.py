@@ -84,13 +84,13 @@ def bwd_two(
     """As `triton.bwd_norm`, for at most two sources."""
     dy, dense = grad.dy, [densely(source) for source in sources]
     if not dy.numel() or not dense[0].x.numel():
-        return *_of_nothing(grad, dense, weight, needs, needs_weight, needs_bias), None
-    conv, written, steps = _steps(grad, norm, dense, weight, geometry, (*needs, needs_weight, needs_bias), memory)
+        return *empty_backward(grad, dense, weight, needs, needs_weight, needs_bias), None
+    conv, written, steps = pass_steps(grad, norm, dense, weight, geometry, (*needs, needs_weight, needs_bias), memory)
     wanted = dense if False not in needs else [source for source, needed in zip(dense, needs, strict=True) if needed]
     partial = bias_sums = sums = None
     with support.on_device_of(dy):
         if needs_weight and written:
-            bias_sums = _gradient_sums(grad) if needs_bias else None
+            bias_sums = gradient_sums(grad) if needs_bias else None
             grad = grad.written()
             partial = boxes.partial_sums(activate_first.activated(dense), grad.dy, conv, steps)
         elif needs_weight:
@@ -99,7 +99,7 @@ def bwd_two(
                 wgrad = kept(steps, "wgrad", *_prepare_wgrad(grad, dense, weight, conv, needs_bias))
             partial, bias_sums = _run_wgrad(wgrad, grad, dense)
         elif needs_bias:
-            bias_sums = _gradient_sums(grad)
+            bias_sums = gradient_sums(grad)
         maps = []
         for source in wanted:
             dx = torch.empty_like(source.x)
@@ -117,7 +117,7 @@ def bwd_two(
     return grads, *of_weights  # type: ignore[return-value]
 
 
-def _steps(
+def pass_steps(
     grad: Gradient,
     norm: NormWeight | None,
     sources: Sequence[Source],
@@ -286,7 +286,7 @@ def _prepare_wgrad(
     return found, autotune.is_chosen("wgrad", work, shape)
 
 
-def _gradient_sums(grad: Gradient) -> Tensor:
+def gradient_sums(grad: Gradient) -> Tensor:
     """Partial sums ``[C_out, P]`` of G for dbias, when no wgrad computes them."""
     rows, channels = activation.rows_of(grad.dy), grad.dy.shape[1]
     blocks = row_tiles(rows, channels)
@@ -298,7 +298,7 @@ def _gradient_sums(grad: Gradient) -> Tensor:
     return partial
 
 
-def _of_nothing(
+def empty_backward(
     grad: Gradient,
     sources: Sequence[Source],
     weight: Tensor,
@@ -315,5 +315,5 @@ def _of_nothing(
     if needs_bias:
         dbias = weight.new_zeros(grad.dy.shape[1])
         if grad.dy.numel():
-            _, _, dbias, _ = finish([], [], None, None, _gradient_sums(grad), None, weight, False, {})
+            _, _, dbias, _ = finish([], [], None, None, gradient_sums(grad), None, weight, False, {})
     return grads, torch.zeros_like(weight, memory_format=torch.contiguous_format) if needs_weight else None, dbias

@@ -13,6 +13,7 @@ from fastinpaint.testing.rule import check_all, check_grads, double
 from tests.ops.triton.cases import CASES, DEVICE, Case, inputs
 
 OTHER_DTYPES = ["2d", "2d-concat", "2d-thin-first-layer", "2d-transposed", "3d-strided", "2d-large-mean"]
+OTHER_DTYPES += ["2d-depthwise", "2d-grouped"]
 EVERY = [(name, torch.float32) for name in CASES]
 EVERY += [(name, dtype) for name in OTHER_DTYPES for dtype in (torch.bfloat16, torch.float16)]
 
