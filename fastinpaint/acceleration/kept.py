@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor
@@ -63,6 +64,46 @@ class RecomputedBytes:
             yield
         finally:
             del Slot.__setattr__
+
+
+class PeakBytes(RecomputedBytes):
+    """The most bytes that autograd's saved tensors and recomputed maps hold at a time in a step.
+
+    Backward frees a saved tensor once its node has run. So a map that is recomputed late adds to fewer of them.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        super().__init__()
+        self._own = {p.untyped_storage().data_ptr() for p in parameters}
+        self._readers = Counter[int]()  # by address: saved tensors of the storage
+
+    def saving(self) -> AbstractContextManager[object]:
+        """A context for forward: what is saved inside counts until it is freed."""
+        return torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: _Saved(self, tensor.detach()), lambda saved: saved.tensor
+        )
+
+    def count(self, address: int, size: int, change: int) -> None:
+        """Note that one more or one less saved tensor has this storage."""
+        if address in self._own:
+            return
+        known = self._readers[address]
+        self._readers[address] = known + change
+        if not known or not known + change:
+            self.now += size * change
+            self.most = max(self.most, self.now)
+
+
+class _Saved:
+    """A saved tensor, from when it is saved to when it is freed."""
+
+    def __init__(self, peak: PeakBytes, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        self.peak, self.tensor, self.address, self.size = peak, tensor, storage.data_ptr(), storage.nbytes()
+        peak.count(self.address, self.size, 1)
+
+    def __del__(self) -> None:
+        self.peak.count(self.address, self.size, -1)
 
 
 def _bytes(value: Tensor | None) -> int:

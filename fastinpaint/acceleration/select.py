@@ -165,23 +165,30 @@ def priced(costs: Costs) -> list[Option]:
 def recomputing(costs: Costs, tiers: Tiers) -> Iterator[Option]:
     """The plan, with the fused maps that are cheap enough computed again in backward, in segments.
 
-    Backward recomputes a chain of such maps as a whole and holds it. So one map is kept between two segments.
+    Backward recomputes a chain of such maps as a whole and holds it. So one map is kept between two segments. In a
+    residual network that is a block's sum. The tier of its last layers says whether it is kept, which counts for the
+    layer that reads it.
     """
     dear = {name: costs.again.get(name, 0.0) / saved for name, saved in costs.forgotten.items() if tiers[name] != STOCK}
     steps = sorted(dear.values())
     limits = {steps[min(len(steps) - 1, len(steps) * (i + 1) // QUANTILES)] for i in range(QUANTILES)} if steps else ()
-    for limit in limits:
-        maps = [name for name in costs.links.order if name in dear]
-        total = sum(costs.forgotten[name] for name in maps if dear[name] <= limit)
-        for segments in SEGMENTS:
-            most, held, found = total / segments, 0, dict(tiers)
-            for name in maps:
-                if dear[name] > limit or held + costs.forgotten[name] > most:
-                    held = 0
-                else:
-                    held += costs.forgotten[name]
-                    found[name] = LOW
-            yield costs.of(found)
+    maps = [name for name in costs.links.order if name in dear]
+    for limit, segments in itertools.product(limits, SEGMENTS):
+        most = sum(costs.forgotten[name] for name in maps if dear[name] <= limit) / segments
+        held, found = 0, dict(tiers)
+        for i, name in enumerate(maps):
+            size = costs.forgotten[name]
+            reads_sum = i >= 2 and size > costs.forgotten[maps[i - 1]]
+            within = i + 1 < len(maps) and size < costs.forgotten[maps[i + 1]]
+            if dear[name] > limit or (held + size > most and not reads_sum and not within):
+                held = 0
+                continue
+            if held + size > most and reads_sum:
+                found |= {last: tiers[last] for last in maps[i - 2 : i]}
+                held = 0
+            held += size
+            found[name] = LOW
+        yield costs.of(found)
 
 
 def options(costs: Costs) -> list[Option]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fastinpaint.acceleration import layout
 from fastinpaint.acceleration.example import Example, float_tensors
-from fastinpaint.acceleration.kept import Kept, RecomputedBytes
+from fastinpaint.acceleration.kept import Kept, PeakBytes
 from fastinpaint.acceleration.links import Links, wrapped_forwards
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.sandbox import all_modules, attributes, carries_graph, clear_casts, random_states
@@ -35,7 +35,7 @@ class Trial:
         seconds: time of one step.
         parts: seconds from the entry of each watched layer to the entry of the next one, forward plus backward.
         forward: seconds of each part's forward.
-        kept: bytes that autograd keeps, plus the peak of what backward recomputes.
+        kept: the most bytes that autograd keeps and backward recomputes at a time.
         kept_by: bytes that autograd keeps, by part.
         results: the model's first results, for comparison.
     """
@@ -132,10 +132,10 @@ class Runner:
         watch = Watch(self.model, self.links.order, self.device)
         trial = self.try_out(plan, watch)
         with watch.watching():
-            again = RecomputedBytes()
-            with again.counting():
-                self.step(watch)
-            trial.kept += again.most
+            if self.training:
+                trial.kept = max(trial.kept, self._peak())
+            else:
+                self.step()
             seconds, parts = [], []
             for _ in range(runs):
                 seconds.append(self.step(watch))
@@ -146,6 +146,19 @@ class Runner:
             usual = median(trial.parts.get(name, 0.0) for name in names)
             trial.parts.update(dict.fromkeys(names, usual))
         return trial
+
+    def _peak(self) -> int:
+        """The most bytes that a step keeps and recomputes at a time."""
+        if self._recurrent:
+            self._put_back_attributes()
+        peak = PeakBytes(self.model.parameters())
+        with peak.counting():
+            with peak.saving():
+                results, taking = self.forward()
+            self._backward(results, taking, None)
+        self.steps += 1
+        self.tick()
+        return peak.most
 
     def try_out(self, plan: Plan, watch: Watch | None = None) -> Trial:
         """Apply a plan and run forward once, to get the results and the kept bytes."""

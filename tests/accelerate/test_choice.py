@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 import fastinpaint
 from fastinpaint.acceleration import adapt, search
-from fastinpaint.acceleration.kept import RecomputedBytes, kept_bytes
+from fastinpaint.acceleration.kept import PeakBytes, RecomputedBytes, kept_bytes
 from fastinpaint.acceleration.report import Report
 from fastinpaint.nn import layers
 from fastinpaint.nn.pending_conv import PendingConv
 from fastinpaint.ops.dispatch import native, native_cpu
+from fastinpaint.ops.saved import Slot
 from tests.accelerate.slow_layers import (
     SLOW,
     Clock,
@@ -224,6 +225,27 @@ def test_kept_bytes_count_what_backward_computes_again_and_holds() -> None:
         net(x).sum().backward()
     assert 6 * x.nbytes < again.most < 10 * x.nbytes
     assert again.now == 0
+
+
+def test_kept_bytes_are_the_most_that_is_held_at_a_time() -> None:
+    """What backward has freed before it computes a map again does not count with it."""
+    peak, x, big = PeakBytes([]), torch.randn(1000, requires_grad=True), torch.randn(3000)
+    slot = Slot()
+    with peak.counting():
+        with peak.saving():
+            first = x.sin()
+            second = first.cos()
+            third = second.sin()
+        assert peak.now == 12000  # x, first and second
+        for result, of in ((third, second), (second, first)):
+            torch.autograd.grad(result, of, torch.ones(1000))
+        assert peak.now == 4000  # x
+        slot.value = big
+        assert (peak.now, peak.most) == (16000, 16000)
+        slot.value = None
+    assert (peak.now, peak.most) == (4000, 16000)
+    del first, second, third, result, of
+    assert peak.now == 0
 
 
 def test_wrong_options_are_refused() -> None:

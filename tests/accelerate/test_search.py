@@ -251,6 +251,18 @@ def test_maps_are_computed_again_in_segments() -> None:
     assert list(best.tiers.values()).count(DEFAULT) >= 2
 
 
+def test_a_segment_of_residual_blocks_begins_after_a_sum_that_is_kept() -> None:
+    """Eight blocks of two convolutions; the first one of each keeps the sum before it too. Its maker's tier counts."""
+    known = costs([3.0] * 16, [1.0] * 16, low=True)
+    known.forgotten = {str(i): (2 if i and i % 2 == 0 else 1) * MIB for i in range(16)}
+    known.again = {name: saved / MIB for name, saved in known.forgotten.items()}  # all cost the same per byte
+    tiers = dict.fromkeys(known.links.order, DEFAULT)
+    found = ["".join(tier[0] for tier in option.tiers.values()) for option in select.recomputing(known, tiers)]
+    assert "l" * 16 in found
+    assert "llddllddllddllld" in found
+    assert not any(len(kept) % 2 for one in found if one[0] == "l" for kept in one.rstrip("d").split("l"))
+
+
 def test_memory_keeps_fewer_bytes_than_either_tier_alone() -> None:
     def chain() -> nn.Sequential:
         layers = [(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()) for _ in range(12)]
