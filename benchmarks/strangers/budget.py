@@ -143,7 +143,7 @@ def table(found: list[dict[str, Any]]) -> str:
 def main() -> int:
     """Measure the networks that are named; print and keep each contender's row as it is done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="*", default=["paper"], choices=["paper", *CASES], metavar="NETWORK")
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help=f"paper (default), {', '.join(CASES)}")
     parser.add_argument("--budgets", type=float, nargs="+", default=[1.0, 0.3, 0.1])
     parser.add_argument("--frames", type=int, default=4, help="frames of the paper's network")
     parser.add_argument("--turns", type=int, default=3)
@@ -154,6 +154,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=math.inf, help="start no contender after this time")
     parser.add_argument("--table", type=Path, nargs="+", help="print the rows of these files, and measure nothing")
     args = parser.parse_args()
+    unknown = set(args.networks) - {"paper", *CASES}
+    if unknown:
+        parser.error(f"unknown networks {', '.join(sorted(unknown))}; known: paper, {', '.join(CASES)}.")
     if args.table:
         print(table([row for row in rows.read(args.table) if row["kind"] == KIND]))
         return 0
@@ -163,7 +166,7 @@ def main() -> int:
     known = rows.read([args.rows]) if args.rows is not None and args.rows.exists() else []
     done = {(row["case"], row["contender"], str(row["input"])) for row in known}
     began = time.perf_counter()
-    for name in args.networks:
+    for name in args.networks or ["paper"]:
         shape = str([list(t.shape) for t in network(name, args)[1]])
         for who, build in contenders(name, args).items():
             if (name, who, shape) in done or time.perf_counter() - began > args.seconds:
