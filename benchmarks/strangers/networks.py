@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from benchmarks.strangers import designs
+
 
 class Case(NamedTuple):
     """One network and its input's shape."""
@@ -127,6 +129,12 @@ def _segresnet() -> nn.Module:
     return importlib.import_module("monai.networks.nets").SegResNet(3, init_filters=16, in_channels=1, out_channels=3)
 
 
+def _monai_unet() -> nn.Module:
+    """Instance norm, dropout of nothing and PReLU, with residual units."""
+    channels, strides = (16, 32, 64, 128, 256), (2, 2, 2, 2)
+    return importlib.import_module("monai.networks.nets").UNet(3, 1, 2, channels, strides, num_res_units=2)
+
+
 # Networks that nobody has tuned a kernel, a rule or a threshold for: they show what a new network can expect.
 UNTUNED: dict[str, Case] = {
     "regnet_y_400mf": Case(_vision("regnet_y_400mf"), (4, 3, 160, 160)),
@@ -141,6 +149,17 @@ UNTUNED: dict[str, Case] = {
     "hrnet_w18_small": Case(_timm("hrnet_w18_small"), (2, 3, 160, 160)),
     "unet_plus_plus_resnet18": Case(_unet_plus_plus, (1, 3, 160, 160)),
     "segresnet": Case(_segresnet, (1, 1, 48, 48, 48)),
+    "monai_unet": Case(_monai_unet, (1, 1, 64, 64, 64)),
+    "srresnet": Case(designs.SRResNet, (2, 3, 64, 64)),
+    "edsr": Case(designs.EDSR, (2, 3, 64, 64)),
+    "discriminator": Case(designs.discriminator, (4, 3, 128, 128)),
+    "autoencoder": Case(designs.autoencoder, (8, 3, 128, 128)),
+    "unet3d_gn": Case(designs.UNet3D, (1, 1, 48, 48, 48)),
+    "mobilevit_xs": Case(_timm("mobilevit_xs"), (2, 3, 192, 192)),
+    "seresnext26d_32x4d": Case(_timm("seresnext26d_32x4d"), (2, 3, 160, 160)),
+    "seresnet18": Case(_timm("seresnet18"), (4, 3, 160, 160)),
+    "convnextv2_atto": Case(_timm("convnextv2_atto"), (2, 3, 160, 160)),
+    "vit_tiny": Case(_timm("vit_tiny_patch16_224"), (4, 3, 224, 224)),
 }
 
 

@@ -2,8 +2,8 @@
 // order, so a result does not depend on the number of threads. Every function returns 0.
 //
 // Statistics are taken over each sample and group of channels; for batch norm all the batch is one sample, and each
-// channel a group. Vectors named mean and var are [samples, channels], those named weight and bias [channels], all in
-// the wide dtype: double for maps of doubles, else float.
+// channel a group. Vectors named mean and var are [samples, channels], those named weight, bias and slope [channels], all
+// in the wide dtype: double for maps of doubles, else float.
 #include "norm_act/cpu.h"
 
 #include <algorithm>
@@ -23,6 +23,9 @@ struct NormActProblem {
 };
 
 namespace {
+
+// Sums a channel that backward takes: see `NormActBwd`.
+int64_t sum_rows(const NormActProblem& p) { return p.act == static_cast<int64_t>(Act::prelu) ? 3 : 2; }
 
 // z's vectors [samples, channels] from statistics and parameters; z = x + addend where mean is null.
 template <class A>
@@ -44,7 +47,7 @@ struct Affine {
       if (bias) shift[i] = static_cast<const A*>(bias)[c];
     }
   }
-  NormAct form(const NormActProblem& p, const void* x, const void* addend, int64_t sample) const {
+  NormAct form(const NormActProblem& p, const void* x, const void* addend, const void* slope, int64_t sample) const {
     const int64_t first = sample * p.pixels * p.channels, c = sample * p.channels;
     return {moved(x, first, bytes(p)),
             moved(addend, first, bytes(p)),
@@ -53,13 +56,14 @@ struct Affine {
             &shift[c],
             p.channels,
             static_cast<Act>(p.act),
-            p.parameter};
+            p.parameter,
+            slope};
   }
 };
 
 // What backward reads and writes.
 struct Maps {
-  const void *da, *x, *addend, *out;
+  const void *da, *x, *addend, *out, *slope;
   int64_t stride, offset;
   void *dx, *daddend;
 };
@@ -91,7 +95,7 @@ struct Coefficients {
 //   dx = rstd * (w dz - (sum w S) / M - (x - mean) rstd^2 (sum w T) / M),   dweight = sum T rstd,   dbias = sum S
 template <class A>
 Coefficients<A> through_statistics(const NormActProblem& p, const Affine<A>& affine, const std::vector<double>& sums) {
-  const int64_t per_group = p.channels / p.groups;
+  const int64_t per_group = p.channels / p.groups, rows = sum_rows(p);
   const double count = static_cast<double>(p.pixels * per_group);
   Coefficients<A> result{affine.scale, std::vector<A>(affine.scale.size()), std::vector<A>(affine.scale.size())};
   for (int64_t s = 0; s < p.samples; ++s) {
@@ -99,8 +103,8 @@ Coefficients<A> through_statistics(const NormActProblem& p, const Affine<A>& aff
       double of_dz = 0, of_dz_x = 0;
       for (int64_t c = g * per_group; c < (g + 1) * per_group; ++c) {
         const double scale = affine.scale[s * p.channels + c];  // w * rstd, and a group has one rstd
-        of_dz += scale * sums[2 * s * p.channels + c];
-        of_dz_x += scale * sums[(2 * s + 1) * p.channels + c];
+        of_dz += scale * sums[rows * s * p.channels + c];
+        of_dz_x += scale * sums[(rows * s + 1) * p.channels + c];
       }
       for (int64_t c = g * per_group; c < (g + 1) * per_group; ++c) {
         const double rstd = affine.rstd[s * p.channels + c];
@@ -113,53 +117,76 @@ Coefficients<A> through_statistics(const NormActProblem& p, const Affine<A>& aff
 }
 
 template <class A>
-void fwd(const NormActProblem& p, const void* x, const void* addend, const Affine<A>& affine, void* a, int64_t stride,
-         int64_t offset, int threads) {
+void fwd(const NormActProblem& p, const void* x, const void* addend, const void* slope, const Affine<A>& affine,
+         void* a, int64_t stride, int64_t offset, int threads) {
   for_blocks(p, threads, [&](int64_t sample, int64_t, int64_t begin, int64_t end) {
-    const NormActFwd args{affine.form(p, x, addend, sample), moved(a, sample * p.pixels * stride, bytes(p)), stride,
+    const NormActFwd args{affine.form(p, x, addend, slope, sample), moved(a, sample * p.pixels * stride, bytes(p)), stride,
                           offset, leaves_caches(p, a, stride, offset)};
     FI_DISPATCH(norm_act_fwd(args, static_cast<Dtype>(p.dtype), begin, end))
   });
 }
 
+// The gradients [channels] of vectors; each may be null.
 template <class A>
-void bwd(const NormActProblem& p, const Maps& maps, const Affine<A>& affine, bool normed, A* dweight, A* dbias,
+struct Vectors {
+  A *dweight, *dbias, *dslope;
+};
+
+// Writes the vectors' gradients, and dz where daddend is wanted. Returns the sums [samples, rows, channels].
+template <class A>
+std::vector<double> take_sums(const NormActProblem& p, const Maps& maps, const Affine<A>& affine, Vectors<A> grads,
+                              int threads) {
+  const int64_t channels = p.channels, rows = sum_rows(p), values = rows * channels;
+  std::vector<double> partial(p.samples * blocks(p) * values), sums;
+  for_blocks(p, threads, [&](int64_t sample, int64_t block, int64_t begin, int64_t end) {
+    NormActBwd args = of_sample(p, affine.form(p, maps.x, maps.addend, maps.slope, sample), maps, sample);
+    args.sums = &partial[(sample * blocks(p) + block) * values];
+    FI_DISPATCH(norm_act_sums(args, static_cast<Dtype>(p.dtype), begin, end))
+  });
+  for (int64_t s = 0; s < p.samples; ++s) {
+    std::vector<double> own(values);
+    add_blocks(&partial[s * blocks(p) * values], blocks(p), own);
+    sums.insert(sums.end(), own.begin(), own.end());
+  }
+  for (int64_t c = 0; c < channels; ++c) {
+    double of_bias = 0, of_weight = 0, of_slope = 0;
+    for (int64_t s = 0; s < p.samples; ++s) {
+      const double* own = &sums[s * values + c];
+      of_bias += own[0];
+      of_weight += own[channels] * affine.rstd[s * channels + c];
+      if (rows > 2) of_slope += own[2 * channels];
+    }
+    if (grads.dbias) grads.dbias[c] = static_cast<A>(of_bias);
+    if (grads.dweight) grads.dweight[c] = static_cast<A>(of_weight);
+    if (grads.dslope) grads.dslope[c] = static_cast<A>(of_slope);
+  }
+  return sums;
+}
+
+template <class A>
+void bwd(const NormActProblem& p, const Maps& maps, const Affine<A>& affine, bool normed, Vectors<A> grads,
          int threads) {
   const int64_t channels = p.channels;
   Coefficients<A> by{affine.scale, std::vector<A>(affine.scale.size()), std::vector<A>(affine.scale.size())};
-  if (normed) {
-    std::vector<double> partial(p.samples * blocks(p) * 2 * channels), sums;
-    for_blocks(p, threads, [&](int64_t sample, int64_t block, int64_t begin, int64_t end) {
-      NormActBwd args = of_sample(p, affine.form(p, maps.x, maps.addend, sample), maps, sample);
-      args.sums = &partial[(sample * blocks(p) + block) * 2 * channels];
-      FI_DISPATCH(norm_act_sums(args, static_cast<Dtype>(p.dtype), begin, end))
-    });
-    for (int64_t s = 0; s < p.samples; ++s) {
-      std::vector<double> own(2 * channels);
-      add_blocks(&partial[s * blocks(p) * 2 * channels], blocks(p), own);
-      sums.insert(sums.end(), own.begin(), own.end());
-    }
-    for (int64_t c = 0; c < channels; ++c) {
-      double of_bias = 0, of_weight = 0;
-      for (int64_t s = 0; s < p.samples; ++s) {
-        of_bias += sums[2 * s * channels + c];
-        of_weight += sums[(2 * s + 1) * channels + c] * affine.rstd[s * channels + c];
-      }
-      if (dbias) dbias[c] = static_cast<A>(of_bias);
-      if (dweight) dweight[c] = static_cast<A>(of_weight);
-    }
-    if (p.of_batch) by = through_statistics(p, affine, sums);
+  const bool summed = normed || grads.dslope;
+  if (summed) {
+    const bool is_dz = !normed && !maps.daddend;  // then the pass of the sums writes dx
+    Maps first = maps;
+    if (is_dz) first.daddend = maps.dx;
+    const std::vector<double> sums = take_sums(p, first, affine, grads, threads);
+    if (is_dz) return;
+    if (normed && p.of_batch) by = through_statistics(p, affine, sums);
   }
   if (!maps.dx && !maps.daddend) return;
   Maps rest = maps;
   NormActProblem problem = p;
-  if (normed && maps.daddend) {  // the pass that took the sums has written dz
+  if (summed && maps.daddend) {  // the pass that took the sums has written dz
     if (!maps.dx) return;
     problem.act = static_cast<int64_t>(Act::none);
-    rest = {maps.daddend, maps.x, nullptr, nullptr, channels, 0, maps.dx, nullptr};
+    rest = {maps.daddend, maps.x, nullptr, nullptr, nullptr, channels, 0, maps.dx, nullptr};
   }
   for_blocks(p, threads, [&](int64_t sample, int64_t, int64_t begin, int64_t end) {
-    NormActBwd args = of_sample(p, affine.form(problem, rest.x, rest.addend, sample), rest, sample);
+    NormActBwd args = of_sample(p, affine.form(problem, rest.x, rest.addend, rest.slope, sample), rest, sample);
     args.by_dz = &by.by_dz[sample * channels];
     args.by_x = &by.by_x[sample * channels];
     args.constant = &by.constant[sample * channels];
@@ -212,31 +239,30 @@ FI_EXPORT int fi_cpu_norm_act_stats(const NormActProblem* p, const void* x, void
 }
 
 // a = act((x - mean) / sqrt(var + eps) * weight + bias + addend), into the channels of a from `offset` on, whose rows
-// have `stride`. mean and var, weight, bias and addend may be null.
+// have `stride`. mean and var, weight, bias and addend may be null; slope is null of all activations but prelu.
 FI_EXPORT int fi_cpu_norm_act_fwd(const NormActProblem* p, const void* x, const void* addend, const void* mean,
-                                  const void* var, const void* weight, const void* bias, void* a, int64_t stride,
-                                  int64_t offset, int threads) {
+                                  const void* var, const void* weight, const void* bias, const void* slope, void* a,
+                                  int64_t stride, int64_t offset, int threads) {
   if (in_double(*p)) {
-    fwd(*p, x, addend, Affine<double>(*p, mean, var, weight, bias), a, stride, offset, threads);
+    fwd(*p, x, addend, slope, Affine<double>(*p, mean, var, weight, bias), a, stride, offset, threads);
   } else {
-    fwd(*p, x, addend, Affine<float>(*p, mean, var, weight, bias), a, stride, offset, threads);
+    fwd(*p, x, addend, slope, Affine<float>(*p, mean, var, weight, bias), a, stride, offset, threads);
   }
   return 0;
 }
 
-// dx, daddend (either may be null), dweight and dbias [channels] in the wide dtype (may be null), from da, whose rows
-// have `stride`, this map's channels from `offset` on. out: null, or a, from which act' is then taken.
+// dx, daddend (either may be null), dweight, dbias and dslope [channels] in the wide dtype (may be null), from da, whose
+// rows have `stride`, this map's channels from `offset` on. out: null, or a, from which act' is then taken.
 FI_EXPORT int fi_cpu_norm_act_bwd(const NormActProblem* p, const void* da, int64_t stride, int64_t offset,
                                   const void* x, const void* addend, const void* out, const void* mean, const void* var,
-                                  const void* weight, const void* bias, void* dx, void* daddend, void* dweight,
-                                  void* dbias, int threads) {
-  const Maps maps{da, x, addend, out, stride, offset, dx, daddend};
-  if (in_double(*p)) {
-    bwd(*p, maps, Affine<double>(*p, mean, var, weight, bias), mean, static_cast<double*>(dweight),
-        static_cast<double*>(dbias), threads);
-  } else {
-    bwd(*p, maps, Affine<float>(*p, mean, var, weight, bias), mean, static_cast<float*>(dweight),
-        static_cast<float*>(dbias), threads);
-  }
+                                  const void* weight, const void* bias, const void* slope, void* dx, void* daddend,
+                                  void* dweight, void* dbias, void* dslope, int threads) {
+  const Maps maps{da, x, addend, out, slope, stride, offset, dx, daddend};
+  auto typed = [&](auto value) {
+    using A = decltype(value);
+    const Vectors<A> grads{static_cast<A*>(dweight), static_cast<A*>(dbias), static_cast<A*>(dslope)};
+    bwd(*p, maps, Affine<A>(*p, mean, var, weight, bias), mean, grads, threads);
+  };
+  in_double(*p) ? typed(double{}) : typed(float{});
   return 0;
 }

@@ -28,7 +28,8 @@ enum class Act : int64_t {
   gelu,
   gelu_tanh,
   softplus,
-  mish
+  mish,
+  prelu
 };
 
 struct NormAct {
@@ -37,7 +38,8 @@ struct NormAct {
   const void *mean, *scale, *shift;  // A [channels]
   int64_t channels;
   Act act;
-  double parameter;  // slope, alpha or beta
+  double parameter;   // slope, alpha or beta
+  const void* slope;  // A [channels] or null: of prelu
 };
 
 // a[p, offset + c] of pixels begin <= p < end; a has `stride` channels.
@@ -48,8 +50,8 @@ struct NormActFwd {
   bool past_caches;  // whether a is written so
 };
 
-// dz = da * act'(z), and over each block of pixels sum dz and sum dz * (x - mean). The kernel of the sums writes
-// daddend too, that of dx only where no sums are taken.
+// dz = da * act'(z), and over each block of pixels sum dz, sum dz * (x - mean) and, of prelu, sum da * min(z, 0). The
+// kernel of the sums writes daddend too, that of dx only where no sums are taken.
 struct NormActBwd {
   NormAct form;
   const void* da;   // D, rows `stride` apart, this map's channels from `offset` on
@@ -58,7 +60,7 @@ struct NormActBwd {
   void* daddend;                        // D [pixels, channels] or null: dz
   void* dx;                             // D [pixels, channels] or null: by_dz * dz + by_x * (x - mean) + constant
   const void *by_dz, *by_x, *constant;  // A [channels]
-  double* sums;                         // [2, channels] of the block, or null
+  double* sums;                         // [2, channels] of the block, [3, channels] of prelu; or null
   bool past_caches;                     // whether dx is written so
 };
 

@@ -1,6 +1,6 @@
 // The activations and their derivatives, on vectors. For cpu_simd*.cpp.
 //
-// fwd(z, p) is act(z); bwd(z, p, da) is da * act'(z). Of those that are clamped or of two pieces, act(z) has the sign
+// fwd(z, p) is act(z); bwd(z, p, da) is da * act'(z). p is a number, or a vector of the channels' slopes. Of those that are clamped or of two pieces, act(z) has the sign
 // and the bounds of z, so that bwd may be given act(z) in place of z: relu, relu6 and leaky_relu.
 #pragma once
 
@@ -8,6 +8,8 @@
 #include "norm_act/cpu.h"
 
 namespace {
+
+struct OfChannel {};  // the base of activations whose parameter differs between channels
 
 // V: a vector; A: its values' type.
 template <class V, class A>
@@ -29,8 +31,17 @@ struct Acts {
     static V bwd(V z, A, V da) { return z <= 0 ? V{} : z >= 6 ? V{} : da; }
   };
   struct LeakyRelu {
-    static V fwd(V z, A slope) { return z > 0 ? z : z * slope; }
-    static V bwd(V z, A slope, V da) { return z > 0 ? da : da * slope; }
+    template <class S>
+    static V fwd(V z, S slope) {
+      return z > 0 ? z : z * slope;
+    }
+    template <class S>
+    static V bwd(V z, S slope, V da) {
+      return z > 0 ? da : da * slope;
+    }
+  };
+  struct Prelu : LeakyRelu, OfChannel {
+    static V by_slope(V z, V da) { return z > 0 ? V{} : da * z; }  // da * the derivative by the slope
   };
   struct Elu {
     static V fwd(V z, A alpha) { return z > 0 ? z : alpha * (exp_of(z) - A(1)); }
@@ -132,6 +143,8 @@ void with_act(fi::Act act, F f) {
       return f(typename All::Softplus{});
     case fi::Act::mish:
       return f(typename All::Mish{});
+    case fi::Act::prelu:
+      return f(typename All::Prelu{});
   }
 }
 

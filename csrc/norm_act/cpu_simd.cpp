@@ -1,8 +1,13 @@
 // `norm_act` on the CPU: one block of pixels at a time, vectors along the channels. Contracts in cpu.h.
+#include <type_traits>
+
 #include "norm_act/cpu_acts.h"
 
 namespace fi::FI_ISA {
 namespace {
+
+template <class ACT>
+constexpr bool kOfChannel = std::is_base_of_v<OfChannel, ACT>;
 
 // A map's values and a channel's vectors, for `n` lanes from channel c on.
 template <class D>
@@ -10,7 +15,7 @@ struct Channels {
   using V = typename Simd<D>::vec;
   using A = typename Simd<D>::scalar;
   const D *x, *addend, *out;
-  V mean, scale, shift;
+  V mean, scale, shift, slope;
 
   Channels() = default;
   Channels(const NormAct& form, const void* given_out, int64_t first, int64_t c, int64_t n) {
@@ -20,10 +25,20 @@ struct Channels {
     mean = vector(form.mean, c, n);
     scale = vector(form.scale, c, n);
     shift = vector(form.shift, c, n);
+    slope = form.slope ? vector(form.slope, c, n) : V{};
   }
   static const D* at(const void* map, int64_t offset) { return map ? static_cast<const D*>(map) + offset : nullptr; }
   static V vector(const void* values, int64_t c, int64_t n) { return load_n(static_cast<const A*>(values) + c, n); }
 
+  // The activation's parameter: the channels' slopes, or the one number given.
+  template <class ACT>
+  auto parameter(A given) const {
+    if constexpr (kOfChannel<ACT>) {
+      return slope;
+    } else {
+      return given;
+    }
+  }
   V z(V xv, int64_t pixel, int64_t n) const {
     V value = (xv - mean) * scale + shift;
     return addend ? value + load_n(addend + pixel, n) : value;
@@ -66,7 +81,8 @@ void fwd(const NormActFwd& args, int64_t begin, int64_t end, int64_t c) {
   D* a = static_cast<D*>(args.a) + begin * args.stride + args.offset + c;
   for (int64_t p = 0; p < (end - begin) * channels; p += channels, a += args.stride) {
     for (int i = 0; i < COUNT; ++i) {
-      put(a + i * lanes, ACT::fwd(from[i].z(load_n(from[i].x + p, n), p, n), parameter), n, args.past_caches);
+      const auto own = from[i].template parameter<ACT>(parameter);
+      put(a + i * lanes, ACT::fwd(from[i].z(load_n(from[i].x + p, n), p, n), own), n, args.past_caches);
     }
   }
 }
@@ -81,19 +97,21 @@ void sums(const NormActBwd& args, int64_t begin, int64_t end, int64_t c) {
   const int64_t channels = args.form.channels, n = COUNT > 1 ? lanes : channels - c;
   const typename Simd<D>::scalar parameter = args.form.parameter;
   Channels<D> from[COUNT];
-  typename Simd<D>::sums sum_dz[COUNT]{}, sum_dz_x[COUNT]{};
+  typename Simd<D>::sums sum_dz[COUNT]{}, sum_dz_x[COUNT]{}, sum_slope[COUNT]{};
   for (int i = 0; i < COUNT; ++i) from[i] = Channels<D>(args.form, args.out, begin * channels, c + i * lanes, n);
   const D* da = static_cast<const D*>(args.da) + begin * args.stride + args.offset + c;
   D* daddend = args.daddend ? static_cast<D*>(args.daddend) + begin * channels + c : nullptr;
   for (int64_t p = 0, last = (end - begin) * channels; p < last;) {
     const int64_t until = p + kSegment * channels < last ? p + kSegment * channels : last;
-    V dz_here[COUNT]{}, dz_x_here[COUNT]{};
+    V dz_here[COUNT]{}, dz_x_here[COUNT]{}, slope_here[COUNT]{};
     for (; p < until; p += channels, da += args.stride) {
       for (int i = 0; i < COUNT; ++i) {
         const V xv = load_n(from[i].x + p, n);
         const V z = from[i].out ? load_n(from[i].out + p, n) : from[i].z(xv, p, n);
-        const V dz = ACT::bwd(z, parameter, load_n(da + i * lanes, n));
+        const V upstream = load_n(da + i * lanes, n);
+        const V dz = ACT::bwd(z, from[i].template parameter<ACT>(parameter), upstream);
         if (daddend) store_n(daddend + p + i * lanes, dz, n);
+        if constexpr (kOfChannel<ACT>) slope_here[i] += ACT::by_slope(z, upstream);
         dz_here[i] += dz;
         dz_x_here[i] += dz * (xv - from[i].mean);
       }
@@ -101,11 +119,13 @@ void sums(const NormActBwd& args, int64_t begin, int64_t end, int64_t c) {
     for (int i = 0; i < COUNT; ++i) {
       add(sum_dz[i], dz_here[i]);
       add(sum_dz_x[i], dz_x_here[i]);
+      if constexpr (kOfChannel<ACT>) add(sum_slope[i], slope_here[i]);
     }
   }
   for (int i = 0; i < COUNT; ++i) {
     store_sums(args.sums + c + i * lanes, sum_dz[i], n);
     store_sums(args.sums + channels + c + i * lanes, sum_dz_x[i], n);
+    if constexpr (kOfChannel<ACT>) store_sums(args.sums + 2 * channels + c + i * lanes, sum_slope[i], n);
   }
 }
 
@@ -130,7 +150,7 @@ void apply(const NormActBwd& args, int64_t begin, int64_t end, int64_t c) {
     for (int i = 0; i < COUNT; ++i) {
       const V xv = load_n(from[i].x + p, n);
       const V z = from[i].out ? load_n(from[i].out + p, n) : from[i].z(xv, p, n);
-      const V dz = ACT::bwd(z, parameter, load_n(da + i * lanes, n));
+      const V dz = ACT::bwd(z, from[i].template parameter<ACT>(parameter), load_n(da + i * lanes, n));
       if (daddend) store_n(daddend + p + i * lanes, dz, n);
       const V from_x = by_x[i] * (xv - from[i].mean) + constant[i];
       if (dx) put(dx + p + i * lanes, by_dz[i] * dz + from_x, n, args.past_caches);

@@ -10,6 +10,7 @@ from torch import nn
 from fastinpaint.nn import layers, region
 from fastinpaint.nn.deferred import plain
 from fastinpaint.nn.deferred_tensor import DeferredTensor
+from fastinpaint.nn.linear import forget
 from fastinpaint.nn.sequential import Row, Sequential
 
 TUNER = "_fastinpaint_tuner"  # the attribute of a model that measures its first calls, by one hook
@@ -97,4 +98,6 @@ def _leave(module: nn.Module, args: tuple[Any, ...], result: Any) -> Any:
     hooked = layers.hooked(module, _own_hooks(module))
     # read from the attributes' dictionary: torch makes a sentence for each attribute that a module lacks
     outermost = "fastinpaint_report" in vars(module) or not (compiling or within)
+    if outermost and not compiling:
+        forget(result)
     return plain(result, hooked) if outermost or hooked else None

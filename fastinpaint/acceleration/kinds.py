@@ -12,6 +12,7 @@ from fastinpaint.nn import layers
 
 OTHERS = (
     *("ReLU6", "LeakyReLU", "ELU", "SiLU", "Hardswish", "Hardsigmoid", "Sigmoid", "Tanh", "GELU", "Softplus", "Mish"),
+    *("PReLU", "Linear", "LayerNorm"),
     *("Dropout", "Dropout2d", "Dropout3d", "InstanceNorm2d", "InstanceNorm3d", "GroupNorm"),
 )
 FUSED: dict[type[nn.Module], type[nn.Module]] = {

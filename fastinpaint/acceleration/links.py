@@ -21,11 +21,12 @@ class Links:
     """The record of one forward pass.
 
     Attributes:
-        order: every convolution, and every norm that reads no convolution's result, in order of the first call. A
-            convolution of 1x1 maps, as in squeeze-and-excitation, is in it only where nothing comes before.
+        order: every convolution, every norm that reads no convolution's result, and every linear layer whose input it
+            can compute again, in order of the first call. A convolution of 1x1 maps, as in squeeze-and-excitation, is
+            in it only where nothing comes before.
         follows: {layer: the layer of `order` that it belongs to}: a norm to the convolution whose result it reads, and
             a convolution of 1x1 maps to the layer before it.
-        norms: the norms in `order`.
+        norms, linears: the norms and linear layers in `order`.
         input_bytes: bytes of a layer's input at its first call.
         problems: a layer's repr with its input's shape.
         readers: type names of the modules that read the map of a convolution, its norm or activation.
@@ -34,6 +35,7 @@ class Links:
     order: list[str] = field(default_factory=list)
     follows: dict[str, str] = field(default_factory=dict)
     norms: set[str] = field(default_factory=set)
+    linears: set[str] = field(default_factory=set)
     input_bytes: dict[str, int] = field(default_factory=dict)
     readers: dict[str, set[str]] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
@@ -67,6 +69,11 @@ class Links:
             self.order.remove(name)
 
 
+# Layers whose nodes keep their input, so that a linear layer after them can compute its own again.
+RECOMPUTED = tuple(
+    getattr(nn, name)
+    for name in ("GELU", "SiLU", "Mish", "Hardswish", "LeakyReLU", "ELU", "ReLU6", "Softplus", "LayerNorm")
+)
 Around = Callable[[str, nn.Module, Callable[..., Any]], Callable[..., Any]]
 
 
@@ -93,6 +100,7 @@ def record(model: nn.Module, run: Callable[[], Any]) -> Links:
     """Record one forward pass of the stock model."""
     links = Links()
     made: dict[int, tuple[str, Tensor]] = {}  # {id of a map: (convolution or norm of its unit, the map)}
+    cheap: dict[int, Tensor] = {}  # results of activations and layer norms
     small: set[str] = set()
 
     def around(name: str, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -105,7 +113,10 @@ def record(model: nn.Module, run: Callable[[], Any]) -> Links:
             if isinstance(module, _ConvNd) and given is not None and given.shape[2:].numel() == 1:
                 small.add(name)
             if isinstance(result, Tensor):
-                _note(links, made, name, module, given, maker, result)
+                linear = torch_class(type(module)) is nn.Linear and id(given) in cheap
+                _note(links, made, name, module, given, maker, result, linear)
+                if torch_class(type(module)) in RECOMPUTED and not getattr(module, "inplace", False):
+                    cheap[id(result)] = result
             return result
 
         return noted
@@ -127,9 +138,10 @@ def _note(
     given: Tensor | None,
     maker: str | None,
     result: Tensor,
+    linear: bool,
 ) -> None:
-    """Record that a leaf module has run."""
-    watched = isinstance(module, (_ConvNd, *NORMS))
+    """Record that a leaf module has run; linear: whether it is a linear layer to be watched."""
+    watched = linear or isinstance(module, (_ConvNd, *NORMS))
     if watched:
         links.problems.setdefault(name, f"{module} of {None if given is None else tuple(given.shape)}")
         links.input_bytes.setdefault(name, 0 if given is None else given.numel() * given.element_size())
@@ -141,6 +153,8 @@ def _note(
             links.order.append(name)
         if isinstance(module, NORMS):
             links.norms.add(name)
+        if linear:
+            links.linears.add(name)
         made[id(result)] = (name, result)
     elif maker is not None and (type(module) is nn.Identity or type(module) in FUSED):
         made[id(result)] = (maker, result)

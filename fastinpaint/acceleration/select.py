@@ -44,7 +44,7 @@ class Costs:
         forgotten: by part, bytes that the tier "low" does not keep.
         again: by part, seconds to compute them again.
         borders: by part, bytes that the next part reads: a norm's or an activation's result. A convolution's own result
-            is there anyway.
+            is there anyway, and linear layers read and return plain maps.
     """
 
     trials: Mapping[str, Trial]
@@ -56,8 +56,9 @@ class Costs:
 
     def __post_init__(self) -> None:
         links = self.links
-        bare = {name for name in links.order if links.is_bare(name)}
-        self.borders = {a: links.input_bytes.get(b, 0) for a, b in itertools.pairwise(links.order) if a not in bare}
+        bare = {name for name in links.order if links.is_bare(name)} | links.linears
+        pairs = [(a, b) for a, b in itertools.pairwise(links.order) if a not in bare and b not in links.linears]
+        self.borders = {a: links.input_bytes.get(b, 0) for a, b in pairs}
         if LOW not in self.trials:
             return
         default, low = self.trials[DEFAULT], self.trials[LOW]

@@ -78,9 +78,9 @@ def _is_row(module: nn.Module) -> TypeGuard[nn.Sequential]:
 
 def _is_wanted(plan: Plan, name: str, module: nn.Module) -> bool:
     """Whether the plan fuses the layer. Activations and padding only forward deferred inputs."""
-    if isinstance(module, _ConvNd) or (isinstance(module, NORMS) and not plan.by_rule):
+    if isinstance(module, _ConvNd | nn.Linear) or (isinstance(module, NORMS) and not plan.by_rule):
         return plan.tier(name) is not None
-    return True
+    return not (plan.by_rule and isinstance(module, nn.LayerNorm))  # by rule no linear layer after it is fused
 
 
 def unswap(model: Model) -> Model:
@@ -123,7 +123,7 @@ def why_not(module: nn.Module) -> str | None:
         return "its parameters get their shapes in the first call."
     if type(module) not in FUSED:
         kind = next((k for k in FUSED if isinstance(module, k) and type(module) not in PLAIN), None)
-        if kind is None:
+        if kind is None or issubclass(kind, nn.Linear | nn.LayerNorm):
             return None
         return f"{type(module).__name__} is a subclass of {kind.__name__}, and may compute something else."
     if isinstance(module, _ConvNd):

@@ -16,6 +16,7 @@ from fastinpaint.nn.activations import (
     Hardswish,
     LeakyReLU,
     Mish,
+    PReLU,
     ReLU6,
     Sigmoid,
     SiLU,
@@ -39,6 +40,7 @@ from fastinpaint.nn.layers import (
     ZeroPad2d,
     ZeroPad3d,
 )
+from fastinpaint.nn.linear import LayerNorm, Linear
 from fastinpaint.nn.sample_norms import GroupNorm, InstanceNorm2d, InstanceNorm3d
 from fastinpaint.nn.sequential import Sequential
 
@@ -68,8 +70,11 @@ __all__ = [
     "Hardswish",
     "InstanceNorm2d",
     "InstanceNorm3d",
+    "LayerNorm",
     "LeakyReLU",
+    "Linear",
     "Mish",
+    "PReLU",
     "ReLU",
     "ReLU6",
     "Sequential",

@@ -6,7 +6,7 @@ or computed again from the addend's own recipe (tiers "sums" and "low"): then no
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -82,15 +82,27 @@ def _versions(weight: Tensor | None, bias: Tensor | None) -> tuple[int, int]:
 
 
 class Activated(Raw):
-    """``act(norm(y) + addend)``, computed in the mode (autograd, inference) of the moment it was made."""
+    """``act(norm(y) + addend)``, computed in the mode (autograd, inference) of the moment it was made.
+
+    slope: of prelu, ``[C]`` or ``[1]``.
+    """
 
     untracked = False  # a reader that may change it is given a copy
 
-    def __init__(self, raw: Raw, norm: Normed | None, act: Act, addend: Raw | None, options: Options) -> None:
+    def __init__(
+        self,
+        raw: Raw,
+        norm: Normed | None,
+        act: Act,
+        addend: Raw | None,
+        options: Options,
+        slope: Tensor | None = None,
+    ) -> None:
         self.x = None
         self.raw: Any = raw  # None once it has run
         self.norm, self.addend = norm, addend  # the reference to the norm, which holds this in `made`, is dropped then
-        self.act, self.options = act, options
+        self.act, self.slope, self.options = act, slope, options
+        self.slope_version = 0 if slope is None else version(slope)
         self.shape, self.dtype, self.device = raw.shape, raw.dtype, raw.device
         self.mode = Mode.now()
         if self.mode.inference and (raw.untracked or (addend is not None and addend.untracked)):
@@ -111,9 +123,10 @@ class Activated(Raw):
     def requires_grad(self) -> bool:
         if self.x is not None:
             return self.x.requires_grad
-        raw, addend, norm = self.raw, self.addend, self.norm
+        raw, addend, norm, slope = self.raw, self.addend, self.norm, self.slope
         return self.mode.grad and (
             raw.requires_grad
+            or (slope is not None and slope.requires_grad)
             or (addend is not None and addend.requires_grad)
             or (norm is not None and norm.requires_grad)
         )
@@ -135,6 +148,12 @@ class Activated(Raw):
             norm.check_unchanged()
             mean, var, weight, bias = norm.mean.detach(), norm.var.detach(), norm.weight, norm.bias
             form = Form(self.act, norm.eps, norm.groups, norm.of_batch)
+        slope = self.slope
+        if slope is not None and version(slope) != self.slope_version:
+            raise RuntimeError(
+                "fastinpaint: the weight of a PReLU was modified in place before the deferred activation ran; use the "
+                "result before an optimiser's step."
+            )
         x = raw.tensor()
         x_kept, addend_kept = raw.recipe or x, None
         if addend is not None:
@@ -142,23 +161,25 @@ class Activated(Raw):
             addend_kept = addend.recipe or added
         backend = self.options.backend
         module = norm_act.module_of(x, form, backend)
-        operands = (x_kept, mean, var, weight, bias, addend_kept)
+        operands = (x_kept, mean, var, weight, bias, addend_kept, slope)
         steps = depth(operands)
         forgotten = addend is None or (self.options.memory in ("sums", "low") and steps < MOST_STEPS)
         if forgotten and self.requires_grad:
             again = partial(norm_act.recompute, form, backend, module)
             self.recipe = Recipe(again, operands, Slot(), steps + 1)
         call = Call(form, backend, module, mean, var, x_kept, addend_kept, self.recipe)
-        return applied(NormAct), (call, x, weight, bias, added)
+        return applied(NormAct), (call, x, weight, bias, added, slope)
 
     def finish(self, arguments: tuple[Any, ...], found: Tensor) -> None:
         """Store the result of the node of `prepare`."""
         self.x = found
         self.version = version(found)
-        self.raw = self.norm = self.addend = None  # its inputs can be freed, unless backward keeps them
+        self.raw = self.norm = self.addend = self.slope = None  # its inputs can be freed, unless backward keeps them
 
 
-def pending(part: Part, act: Act, addend: Raw | None, options: Options) -> Activated | None:
+def pending(
+    part: Part, act: Act, addend: Raw | None, options: Options, slope: Tensor | None = None
+) -> Activated | None:
     """``act(part + addend)``; None where only torch can compute it."""
     raw, norm = part.raw, part.norm
     if part.relu or part.addend is not None or (part.mean is not None and norm is None):
@@ -167,13 +188,22 @@ def pending(part: Part, act: Act, addend: Raw | None, options: Options) -> Activ
         return None
     if isinstance(raw, Activated) and raw.open and (addend is None or raw.addend is None):
         raw, norm, addend = raw.raw, raw.norm, raw.addend if addend is None else addend
-    return Activated(raw, norm, act, addend, options)
+    return Activated(raw, norm, act, addend, options, slope)
+
+
+def slopes_of(parts: Sequence[Part], slope: Tensor | None) -> Sequence[Tensor | None]:
+    """Prelu's slopes of each part's channels."""
+    if slope is None or slope.numel() == 1 or len(parts) == 1:
+        return [slope] * len(parts)
+    return slope.split([part.raw.shape[1] for part in parts])
 
 
 def opened(part: Part) -> Part | None:
     """A part whose activation the reader computes on load; None if its map exists or is more than act(norm(y))."""
     raw = part.raw
     if not isinstance(raw, Activated) or raw.x is not None or raw.addend is not None or not part.bare:
+        return None
+    if raw.slope is not None:  # convolutions load activations of one parameter
         return None
     if raw.mode != Mode.now() or (raw.norm is not None and (raw.norm.mean.dim() > 1 or raw.norm.groups)):
         return None

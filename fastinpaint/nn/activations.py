@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,19 +12,24 @@ from torch.nn import functional as F
 
 from fastinpaint.nn.deferred import HANDLERS, Deferred
 from fastinpaint.nn.layers import Map, _Layer
-from fastinpaint.ops.norm_act import Act
+from fastinpaint.nn.linear import can_be_noted, noted
+from fastinpaint.nn.observed import hooked
+from fastinpaint.ops.activation.checks import DTYPES
+from fastinpaint.ops.dispatch.fast_path import autocasts
+from fastinpaint.ops.norm_act import Act, reference
 
+KEEPS_RESULT = ("sigmoid", "tanh")  # torch's nodes of these keep their result, not their input
 SOFTPLUS_THRESHOLD = 20.0  # the only value that the kernels support: torch's default
 
 
-def activate(input: Map, act: Act | None, inplace: bool = False) -> Any:
+def activate(input: Map, act: Act | None, inplace: bool = False, slope: Tensor | None = None) -> Any:
     """act of a deferred activation, deferred; NotImplemented where only torch can compute it."""
     if act is None or not isinstance(input, Deferred):
         return NotImplemented
     if inplace and input._plain is not None:
         input.materialize_()  # somebody holds the plain tensor, so torch must change that one
         return NotImplemented
-    found = input.activated(act)
+    found = input.activated(act, slope)
     if found is None:
         if inplace:
             input.materialize_()
@@ -43,7 +49,19 @@ class _Activation(_Layer):
         raise NotImplementedError
 
     def _fused(self, input: Map) -> Any:
-        return activate(input, self._act(), getattr(self, "inplace", False))
+        act, inplace = self._act(), getattr(self, "inplace", False)
+        if isinstance(input, Deferred) or act is None or act.kind in KEEPS_RESULT or inplace:
+            return activate(input, act, inplace)
+        if hooked(self) or not can_be_noted(input):
+            return NotImplemented
+        return noted(self._by_torch(input), partial(_again, act), input)
+
+
+def _again(act: Act, operands: list[Tensor | None]) -> Tensor:
+    """act of a plain map."""
+    (z,) = operands
+    assert z is not None
+    return reference.act_fwd(act, z)
 
 
 class ReLU6(_Activation, nn.ReLU6):
@@ -123,6 +141,28 @@ class Mish(_Activation, nn.Mish):
         return Act("mish")
 
 
+class PReLU(_Layer, nn.PReLU):
+    """``torch.nn.PReLU`` over deferred activations."""
+
+    def _fused(self, input: Map) -> Any:
+        return prelu(input, self.weight)
+
+
+def prelu(input: Any, weight: Any) -> Any:
+    """PReLU of a deferred activation by a slope ``[1]`` or ``[C]``, deferred; NotImplemented where torch has to."""
+    if not isinstance(input, Deferred) or not isinstance(weight, Tensor):
+        return NotImplemented
+    if weight.dim() > 1 or weight.numel() not in (1, input.shape[1]) or weight.device != input.device:
+        return NotImplemented
+    # under autocast torch casts both; the slope needs no rounding here
+    if autocasts(input.device):
+        fits = input.dtype == torch.get_autocast_dtype(input.device.type) and weight.dtype in DTYPES
+    else:
+        fits = input.dtype == weight.dtype
+    slope = weight if weight.dim() else weight.view(1)
+    return activate(input, Act("prelu"), slope=slope) if fits else NotImplemented
+
+
 def gelu(approximate: str = "none") -> Act | None:
     return {"none": Act("gelu"), "tanh": Act("gelu_tanh")}.get(approximate)
 
@@ -198,6 +238,8 @@ HANDLERS.update(
         torch.tanh: _simple("tanh"),
         F.gelu: _handler(gelu),
         F.softplus: _handler(softplus),
+        F.prelu: prelu,
+        Tensor.prelu: prelu,
         F.mish: _simple("mish"),
         F.hardtanh: _hardtanh,
         F.dropout: _dropout,

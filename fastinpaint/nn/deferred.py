@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastinpaint.nn.activated import Activated, made, pending
+from fastinpaint.nn.activated import Activated, made, pending, slopes_of
 from fastinpaint.nn.dropped import GradientDroppedError, forwards
 from fastinpaint.nn.observed import changes_input
 from fastinpaint.nn.pending_conv import PendingConv, Written, activate, waiting
@@ -218,14 +218,14 @@ class Deferred:
         self._parts = (Part(Raw(plain)),)
         return plain
 
-    def activated(self, act: Act) -> Deferred | None:
-        """act of it; None where only torch can compute it."""
+    def activated(self, act: Act, slope: Tensor | None = None) -> Deferred | None:
+        """act of it; None where only torch can compute it. slope: of prelu, ``[C]`` or ``[1]``."""
         parts = self._current()
         found = []
-        for part in parts:
+        for part, own in zip(parts, slopes_of(parts, slope), strict=True):
             if act == RELU and part.addend is None and not (isinstance(part.raw, Activated) and part.raw.open):
                 found.append(part._replace(relu=True))
-            elif (raw := pending(part, act, None, self._options)) is not None:
+            elif (raw := pending(part, act, None, self._options, own)) is not None:
                 found.append(Part(raw))
             else:
                 return None

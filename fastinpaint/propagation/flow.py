@@ -49,28 +49,44 @@ def by_flow(video: np.ndarray, known: np.ndarray, places: Sequence[Place], start
         starts: bool ``[T]``, whether a frame is the first of a scene.
         inside: weight of measured flow inside holes, in [0, 1]; 0 for a rough fill, near 1 for a good one.
     """
-    finest = 0 if min(video.shape[1:3]) <= FINE_SIDE else 1
+    finest = finest_scale(video)
 
     def pair(t: int) -> tuple[np.ndarray, np.ndarray]:
         """Of frame t-1 to t, and back."""
         box = around(~known[t - 1 : t + 1], MARGIN)
         if starts[t] or box is None or min(box.bottom - box.top, box.right - box.left) < SMALLEST:
             return np.zeros((len(places[t - 1][0]), 2), np.float32), np.zeros((len(places[t][0]), 2), np.float32)
-        grey = [cv2.cvtColor(np.ascontiguousarray(video[i][box.slices]), cv2.COLOR_RGB2GRAY) for i in (t - 1, t)]
+        first, second = (grey(np.ascontiguousarray(video[i][box.slices])) for i in (t - 1, t))
         trust = [np.where(known[i][box.slices], np.float32(1), np.float32(inside)) for i in (t - 1, t)]
-        dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        dis.setFinestScale(finest)
-        ahead, back = dis.calc(grey[0], grey[1], None), dis.calc(grey[1], grey[0], None)  # type: ignore[call-overload]
+        ahead, back = measured(first, second, finest), measured(second, first, finest)
         inside_box = [(places[i][0] - box.top, places[i][1] - box.left) for i in (t - 1, t)]
-        first = _completed(ahead, back, trust[0], trust[1], inside_box[0])
-        second = _completed(back, ahead, trust[1], trust[0], inside_box[1])
-        return first, second
+        return (
+            _completed(ahead, back, trust[0], trust[1], inside_box[0]),
+            _completed(back, ahead, trust[1], trust[0], inside_box[1]),
+        )
 
     motion = Motion([None] * len(video), [None] * len(video))
     with ThreadPoolExecutor(CORES) as pool:
         for t, (ahead, back) in enumerate(pool.map(pair, range(1, len(video))), start=1):
             motion.future[t - 1], motion.past[t] = ahead, back
     return motion
+
+
+def finest_scale(video: np.ndarray) -> int:
+    """The finest scale of the flow of a video ``[T, H, W, 3]``: 0 is full resolution, 1 half."""
+    return 0 if min(video.shape[1:3]) <= FINE_SIDE else 1
+
+
+def grey(frame: np.ndarray) -> np.ndarray:
+    """uint8 ``[H, W]`` of RGB ``[H, W, 3]``."""
+    return cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+
+
+def measured(first: np.ndarray, second: np.ndarray, finest: int) -> np.ndarray:
+    """DIS flow from a grey frame to another, ``[H, W, 2]``, down to the finest scale."""
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    dis.setFinestScale(finest)
+    return dis.calc(first, second, None)  # type: ignore[call-overload]
 
 
 def _completed(flow: np.ndarray, opposite: np.ndarray, own: np.ndarray, other: np.ndarray, place: Place) -> np.ndarray:

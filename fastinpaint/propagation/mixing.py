@@ -139,11 +139,20 @@ def mirrored_in_time() -> tuple[list[int], list[int]]:
     return candidates, features
 
 
-def fit(net: Net, data: Examples, weight: Tensor, steps: int, rate: float, seed: int, noise: float = 0.0) -> None:
+def fit(
+    net: Net,
+    data: Examples,
+    weight: Tensor,
+    steps: int,
+    rate: float,
+    seed: int,
+    noise: float = 0.0,
+    awake: float = AWAKE,
+) -> None:
     """Train in place with AdamW and a cosine schedule; every other batch is mirrored in time.
 
         mean of weight * ((1 - DECISIVE) |blend - truth| + DECISIVE sum_k w_k |value_k - truth|)
-        + SURPRISE * mean of |e - log(1 + |blend - truth|)| - AWAKE (1 - step / steps) * mean of sum_k d_k log w_k
+        + SURPRISE * mean of |e - log(1 + |blend - truth|)| - awake (1 - step / steps) * mean of sum_k d_k log w_k
 
     The first sum is smallest where one candidate has all of a pixel, so the net chooses between two that differ. Mixing
     them would show a ghost. The second keeps a candidate alive whose share is small: its gradient does not vanish with
@@ -155,6 +164,7 @@ def fit(net: Net, data: Examples, weight: Tensor, steps: int, rate: float, seed:
         rate: the first learning rate.
         seed: of the batches and the noise.
         noise: standard deviation of what is added to the features, as a share of theirs.
+        awake: weight of the shares' cross entropy at the first step.
     """
     candidates, order = mirrored_in_time()
     rng = torch.Generator().manual_seed(seed)
@@ -170,7 +180,7 @@ def fit(net: Net, data: Examples, weight: Tensor, steps: int, rate: float, seed:
         shaken = batch.features + noise * net.std * torch.randn(batch.features.shape, generator=rng)
         found = errors(net, batch._replace(features=shaken))
         loss = (weight[chosen] * torch.lerp(found.blend, found.each, DECISIVE)).mean()
-        loss = loss + SURPRISE * found.surprise.mean() + AWAKE * (1 - step / steps) * found.missed.mean()
+        loss = loss + SURPRISE * found.surprise.mean() + awake * (1 - step / steps) * found.missed.mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -15,9 +15,10 @@ from fastinpaint.propagation.candidates import SPATIAL, Candidates, collect
 from fastinpaint.propagation.carry import Mosaic, Place, Source, carry
 from fastinpaint.propagation.flow import Motion, by_flow
 from fastinpaint.propagation.majority import Votes
+from fastinpaint.propagation.midway import midway
 from fastinpaint.propagation.shown import telea
 
-INSIDE = (0.0, 0.5)
+INSIDE = (0.0, 0.5, 0.5)
 """What measured flow inside holes counts for in each round."""
 
 
@@ -78,6 +79,7 @@ class Clip:
             self.nearest(camera[0], camera[1], mosaic)
         for inside in INSIDE:
             motion = by_flow(mosaic.frames, self.known, self.places, self.starts, inside)
+            motion = midway(mosaic.frames, self.known, self.places, self.starts, motion)
             moving = self.along(motion)
             self.nearest(moving[0], moving[1], mosaic)
         votes = Votes(self.video, self.hole, cameras, self.starts)

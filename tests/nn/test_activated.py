@@ -30,6 +30,7 @@ ACTS: dict[str, Callable[[], nn.Module]] = {
     "gelu_tanh": lambda: nn.GELU("tanh"),
     "softplus": nn.Softplus,
     "mish": nn.Mish,
+    "prelu": nn.PReLU,
 }
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "none": lambda channels: nn.Identity(),
@@ -160,10 +161,54 @@ def test_a_chain_is_torchs(act: str, norm: str) -> None:
 @pytest.mark.parametrize("memory", ["default", "low"])
 @pytest.mark.parametrize("before", [True, False], ids=["act of the sum", "sum of the act"])
 @pytest.mark.parametrize("norm", ["batch", "instance"])
-@pytest.mark.parametrize("act", ["relu", "silu", "leaky_relu"])
+@pytest.mark.parametrize("act", ["relu", "silu", "leaky_relu", "prelu"])
 def test_a_residual_chain_is_torchs(act: str, norm: str, before: bool, memory: str) -> None:
     net = Residual(act, norm, before)
     same_as_torch(net, torch.randn(2, 3, 13, 12, dtype=torch.float64), memory=memory)
+
+
+class Forked(nn.Module):
+    """PReLU with a slope for each channel, over a sum and over two concatenated maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 8, 3), nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+        self.of_sum, self.of_both = nn.PReLU(8), nn.PReLU(16)
+        self.head = nn.Conv2d(24, 2, 1)
+        for act in (self.of_sum, self.of_both):
+            nn.init.uniform_(act.weight, -0.5, 1.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.left(x), self.right(x)
+        return self.head(torch.cat([self.of_sum(right + left), self.of_both(torch.cat([left, right], 1))], 1))
+
+
+@pytest.mark.parametrize("memory", ["default", "low"])
+def test_slopes_of_each_channel_are_torchs(memory: str) -> None:
+    same_as_torch(Forked(), torch.randn(2, 3, 9, 8, dtype=torch.float64), memory=memory)
+
+
+@cpu_only
+@pytest.mark.parametrize("to", ["autocast", "cast"])
+def test_slopes_in_bfloat16(to: str) -> None:
+    """Under autocast the slopes stay in float32, where torch rounds them."""
+    torch.manual_seed(0)
+    net, x = Chain("prelu", "batch"), torch.randn(2, 3, 20, 18)
+
+    def slopes(twin: nn.Module, fused: bool, dtype: torch.dtype) -> Tensor:
+        if fused:
+            fastinpaint.accelerate(twin, objective="fuse")
+        with torch.autocast("cpu", torch.bfloat16, enabled=to == "autocast" and dtype != torch.float64):
+            y = twin(x.to(dtype))
+        y.float().square().mean().backward()
+        grads = [m.weight.grad for m in twin.modules() if isinstance(m, nn.PReLU)]
+        assert {grad.dtype for grad in grads} == {dtype}
+        return torch.cat(grads).double()
+
+    dtype = torch.float32 if to == "autocast" else torch.bfloat16
+    exact = slopes(copy.deepcopy(net).double(), False, torch.float64)
+    stock, ours = (slopes(copy.deepcopy(net).to(dtype), fused, dtype) for fused in (False, True))
+    assert (ours - exact).norm() <= 2 * (stock - exact).norm() + 0.01 * exact.norm()
 
 
 @pytest.mark.parametrize("memory", ["default", "low"])
@@ -180,8 +225,9 @@ def test_neither_a_product_nor_what_it_scales_is_kept() -> None:
     assert 3 * one <= kept_bytes(fastinpaint.accelerate(net), x) < 3.05 * one
 
 
-def test_double_backward_is_torchs() -> None:
-    net = Squeezed("silu", "batch").double()
+@pytest.mark.parametrize("act", ["silu", "prelu"])
+def test_double_backward_is_torchs(act: str) -> None:
+    net = Squeezed(act, "batch").double()
     x = torch.randn(2, 3, 7, 6, dtype=torch.float64, requires_grad=True)
 
     def penalty(net: nn.Module) -> Tensor:
@@ -196,7 +242,7 @@ def test_double_backward_is_torchs() -> None:
 
 @cpu_only
 @pytest.mark.parametrize("norm", ["batch", "instance", "group"])
-@pytest.mark.parametrize("act", ["leaky_relu", "silu", "gelu"])
+@pytest.mark.parametrize("act", ["leaky_relu", "silu", "gelu", "prelu"])
 def test_of_a_chain_only_raw_maps_are_kept(act: str, norm: str) -> None:
     net, x = Chain(act, norm), torch.randn(2, 3, 66, 64)
     raw = 4 * 2 * (16 * 66 * 64 + 16 * 64 * 62 + 8 * 64 * 62)
@@ -231,6 +277,8 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "mish": F.mish,
     "hardtanh": lambda x: F.hardtanh(x, 0.0, 6.0),
     "dropout": lambda x: F.dropout(x, 0.5, training=False),
+    "prelu": lambda x: F.prelu(x, torch.tensor([0.1, -0.2, 1.3])),
+    "prelu of one slope": lambda x: F.prelu(x, torch.tensor(0.2)),
 }
 
 
@@ -273,4 +321,14 @@ def test_a_norm_whose_weight_changed_before_it_ran_says_so() -> None:
     with torch.no_grad():
         bn.weight.mul_(2)
     with pytest.raises(RuntimeError, match=r"weight or bias of a norm over 2 channels was modified in place"):
+        deferred.tensor()
+
+
+@cpu_only
+def test_a_slope_that_changed_before_it_was_used_says_so() -> None:
+    act = fastinpaint.nn.PReLU()
+    deferred = act(fastinpaint.nn.GroupNorm(1, 2)(torch.randn(2, 2, 3, 3)))
+    with torch.no_grad():
+        act.weight.mul_(2)
+    with pytest.raises(RuntimeError, match="weight of a PReLU was modified in place before"):
         deferred.tensor()

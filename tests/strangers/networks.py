@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.strangers import designs
 from benchmarks.strangers.networks import torchvision
 
 Build = Callable[[], nn.Module]
@@ -150,6 +151,12 @@ USUAL: dict[str, tuple[Build, tuple[int, ...]]] = {
     "timm repvgg": (timm("repvgg_a0"), SMALL),
     "timm ghostnet": (timm("ghostnet_050"), SMALL),
     "timm cspdarknet": (timm("cs3darknet_s"), SMALL),
+    "srresnet": (partial(designs.SRResNet, 16, 2), (2, 3, 12, 12)),
+    "edsr": (partial(designs.EDSR, 16, 2), (2, 3, 12, 12)),
+    "discriminator": (partial(designs.discriminator, 8), (2, 3, 40, 40)),
+    "autoencoder": (partial(designs.autoencoder, 8), (3, 3, 32, 32)),
+    "unet3d group norm": (partial(designs.UNet3D, 8), (1, 1, 8, 8, 8)),
+    "monai unet prelu": (monai("UNet", 3, 1, 2, (4, 8, 16), (2, 2), num_res_units=2), (2, 1, 16, 16, 16)),
 }
 USUAL_TIMM = """
     resnet10t resnet14t seresnet18 skresnet18 resnetv2_18 lcnet_050 hardcorenas_a mobilenetv4_conv_small semnasnet_050

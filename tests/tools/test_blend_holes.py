@@ -9,8 +9,8 @@ import torch
 from fastinpaint.propagation.blend import shipped
 from fastinpaint.propagation.candidates import NAMES
 from fastinpaint.propagation.mixing import Net, fit, joined, mean_error
-from tools.blend.draws import FRAMES, HOLES, box, gather, piece, shares, with_thing
-from tools.blend.train import load, report
+from tools.blend.draws import FRAMES, HOLES, WHOLE_HOLES, box, gather, piece, shares, whole, with_thing
+from tools.blend.train import FURTHER_RATE, load, report, train
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -22,9 +22,9 @@ def test_a_sliding_box_keeps_its_size_and_uncovers_what_it_hid(seed: int) -> Non
     assert not np.array_equal(hole[0], hole[20])
 
 
-@pytest.mark.parametrize("kind", HOLES)
+@pytest.mark.parametrize("kind", [*HOLES, *WHOLE_HOLES])
 def test_every_kind_has_a_hole_in_every_frame(kind: str) -> None:
-    hole = HOLES[kind][1](5, 48, np.random.default_rng(0))
+    hole = (HOLES | WHOLE_HOLES)[kind][1](5, 48, np.random.default_rng(0))
     assert hole.shape == (5, 48, 48)
     assert hole.any((1, 2)).all()
     assert not hole.all((1, 2)).any()
@@ -38,6 +38,17 @@ def test_pieces_move_and_stand_still_and_repeat_by_their_seed() -> None:
     copies = sum((found == found[0]).all() for found in pieces)
     assert 5 < copies < 25  # of a clip that stands still: no moving square, no flicker, no noise
     assert np.array_equal(piece(still, 32, np.random.default_rng(3)), pieces[3])
+
+
+def test_a_whole_square_is_the_middle_of_frames_one_after_another() -> None:
+    clip = np.zeros((50, 40, 60, 3), np.uint8)
+    clip[:, :, 10:50] = np.arange(50, dtype=np.uint8)[:, None, None, None] + 1
+    found = whole(clip, 20, np.random.default_rng(0))
+    assert FRAMES[0] <= len(found) <= FRAMES[1]
+    assert found.shape[1:] == (20, 20, 3)
+    assert np.array_equal(found[:, 0, 0, 0], np.arange(len(found)) + found[0, 0, 0, 0])
+    assert (found == found[:, :1, :1]).all()
+    assert found.min() > 0  # nothing beside the middle square
 
 
 def test_shares_of_clips_add_up_and_keep_groups_at_theirs() -> None:
@@ -66,6 +77,9 @@ def test_a_kept_draw_can_be_learnt_from(tmp_path) -> None:
     before = mean_error(net, data)
     fit(net, joined([data, data]), torch.ones(2 * count), steps=30, rate=1e-2, seed=0)
     assert mean_error(net, data) < 0.7 * before
+    further = train([data], steps=5, start=shipped()).arrays()
+    moved = max(float(np.abs(further[name] - old).max()) for name, old in shipped().items())
+    assert 0 < moved <= 5 * FURTHER_RATE  # half of what five steps of Adam can move
     table = report({"fitted": net}, {path.name: data})
     assert "| fitted |" in table
     assert "best candidate" in table

@@ -3,9 +3,10 @@
     python -m tools.blend.draws CLIPS OUT [--train 500] [--val 63] [--seed 0] [--decoded DIR]
 
 A draw is a piece of a clip at random speed, a square of it that stands still or moves like a hand-held camera, perhaps
-with flickering light or noise, and a random hole. Every few frames the candidates, features and truth of some of its
-pixels are kept, one file for each draw. OUT/train has clips that nothing is measured on, OUT/val those validated on
-(`tools.quality.measure`). What is there already is kept, so the command can be stopped and given again.
+with flickering light or noise, and a random hole. Some draws are whole squares instead: the middle of frames as they
+are, under the holes that `tools.quality.measure` measures with. Every few frames the candidates, features and truth of
+some of its pixels are kept, one file for each draw. OUT/train has clips that nothing is measured on, OUT/val those
+validated on (`tools.quality.measure`). What is there already is kept, so the command can be stopped and given again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fastinpaint.data.hole_mixtures import Mixture, border, draw_hole, moving_rectangle, object_shape, still_shape
+from fastinpaint.data.hole_mixtures import Mixture, border, moving_rectangle, object_shape, still_shape
 from fastinpaint.data.holes import make_holes
 from fastinpaint.propagation.rounds import Clip
 from fastinpaint.propagation.shown import Frames, stacked
@@ -25,6 +26,8 @@ from tools.weights.draws import decoded, training_clips
 
 SPLITS = ("train", "val")
 FRAMES = (20, 40)
+WHOLE, WHOLE_SIDE = 0.45, 128
+"""Share of training draws that are whole squares, and the side of these. Validation draws come in both forms."""
 SIDES, SIDE_SHARES = (128, 192, 256), (0.75, 0.17, 0.08)
 SPEEDS = (1, 1, 1, 2, 3)
 EVERY, PIXELS = 6, 4000
@@ -61,17 +64,23 @@ def box(frames: int, side: int, rng: np.random.Generator) -> np.ndarray:
 
 
 HOLES: Mixture = {
-    "removal": (0.12, object_shape),
+    "removal": (0.06, object_shape),
     "rectangle": (0.14, lambda frames, side, rng: make_holes("rectangle", frames, side, side, rng)),
     "rectangles": (0.15, lambda frames, side, rng: make_holes("rectangles", frames, side, side, rng)),
     "strokes": (0.25, lambda frames, side, rng: make_holes("strokes", frames, side, side, rng)),
-    "moving rectangle": (0.08, moving_rectangle),
+    "moving rectangle": (0.1, moving_rectangle),
     "moving object": (0.1, object_shape),
-    "box": (0.08, box),
+    "box": (0.12, box),
     "still shape": (0.04, still_shape),
     "border": (0.04, border),
 }
 """Kinds of holes with their shares of the draws; a removal's hides a thing that is put there (`with_thing`)."""
+WHOLE_HOLES: Mixture = {
+    "whole rectangle": (0.5, HOLES["rectangle"][1]),
+    "whole rectangles": (0.25, HOLES["rectangles"][1]),
+    "whole strokes": (0.25, HOLES["strokes"][1]),
+}
+"""The same of whole squares."""
 
 
 def shares(names: list[str]) -> np.ndarray:
@@ -84,7 +93,7 @@ def shares(names: list[str]) -> np.ndarray:
 
 def piece(clip: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
     """A square piece of a clip ``[N, h, w, 3]`` in space and time: uint8 ``[T, side, side, 3]``."""
-    frames = min(int(rng.integers(FRAMES[0], FRAMES[1] + 1)), len(clip))
+    frames = _frames(clip, rng)
     speed = min(int(rng.choice(SPEEDS)), max(1, (len(clip) - 1) // max(1, frames - 1)))
     start = int(rng.integers(0, len(clip) - speed * (frames - 1)))
     maps = _path(frames, clip.shape[1:3], side, rng)
@@ -95,6 +104,21 @@ def piece(clip: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
     ]
     video = np.stack([cv2.resize(frame, (side, side), interpolation=cv2.INTER_AREA) for frame in cut])
     return _lit(video, rng)
+
+
+def whole(clip: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
+    """The middle square of some frames of a clip ``[N, h, w, 3]``, one after another: uint8 ``[T, side, side, 3]``."""
+    frames = _frames(clip, rng)
+    start = int(rng.integers(0, len(clip) - frames + 1))
+    height, width = clip.shape[1:3]
+    most = min(height, width)
+    top, left = (height - most) // 2, (width - most) // 2
+    cut = clip[start : start + frames, top : top + most, left : left + most]
+    return np.stack([cv2.resize(frame, (side, side), interpolation=cv2.INTER_AREA) for frame in cut])
+
+
+def _frames(clip: np.ndarray, rng: np.random.Generator) -> int:
+    return min(int(rng.integers(FRAMES[0], FRAMES[1] + 1)), len(clip))
 
 
 def _path(frames: int, shape: tuple[int, ...], side: int, rng: np.random.Generator) -> np.ndarray:
@@ -192,18 +216,25 @@ def make_draws(clips: Path, out: Path, split: str, count: int, seed: int, store:
     target.mkdir(parents=True, exist_ok=True)
     store.mkdir(parents=True, exist_ok=True)
     names = list(VALIDATION) if split == "val" else training_clips(clips)
-    weight, kinds = shares(names), list(HOLES)
+    weight, kinds = shares(names), [*HOLES, *WHOLE_HOLES]
     there = {path.name.split("_")[0] for path in target.glob("*.npz")}
     for number in range(count):
         if f"{number:05d}" in there:
             continue
         rng = np.random.default_rng([seed, SPLITS.index(split), number])
-        name = names[number % len(names)] if split == "val" else names[int(rng.choice(len(names), p=weight))]
-        video = piece(decoded(clips, name, store), int(rng.choice(SIDES, p=SIDE_SHARES)), rng)
-        kind, hole = draw_hole(HOLES, len(video), video.shape[1], rng)
         if split == "val":  # every clip gets every kind alike
-            kind = kinds[number // len(names) % len(kinds)]
-            hole = HOLES[kind][1](len(video), video.shape[1], rng)
+            name, kind = names[number % len(names)], kinds[number // len(names) % len(kinds)]
+            holes = WHOLE_HOLES if kind in WHOLE_HOLES else HOLES
+        else:
+            name = names[int(rng.choice(len(names), p=weight))]
+            holes = WHOLE_HOLES if rng.random() < WHOLE else HOLES
+            kind = str(rng.choice(list(holes), p=[share for share, _ in holes.values()]))
+        clip = decoded(clips, name, store)
+        if holes is WHOLE_HOLES:
+            video = whole(clip, WHOLE_SIDE, rng)
+        else:
+            video = piece(clip, int(rng.choice(SIDES, p=SIDE_SHARES)), rng)
+        hole = holes[kind][1](len(video), video.shape[1], rng)
         path = target / f"{number:05d}_{kind}_{Path(name).stem}.npz"
         part = target / f"part_{number:05d}.npz"
         seen = video
@@ -220,7 +251,7 @@ def main() -> None:
     parser.add_argument("clips", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--train", type=int, default=500)
-    parser.add_argument("--val", type=int, default=63)
+    parser.add_argument("--val", type=int, default=84)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--decoded", type=Path, help="where decoded clips are kept; OUT/decoded")
     args = parser.parse_args()

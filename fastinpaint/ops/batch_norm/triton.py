@@ -64,7 +64,7 @@ def finish(stats: Tensor, channels: int, parts: int, norm: Norm, values: int) ->
         values: number of values per channel.
     """
     weight, bias, running, eps = norm
-    mean = torch.empty(channels, dtype=torch.float32, device=stats.device)
+    mean = stats.new_empty(channels)
     vectors = (mean, torch.empty_like(mean), torch.empty_like(mean), torch.empty_like(mean), torch.empty_like(mean))
     running_mean = running_var = tracked = None
     momentum: float | None = 0.0

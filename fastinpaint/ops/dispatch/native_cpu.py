@@ -47,8 +47,8 @@ ARGUMENTS = {
     "fi_cpu_matmul_wgrad": "ppipppi",
     "fi_cpu_channel_scale_bwd": "ppppppi",
     "fi_cpu_norm_act_stats": "ppppi",
-    "fi_cpu_norm_act_fwd": "pppppppplli",
-    "fi_cpu_norm_act_bwd": "ppll" + "p" * 11 + "i",
+    "fi_cpu_norm_act_fwd": "ppppppppplli",
+    "fi_cpu_norm_act_bwd": "ppll" + "p" * 13 + "i",
 }
 KINDS = {"p": ctypes.c_void_p, "l": ctypes.c_int64, "i": ctypes.c_int, "d": ctypes.c_double}
 

@@ -31,13 +31,14 @@ OP = "norm_act"
 FORM = "str act, float parameter, float eps, int groups, bool of_batch, str backend"
 VECTORS = "Tensor? mean, Tensor? var, Tensor? weight, Tensor? bias"
 _library = Library("fastinpaint", "FRAGMENT")
-_library.define(f"norm_act_fwd(Tensor x, {VECTORS}, Tensor? addend, {FORM}) -> Tensor", tags=TAGS)
+_library.define(f"norm_act_fwd(Tensor x, {VECTORS}, Tensor? addend, Tensor? slope, {FORM}) -> Tensor", tags=TAGS)
 _library.define(
-    f"norm_act_bwd(Tensor da, Tensor x, {VECTORS}, Tensor? addend, Tensor? out, {FORM}, bool[] needs) -> Tensor[]",
+    f"norm_act_bwd(Tensor da, Tensor x, {VECTORS}, Tensor? addend, Tensor? out, Tensor? slope, {FORM}, bool[] needs)"
+    " -> Tensor[]",
     tags=TAGS,
 )
 _library.define("norm_act_stats(Tensor x, bool per_sample, int groups, str backend) -> (Tensor, Tensor)", tags=TAGS)
-FWD_TENSORS, BWD_TENSORS = 6, 8
+FWD_TENSORS, BWD_TENSORS = 7, 9
 STATS = Form()
 _modules: dict[tuple[Any, ...], ModuleType] = {}  # of `module_of`, by all that it depends on
 
@@ -106,7 +107,7 @@ def module_of(x: Tensor, form: Form, backend: str) -> ModuleType | None:
 
 
 def fwd(tensors: Sequence[Tensor | None], form: Form, backend: str, module: ModuleType | None) -> Tensor:
-    """a from ``x, mean, var, weight, bias, addend``."""
+    """a from ``x, mean, var, weight, bias, addend, slope``."""
     x = tensors[0]
     assert x is not None
     if module is not None and can_bypass_dispatcher(*tensors) and not autocasts(x.device):
@@ -118,7 +119,7 @@ def fwd(tensors: Sequence[Tensor | None], form: Form, backend: str, module: Modu
 def bwd(
     tensors: Sequence[Tensor | None], form: Form, backend: str, module: ModuleType | None, needs: Sequence[bool]
 ) -> list[Tensor | None]:
-    """dx, dweight, dbias and daddend from ``da, x, mean, var, weight, bias, addend, out``."""
+    """dx, dweight, dbias, daddend and dslope from ``da, x, mean, var, weight, bias, addend, out, slope``."""
     da = tensors[0]
     assert da is not None
     if module is not None and can_bypass_dispatcher(*tensors) and not autocasts(da.device):
@@ -159,14 +160,20 @@ class Call(NamedTuple):
 
 
 class NormAct(torch.autograd.Function):
-    """``apply(call, x, weight, bias, addend) -> a``."""
+    """``apply(call, x, weight, bias, addend, slope) -> a``."""
 
     @staticmethod
     def forward(
-        ctx: Any, call: Call, x: Tensor, weight: Tensor | None, bias: Tensor | None, addend: Tensor | None
+        ctx: Any,
+        call: Call,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        addend: Tensor | None,
+        slope: Tensor | None,
     ) -> Tensor:
         form, act = call.form, call.form.act
-        a = fwd((x, call.mean, call.var, weight, bias, addend), form, call.backend, call.module)
+        a = fwd((x, call.mean, call.var, weight, bias, addend, slope), form, call.backend, call.module)
         ctx.form, ctx.backend, ctx.module, ctx.slot = (
             form,
             call.backend,
@@ -182,28 +189,30 @@ class NormAct(torch.autograd.Function):
         # a sum of plain maps has a gradient by a's sign alone
         x_kept = None if call.mean is None and (ctx.from_result or act.kind == "none") else call.x
         ctx.shape = x.shape
-        saved.remember(ctx, (x_kept, call.mean, call.var, weight, bias, third))
+        saved.remember(ctx, (x_kept, call.mean, call.var, weight, bias, third, slope))
         return a
 
     @staticmethod
     def backward(ctx: Any, da: Tensor) -> tuple[Tensor | None, ...]:
-        x, mean, var, weight, bias, third = saved.recall(ctx)
+        x, mean, var, weight, bias, third, slope = saved.recall(ctx)
         form: Form = ctx.form
         _, *needed = ctx.needs_input_grad
         addend, out = (None, third) if ctx.from_result else (third, None)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            return (None, *_differentiable(ctx, da, x, (mean, var, weight, bias), addend, out))
+            return (None, *_differentiable(ctx, da, x, (mean, var, weight, bias), addend, out, slope))
         plain = form.act.kind == "none"
         if mean is None:  # every map's gradient is dz
             dz: Tensor | None = da
+            dslope: Tensor | None = None
             if not plain:
                 like = da if x is None else x
-                tensors = (da, like, None, None, None, None, addend, out)
-                dz = bwd(tensors, form, ctx.backend, ctx.module, (True, False, False, False))[0]
-            grads = [dz if needed[0] else None, None, None, dz if needed[3] else None]
+                tensors = (da, like, None, None, None, None, addend, out, slope)
+                asked = (True, False, False, False, needed[4])
+                dz, *_, dslope = bwd(tensors, form, ctx.backend, ctx.module, asked)
+            grads = [dz if needed[0] else None, None, None, dz if needed[3] else None, dslope]
         else:
-            asked = (*needed[:3], needed[3] and not plain)
-            grads = bwd((da, x, mean, var, weight, bias, addend, out), form, ctx.backend, ctx.module, asked)
+            asked = (*needed[:3], needed[3] and not plain, needed[4])
+            grads = bwd((da, x, mean, var, weight, bias, addend, out, slope), form, ctx.backend, ctx.module, asked)
             if needed[3] and plain:
                 grads[3] = da
         if ctx.slot is not None:
@@ -218,37 +227,40 @@ def _differentiable(
     vectors: Sequence[Tensor | None],
     addend: Tensor | None,
     out: Tensor | None,
+    slope: Tensor | None,
 ) -> list[Tensor | None]:
     """Backward for ``create_graph=True``, by plain torch. act' of `out` is piecewise constant: a factor."""
     form: Form = ctx.form
     mean, var, weight, bias = vectors
-    slope = None
+    factor = None
     if out is not None:
-        slope = reference.act_bwd(form.act, torch.ones_like(out), out).detach()
+        factor = reference.act_bwd(form.act, torch.ones_like(out), out).detach()
     if x is None:
-        dz = da if slope is None else da * slope
-        return [dz, None, None, dz if ctx.has_addend else None]
+        dz = da if factor is None else da * factor
+        return [dz, None, None, dz if ctx.has_addend else None, None]
 
-    def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, addend: Tensor | None) -> Sequence[Tensor]:
+    def forward(
+        x: Tensor, weight: Tensor | None, bias: Tensor | None, addend: Tensor | None, slope: Tensor | None
+    ) -> Sequence[Tensor]:
         own = (mean, var)
         if form.of_batch and mean is not None:
             own = reference.stats(x, mean.dim() == 2, form.groups)
-        if slope is None:
-            return [reference.fwd(x, *own, weight, bias, addend, form)]
-        return [reference.fwd(x, *own, weight, bias, None, form._replace(act=Act())) * slope]
+        if factor is None:
+            return [reference.fwd(x, *own, weight, bias, addend, slope, form)]
+        return [reference.fwd(x, *own, weight, bias, None, None, form._replace(act=Act())) * factor]
 
-    grads = saved.differentiate(forward, [x, weight, bias, addend], [da])
+    grads = saved.differentiate(forward, [x, weight, bias, addend, slope], [da])
     if ctx.has_addend and addend is None:
-        grads[3] = da if slope is None else da * slope
+        grads[3] = da if factor is None else da * factor
     return grads
 
 
 def recompute(form: Form, backend: str, module: ModuleType | None, operands: list[Tensor | None]) -> Tensor:
-    """a from ``[x, mean, var, weight, bias, addend]``: what a recipe runs. Differentiable where autograd records."""
-    x, mean, var, weight, bias, addend = operands
+    """a from ``[x, mean, var, weight, bias, addend, slope]``: for recipes. Differentiable where autograd records."""
+    x, mean, var, weight, bias, addend, slope = operands
     assert x is not None
     if not torch.is_grad_enabled():
         return fwd(operands, form, backend, module)
     if form.of_batch and mean is not None:
         mean, var = reference.stats(x, mean.dim() == 2, form.groups)
-    return reference.fwd(x, mean, var, weight, bias, addend, form)
+    return reference.fwd(x, mean, var, weight, bias, addend, slope, form)

@@ -65,6 +65,11 @@ def _vector(vector: Tensor | None, like: Tensor) -> Tensor | None:
     return vector.to(dtype).contiguous()
 
 
+def _each(slope: Tensor | None, x: Tensor) -> Tensor | None:
+    """The slope of each channel."""
+    return None if slope is None else _vector(slope.expand(x.shape[1]), x)
+
+
 def fwd(
     x: Tensor,
     mean: Tensor | None,
@@ -72,16 +77,18 @@ def fwd(
     weight: Tensor | None,
     bias: Tensor | None,
     addend: Tensor | None,
+    slope: Tensor | None,
     form: Form,
 ) -> Tensor:
     """a, channels-last, in the dtype of x."""
     x = native.dense(x)
     addend = None if addend is None else native.dense(addend)
     a = native.empty_like(x)
-    vectors = list(map(_vector, (mean, var, weight, bias), repeat(x)))
+    vectors, slopes = list(map(_vector, (mean, var, weight, bias), repeat(x))), _each(slope, x)
     native.library().fi_cpu_norm_act_fwd(
         ctypes.byref(problem(x.shape, x.dtype, mean is not None and mean.dim() == 2, form)), x.data_ptr(),
-        address(addend), *map(address, vectors), a.data_ptr(), a.shape[1], 0, torch.get_num_threads(),
+        address(addend), *map(address, vectors), address(slopes), a.data_ptr(), a.shape[1], 0,
+        torch.get_num_threads(),
     )  # fmt: skip
     return a
 
@@ -108,28 +115,32 @@ def bwd(
     bias: Tensor | None,
     addend: Tensor | None,
     out: Tensor | None,
+    slope: Tensor | None,
     form: Form,
-    needs: tuple[bool, bool, bool, bool],
+    needs: tuple[bool, bool, bool, bool, bool],
 ) -> tuple[Tensor | None, ...]:
-    """dx, dweight, dbias and daddend, those that `needs` names; out: a, from which act' is taken, or None."""
+    """dx, dweight, dbias, daddend and dslope, those that `needs` names; out: a, from which act' is taken, or None."""
     x = native.dense(x)
     stride = rows(da)
     if stride is None:
         da = native.dense(da)
         stride = da.shape[1]
     addend, out = (None if t is None else native.dense(t) for t in (addend, out))
-    vectors = list(map(_vector, (mean, var, weight, bias), repeat(x)))
+    vectors, slopes = list(map(_vector, (mean, var, weight, bias), repeat(x))), _each(slope, x)
     dx, daddend = (native.empty_like(x) if needed else None for needed in (needs[0], needs[3]))
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     dweight, dbias = (
         torch.empty(x.shape[1], dtype=wide) if needed and of is not None and mean is not None else None
         for needed, of in ((needs[1], weight), (needs[2], bias))
     )
+    dslope = torch.empty(x.shape[1], dtype=wide) if needs[4] and slope is not None else None
     native.library().fi_cpu_norm_act_bwd(
         ctypes.byref(problem(x.shape, x.dtype, mean is not None and mean.dim() == 2, form)), da.data_ptr(), stride, 0,
-        x.data_ptr(), address(addend), address(out), *map(address, vectors), address(dx), address(daddend),
-        address(dweight), address(dbias), torch.get_num_threads(),
+        x.data_ptr(), address(addend), address(out), *map(address, vectors), address(slopes), address(dx),
+        address(daddend), address(dweight), address(dbias), address(dslope), torch.get_num_threads(),
     )  # fmt: skip
     dweight = dweight if dweight is None or weight is None else dweight.to(weight.dtype)
     dbias = dbias if dbias is None or bias is None else dbias.to(bias.dtype)
-    return dx, dweight, dbias, daddend
+    if dslope is not None and slope is not None:
+        dslope = dslope.sum_to_size(slope.shape).to(slope.dtype)
+    return dx, dweight, dbias, daddend, dslope

@@ -5,10 +5,12 @@
 and, given da, with rstd = 1 / sqrt(var + eps), sums over what a statistic was taken of (M values a group of channels):
 
     dz = da * act'(z)     daddend = dz     dbias = sum dz     dweight = sum dz * (x - mean) * rstd
+    dslope = sum da * min(z, 0), of prelu's slopes
     dx = rstd * (weight * dz - sum(weight * dz) / M - (x - mean) * rstd^2 * sum(weight * dz * (x - mean)) / M)
 
 where mean and var are x's own statistics, else dx = rstd * weight * dz. mean and var are ``[C]`` for statistics of the
-batch, ``[N, C]`` for those of each sample. Maps narrower than float32 are computed in float32 and rounded once.
+batch, ``[N, C]`` for those of each sample. The slope of prelu is ``[C]`` or ``[1]``. Maps narrower than float32 are
+computed in float32 and rounded once.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ _ACTS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
     ),
     "softplus": (F.softplus, lambda da, z, p: _aten.softplus_backward(da, z, p, 20)),
     "mish": (lambda z, p: F.mish(z), lambda da, z, p: _aten.mish_backward(da, z)),
+    "prelu": (lambda z, p: torch.where(z > 0, z, z * p), lambda da, z, p: torch.where(z > 0, da, da * p)),
 }
 
 
@@ -54,14 +57,14 @@ def why_not(x: Tensor, form: Form) -> str | None:
     return None
 
 
-def act_fwd(act: Act, z: Tensor) -> Tensor:
-    """act(z)."""
-    return _ACTS[act.kind][0](z, act.parameter)
+def act_fwd(act: Act, z: Tensor, slope: Tensor | None = None) -> Tensor:
+    """act(z); slope: ``[C]`` or ``[1]``, of prelu."""
+    return _ACTS[act.kind][0](z, act.parameter if slope is None else per_channel(slope.to(z.dtype), z))
 
 
-def act_bwd(act: Act, da: Tensor, z: Tensor) -> Tensor:
+def act_bwd(act: Act, da: Tensor, z: Tensor, slope: Tensor | None = None) -> Tensor:
     """da * act'(z)."""
-    return _ACTS[act.kind][1](da, z, act.parameter)
+    return _ACTS[act.kind][1](da, z, act.parameter if slope is None else per_channel(slope.to(z.dtype), z))
 
 
 def per_channel(vector: Tensor, like: Tensor) -> Tensor:
@@ -99,11 +102,12 @@ def fwd(
     weight: Tensor | None,
     bias: Tensor | None,
     addend: Tensor | None,
+    slope: Tensor | None,
     form: Form,
 ) -> Tensor:
     """a, in the dtype of x."""
     z = affine(x, mean, var, weight, bias, form.eps)
-    return act_fwd(form.act, z if addend is None else z + wide(addend)).to(x.dtype)
+    return act_fwd(form.act, z if addend is None else z + wide(addend), slope).to(x.dtype)
 
 
 def bwd(
@@ -115,17 +119,20 @@ def bwd(
     bias: Tensor | None,
     addend: Tensor | None,
     out: Tensor | None,
+    slope: Tensor | None,
     form: Form,
-    needs: tuple[bool, bool, bool, bool],
+    needs: tuple[bool, bool, bool, bool, bool],
 ) -> tuple[Tensor | None, ...]:
-    """dx, dweight, dbias and daddend, those that `needs` names; out: a, from which act' is taken, or None."""
+    """dx, dweight, dbias, daddend and dslope, those that `needs` names; out: a, from which act' is taken, or None."""
     if out is not None:
         z = wide(out)
     else:
         z = affine(x, mean, var, weight, bias, form.eps)
         z = z if addend is None else z + wide(addend)
-    dz = act_bwd(form.act, wide(da), z)
-    dx, dweight, dbias = dz, None, None
+    dz = act_bwd(form.act, wide(da), z, slope)
+    dx, dweight, dbias, dslope = dz, None, None, None
+    if slope is not None and needs[4]:
+        dslope = torch.where(z > 0, 0.0, wide(da) * z).sum([0, *range(2, x.dim())]).sum_to_size(slope.shape)
     if mean is not None and var is not None:
         dims = [0, *range(2, x.dim())] if mean.dim() == 1 else list(range(2, x.dim()))
         rstd, centred = torch.rsqrt(var + form.eps), wide(x) - per_channel(mean, x)
@@ -142,8 +149,8 @@ def bwd(
 
             dx = dx - per_channel(group_mean(of_dz), dx)
             dx = dx - centred * per_channel(rstd.square() * group_mean(of_dz_x), dx)
-    found: tuple[Any, ...] = (dx, dweight, dbias, dz)
-    like = (x, weight, bias, x)
+    found: tuple[Any, ...] = (dx, dweight, dbias, dz, dslope)
+    like = (x, weight, bias, x, slope)
     return tuple(
         None if t is None or not needed or of is None else t.to(of.dtype)
         for t, needed, of in zip(found, needs, like, strict=True)

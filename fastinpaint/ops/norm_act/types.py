@@ -21,6 +21,7 @@ ACTS = (
     "gelu_tanh",
     "softplus",
     "mish",
+    "prelu",
 )
 # Their derivative can be read off their result: it is zero, one or the slope, by the result's sign and bounds.
 FROM_RESULT = frozenset(("relu", "relu6", "leaky_relu"))
@@ -30,7 +31,7 @@ class Act(NamedTuple):
     """An activation.
 
     Attributes:
-        kind: one of `ACTS`.
+        kind: one of `ACTS`. The slopes of prelu are a tensor, which `norm_act` takes apart from this.
         parameter: the slope of leaky_relu, alpha of elu, beta of softplus (which is linear above 20 / beta).
     """
 

@@ -16,6 +16,7 @@ from fastinpaint.testing import rule
 PARAMETERS = {"leaky_relu": 0.01, "elu": 1.3, "softplus": 1.5}
 NORMS = ("none", "batch", "frozen", "instance", "group")
 EPS = 1e-5
+NAMES = ("a", "dx", "dweight", "dbias", "daddend", "dslope")
 BACKENDS = ("reference", *(["cpu"] if native.why_not("cpu") is None else []))
 cpu_only = pytest.mark.skipif(native.why_not("cpu") is not None, reason=str(native.why_not("cpu")))
 
@@ -38,11 +39,18 @@ def statistics(x: Tensor, norm: str) -> tuple[Tensor | None, Tensor | None]:
 
 
 def apply(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, addend: Tensor | None, act: Act, norm: str, backend: str
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    addend: Tensor | None,
+    slope: Tensor | None,
+    act: Act,
+    norm: str,
+    backend: str,
 ) -> Tensor:
     form = form_of(act, norm)
     call = Call(form, backend, autograd.module_of(x, form, backend), *statistics(x, norm), x, addend, None)
-    return NormAct.apply(call, x, weight, bias, addend)
+    return NormAct.apply(call, x, weight, bias, addend, slope)
 
 
 TORCH_ACTS = {
@@ -64,7 +72,13 @@ TORCH_ACTS = {
 
 
 def in_torch(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, addend: Tensor | None, act: Act, norm: str
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    addend: Tensor | None,
+    slope: Tensor | None,
+    act: Act,
+    norm: str,
 ) -> Tensor:
     """The equivalent layers of torch."""
     z = x
@@ -77,23 +91,25 @@ def in_torch(
         z = F.instance_norm(x, None, None, weight, bias, True, 0.1, EPS)
     elif norm == "group":
         z = F.group_norm(x, 2, weight, bias, EPS)
-    return TORCH_ACTS[act.kind](z if addend is None else z + addend)
+    z = z if addend is None else z + addend
+    return TORCH_ACTS[act.kind](z) if slope is None else F.prelu(z, slope)
 
 
 def operands(
-    shape: tuple[int, ...], norm: str, addend: bool, dtype: torch.dtype, mean: float = 0.0
+    shape: tuple[int, ...], norm: str, addend: bool, dtype: torch.dtype, mean: float = 0.0, kind: str = ""
 ) -> list[Tensor | None]:
-    """x, weight, bias and addend, away from the activations' kinks."""
+    """x, weight, bias, addend and, of prelu, a slope for each channel, two of them negative."""
     x, extra = torch.randn(shape) * 2 + mean, torch.randn(shape)
     vectors = [None, None] if norm == "none" else [torch.randn(shape[1]), torch.randn(shape[1])]
-    return [t if t is None else t.to(dtype) for t in (x, *vectors, extra if addend else None)]
+    slope = torch.linspace(-0.5, 1.5, shape[1]) if kind == "prelu" else None
+    return [t if t is None else t.to(dtype) for t in (x, *vectors, extra if addend else None, slope)]
 
 
 @pytest.mark.parametrize("addend", [False, True], ids=["alone", "sum"])
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("kind", ACTS)
 def test_is_torchs_layers_and_their_gradients(kind: str, norm: str, addend: bool) -> None:
-    given = operands((3, 4, 3, 5), norm, addend, torch.float64)
+    given = operands((3, 4, 3, 5), norm, addend, torch.float64, kind=kind)
     results = []
     for backend in ("torch", *BACKENDS):
         leaves = [t if t is None else t.clone().requires_grad_() for t in given]
@@ -111,7 +127,7 @@ def test_is_torchs_layers_and_their_gradients(kind: str, norm: str, addend: bool
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("kind", ACTS)
 def test_gradients_of_the_reference(kind: str, norm: str, addend: bool) -> None:
-    leaves = operands((2, 4, 2, 2), norm, addend, torch.float64)
+    leaves = operands((2, 4, 2, 2), norm, addend, torch.float64, kind=kind)
     given = [t.requires_grad_() for t in leaves if t is not None]
 
     def call(*tensors: Tensor) -> Tensor:
@@ -135,12 +151,12 @@ def grads_of(given: list[Tensor | None], act: Act, norm: str, backend: str, da: 
 @pytest.mark.parametrize("kind", ACTS)
 def test_no_worse_than_twice_torchs_error(kind: str, norm: str, dtype: torch.dtype) -> None:
     for shape, addend, mean in (((2, 38, 7, 9), False, 0.0), ((2, 64, 3, 5, 4), True, 3.0)):
-        given = operands(shape, norm, addend, dtype, mean)
+        given = operands(shape, norm, addend, dtype, mean, kind)
         da = torch.randn(shape).to(dtype)
         exact = grads_of([t if t is None else t.double() for t in given], act_of(kind), norm, "torch", da)
         plain = grads_of(given, act_of(kind), norm, "torch", da)
         ours = grads_of(given, act_of(kind), norm, "cpu", da)
-        rule.check_all(("a", "dx", "dweight", "dbias", "daddend"), ours, plain, exact)
+        rule.check_all(NAMES, ours, plain, exact)
 
 
 @cpu_only
@@ -152,7 +168,7 @@ def test_large_maps_which_are_written_past_the_caches(norm: str) -> None:
     exact = grads_of([t if t is None else t.double() for t in given], act_of("relu"), norm, "torch", da)
     plain = grads_of(given, act_of("relu"), norm, "torch", da)
     ours = grads_of(given, act_of("relu"), norm, "cpu", da)
-    rule.check_all(("a", "dx", "dweight", "dbias", "daddend"), ours, plain, exact)
+    rule.check_all(NAMES, ours, plain, exact)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -172,21 +188,43 @@ def test_gradient_that_is_a_part_of_a_wider_map(backend: str) -> None:
     """As `torch.cat` hands it on."""
     x = torch.randn(2, 5, 4, 3).requires_grad_()
     da = torch.randn(2, 12, 4, 3).contiguous(memory_format=torch.channels_last)
-    apply(x, None, None, None, Act("silu"), "batch", backend).backward(da[:, 4:9])
+    apply(x, None, None, None, None, Act("silu"), "batch", backend).backward(da[:, 4:9])
     expected = x.detach().clone().requires_grad_()
-    in_torch(expected, None, None, None, Act("silu"), "batch").backward(da[:, 4:9])
+    in_torch(expected, None, None, None, None, Act("silu"), "batch").backward(da[:, 4:9])
     torch.testing.assert_close(x.grad, expected.grad)
+
+
+@pytest.mark.parametrize("needs", [(True, True), (True, False), (False, True)], ids=["both", "map", "slope"])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_one_slope_for_all_channels(backend: str, norm: str, needs: tuple[bool, bool]) -> None:
+    x, weight, bias, addend, _ = operands((2, 6, 4, 3), norm, True, torch.float64)
+    grads = []
+    for run in ("torch", backend):
+        given, slope = x.clone().requires_grad_(needs[0]), x.new_tensor([0.3]).requires_grad_(needs[1])
+        tensors = (given, weight, bias, addend, slope, Act("prelu"), norm)
+        a = in_torch(*tensors) if run == "torch" else apply(*tensors, run)
+        a.backward(torch.linspace(-1, 2, a.numel(), dtype=a.dtype).view(a.shape))
+        grads.append((a, given.grad, slope.grad))
+    for ours, theirs in zip(grads[1], grads[0], strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_registered_operators(backend: str) -> None:
-    x, weight, bias, addend = operands((2, 4, 3, 3), "group", True, torch.float32)
+    x, weight, bias, addend, slope = operands((2, 4, 3, 3), "group", True, torch.float32, kind="prelu")
     mean, var = statistics(x, "group")
     ops, form = torch.ops.fastinpaint, ("gelu", 0.0, EPS, 2, True, backend)
-    a = ops.norm_act_fwd(x, mean, var, weight, bias, addend, *form)
+    sloped = ("prelu", *form[1:])
+    a = ops.norm_act_fwd(x, mean, var, weight, bias, addend, None, *form)
     for operator, arguments in (
-        (ops.norm_act_fwd.default, (x, mean, var, weight, bias, addend, *form)),
-        (ops.norm_act_bwd.default, (a, x, mean, var, weight, bias, addend, None, *form, [True] * 4)),
+        (ops.norm_act_fwd.default, (x, mean, var, weight, bias, addend, None, *form)),
+        (ops.norm_act_bwd.default, (a, x, mean, var, weight, bias, addend, None, None, *form, [True] * 5)),
+        (ops.norm_act_fwd.default, (x, mean, var, weight, bias, addend, slope, *sloped)),
+        (ops.norm_act_bwd.default, (a, x, mean, var, weight, bias, addend, None, slope, *sloped, [True] * 5)),
+        (ops.norm_act_bwd.default, (a, x, None, None, None, None, None, None, slope, *sloped, [True] * 5)),
         (ops.norm_act_stats.default, (x, True, 2, backend)),
     ):
         assert set(torch.library.opcheck(operator, arguments).values()) == {"SUCCESS"}

@@ -194,7 +194,8 @@ def _run(
     measured = None
     if stats:
         channels, parts = found.sizes
-        measured = torch.empty(parts * (1 + 2 * channels), dtype=torch.float32, device=y.device)
+        items = parts * (1 + 2 * channels)
+        measured = torch.empty(items, dtype=torch.float32, device=y.device) if mean0 is None else mean0.new_empty(items)
     found.launch(
         x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, packed, bias, y, measured, None
     )

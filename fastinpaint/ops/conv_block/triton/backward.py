@@ -117,6 +117,13 @@ def bwd_two(
     return grads, *of_weights  # type: ignore[return-value]
 
 
+def float_items(grad: Gradient, items: int) -> Tensor:
+    """An empty float32 vector. torch makes it in less time beside another one."""
+    if grad.mean is None:
+        return torch.empty(items, dtype=torch.float32, device=grad.dy.device)
+    return grad.mean.new_empty(items)
+
+
 def pass_steps(
     grad: Gradient,
     norm: NormWeight | None,
@@ -151,7 +158,7 @@ def _run_dgrad(
     found: Prepared, grad: Gradient, sources: Sequence[Source], maps: Sequence[Maps], packed: Tensor
 ) -> Tensor | None:
     """Launch dgrad into the gradients; returns ``2 * sum C_i * P`` partial sums for the vectors' gradients."""
-    sums = torch.empty(math.prod(found.sizes), dtype=torch.float32, device=packed.device) if found.sizes else None
+    sums = float_items(grad, math.prod(found.sizes)) if found.sizes else None
     found.launch(*grad, packed, *sources[0][:4], *maps[0], *sources[-1][:4], *maps[-1], sums, None)
     return sums
 
@@ -218,9 +225,8 @@ def _run_wgrad(found: Prepared, grad: Gradient, sources: Sequence[Source]) -> tu
     x0, mean0, scale0, shift0, _, addend0 = sources[0]
     x1, mean1, scale1, shift1, _, addend1 = sources[-1]
     shape, of_bias = found.sizes
-    wide, device = torch.float32, x0.device
-    partial = torch.empty(math.prod(shape), dtype=wide, device=device)  # flat: torch takes longer for four sizes
-    bias_sums = None if of_bias is None else torch.empty(of_bias, dtype=wide, device=device)
+    partial = float_items(grad, math.prod(shape))  # flat: torch takes longer for four sizes
+    bias_sums = None if of_bias is None else support.float_empty(x0, *of_bias)
     found.launch(x0, mean0, scale0, shift0, addend0, x1, mean1, scale1, shift1, addend1, *grad, partial, bias_sums)
     return partial, bias_sums
 
