@@ -46,7 +46,7 @@ def train(draws: list[Examples], steps: int, seed: int = 0, start: Weights | Non
     """Draws count alike: each by 1 / (1 + the error of its best candidates).
 
     Args:
-        start: weights to go on from; the result lies between them and the trained ones, at `WAY`. None starts afresh.
+        start: weights to go on from; the result lies between them and the trained ones, at `WAY`. None starts again.
     """
     torch.manual_seed(seed)
     data = joined(draws)
