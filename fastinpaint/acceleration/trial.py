@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fastinpaint.acceleration import layout
 from fastinpaint.acceleration.example import Example, float_tensors
-from fastinpaint.acceleration.kept import Kept, PeakBytes
+from fastinpaint.acceleration.kept import Kept, PeakBytes, RecomputedBytes
 from fastinpaint.acceleration.links import Links, wrapped_forwards
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.sandbox import all_modules, attributes, carries_graph, clear_casts, random_states
@@ -133,7 +133,7 @@ class Runner:
         trial = self.try_out(plan, watch)
         with watch.watching():
             if self.training:
-                trial.kept = max(trial.kept, self._peak())
+                trial.kept = max(trial.kept, self._peak(trial.kept))
             else:
                 self.step()
             seconds, parts = [], []
@@ -147,18 +147,30 @@ class Runner:
             trial.parts.update(dict.fromkeys(names, usual))
         return trial
 
-    def _peak(self) -> int:
-        """The most bytes that a step keeps and recomputes at a time."""
+    def _peak(self, kept: int) -> int:
+        """The most bytes that a step keeps and recomputes at a time; at most `kept` and all that is recomputed.
+
+        Checkpoints of a function that reads a deferred map do not run under another's hooks. They get the sum.
+        """
+        peak, again = PeakBytes(self.model.parameters()), RecomputedBytes()
+        try:
+            with peak.counting():
+                self._step_under(peak)
+        except RuntimeError:  # torch.utils.checkpoint.CheckpointError
+            with again.counting():
+                self.step()
+            return kept + again.most
+        return peak.most
+
+    def _step_under(self, peak: PeakBytes) -> None:
+        """A step whose saved tensors are counted."""
         if self._recurrent:
             self._put_back_attributes()
-        peak = PeakBytes(self.model.parameters())
-        with peak.counting():
-            with peak.saving():
-                results, taking = self.forward()
-            self._backward(results, taking, None)
+        with peak.saving():
+            results, taking = self.forward()
+        self._backward(results, taking, None)
         self.steps += 1
         self.tick()
-        return peak.most
 
     def try_out(self, plan: Plan, watch: Watch | None = None) -> Trial:
         """Apply a plan and run forward once, to get the results and the kept bytes."""

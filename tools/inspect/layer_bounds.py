@@ -49,13 +49,11 @@ from tools.verify import emulated
 ROOT = Path(__file__).parents[2]
 ROWS, PAGE = ROOT / "docs/results/gpu_bounds.json", ROOT / "docs/results/gpu_bounds.md"
 BEGIN, END = "<!-- bounds: begin -->", "<!-- bounds: end -->"
-TOLERANCE = 0.01
-WIDE = 64  # channels of the narrower side
+TOLERANCE, WIDE = 0.01, 64  # of a bound; channels of the narrower side
 FLAGS = ("-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "--expt-relaxed-constexpr")
 SHARED = {"sm_90": 227 << 10, "sm_80": 163 << 10, "sm_89": 99 << 10}  # most bytes per block
 THREADS, CHUNK, VECTOR = 128, 32, 8  # of the kernels: csrc/conv_block/cuda/kernels/tile.cuh
-PARAMETERS = 6  # 16-byte loads of the mean, scale and shift of eight channels
-LAUNCH = 2e-6  # seconds between two kernels of a graph, an assumption
+PARAMETERS, LAUNCH = 6, 2e-6  # 16-byte loads of eight channels' three; seconds between a graph's kernels, assumed
 
 
 class Row(NamedTuple):
@@ -93,8 +91,7 @@ def wide_layers() -> list[PaperLayer]:
     return [layer for layer in paper_layers() if min(layer.channels, layer.out_channels) >= WIDE]
 
 
-# Only the kernels of wide layers: compiling the package's sources, with every dtype and width, takes five times as
-# long.
+# Only the kernels of wide layers: every dtype and width takes five times as long to compile.
 SOURCES = {
     "wide": """#include "common/cuda_launch.cuh"
 #include "conv_block/cuda/kernels/gather.cuh"

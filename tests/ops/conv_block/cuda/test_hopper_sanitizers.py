@@ -40,28 +40,30 @@ PROGRAMS = {
     ),
 }
 KEPT = "dilation 8, three chunks forward"  # its blocks write rows of zeros
+# Schedules by priority and by chance. The thread sanitizer finds accesses without an order in any of them.
+SEEDS = {"address": "1,2,3", "thread": "1"}
 # The case that meets the defects.
 MET = {GATHER: "stride 2, two sources forward", WGRAD: "several tiles", BACKWARD: "72 channels out"}
 
 
-@pytest.mark.parametrize("sanitizer", ["address", "thread"])
-def test_gather_runs_clean_in_three_schedules(sanitizer: str) -> None:
+@pytest.mark.parametrize("sanitizer", SEEDS)
+def test_gather_runs_clean(sanitizer: str) -> None:
     cases = [MET[GATHER], "transposed 2d forward", KEPT]
-    launched = PROGRAMS[GATHER].launched(sanitizer, "bfloat16,float16", cases, "1,2,3")
+    launched = PROGRAMS[GATHER].launched(sanitizer, "bfloat16,float16", cases, SEEDS[sanitizer])
     assert {"hopper_gather_kernel<bf16, 1>", "pack_hopper_kernel<half>", "hopper_strip_kernel<bf16>"} <= launched
 
 
-@pytest.mark.parametrize("sanitizer", ["address", "thread"])
-def test_wgrad_runs_clean_in_three_schedules(sanitizer: str) -> None:
-    launched = PROGRAMS[WGRAD].launched(sanitizer, "bfloat16", [MET[WGRAD], "dilation 8"], "1,2,3")
-    launched |= PROGRAMS[WGRAD].launched(sanitizer, "float16", ["large mean"], "1,2,3")
+@pytest.mark.parametrize("sanitizer", SEEDS)
+def test_wgrad_runs_clean(sanitizer: str) -> None:
+    launched = PROGRAMS[WGRAD].launched(sanitizer, "bfloat16", [MET[WGRAD], "dilation 8"], SEEDS[sanitizer])
+    launched |= PROGRAMS[WGRAD].launched(sanitizer, "float16", ["large mean"], "1")
     assert {"hopper_wgrad_kernel<bf16, 3>", "hopper_wgrad_kernel<half, 3>"} <= launched
 
 
-@pytest.mark.parametrize("sanitizer", ["address", "thread"])
-def test_wgrad_reads_dgrads_strips_clean_in_three_schedules(sanitizer: str) -> None:
+@pytest.mark.parametrize("sanitizer", SEEDS)
+def test_wgrad_reads_dgrads_strips_clean(sanitizer: str) -> None:
     cases = [MET[BACKWARD], "transposed 2d"]
-    launched = PROGRAMS[BACKWARD].launched(sanitizer, "bfloat16", cases, "1,2,3")
+    launched = PROGRAMS[BACKWARD].launched(sanitizer, "bfloat16", cases, SEEDS[sanitizer])
     assert {"hopper_gather_kernel<bf16, 1>", "hopper_wgrad_kernel<bf16, 3>"} <= launched
 
 
@@ -161,7 +163,7 @@ DEFECTS = {
         Plant(WGRAD, "(tile.h - s.low[0]) * s.columns", "tile.h * s.columns"), BACKWARD, WRONG_DWEIGHT
     ),
     "wgrad: dgrad's strips overwritten": Defect(
-        Plant("conv_block/cuda/wgrad.cu", "  workspace.take(choose_given_strips(conv, plan));",
+        Plant("conv_block/cuda/plan/wgrad_plan.cuh", "  workspace.take(choose_given_strips(conv, plan));",
               "  choose_given_strips(conv, plan);"),
         *(BACKWARD, WRONG_DWEIGHT),
     ),
