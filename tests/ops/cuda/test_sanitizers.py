@@ -32,8 +32,9 @@ SMALL = [
 WIDE = ["128 columns forward"]  # takes a grid that fills an H200
 SEEDS = "1,2,3"  # schedules by priority and by chance (csrc/cuda_on_cpu)
 SMALL_CASES = Program("tests.ops.cuda.small_cases")
-ALL = [(SEEDS, "float32,tf32,bfloat16,float16", SMALL), (SEEDS, "bfloat16,float16", WIDE)]
-KEPT = {  # schedules, dtypes and cases; the thread sanitizer, the slowest, finds races in any schedule
+ALL = [(SEEDS, "float32,tf32,bfloat16", SMALL), (SEEDS, "bfloat16", WIDE), ("1", "float16", [*SMALL, *WIDE])]
+# Schedules, dtypes and cases. float16 takes bfloat16's code, and the thread sanitizer finds races in any schedule.
+KEPT = {
     "plain": ALL,
     "address": [*ALL, ("1", "bfloat16", ["unequal splits"])],
     "thread": [("1", "float32,tf32,bfloat16,float16", SMALL), ("1", "bfloat16,float16", WIDE)],
