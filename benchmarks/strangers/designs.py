@@ -9,7 +9,22 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 
-class EDSR(nn.Module):
+class _Residual(nn.Module):
+    """Residual blocks between a head and a tail, and a sum over all of them."""
+
+    head: nn.Module
+    body: nn.ModuleList
+    after: nn.Module
+    tail: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = first = self.head(x)
+        for block in self.body:
+            x = x + block(x)
+        return self.tail(first + self.after(x))
+
+
+class EDSR(_Residual):
     """Super-resolution by residual blocks without norms and a pixel shuffle (Lim et al. 2017), "baseline"."""
 
     def __init__(self, channels: int = 64, blocks: int = 8, scale: int = 2) -> None:
@@ -28,14 +43,8 @@ class EDSR(nn.Module):
             nn.Conv2d(channels, 3, 3, padding=1),
         )  # fmt: skip
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = first = self.head(x)
-        for block in self.body:
-            x = x + block(x)
-        return self.tail(first + self.after(x))
 
-
-class SRResNet(nn.Module):
+class SRResNet(_Residual):
     """Super-resolution with batch norm and PReLU (Ledig et al. 2017)."""
 
     def __init__(self, channels: int = 64, blocks: int = 6) -> None:
@@ -53,12 +62,6 @@ class SRResNet(nn.Module):
             nn.Conv2d(channels, 4 * channels, 3, padding=1), nn.PixelShuffle(2), nn.PReLU(),
             nn.Conv2d(channels, 3, 9, padding=4),
         )  # fmt: skip
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = first = self.head(x)
-        for block in self.body:
-            x = x + block(x)
-        return self.tail(first + self.after(x))
 
 
 def discriminator(channels: int = 64) -> nn.Sequential:
