@@ -278,9 +278,10 @@ def test_memory_keeps_fewer_bytes_than_either_tier_alone() -> None:
 
 @pytest.mark.parametrize("counts", [True, False], ids=["most at a time", "kept"])
 def test_a_budget_never_ends_above_what_memory_finds(counts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Estimates are 4 MiB too low, but that of the smallest plan. A budget that it just meets is met."""
+    """Estimates are 4 MiB too low, but that of the third smallest plan."""
     known = replace(costs([3.0] * 16, [1.0] * 16, least=True), held=counts)
-    least = min(select.options(known), key=lambda option: (option.kept, option.seconds))
+    smallest = sorted(select.options(known), key=lambda option: (option.kept, option.seconds))
+    least = [option for i, option in enumerate(smallest) if option.tiers not in [o.tiers for o in smallest[:i]]][2]
 
     def measured(self: search._Candidates, tiers: select.Tiers, name: str) -> Candidate:
         wrong = 0 if tiers == least.tiers else 4 * MIB
