@@ -216,10 +216,12 @@ class PendingConv(Raw):
 
         first: whether it reads the model's input.
         """
+        if torch.compiler.is_compiling():
+            return False
         limit = MOST_MACS.get(self.options.memory, THIN_MACS if self.added else 0)
         if first and self.shape.numel() >= FIRST_VALUES:
             limit = max(limit, FIRST_MACS)
-        if not limit or torch.compiler.is_compiling() or not self.requires_grad:
+        if not limit or not self.requires_grad:
             return False
         return cost_per_value(self.weight.shape, self.geometry) <= limit
 
