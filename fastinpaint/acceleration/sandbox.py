@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastinpaint.nn.observed import computes_weight
+
 CONTAINERS = (list, dict, set, collections.deque)
 TORCHS = frozenset(vars(nn.Module()))  # the attributes of every module
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -154,9 +156,8 @@ def carries_graph(modules: list[nn.Module]) -> bool:
 
 
 def _is_torchs(kind: str, hook: Any) -> bool:
-    """Whether a hook computes a weight: `torch.nn.utils.weight_norm`, ``spectral_norm`` and ``prune`` do."""
-    home = getattr(hook, "__module__", "") or ""
-    return kind == "_forward_pre_hooks" and home.startswith("torch.nn.utils")
+    """Whether a hook computes a weight."""
+    return kind == "_forward_pre_hooks" and computes_weight(hook)
 
 
 def _alias(parameter: nn.Parameter | None, aliases: dict[int, Any]) -> nn.Parameter | None:
