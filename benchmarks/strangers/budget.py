@@ -6,8 +6,8 @@
 Each contender takes turns with the stock channels-last model, its yardstick. One row a contender: the MiB that autograd
 keeps between forward and backward, the most that it keeps and backward computes again at a time (the latter is counted
 for `accelerate` alone), the milliseconds of a step, and those of the yardstick in the same turns. A budget is a share
-of the stock model's bytes that are kept between forward and backward. "paper" is the network of Wang et al. 2019; others
-are the timing set's.
+of the stock model's bytes that are kept between forward and backward. "paper" is the network of Wang et al. 2019, and
+others are the timing set's.
 
 With ``--rows`` a run resumes: contenders that have a row in the file are not measured again, and ``--seconds`` ends a
 run between two contenders.
