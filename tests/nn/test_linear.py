@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import fastinpaint
 from fastinpaint.acceleration.links import record
 from fastinpaint.nn.linear import NOTE
-from fastinpaint.ops.dispatch import native
+from fastinpaint.ops.dispatch import native, native_cpu
 from fastinpaint.testing import rule
 from tests.nn.test_activated import kept_bytes
 
@@ -180,9 +180,10 @@ class Rows(nn.Module):
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
 def test_gelu_of_large_plain_maps_is_no_less_exact_than_torchs(approximate: str) -> None:
     torch.manual_seed(0)
-    net, x = Rows(approximate), 3 * torch.randn(2050, 8)
+    net, x = Rows(approximate), 3 * torch.randn(4100, 8)
     fast = fastinpaint.accelerate(copy.deepcopy(net), objective="fuse")
-    assert type(fast.act(fast.first(x)).grad_fn).__name__ == "GeluBackward"
+    own = approximate == "tanh" or native_cpu.isa().startswith("avx512")
+    assert (type(fast.act(fast.first(x)).grad_fn).__name__ == "GeluBackward") == own
     ours, plain, exact = step(fast, x), step(net, x), step(copy.deepcopy(net).double(), x.double())
     names = ["y", "dx", *(name for name, _ in net.named_parameters())]
     rule.check_all(names, ours, plain, exact)
@@ -197,7 +198,7 @@ def test_gelu_of_large_plain_maps_is_no_less_exact_than_torchs(approximate: str)
 
 def test_a_result_of_gelu_can_be_changed_in_place() -> None:
     torch.manual_seed(0)
-    net, x = nn.Sequential(nn.Linear(8, 64), nn.GELU(), nn.ReLU(inplace=True)), torch.randn(2050, 8)
+    net, x = nn.Sequential(nn.Linear(8, 64), nn.GELU(), nn.ReLU(inplace=True)), torch.randn(4100, 8)
     fast = fastinpaint.accelerate(copy.deepcopy(net), objective="fuse")
     for ours, theirs in zip(step(fast, x), step(net, x), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
