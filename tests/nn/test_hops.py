@@ -14,6 +14,8 @@ import torch
 from torch import nn
 
 import fastinpaint
+from fastinpaint.bench.contenders import Workload, build
+from fastinpaint.ops.conv_block import torch_library
 from fastinpaint.ops.dispatch import native
 from fastinpaint.testing import launches
 
@@ -117,3 +119,25 @@ def test_a_launch_on_a_gpu_stands_on_few_own_frames(backend: str, net: str) -> N
     if backend == "triton":
         passes = ("conv_fwd_kernel", "conv_dgrad_kernel", "conv_wgrad_kernel")
     assert set(passes) <= set(launched)
+
+
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+def test_a_warm_step_describes_no_convolution_again(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the joint network, whose transposed convolutions read maps with zeros around them."""
+    if backend == "triton":
+        pytest.importorskip("triton")
+    described: list[tuple[int, ...]] = []
+    right = torch_library.call_of
+
+    def call_of(sources: Any, *rest: Any) -> Any:
+        described.append(tuple(sources[0].x.shape))
+        return right(sources, *rest)
+
+    monkeypatch.setattr(torch_library, "call_of", call_of)
+    with launches.without_launches(backend):
+        run = build(f"fastinpaint {backend}", Workload(frames=2, size=16, width=1 / 16))
+        run.gradients()
+        convolutions = len(described)
+        run.gradients()
+    assert convolutions > 30
+    assert len(described) == convolutions
