@@ -12,9 +12,10 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.modules.padding import _ConstantPadNd
 from torch.nn.utils.parametrize import is_parametrized
 
-from fastinpaint.acceleration.borders import add_border_hooks
+from fastinpaint.acceleration.borders import BORDERS, add_border_hooks
 from fastinpaint.acceleration.kinds import FUSED, PLAIN, learn_subclasses
 from fastinpaint.acceleration.plan import Plan
+from fastinpaint.acceleration.root import Root, can_derive, fit, own_class
 from fastinpaint.nn import layers
 from fastinpaint.nn.padded import zeros_of
 from fastinpaint.nn.raw import Options
@@ -40,6 +41,7 @@ def swap(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], dict[st
     learn_subclasses(model)
     unread = _unfusable_padding(model)
     if plan.stock:
+        fit(model)
         return swapped, reasons(model)
     read_by_fused = _read_by_fused(model)
     for name, module in list(model.named_modules()):
@@ -57,7 +59,8 @@ def swap(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], dict[st
             if plan.by_rule and isinstance(module, NORMS):
                 module._fastinpaint_follows = True  # type: ignore[assignment]
             swapped.append(name)
-    add_border_hooks(model, frozenset(PLAIN))
+    add_border_hooks(model, frozenset(PLAIN), root=not can_derive(model))
+    fit(model, Sequential if own_class(type(model)) is nn.Sequential else None)
     return swapped, left
 
 
@@ -73,7 +76,7 @@ def _read_by_fused(model: nn.Module) -> set[nn.Module]:
 def _is_row(module: nn.Module) -> TypeGuard[nn.Sequential]:
     """Whether it passes what a layer returns to the next one, and nothing else."""
     forwards = (nn.Sequential.forward, Sequential.forward)
-    return isinstance(module, nn.Sequential) and type(module).forward in forwards
+    return isinstance(module, nn.Sequential) and own_class(type(module)).forward in forwards
 
 
 def _is_wanted(plan: Plan, name: str, module: nn.Module) -> bool:
@@ -90,10 +93,12 @@ def unswap(model: Model) -> Model:
             module.__class__ = plain_class
             del module._fastinpaint, module._fastinpaint_accelerated
             vars(module).pop("_fastinpaint_follows", None)
+        for handle in vars(module).pop(BORDERS, ()):
+            handle.remove()
         if type(module) in (Sequential, Row):
             module.__class__ = nn.Sequential
-        for handle in vars(module).pop("_fastinpaint_borders", ()):
-            handle.remove()
+        elif isinstance(module, Root):
+            fit(module, nn.Sequential if own_class(type(module)) is Sequential else None)
         vars(module).pop("_fastinpaint_plain", None)
     return model
 
