@@ -93,31 +93,22 @@ def _enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
 def _leave(module: nn.Module, args: tuple[Any, ...], result: Any) -> Any:
     """Runs after a container, also when it raised."""
     region.leave(module)
-    compiling = torch.compiler.is_compiling()
-    within = not compiling and region.inside()
-    if type(result) is DeferredTensor and not compiling and not within:
-        _compute(result)
-    hooked = layers.hooked(module, _own_hooks(module))
+    hooked, compiling = layers.hooked(module, _own_hooks(module)), torch.compiler.is_compiling()
     # read from the attributes' dictionary: torch makes a sentence for each attribute that a module lacks
-    outermost = "fastinpaint_report" in vars(module) or not (compiling or within)
+    outermost = "fastinpaint_report" in vars(module) or not (compiling or region.inside())
     if outermost and not compiling:
-        forget(result)
+        return finished(result, hooked)
     return plain(result, hooked) if outermost or hooked else None
 
 
 def finished(result: Any, hooked: bool) -> Any:
     """What an accelerated model returns, as plain tensors, after `region.leave`. hooked: whether hooks will see it."""
     if type(result) is DeferredTensor and not region.inside():
-        _compute(result)
+        steps = result.last_steps()
+        for step in steps:  # run here, to keep the call stack short
+            apply, arguments = step.prepare()
+            step.finish(arguments, apply(*arguments))
+        if steps:
+            result.become(steps[-1])
     forget(result)
     return plain(result, hooked)
-
-
-def _compute(result: DeferredTensor) -> None:
-    """Run its last steps here, to keep the call stack short."""
-    steps = result.last_steps()
-    for step in steps:
-        apply, arguments = step.prepare()
-        step.finish(arguments, apply(*arguments))
-    if steps:
-        result.become(steps[-1])

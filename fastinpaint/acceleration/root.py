@@ -34,10 +34,10 @@ class Root(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """For pickle and copy: the derived class has no name that can be imported, so its own class stands for it."""
-        make, given, *rest = super().__reduce_ex__(protocol)
-        if make is copyreg.__newobj__ and given[0] is type(self):  # type: ignore[attr-defined]
-            return _remade, (own_class(type(self)), *given[1:]), *rest
-        return make, given, *rest
+        found: Any = super().__reduce_ex__(protocol)
+        if found[0] is copyreg.__newobj__ and found[1][0] is type(self):  # type: ignore[attr-defined]
+            return _remade, (own_class(type(self)), *found[1][1:]), *found[2:]
+        return found
 
 
 def own_class(kind: type[nn.Module]) -> type[nn.Module]:
@@ -86,7 +86,7 @@ def _class_of(kind: type[nn.Module]) -> type[nn.Module]:
     """The class derived from kind, made once."""
     found = _derived.get(kind)
     if found is None:
-        body = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
+        body: dict[str, Any] = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
         body["forward"] = _around(kind.forward)
         found = _derived[kind] = types.new_class(kind.__name__, (Root, kind), {}, lambda names: names.update(body))
     return found

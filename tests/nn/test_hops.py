@@ -14,13 +14,15 @@ import torch
 from torch import nn
 
 import fastinpaint
+from fastinpaint.acceleration import root
 from fastinpaint.bench.contenders import Workload, build
 from fastinpaint.ops.conv_block import torch_library
 from fastinpaint.ops.dispatch import native
 from fastinpaint.testing import launches
 
 OWN = str(Path(fastinpaint.__file__).parent)
-STAND_INS = str(Path(launches.__file__))
+# the stand-ins for launches, and the frame that stands around a whole model
+NOT_COUNTED = str(Path(launches.__file__)), str(Path(root.__file__))
 # From ``layer(x)``, or the border of a model, to the C ABI or the launch, helpers included. Not counted here: a pool's
 # bookkeeping for maps of 1 MiB and more, maps that backward makes again, sums of a residual network.
 MOST_FRAMES = 5
@@ -35,7 +37,7 @@ def deepest(work: Callable[[], object]) -> list[str]:
 
     def count(frame: FrameType, event: str, argument: object) -> None:
         nonlocal longest
-        if frame.f_code.co_filename.startswith(OWN) and not frame.f_code.co_filename.startswith(STAND_INS):
+        if frame.f_code.co_filename.startswith(OWN) and not frame.f_code.co_filename.startswith(NOT_COUNTED):
             if event == "call":
                 now.append(f"{Path(frame.f_code.co_filename).stem}.{frame.f_code.co_name}")
                 longest = max(longest, list(now), key=len)
