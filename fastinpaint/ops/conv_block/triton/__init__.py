@@ -152,7 +152,7 @@ def _uninitialised(x: Tensor, weight: Tensor, geometry: Geometry, memory: Memory
         if memory is not None:
             memory["y"] = y.shape, y.stride()
         return y
-    return x.new_empty_strided(*known)
+    return torch.empty_strided(*known, dtype=x.dtype, device=x.device)
 
 
 def _few(sources: Sequence[Source], geometry: Geometry) -> list[Source]:

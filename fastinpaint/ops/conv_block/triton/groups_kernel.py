@@ -26,29 +26,11 @@ from fastinpaint.ops.conv_block.triton.gather import (
 
 
 @triton.jit
-def begin_program(
-    weight, table, samples, in_size, out_size, step, columns, w_group, w_n,
-    DEPTHWISE: tl.constexpr, GROUP_K: tl.constexpr, GROUP_N: tl.constexpr, IN_STRIDE: tl.constexpr,
-    OUT_STRIDE: tl.constexpr, BT: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    """A program's tile and its first column in the map, its place, and its group's weight, channels and steps.
-
-    Neighbouring programs share a tile. Returns the tile, the number of tiles, the first column, `gather.begin_tile`'s
-    place, the weight from the first column on, the group's first channel, the number of steps and their odometer.
-    """
+def columns_of_program(columns, GROUP_N: tl.constexpr, BLOCK_N: tl.constexpr):
+    """A program's tile, first column and group, and the number of tiles. Neighbouring programs share a tile."""
     n_blocks = tl.cdiv(columns, BLOCK_N)
-    tile, from_n = tl.program_id(0) // n_blocks, tl.program_id(0) % n_blocks * BLOCK_N
-    group = from_n // GROUP_N
-    place = begin_tile(tile, table, samples, in_size, out_size, step, IN_STRIDE, OUT_STRIDE, BT, BH, BW)
-    live = place[6]
-    weight += group * w_group + (from_n - group * GROUP_N) * w_n
-    steps = live[1] * live[3] * live[5]
-    if not DEPTHWISE:
-        steps *= GROUP_K // BLOCK_K
-    from_k = group * GROUP_K
-    zero = tl.zeros((), dtype=tl.int32)
-    return tile, tl.num_programs(0) // n_blocks, from_n, place, weight, from_k, steps, (zero, zero, zero, zero + from_k)
+    i_p, from_n = tl.program_id(0) // n_blocks, tl.program_id(0) % n_blocks * BLOCK_N
+    return i_p, from_n, from_n // GROUP_N, tl.num_programs(0) // n_blocks
 
 
 @triton.jit
@@ -87,14 +69,20 @@ def groups_fwd_kernel(
     Out:
         y: ``[N, T, H, W, C_out]``. With HAS_STATS, stats: as of `conv_fwd_kernel`.
     """
-    tile, parts, from_n, place, weight, from_k, steps, odometer = begin_program(
-        weight, table, samples, in_size, out_size, step, out_channels, w_group, w_n, DEPTHWISE, GROUP_K, GROUP_N,
-        IN_STRIDE, OUT_STRIDE, BT, BH, BW, BLOCK_N, BLOCK_K,
-    )  # fmt: skip
-    in_pixel, out_pixel, in_rows, out_rows, at, inside, live, first = place
+    tile, from_n, group, parts = columns_of_program(out_channels, GROUP_N, BLOCK_N)
+    in_pixel, out_pixel, in_rows, out_rows, at, inside, live, first = begin_tile(
+        tile, table, samples, in_size, out_size, step, IN_STRIDE, OUT_STRIDE, BT, BH, BW
+    )
     x += in_pixel * channels
     if HAS_ADDEND:
         addend += in_pixel * channels
+    weight += group * w_group + (from_n - group * GROUP_N) * w_n
+    steps = live[1] * live[3] * live[5]
+    if not DEPTHWISE:
+        steps *= GROUP_K // BLOCK_K
+    from_k = group * GROUP_K
+    zero = tl.zeros((), dtype=tl.int32)
+    odometer = (zero, zero, zero, zero + from_k)
     o_k = from_k + tl.arange(0, BLOCK_K)
     vectors = source_vectors(mean, scale, shift, o_k, o_k < channels, HAS_AFFINE)
     acc = tl.zeros((BT * BH * BW, BLOCK_N), dtype=tl.float32)
@@ -128,14 +116,20 @@ def groups_dgrad_kernel(
     The equations, and all tensors but the weight, are those of `conv_dgrad_kernel` with one source. The weight is as of
     `groups_fwd_kernel`, with k over a group's channels of G, and n over its channels of x.
     """
-    tile, parts, from_n, place, weight, from_k, steps, odometer = begin_program(
-        weight, table, samples, in_size, out_size, step, channels, w_group, w_n, DEPTHWISE, GROUP_K, GROUP_N,
-        IN_STRIDE, OUT_STRIDE, BT, BH, BW, BLOCK_N, BLOCK_K,
-    )  # fmt: skip
-    in_pixel, out_pixel, in_rows, out_rows, at, inside, live, first = place
+    tile, from_n, group, parts = columns_of_program(channels, GROUP_N, BLOCK_N)
+    in_pixel, out_pixel, in_rows, out_rows, at, inside, live, first = begin_tile(
+        tile, table, samples, in_size, out_size, step, IN_STRIDE, OUT_STRIDE, BT, BH, BW
+    )
     dy += in_pixel * out_channels
     if HAS_STATS:
         y += in_pixel * out_channels
+    weight += group * w_group + (from_n - group * GROUP_N) * w_n
+    steps = live[1] * live[3] * live[5]
+    if not DEPTHWISE:
+        steps *= GROUP_K // BLOCK_K
+    from_k = group * GROUP_K
+    zero = tl.zeros((), dtype=tl.int32)
+    odometer = (zero, zero, zero, zero + from_k)
     o_k = from_k + tl.arange(0, BLOCK_K)
     vectors = gradient_vectors(
         y_mean, dmean, dvar, dvar_per_dscale, inverse_count, o_k, o_k < out_channels, HAS_STATS, HAS_NORM
