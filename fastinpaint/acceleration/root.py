@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from fastinpaint.acceleration.borders import BORDERS, finished
-from fastinpaint.acceleration.kinds import FUSED, PLAIN
+from fastinpaint.acceleration.kinds import is_fusable, is_fused
 from fastinpaint.nn import region
 from fastinpaint.nn.deferred import plain
 from fastinpaint.nn.observed import hooked
@@ -50,7 +51,8 @@ def can_derive(model: nn.Module) -> bool:
     kind = type(model)
     if issubclass(kind, Root):
         return Root in kind.__bases__  # else somebody derived a class from it
-    return not (kind in FUSED or kind in PLAIN or "forward" in vars(model) or isinstance(model, torch.jit.ScriptModule))
+    own = "forward" in vars(model) or is_parametrized(model) or isinstance(model, torch.jit.ScriptModule)
+    return not (own or is_fusable(model) or is_fused(model))
 
 
 def fit(model: nn.Module, kind: type[nn.Module] | None = None) -> None:
