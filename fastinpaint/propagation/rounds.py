@@ -14,6 +14,7 @@ from fastinpaint.propagation.camera import between, register
 from fastinpaint.propagation.candidates import SPATIAL, Candidates, collect
 from fastinpaint.propagation.carry import Mosaic, Place, Source, carry
 from fastinpaint.propagation.flow import Motion, by_flow
+from fastinpaint.propagation.kriging import likely
 from fastinpaint.propagation.majority import Votes
 from fastinpaint.propagation.midway import midway
 from fastinpaint.propagation.shown import telea
@@ -111,6 +112,7 @@ class Clip:
             raise ValueError(f"candidates: frame {t} has no hole.")
         part, hole = self.video[t][box.slices], self.hole[t][box.slices]
         rows, columns = self.places[t]
+        plain = None
         if hole.all():  # a frame without surroundings: what was carried along the flow stands for them
             carried = mosaic.sample(
                 np.full(len(rows), t, np.int32), columns.astype(np.float32), rows.astype(np.float32)
@@ -121,6 +123,10 @@ class Clip:
             lines, membrane = spatial.directional(part, hole)[inside], spatial.harmonic(part, hole)[inside]
             stokes = spatial.opencv(part, hole, cv2.INPAINT_NS)[inside]
             spatials = np.stack([self.telea[t], stokes, lines, membrane])
+            shown_by = np.maximum.reduce([carried[t].frame for carried in found.sources])
+            if (shown_by < 0).any():
+                plain = likely(part, hole, self.telea[t], stokes)
         majority = found.votes.of(t, box, self.places[t])
         sources = [carried[t] for carried in found.sources]
-        return collect(t, part, hole, box, self.places[t], spatials, sources, majority, mosaic, self.known)
+        every = collect(t, part, hole, box, self.places[t], spatials, sources, majority, mosaic, self.known)
+        return every._replace(plain=plain)
