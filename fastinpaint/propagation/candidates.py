@@ -40,13 +40,11 @@ class Candidates(NamedTuple):
         values: uint8 ``[K, N, 3]``, in the order of `NAMES`.
         present: bool ``[K, N]``.
         features: float32 ``[N, F]``, see `collect`.
-        plain: what fills a pixel of which nothing is known, ``[N, 3]``; None where other frames show all pixels.
     """
 
     values: np.ndarray
     present: np.ndarray
     features: np.ndarray
-    plain: np.ndarray | None = None
 
 
 def collect(

@@ -14,7 +14,6 @@ from fastinpaint.propagation.camera import between, register
 from fastinpaint.propagation.candidates import SPATIAL, Candidates, collect
 from fastinpaint.propagation.carry import Mosaic, Place, Source, carry
 from fastinpaint.propagation.flow import Motion, by_flow
-from fastinpaint.propagation.kriging import likely
 from fastinpaint.propagation.majority import Votes
 from fastinpaint.propagation.midway import midway
 from fastinpaint.propagation.shown import telea
@@ -105,28 +104,28 @@ class Clip:
         with ThreadPoolExecutor(CORES) as pool:
             mosaic.write(self.places, list(pool.map(fill, range(len(self.places)))))
 
-    def candidates(self, t: int, found: Found, mosaic: Mosaic) -> Candidates:
-        """Of frame t, which has a hole; the mosaic is that of `found.filled`."""
-        box = self.boxes[t]
+    def around(self, t: int) -> tuple[np.ndarray, np.ndarray, Place]:
+        """Frame t around its hole, the hole there, and rows and columns of its pixels there."""
+        box, (rows, columns) = self.boxes[t], self.places[t]
         if box is None:
             raise ValueError(f"candidates: frame {t} has no hole.")
-        part, hole = self.video[t][box.slices], self.hole[t][box.slices]
+        return self.video[t][box.slices], self.hole[t][box.slices], (rows - box.top, columns - box.left)
+
+    def candidates(self, t: int, found: Found, mosaic: Mosaic) -> Candidates:
+        """Of frame t, which has a hole; the mosaic is that of `found.filled`."""
+        part, hole, inside = self.around(t)
+        box = self.boxes[t]
+        assert box is not None
         rows, columns = self.places[t]
-        plain = None
         if hole.all():  # a frame without surroundings: what was carried along the flow stands for them
             carried = mosaic.sample(
                 np.full(len(rows), t, np.int32), columns.astype(np.float32), rows.astype(np.float32)
             )
             spatials = np.stack([carried] * len(SPATIAL))
         else:
-            inside = rows - box.top, columns - box.left
             lines, membrane = spatial.directional(part, hole)[inside], spatial.harmonic(part, hole)[inside]
             stokes = spatial.opencv(part, hole, cv2.INPAINT_NS)[inside]
             spatials = np.stack([self.telea[t], stokes, lines, membrane])
-            shown_by = np.maximum.reduce([carried[t].frame for carried in found.sources])
-            if (shown_by < 0).any():
-                plain = likely(part, hole, self.telea[t], stokes)
         majority = found.votes.of(t, box, self.places[t])
         sources = [carried[t] for carried in found.sources]
-        every = collect(t, part, hole, box, self.places[t], spatials, sources, majority, mosaic, self.known)
-        return every._replace(plain=plain)
+        return collect(t, part, hole, box, self.places[t], spatials, sources, majority, mosaic, self.known)
