@@ -289,7 +289,7 @@ def _report(model: nn.Module, found: Any, tuner: Tuner) -> Report:
         layers=layers_of(model, found.tiers, found.parts, left, found.links),
         stock=stock,
         before={"layout": before, "ms": 1e3 * seconds, "kept_bytes": kept},
-        after={"layout": layout_name, "ms": 1e3 * found.seconds, "kept_bytes": found.kept},
+        after={"layout": layout_name, "ms": 1e3 * found.seconds, "kept_bytes": found.kept, "held_bytes": found.held},
         smaller=[{"plan": c.name, "ms": 1e3 * c.trial.seconds, "kept_bytes": c.kept} for c in found.smaller],
         limit=limit_of(model, found.tiers, found.parts["stock"], found.links),
     )

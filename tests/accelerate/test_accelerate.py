@@ -185,7 +185,7 @@ def test_again_with_other_options() -> None:
 def test_wrong_options_leave_the_model_alone() -> None:
     net = Shared()
     with pytest.raises(
-        ValueError, match="memory must be one of default, low, a share above 0 or bytes as '512MB', got 'tiny'"
+        ValueError, match="memory must be one of default, low, least, a share above 0 or bytes as '512MB', got 'tiny'"
     ):
         fastinpaint.accelerate(net, memory="tiny")
     with pytest.raises(ValueError, match="backend must be one of auto, reference"):
