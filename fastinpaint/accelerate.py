@@ -16,7 +16,7 @@ from fastinpaint.acceleration.example import Example, arguments_of
 from fastinpaint.acceleration.finals import Goal
 from fastinpaint.acceleration.first_call import unwatch_first_call, watch_first_call
 from fastinpaint.acceleration.keys import key_of
-from fastinpaint.acceleration.kinds import FUSED, learn_subclasses
+from fastinpaint.acceleration.kinds import is_fusable, layer_class, learn_subclasses
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.report import Layer, Report
 from fastinpaint.acceleration.rules import choices
@@ -184,14 +184,13 @@ def _no_kernels(model: nn.Module) -> str | None:
 
 def _by_rules(model: nn.Module, tier: str) -> tuple[Plan, list[Layer]]:
     """The plan of the rules, and each convolution's rule."""
-    convs = {
-        name: m for name, m in model.named_modules() if isinstance(m, nn.modules.conv._ConvNd) and type(m) in FUSED
-    }
+    convs = {name: m for name, m in model.named_modules() if isinstance(m, nn.modules.conv._ConvNd) and is_fusable(m)}
     chosen = choices(convs)
     fused = {name: tier for name, (pays, _) in chosen.items() if pays}
     plan = Plan(fused=fused, contiguous=not _is_channels_last(model), memory=tier, by_rule=True)
     rows = [
-        Layer(name, type(convs[name]).__name__, plan.tier(name) or "stock", why) for name, (_, why) in chosen.items()
+        Layer(name, layer_class(convs[name]).__name__, plan.tier(name) or "stock", why)
+        for name, (_, why) in chosen.items()
     ]
     return plan, rows
 

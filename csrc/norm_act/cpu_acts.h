@@ -77,9 +77,8 @@ struct Acts {
     }
   };
   struct Gelu {
-    static V phi(V z) { return A(0.5) * (A(1) + erf_of(z * A(0.70710678118654752440))); }
-    static V fwd(V z, A) { return z * phi(z); }
-    static V bwd(V z, A, V da) { return da * (phi(z) + z * A(0.39894228040143267794) * exp_of(A(-0.5) * z * z)); }
+    static V fwd(V z, A) { return gelu_of(z); }
+    static V bwd(V z, A, V da) { return da * gelu_slope_of(z); }
   };
   struct GeluTanh {  // 0.5 * (1 + tanh(u)) is sigmoid(2 * u)
     static V twice_u(V z) { return A(1.59576912160573071176) * (z + A(0.044715) * z * z * z); }

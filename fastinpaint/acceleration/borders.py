@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fastinpaint.nn import layers, region
 from fastinpaint.nn.deferred import plain
 from fastinpaint.nn.deferred_tensor import DeferredTensor
 from fastinpaint.nn.linear import forget
+from fastinpaint.nn.sample_norms import contiguous_gradient
 from fastinpaint.nn.sequential import Row, Sequential
 
 TUNER = "_fastinpaint_tuner"  # the attribute of a model that measures its first calls, by one hook
 FIRST_CALL = "_fastinpaint_first_call"  # of a model that compiles its kernels when it is first called, by one hook
 
 
-def add_border_hooks(model: nn.Module, fused: frozenset[type[nn.Module]]) -> None:
+def add_border_hooks(model: nn.Module, is_fused: Callable[[nn.Module], bool]) -> None:
     """Put hooks on foreign modules and on containers called from outside.
 
     Args:
-        fused: the classes of fused layers.
+        is_fused: whether a module is a fused layer.
     """
-    holders = {id(module) for module in model.modules() if any(type(m) in fused for m in module.modules())}
+    holders = {id(module) for module in model.modules() if any(map(is_fused, module.modules()))}
     seen: set[int] = set()
 
     def walk(module: nn.Module) -> None:
-        if id(module) in seen or type(module) in fused:
+        if id(module) in seen or is_fused(module):
             return
         seen.add(id(module))
         if id(module) not in holders:
@@ -47,6 +50,22 @@ def add_border_hooks(model: nn.Module, fused: frozenset[type[nn.Module]]) -> Non
         vars(module)["_fastinpaint_borders"] = tuple(handles)
 
     walk(model)
+
+
+def guard_gradients(model: nn.Module) -> None:
+    """Put hooks on torch's instance norms, and on other leaves that may call it; see `contiguous_gradient`."""
+    for module in model.modules():
+        if "_fastinpaint" in vars(module) or isinstance(module, torch.jit.ScriptModule):
+            continue
+        own = not any(True for _ in module.children()) and type(module).__module__.partition(".")[0] != "torch"
+        if own or isinstance(module, _InstanceNorm):
+            handle = module.register_forward_hook(_guarded, prepend=True)
+            vars(module)["_fastinpaint_borders"] = (*vars(module).get("_fastinpaint_borders", ()), handle)
+
+
+def _guarded(module: nn.Module, args: tuple[Any, ...], result: Any) -> Any:
+    """Runs after such a module."""
+    return contiguous_gradient(result)
 
 
 def _plain_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

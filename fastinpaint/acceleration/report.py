@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from fastinpaint.acceleration.kinds import FUSED
+from fastinpaint.acceleration.kinds import FUSED, layer_class
 from fastinpaint.acceleration.links import Links
 from fastinpaint.acceleration.plan import STOCK
 from fastinpaint.ops.dispatch import native_cpu
@@ -153,9 +153,9 @@ def layers_of(
             why = "slower fused" if fused_ms > stock_ms else "the step gained nothing" if gains else "gains too little"
         else:
             why = "faster fused" if fused_ms < stock_ms else "keeps fewer bytes"
-        found.append(Layer(name, type(modules[name]).__name__, tier, why, stock_ms, fused_ms))
+        found.append(Layer(name, layer_class(modules[name]).__name__, tier, why, stock_ms, fused_ms))
         joined = [layer for layer in links.unit(name)[1:] if isinstance(modules[layer], _ConvNd)]
-        found += [Layer(layer, type(modules[layer]).__name__, tier, "as the layer before") for layer in joined]
+        found += [Layer(layer, layer_class(modules[layer]).__name__, tier, "as the layer before") for layer in joined]
     return found
 
 

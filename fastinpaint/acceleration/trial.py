@@ -333,6 +333,8 @@ class _Watching:
         self._hooks = []
         for name, module in modules.items():
             weight = module._parameters.get("weight")
+            if weight is None:  # a function computes it of others
+                weight = next(module.parameters(), None)
             if weight is not None and weight.requires_grad:
                 self._hooks.append(weight.register_hook(lambda grad, name=name: watch.mark(name)))
 

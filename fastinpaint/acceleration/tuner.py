@@ -24,7 +24,7 @@ from fastinpaint.acceleration.borders import TUNER
 from fastinpaint.acceleration.example import Example
 from fastinpaint.acceleration.finals import Goal
 from fastinpaint.acceleration.keys import Key, Modes, key_of
-from fastinpaint.acceleration.kinds import FUSED, PLAIN
+from fastinpaint.acceleration.kinds import is_fusable, is_fused
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.report import Report, layers_of, limit_of
 from fastinpaint.acceleration.search import LAYOUTS, search
@@ -204,7 +204,7 @@ def tune(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> tuple[
     """
     training = grad and any(t.requires_grad for t in (*model.parameters(), *example.tensors()))
     reason = sandbox.why_not(model) or example.why_not()
-    if reason is None and (type(model) in FUSED or type(model) in PLAIN):
+    if reason is None and (is_fusable(model) or is_fused(model)):
         reason = "the model is one layer."
     if reason is not None:
         return _unmeasured(tuner, f"the model was not measured: {reason}")
@@ -247,7 +247,7 @@ def try_rules(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> t
     """The plan by rules, adapted until the model runs with equal results. Takes at least two forward passes."""
     tuner.rules_tried = True
     report, plan = vars(model)["fastinpaint_report"], replace(tuner.plan, contiguous=False)
-    if sandbox.why_not(model) or example.why_not() or type(model) in FUSED or type(model) in PLAIN:
+    if sandbox.why_not(model) or example.why_not() or is_fusable(model) or is_fused(model):
         return tuner.plan, report
     training = grad and any(t.requires_grad for t in (*model.parameters(), *example.tensors()))
     unswap(model)
@@ -274,7 +274,7 @@ def _unmeasured(tuner: Tuner, note: str) -> tuple[Plan, Report]:
 
 def _report(model: nn.Module, found: Any, tuner: Tuner) -> Report:
     """The report of a model that has the found plan applied."""
-    swapped = [name for name, module in model.named_modules() if type(module) in PLAIN]
+    swapped = [name for name, module in model.named_modules() if is_fused(module)]
     unswap(model)
     left = reasons(model)
     before, (seconds, kept) = min(found.stock.items(), key=lambda item: item[1][0])

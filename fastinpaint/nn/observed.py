@@ -17,9 +17,12 @@ _C = torch._C
 
 
 def hooked(module: nn.Module, own: int = 0) -> bool:
-    """Whether hooks other than the library's see the module's inputs or outputs."""
+    """Whether hooks other than the library's, and than those that compute a weight, see the module's maps."""
+    count = len(module._forward_hooks) + len(module._forward_pre_hooks)
+    if count > own and module._forward_pre_hooks:
+        count -= sum(map(computes_weight, module._forward_pre_hooks.values()))
     return bool(
-        len(module._forward_hooks) + len(module._forward_pre_hooks) > own
+        count > own
         or module._backward_hooks
         or module._backward_pre_hooks
         or torch_module._global_forward_hooks
@@ -27,6 +30,11 @@ def hooked(module: nn.Module, own: int = 0) -> bool:
         or torch_module._global_backward_hooks
         or torch_module._global_backward_pre_hooks
     )
+
+
+def computes_weight(hook: Any) -> bool:
+    """Whether a forward pre-hook computes a weight: `torch.nn.utils.weight_norm`, ``spectral_norm``, ``prune``."""
+    return (getattr(hook, "__module__", "") or "").startswith("torch.nn.utils.")
 
 
 def unobserved(module: Any) -> bool:

@@ -141,14 +141,24 @@ def test_report_names_what_was_left_and_why() -> None:
     net.normed = nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 1, 1))
     net.even = nn.Conv2d(1, 1, 2, padding="same")
     report = fastinpaint.accelerate(net).fastinpaint_report
-    assert report.swapped == ["stem.0", "stem.1", "stem.2", "bn", "group.0", "group.1", "group.2", "gate", "fc"]
+    assert report.swapped == [
+        "stem.0",
+        "stem.1",
+        "stem.2",
+        "bn",
+        "group.0",
+        "group.1",
+        "group.2",
+        "gate",
+        "fc",
+        "normed",
+    ]
     assert report.left == {
         "conv": "padding_mode is 'reflect'; only 'zeros' is fused.",
         "own": "Own is a subclass of Conv2d, and may compute something else.",
-        "normed": "ParametrizedConv2d is a subclass of Conv2d, and may compute something else.",
         "even": "padding='same' pads the two ends of an axis differently here.",
     }
-    assert str(report).startswith("9 layers swapped, 4 cannot be fused.\n  conv: padding_mode")
+    assert str(report).startswith("10 layers swapped, 3 cannot be fused.\n  conv: padding_mode")
 
 
 def test_restore_of_layers_parametrized_afterwards() -> None:
