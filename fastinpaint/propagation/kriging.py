@@ -82,7 +82,8 @@ def _estimated(wanted: np.ndarray, ring: np.ndarray, plane: np.ndarray) -> np.nd
     colours = np.zeros((count + 1, 3), np.float32)
     colours[:count] = plane[tuple(ring.T)]
     weights = cv2.solve(system, colours, flags=cv2.DECOMP_LU)[1]
-    return weights[count] - cv2.gemm(_distances(wanted, ring), weights[:count], 1, None, 0)
+    differences = cv2.gemm(_distances(wanted, ring), weights[:count], 1, None, 0)  # type: ignore[call-overload]
+    return weights[count] - differences
 
 
 def _distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
