@@ -55,9 +55,9 @@ def accelerate(
     timings show, and keeps no more for backward. Where times differ by noise, fewer kept bytes decide.
 
     Modules keep their identity: names, parameters, buffers, ``state_dict`` and optimiser state stay as they are, and
-    checkpoints go both ways. Inside the model activations are deferred; what the model returns, what its foreign layers
-    get and what hooks see are plain tensors. ``print(model.fastinpaint_report)`` says what was chosen, why, and what it
-    gained.
+    checkpoints go both ways. The model's class becomes one derived from it, of the same name. Inside the model
+    activations are deferred; what the model returns, what its foreign layers get and what hooks see are plain tensors.
+    ``print(model.fastinpaint_report)`` says what was chosen, why, and what it gained.
 
     Measuring costs 30 to 60 steps once for each set of shapes and mode (with gradients or without). It is remembered on
     disk, leaves parameters, buffers, gradients and random states as they were, and does not happen under compilers,

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastinpaint.acceleration.root import BEFORE
 from fastinpaint.nn.observed import computes_weight
 
 CONTAINERS = (list, dict, set, collections.deque)
 TORCHS = frozenset(vars(nn.Module()))  # the attributes of every module
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", BEFORE)
 
 
 def why_not(model: nn.Module) -> str | None:

@@ -11,9 +11,10 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.modules.padding import _ConstantPadNd
 
-from fastinpaint.acceleration.borders import add_border_hooks, guard_gradients
+from fastinpaint.acceleration.borders import BORDERS, GUARDS, add_border_hooks, guard_gradients
 from fastinpaint.acceleration.kinds import FUSED, fused_class, is_fusable, is_fused, learn_subclasses, plain_class
 from fastinpaint.acceleration.plan import Plan
+from fastinpaint.acceleration.root import Root, can_derive, fit, own_class
 from fastinpaint.nn import layers
 from fastinpaint.nn.padded import zeros_of
 from fastinpaint.nn.raw import Options
@@ -41,6 +42,7 @@ def swap(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], dict[st
     if plan.stock:
         if plan.channels_last:
             guard_gradients(model)
+        fit(model)
         return swapped, reasons(model)
     read_by_fused = _read_by_fused(model)
     for name, module in list(model.named_modules()):
@@ -57,8 +59,9 @@ def swap(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], dict[st
             if plan.by_rule and isinstance(module, NORMS):
                 module._fastinpaint_follows = True  # type: ignore[assignment]
             swapped.append(name)
-    add_border_hooks(model, is_fused)
+    add_border_hooks(model, is_fused, root=not can_derive(model))
     guard_gradients(model)
+    fit(model, Sequential if own_class(type(model)) is nn.Sequential else None)
     return swapped, left
 
 
@@ -74,7 +77,7 @@ def _read_by_fused(model: nn.Module) -> set[nn.Module]:
 def _is_row(module: nn.Module) -> TypeGuard[nn.Sequential]:
     """Whether it passes what a layer returns to the next one, and nothing else."""
     forwards = (nn.Sequential.forward, Sequential.forward)
-    return isinstance(module, nn.Sequential) and type(module).forward in forwards
+    return isinstance(module, nn.Sequential) and own_class(type(module)).forward in forwards
 
 
 def _is_wanted(plan: Plan, name: str, module: nn.Module) -> bool:
@@ -91,10 +94,12 @@ def unswap(model: Model) -> Model:
             module.__class__ = kind
             del module._fastinpaint, module._fastinpaint_accelerated
             vars(module).pop("_fastinpaint_follows", None)
+        for handle in (*vars(module).pop(BORDERS, ()), *vars(module).pop(GUARDS, ())):
+            handle.remove()
         if type(module) in (Sequential, Row):
             module.__class__ = nn.Sequential
-        for handle in vars(module).pop("_fastinpaint_borders", ()):
-            handle.remove()
+        elif isinstance(module, Root):
+            fit(module, nn.Sequential if own_class(type(module)) is Sequential else None)
         vars(module).pop("_fastinpaint_plain", None)
     return model
 

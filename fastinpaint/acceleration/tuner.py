@@ -20,13 +20,14 @@ from tqdm import tqdm
 
 from fastinpaint.acceleration import keys, layout, sandbox
 from fastinpaint.acceleration.adapt import adapt_plan
-from fastinpaint.acceleration.borders import TUNER
+from fastinpaint.acceleration.borders import BORDERS, TUNER
 from fastinpaint.acceleration.example import Example
 from fastinpaint.acceleration.finals import Goal
 from fastinpaint.acceleration.keys import Key, Modes, key_of
 from fastinpaint.acceleration.kinds import is_fusable, is_fused
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.report import Report, layers_of, limit_of
+from fastinpaint.acceleration.root import unwatch, watch
 from fastinpaint.acceleration.search import LAYOUTS, search
 from fastinpaint.acceleration.swap import reasons, swap, unswap
 from fastinpaint.acceleration.trial import Runner, compile_ahead
@@ -84,23 +85,20 @@ class Tuner:
 
 
 def watch_calls(model: nn.Module, tuner: Tuner) -> None:
-    """Register the hook that measures the model on the first call of each new set of shapes."""
+    """Measure the model on the first call of each new set of shapes."""
     vars(model)[TUNER] = tuner
-    tuner_handle = model.register_forward_pre_hook(before_call, with_kwargs=True, prepend=True)
-    vars(model)["_fastinpaint_tuner_hook"] = tuner_handle
+    watch(model, TUNER, before_call)
 
 
 def unwatch_calls(model: nn.Module) -> None:
     """Undo `watch_calls`."""
     for module in model.modules():
-        vars(module).pop(TUNER, None)
-        handle = vars(module).pop("_fastinpaint_tuner_hook", None)
-        if handle is not None:
-            handle.remove()
+        if vars(module).pop(TUNER, None) is not None:
+            unwatch(module, TUNER)
 
 
 def before_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Pre-forward hook: use the plan of these shapes, measured if new; returns inputs in its layout."""
+    """Runs before a call: use the plan of these shapes, measured if new; returns inputs in its layout."""
     if torch.compiler.is_compiling() or getattr(
         model, "_is_replica", False
     ):  # a replica of nn.DataParallel, in a thread
@@ -115,7 +113,7 @@ def before_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
             before = tuner.plan
             if not runs_elsewhere(model):
                 _follow(model, tuner, key, Example(args, kwargs))
-        if tuner.plan != before and not tuner.plan.stock:
+        if tuner.plan != before and vars(model).get(BORDERS):
             region.enter(model)  # the hook that does so was added too late for this call
     if tuner.plan.channels_last and not (
         torch._C._get_tracing_state() is not None or torch._C._are_functorch_transforms_active()

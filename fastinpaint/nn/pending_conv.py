@@ -123,7 +123,7 @@ class PendingConv(Raw):
                 f"fastinpaint: a weight of shape {tuple(self.weight.shape)} was modified in place before the deferred "
                 "convolution that reads it ran; use the result, or call .clone() on it, before an optimiser's step."
             )
-        packs = self.device.type == "cuda" or self.options.backend == "triton"
+        packs = self.device.type == "cuda" or self.options.backend in ("cuda", "triton")
         if packs and torch.compiler.is_compiling():  # one copy in the compiled graph, for both passes
             weight, packs = weight.to(dtype, memory_format=memory_format(weight.dim())), False
         elif packs:  # `Call.packs`: its node packs a weight that need not be cast, which is no node of its own

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled, is_inference_mode_enabled
 
 from fastinpaint.ops.conv_block import batch_stats
 from fastinpaint.ops.saved import Recipe
@@ -30,8 +30,7 @@ class Mode(NamedTuple):
     @staticmethod
     def now() -> Mode:
         """The mode in force. A compiler has no inference mode."""
-        inference = not torch.compiler.is_dynamo_compiling() and torch.is_inference_mode_enabled()
-        return MODES[torch.is_grad_enabled(), inference]
+        return MODES[is_grad_enabled(), not torch.compiler.is_dynamo_compiling() and is_inference_mode_enabled()]
 
     def again(self) -> AbstractContextManager[object]:
         """Enters the mode."""
