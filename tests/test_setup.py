@@ -55,7 +55,7 @@ def codes(rules: list[str], unit: str) -> list[str]:
 def test_both_libraries_are_built_for_every_architecture(script: ModuleType) -> None:
     rules = script.ninja_rules(Path("out"), Path("build"))
     assert libraries(rules) == ["libfastinpaint_cuda.so", "libfastinpaint_cpu.so"]
-    assert codes(rules, "conv_block/cuda/fwd_dgrad.cu") == ["sm_80", "sm_90a", "sm_100", "compute_80"]
+    assert codes(rules, "conv_block/cuda/fwd_dgrad.cu") == ["sm_80", "sm_90a", "compute_80"]
     assert codes(rules, "conv_block/cuda/hopper/fwd_dgrad.cu") == ["sm_90a"]
 
 
@@ -92,7 +92,7 @@ def test_a_wrong_architecture_is_named(asked: str, script: ModuleType, monkeypat
         script.ninja_rules(Path("out"), Path("build"))
     wrong = next(name for name in asked.split(";") if name != "80")
     assert stopped.value.code == (
-        f"FASTINPAINT_CUDA_ARCHS must name architectures from 80 on, as 80;90a;100, got {wrong!r}."
+        f"FASTINPAINT_CUDA_ARCHS must name architectures from 80 on, as 80;90a, got {wrong!r}."
     )
 
 
