@@ -102,7 +102,7 @@ def cpu_variants(source: Path) -> list[tuple[str, list[str]]]:
 
 
 def precompiled(cxx: str, build: Path) -> dict[str, Path]:
-    """For each instruction set where g++ finds the header of vectors parsed: parsing it can take half of a unit's time."""
+    """The header of vectors for each instruction set, which g++ parses once: that can take half of a unit's time."""
     if "g++" not in Path(cxx).name or "clang" in Path(cxx).name:
         return {}
     return {name: build / "cpu" / f"cpu_math_{name}.h" for name in {**ISAS, **BF16_ISAS}}
