@@ -1,6 +1,6 @@
 """Runs everything that needs a GPU, in one command and into one folder: ``make gpu-check``.
 
-    python -m benchmarks.gpu_check [--parts build tests tune bench sanitizers report] [--out build/gpu-check]
+    python -m benchmarks.gpu_check [--parts build tests sanitizers tune bench report] [--out build/gpu-check]
                                    [--seconds 560] [--anyway]
 
 Parts can also run alone. Everything ends within ``--seconds``: if time runs short, the least important steps are

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tools.inspect import sass
 
-PARTS = ("build", "tests", "tune", "bench", "sanitizers", "report")
+PARTS = ("build", "tests", "sanitizers", "tune", "bench", "report")
 
 
 @dataclass
@@ -44,7 +44,7 @@ def plan(out: Path) -> list[list[Step]]:
     that end early leave their time to later ones. The limits are for one large GPU with 16 cores; the real times have
     not been measured yet. Kernel measurements are remembered in the output folder only.
     """
-    groups = [*_build(), _tests(out), *_bench(out), _sanitizers(), [_report(out)]]
+    groups = [*_build(), _tests(out), _sanitizers(), *_bench(out), [_report(out)]]
     for step in (step for group in groups for step in group):
         alone = step.part in ("bench", "tune")  # steps that run in parallel must not measure
         step.environment["FASTINPAINT_CACHE"] = str(out / ("chosen" if alone else "disturbed"))
@@ -165,7 +165,7 @@ def _sanitizers() -> list[Step]:
     for i, (tool, cases) in enumerate({"memcheck": 12, "racecheck": 6, "synccheck": 6, "initcheck": 6}.items()):
         ours = [] if tool == "initcheck" else ["--kernel-name", "kernel_substring=_ZN2fi"]  # namespace fi
         command = [_compute_sanitizer(), "--tool", tool, "--port", str(49152 + 100 * i), *every, *ours]
-        step = Step("sanitizers", tool, [*command, *_fuzz("cuda", cases), "--unjudged"], 50, 25, 4)
+        step = Step("sanitizers", tool, [*command, *_fuzz("cuda", cases), "--unjudged"], 50, 25, 2)
         step.environment["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
         steps.append(step)
     return steps

@@ -16,7 +16,7 @@ from fastinpaint.acceleration.example import Example, arguments_of
 from fastinpaint.acceleration.finals import Goal
 from fastinpaint.acceleration.first_call import unwatch_first_call, watch_first_call
 from fastinpaint.acceleration.keys import key_of
-from fastinpaint.acceleration.kinds import FUSED, learn_subclasses
+from fastinpaint.acceleration.kinds import is_fusable, layer_class, learn_subclasses
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.report import Layer, Report
 from fastinpaint.acceleration.rules import choices
@@ -33,7 +33,7 @@ from fastinpaint.acceleration.tuner import (
 from fastinpaint.ops.dispatch import native, native_cpu, registry, tuning_cache
 
 Model = TypeVar("Model", bound=nn.Module)
-MEMORY = ("default", "low")
+MEMORY = ("default", "low", "least")
 OBJECTIVES = ("speed", "balanced", "memory", "fuse")
 VARIABLE = "FASTINPAINT_OBJECTIVE"
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -55,9 +55,9 @@ def accelerate(
     timings show, and keeps no more for backward. Where times differ by noise, fewer kept bytes decide.
 
     Modules keep their identity: names, parameters, buffers, ``state_dict`` and optimiser state stay as they are, and
-    checkpoints go both ways. Inside the model activations are deferred; what the model returns, what its foreign layers
-    get and what hooks see are plain tensors. ``print(model.fastinpaint_report)`` says what was chosen, why, and what it
-    gained.
+    checkpoints go both ways. The model's class becomes one derived from it, of the same name. Inside the model
+    activations are deferred; what the model returns, what its foreign layers get and what hooks see are plain tensors.
+    ``print(model.fastinpaint_report)`` says what was chosen, why, and what it gained.
 
     Measuring costs 30 to 60 steps once for each set of shapes and mode (with gradients or without). It is remembered on
     disk, leaves parameters, buffers, gradients and random states as they were, and does not happen under compilers,
@@ -74,13 +74,16 @@ def accelerate(
         model: any ``nn.Module``; changed and returned. An accelerated model may be given again with other options.
         backend: a name of `fastinpaint.ops.dispatch.registry.BACKENDS` or "auto". A name fuses every layer
             that can be, with that backend, and measures nothing.
-        memory: "default": backward keeps every raw map of a fused layer and recomputes batch norm, ReLU, additions and
-            concatenations. "low": it also computes again what is cheap: maps whose values cost few multiply-adds. A
-            number up to 1, or "512MB": a budget of kept bytes, as a share of the stock model's or absolute.
+        memory: "default": backward keeps the raw maps of fused layers and recomputes batch norm, ReLU, additions and
+            concatenations; where a first layer is cheap, its map too. "low": it also computes again every map whose
+            values cost few multiply-adds. "least": it computes every convolution again, as checkpointing of the whole
+            model would. A number up to 1, or "512MB": the fastest plan within a budget of the bytes that are kept
+            between forward and backward, as a share of the stock model's or absolute. What backward computes again
+            and holds does not count against a budget; the report has both.
         example: a batch: one tensor, a tuple of arguments, or a dict of keyword arguments. It is measured at once.
         objective: "speed": the fastest. "balanced": the fewest kept bytes within 5 % of the fastest's time. "memory":
             the fewest kept bytes. "fuse": every layer that can be fused, without measuring. Default: the environment's
-            ``FASTINPAINT_OBJECTIVE``, else "memory" with memory="low", else "speed".
+            ``FASTINPAINT_OBJECTIVE``, else "memory" with memory="low" or "least", else "speed".
         channels_last: the layout of the weights and inputs: False for contiguous, None for the faster one.
 
     Returns:
@@ -110,7 +113,7 @@ def accelerate(
             objective=objective, how="rules", notes=[reason], left=reasons(model)
         )
         return model
-    plan, rows = _by_rules(model, "low" if memory == "low" else "default")
+    plan, rows = _by_rules(model, memory if memory in MEMORY else "default")
     _put_unmeasured(model, plan, backend, Report(objective=objective, how="rules", layers=rows))
     layouts = (False, True) if channels_last is None else (channels_last,)
     tuner = Tuner(Goal(objective, budget, layouts), backend, plan)
@@ -139,7 +142,7 @@ def restore(model: Model) -> Model:
 def _objective(objective: str | None, memory: str | float, backend: str) -> str:
     """The objective. A backend by name means that everything is fused."""
     if objective is None:
-        objective = os.environ.get(VARIABLE) or ("memory" if memory == "low" else "speed")
+        objective = os.environ.get(VARIABLE) or ("memory" if memory in MEMORY[1:] else "speed")
     if objective not in OBJECTIVES:
         raise ValueError(f"accelerate: objective must be one of {', '.join(OBJECTIVES)}, got {objective!r}.")
     return objective if backend == "auto" else "fuse"
@@ -181,14 +184,13 @@ def _no_kernels(model: nn.Module) -> str | None:
 
 def _by_rules(model: nn.Module, tier: str) -> tuple[Plan, list[Layer]]:
     """The plan of the rules, and each convolution's rule."""
-    convs = {
-        name: m for name, m in model.named_modules() if isinstance(m, nn.modules.conv._ConvNd) and type(m) in FUSED
-    }
+    convs = {name: m for name, m in model.named_modules() if isinstance(m, nn.modules.conv._ConvNd) and is_fusable(m)}
     chosen = choices(convs)
     fused = {name: tier for name, (pays, _) in chosen.items() if pays}
     plan = Plan(fused=fused, contiguous=not _is_channels_last(model), memory=tier, by_rule=True)
     rows = [
-        Layer(name, type(convs[name]).__name__, plan.tier(name) or "stock", why) for name, (_, why) in chosen.items()
+        Layer(name, layer_class(convs[name]).__name__, plan.tier(name) or "stock", why)
+        for name, (_, why) in chosen.items()
     ]
     return plan, rows
 

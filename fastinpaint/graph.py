@@ -102,8 +102,7 @@ class GraphedStep:
     tensor updated in place: a learning rate that is a Python number is frozen. A step that cannot be captured runs
     kernel by kernel, with one warning. So does a batch whose shapes differ from the first one's.
 
-    ``torch.cuda.make_graphed_callables`` is torch's own way, for the model alone. It refuses a module with hooks, as an
-    accelerated model has: give it ``torch.nn.Sequential(model)``.
+    ``torch.cuda.make_graphed_callables`` is torch's own way, for the model alone. It takes an accelerated model.
 
     Args:
         step: takes a batch's tensors on the device.

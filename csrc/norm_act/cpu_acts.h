@@ -13,7 +13,7 @@
 namespace {
 
 struct OfChannel {};  // the base of activations whose parameter differs between channels
-struct Costly {};     // the base of activations that take an exponential or erf
+struct Costly {};     // the base of activations that take an exponential, but for gelu's
 
 // The parameter of an activation that is chosen at each vector.
 template <class V, class A>
@@ -88,12 +88,11 @@ struct Acts {
       return da * (A(1) - t * t);
     }
   };
-  struct Gelu : Costly {
-    static V phi(V z) { return A(0.5) * (A(1) + erf_of(z * A(0.70710678118654752440))); }
-    static V fwd(V z, A) { return z * phi(z); }
-    static V bwd(V z, A, V da) { return da * (phi(z) + z * A(0.39894228040143267794) * exp_of(A(-0.5) * z * z)); }
+  struct Gelu {
+    static V fwd(V z, A) { return gelu_of(z); }
+    static V bwd(V z, A, V da) { return da * gelu_slope_of(z); }
   };
-  struct GeluTanh : Costly {  // 0.5 * (1 + tanh(u)) is sigmoid(2 * u)
+  struct GeluTanh {  // 0.5 * (1 + tanh(u)) is sigmoid(2 * u)
     static V twice_u(V z) { return A(1.59576912160573071176) * (z + A(0.044715) * z * z * z); }
     static V fwd(V z, A) { return z * sigmoid(twice_u(z)); }
     static V bwd(V z, A, V da) {

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastinpaint.acceleration.plan import Plan
+from fastinpaint.acceleration.root import own_class
 from fastinpaint.acceleration.trial import Trial
 from fastinpaint.nn.dropped import GradientDroppedError
 
@@ -61,10 +62,10 @@ def adapt_plan(
 def same_place(model: nn.Module, name: str) -> list[str]:
     """The layers at the same place in modules of the same class, this one included."""
     parent, _, own = name.rpartition(".")
-    kind = type(model.get_submodule(parent))
+    kind = own_class(type(model.get_submodule(parent)))
     if kind in (nn.Sequential, nn.ModuleList, nn.ModuleDict):
         return [name]
-    modules = [(other, module) for other, module in model.named_modules() if type(module) is kind]
+    modules = [(other, module) for other, module in model.named_modules() if own_class(type(module)) is kind]
     return [f"{other}.{own}" if other else own for other, module in modules if hasattr(module, own)]
 
 

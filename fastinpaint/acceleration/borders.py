@@ -2,51 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fastinpaint.nn import layers, region
 from fastinpaint.nn.deferred import plain
 from fastinpaint.nn.deferred_tensor import DeferredTensor
 from fastinpaint.nn.linear import forget
+from fastinpaint.nn.sample_norms import contiguous_gradient
 from fastinpaint.nn.sequential import Row, Sequential
 
-TUNER = "_fastinpaint_tuner"  # the attribute of a model that measures its first calls, by one hook
-FIRST_CALL = "_fastinpaint_first_call"  # of a model that compiles its kernels when it is first called, by one hook
+BORDERS = "_fastinpaint_borders"  # attribute of a swapped model's modules: the handles of their hooks
+GUARDS = "_fastinpaint_guards"  # of modules that may call torch's instance norm: the handle of their hook
+TUNER = "_fastinpaint_tuner"  # of a model that measures its first calls
+FIRST_CALL = "_fastinpaint_first_call"  # of a model that compiles its kernels when it is first called
 
 
-def add_border_hooks(model: nn.Module, fused: frozenset[type[nn.Module]]) -> None:
+def add_border_hooks(model: nn.Module, is_fused: Callable[[nn.Module], bool], root: bool) -> None:
     """Put hooks on foreign modules and on containers called from outside.
 
     Args:
-        fused: the classes of fused layers.
+        is_fused: whether a module is a fused layer.
+        root: whether the model itself gets hooks too: see `fastinpaint.acceleration.root`.
     """
-    holders = {id(module) for module in model.modules() if any(type(m) in fused for m in module.modules())}
+    holders = {id(module) for module in model.modules() if any(map(is_fused, module.modules()))}
     seen: set[int] = set()
 
     def walk(module: nn.Module) -> None:
-        if id(module) in seen or type(module) in fused:
+        if id(module) in seen or is_fused(module):
             return
         seen.add(id(module))
+        handles = list[Any]()
         if id(module) not in holders:
-            handles = []
-            if not isinstance(module, torch.jit.ScriptModule):  # it does not support this hook
+            # a script does not support this hook
+            if not isinstance(module, torch.jit.ScriptModule) and (root or module is not model):
                 before = BEFORE.get(type(module), _plain_inputs)
                 handles = [module.register_forward_pre_hook(before, with_kwargs=True, prepend=True)]
         else:
-            if type(module) is nn.Sequential:
-                module.__class__ = Sequential if module is model else Row
-            handles = [
-                module.register_forward_pre_hook(_enter, with_kwargs=True, prepend=True),
-                module.register_forward_hook(_leave, prepend=True, always_call=True),
-            ]
+            if type(module) is nn.Sequential and module is not model:
+                module.__class__ = Row
+            elif type(module) is nn.Sequential and root:
+                module.__class__ = Sequential
+            if root or module is not model:
+                handles = [
+                    module.register_forward_pre_hook(_enter, with_kwargs=True, prepend=True),
+                    module.register_forward_hook(_leave, prepend=True, always_call=True),
+                ]
             for child in module.children():
                 walk(child)
-        vars(module)["_fastinpaint_borders"] = tuple(handles)
+        vars(module)[BORDERS] = tuple(handles)
 
     walk(model)
+
+
+def guard_gradients(model: nn.Module) -> None:
+    """Put hooks on torch's instance norms, and on other leaves that may call it; see `contiguous_gradient`."""
+    for module in model.modules():
+        if "_fastinpaint" in vars(module) or isinstance(module, torch.jit.ScriptModule):
+            continue
+        own = not any(True for _ in module.children()) and type(module).__module__.partition(".")[0] != "torch"
+        if own or isinstance(module, _InstanceNorm):
+            handle = module.register_forward_hook(_guarded, prepend=True)
+            vars(module)[GUARDS] = (handle,)
+
+
+def _guarded(module: nn.Module, args: tuple[Any, ...], result: Any) -> Any:
+    """Runs after such a module."""
+    return contiguous_gradient(result)
 
 
 def _plain_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -71,7 +97,9 @@ BEFORE = {nn.Identity: _hooked_inputs, **dict.fromkeys(POOLS, _pooled_inputs)}
 
 def _own_hooks(module: nn.Module) -> int:
     """The number of the module's hooks that belong to this library."""
-    return len(vars(module).get("_fastinpaint_borders", ())) + (TUNER in vars(module)) + (FIRST_CALL in vars(module))
+    own = vars(module)
+    handles = len(own.get(BORDERS, ())) + len(own.get(GUARDS, ()))
+    return handles + (f"{TUNER}_hook" in own) + (f"{FIRST_CALL}_hook" in own)
 
 
 def _enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
@@ -86,18 +114,22 @@ def _enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
 def _leave(module: nn.Module, args: tuple[Any, ...], result: Any) -> Any:
     """Runs after a container, also when it raised."""
     region.leave(module)
-    compiling = torch.compiler.is_compiling()
-    within = not compiling and region.inside()
-    if type(result) is DeferredTensor and not compiling and not within:
+    hooked, compiling = layers.hooked(module, _own_hooks(module)), torch.compiler.is_compiling()
+    # read from the attributes' dictionary: torch makes a sentence for each attribute that a module lacks
+    outermost = "fastinpaint_report" in vars(module) or not (compiling or region.inside())
+    if outermost and not compiling:
+        return finished(result, hooked)
+    return plain(result, hooked) if outermost or hooked else None
+
+
+def finished(result: Any, hooked: bool) -> Any:
+    """What an accelerated model returns, as plain tensors, after `region.leave`. hooked: whether hooks will see it."""
+    if type(result) is DeferredTensor and not region.inside():
         steps = result.last_steps()
         for step in steps:  # run here, to keep the call stack short
             apply, arguments = step.prepare()
             step.finish(arguments, apply(*arguments))
         if steps:
             result.become(steps[-1])
-    hooked = layers.hooked(module, _own_hooks(module))
-    # read from the attributes' dictionary: torch makes a sentence for each attribute that a module lacks
-    outermost = "fastinpaint_report" in vars(module) or not (compiling or within)
-    if outermost and not compiling:
-        forget(result)
-    return plain(result, hooked) if outermost or hooked else None
+    forget(result)
+    return plain(result, hooked)

@@ -32,7 +32,9 @@ class Goal:
 
     Attributes:
         objective: "speed", "balanced" or "memory".
-        budget: kept bytes, a share of stock's (at most 1), or None.
+        budget: bytes that autograd keeps between forward and backward, a share of stock's (at most 1), or None. What
+            backward computes again does not count against it: torch.compile counts so too, and a network's largest
+            layer alone would exceed a small share.
         layouts: the layouts that may be chosen: whether channels-last.
     """
 

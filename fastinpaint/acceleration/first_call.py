@@ -17,9 +17,10 @@ import torch
 from torch import nn
 
 from fastinpaint.acceleration import sandbox
-from fastinpaint.acceleration.borders import FIRST_CALL
+from fastinpaint.acceleration.borders import BORDERS, FIRST_CALL
 from fastinpaint.acceleration.example import Example
 from fastinpaint.acceleration.plan import Plan
+from fastinpaint.acceleration.root import unwatch, watch
 from fastinpaint.acceleration.swap import swap, unswap
 from fastinpaint.acceleration.trial import ONE_BY_ONE, Runner, compile_ahead
 from fastinpaint.acceleration.tuner import can_run_extra_steps, runs_elsewhere, waits_for_shapes
@@ -27,7 +28,6 @@ from fastinpaint.nn import region
 from fastinpaint.ops.dispatch import registry, triton_support
 
 logger = logging.getLogger(__name__)
-HANDLE = "_fastinpaint_first_call_hook"
 
 
 @dataclass
@@ -45,24 +45,22 @@ class FirstCall:
 
 
 def watch_first_call(model: nn.Module, plan: Plan, backend: str) -> None:
-    """Register the hook that compiles on a model's first call with gradients, and on its first without."""
+    """Compile on a model's first call with gradients, and on its first without."""
     on_gpu = torch.cuda.is_available() or registry.requested(backend) == "triton"
     if on_gpu and importlib.util.find_spec("triton") is not None and "_fastinpaint" not in vars(model):
         vars(model)[FIRST_CALL] = FirstCall(plan, backend)
-        vars(model)[HANDLE] = model.register_forward_pre_hook(before_first_call, with_kwargs=True, prepend=True)
+        watch(model, FIRST_CALL, before_first_call)
 
 
 def unwatch_first_call(model: nn.Module) -> None:
     """Undo `watch_first_call`."""
     for module in model.modules():
-        vars(module).pop(FIRST_CALL, None)
-        handle = vars(module).pop(HANDLE, None)
-        if handle is not None:
-            handle.remove()
+        if vars(module).pop(FIRST_CALL, None) is not None:
+            unwatch(module, FIRST_CALL)
 
 
 def before_first_call(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Pre-forward hook: compile what a call and its backward launch. It removes itself after both modes."""
+    """Runs before a call: compile what a call and its backward launch. It removes itself after both modes."""
     state, mode = vars(model)[FIRST_CALL], torch.is_grad_enabled()
     if mode in state.seen or torch.compiler.is_compiling() or getattr(model, "_is_replica", False):
         return
@@ -76,7 +74,7 @@ def before_first_call(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[s
     state.seen.add(mode)
     if len(state.seen) == 2:
         unwatch_first_call(model)
-    if ahead.can_collect() and _compile(model, Example(args, kwargs), state):
+    if ahead.can_collect() and _compile(model, Example(args, kwargs), state) and vars(model).get(BORDERS):
         region.enter(model)  # the hook that does so was added too late for this call
 
 

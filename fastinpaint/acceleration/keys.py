@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fastinpaint import _version
 from fastinpaint.acceleration.example import Example
+from fastinpaint.acceleration.root import own_class
 from fastinpaint.ops.dispatch import autotune, native, tuning_cache
 from fastinpaint.ops.dispatch.source_hash import source_hash
 
@@ -178,7 +179,7 @@ def problem(model: nn.Module, example: Example, training: bool, asked: tuple[Any
     """A key for the file of remembered choices: the network's structure, the call and what was asked for."""
     modules = []
     for name, module in model.named_modules():
-        kind: Any = type(module)
+        kind: Any = own_class(type(module))
         modules.append((name, kind.__module__, kind.__qualname__, module.extra_repr(), _code_hash(kind)))
     weights = [(name, tuple(p.shape), str(p.dtype), str(p.device)) for name, p in model.named_parameters()]
     call = key_of(model, example.args, example.kwargs, Modes())

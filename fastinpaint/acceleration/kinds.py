@@ -43,14 +43,51 @@ _HARMLESS = {
 def learn_subclasses(model: nn.Module) -> None:
     """Add to `FUSED` and `PLAIN` the model's subclasses of torch's layers that compute the same as their parent."""
     for module in model.modules():
-        kind = type(module)
-        if kind not in FUSED and kind not in PLAIN and not is_parametrized(module):
+        kind = layer_class(module)
+        if kind not in FUSED and kind not in PLAIN:
             _learn(kind)
 
 
-def torch_class(kind: type[nn.Module]) -> type[nn.Module]:
-    """Torch's own class of a layer that can be fused; any other class itself."""
+def layer_class(module: nn.Module) -> type[nn.Module]:
+    """A module's class, without the one that `torch.nn.utils.parametrize` has derived from it."""
+    kind = type(module)
+    return kind.__bases__[0] if is_parametrized(module) else kind
+
+
+def torch_class(module: nn.Module) -> type[nn.Module]:
+    """Torch's own class of a layer that can be fused; the class of any other module."""
+    kind = layer_class(module)
     return next((one for one in kind.__mro__ if one in _TORCHS), kind) if kind in FUSED else kind
+
+
+def is_fusable(module: nn.Module) -> bool:
+    """Whether it is a stock layer whose class has a fused one."""
+    return layer_class(module) in FUSED
+
+
+def is_fused(module: nn.Module) -> bool:
+    """Whether it is a fused layer."""
+    return layer_class(module) in PLAIN
+
+
+def fused_class(module: nn.Module) -> type[nn.Module]:
+    """The fused class of a stock layer. It computes parametrized weights as the layer's own class does."""
+    return _derived(module, FUSED[layer_class(module)])
+
+
+def plain_class(module: nn.Module) -> type[nn.Module] | None:
+    """The class that a fused layer had before; None for other modules."""
+    parent = PLAIN.get(layer_class(module))
+    return None if parent is None else _derived(module, parent)
+
+
+def _derived(module: nn.Module, parent: type[nn.Module]) -> type[nn.Module]:
+    """The parent. If the module is parametrized, a class with its properties over that parent."""
+    if not is_parametrized(module):
+        return parent
+    kind = type(module)
+    own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+    return type(kind.__name__, (parent,), own)
 
 
 def _learn(kind: type[nn.Module]) -> None:

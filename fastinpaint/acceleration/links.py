@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from fastinpaint.acceleration.kinds import FUSED, torch_class
+from fastinpaint.acceleration.kinds import is_fusable, torch_class
 from fastinpaint.acceleration.swap import NORMS
 
 CONVOLUTIONS = {"Conv2d", "Conv3d", "ConvTranspose2d", "ConvTranspose3d"}
@@ -108,20 +108,22 @@ def record(model: nn.Module, run: Callable[[], Any]) -> Links:
             given = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
             maker = made[id(given)][0] if id(given) in made else None
             if maker is not None:
-                links.readers.setdefault(maker, set()).add(torch_class(type(module)).__name__)
+                links.readers.setdefault(maker, set()).add(torch_class(module).__name__)
             result = forward(*args, **kwargs)
             if isinstance(module, _ConvNd) and given is not None and given.shape[2:].numel() == 1:
                 small.add(name)
             if isinstance(result, Tensor):
-                linear = torch_class(type(module)) is nn.Linear and id(given) in cheap
+                linear = torch_class(module) is nn.Linear and id(given) in cheap
                 _note(links, made, name, module, given, maker, result, linear)
-                if torch_class(type(module)) in RECOMPUTED and not getattr(module, "inplace", False):
+                if torch_class(module) in RECOMPUTED and not getattr(module, "inplace", False):
                     cheap[id(result)] = result
             return result
 
         return noted
 
-    leaves = {name: m for name, m in model.named_modules() if not any(True for _ in m.children()) and name}
+    leaves = {
+        name: m for name, m in model.named_modules() if name and (is_fusable(m) or not any(True for _ in m.children()))
+    }
     if not leaves:
         leaves = {"": model}
     with wrapped_forwards(leaves, around):
@@ -156,5 +158,5 @@ def _note(
         if linear:
             links.linears.add(name)
         made[id(result)] = (name, result)
-    elif maker is not None and (type(module) is nn.Identity or type(module) in FUSED):
+    elif maker is not None and (type(module) is nn.Identity or is_fusable(module)):
         made[id(result)] = (maker, result)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-STOCK, DEFAULT, SUMS, LOW = "stock", "default", "sums", "low"
+STOCK, DEFAULT, SUMS, LOW, LEAST = "stock", "default", "sums", "low", "least"
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Plan:
 
     Attributes:
         channels_last: whether the weights and the model's inputs are channels-last; None leaves both unchanged.
-        fused: the tier, "default", "sums" or "low", of every fused convolution and batch norm.
+        fused: the tier, "default", "sums", "low" or "least", of every fused convolution and batch norm.
         everything: fuse every layer that can be fused, with the tier `memory`, whatever `fused` contains.
         contiguous: whether the fused layers return contiguous tensors, for code that merges axes by ``view``.
         memory: the tier for `everything`.

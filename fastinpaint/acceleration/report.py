@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from fastinpaint.acceleration.kinds import FUSED
+from fastinpaint.acceleration.kinds import FUSED, layer_class
 from fastinpaint.acceleration.links import Links
 from fastinpaint.acceleration.plan import STOCK
 from fastinpaint.ops.dispatch import native_cpu
@@ -46,7 +46,9 @@ class Report:
         how: how the choice was made: "measured", "remembered", "rules" or "fuse".
         layers: each layer's choice.
         stock: by layout, "ms" per step and "kept_bytes" of the stock model.
-        before, after: the same figures of the better stock layout (named) and of the model now.
+        before, after: the same figures of the better stock layout (named) and of the model now. With a budget
+            "kept_bytes" are those between forward and backward, else the most that are kept and computed again at a
+            time; after has the latter as "held_bytes" too.
         smaller: plans that were not chosen and keep fewer bytes: "plan", "ms" and "kept_bytes" of each.
         cost: the "steps" run to choose, and their "seconds".
         limit: what limits the gain, in one sentence.
@@ -95,6 +97,8 @@ class Report:
         rows += [(name, f"{row['ms']:.1f}", f"{row['kept_bytes'] / 2**20:.1f}") for name, row in named]
         width = max(32, *(len(name) for name, *_ in rows))
         table = [f"{name:<{width}}{ms:>12}{kept:>12}" for name, ms, kept in rows]
+        if (held := self.after.get("held_bytes", 0)) > self.after["kept_bytes"]:
+            table.append(f"with what backward computes again up to {held / 2**20:.1f} MiB at a time")
         return [*table, f"chosen in {self.cost['steps']} steps, {self.cost['seconds']:.1f} s"]
 
     def _table(self) -> list[str]:
@@ -149,9 +153,9 @@ def layers_of(
             why = "slower fused" if fused_ms > stock_ms else "the step gained nothing" if gains else "gains too little"
         else:
             why = "faster fused" if fused_ms < stock_ms else "keeps fewer bytes"
-        found.append(Layer(name, type(modules[name]).__name__, tier, why, stock_ms, fused_ms))
+        found.append(Layer(name, layer_class(modules[name]).__name__, tier, why, stock_ms, fused_ms))
         joined = [layer for layer in links.unit(name)[1:] if isinstance(modules[layer], _ConvNd)]
-        found += [Layer(layer, type(modules[layer]).__name__, tier, "as the layer before") for layer in joined]
+        found += [Layer(layer, layer_class(modules[layer]).__name__, tier, "as the layer before") for layer in joined]
     return found
 
 

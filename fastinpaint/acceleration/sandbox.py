@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import collections
 import random
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastinpaint.acceleration.root import BEFORE
+from fastinpaint.nn.observed import computes_weight
+
 CONTAINERS = (list, dict, set, collections.deque)
 TORCHS = frozenset(vars(nn.Module()))  # the attributes of every module
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", BEFORE)
 
 
 def why_not(model: nn.Module) -> str | None:
@@ -36,14 +41,16 @@ def sandbox(model: nn.Module) -> Iterator[None]:
     A backward pass touches no gradient and no hook of the model's own parameters; a forward pass changes none of its
     buffers. Plain attributes are restored too, including tensors, lists, dicts and sets. So are modules that the model
     holds in plain lists and dicts, as a teacher whose weights must not be saved. Forward hooks of torch's own utilities
-    stay, because they compute weights.
+    stay, because they compute weights. Calls of the model in other threads wait until the end.
     """
     modules = all_modules(model)
     kept = [dict(vars(module)) for module in modules]
     states, put_back = random_states(), generators(modules)
     aliases: dict[int, Any] = {}
+    over = threading.Event()
     for module in modules:
         _replace(module, aliases)
+    vars(model)["_call_impl"] = partial(_called, model, threading.get_ident(), over)
     try:
         yield
     finally:
@@ -52,7 +59,16 @@ def sandbox(model: nn.Module) -> Iterator[None]:
             vars(module).update(attributes)
         states()
         put_back()
+        over.set()
         clear_casts()  # those of the sandbox's parameters
+
+
+def _called(model: nn.Module, own: int, over: threading.Event, /, *args: Any, **kwargs: Any) -> Any:
+    """A call of a model in the sandbox of the thread `own`."""
+    if threading.get_ident() == own:
+        return nn.Module._call_impl(model, *args, **kwargs)
+    over.wait()
+    return model(*args, **kwargs)
 
 
 def clear_casts() -> None:
@@ -154,9 +170,8 @@ def carries_graph(modules: list[nn.Module]) -> bool:
 
 
 def _is_torchs(kind: str, hook: Any) -> bool:
-    """Whether a hook computes a weight: `torch.nn.utils.weight_norm`, ``spectral_norm`` and ``prune`` do."""
-    home = getattr(hook, "__module__", "") or ""
-    return kind == "_forward_pre_hooks" and home.startswith("torch.nn.utils")
+    """Whether a hook computes a weight."""
+    return kind == "_forward_pre_hooks" and computes_weight(hook)
 
 
 def _alias(parameter: nn.Parameter | None, aliases: dict[int, Any]) -> nn.Parameter | None:

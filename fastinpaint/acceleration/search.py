@@ -13,7 +13,7 @@ from fastinpaint.acceleration import select
 from fastinpaint.acceleration.adapt import adapt_plan
 from fastinpaint.acceleration.finals import BUDGET_ERROR, SLACK, TRADE, Candidate, Goal, Stocks, decide
 from fastinpaint.acceleration.links import Links, record
-from fastinpaint.acceleration.plan import DEFAULT, LOW, STOCK, SUMS, Plan
+from fastinpaint.acceleration.plan import DEFAULT, LEAST, LOW, STOCK, SUMS, Plan
 from fastinpaint.acceleration.rules import rule_of
 from fastinpaint.acceleration.trial import Runner, Trial, second_per_byte
 
@@ -34,6 +34,7 @@ class SearchResult:
     Attributes:
         plan: the choice.
         seconds, kept: time and kept bytes of a step under the plan; kept is 0 without a backward pass.
+        held: the most bytes that are kept and computed again at a time.
         stock: by layout ("contiguous" or "channels-last"), seconds and kept bytes of the stock model.
         tiers: the tier of every part.
         parts: seconds by tier and part.
@@ -45,6 +46,7 @@ class SearchResult:
     plan: Plan
     seconds: float
     kept: int
+    held: int
     stock: dict[str, tuple[float, int]]
     tiers: dict[str, str] = field(default_factory=dict)
     parts: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -58,6 +60,7 @@ LAYOUTS = {False: "contiguous", True: "channels-last"}
 
 def search(runner: Runner, goal: Goal) -> SearchResult:
     """Find a plan by measurement. The runner's model must be in a sandbox."""
+    runner.counts_held = goal.budget is None
     runner.apply(Plan())
     runner.links = record(runner.model, lambda: runner.forward())
     tried = {flag: _stock(runner, flag) for flag in goal.layouts}
@@ -71,15 +74,17 @@ def search(runner: Runner, goal: Goal) -> SearchResult:
     if fused is not None:
         trials[DEFAULT] = fused
         if goal.objective != "speed" or goal.budget is not None:
-            trials |= _low(runner, fused, stocks[base])
+            trials |= _smaller_tiers(runner, fused, stocks[base])
     elif reason:
         notes.append(reason)
-    candidates = _Candidates(runner, trials, goal).all() if fused is not None else []
+    limit = goal.limit(min(trial.kept for trial in stocks.values()))
+    candidates = _Candidates(runner, trials, goal, limit).all() if fused is not None else []
     winner = decide(runner, stocks, candidates, goal)
     found = SearchResult(
         winner.trial.plan,
         winner.trial.seconds,
         winner.trial.kept,
+        max(winner.trial.kept, winner.trial.held),
         {LAYOUTS[flag]: (trial.seconds, trial.kept) for flag, trial in stocks.items()},
         winner.tiers,
         {tier: trial.parts for tier, trial in trials.items()},
@@ -87,7 +92,6 @@ def search(runner: Runner, goal: Goal) -> SearchResult:
         notes,
         _smaller(candidates, winner),
     )
-    limit = goal.limit(min(trial.kept for trial in stocks.values()))
     if limit is not None and found.kept > limit * BUDGET_ERROR:
         found.notes.insert(0, f"no choice keeps {limit / 2**20:.1f} MiB or less: this one keeps the fewest bytes.")
     return found
@@ -141,19 +145,22 @@ def _fused(runner: Runner, stocks: Stocks) -> tuple[bool, Trial | None, str]:
     return not base, again, ""
 
 
-def _low(runner: Runner, fused: Trial, like: Trial) -> dict[str, Trial]:
-    """Measure the model with every layer fused in the tier "low"; empty if that fails."""
-    tiers = dict.fromkeys(runner.links.order, LOW)
-    plan = select.plan_of(tiers, runner.links, fused.plan)
-    trial, _ = adapt_plan(runner.model, plan, like, lambda plan: runner.measure(plan, RUNS), runner.exact_results)
-    return {} if trial is None else {LOW: trial}
+def _smaller_tiers(runner: Runner, fused: Trial, like: Trial) -> dict[str, Trial]:
+    """Measure the model with every layer fused in the tiers "low" and "least"; without those that fail."""
+    found = {}
+    for tier in (LOW, LEAST):
+        plan = select.plan_of(dict.fromkeys(runner.links.order, tier), runner.links, fused.plan)
+        trial, _ = adapt_plan(runner.model, plan, like, lambda plan: runner.measure(plan, RUNS), runner.exact_results)
+        if trial is not None:
+            found[tier] = trial
+    return found
 
 
 class _Candidates:
     """Plans that are worth timing as whole steps, each measured once by parts."""
 
-    def __init__(self, runner: Runner, trials: dict[str, Trial], goal: Goal) -> None:
-        self.runner, self.trials, self.goal = runner, trials, goal
+    def __init__(self, runner: Runner, trials: dict[str, Trial], goal: Goal, limit: float | None) -> None:
+        self.runner, self.trials, self.goal, self.limit = runner, trials, goal, limit
         self.links, self.stock = runner.links, trials[STOCK]
         self.found: list[Candidate] = []
         for tier, trial in trials.items():
@@ -163,7 +170,7 @@ class _Candidates:
 
     def all(self) -> list[Candidate]:
         """Measure them: the wholly fused model is one, then what the rules say, then what the parts' times say."""
-        costs = select.Costs(self.trials, self.links, second_per_byte(self.runner.device))
+        costs = select.Costs(self.trials, self.links, second_per_byte(self.runner.device), held=self.runner.counts_held)
         by_rule = self.by_rule()
         if (
             sum(self.stock.parts.get(n, 0.0) for n, tier in by_rule.items() if tier != STOCK)
@@ -244,19 +251,31 @@ class _Candidates:
         self.measured(mixed, f"{best.name}, sums computed again")
 
     def smaller(self, costs: select.Costs) -> None:
-        """Plans that keep few bytes, or meet the budget."""
+        """Plans that meet the budget. Where there is none, or no plan meets it: those that keep the fewest bytes."""
         options = select.options(costs)
-        limit, error, tried = self.goal.limit(self.stock.kept), 0.0, []
+        if self.limit is not None and self.meeting(options, self.limit):
+            return
+        for _ in range(ATTEMPTS):
+            if not options:
+                return
+            option = self._smallest(options)
+            self.measured(option.tiers, "few bytes")
+            options = [other for other in options if other.tiers != option.tiers]
+
+    def meeting(self, options: list[select.Option], limit: float) -> bool:
+        """Measure the fastest plans that meet the budget by estimate until one does; returns whether one does."""
+        error, tried = 0.0, list[select.Tiers]()
         for _ in range(ATTEMPTS):
             left = [option for option in options if option.tiers not in tried]
             if not left:
-                return
-            option = self._smallest(left) if limit is None else _within(left, limit - error)
+                return False
+            option = _within(left, limit - error)
             tried.append(option.tiers)
-            kept = self.measured(option.tiers, "few bytes").trial.kept
-            if limit is not None and kept <= limit * BUDGET_ERROR:
-                return
+            kept = self.measured(option.tiers, "within the budget").trial.kept
+            if kept <= limit * BUDGET_ERROR:
+                return True
             error = kept - option.kept
+        return False
 
     def _smallest(self, options: list[select.Option]) -> select.Option:
         """The option with the fewest bytes among those that are fast enough."""

@@ -11,14 +11,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from fastinpaint.acceleration.links import Links
-from fastinpaint.acceleration.plan import DEFAULT, LOW, STOCK, Plan
+from fastinpaint.acceleration.plan import DEFAULT, LEAST, STOCK, Plan
 from fastinpaint.acceleration.trial import Trial
 
 DEAREST = 16.0  # times by which a measured boundary may cost more than was estimated
 MARGIN = 0.01  # relative gain that a part needs to be fused
 PRICES, DEARER = 48, 1.4  # prices of a kept byte that are tried, each higher than the one before by this factor
 SEGMENTS = (1, 2, 3, 4, 6, 8, 12, 16, 24)  # segments of maps; backward recomputes one segment at a time
-QUANTILES = 6  # thresholds of seconds per byte, up to which a map is computed again
+QUANTILES = 16  # thresholds of seconds per byte, up to which a map is computed again
 
 Tiers = dict[str, str]
 
@@ -41,8 +41,9 @@ class Costs:
         links: the record of the layers.
         second_per_byte: seconds per byte of an activation between a fused and a stock part, which is written out and,
             in backward, read again.
-        forgotten: by part, bytes that the tier "low" does not keep.
+        forgotten: by part, bytes that the tier "least" does not keep.
         again: by part, seconds to compute them again.
+        held: whether what backward computes again and holds at a time counts as kept.
         borders: by part, bytes that the next part reads: a norm's or an activation's result. A convolution's own result
             is there anyway, and linear layers read and return plain maps.
     """
@@ -53,33 +54,34 @@ class Costs:
     forgotten: dict[str, int] = field(default_factory=dict)
     again: dict[str, float] = field(default_factory=dict)
     borders: dict[str, int] = field(default_factory=dict)
+    held: bool = True
 
     def __post_init__(self) -> None:
         links = self.links
         bare = {name for name in links.order if links.is_bare(name)} | links.linears
         pairs = [(a, b) for a, b in itertools.pairwise(links.order) if a not in bare and b not in links.linears]
         self.borders = {a: links.input_bytes.get(b, 0) for a, b in pairs}
-        if LOW not in self.trials:
+        if LEAST not in self.trials:
             return
-        default, low = self.trials[DEFAULT], self.trials[LOW]
+        default, least = self.trials[DEFAULT], self.trials[LEAST]
         for name in self.links.order:
-            saved = default.kept_by.get(name, 0) - low.kept_by.get(name, 0)
+            saved = default.kept_by.get(name, 0) - least.kept_by.get(name, 0)
             if saved > 0:
                 self.forgotten[name] = saved
         # Backward computes a chain again at its end, so the parts of the trial do not say which map took how long.
         forward = {name: default.forward.get(name, 0.0) for name in self.forgotten}
-        lost, total = max(low.seconds - default.seconds, 0.0), sum(forward.values())
+        lost, total = max(least.seconds - default.seconds, 0.0), sum(forward.values())
         self.again = {name: seconds * lost / total if total else 0.0 for name, seconds in forward.items()}
 
     def part(self, name: str, tier: str) -> float:
         """Seconds of one part."""
         measured = self.trials[STOCK if tier == STOCK else DEFAULT].parts.get(name, 0.0)
-        return measured + self.again.get(name, 0.0) if tier == LOW else measured
+        return measured + self.again.get(name, 0.0) if tier == LEAST else measured
 
     def part_kept(self, name: str, tier: str) -> int:
-        """Bytes that one part keeps; a part of the tier "low" may keep less for the maps it computes again."""
+        """Bytes that one part keeps; a part of the tier "least" may keep less for the maps it computes again."""
         kept = self.trials[STOCK if tier == STOCK else DEFAULT].kept_by.get(name, 0)
-        return kept - self.forgotten.get(name, 0) if tier == LOW else kept
+        return kept - self.forgotten.get(name, 0) if tier == LEAST else kept
 
     def boundary_bytes(self, name: str, tier: str, next_tier: str) -> int:
         """Bytes that a stock part reads of a fused part before it: they are written out and kept."""
@@ -94,12 +96,12 @@ class Costs:
             border = self.boundary_bytes(name, tier, tiers[order[i + 1]]) if i + 1 < len(order) else 0
             seconds += self.part(name, tier) + border * self.second_per_byte
             kept += self.part_kept(name, tier) + border
-            if tier == LOW:
+            if tier == LEAST:
                 held += self.forgotten.get(name, 0)
                 peak = max(peak, held)
             elif name in self.forgotten:
                 held = 0
-        return Option(seconds, kept + peak, tiers)
+        return Option(seconds, kept + peak * self.held, tiers)
 
 
 def cheapest(costs: Costs, price: float = 0.0) -> Tiers:
@@ -187,14 +189,14 @@ def recomputing(costs: Costs, tiers: Tiers) -> Iterator[Option]:
                 found |= {last: tiers[last] for last in maps[i - 2 : i]}
                 held = 0
             held += size
-            found[name] = LOW
+            found[name] = LEAST
         yield costs.of(found)
 
 
 def options(costs: Costs) -> list[Option]:
     """Every plan that is worth an estimate."""
     found = priced(costs)
-    if LOW in costs.trials:
+    if LEAST in costs.trials:
         for option in list(found):
             found += recomputing(costs, option.tiers)
     return found

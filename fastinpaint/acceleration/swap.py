@@ -10,11 +10,11 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.modules.padding import _ConstantPadNd
-from torch.nn.utils.parametrize import is_parametrized
 
-from fastinpaint.acceleration.borders import add_border_hooks
-from fastinpaint.acceleration.kinds import FUSED, PLAIN, learn_subclasses
+from fastinpaint.acceleration.borders import BORDERS, GUARDS, add_border_hooks, guard_gradients
+from fastinpaint.acceleration.kinds import FUSED, fused_class, is_fusable, is_fused, learn_subclasses, plain_class
 from fastinpaint.acceleration.plan import Plan
+from fastinpaint.acceleration.root import Root, can_derive, fit, own_class
 from fastinpaint.nn import layers
 from fastinpaint.nn.padded import zeros_of
 from fastinpaint.nn.raw import Options
@@ -40,15 +40,17 @@ def swap(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], dict[st
     learn_subclasses(model)
     unread = _unfusable_padding(model)
     if plan.stock:
+        if plan.channels_last:
+            guard_gradients(model)
+        fit(model)
         return swapped, reasons(model)
     read_by_fused = _read_by_fused(model)
     for name, module in list(model.named_modules()):
-        fused = FUSED.get(type(module))
         reason = why_not(module) or unread.get(module)
         if reason is not None:
             left[name] = reason
-        elif fused is not None and _is_wanted(plan, name, module):
-            module.__class__ = fused
+        elif is_fusable(module) and _is_wanted(plan, name, module):
+            module.__class__ = fused_class(module)
             tier = plan.tier(name) or plan.memory
             module._fastinpaint = Options(backend, tier, module not in read_by_fused, plan.contiguous, name)
             module._fastinpaint_accelerated = True
@@ -57,7 +59,9 @@ def swap(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], dict[st
             if plan.by_rule and isinstance(module, NORMS):
                 module._fastinpaint_follows = True  # type: ignore[assignment]
             swapped.append(name)
-    add_border_hooks(model, frozenset(PLAIN))
+    add_border_hooks(model, is_fused, root=not can_derive(model))
+    guard_gradients(model)
+    fit(model, Sequential if own_class(type(model)) is nn.Sequential else None)
     return swapped, left
 
 
@@ -67,13 +71,13 @@ def _read_by_fused(model: nn.Module) -> set[nn.Module]:
     Under a compiler only these are deferred, because it cannot trace what other code may do with a deferred tensor.
     """
     rows = [m for m in model.modules() if _is_row(m)]
-    return {one for row in rows for one, other in pairwise(row) if type(one) in FUSED and type(other) in FUSED}
+    return {one for row in rows for one, other in pairwise(row) if is_fusable(one) and is_fusable(other)}
 
 
 def _is_row(module: nn.Module) -> TypeGuard[nn.Sequential]:
     """Whether it passes what a layer returns to the next one, and nothing else."""
     forwards = (nn.Sequential.forward, Sequential.forward)
-    return isinstance(module, nn.Sequential) and type(module).forward in forwards
+    return isinstance(module, nn.Sequential) and own_class(type(module)).forward in forwards
 
 
 def _is_wanted(plan: Plan, name: str, module: nn.Module) -> bool:
@@ -86,14 +90,16 @@ def _is_wanted(plan: Plan, name: str, module: nn.Module) -> bool:
 def unswap(model: Model) -> Model:
     """Give every module its own class back. Returns the model."""
     for module in model.modules():
-        if "_fastinpaint" in vars(module) and (plain_class := _plain_class(module)) is not None:
-            module.__class__ = plain_class
+        if "_fastinpaint" in vars(module) and (kind := plain_class(module)) is not None:
+            module.__class__ = kind
             del module._fastinpaint, module._fastinpaint_accelerated
             vars(module).pop("_fastinpaint_follows", None)
+        for handle in (*vars(module).pop(BORDERS, ()), *vars(module).pop(GUARDS, ())):
+            handle.remove()
         if type(module) in (Sequential, Row):
             module.__class__ = nn.Sequential
-        for handle in vars(module).pop("_fastinpaint_borders", ()):
-            handle.remove()
+        elif isinstance(module, Root):
+            fit(module, nn.Sequential if own_class(type(module)) is Sequential else None)
         vars(module).pop("_fastinpaint_plain", None)
     return model
 
@@ -105,24 +111,12 @@ def reasons(model: nn.Module) -> dict[str, str]:
     return {name: reason for name, reason in found.items() if reason is not None}
 
 
-def _plain_class(module: nn.Module) -> type[nn.Module] | None:
-    """The class that a fused layer had before; None for other modules.
-
-    `torch.nn.utils.parametrize` derives a class from the fused one; here it is derived from the original class.
-    """
-    kind, parent = type(module), type(module).__bases__[0]
-    if is_parametrized(module) and parent in PLAIN:
-        own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
-        return type(kind.__name__, (PLAIN[parent],), own)
-    return PLAIN.get(kind)
-
-
 def why_not(module: nn.Module) -> str | None:
     """Why a layer of a supported kind cannot be fused, in one sentence, or None."""
     if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
         return "its parameters get their shapes in the first call."
-    if type(module) not in FUSED:
-        kind = next((k for k in FUSED if isinstance(module, k) and type(module) not in PLAIN), None)
+    if not is_fusable(module):
+        kind = next((k for k in FUSED if isinstance(module, k) and not is_fused(module)), None)
         if kind is None or issubclass(kind, nn.Linear | nn.LayerNorm):
             return None
         return f"{type(module).__name__} is a subclass of {kind.__name__}, and may compute something else."
@@ -143,16 +137,16 @@ def _unfusable_padding(model: nn.Module) -> dict[nn.Module, str]:
             continue
         children = [child for child in row if type(child) is not nn.Identity]
         for pad, reader in pairwise(children):
-            if type(pad) in FUSED and isinstance(pad, _ConstantPadNd):
+            if is_fusable(pad) and isinstance(pad, _ConstantPadNd):
                 reasons.setdefault(pad, []).append(_why_unfusable(pad, reader))
     return {pad: found[0] for pad, found in reasons.items() if found[0] is not None and None not in found}
 
 
 def _why_unfusable(pad: _ConstantPadNd, reader: nn.Module) -> str | None:
     """Why a module cannot merge the zeros around its input into its own padding, or None."""
-    if type(reader) not in FUSED and any(type(module) in FUSED for module in reader.modules()):
+    if not is_fusable(reader) and any(is_fusable(module) for module in reader.modules()):
         return None  # a container: its reader is not known
-    if not isinstance(reader, _ConvNd) or type(reader) not in FUSED:
+    if not isinstance(reader, _ConvNd) or not is_fusable(reader):
         return f"only a convolution takes zeros for padding of its own, and {type(reader).__name__} follows."
     if (reason := why_not(reader)) is not None:
         return f"the convolution that follows is left: {reason}"

@@ -35,9 +35,11 @@ class Trial:
         seconds: time of one step.
         parts: seconds from the entry of each watched layer to the entry of the next one, forward plus backward.
         forward: seconds of each part's forward.
-        kept: the most bytes that autograd keeps and backward recomputes at a time.
+        kept: bytes that autograd keeps between forward and backward. Where the runner counts what backward holds, the
+            same as `held`.
         kept_by: bytes that autograd keeps, by part.
         results: the model's first results, for comparison.
+        held: the most bytes that autograd keeps and backward recomputes at a time.
     """
 
     plan: Plan
@@ -47,6 +49,7 @@ class Trial:
     kept: int = 0
     kept_by: dict[str, int] = field(default_factory=dict)
     results: list[Tensor] = field(default_factory=list)
+    held: int = 0
 
 
 class Runner:
@@ -65,6 +68,7 @@ class Runner:
     ) -> None:
         self.model, self.example, self.training, self.backend, self.tick = model, example, training, backend, tick
         self.steps = 0
+        self.counts_held = True  # whether a trial's kept bytes are the most at a time
         self.links = Links()
         self._channels_last = False
         self._gradients: dict[tuple[int, ...], Tensor] = {}
@@ -133,7 +137,8 @@ class Runner:
         trial = self.try_out(plan, watch)
         with watch.watching():
             if self.training:
-                trial.kept = max(trial.kept, self._peak(trial.kept))
+                trial.held = max(trial.kept, self._peak(trial.kept))
+                trial.kept = trial.held if self.counts_held else trial.kept
             else:
                 self.step()
             seconds, parts = [], []
@@ -328,6 +333,8 @@ class _Watching:
         self._hooks = []
         for name, module in modules.items():
             weight = module._parameters.get("weight")
+            if weight is None:  # a function computes it of others
+                weight = next(module.parameters(), None)
             if weight is not None and weight.requires_grad:
                 self._hooks.append(weight.register_hook(lambda grad, name=name: watch.mark(name)))
 

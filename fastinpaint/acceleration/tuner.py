@@ -20,13 +20,14 @@ from tqdm import tqdm
 
 from fastinpaint.acceleration import keys, layout, sandbox
 from fastinpaint.acceleration.adapt import adapt_plan
-from fastinpaint.acceleration.borders import TUNER
+from fastinpaint.acceleration.borders import BORDERS, TUNER
 from fastinpaint.acceleration.example import Example
 from fastinpaint.acceleration.finals import Goal
 from fastinpaint.acceleration.keys import Key, Modes, key_of
-from fastinpaint.acceleration.kinds import FUSED, PLAIN
+from fastinpaint.acceleration.kinds import is_fusable, is_fused
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.report import Report, layers_of, limit_of
+from fastinpaint.acceleration.root import unwatch, watch
 from fastinpaint.acceleration.search import LAYOUTS, search
 from fastinpaint.acceleration.swap import reasons, swap, unswap
 from fastinpaint.acceleration.trial import Runner, compile_ahead
@@ -84,23 +85,20 @@ class Tuner:
 
 
 def watch_calls(model: nn.Module, tuner: Tuner) -> None:
-    """Register the hook that measures the model on the first call of each new set of shapes."""
+    """Measure the model on the first call of each new set of shapes."""
     vars(model)[TUNER] = tuner
-    tuner_handle = model.register_forward_pre_hook(before_call, with_kwargs=True, prepend=True)
-    vars(model)["_fastinpaint_tuner_hook"] = tuner_handle
+    watch(model, TUNER, before_call)
 
 
 def unwatch_calls(model: nn.Module) -> None:
     """Undo `watch_calls`."""
     for module in model.modules():
-        vars(module).pop(TUNER, None)
-        handle = vars(module).pop("_fastinpaint_tuner_hook", None)
-        if handle is not None:
-            handle.remove()
+        if vars(module).pop(TUNER, None) is not None:
+            unwatch(module, TUNER)
 
 
 def before_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Pre-forward hook: use the plan of these shapes, measured if new; returns inputs in its layout."""
+    """Runs before a call: use the plan of these shapes, measured if new; returns inputs in its layout."""
     if torch.compiler.is_compiling() or getattr(
         model, "_is_replica", False
     ):  # a replica of nn.DataParallel, in a thread
@@ -115,7 +113,7 @@ def before_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
             before = tuner.plan
             if not runs_elsewhere(model):
                 _follow(model, tuner, key, Example(args, kwargs))
-        if tuner.plan != before and not tuner.plan.stock:
+        if tuner.plan != before and vars(model).get(BORDERS):
             region.enter(model)  # the hook that does so was added too late for this call
     if tuner.plan.channels_last and not (
         torch._C._get_tracing_state() is not None or torch._C._are_functorch_transforms_active()
@@ -204,7 +202,7 @@ def tune(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> tuple[
     """
     training = grad and any(t.requires_grad for t in (*model.parameters(), *example.tensors()))
     reason = sandbox.why_not(model) or example.why_not()
-    if reason is None and (type(model) in FUSED or type(model) in PLAIN):
+    if reason is None and (is_fusable(model) or is_fused(model)):
         reason = "the model is one layer."
     if reason is not None:
         return _unmeasured(tuner, f"the model was not measured: {reason}")
@@ -247,7 +245,7 @@ def try_rules(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> t
     """The plan by rules, adapted until the model runs with equal results. Takes at least two forward passes."""
     tuner.rules_tried = True
     report, plan = vars(model)["fastinpaint_report"], replace(tuner.plan, contiguous=False)
-    if sandbox.why_not(model) or example.why_not() or type(model) in FUSED or type(model) in PLAIN:
+    if sandbox.why_not(model) or example.why_not() or is_fusable(model) or is_fused(model):
         return tuner.plan, report
     training = grad and any(t.requires_grad for t in (*model.parameters(), *example.tensors()))
     unswap(model)
@@ -274,7 +272,7 @@ def _unmeasured(tuner: Tuner, note: str) -> tuple[Plan, Report]:
 
 def _report(model: nn.Module, found: Any, tuner: Tuner) -> Report:
     """The report of a model that has the found plan applied."""
-    swapped = [name for name, module in model.named_modules() if type(module) in PLAIN]
+    swapped = [name for name, module in model.named_modules() if is_fused(module)]
     unswap(model)
     left = reasons(model)
     before, (seconds, kept) = min(found.stock.items(), key=lambda item: item[1][0])
@@ -289,7 +287,7 @@ def _report(model: nn.Module, found: Any, tuner: Tuner) -> Report:
         layers=layers_of(model, found.tiers, found.parts, left, found.links),
         stock=stock,
         before={"layout": before, "ms": 1e3 * seconds, "kept_bytes": kept},
-        after={"layout": layout_name, "ms": 1e3 * found.seconds, "kept_bytes": found.kept},
+        after={"layout": layout_name, "ms": 1e3 * found.seconds, "kept_bytes": found.kept, "held_bytes": found.held},
         smaller=[{"plan": c.name, "ms": 1e3 * c.trial.seconds, "kept_bytes": c.kept} for c in found.smaller],
         limit=limit_of(model, found.tiers, found.parts["stock"], found.links),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -178,10 +179,11 @@ def _results(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Every method's result by name. The video's hole pixels are blanked for all methods."""
     blank = np.where(mask[..., None], 0, video).astype(np.uint8)
-    several = {kind: sum(type(m) is kind for m in models.values()) > 1 for kind in (VideoCompletionNet, TwoDCN)}
+    kinds = {label: next(k for k in (VideoCompletionNet, TwoDCN) if isinstance(m, k)) for label, m in models.items()}
+    several = {kind for kind, count in Counter(kinds.values()).items() if count > 1}
     for label, model in models.items():
         for name, result in complete(model, blank, mask).items():
-            yield f"{name} {label}" if several[type(model)] else name, result
+            yield f"{name} {label}" if kinds[label] in several else name, result
     for name, rival in BASELINES.items() if rivals else ():
         yield name, rival(blank, mask)
     if rivals:

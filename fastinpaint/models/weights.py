@@ -41,7 +41,7 @@ def save_weights(path: str | Path, model: VideoCompletionNet | TwoDCN, extra: di
         UserError: the file cannot be written (no such folder, full disk).
         TypeError: the model is not one of `KINDS`.
     """
-    kind = next((name for name, known in KINDS.items() if type(model) is known), None)
+    kind = next((name for name, known in KINDS.items() if isinstance(model, known)), None)
     if kind is None:
         raise TypeError(f"save_weights: model must be one of {', '.join(KINDS)}, got {type(model).__name__}.")
     metadata = {

@@ -1,7 +1,7 @@
 """`Activated`: ``act(norm(y) + addend)``, a map that is computed when something reads it, and again in backward.
 
 The graph keeps y and vectors. A map with an addend is kept where the next layer would keep it anyway (tier "default"),
-or computed again from the addend's own recipe (tiers "sums" and "low"): then none of a chain of residual sums is kept.
+or computed again from the addend's own recipe (the other tiers): then none of a chain of residual sums is kept.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class Activated(Raw):
         module = norm_act.module_of(x, form, backend)
         operands = (x_kept, mean, var, weight, bias, addend_kept, slope)
         steps = depth(operands)
-        forgotten = addend is None or (self.options.memory in ("sums", "low") and steps < MOST_STEPS)
+        forgotten = addend is None or (self.options.memory != "default" and steps < MOST_STEPS)
         if forgotten and self.requires_grad:
             again = partial(norm_act.recompute, form, backend, module)
             self.recipe = Recipe(again, operands, Slot(), steps + 1)

@@ -64,8 +64,7 @@ class _Norm(_Layer, _BatchNorm):
         shape, parameters, buffers, training = raw.shape, self._parameters, self._buffers, self.training
         if raw.mode.grad != training or shape[1] != self.num_features or self._process_group() is not None:
             return None
-        values = shape[0] * shape[2:].numel()
-        if values <= training or "weight" not in parameters or "running_mean" not in buffers:
+        if shape.numel() <= shape[1] * training or "weight" not in parameters or "running_mean" not in buffers:
             return None
         if len(shape) != self._axes:
             if input is None:
@@ -74,7 +73,7 @@ class _Norm(_Layer, _BatchNorm):
         weight, bias = parameters["weight"], parameters["bias"]
         mean, var, device = buffers["running_mean"], buffers["running_var"], raw.device
         for vector in (weight, bias, mean, var):
-            if vector is not None and (vector.device != device or vector.dtype not in DTYPES):
+            if vector is not None and (vector.dtype not in DTYPES or vector.device != device):
                 return None
         running = None
         if not training:

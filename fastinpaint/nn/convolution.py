@@ -19,6 +19,7 @@ from fastinpaint.nn.plans import Plan, Plans, is_light
 from fastinpaint.nn.raw import Part, Raw, part_of
 from fastinpaint.ops.activation.checks import DTYPES
 from fastinpaint.ops.conv_block import checks
+from fastinpaint.ops.conv_block.torch_library import Call
 from fastinpaint.ops.conv_block.zero_padding import absorbed
 from fastinpaint.ops.dispatch.fast_path import autocasts
 from fastinpaint.ops.types import Geometry
@@ -104,7 +105,17 @@ class _Conv(_Layer, _ConvNd):
             return NotImplemented  # torch's layer raises the error
         result = torch.Size(checks.check_weight(shape, weight, bias, geometry))
         parts, geometry = _without_zeros(input, geometry)
-        return defer(Deferred, [Part(PendingConv(parts, weight, bias, geometry, options, result))], options)
+        calls = None if torch.compiler.is_compiling() else self._calls(shape, weight, bias, geometry, result)
+        return defer(Deferred, [Part(PendingConv(parts, weight, bias, geometry, options, result, calls))], options)
+
+    def _calls(
+        self, shape: torch.Size, weight: Tensor, bias: Tensor | None, geometry: Geometry, result: torch.Size
+    ) -> dict[tuple[Any, ...], Call]:
+        """The calls made so far for inputs that `plan_for` does not know, as one with zeros around it."""
+        plans = self.__dict__.setdefault("_fastinpaint_plans", Plans())
+        key = shape, weight.shape, None if bias is None else bias.shape, geometry
+        plan = plans.get(key)
+        return (plans.keep(key, Plan(key, geometry, result, light=False)) if plan is None else plan).calls
 
 
 def geometry_of(conv: _ConvNd, input: Map | None = None, output_size: list[int] | None = None) -> Geometry:

@@ -7,19 +7,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C import (
+    _are_functorch_transforms_active,
+    _get_tracing_state,
+    _is_torch_function_mode_enabled,
+    _len_torch_dispatch_stack,
+)
 from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from fastinpaint.nn.region import inside
 
-_C = torch._C
-
 
 def hooked(module: nn.Module, own: int = 0) -> bool:
-    """Whether hooks other than the library's see the module's inputs or outputs."""
+    """Whether hooks other than the library's, and than those that compute a weight, see the module's maps."""
+    count = len(module._forward_hooks) + len(module._forward_pre_hooks)
+    if count > own and module._forward_pre_hooks:
+        count -= sum(map(computes_weight, module._forward_pre_hooks.values()))
     return bool(
-        len(module._forward_hooks) + len(module._forward_pre_hooks) > own
+        count > own
         or module._backward_hooks
         or module._backward_pre_hooks
         or torch_module._global_forward_hooks
@@ -27,6 +34,11 @@ def hooked(module: nn.Module, own: int = 0) -> bool:
         or torch_module._global_backward_hooks
         or torch_module._global_backward_pre_hooks
     )
+
+
+def computes_weight(hook: Any) -> bool:
+    """Whether a forward pre-hook computes a weight: `torch.nn.utils.weight_norm`, ``spectral_norm``, ``prune``."""
+    return (getattr(hook, "__module__", "") or "").startswith("torch.nn.utils.")
 
 
 def unobserved(module: Any) -> bool:
@@ -56,10 +68,10 @@ def nothing_observes() -> bool:
         or torch_module._global_forward_pre_hooks
         or torch_module._global_backward_hooks
         or torch_module._global_backward_pre_hooks
-        or _C._len_torch_dispatch_stack()
-        or _C._is_torch_function_mode_enabled()
-        or _C._are_functorch_transforms_active()
-        or _C._get_tracing_state() is not None
+        or _len_torch_dispatch_stack()
+        or _is_torch_function_mode_enabled()
+        or _are_functorch_transforms_active()
+        or _get_tracing_state() is not None
         or torch.autograd._profiler_enabled()
         or forward_ad._current_level >= 0
     )
@@ -74,10 +86,10 @@ def torch_must_run(input: Any) -> bool:
         )
     return (
         not isinstance(input, Tensor)
-        or (torch._C._len_torch_dispatch_stack() > 0 and flops_are_counted())
-        or torch._C._are_functorch_transforms_active()
+        or (_len_torch_dispatch_stack() > 0 and flops_are_counted())
+        or _are_functorch_transforms_active()
         or forward_ad._current_level >= 0
-        or torch._C._get_tracing_state() is not None
+        or _get_tracing_state() is not None
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from copy import copy
 from functools import partial
@@ -16,7 +17,7 @@ from fastinpaint.ops.activation import autograd as activation
 from fastinpaint.ops.batch_norm.reference import Norm
 from fastinpaint.ops.conv_block import autograd as conv_block
 from fastinpaint.ops.conv_block import cpu, fused_bn, torch_library
-from fastinpaint.ops.conv_block.geometry import macs_per_value
+from fastinpaint.ops.conv_block.geometry import cost_per_value
 from fastinpaint.ops.conv_block.torch_library import Call
 from fastinpaint.ops.dispatch import registry
 from fastinpaint.ops.dispatch.fast_path import autocast_dtype
@@ -24,11 +25,16 @@ from fastinpaint.ops.layout import memory_format
 from fastinpaint.ops.saved import Operand, Recipe, Slot, depth
 from fastinpaint.ops.types import Geometry, Source
 
-# Tier "low" computes a map again in backward where one of its values costs no more multiply-adds than this.
-CHEAP_MACS = 2048
+# By tier: a map is computed again in backward where one of its values costs no more multiply-adds than this, as
+# `cost_per_value` counts them. "low" takes those of 3x3 kernels up to 256 channels.
+MOST_MACS = {"low": 1152.0, "least": math.inf}
 # Every tier computes an addend again that costs no more than this, such as guidance: it costs no more than batch norm,
 # which moves as many bytes.
 THIN_MACS = 64
+# Every tier computes a first layer's map again that costs no more than this, as 7x7 pixels of 3 channels or 5x5x5 of 4
+# do: its input is kept anyway, and is much smaller. A map of fewer values is kept: calls in Python would take longer.
+FIRST_MACS = 512
+FIRST_VALUES = 1 << 18
 
 
 class PendingConv(Raw):
@@ -117,7 +123,7 @@ class PendingConv(Raw):
                 f"fastinpaint: a weight of shape {tuple(self.weight.shape)} was modified in place before the deferred "
                 "convolution that reads it ran; use the result, or call .clone() on it, before an optimiser's step."
             )
-        packs = self.device.type == "cuda" or self.options.backend == "triton"
+        packs = self.device.type == "cuda" or self.options.backend in ("cuda", "triton")
         if packs and torch.compiler.is_compiling():  # one copy in the compiled graph, for both passes
             weight, packs = weight.to(dtype, memory_format=memory_format(weight.dim())), False
         elif packs:  # `Call.packs`: its node packs a weight that need not be cast, which is no node of its own
@@ -140,9 +146,10 @@ class PendingConv(Raw):
         sources, recipes = materialise(parts, dtype)
         call = self._call(sources, weight, stats, packs)
         given = recipes if any_recipe(recipes) else None
-        if given is not None or self.added or self.options.memory == "low":
+        first = given is None and _is_input(sources)
+        if given is not None or self.added or first or self.options.memory in MOST_MACS:
             steps = depth(recipes)
-            if steps < MOST_STEPS and self._to_be_forgotten():
+            if steps < MOST_STEPS and self._to_be_forgotten(first):
                 self.recipe = Recipe(partial(conv_block.recompute, call), (weight, bias, *recipes), Slot(), steps + 1)
         if norm is not None:
             both = fused_bn.node(call, sources, weight, bias, norm, given, self.recipe)
@@ -204,12 +211,25 @@ class PendingConv(Raw):
         maps = [Source(part.raw.tensor()) for part in parts]
         return parts if cpu.loads_activations(maps, weight, self.geometry) else self.parts
 
-    def _to_be_forgotten(self) -> bool:
-        """Whether backward recomputes y. Only its own node can free it again, so there must be one."""
-        limit = CHEAP_MACS if self.options.memory == "low" else THIN_MACS if self.added else 0
-        if not limit or torch.compiler.is_compiling() or not self.requires_grad:
+    def _to_be_forgotten(self, first: bool) -> bool:
+        """Whether backward recomputes y. Only its own node can free it again, so there must be one.
+
+        first: whether it reads the model's input.
+        """
+        if torch.compiler.is_compiling():
             return False
-        return macs_per_value(self.weight.shape, self.geometry) <= limit
+        limit = MOST_MACS.get(self.options.memory, THIN_MACS if self.added else 0)
+        if first and self.shape.numel() >= FIRST_VALUES:
+            limit = max(limit, FIRST_MACS)
+        if not limit or not self.requires_grad:
+            return False
+        return cost_per_value(self.weight.shape, self.geometry) <= limit
+
+
+def _is_input(sources: Sequence[Source]) -> bool:
+    """Whether it is one plain map without a gradient: a batch, as a model's first layer reads it."""
+    x, mean, _, _, relu, addend = sources[0]
+    return len(sources) == 1 and mean is None and addend is None and not relu and not x.requires_grad
 
 
 def waiting(parts: Sequence[Part]) -> list[PendingConv | Activated]:

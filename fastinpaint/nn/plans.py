@@ -37,8 +37,8 @@ def is_light(shape: torch.Size, device: torch.device, backend: str) -> bool:
     return device.type == "cpu" and shape.numel() < cpu.LEAST_PLAIN and registry.requested(backend) == "auto"
 
 
-class Plans(dict[torch.Size, Plan]):
-    """A layer's plans by the shape of its input. A copy of the layer makes its own."""
+class Plans(dict[Any, Plan]):
+    """A layer's plans, by the shape of its input or by all of their question. A copy of the layer makes its own."""
 
     def __reduce__(self) -> tuple[type[Plans], tuple[()]]:
         return Plans, ()
@@ -46,9 +46,9 @@ class Plans(dict[torch.Size, Plan]):
     def __deepcopy__(self, memo: object) -> Plans:
         return Plans()
 
-    def keep(self, shape: torch.Size, plan: Plan) -> Plan:
+    def keep(self, key: Any, plan: Plan) -> Plan:
         """Remember a plan. If there are too many, forget the others."""
         if len(self) >= MOST:
             self.clear()
-        self[shape] = plan
+        self[key] = plan
         return plan

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled, is_inference_mode_enabled
 
 from fastinpaint.ops.conv_block import batch_stats
 from fastinpaint.ops.saved import Recipe
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from fastinpaint.nn.activated import Normed
 
 
-# Tier "low" keeps a map that would be computed again in more steps than these, one upon another: while they run, all
-# that they make is in memory at once. A stage of a residual network has about as many.
+# Tiers "low" and "least" keep a map that would be computed again in more steps than these, one upon another: while they
+# run, all that they make is in memory at once. A stage of a residual network has about as many.
 MOST_STEPS = 24
 
 
@@ -30,8 +30,7 @@ class Mode(NamedTuple):
     @staticmethod
     def now() -> Mode:
         """The mode in force. A compiler has no inference mode."""
-        inference = not torch.compiler.is_dynamo_compiling() and torch.is_inference_mode_enabled()
-        return MODES[torch.is_grad_enabled(), inference]
+        return MODES[is_grad_enabled(), not torch.compiler.is_dynamo_compiling() and is_inference_mode_enabled()]
 
     def again(self) -> AbstractContextManager[object]:
         """Enters the mode."""
@@ -54,8 +53,8 @@ class Options(NamedTuple):
 
     Attributes:
         backend: a name of `fastinpaint.ops.dispatch.registry.BACKENDS` or "auto".
-        memory: "default" keeps every raw map but thin addends; "sums" computes residual sums
-            again in backward, "low" cheap convolutions too.
+        memory: "default" keeps every raw map but thin addends and a first layer's; "sums" computes residual sums
+            again in backward, "low" cheap convolutions too, "least" every convolution.
         plain_compiled: whether the layer gives a plain tensor under torch's compiler.
         contiguous: whether plain tensors are contiguous, not channels-last, for code that merges axes by ``view``.
         maker: the layer's name in its model.

@@ -6,16 +6,29 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fastinpaint.nn.activated import Activated, Normed
-from fastinpaint.nn.deferred import Deferred, defer, parts_of, plain
+from fastinpaint.nn.deferred import HANDLERS, Deferred, defer, parts_of, plain
 from fastinpaint.nn.layers import Map, _Layer
 from fastinpaint.nn.raw import Part, Raw
 from fastinpaint.ops.activation.checks import DTYPES
 from fastinpaint.ops.dispatch.fast_path import autocasts
 from fastinpaint.ops.norm_act import NONE
 from fastinpaint.ops.norm_act import autograd as norm_act
+
+
+def contiguous_gradient(result: Any) -> Any:
+    """A contiguous map of one sample, whose gradient is made contiguous first.
+
+    Instance norm of torch returns such a map, and (seen in 2.13) wrong gradients where it is given a channels-last one.
+    """
+    if type(result) is not Tensor or not result.requires_grad or result.dim() not in (4, 5) or len(result) != 1:
+        return result
+    if result.is_contiguous() and not torch.compiler.is_compiling():
+        result.register_hook(Tensor.contiguous)
+    return result
 
 
 class _SampleNorm(_Layer):
@@ -52,6 +65,9 @@ class _InstanceNorm(_SampleNorm):
     running_mean: Any
     axes: int
 
+    def forward(self, input: Map, *args: Any, **kwargs: Any) -> Any:
+        return contiguous_gradient(super().forward(input, *args, **kwargs))
+
     def _groups(self, shape: torch.Size) -> int | None:
         """Running statistics, a single value and an unbatched input are left to torch."""
         fits = len(shape) == self.axes and shape[1] == self.num_features and math.prod(shape[2:]) > 1
@@ -75,3 +91,10 @@ class GroupNorm(_SampleNorm, nn.GroupNorm):
 
     def _groups(self, shape: torch.Size) -> int | None:
         return self.num_groups if shape[1] == self.num_channels else None
+
+
+def _instance_norm(input: Any, *args: Any, **kwargs: Any) -> Any:
+    return contiguous_gradient(F.instance_norm(plain(input), *plain(args), **plain(kwargs)))
+
+
+HANDLERS[F.instance_norm] = _instance_norm

@@ -37,7 +37,8 @@ class Sequential(nn.Sequential):
             return nn.Sequential.forward(self, input)
         layers: list[Any] = list(self._modules.values())
         count, i = len(layers), 0
-        calm, within, grad = nothing_observes(), inside(), torch.is_grad_enabled()
+        calm, within = called or nothing_observes(), called or inside()
+        grad = torch.is_grad_enabled()
         last: Any = None  # the options of the layer that gave the part which `input` then is
         while i < count:
             layer: Any = layers[i]

@@ -12,7 +12,7 @@ from fastinpaint.models import TwoDCN, VideoCompletionNet, complete_frames
 from fastinpaint.training.distributed import synchronise_batch_norm
 
 BACKENDS = ("reference", "auto", "cpu", "cuda", "triton", "library")
-MEMORY = ("default", "low")
+MEMORY = ("default", "low", "least")
 
 Model = TypeVar("Model", bound=VideoCompletionNet | TwoDCN)
 

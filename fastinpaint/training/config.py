@@ -108,7 +108,7 @@ class TrainConfig:
     )
     device: str = _option("auto", "where to train", choices=DEVICES, free=True)
     backend: str = _option("reference", "what computes the layers; reference: plain PyTorch", choices=BACKENDS)
-    memory: str = _option("default", "low: fused layers keep less and compute more", choices=MEMORY)
+    memory: str = _option("default", "low, least: fused layers keep less and compute more", choices=MEMORY)
     graph: bool = _option(
         False,
         "launch each step as one CUDA graph; where that is impossible the reason is said and nothing else changes",

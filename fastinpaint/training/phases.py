@@ -70,7 +70,7 @@ def begin_with(model: VideoCompletionNet | TwoDCN, path: str) -> None:
         UserError: they are of another network.
     """
     found = load_weights(path)
-    if type(found) is not type(model) or found.config != model.config:
+    if not isinstance(model, type(found)) or found.config != model.config:
         raise UserError(f"start: {path} holds another network than the run's ({found.config} and {model.config}).")
     model.load_state_dict(found.state_dict())
 

@@ -251,7 +251,7 @@ def test_kept_bytes_are_the_most_that_is_held_at_a_time() -> None:
 def test_wrong_options_are_refused() -> None:
     options: list[tuple[dict[str, object], str]] = [
         ({"objective": "fast"}, "objective must be one of speed, balanced, memory, fuse, got 'fast'"),
-        ({"memory": "12 apples"}, "memory must be one of default, low, a share above 0 or bytes as '512MB'"),
+        ({"memory": "12 apples"}, "memory must be one of default, low, least, a share above 0 or bytes as '512MB'"),
         ({"memory": 0.0}, "got 0.0"),
     ]
     for given, match in options:

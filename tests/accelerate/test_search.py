@@ -5,17 +5,18 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from torch import Tensor, nn
 
 import fastinpaint
-from fastinpaint.acceleration import finals, select
+from fastinpaint.acceleration import finals, search, select
 from fastinpaint.acceleration.finals import Candidate, Goal, decide
 from fastinpaint.acceleration.links import Links, record
 from fastinpaint.acceleration.paired import Ratio, left_out
-from fastinpaint.acceleration.plan import DEFAULT, LOW, STOCK, Plan
+from fastinpaint.acceleration.plan import DEFAULT, LEAST, STOCK, Plan
 from fastinpaint.acceleration.report import layers_of
 from fastinpaint.acceleration.trial import Trial
 from tests.accelerate.slow_layers import clock, image
@@ -160,13 +161,13 @@ def test_the_interval_of_a_ratio() -> None:
     assert [Ratio(1.0, 1.01, 1.02).within(most) for most in (0.99, 1.01, 1.02)] == [False, None, True]
 
 
-def costs(stock: Sequence[float], fused: Sequence[float], low: bool = False, per_byte: float = 0.0) -> select.Costs:
-    """Costs of a row of convolutions that keep two maps of 1 MiB each stock, one fused, and none in the tier low."""
+def costs(stock: Sequence[float], fused: Sequence[float], least: bool = False, per_byte: float = 0.0) -> select.Costs:
+    """Costs of a row of convolutions that keep two maps of 1 MiB each stock, one fused, and none in the tier least."""
     order = [str(i) for i in range(len(stock))]
     links = Links(order, input_bytes=dict.fromkeys(order, MIB), readers={name: {"ReLU", "Conv2d"} for name in order})
     trials = {}
-    for tier, seconds, maps in ((STOCK, stock, 2), (DEFAULT, fused, 1), (LOW, [2 * s for s in fused], 0)):
-        if tier != LOW or low:
+    for tier, seconds, maps in ((STOCK, stock, 2), (DEFAULT, fused, 1), (LEAST, [2 * s for s in fused], 0)):
+        if tier != LEAST or least:
             parts, kept = dict(zip(order, seconds, strict=True)), dict.fromkeys(order, maps * MIB)
             forward = {name: s / 3 for name, s in parts.items()}
             trials[tier] = Trial(Plan(), sum(seconds), parts, forward, sum(kept.values()), kept)
@@ -243,9 +244,9 @@ def test_plans_are_proposed_from_the_fastest_to_the_smallest() -> None:
 
 def test_maps_are_computed_again_in_segments() -> None:
     """Of 16 maps, all kept take 16 MiB, and all computed again at once hold 16; four segments hold 3 + 4 or so."""
-    known = costs([3.0] * 16, [1.0] * 16, low=True)
-    whole = {tier: known.of(dict.fromkeys(known.links.order, tier)).kept / MIB for tier in (STOCK, DEFAULT, LOW)}
-    assert whole == {STOCK: 32, DEFAULT: 16, LOW: 16}
+    known = costs([3.0] * 16, [1.0] * 16, least=True)
+    whole = {tier: known.of(dict.fromkeys(known.links.order, tier)).kept / MIB for tier in (STOCK, DEFAULT, LEAST)}
+    assert whole == {STOCK: 32, DEFAULT: 16, LEAST: 16}
     best = min(select.options(known), key=lambda option: option.kept)
     assert best.kept <= 7 * MIB
     assert list(best.tiers.values()).count(DEFAULT) >= 2
@@ -253,7 +254,7 @@ def test_maps_are_computed_again_in_segments() -> None:
 
 def test_a_segment_of_residual_blocks_begins_after_a_sum_that_is_kept() -> None:
     """Eight blocks of two convolutions; the first one of each keeps the sum before it too. Its maker's tier counts."""
-    known = costs([3.0] * 16, [1.0] * 16, low=True)
+    known = costs([3.0] * 16, [1.0] * 16, least=True)
     known.forgotten = {str(i): (2 if i and i % 2 == 0 else 1) * MIB for i in range(16)}
     known.again = {name: saved / MIB for name, saved in known.forgotten.items()}  # all cost the same per byte
     tiers = dict.fromkeys(known.links.order, DEFAULT)
@@ -272,7 +273,28 @@ def test_memory_keeps_fewer_bytes_than_either_tier_alone() -> None:
     report = fastinpaint.accelerate(chain(), example=x, objective="memory").fastinpaint_report
     assert report.before["kept_bytes"] > 24 * x.nbytes
     assert report.after["kept_bytes"] < 9 * x.nbytes  # 13 with every map kept, 13 with every map computed again
-    assert {layer.choice for layer in report.layers} == {DEFAULT, LOW}
+    assert {layer.choice for layer in report.layers} == {DEFAULT, LEAST}
+
+
+@pytest.mark.parametrize("counts", [True, False], ids=["most at a time", "kept"])
+def test_a_budget_never_ends_above_what_memory_finds(counts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Estimates are 4 MiB too low, but that of the third smallest plan."""
+    known = replace(costs([3.0] * 16, [1.0] * 16, least=True), held=counts)
+    smallest = sorted(select.options(known), key=lambda option: (option.kept, option.seconds))
+    least = [option for i, option in enumerate(smallest) if option.tiers not in [o.tiers for o in smallest[:i]]][2]
+
+    def measured(self: search._Candidates, tiers: select.Tiers, name: str) -> Candidate:
+        wrong = 0 if tiers == least.tiers else 4 * MIB
+        self.found.append(Candidate(Trial(Plan(), kept=int(known.of(tiers).kept) + wrong), tiers, name))
+        return self.found[-1]
+
+    monkeypatch.setattr(search._Candidates, "measured", measured)
+    for limit in (None, 0.5 * MIB, least.kept + MIB, 12.0 * MIB):
+        each = search._Candidates.__new__(search._Candidates)
+        each.goal, each.limit, each.found = Goal("memory", limit), limit, []
+        each.smaller(known)
+        kept = min(candidate.kept for candidate in each.found)
+        assert kept == least.kept or kept <= (limit or 0)
 
 
 @pytest.mark.parametrize("objective", ["speed", "balanced", "memory"])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import fastinpaint
-from fastinpaint.acceleration import tuner
+from fastinpaint.acceleration import sandbox, tuner
 from tests.accelerate.slow_layers import clock, contiguous_is_slow, fused_layers, image, network, stock_is_slow
 
 __all__ = ["clock", "contiguous_is_slow", "stock_is_slow"]  # fixtures
@@ -185,6 +185,36 @@ def test_other_threads_wait_while_one_measures() -> None:
         thread.join()
     assert faults == []
     assert vars(fast)[tuner.TUNER].changing is None
+
+
+def test_a_call_in_another_thread_waits_for_the_end_of_a_sandbox() -> None:
+    class Linear(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.weight
+
+    net, began, seen = Linear(), threading.Event(), []
+    net.register_forward_hook(lambda module, args, result: seen.append(result))
+
+    def work() -> None:
+        began.set()
+        net(torch.ones(())).backward()
+
+    thread = threading.Thread(target=work)
+    with sandbox.sandbox(net):
+        thread.start()
+        began.wait(60)
+        thread.join(0.05)
+        assert thread.is_alive()
+        net(torch.ones(()))
+        assert not seen
+    thread.join(60)
+    assert net.weight.grad == 1  # of the model's own parameter
+    assert len(seen) == 1
+    assert "_call_impl" not in vars(net)
 
 
 def test_a_call_in_another_thread_is_seen() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastinpaint.bench import contenders
 from fastinpaint.bench.contenders import TrainingStepRun, Workload
@@ -38,6 +40,25 @@ def test_variables_hold_while_it_runs_and_not_after(monkeypatch: pytest.MonkeyPa
     assert model.seen == ["1", "1"]
     assert native_cuda.HOPPER not in os.environ
     assert isinstance(loss, Tensor), "a number would wait for the device"
+
+
+@pytest.mark.parametrize("name", ["eager", "fastinpaint"])
+def test_forward_and_backward_read_no_value(name: str) -> None:
+    """On a GPU that would wait for the device."""
+    run = contenders.build(name, TINY)
+    with Reads() as reads:
+        run.gradients()
+    assert reads.count == 0
+
+
+class Reads(TorchDispatchMode):
+    """Counts how often Python reads a value of a tensor."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
 
 
 def test_a_graph_is_refused_where_there_is_no_gpu() -> None:

@@ -173,7 +173,7 @@ def test_the_plan_leaves_time_to_what_matters_more(tmp_path: Path):
     of = {group[0].name: reserve for group, reserve in gpu_check.reserves(groups)}
     assert of["report"] == 0
     assert of["build"] == 0  # the build is most important: without it there is nothing to report
-    assert of["max-autotune"] == 15 + 25  # the report and the sanitizers
+    assert of["max-autotune"] == 15  # the report: the sanitizers have run
     names = [(step.part, step.name) for group in groups for step in group]
     assert len(set(names)) == len(names)
     # the most important steps have time for their whole limits, including the build and all pauses

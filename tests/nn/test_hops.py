@@ -14,11 +14,15 @@ import torch
 from torch import nn
 
 import fastinpaint
+from fastinpaint.acceleration import root
+from fastinpaint.bench.contenders import Workload, build
+from fastinpaint.ops.conv_block import torch_library
 from fastinpaint.ops.dispatch import native
 from fastinpaint.testing import launches
 
 OWN = str(Path(fastinpaint.__file__).parent)
-STAND_INS = str(Path(launches.__file__))
+# the stand-ins for launches, and the frame that stands around a whole model
+NOT_COUNTED = str(Path(launches.__file__)), str(Path(root.__file__))
 # From ``layer(x)``, or the border of a model, to the C ABI or the launch, helpers included. Not counted here: a pool's
 # bookkeeping for maps of 1 MiB and more, maps that backward makes again, sums of a residual network.
 MOST_FRAMES = 5
@@ -33,7 +37,7 @@ def deepest(work: Callable[[], object]) -> list[str]:
 
     def count(frame: FrameType, event: str, argument: object) -> None:
         nonlocal longest
-        if frame.f_code.co_filename.startswith(OWN) and not frame.f_code.co_filename.startswith(STAND_INS):
+        if frame.f_code.co_filename.startswith(OWN) and not frame.f_code.co_filename.startswith(NOT_COUNTED):
             if event == "call":
                 now.append(f"{Path(frame.f_code.co_filename).stem}.{frame.f_code.co_name}")
                 longest = max(longest, list(now), key=len)
@@ -117,3 +121,25 @@ def test_a_launch_on_a_gpu_stands_on_few_own_frames(backend: str, net: str) -> N
     if backend == "triton":
         passes = ("conv_fwd_kernel", "conv_dgrad_kernel", "conv_wgrad_kernel")
     assert set(passes) <= set(launched)
+
+
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+def test_a_warm_step_describes_no_convolution_again(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the joint network, whose transposed convolutions read maps with zeros around them."""
+    if backend == "triton":
+        pytest.importorskip("triton")
+    described: list[tuple[int, ...]] = []
+    right = torch_library.call_of
+
+    def call_of(sources: Any, *rest: Any) -> Any:
+        described.append(tuple(sources[0].x.shape))
+        return right(sources, *rest)
+
+    monkeypatch.setattr(torch_library, "call_of", call_of)
+    with launches.without_launches(backend):
+        run = build(f"fastinpaint {backend}", Workload(frames=2, size=16, width=1 / 16))
+        run.gradients()
+        convolutions = len(described)
+        run.gradients()
+    assert convolutions > 30
+    assert len(described) == convolutions

@@ -60,7 +60,7 @@ CHANGES: dict[str, Callable[[nn.Module], object]] = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_row_does_what_its_layers_do(change: str) -> None:
     net, stock = pair()
-    assert type(net) is Sequential
+    assert isinstance(net, Sequential)
     for _ in range(2):
         compare(net, stock)
     for model in (net, stock):

@@ -61,7 +61,7 @@ def test_fused_layers_follow_the_plain_ones(data: Path, tmp_path: Path) -> None:
     ("backend", "memory", "words"),
     [
         ("tpu", "default", r"backend: unknown value 'tpu'; known: reference, auto"),
-        ("cpu", "tiny", r"memory: unknown value 'tiny'; known: default, low"),
+        ("cpu", "tiny", r"memory: unknown value 'tiny'; known: default, low, least"),
         ("reference", "low", r"memory: low needs fused layers"),
     ],
     ids=["backend", "memory", "memory of plain layers"],

@@ -38,7 +38,7 @@ void multiply(const Work& w, const Form& form, const T* values, const T* upstrea
   const ConvShape& shape = form.shape;
   for (int place = 0; place < form.places; ++place) {
     if (!form.block[w.block].lives(place)) continue;
-    float* out = w.product + (place * shape.channels_in + w.k0) * shape.channels_out + w.n0;
+    float* out = w.product + place * w.place + w.k0 * shape.channels_out + w.n0;
     for (int64_t n = 0; n < w.width; n += kChunk) {
       product<1, kRowIn, kRowOut>(values + place * kSlabIn, upstream + place * kSlabOut + n, terms, out + n,
                                   shape.channels_out, add, w.depth, w.width - n > kLanes);
@@ -59,7 +59,7 @@ void unpack_vector(const WeightGrad& args, const Taps& dw, int number, int64_t n
   const Form& form = *args.form;
   const int64_t channels_in = form.shape.channels_in, channels_out = form.shape.channels_out;
   const Block& block = form.block[number];
-  const int64_t place = channels_in * channels_out;
+  const int64_t place = args.place_size();
   const float* base = args.product + number * args.block_size() + n0;
   for (int64_t k = 0; k < channels_in; ++k, base += channels_out) {
     for (int at = 0; at < form.places; ++at) __builtin_prefetch(base + at * place + kUnpackAhead * channels_out);

@@ -17,7 +17,7 @@ template <class T, class W>
 void square_taps(const WeightGrad& args, int number, int64_t k0, int64_t n0, SquareTaps<W>& taps) {
   const Form& form = *args.form;
   const Block& block = form.block[number];
-  const int64_t channels_out = form.shape.channels_out, place = form.shape.channels_in * channels_out;
+  const int64_t channels_out = form.shape.channels_out, place = args.place_size();
   const float* base = args.product + number * args.block_size() + k0 * channels_out + n0;
   for (int k = 0; k < kSquare; ++k, base += channels_out) {
     for (int at = 0; at < form.places; ++at) __builtin_prefetch(base + at * place + kUnpackAhead * channels_out);

@@ -36,6 +36,7 @@ struct Work {
   int64_t channel, k0, depth;  // channels [channel, channel + depth) of the source, k0 of all sources
   int64_t n0, width;           // output channels
   float* product;              // of the split and block
+  int64_t place;               // values from one place of it to the next
 };
 
 Work work_of(const WeightGrad& args, int64_t item) {
@@ -64,6 +65,7 @@ Work work_of(const WeightGrad& args, int64_t item) {
   const int64_t rest = args.form->shape.channels_out - w.n0;
   w.width = rest < args.chunk_out ? rest : args.chunk_out;
   w.product = args.product + split * args.split_size() + w.block * args.block_size();
+  w.place = args.place_size();
   return w;
 }
 
@@ -71,7 +73,7 @@ void clear(const Work& w, const Form& form) {
   const ConvShape& shape = form.shape;
   for (int place = 0; place < form.places; ++place) {
     for (int64_t k = 0; k < w.depth; ++k) {
-      float* out = w.product + (place * shape.channels_in + w.k0 + k) * shape.channels_out + w.n0;
+      float* out = w.product + place * w.place + (w.k0 + k) * shape.channels_out + w.n0;
       for (int64_t n = 0; n < w.width; ++n) out[n] = 0;
     }
   }

@@ -92,7 +92,7 @@ void multiply_pairs(const Work& w, const Form& form, const Pair* values, const P
   const ConvShape& shape = form.shape;
   for (int place = 0; place < 16; ++place) {
     if (!form.block[w.block].lives(place)) continue;
-    float* out = w.product + (place * shape.channels_in + w.k0) * shape.channels_out + w.n0;
+    float* out = w.product + place * w.place + w.k0 * shape.channels_out + w.n0;
     for (int64_t n = 0; n < w.width; n += kChunk) {
       product<1, kRowIn, kRowOut>(values + place * kPairSlabIn, gradients + place * kPairSlabOut + n, terms, out + n,
                                   shape.channels_out, add, w.depth, w.width - n > kLanes);

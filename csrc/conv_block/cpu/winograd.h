@@ -151,7 +151,9 @@ struct WeightGrad {
   int64_t pieces_in, pieces_out;  // of all sources together; of channels_out
 
   int64_t items() const { return splits * form->blocks * pieces_in * pieces_out; }
-  int64_t block_size() const { return form->places * form->shape.channels_in * form->shape.channels_out; }
+  // Of one place. The last term spreads the places of a row over the sets of the caches.
+  int64_t place_size() const { return form->shape.channels_in * form->shape.channels_out + 16; }
+  int64_t block_size() const { return form->places * place_size(); }
   int64_t split_size() const { return form->blocks * block_size(); }
 };
 

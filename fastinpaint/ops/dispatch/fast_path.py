@@ -8,6 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import (
+    _are_functorch_transforms_active,
+    _get_tracing_state,
+    _is_torch_function_mode_enabled,
+    _len_torch_dispatch_stack,
+)
 from torch.library import Library, register_fake
 
 from fastinpaint.ops.layout import memory_format
@@ -47,10 +53,10 @@ def can_bypass_dispatcher(*tensors: Tensor | None) -> bool:
     if torch.compiler.is_compiling():
         return False
     return (
-        torch._C._len_torch_dispatch_stack() == 0
-        and not torch._C._is_torch_function_mode_enabled()
-        and not torch._C._are_functorch_transforms_active()
-        and torch._C._get_tracing_state() is None
+        not _len_torch_dispatch_stack()
+        and not _is_torch_function_mode_enabled()
+        and not _are_functorch_transforms_active()
+        and _get_tracing_state() is None
         and not torch.autograd._profiler_enabled()
         and ORDINARY.issuperset(map(type, tensors))
     )

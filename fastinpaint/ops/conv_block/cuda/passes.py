@@ -45,7 +45,7 @@ class Passes:
 
     def __init__(self, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> None:
         x = sources[0].x
-        self.dtype, self.device, self.axes, self.geometry = x.dtype, x.device, FORMATS[x.dim()], geometry
+        self.device, self.axes, self.geometry = x.device, FORMATS[x.dim()], geometry
         self.shape = torch.Size(output_shape(x.shape, weight.shape, geometry))
         self.strides = torch.empty(self.shape, device="meta", memory_format=self.axes).stride()
         self.channels = self.shape[1]
@@ -102,7 +102,7 @@ class Passes:
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """See `fastinpaint.ops.conv_block.cuda.fwd`."""
         conv, _alive = self._conv(sources, weight)
-        y = torch.empty_strided(self.shape, self.strides, dtype=self.dtype, device=self.device)
+        y = sources[0].x.new_empty_strided(self.shape, self.strides)
         mean = native.vector(y, self.channels) if stats else None
         var = native.vector(y, self.channels) if stats else None
         bias = None if bias is None else bias.contiguous()
@@ -116,7 +116,7 @@ class Passes:
     ) -> tuple[Tensor, Normed]:
         """y as in `fwd`, and what the batch norm that follows makes of its statistics."""
         conv, _alive = self._conv(sources, weight)
-        y = torch.empty_strided(self.shape, self.strides, dtype=self.dtype, device=self.device)
+        y = sources[0].x.new_empty_strided(self.shape, self.strides)
         mean = torch.empty(self.channels, dtype=torch.float32, device=self.device)
         var, scale, shift = torch.empty_like(mean), torch.empty_like(mean), torch.empty_like(mean)
         places = (mean.data_ptr(), var.data_ptr(), scale.data_ptr(), shift.data_ptr())
