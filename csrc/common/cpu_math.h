@@ -13,9 +13,17 @@ inline V each_lane(V v, F f) {
   for (unsigned i = 0; i < sizeof(V) / sizeof(v[0]); ++i) v[i] = f(v[i]);
   return v;
 }
-template <class V>
-inline V magnitude(V v) {
-  return v < 0 ? -v : v;
+inline vfloat magnitude(vfloat v) { return (vfloat)((vbits)v & 0x7fffffffu); }
+inline vdouble magnitude(vdouble v) { return v < 0 ? -v : v; }
+// The smaller of v and the bound; NaN stays NaN.
+inline vfloat at_most(vfloat v, float bound) {
+#if FI_BYTES == 64
+  return (vfloat)_mm512_min_ps(_mm512_set1_ps(bound), (__m512)v);
+#elif FI_BYTES == 32
+  return (vfloat)_mm256_min_ps(_mm256_set1_ps(bound), (__m256)v);
+#else
+  return v > bound ? bound - vfloat{} : v;
+#endif
 }
 
 // Horner's scheme: p[0] + p[1] * x + ... of a constant table.
@@ -76,13 +84,13 @@ inline vfloat exp2_of(vfloat x) {
 inline vfloat gelu_of(vfloat z) {
   constexpr float kLogTail[] = {-1.15111121f,    -0.459141631f,   -0.0527314485f, 0.00743639449f,
                                 -0.000436849053f, -6.01749605e-05f, 1.3216697e-05f, -7.28250677e-07f};  // of log2(2 Q) / t
-  const vfloat size = magnitude(z), t = size > 10.0f ? 10.0f - vfloat{} : size;
+  const vfloat t = at_most(magnitude(z), 10.0f);
   return relu(z) - t * exp2_of(t * polynomial(t, kLogTail) - 1.0f);
 }
 inline vfloat gelu_slope_of(vfloat z) {
   constexpr float kMills[] = {0.11967039f,    0.120267278f, 0.102177215f,  0.123174218f,
                               -0.0466432616f, 0.201418093f, -0.155596059f, 0.0355321426f};  // of Q exp(t^2 / 2) / y
-  const vfloat size = magnitude(z), t = size > 13.0f ? 13.0f - vfloat{} : size;
+  const vfloat t = at_most(magnitude(z), 13.0f);
   const vfloat y = 1.0f / (1.0f + 0.3f * t), power = exp2_of(t * t * -0.72134752f);
   const vfloat below = power * (y * polynomial(y, kMills) - 0.39894228f * t);
   return z < 0 ? below : 1.0f - below;

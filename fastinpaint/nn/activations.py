@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastinpaint.nn import gelu as gelu_of
 from fastinpaint.nn.deferred import HANDLERS, Deferred
+from fastinpaint.nn.gelu import Gelu
 from fastinpaint.nn.layers import Map, _Layer
 from fastinpaint.nn.linear import can_be_noted, noted
 from fastinpaint.nn.observed import hooked
 from fastinpaint.ops.activation.checks import DTYPES
-from fastinpaint.ops.dispatch.fast_path import autocasts
+from fastinpaint.ops.dispatch.fast_path import applied, autocasts
 from fastinpaint.ops.norm_act import Act, reference
 
 KEEPS_RESULT = ("sigmoid", "tanh")  # torch's nodes of these keep their result, not their input
@@ -52,16 +54,22 @@ class _Activation(_Layer):
         act, inplace = self._act(), getattr(self, "inplace", False)
         if isinstance(input, Deferred) or act is None or act.kind in KEEPS_RESULT or inplace:
             return activate(input, act, inplace)
-        if hooked(self) or not can_be_noted(input):
+        if hooked(self):
             return NotImplemented
-        return noted(self._by_torch(input), partial(_again, act), input)
+        differentiable = can_be_noted(input)
+        own = gelu_of.can_run(input, act, self._fastinpaint.backend, differentiable)
+        if own and differentiable:
+            return noted(applied(Gelu)(act, input), partial(_again, act, True), input)
+        if own and not (torch.is_grad_enabled() and input.requires_grad):
+            return gelu_of.run(act, input)
+        return noted(self._by_torch(input), partial(_again, act, False), input) if differentiable else NotImplemented
 
 
-def _again(act: Act, operands: list[Tensor | None]) -> Tensor:
-    """act of a plain map."""
+def _again(act: Act, own: bool, operands: list[Tensor | None]) -> Tensor:
+    """act of a plain map. own: by the library's kernels, as forward computed it."""
     (z,) = operands
     assert z is not None
-    return reference.act_fwd(act, z)
+    return gelu_of.run(act, z) if own and not torch.is_grad_enabled() else reference.act_fwd(act, z)
 
 
 class ReLU6(_Activation, nn.ReLU6):

@@ -9,12 +9,13 @@ from typing import NamedTuple
 import numpy as np
 
 from fastinpaint.propagation.adapt import Adaptation
-from fastinpaint.propagation.blend import Weights, blend
+from fastinpaint.propagation.blend import Blended, Weights, blend
 from fastinpaint.propagation.boxes import CORES
 from fastinpaint.propagation.handover import hand_over
 from fastinpaint.propagation.rounds import Clip, Found
 from fastinpaint.propagation.shown import Frames, Pair, Shown, stacked
 from fastinpaint.propagation.steady import steady
+from fastinpaint.propagation.unseen import completed
 
 PIXELS = 64_000_000
 """Pixels that a window holds at most."""
@@ -129,8 +130,13 @@ def _mixed(searched: Searched, before: list[Filled], end: int, weights: Weights 
     for t in range(start):
         filled[t], doubts[t] = before[t].video, 1 - before[t].confidence[clip.places[t]]
     todo = [t for t in range(start, end) if len(clip.places[t][0])]
+
+    def mixture(t: int) -> Blended:
+        candidates = clip.candidates(t, found, found.mosaic)
+        return completed(*clip.around(t), candidates, blend(candidates, weights))
+
     with ThreadPoolExecutor(CORES) as pool:
-        mixtures = pool.map(lambda t: blend(clip.candidates(t, found, found.mosaic), weights), todo)
+        mixtures = pool.map(mixture, todo)
         for t, mixed in zip(todo, mixtures, strict=True):
             filled[t][clip.places[t]] = np.rint(mixed.value).clip(0, 255).astype(np.uint8)
             doubts[t] = 1 - mixed.confidence

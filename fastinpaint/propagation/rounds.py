@@ -104,12 +104,18 @@ class Clip:
         with ThreadPoolExecutor(CORES) as pool:
             mosaic.write(self.places, list(pool.map(fill, range(len(self.places)))))
 
-    def candidates(self, t: int, found: Found, mosaic: Mosaic) -> Candidates:
-        """Of frame t, which has a hole; the mosaic is that of `found.filled`."""
-        box = self.boxes[t]
+    def around(self, t: int) -> tuple[np.ndarray, np.ndarray, Place]:
+        """Frame t around its hole, the hole there, and rows and columns of its pixels there."""
+        box, (rows, columns) = self.boxes[t], self.places[t]
         if box is None:
             raise ValueError(f"candidates: frame {t} has no hole.")
-        part, hole = self.video[t][box.slices], self.hole[t][box.slices]
+        return self.video[t][box.slices], self.hole[t][box.slices], (rows - box.top, columns - box.left)
+
+    def candidates(self, t: int, found: Found, mosaic: Mosaic) -> Candidates:
+        """Of frame t, which has a hole; the mosaic is that of `found.filled`."""
+        part, hole, inside = self.around(t)
+        box = self.boxes[t]
+        assert box is not None
         rows, columns = self.places[t]
         if hole.all():  # a frame without surroundings: what was carried along the flow stands for them
             carried = mosaic.sample(
@@ -117,7 +123,6 @@ class Clip:
             )
             spatials = np.stack([carried] * len(SPATIAL))
         else:
-            inside = rows - box.top, columns - box.left
             lines, membrane = spatial.directional(part, hole)[inside], spatial.harmonic(part, hole)[inside]
             stokes = spatial.opencv(part, hole, cv2.INPAINT_NS)[inside]
             spatials = np.stack([self.telea[t], stokes, lines, membrane])

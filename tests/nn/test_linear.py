@@ -12,6 +12,8 @@ from torch import Tensor, nn
 import fastinpaint
 from fastinpaint.acceleration.links import record
 from fastinpaint.nn.linear import NOTE
+from fastinpaint.ops.dispatch import native, native_cpu
+from fastinpaint.testing import rule
 from tests.nn.test_activated import kept_bytes
 
 ACTS: dict[str, Callable[[], nn.Module]] = {
@@ -161,3 +163,42 @@ def test_linear_layers_that_gain_are_parts_of_their_own() -> None:
     net = nn.Sequential(Block(4), Block(4, "relu"))
     links = record(net, lambda: net(torch.randn(1, 4, 5, 4)))
     assert links.order == ["0.conv", "0.mlp.0", "0.mlp.3", "1.conv", "1.mlp.0"]
+
+
+class Rows(nn.Module):
+    """A linear layer, GELU, and another one, over more values than the kernels take at least."""
+
+    def __init__(self, approximate: str) -> None:
+        super().__init__()
+        self.first, self.act, self.last = nn.Linear(8, 64), nn.GELU(approximate), nn.Linear(64, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.act(self.first(x)))
+
+
+@pytest.mark.skipif(native.why_not("cpu") is not None, reason="needs the CPU kernels")
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu_of_large_plain_maps_is_no_less_exact_than_torchs(approximate: str) -> None:
+    torch.manual_seed(0)
+    net, x = Rows(approximate), 3 * torch.randn(4100, 8)
+    fast = fastinpaint.accelerate(copy.deepcopy(net), objective="fuse")
+    own = approximate == "tanh" or native_cpu.isa().startswith("avx512")
+    assert (type(fast.act(fast.first(x)).grad_fn).__name__ == "GeluBackward") == own
+    ours, plain, exact = step(fast, x), step(net, x), step(copy.deepcopy(net).double(), x.double())
+    names = ["y", "dx", *(name for name, _ in net.named_parameters())]
+    rule.check_all(names, ours, plain, exact)
+    with torch.no_grad():
+        rule.check_all(["y"], [fast(x)], [net(x)], [exact[0].detach()])
+    twice = [
+        torch.autograd.grad(each(x.requires_grad_()).square().sum(), x, create_graph=True)[0] for each in (fast, net)
+    ]
+    ours, plain = ([torch.autograd.grad(dx.square().sum(), x)[0]] for dx in twice)
+    torch.testing.assert_close(ours, plain, rtol=1e-3, atol=1e-3)
+
+
+def test_a_result_of_gelu_can_be_changed_in_place() -> None:
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(8, 64), nn.GELU(), nn.ReLU(inplace=True)), torch.randn(4100, 8)
+    fast = fastinpaint.accelerate(copy.deepcopy(net), objective="fuse")
+    for ours, theirs in zip(step(fast, x), step(net, x), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,80 @@
+"""Kriging into holes, and the fill of what nothing is known of."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fastinpaint.propagation.kriging import LIMIT, kriged, likely
+
+SIDE = 60
+
+
+@pytest.fixture
+def hole() -> np.ndarray:
+    plane = np.zeros((SIDE, SIDE), bool)
+    plane[18:42, 15:45] = True
+    return plane
+
+
+def grid() -> tuple[np.ndarray, np.ndarray]:
+    return np.mgrid[:SIDE, :SIDE].astype(np.float32)
+
+
+def test_one_colour_stays(hole: np.ndarray) -> None:
+    found = kriged(np.full((SIDE, SIDE, 3), 77, np.uint8), hole)
+    assert found is not None
+    assert found.shape == (hole.sum(), 3)
+    assert np.abs(found - 77).max() < 0.1
+
+
+def test_what_the_hole_holds_has_no_influence(hole: np.ndarray) -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+    other = np.where(hole[..., None], 255 - frame, frame)
+    assert np.array_equal(kriged(frame, hole), kriged(other, hole))
+
+
+def test_the_estimate_solves_the_equations_of_the_docstring() -> None:
+    """By torch-free dense algebra in float64, on a hole that is not shrunk. Measured 0.004 of 255."""
+    frame = np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)
+    hole = np.zeros((32, 32), bool)
+    hole[10:20, 12:22] = True
+    places = np.argwhere(hole).astype(float)
+    near = np.argwhere(~hole)
+    apart = np.linalg.norm(near[:, None] - places[None], axis=2).min(1)
+    ring = near[apart <= 3].astype(float)
+    count = len(ring)
+    system = np.ones((count + 1, count + 1))
+    system[:count, :count] = 0.1 * np.eye(count) - np.linalg.norm(ring[:, None] - ring[None], axis=2)
+    system[count, count] = 0
+    colours = np.vstack([frame[tuple(ring.astype(int).T)], np.zeros(3)])
+    solved = np.linalg.solve(system, colours)
+    wanted = solved[count] - np.linalg.norm(places[:, None] - ring[None], axis=2) @ solved[:count]
+    assert np.abs(kriged(frame, hole) - wanted.clip(0, 255)).max() < 0.1
+
+
+def test_a_slope_is_followed_better_than_by_its_mean(hole: np.ndarray) -> None:
+    """Measured 1.7 grey levels in the mean, where the mean of the ring is wrong by 21."""
+    rows, columns = grid()
+    frame = np.repeat((2 * columns + rows + 40)[..., None], 3, 2).astype(np.uint8)
+    truth = frame[hole].astype(np.float32)
+    found = kriged(frame, hole)
+    assert np.abs(found - truth).mean() < 0.2 * np.abs(truth - truth.mean()).mean()
+
+
+def test_kriging_leaves_the_span_of_both_fills_by_little_where_they_agree(hole: np.ndarray) -> None:
+    _, columns = grid()
+    frame = np.repeat(np.where(columns < 30, 20, 220)[..., None], 3, 2).astype(np.uint8)
+    count = int(hole.sum())
+    telea, stokes = np.full((count, 3), 20, np.uint8), np.full((count, 3), 22, np.uint8)
+    found = likely(frame, hole, telea, stokes)
+    most = (21 + 22 + LIMIT * 2) / 2
+    assert found.max() <= most + 1e-3
+    assert found.max() > 21
+
+
+def test_a_frame_that_is_all_hole_gets_the_mean_of_both_fills() -> None:
+    hole = np.ones((12, 12), bool)
+    telea, stokes = np.full((144, 3), 10, np.uint8), np.full((144, 3), 30, np.uint8)
+    assert kriged(np.zeros((12, 12, 3), np.uint8), hole) is None
+    assert np.array_equal(likely(np.zeros((12, 12, 3), np.uint8), hole, telea, stokes), np.full((144, 3), 20))
