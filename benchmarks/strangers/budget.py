@@ -6,8 +6,8 @@
 Each contender takes turns with the stock channels-last model, its yardstick. One row a contender: the MiB that autograd
 keeps between forward and backward, the most that it keeps and backward computes again at a time (the latter is counted
 for `accelerate` alone), the milliseconds of a step, and those of the yardstick in the same turns. A budget is a share
-of the stock model's kept bytes: torch.compile's of what is kept, ours of the most at a time. "paper" is the network of
-Wang et al. 2019; others are the timing set's.
+of the stock model's bytes that are kept between forward and backward. "paper" is the network of Wang et al. 2019, and
+others are the timing set's.
 
 With ``--rows`` a run resumes: contenders that have a row in the file are not measured again, and ``--seconds`` ends a
 run between two contenders.
@@ -31,6 +31,7 @@ from torch import Tensor, nn
 import fastinpaint
 from benchmarks.strangers.measure import shrunk
 from benchmarks.strangers.networks import CASES, batch
+from fastinpaint.accelerate import MEMORY
 from fastinpaint.acceleration import trial
 from fastinpaint.acceleration.example import float_tensors
 from fastinpaint.acceleration.kept import PeakBytes, kept_bytes
@@ -84,9 +85,9 @@ def contenders(name: str, args: argparse.Namespace) -> dict[str, Build]:
     def ours(**options: Any) -> Contender:
         return fastinpaint.accelerate(copy.deepcopy(net), example=inputs, **options), inputs
 
-    def low() -> Contender:
+    def fused(tier: str) -> Contender:
         last, last_inputs = channels_last(net, inputs)
-        return fastinpaint.accelerate(last, objective="fuse", memory="low"), last_inputs
+        return fastinpaint.accelerate(last, objective="fuse", memory=tier), last_inputs
 
     found: dict[str, Build] = {f"torch.compile, budget {b:g}": functools.partial(compiled, b) for b in args.budgets}
     found["accelerate, speed"] = ours
@@ -94,7 +95,8 @@ def contenders(name: str, args: argparse.Namespace) -> dict[str, Build]:
         if budget < 1:
             found[f"accelerate, memory={budget:g}"] = functools.partial(ours, memory=budget)
     found["accelerate, memory"] = functools.partial(ours, objective="memory")
-    found["accelerate, every layer fused, low"] = low
+    for tier in MEMORY:
+        found[f"accelerate, every layer fused, {tier}"] = functools.partial(fused, tier)
     return {who: build for who, build in found.items() if args.only in who}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastinpaint.acceleration.paired import Turns
 from fastinpaint.acceleration.select import Tiers
@@ -71,29 +71,39 @@ class Rule:
     """How a goal chooses: of the finalists within its limits, the one of least cost.
 
     Attributes:
-        cost: the cost of kept bytes and seconds.
+        cost: the cost of bytes and seconds.
+        budget: the most bytes that a plan may keep.
+        held: whether the cost is that of the most bytes at a time, in place of those that are kept.
         slower: most relative time beside the fastest finalist.
         doubtful: the same where the turns leave open whether a finalist is within `slower`.
         floor: least speed relative to the better stock layout.
     """
 
     cost: Callable[[int, float], tuple[float, float]]
+    budget: float = math.inf
+    held: bool = False
     slower: float = math.inf
     doubtful: float = math.inf
     floor: float = 0.0
 
 
-def rule_of(goal: Goal, stock_kept: int) -> Rule:
-    """The rule for a goal."""
+def rule_of(goal: Goal, stock_kept: int, fewest: int = 0) -> Rule:
+    """The rule for a goal; fewest: the bytes that the smallest finalist keeps.
+
+    With a budget it is the fastest finalist that meets it, and in a tie the one that holds fewer bytes at a time. If
+    none meets it, it is the smallest.
+    """
     limit = goal.limit(stock_kept)
-    if limit is not None:  # the fastest finalist that meets it, or else the smallest one
-        met = limit * BUDGET_ERROR
-        return Rule(lambda kept, seconds: (max(kept, met), seconds))
+    if limit is not None and fewest <= (met := limit * BUDGET_ERROR):
+        return Rule(lambda held, seconds: (_trade(held, seconds), seconds), met, True, TIE, DOUBTFUL_TIE)
+    if limit is not None:
+        return Rule(lambda kept, seconds: (kept, seconds))
     if goal.objective == "memory":
         return Rule(lambda kept, seconds: (kept, seconds))
     if goal.objective == "balanced":
-        return Rule(lambda kept, seconds: (kept, seconds), SLACK, SLACK)
-    return Rule(lambda kept, seconds: (_trade(kept, seconds), seconds), TIE, DOUBTFUL_TIE, NEVER_SLOWER)
+        return Rule(lambda kept, seconds: (kept, seconds), slower=SLACK, doubtful=SLACK)
+    trade = Rule(lambda kept, seconds: (_trade(kept, seconds), seconds))
+    return replace(trade, slower=TIE, doubtful=DOUBTFUL_TIE, floor=NEVER_SLOWER)
 
 
 def decide(runner: Runner, stocks: Stocks, candidates: Sequence[Candidate], goal: Goal) -> Candidate:
@@ -106,7 +116,8 @@ def decide(runner: Runner, stocks: Stocks, candidates: Sequence[Candidate], goal
     best = min(trial.seconds for trial in stocks.values())
     standing = [Candidate(trial, {}, "stock") for trial in stocks.values() if trial.seconds <= SLOWER_LAYOUT * best]
     ours = _finalists([c for c in candidates if not c.trial.plan.stock], goal, least, runner.training)
-    finalists, rule = [*standing, *ours], rule_of(goal, least)
+    finalists = [*standing, *ours]
+    rule = rule_of(goal, least, min(c.kept for c in finalists))
     within = 3 if min(c.trial.seconds for c in finalists) < SHORT else 1
 
     def alternate(places: Sequence[int], turns: int) -> list[list[float]]:
@@ -133,16 +144,17 @@ def _look(turns: Turns, finalists: list[Candidate], stocks: int, rule: Rule) -> 
     for candidate, seconds in zip(finalists, turns.seconds(), strict=True):
         candidate.trial.seconds = seconds
     places = range(len(finalists))
-    fastest = min(places, key=lambda i: finalists[i].trial.seconds)
+    allowed = [i for i in places if finalists[i].kept <= rule.budget]
+    fastest = min(allowed, key=lambda i: finalists[i].trial.seconds)
     stock = min(range(stocks), key=lambda i: finalists[i].trial.seconds)
     slower, behind = [turns.ratio(i, fastest) for i in places], [turns.ratio(i, stock) for i in places]
     most, doubtful, floor = 1 + rule.slower, 1 + rule.doubtful, 1 / rule.floor if rule.floor else math.inf
     verdicts = [(slower[i].within(most), behind[i].within(floor)) for i in places]
-    may = [i for i in places if False not in verdicts[i]]
+    may = [i for i in allowed if False not in verdicts[i]]
     fit = [i for i in may if slower[i].middle <= doubtful and behind[i].middle <= floor] or [fastest]
 
     def cost(i: int, seconds: float) -> tuple[float, float]:
-        return rule.cost(finalists[i].kept, seconds)
+        return rule.cost(finalists[i].trial.held if rule.held else finalists[i].kept, seconds)
 
     winner = min(fit, key=lambda i: cost(i, finalists[i].trial.seconds))
     known = cost(winner, finalists[winner].trial.seconds)

@@ -153,6 +153,26 @@ def test_balanced_takes_the_smallest_within_5_percent() -> None:
     assert winner(table, "memory") == "smaller"
 
 
+def with_budget(table: dict[str, tuple[float, int, int]], noise: float, seed: int) -> str:
+    """The choice with a budget of 100 MiB; table: {name: seconds, kept MiB, MiB held at a time}."""
+    trials = {name: Trial(plan(name), s, kept=k * MIB, held=h * MIB) for name, (s, k, h) in table.items()}
+    ours = [Candidate(trial, {name: DEFAULT}, name) for name, trial in trials.items() if name != "stock"]
+    stock = replace(trials["stock"], plan=Plan(False))
+    runner = Timings({name: trial.seconds for name, trial in trials.items()}, noise, seed, ())
+    return decide(runner, {False: stock}, ours, Goal("speed", 100.0 * MIB)).name  # type: ignore[arg-type]
+
+
+def test_a_budget_takes_the_fastest_that_meets_it_and_in_a_tie_the_lower_peak() -> None:
+    """Stock and another plan are faster, and keep more."""
+    table = {"stock": (0.7, 300, 300), "large": (0.8, 120, 120), "fast": (1.0, 90, 150), "slow": (1.1, 10, 80)}
+    tied = table | {"low": (1.01, 95, 100)}
+    for seed in range(30):
+        assert with_budget(table, 0.02, seed) == "fast"
+    assert [with_budget(tied, 0.01, seed) for seed in range(30)].count("low") >= 28
+    above = {name: (seconds, kept + 100, held) for name, (seconds, kept, held) in tied.items()}
+    assert with_budget(above, 0.02, 0) == "slow"  # none meets it: the fewest kept bytes
+
+
 def test_the_interval_of_a_ratio() -> None:
     """The sign test's intervals of the median: of 8 values the 2nd to the 7th, at 93 %; of 13 the 4th to the 10th."""
     assert [left_out(n) for n in (1, 2, 5, 7, 8, 10, 11, 13)] == [0, 0, 0, 0, 1, 1, 2, 3]

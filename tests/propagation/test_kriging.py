@@ -35,7 +35,7 @@ def test_what_the_hole_holds_has_no_influence(hole: np.ndarray) -> None:
 
 
 def test_the_estimate_solves_the_equations_of_the_docstring() -> None:
-    """By torch-free dense algebra in float64, on a hole that is not shrunk. Measured 0.004 of 255."""
+    """By NumPy in float64, on a hole that is not shrunk. Measured 0.003 of 255."""
     frame = np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)
     hole = np.zeros((32, 32), bool)
     hole[10:20, 12:22] = True
@@ -54,7 +54,7 @@ def test_the_estimate_solves_the_equations_of_the_docstring() -> None:
 
 
 def test_a_slope_is_followed_better_than_by_its_mean(hole: np.ndarray) -> None:
-    """Measured 1.7 grey levels in the mean, where the mean of the ring is wrong by 21."""
+    """Measured 0.23 grey levels in the mean, where the hole's own mean is wrong by 15.8."""
     rows, columns = grid()
     frame = np.repeat((2 * columns + rows + 40)[..., None], 3, 2).astype(np.uint8)
     truth = frame[hole].astype(np.float32)
