@@ -7,7 +7,7 @@ alone). Neither needs torch. What cannot be built is named and left out.
 
     CXX=...                        the C++ compiler
     FASTINPAINT_CUDA=0|1           never, or by all means, build the CUDA kernels
-    FASTINPAINT_CUDA_ARCHS=80;90a  the architectures, 80 or higher, instead of 80;90a;100, and PTX of the lowest
+    FASTINPAINT_CUDA_ARCHS=80;100  the architectures, 80 or higher, instead of 80;90a, and PTX of the lowest
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ ROOT = Path(__file__).parent.resolve()
 sys.path.insert(0, str(ROOT))  # pip does not
 from tools.nvcc import find_nvcc  # noqa: E402
 
-ARCHITECTURES = "80;90a;100"
+ARCHITECTURES = "80;90a"  # sm_100 runs the same kernels from the PTX, which the driver compiles once
 
 # The instruction sets of the CPU kernels: the width of a vector in bytes and the compiler's flags.
 ISAS = {"scalar": (16, [])}
 if platform.machine().lower() in ("x86_64", "amd64"):
     ISAS["avx2"] = (32, ["-mavx2", "-mfma"])
     ISAS["avx512"] = (64, ["-mavx2", "-mfma", *(f"-mavx512{part}" for part in ("f", "vl", "bw", "dq"))])
+KNOWN_ISAS = ["-DFI_HAS_AVX", "-DFI_HAS_BF16"] if len(ISAS) > 1 else []
 # Those of the kernels of bfloat16 maps, whose product the baseline computes in float32.
 BF16_ISAS = {"scalar": ISAS["scalar"]}
 if "avx512" in ISAS:
@@ -63,7 +64,7 @@ def cuda_architectures() -> list[str]:
     architectures = os.environ.get("FASTINPAINT_CUDA_ARCHS", ARCHITECTURES).split(";")
     for name in architectures:
         if not re.fullmatch(r"(8|9|1\d)\d[af]?", name):
-            raise SystemExit(f"FASTINPAINT_CUDA_ARCHS must name architectures from 80 on, as 80;90a;100, got {name!r}.")
+            raise SystemExit(f"FASTINPAINT_CUDA_ARCHS must name architectures from 80 on, as 80;90a, got {name!r}.")
     return architectures
 
 
@@ -86,13 +87,25 @@ def cuda_flags(nvcc: str) -> tuple[list[str], list[str]]:
     return compile_flags, ["-shared", "-cudart=static", f"-L{runtime}", *cuda_code(cuda_architectures())]
 
 
+def isa_flags(name: str) -> list[str]:
+    """The compiler's flags for a source that is compiled for an instruction set."""
+    width, flags = {**ISAS, **BF16_ISAS}[name]
+    return [*KNOWN_ISAS, f"-DFI_ISA={name}", f"-DFI_BYTES={width}", *flags]
+
+
 def cpu_variants(source: Path) -> list[tuple[str, list[str]]]:
     """How one C++ source is compiled: (suffix of the object, extra flags) of each instruction set."""
-    known = ["-DFI_HAS_AVX", "-DFI_HAS_BF16"] if len(ISAS) > 1 else []
     if "simd" not in source.stem:
-        return [("", known)]
+        return [("", KNOWN_ISAS)]
     isas = BF16_ISAS if "simd_bf16" in source.stem else ISAS
-    return [(f"_{n}", [*known, f"-DFI_ISA={n}", f"-DFI_BYTES={width}", *flags]) for n, (width, flags) in isas.items()]
+    return [(f"_{name}", isa_flags(name)) for name in isas]
+
+
+def precompiled(cxx: str, build: Path) -> dict[str, Path]:
+    """The header of vectors for each instruction set, which g++ parses once: that can take half of a unit's time."""
+    if "g++" not in Path(cxx).name or "clang" in Path(cxx).name:
+        return {}
+    return {name: build / "cpu" / f"cpu_math_{name}.h" for name in {**ISAS, **BF16_ISAS}}
 
 
 def cuda_variants(source: Path) -> list[tuple[str, list[str]]]:
@@ -104,16 +117,24 @@ def cuda_variants(source: Path) -> list[tuple[str, list[str]]]:
 
 
 def write_sources_units(build: Path) -> None:
-    """For each library a unit with the hash of its sources, by which `native` finds a library that is out of date."""
+    """For each library a unit with the hash of its sources, by which `native` finds a library that is out of date.
+
+    Also the header that is precompiled.
+    """
+    write_if_new(build / "cpu_math.h", '#include "common/cpu_math.h"\n')
     place = ROOT / "fastinpaint" / "ops" / "dispatch" / "source_hash.py"
     spec = importlib.util.spec_from_file_location("source_hash", place)  # the package itself needs torch
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     for name in module.SUFFIXES:
         unit, found = build / f"{name}_sources.cpp", module.cxx_hash(ROOT / "csrc", name)
-        text = f'extern "C" __attribute__((visibility("default"))) const char fi_sources[] = "{found}";\n'
-        if not unit.exists() or unit.read_text() != text:
-            unit.write_text(text)
+        write_if_new(unit, f'extern "C" __attribute__((visibility("default"))) const char fi_sources[] = "{found}";\n')
+
+
+def write_if_new(path: Path, text: str) -> None:
+    """Leave a file alone that has the text, so that ninja need not compile what reads it."""
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
 
 
 def ninja_rules(out: Path, build: Path) -> list[str]:
@@ -139,12 +160,19 @@ def ninja_rules(out: Path, build: Path) -> list[str]:
             f"rule link_{name}",
             f"  command = {compiler} {' '.join(link_flags)} $in -o $out",
         ]
+        headers = precompiled(compiler, build) if name == "cpu" else {}
+        for isa, header in headers.items():
+            lines += [f"build {header}.gch: compile_cpu {build}/cpu_math.h"]
+            lines += [f"  extra = {' '.join([*isa_flags(isa), '-x c++-header'])}"]
         objects = []
         for source in sources:
             stem = "_".join(source.relative_to(ROOT / "csrc").with_suffix("").parts)
             for variant, extra in cpu_variants(source) if name == "cpu" else cuda_variants(source):
                 objects.append(f"{build}/{name}/{stem}{variant}.o")
-                lines += [f"build {objects[-1]}: compile_{name} {source}", f"  extra = {' '.join(extra)}"]
+                header = headers.get(variant[1:])
+                needs = f" | {header}.gch" if header else ""
+                lines += [f"build {objects[-1]}: compile_{name} {source}{needs}"]
+                lines += [f"  extra = {' '.join([*extra, *([f'-include {header}'] if header else [])])}"]
         objects.append(f"{build}/{name}_sources.o")
         lines += [f"build {objects[-1]}: compile_{name} {build}/{name}_sources.cpp"]
         library = out / f"libfastinpaint_{name}.so"

@@ -1,11 +1,13 @@
 // `activation` on the CPU: one block of pixels at a time, vectors along the channels. Contracts in cpu.h.
+#include <limits>
+
 #include "activation/cpu.h"
 #include "common/cpu_vec.h"
 
 namespace fi::FI_ISA {
 namespace {
 
-// The four vectors per channel of one source, loaded for lanes [c, c + n).
+// The vectors per channel of one source, loaded for lanes [c, c + n): the identity where it has none.
 template <class D>
 struct Affine {
   using V = typename Simd<D>::vec;
@@ -13,7 +15,7 @@ struct Affine {
   V mean{}, scale{}, shift{};
 
   Affine() = default;
-  Affine(const Source& s, int64_t c, int64_t n) {
+  Affine(const Source& s, int64_t c, int64_t n) : scale(A(1) - V{}) {
     if (!s.mean) return;
     mean = load_n(static_cast<const A*>(s.mean) + c, n);
     scale = load_n(static_cast<const A*>(s.scale) + c, n);
@@ -38,12 +40,14 @@ void for_groups(int64_t channels, F f) {
   for (; c < channels; c += lanes) f(Vectors<1>{}, c);
 }
 
-template <class D, bool AFFINE, bool RELU, bool ADDEND, int COUNT>
+// ReLU is a floor known at run time.
+template <class D, bool AFFINE, bool ADDEND, int COUNT>
 void fwd(const ActivationFwd& args, int64_t begin, int64_t end, int64_t c) {
   using V = typename Simd<D>::vec;
   constexpr int lanes = Simd<D>::lanes;
   const Source& s = args.source;
   const int64_t n = COUNT > 1 ? lanes : s.channels - c;
+  const V floor = (s.relu ? 0 : -std::numeric_limits<typename Simd<D>::scalar>::infinity()) - V{};
   Affine<D> affine[COUNT];
   for (int i = 0; i < COUNT; ++i) affine[i] = Affine<D>(s, c + i * lanes, n);
   const D* x = static_cast<const D*>(s.x) + begin * s.channels + c;
@@ -53,14 +57,14 @@ void fwd(const ActivationFwd& args, int64_t begin, int64_t end, int64_t c) {
     for (int i = 0; i < COUNT; ++i) {
       V v = load_n(x + i * lanes, n);
       if (AFFINE) v = affine[i](v);
-      if (RELU) v = relu(v);
+      v = at_least(floor, v);
       if (ADDEND) v += load_n(addend + (p - begin) * s.channels + i * lanes, n);
       store_n(a + i * lanes, v, n);
     }
   }
 }
 
-template <class D, bool AFFINE, bool RELU, bool SUMS, int COUNT>
+template <class D, bool RELU, bool SUMS, int COUNT>
 void bwd(const ActivationBwd& args, int64_t block, int64_t begin, int64_t end, int64_t c) {
   using V = typename Simd<D>::vec;
   constexpr int lanes = Simd<D>::lanes;
@@ -75,14 +79,13 @@ void bwd(const ActivationBwd& args, int64_t block, int64_t begin, int64_t end, i
   for (int64_t p = begin; p < end; ++p, x += s.channels, da += args.stride) {
     for (int i = 0; i < COUNT; ++i) {
       V dz = load_n(da + i * lanes, n);
-      if (AFFINE || RELU) {
+      if (RELU || SUMS) {
         const V xv = load_n(x + i * lanes, n);
-        if (RELU) dz = gate(AFFINE ? affine[i](xv) : xv, dz);
+        if (RELU) dz = gate(affine[i](xv), dz);
         if (SUMS) add_product(sum_dz_x[i], dz, xv - affine[i].mean);
       }
       if (SUMS) add(sum_dz[i], dz);
-      if (AFFINE) dz *= affine[i].scale;
-      if (dx) store_n(dx + (p - begin) * s.channels + i * lanes, dz, n);
+      if (dx) store_n(dx + (p - begin) * s.channels + i * lanes, dz * affine[i].scale, n);
     }
   }
   for (int i = 0; SUMS && i < COUNT; ++i) {
@@ -133,29 +136,24 @@ void with_dtype(Dtype dtype, F f) {
 
 void activation_fwd(const ActivationFwd& args, Dtype dtype, int64_t begin, int64_t end) {
   with_dtype(dtype, [&](auto d) {
-    choose(args.source.mean, [&](auto affine) {
-      choose(args.source.relu, [&](auto relu) {
-        choose(args.source.addend, [&](auto addend) {
-          using D = decltype(d);
-          for_groups<D, 4>(args.source.channels, [&](auto vectors, int64_t c) {
-            fwd<D, affine.value, relu.value, addend.value, vectors.count>(args, begin, end, c);
-          });
-        });
+    auto by = [&](auto affine, auto addend) {
+      using D = decltype(d);
+      for_groups<D, 4>(args.source.channels, [&](auto vectors, int64_t c) {
+        fwd<D, decltype(affine)::value, decltype(addend)::value, vectors.count>(args, begin, end, c);
       });
-    });
+    };
+    if (args.source.addend) return by(Yes{}, Yes{});
+    args.source.mean ? by(Yes{}, No{}) : by(No{}, No{});
   });
 }
 
 void activation_bwd(const ActivationBwd& args, Dtype dtype, int64_t block, int64_t begin, int64_t end) {
   with_dtype(dtype, [&](auto d) {
-    choose(args.source.mean, [&](auto affine) {
-      choose(args.source.relu, [&](auto relu) {
-        choose(args.sums, [&](auto sums) {
-          using D = decltype(d);
-          for_groups<D, 2>(args.source.channels, [&](auto vectors, int64_t c) {
-            bwd<D, decltype(affine)::value, decltype(relu)::value, decltype(sums)::value, vectors.count>(args, block,
-                                                                                                         begin, end, c);
-          });
+    choose(args.source.relu, [&](auto relu) {
+      choose(args.sums, [&](auto sums) {
+        using D = decltype(d);
+        for_groups<D, 2>(args.source.channels, [&](auto vectors, int64_t c) {
+          bwd<D, decltype(relu)::value, decltype(sums)::value, vectors.count>(args, block, begin, end, c);
         });
       });
     });

@@ -198,15 +198,16 @@ struct Simd<double> {
   static constexpr int lanes = FI_BYTES / 8;
 };
 
-// The first n < lanes values; the other lanes are zero.
+// The first n < lanes values; the other lanes are zero. A call, as the copy is one anyway: inlined into every kernel of
+// a last vector it was half of their code.
 template <class S>
-inline typename Simd<S>::vec load_part(const S* p, int64_t n) {
+__attribute__((noinline)) typename Simd<S>::vec load_part(const S* p, int64_t n) {
   S buffer[Simd<S>::lanes] = {};
   std::memcpy(buffer, p, n * sizeof(S));
   return load(buffer);
 }
 template <class S>
-inline void store_part(S* p, typename Simd<S>::vec v, int64_t n) {
+__attribute__((noinline)) void store_part(S* p, typename Simd<S>::vec v, int64_t n) {
   S buffer[Simd<S>::lanes];
   store(buffer, v);
   std::memcpy(p, buffer, n * sizeof(S));
@@ -216,6 +217,18 @@ inline void store_part(S* p, typename Simd<S>::vec v, int64_t n) {
 inline __mmask16 first(int64_t n) { return static_cast<__mmask16>((1u << n) - 1); }
 inline vfloat load_part(const float* p, int64_t n) { return (vfloat)_mm512_maskz_loadu_ps(first(n), p); }
 inline void store_part(float* p, vfloat v, int64_t n) { _mm512_mask_storeu_ps(p, first(n), (__m512)v); }
+inline vfloat load_part(const Bf16* p, int64_t n) {
+  return (vfloat)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(n), p)), 16);
+}
+inline void store_part(Bf16* p, vfloat v, int64_t n) {
+  _mm256_mask_storeu_epi16(p, first(n), _mm512_cvtepi32_epi16((__m512i)rounded(v)));
+}
+inline vdouble load_part(const double* p, int64_t n) {
+  return (vdouble)_mm512_maskz_loadu_pd(static_cast<__mmask8>(first(n)), p);
+}
+inline void store_part(double* p, vdouble v, int64_t n) {
+  _mm512_mask_storeu_pd(p, static_cast<__mmask8>(first(n)), (__m512d)v);
+}
 #elif FI_BYTES == 32
 inline __m256i first(int64_t n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
@@ -232,22 +245,32 @@ inline void store_n(S* p, typename Simd<S>::vec v, int64_t n) {
   n >= Simd<S>::lanes ? store(p, v) : store_part(p, v, n);
 }
 
-// max(0, z) with NaN passed on, as torch's relu.
+// max(floor, z) with NaN passed on.
 template <class V>
-inline V relu(V z) {
-  return z < 0 ? V{} : z;
+inline V at_least(V floor, V z) {
+  return z < floor ? floor : z;
 }
 #if FI_BYTES == 64
 template <>
-inline vfloat relu(vfloat z) {
-  return (vfloat)_mm512_maskz_max_ps(0xffff, _mm512_setzero_ps(), (__m512)z);
+inline vfloat at_least(vfloat floor, vfloat z) {
+  return (vfloat)_mm512_maskz_max_ps(0xffff, (__m512)floor, (__m512)z);
 }
 #elif FI_BYTES == 32
 template <>
-inline vfloat relu(vfloat z) {
-  return (vfloat)_mm256_max_ps(_mm256_setzero_ps(), (__m256)z);
+inline vfloat at_least(vfloat floor, vfloat z) {
+  return (vfloat)_mm256_max_ps((__m256)floor, (__m256)z);
+}
+#elif defined(__SSE2__)
+template <>
+inline vfloat at_least(vfloat floor, vfloat z) {
+  return (vfloat)_mm_max_ps((__m128)floor, (__m128)z);
 }
 #endif
+// As torch's relu.
+template <class V>
+inline V relu(V z) {
+  return at_least(V{}, z);
+}
 
 // Where z <= 0, zero; else v (also where z is NaN, as torch's threshold backward).
 template <class V>

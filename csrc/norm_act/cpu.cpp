@@ -2,8 +2,8 @@
 // order, so a result does not depend on the number of threads. Every function returns 0.
 //
 // Statistics are taken over each sample and group of channels; for batch norm all the batch is one sample, and each
-// channel a group. Vectors named mean and var are [samples, channels], those named weight, bias and slope [channels], all
-// in the wide dtype: double for maps of doubles, else float.
+// channel a group. Vectors named mean and var are [samples, channels], those named weight, bias and slope [channels],
+// all in the wide dtype: double for maps of doubles, else float.
 #include "norm_act/cpu.h"
 
 #include <algorithm>
@@ -120,8 +120,8 @@ template <class A>
 void fwd(const NormActProblem& p, const void* x, const void* addend, const void* slope, const Affine<A>& affine,
          void* a, int64_t stride, int64_t offset, int threads) {
   for_blocks(p, threads, [&](int64_t sample, int64_t, int64_t begin, int64_t end) {
-    const NormActFwd args{affine.form(p, x, addend, slope, sample), moved(a, sample * p.pixels * stride, bytes(p)), stride,
-                          offset, leaves_caches(p, a, stride, offset)};
+    const NormActFwd args{affine.form(p, x, addend, slope, sample), moved(a, sample * p.pixels * stride, bytes(p)),
+                          stride, offset, leaves_caches(p, a, stride, offset)};
     FI_DISPATCH(norm_act_fwd(args, static_cast<Dtype>(p.dtype), begin, end))
   });
 }
@@ -251,8 +251,8 @@ FI_EXPORT int fi_cpu_norm_act_fwd(const NormActProblem* p, const void* x, const 
   return 0;
 }
 
-// dx, daddend (either may be null), dweight, dbias and dslope [channels] in the wide dtype (may be null), from da, whose
-// rows have `stride`, this map's channels from `offset` on. out: null, or a, from which act' is then taken.
+// dx, daddend (either may be null), dweight, dbias and dslope [channels] in the wide dtype (may be null), from da,
+// whose rows have `stride`, this map's channels from `offset` on. out: null, or a, from which act' is then taken.
 FI_EXPORT int fi_cpu_norm_act_bwd(const NormActProblem* p, const void* da, int64_t stride, int64_t offset,
                                   const void* x, const void* addend, const void* out, const void* mean, const void* var,
                                   const void* weight, const void* bias, const void* slope, void* dx, void* daddend,

@@ -1,8 +1,11 @@
 // The activations and their derivatives, on vectors. For cpu_simd*.cpp.
 //
-// fwd(z, p) is act(z); bwd(z, p, da) is da * act'(z). p is a number, or a vector of the channels' slopes. Of those that are clamped or of two pieces, act(z) has the sign
-// and the bounds of z, so that bwd may be given act(z) in place of z: relu, relu6 and leaky_relu.
+// fwd(z, p) is act(z); bwd(z, p, da) is da * act'(z). p is a number, or a vector of the channels' slopes. Of those that
+// are clamped or of two pieces, act(z) has the sign and the bounds of z, so that bwd may be given act(z) in place of z:
+// relu, relu6 and leaky_relu.
 #pragma once
+
+#include <type_traits>
 
 #include "common/cpu_math.h"
 #include "norm_act/cpu.h"
@@ -10,6 +13,15 @@
 namespace {
 
 struct OfChannel {};  // the base of activations whose parameter differs between channels
+struct Costly {};     // the base of activations that take an exponential, but for gelu's
+
+// The parameter of an activation that is chosen at each vector.
+template <class V, class A>
+struct Choice {
+  fi::Act act;
+  A number;
+  V slope;
+};
 
 // V: a vector; A: its values' type.
 template <class V, class A>
@@ -43,11 +55,11 @@ struct Acts {
   struct Prelu : LeakyRelu, OfChannel {
     static V by_slope(V z, V da) { return z > 0 ? V{} : da * z; }  // da * the derivative by the slope
   };
-  struct Elu {
+  struct Elu : Costly {
     static V fwd(V z, A alpha) { return z > 0 ? z : alpha * (exp_of(z) - A(1)); }
     static V bwd(V z, A alpha, V da) { return z > 0 ? da : da * (alpha * exp_of(z)); }
   };
-  struct Silu {
+  struct Silu : Costly {
     static V fwd(V z, A) { return z / (A(1) + exp_of(-z)); }
     static V bwd(V z, A, V da) {
       const V e = exp_of(-z), s = A(1) / (A(1) + e);
@@ -62,14 +74,14 @@ struct Acts {
     static V fwd(V z, A) { return clamp(z + A(3), 0, 6) / A(6); }
     static V bwd(V z, A, V da) { return z <= A(-3) ? V{} : z >= A(3) ? V{} : da / A(6); }
   };
-  struct Sigmoid {
+  struct Sigmoid : Costly {
     static V fwd(V z, A) { return sigmoid(z); }
     static V bwd(V z, A, V da) {
       const V s = sigmoid(z);
       return da * s * (A(1) - s);
     }
   };
-  struct Tanh {
+  struct Tanh : Costly {
     static V fwd(V z, A) { return tanh_of(z); }
     static V bwd(V z, A, V da) {
       const V t = tanh_of(z);
@@ -89,14 +101,14 @@ struct Acts {
       return da * (s + z * s * (e * s) * slope);
     }
   };
-  struct Softplus {  // torch's threshold: linear above 20
+  struct Softplus : Costly {  // torch's threshold: linear above 20
     static V fwd(V z, A beta) {
       const V t = z * beta;
       return t > A(20) ? z : ((t > 0 ? t : V{}) + log1p_of(exp_of(-magnitude(t)))) / beta;
     }
     static V bwd(V z, A beta, V da) { return z * beta > A(20) ? da : da * sigmoid(z * beta); }
   };
-  struct Mish {  // w = tanh(softplus(z)) = (e^2 + 2 e) / (e^2 + 2 e + 2), e = exp(z)
+  struct Mish : Costly {  // w = tanh(softplus(z)) = (e^2 + 2 e) / (e^2 + 2 e + 2), e = exp(z)
     static V weight(V z) {
       const V e = exp_of(z > A(20) ? all(20) : z), n = e * (e + A(2));
       return n / (n + A(2));
@@ -146,5 +158,32 @@ void with_act(fi::Act act, F f) {
       return f(typename All::Prelu{});
   }
 }
+
+// The activation that its parameter names, chosen at each vector: one kernel serves all.
+template <class D>
+struct AnyAct : OfChannel {
+  using V = typename Simd<D>::vec;
+  using Parameter = Choice<V, typename Simd<D>::scalar>;
+
+  template <class ACT>
+  static auto own(const Parameter& p) {
+    if constexpr (std::is_base_of_v<OfChannel, ACT>) {
+      return p.slope;
+    } else {
+      return p.number;
+    }
+  }
+  static V fwd(V z, const Parameter& p) {
+    V a;
+    with_act<D>(p.act, [&](auto act) { a = act.fwd(z, own<decltype(act)>(p)); });
+    return a;
+  }
+  static V bwd(V z, const Parameter& p, V da) {
+    V dz;
+    with_act<D>(p.act, [&](auto act) { dz = act.bwd(z, own<decltype(act)>(p), da); });
+    return dz;
+  }
+  static V by_slope(V z, V da) { return z > 0 ? V{} : da * z; }
+};
 
 }  // namespace

@@ -27,8 +27,10 @@ NEIGHBOURS = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], np.float32) / 4
 
 def opencv(frame: np.ndarray, hole: np.ndarray, method: int) -> np.ndarray:
     """`cv2.inpaint` of uint8 ``[H, W, 3]``; what the frame holds inside the hole has no influence."""
-    blank = np.where(hole[..., None], 0, frame).astype(np.uint8)
-    return cv2.inpaint(blank, hole.astype(np.uint8), RADIUS, method)
+    blank, mask = np.where(hole[..., None], 0, frame).astype(np.uint8), hole.astype(np.uint8)
+    if min(hole.shape) == 1:  # OpenCV reads beyond the end of a single row
+        blank, mask = (np.pad(plane, [(0, 1), (0, 1), (0, 0)][: plane.ndim], "edge") for plane in (blank, mask))
+    return cv2.inpaint(blank, mask, RADIUS, method)[: hole.shape[0], : hole.shape[1]]
 
 
 def harmonic(frame: np.ndarray, hole: np.ndarray) -> np.ndarray:

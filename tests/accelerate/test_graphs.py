@@ -1,4 +1,8 @@
-"""torch.cuda.make_graphed_callables with graphs that capture nothing: the work runs where it would be captured."""
+"""CUDA graphs of accelerated models, without a GPU.
+
+torch.cuda.make_graphed_callables gets graphs that capture nothing: the work runs where it would be captured. Of
+``torch.compile(mode="reduce-overhead")`` the graphs are examined that inductor would capture.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,8 @@ from unittest import mock
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
 
 import fastinpaint
 from fastinpaint.acceleration import first_call
@@ -200,3 +206,30 @@ def test_a_forward_of_the_instance_is_kept() -> None:
     assert len(net._forward_hooks) == 1
     torch.testing.assert_close(net(x), expected)
     assert not fastinpaint.restore(net)._forward_hooks
+
+
+@pytest.mark.parametrize("kind", ["residual sums", "u-net"])
+def test_a_compiled_step_has_nothing_that_a_cuda_graph_refuses(kind: str) -> None:
+    """It is one graph forward and one backward. No operator reads a value, and none changes but the model's buffers."""
+    make, batch = KINDS[kind]
+    torch.manual_seed(0)
+    plain, x = make(), batch()
+    net = fastinpaint.accelerate(copy.deepcopy(plain), objective="fuse")
+    seen: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        seen.append(graph)
+        return make_boxed_func(graph.forward)
+
+    compiled = torch.compile(net, fullgraph=True, backend=aot_autograd(fw_compiler=keep, bw_compiler=keep))
+    for y, other in zip(leaves(compiled(*x)), leaves(plain(*x)), strict=True):
+        torch.testing.assert_close(y, other, rtol=1e-3, atol=1e-4)
+        y.sum().backward(retain_graph=True)
+    assert len(seen) == 2
+    calls = [node for graph in seen for node in graph.graph.nodes if node.op == "call_function"]
+    assert any("fastinpaint" in str(node.target) for node in calls)
+    refused = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape, torch.Tag.cudagraph_unsafe}
+    assert not [node for node in calls if refused & set(getattr(node.target, "tags", ()))]
+    changed = [node.args[0] for node in calls if node.target is torch.ops.aten.copy_.default]
+    assert all(node.op == "placeholder" for node in changed)
+    assert len(set(changed)) == len(changed) <= len(list(net.buffers()))

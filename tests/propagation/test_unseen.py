@@ -68,3 +68,15 @@ def test_a_place_that_is_never_shown_follows_what_time_shows_around_it() -> None
     error = np.abs(filled.video[3].astype(int) - video[3])[strip]
     assert error.mean() < 8
     assert (filled.confidence[3][strip] == 0).all()
+
+
+def test_a_frame_of_one_row_is_filled_alike_every_time() -> None:
+    """OpenCV's methods read beyond the end of a single row, so that the fill hung on what memory held before."""
+    rng = np.random.default_rng(0)
+    video = rng.integers(0, 256, (4, 1, 64, 3), np.uint8)
+    mask = np.zeros((4, 1, 64), bool)
+    mask[:, :, 20:40] = True
+    first = propagate(video, mask).video
+    for number in range(4):
+        held = np.full(200_000, 50 * number, np.uint8)
+        assert np.array_equal(propagate(video, mask).video, first), held[0]

@@ -39,9 +39,13 @@ def _unseen() -> None:
 
 def shrink() -> None:
     """Reduce sizes for timed steps: two frames of 16 x 16, a sixteenth of the channels, small tiles and copies."""
+    import torch
+
     from fastinpaint.bench import contenders, machine, measure
     from tests.rehearsal import kernels
 
+    # batch norms of so few values amplify rounding: plain PyTorch's own gradients are farther than this from float32's
+    contenders.TOLERANCE[torch.bfloat16] = 1.0
     contenders.Workload.__init__.__defaults__ = (2, 16, 1, 2, 1 / 16, "float32", "cpu", "auto", 0)  # type: ignore[misc]
     machine.SIZES["cuda"] = (1 << 12, 64)
     measure.FLUSHED = 1 << 10

@@ -14,6 +14,7 @@ import importlib.util
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +31,7 @@ COUNTED = ("HMMA", "HGMMA", "LDSM", "LDGSTS", "UBLKCP", "WARPGROUP.DEPBAR", "STL
 LISTED = COUNTED[:5]
 TF32 = "HMMA.1688.F32.TF32"  # counted in addition to all HMMA
 ARCHITECTURES = ("sm_80", "sm_90a", "sm_100")
+FROM_PTX = "sm_100"  # no machine code is built for it: the driver compiles the PTX, and nvcc here
 THREADS, BLOCKS_WANTED, REGISTERS = 128, 2, 65536  # per block; per SM; per SM
 # Kernels whose products must use tensor cores, with other required instructions.
 TENSOR = re.compile(r"^(gather|thin|wgrad)_kernel<(bf16|half)")
@@ -100,11 +102,33 @@ def demangled(symbol: str) -> str:
 
 
 def kernels(library: Path) -> list[Kernel]:
-    """Every kernel of the library, for every architecture it was compiled for."""
-    tool = cuobjdump()
+    """Every kernel of the library, for every architecture it was compiled for and for the one compiled from its PTX."""
+    tool, compiler = cuobjdump(), nvcc()
     assert tool is not None
+    found = read_kernels(tool, library)
+    if compiler is not None and all(k.architecture != FROM_PTX for k in found):
+        found += compile_ptx(tool, compiler, library)
+    return sorted(set_defaults(found), key=lambda k: (k.name, ARCHITECTURES.index(k.architecture)))
+
+
+def compile_ptx(tool: str, compiler: str, library: Path) -> list[Kernel]:
+    """The kernels of the library's PTX, compiled for `FROM_PTX`."""
+    dumped = subprocess.run([tool, "-ptx", str(library)], capture_output=True, text=True, check=True).stdout
+    units = [text for text in re.split(r"\n(?=Fatbin )", dumped) if ".entry" in text]
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        source, compiled = Path(folder, "unit.ptx"), Path(folder, "unit.cubin")
+        for text in units:
+            source.write_text(text[text.index("\n.version") :])
+            subprocess.run([compiler, f"-arch={FROM_PTX}", "-cubin", source, "-o", compiled], check=True)
+            found += read_kernels(tool, compiled, FROM_PTX)
+    return found
+
+
+def read_kernels(tool: str, library: Path, architecture: str = "") -> list[Kernel]:
+    """Every kernel of a library, or of a unit compiled for one architecture."""
     usage = subprocess.run([tool, "-res-usage", str(library)], capture_output=True, text=True, check=True).stdout
-    resources, architecture, symbol = {}, "", ""
+    resources, of_unit, symbol = {}, architecture, ""
     for line in usage.splitlines():
         if match := re.match(r"arch = (\w+)", line):
             architecture = match[1]
@@ -112,12 +136,11 @@ def kernels(library: Path) -> list[Kernel]:
             symbol = match[1]
         elif match := re.search(r"REG:(\d+) STACK:(\d+)", line):
             resources[architecture, symbol] = int(match[1]), int(match[2])
-    counts = count_instructions([tool, "-sass", str(library)])
-    found = [
+    counts = count_instructions([tool, "-sass", str(library)], of_unit)
+    return [
         Kernel(demangled(symbol), architecture, *numbers, dict(counts[architecture, symbol]))
         for (architecture, symbol), numbers in resources.items()
     ]
-    return sorted(set_defaults(found), key=lambda k: (k.name, ARCHITECTURES.index(k.architecture)))
 
 
 def set_defaults(found: Iterable[Kernel]) -> list[Kernel]:
@@ -126,11 +149,11 @@ def set_defaults(found: Iterable[Kernel]) -> list[Kernel]:
     return [k._replace(counts={op: k.counts.get(op, 0) for op in (*COUNTED, TF32)}) for k in unique.values()]
 
 
-def count_instructions(command: list[str]) -> dict[tuple[str, str], collections.Counter[str]]:
+def count_instructions(command: list[str], architecture: str = "") -> dict[tuple[str, str], collections.Counter[str]]:
     """The number of occurrences of each counted instruction, by architecture and kernel."""
     counts: dict[tuple[str, str], collections.Counter[str]] = collections.defaultdict(collections.Counter)
     instruction = re.compile(rf"\*/\s+(?:@!?U?P\w+\s+)?({'|'.join(map(re.escape, COUNTED))})\b[.\w]*")
-    architecture = symbol = ""
+    symbol = ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:

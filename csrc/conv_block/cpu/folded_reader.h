@@ -8,14 +8,17 @@
 namespace {
 
 // As `Reader`, with the mean folded into the shift: what that rounds is far below bfloat16's own rounding.
-template <bool AFFINE, bool RELU, bool ADDEND>
+template <bool AFFINE, bool ADDEND, bool CLAMP = true>
 struct FoldedReader {
   const Bf16 *x, *addend;
-  vfloat scale, shift;
+  vfloat scale, shift{}, floor;
 
   FoldedReader(const fi::Source& s, int64_t c)
-      : x(static_cast<const Bf16*>(s.x) + c), addend(ADDEND ? static_cast<const Bf16*>(s.addend) + c : nullptr) {
-    if (!AFFINE) return;
+      : x(static_cast<const Bf16*>(s.x) + c),
+        addend(ADDEND ? static_cast<const Bf16*>(s.addend) + c : nullptr),
+        scale(1.0f - vfloat{}),
+        floor(s.relu ? vfloat{} : no_floor()) {
+    if (!AFFINE || !s.mean) return;
     scale = load(static_cast<const float*>(s.scale) + c);
     shift = load(static_cast<const float*>(s.shift) + c) - load(static_cast<const float*>(s.mean) + c) * scale;
   }
@@ -24,7 +27,7 @@ struct FoldedReader {
     if (!INSIDE && offset < 0) return vfloat{};
     vfloat v = load(x + offset);
     if (AFFINE) v = v * scale + shift;
-    if (RELU) v = relu(v);
+    if (CLAMP) v = at_least(floor, v);
     if (ADDEND) v += load(addend + offset);
     return v;
   }
@@ -33,15 +36,15 @@ struct FoldedReader {
 // Calls f with a null pointer to the FoldedReader that a source needs.
 template <class F>
 void with_folded_reader(const fi::Source& s, F f) {
-  auto by = [&](auto affine, auto clamp) {
-    constexpr bool kAffine = decltype(affine)::value, kRelu = decltype(clamp)::value;
-    s.addend ? f(static_cast<FoldedReader<kAffine, kRelu, true>*>(nullptr))
-             : f(static_cast<FoldedReader<kAffine, kRelu, false>*>(nullptr));
-  };
-  constexpr std::true_type yes;
-  constexpr std::false_type no;
-  if (s.mean) return s.relu ? by(yes, yes) : by(yes, no);
-  s.relu ? by(no, yes) : by(no, no);
+  if (s.addend) return f(static_cast<FoldedReader<true, true>*>(nullptr));
+  s.mean ? f(static_cast<FoldedReader<true, false>*>(nullptr)) : f(static_cast<FoldedReader<false, false>*>(nullptr));
+}
+
+// As `with_folded_reader`, of G: plain or affine in y with dy as its addend.
+template <class F>
+void with_folded_upstream(const fi::Source& s, F f) {
+  s.mean ? f(static_cast<FoldedReader<true, true, false>*>(nullptr))
+         : f(static_cast<FoldedReader<false, false, false>*>(nullptr));
 }
 
 // Where the pixels of a patch lie in a map, in values; negative outside it.

@@ -18,20 +18,26 @@ FI_INLINE const float* opaque(const float* p) {
   return p;
 }
 
+// What clamps nothing.
+inline vfloat no_floor() { return -__builtin_inff() - vfloat{}; }
+
 // Reads the activation of kLanes channels at a pixel; outside the map it is zero, as padding is of the activation. S is
-// the storage of the maps, float or Bf16.
-template <class S, bool AFFINE, bool RELU, bool ADDEND>
+// the storage of the maps, float or Bf16. ReLU is a floor known at run time, and a source with an addend is AFFINE too,
+// if need be by the identity: a reader for each combination would compile every transform eight times.
+template <class S, bool AFFINE, bool ADDEND, bool CLAMP = true>
 struct Reader {
   const S* x;
   const S* addend;
   int64_t channels;
-  vfloat mean, scale, shift;
+  vfloat mean{}, scale, shift{}, floor;
 
   Reader(const fi::Source& s, int64_t c)
       : x(static_cast<const S*>(s.x) + c),
         addend(ADDEND ? static_cast<const S*>(s.addend) + c : nullptr),
-        channels(s.channels) {
-    if (!AFFINE) return;
+        channels(s.channels),
+        scale(1.0f - vfloat{}),
+        floor(s.relu ? vfloat{} : no_floor()) {
+    if (!AFFINE || !s.mean) return;
     mean = load(static_cast<const float*>(s.mean) + c);
     scale = load(static_cast<const float*>(s.scale) + c);
     shift = load(static_cast<const float*>(s.shift) + c);
@@ -39,7 +45,7 @@ struct Reader {
   FI_INLINE vfloat operator()(int64_t pixel) const {
     vfloat v = load(x + pixel * channels);
     if (AFFINE) v = (v - mean) * scale + shift;
-    if (RELU) v = relu(v);
+    if (CLAMP) v = at_least(floor, v);
     if (ADDEND) v += load(addend + pixel * channels);
     return v;
   }
@@ -52,25 +58,8 @@ struct Reader {
 // Calls f with a null pointer to the Reader that a source needs.
 template <class S, class F>
 void with_reader(const fi::Source& s, F f) {
-  const int kind = (s.mean ? 4 : 0) + (s.relu ? 2 : 0) + (s.addend ? 1 : 0);
-  switch (kind) {
-    case 0:
-      return f(static_cast<Reader<S, 0, 0, 0>*>(nullptr));
-    case 1:
-      return f(static_cast<Reader<S, 0, 0, 1>*>(nullptr));
-    case 2:
-      return f(static_cast<Reader<S, 0, 1, 0>*>(nullptr));
-    case 3:
-      return f(static_cast<Reader<S, 0, 1, 1>*>(nullptr));
-    case 4:
-      return f(static_cast<Reader<S, 1, 0, 0>*>(nullptr));
-    case 5:
-      return f(static_cast<Reader<S, 1, 0, 1>*>(nullptr));
-    case 6:
-      return f(static_cast<Reader<S, 1, 1, 0>*>(nullptr));
-    default:
-      return f(static_cast<Reader<S, 1, 1, 1>*>(nullptr));
-  }
+  if (s.addend) return f(static_cast<Reader<S, true, true>*>(nullptr));
+  s.mean ? f(static_cast<Reader<S, true, false>*>(nullptr)) : f(static_cast<Reader<S, false, false>*>(nullptr));
 }
 
 }  // namespace

@@ -4,9 +4,9 @@
 #include <cstring>
 #include <type_traits>
 
+#include "conv_block/cpu/act_rows.h"
 #include "conv_block/cpu/reader.h"
 #include "conv_block/cpu/winograd.h"
-#include "norm_act/cpu_acts.h"
 
 namespace {
 
@@ -28,15 +28,16 @@ struct Activation {
 };
 
 // Activations of COUNT vectors of channels from c on, the last with n channels, at `count` pixels. Negative pixels are
-// padding, which is zero.
-template <int COUNT, bool AFFINE, bool RELU, bool ADDEND, class Pixel>
-void read_vectors(const fi::Source& s, int64_t c, int64_t n, int64_t count, Pixel pixel, float* to, int64_t stride) {
+// padding, which is zero. `floor` is ReLU's; a source with an addend is AFFINE too, if need be by the identity.
+template <int COUNT, bool AFFINE, bool ADDEND, class Pixel>
+void read_vectors(const fi::Source& s, vfloat floor, int64_t c, int64_t n, int64_t count, Pixel pixel, float* to,
+                  int64_t stride) {
   vfloat mean[COUNT] = {}, scale[COUNT] = {}, shift[COUNT] = {};
   auto vector = [&](const void* v, int i) { return load_n(static_cast<const float*>(v) + c + i * kLanes, n); };
   for (int i = 0; AFFINE && i < COUNT; ++i) {
-    mean[i] = vector(s.mean, i);
-    scale[i] = vector(s.scale, i);
-    shift[i] = vector(s.shift, i);
+    mean[i] = s.mean ? vector(s.mean, i) : vfloat{};
+    scale[i] = s.mean ? vector(s.scale, i) : 1.0f - vfloat{};
+    shift[i] = s.mean ? vector(s.shift, i) : vfloat{};
   }
   const float* x = static_cast<const float*>(s.x) + c;
   const float* addend = ADDEND ? static_cast<const float*>(s.addend) + c : nullptr;
@@ -48,7 +49,7 @@ void read_vectors(const fi::Source& s, int64_t c, int64_t n, int64_t count, Pixe
       if (place >= 0) {
         v = load_n(x + at + i * kLanes, n);
         if (AFFINE) v = (v - mean[i]) * scale[i] + shift[i];
-        if (RELU) v = relu(v);
+        v = at_least(floor, v);
         if (ADDEND) v += load_n(addend + at + i * kLanes, n);
       }
       store(to + i * kLanes, v);
@@ -56,58 +57,49 @@ void read_vectors(const fi::Source& s, int64_t c, int64_t n, int64_t count, Pixe
   }
 }
 
-// rows[i * stride + k], k < width: act of what is there, plus the addend of channel c + k at pixel(i); padding stays
-// zero. The rows are in the first cache: an activation in the load itself would be compiled once for each kind of load.
-template <class Pixel>
-void activate_rows(const fi::Source& s, int64_t c, int64_t width, int64_t count, Pixel pixel, float* rows,
-                   int64_t stride) {
-  const Activation activation(s);
-  const float* addend = static_cast<const float*>(s.addend);
-  with_act<float>(activation.act, [&](auto chosen) {
-    for (int64_t i = 0; i < count; ++i, rows += stride) {
-      const int64_t place = pixel(i);
-      if (place < 0) continue;
-      for (int64_t k = 0; k < width; k += kLanes) {
-        vfloat v = decltype(chosen)::fwd(load(rows + k), activation.parameter);
-        if (addend) v += load_n(addend + place * s.channels + c + k, width - k);
-        store(rows + k, v);
-      }
-    }
-  });
+// f(first, number, their pixels) for pixels some at a time.
+template <class Pixel, class F>
+void for_pixels(int64_t count, Pixel pixel, F f) {
+  int64_t list[kSegment];
+  for (int64_t begin = 0; begin < count; begin += kSegment) {
+    const int64_t size = count - begin < kSegment ? count - begin : kSegment;
+    for (int64_t i = 0; i < size; ++i) list[i] = pixel(begin + i);
+    f(begin, size, list);
+  }
 }
 
 // to[i * stride + k] = the source's activation of channel c + k at pixel(i), k < width and i < count. Whole vectors are
 // written: what follows the last channel is arbitrary. The map is read some pixels at a time, nearly in its order,
-// which the caches foresee.
+// which the caches foresee. Activations other than ReLU take a pass over the rows while they are in the first cache.
 template <class Pixel>
 void read_rows(const fi::Source& s, int64_t c, int64_t width, int64_t count, Pixel pixel, float* to, int64_t stride) {
   const int64_t strip = width < kStripFloats / 4 ? kStripFloats / width : 4;
   const Activation activation(s);
-  auto by = [&](auto affine, auto clamp, auto addend) {
-    constexpr bool kAffine = decltype(affine)::value, kRelu = decltype(clamp)::value;
-    constexpr bool kAddend = decltype(addend)::value;
+  const vfloat floor = activation.act == fi::Act::relu ? vfloat{} : no_floor();
+  auto by = [&](auto affine, auto addend) {
+    constexpr bool kAffine = decltype(affine)::value, kAddend = decltype(addend)::value;
     for (int64_t first = 0; first < count; first += strip, to += strip * stride) {
       const int64_t pixels = count - first < strip ? count - first : strip;
       auto at = [&](int64_t i) { return pixel(first + i); };
       int64_t k = 0;
       for (; k + kWideVectors * kLanes <= width; k += kWideVectors * kLanes) {
-        read_vectors<kWideVectors, kAffine, kRelu, kAddend>(s, c + k, kLanes, pixels, at, to + k, stride);
+        read_vectors<kWideVectors, kAffine, kAddend>(s, floor, c + k, kLanes, pixels, at, to + k, stride);
       }
       for (; k < width; k += kLanes) {
-        read_vectors<1, kAffine, kRelu, kAddend>(s, c + k, width - k, pixels, at, to + k, stride);
+        read_vectors<1, kAffine, kAddend>(s, floor, c + k, width - k, pixels, at, to + k, stride);
       }
-      if (!kRelu && !kAddend && activation.needs_pass()) activate_rows(s, c, width, pixels, at, to, stride);
+      if (kAddend || !activation.needs_pass()) continue;
+      const float* more = s.addend ? static_cast<const float*>(s.addend) + c : nullptr;
+      for_pixels(pixels, at, [&](int64_t begin, int64_t size, const int64_t* list) {
+        fi::FI_ISA::act_rows(
+            {activation.act, activation.parameter, more, s.channels, width, stride, size, list, to + begin * stride});
+      });
     }
   };
   constexpr std::true_type yes;
   constexpr std::false_type no;
-  auto with_addend = [&](auto affine, auto clamp) {
-    s.addend && !activation.needs_pass() ? by(affine, clamp, yes) : by(affine, clamp, no);
-  };
-  auto with_clamp = [&](auto affine) {
-    activation.act == fi::Act::relu ? with_addend(affine, yes) : with_addend(affine, no);
-  };
-  s.mean ? with_clamp(yes) : with_clamp(no);
+  if (s.addend && !activation.needs_pass()) return by(yes, yes);
+  s.mean ? by(yes, no) : by(no, no);
 }
 
 // y = result + bias for n channels from c on and, where wanted, the sums of what exceeds an offset, the mean of the
@@ -162,67 +154,50 @@ struct StoreRows {
 
 // The activation's backward: dz = da * act'(z), dx = dz * scale, and the sums of dz and dz * (x - mean).
 struct ActivationGradRows {
-  const Activation activation;
-  const float* x;
-  float *out, *daddend;
-  int64_t channels, n;
-  vfloat mean{}, scale{}, shift{};
+  fi::GradRows args;
+  alignas(64) float vectors[3 * kLanes];  // mean, scale and shift: the identity where there are none
   Halves sum_dz, sum_dz_x;
-  bool affine, past_caches;
 
-  ActivationGradRows(const fi::Target& t, int64_t c, int64_t n)
-      : activation(*t.source),
-        x(static_cast<const float*>(t.source->x) + c),
-        out(static_cast<float*>(t.out) + c),
-        daddend(t.daddend ? static_cast<float*>(t.daddend) + c : nullptr),
-        channels(t.channels),
-        n(n),
-        affine(t.source->mean),
-        past_caches(t.past_caches) {
-    if (!affine) return;
-    mean = load_n(static_cast<const float*>(t.source->mean) + c, n);
-    scale = load_n(static_cast<const float*>(t.source->scale) + c, n);
-    shift = load_n(static_cast<const float*>(t.source->shift) + c, n);
+  ActivationGradRows(const fi::Target& t, int64_t c, int64_t n) {
+    const fi::Source& s = *t.source;
+    const Activation activation(s);
+    args = {activation.act,
+            activation.parameter,
+            s.mean != nullptr,
+            static_cast<const float*>(s.x) + c,
+            static_cast<float*>(t.out) + c,
+            t.daddend ? static_cast<float*>(t.daddend) + c : nullptr,
+            t.channels,
+            n,
+            nullptr,
+            t.past_caches};
+    auto vector = [&](const void* v, float without) {
+      return s.mean ? load_n(static_cast<const float*>(v) + c, n) : without - vfloat{};
+    };
+    store(vectors, vector(s.mean, 0));
+    store(vectors + kLanes, vector(s.scale, 1));
+    store(vectors + 2 * kLanes, vector(s.shift, 0));
   }
-  FI_INLINE void put(float* to, vfloat v) const { past_caches ? stream(to, v) : store_n(to, v, n); }
-
-  template <class ACT, bool AFFINE, class Pixel>
-  void rows(const float* results, int64_t row, int64_t count, Pixel pixel) {
-    for (int64_t begin = 0; begin < count; begin += kSegment) {
-      const int64_t end = begin + kSegment < count ? begin + kSegment : count;
-      vfloat s{}, q{};
-      for (int64_t i = begin; i < end; ++i) {
-        vfloat dz = load(results + i * row);
-        const int64_t at = pixel(i) * channels;
-        if (daddend) put(daddend + at, dz);
-        if (AFFINE || activation.act != fi::Act::none) {
-          const vfloat xv = load_n(x + at, n);
-          dz = ACT::bwd(AFFINE ? (xv - mean) * scale + shift : xv, activation.parameter, dz);
-          s += dz;
-          q += dz * (xv - mean);
-        }
-        put(out + at, AFFINE ? dz * scale : dz);
-      }
-      if (!AFFINE) continue;
-      add(sum_dz, s);
-      add(sum_dz_x, q);
-    }
-  }
+  // results [count, row] of the pixels pixel(i).
   template <class Pixel>
   void operator()(const float* results, int64_t row, int64_t count, Pixel pixel) {
-    with_act<float>(activation.act, [&](auto chosen) {
-      using Chosen = decltype(chosen);
-      affine ? rows<Chosen, true>(results, row, count, pixel) : rows<Chosen, false>(results, row, count, pixel);
+    args.vectors = vectors;
+    for_pixels(count, pixel, [&](int64_t begin, int64_t size, const int64_t* list) {
+      alignas(64) float sums[2 * kLanes];
+      fi::FI_ISA::grad_rows(args, results + begin * row, row, list, size, sums);
+      if (!args.affine) return;
+      add(sum_dz, load(sums));
+      add(sum_dz_x, load(sums + kLanes));
     });
   }
   FI_INLINE void expect(int64_t pixel) const {
-    if (!past_caches) __builtin_prefetch(out + pixel * channels, 1);
-    if (affine || activation.act != fi::Act::none) __builtin_prefetch(x + pixel * channels);
+    if (!args.past_caches) __builtin_prefetch(args.out + pixel * args.channels, 1);
+    if (args.affine || args.act != fi::Act::none) __builtin_prefetch(args.x + pixel * args.channels);
   }
   static constexpr int count = 2;
   void finish(double* sums) const {
-    store_sums(sums, sum_dz, n);
-    store_sums(sums + channels, sum_dz_x, n);
+    store_sums(sums, sum_dz, args.n);
+    store_sums(sums + args.channels, sum_dz_x, args.n);
   }
 };
 

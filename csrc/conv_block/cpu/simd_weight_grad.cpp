@@ -22,7 +22,8 @@ void transform_upstreams(const Work& w, const Source& upstream, const PatchFor<T
     using R = std::remove_pointer_t<decltype(reader)>;
     transform_upstream<T, R>(upstream, w.n0, w.width, out, to);
   };
-  upstream.mean ? by(static_cast<Reader<float, 1, 0, 1>*>(nullptr)) : by(static_cast<Reader<float, 0, 0, 0>*>(nullptr));
+  upstream.mean ? by(static_cast<Reader<float, true, true, false>*>(nullptr))
+                : by(static_cast<Reader<float, false, false, false>*>(nullptr));
 }
 
 template <class T>

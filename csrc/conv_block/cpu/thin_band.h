@@ -120,7 +120,7 @@ void with_thin(int64_t channels, F f) {
 }
 
 template <class S>
-void fill_thin(const Band& band, const fi::Source* sources, int count, float* to) {
+__attribute__((noinline)) void fill_thin(const Band& band, const fi::Source* sources, int count, float* to) {
   band.fill(to, [&](int64_t pixel, int64_t pixels, float* run) {
     const fi::Source& first = sources[0];
     if constexpr (std::is_same<S, float>::value) {
@@ -136,8 +136,8 @@ void fill_thin(const Band& band, const fi::Source* sources, int count, float* to
 // Activations of `count` pixels of the sources, side by side; pixels are `step` apart in the map, `stride` in `to`. The
 // map is read in order, which the caches foresee.
 template <class S>
-void read_wide(const fi::Source* sources, int source_count, int64_t pixel, int64_t step, int64_t count, int64_t stride,
-               float* to) {
+__attribute__((noinline)) void read_wide(const fi::Source* sources, int source_count, int64_t pixel, int64_t step,
+                                         int64_t count, int64_t stride, float* to) {
   if (std::is_same<S, float>::value && source_count == 1 && step == 1 && plain(sources[0])) {
     const float* x = static_cast<const float*>(sources[0].x);
     std::memcpy(to, x + pixel * stride, count * stride * sizeof(float));

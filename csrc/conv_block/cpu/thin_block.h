@@ -14,16 +14,17 @@ constexpr int kRun = STEP == fi::kThin && RUN * V + kSums < (FI_BYTES == 64 ? 32
 
 // sum[p][v] = sum over the taps of packed[tap, c, v] * from[p * STEP + tap.offset + c]. The taps come in runs of K that
 // lie side by side: a thin value is read once for all of them.
-template <int V, int STEP, int C, int K>
-FI_INLINE void multiply(const float* from, const Tap* tap, const Tap* end, const float* packed,
+template <int V, int STEP, int K>
+FI_INLINE void multiply(const float* from, const Tap* tap, const Tap* end, const float* packed, int64_t channels,
                         vfloat (&sum)[kSums / V][V]) {
-  constexpr int P = kSums / V, kWeights = C * V * kLanes;
+  constexpr int P = kSums / V;
+  const int64_t weights = channels * V * kLanes;  // of a tap
   for (; tap < end; tap += K) {
-    const int64_t next = K > 1 ? (tap[1].number - tap[0].number) * kWeights : 0;
+    const int64_t next = K > 1 ? (tap[1].number - tap[0].number) * weights : 0;
     const float* a = opaque(from + tap->offset);
-    const float* w = opaque(packed + tap->number * kWeights);
+    const float* w = opaque(packed + tap->number * weights);
 #pragma GCC unroll 1
-    for (int c = 0; c < C; ++c, ++a, w += V * kLanes) {
+    for (const float* last = a + channels; a < last; ++a, w += V * kLanes) {
       vfloat b[K][V];
 #pragma GCC unroll 8
       for (int k = 0; k < K; ++k) {
@@ -47,14 +48,14 @@ FI_INLINE void multiply(const float* from, const Tap* tap, const Tap* end, const
 // to[p * to_step + v * kLanes] = add[p * add_step + v * kLanes] + `multiply`, for `blocks` blocks of pixels in a row
 // that all add the same; past the caches where asked. Not inline: what its callers hold would push the sums out of the
 // registers.
-template <int V, int STEP, int C, int K>
+template <int V, int STEP, int K>
 __attribute__((noinline)) void block_pass(const float* from, const Tap* tap, const Tap* end, const float* packed,
-                                          const float* add, int64_t add_step, float* to, int64_t to_step,
-                                          int64_t blocks = 1, bool past_caches = false) {
+                                          int64_t channels, const float* add, int64_t add_step, float* to,
+                                          int64_t to_step, int64_t blocks = 1, bool past_caches = false) {
   constexpr int P = kSums / V;
   for (; blocks > 0; --blocks, from += P * STEP, to += P * to_step) {
     vfloat sum[P][V] = {};
-    multiply<V, STEP, C, K>(from, tap, end, packed, sum);
+    multiply<V, STEP, K>(from, tap, end, packed, channels, sum);
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
@@ -71,21 +72,25 @@ __attribute__((noinline)) void block_pass(const float* from, const Tap* tap, con
   }
 }
 
-template <int C, int K>
-constexpr int kLongRuns = kLongChain / C / K * K;  // taps, whole runs
+// Taps of a chain of kLongChain products, whole runs of them.
+template <int K>
+int64_t long_runs(int64_t channels) {
+  return kLongChain / channels / K * K;
+}
 
-// to = multiply + bias, in chains of kLongChain products. bias [V * kLanes]; rows of `to` are to_step apart.
-template <int V, int STEP, int C, int K>
-FI_INLINE void block(const float* from, const Band& band, const float* packed, const float* bias, float* to,
-                     int64_t to_step) {
+// to = multiply + bias, in chains of `long_runs` taps. bias [V * kLanes]; rows of `to` are to_step apart.
+template <int V, int STEP, int K>
+FI_INLINE void block(const float* from, const Band& band, const float* packed, int64_t channels, const float* bias,
+                     float* to, int64_t to_step) {
+  const int64_t chain = long_runs<K>(channels);
   const Tap *tap = band.taps, *last = tap + band.tap_count;
   alignas(64) float total[kSums * kLanes];
   const float* add = bias;
   int64_t add_step = 0;
-  for (; last - tap > kLongRuns<C, K>; tap += kLongRuns<C, K>, add = total, add_step = V * kLanes) {
-    block_pass<V, STEP, C, K>(from, tap, tap + kLongRuns<C, K>, packed, add, add_step, total, V * kLanes);
+  for (; last - tap > chain; tap += chain, add = total, add_step = V * kLanes) {
+    block_pass<V, STEP, K>(from, tap, tap + chain, packed, channels, add, add_step, total, V * kLanes);
   }
-  block_pass<V, STEP, C, K>(from, tap, last, packed, add, add_step, to, to_step);
+  block_pass<V, STEP, K>(from, tap, last, packed, channels, add, add_step, to, to_step);
 }
 
 }  // namespace

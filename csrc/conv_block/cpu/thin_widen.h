@@ -36,6 +36,7 @@ struct Work {
   const float* values;  // of the band
   int64_t number;       // of the piece
 
+  int64_t channels() const { return plan.shape.thin_channels; }
   const float* row(int row) const { return values + row * piece.y->scale * band.columns * band.stride; }
   // Number of the first of a row's pixels in the wide map.
   int64_t pixel(int row) const {
@@ -63,7 +64,7 @@ void for_chunks(const Target& target, F f) {
   }
 }
 
-template <int V, int STEP, int C, int K, class Epilogue>
+template <int V, int STEP, int K, class Epilogue>
 void run_chunk(const Work& work, const Target& target, int64_t c, const float* packed) {
   constexpr int P = kSums / V;
   const Piece& piece = work.piece;
@@ -75,8 +76,8 @@ void run_chunk(const Work& work, const Target& target, int64_t c, const float* p
     for (int begin = 0; begin < piece.columns; begin += kSegment) {
       const int count = piece.columns - begin < kSegment ? piece.columns - begin : kSegment;
       for (int i = 0; i < count; i += P) {
-        block<V, STEP, C, K>(from + (begin + i) * STEP, work.band, packed, kZeros, results + i * V * kLanes,
-                             V * kLanes);
+        block<V, STEP, K>(from + (begin + i) * STEP, work.band, packed, work.channels(), kZeros,
+                          results + i * V * kLanes, V * kLanes);
       }
       for (int v = 0; v < V; ++v) {
         Epilogue epilogue = chunk.epilogues[v];  // its sums stay in registers
@@ -93,45 +94,45 @@ void run_chunk(const Work& work, const Target& target, int64_t c, const float* p
 }
 
 // y = result + bias with nothing to sum up: results go from registers to the map.
-template <int V, int STEP, int C, int K>
+template <int V, int STEP, int K>
 void store_chunk(const Work& work, const Target& target, int64_t c, const float* packed) {
   constexpr int P = kSums / V;
-  const int64_t columns = work.piece.columns, step = work.piece.x->step * target.channels;
+  const int64_t columns = work.piece.columns, step = work.piece.x->step * target.channels, channels = work.channels();
   const float* bias = target.bias ? target.bias + c : kZeros;
   for (int row = 0; row < work.piece.rows; ++row) {
     const float* from = work.row(row);
     float* to = static_cast<float*>(target.out) + work.pixel(row) * target.channels + c;
     const int64_t i = columns / P * P;  // pixels in whole blocks
-    if (work.band.tap_count <= kLongRuns<C, K>) {
+    if (work.band.tap_count <= long_runs<K>(channels)) {
       const Tap* taps = work.band.taps;
-      block_pass<V, STEP, C, K>(from, taps, taps + work.band.tap_count, packed, bias, 0, to, step, i / P,
-                                target.past_caches);
+      block_pass<V, STEP, K>(from, taps, taps + work.band.tap_count, packed, channels, bias, 0, to, step, i / P,
+                             target.past_caches);
     } else {
       for (int64_t j = 0; j < i; j += P)
-        block<V, STEP, C, K>(from + j * STEP, work.band, packed, bias, to + j * step, step);
+        block<V, STEP, K>(from + j * STEP, work.band, packed, channels, bias, to + j * step, step);
     }
     if (i == columns) continue;
     alignas(64) float results[kSums * kLanes];
-    block<V, STEP, C, K>(from + i * STEP, work.band, packed, bias, results, V * kLanes);
+    block<V, STEP, K>(from + i * STEP, work.band, packed, channels, bias, results, V * kLanes);
     for (int64_t p = 0; i + p < columns; ++p) {
       std::memcpy(to + (i + p) * step, results + p * V * kLanes, V * kLanes * sizeof(float));
     }
   }
 }
 
-template <class S, int STEP, int C, int RUN>
+template <class S, int STEP, int RUN>
 void run_piece(const Widen& args, const Work& work) {
   for (int i = 0; i < args.target_count; ++i) {
     const Target& target = args.targets[i];
-    const float* packed = args.packed + target.first * work.plan.taps() * C;
+    const float* packed = args.packed + target.first * work.plan.taps() * work.channels();
     for_chunks(target, [&](auto vectors, int64_t c) {
       constexpr int V = vectors(), K = kRun<V, STEP, RUN>;
-      const float* of_chunk = packed + c * work.plan.taps() * C;
-      if (target.source) return run_chunk<V, STEP, C, K, ActivationGrad<S>>(work, target, c, of_chunk);
+      const float* of_chunk = packed + c * work.plan.taps() * work.channels();
+      if (target.source) return run_chunk<V, STEP, K, ActivationGrad<S>>(work, target, c, of_chunk);
       if constexpr (std::is_same<S, float>::value) {
-        if (!target.sums) return store_chunk<V, STEP, C, K>(work, target, c, of_chunk);
+        if (!target.sums) return store_chunk<V, STEP, K>(work, target, c, of_chunk);
       }
-      run_chunk<V, STEP, C, K, StoreWithStats<S>>(work, target, c, of_chunk);
+      run_chunk<V, STEP, K, StoreWithStats<S>>(work, target, c, of_chunk);
     });
   }
 }
@@ -162,11 +163,13 @@ void widen_piece(const Widen& args, int64_t number) {
   float* values = scratch(Scratch::tiles, band.size());
   fill_thin<S>(band, args.sources, args.source_count, values);
   const Work work{plan, piece, band, values, number};
-  with_thin(plan.shape.thin_channels, [&](auto c) {
-    if (piece.x->scale != 1) return run_piece<S, 2 * kThin, c(), 1>(args, work);
-    if (band.run == 5) return run_piece<S, kThin, c(), 5>(args, work);
-    band.run == 3 ? run_piece<S, kThin, c(), 3>(args, work) : run_piece<S, kThin, c(), 1>(args, work);
-  });
+  if (piece.x->scale != 1) {
+    run_piece<S, 2 * kThin, 1>(args, work);
+  } else if (band.run == 5) {
+    run_piece<S, kThin, 5>(args, work);
+  } else {
+    band.run == 3 ? run_piece<S, kThin, 3>(args, work) : run_piece<S, kThin, 1>(args, work);
+  }
   end_stream();
 }
 

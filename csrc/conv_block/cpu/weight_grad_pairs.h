@@ -43,21 +43,17 @@ FI_INLINE Rounded<T> rounded_upstream(const R& read, const Offsets& from) {
 
 // to[place * slab + c] = the pair of f(INSIDE, reader, offsets) of two tiles, for `width` channels from `first` on. An
 // absent second tile is zero.
-template <class T, class F>
+template <class T, class R, class F>
 void transform_pair(const Source& source, int64_t first, int64_t width, const Offsets& one, const Offsets* other,
                     Pair* to, int64_t slab, F f) {
-  const bool inside = one.inside && other && other->inside;
-  with_folded_reader(source, [&](auto* reader) {
-    using R = std::remove_pointer_t<decltype(reader)>;
-    auto all = [&](auto within) {
-      for (int64_t c = 0; c < width; c += kLanes) {
-        const R read(source, first + c);
-        const auto a = f(within, read, one);
-        store_rounded(to + c, slab, a, other ? f(within, read, *other) : Rounded<T>{});
-      }
-    };
-    inside ? all(std::true_type()) : all(std::false_type());
-  });
+  auto all = [&](auto within) {
+    for (int64_t c = 0; c < width; c += kLanes) {
+      const R read(source, first + c);
+      const auto a = f(within, read, one);
+      store_rounded(to + c, slab, a, other ? f(within, read, *other) : Rounded<T>{});
+    }
+  };
+  one.inside && other && other->inside ? all(std::true_type()) : all(std::false_type());
 }
 
 // Transforms `batch` tiles into pairs.
@@ -73,14 +69,20 @@ void transform_batch(const Work& w, const Source& upstream, const Patch* in, con
     const int64_t last = both ? i + 1 : i;
     const Offsets first_in(in[i], w.source->channels, 4), second_in(in[last], w.source->channels, 4);
     const Offsets first_out(out[i], upstream.channels, T::m), second_out(out[last], upstream.channels, T::m);
-    transform_pair<T>(*w.source, w.channel, w.depth, first_in, both ? &second_in : nullptr, values, kPairSlabIn,
-                      [](auto inside, const auto& read, const Offsets& from) __attribute__((always_inline)) {
-                        return rounded_input<T, decltype(inside)::value>(read, from);
-                      });
-    transform_pair<T>(upstream, w.n0, w.width, first_out, both ? &second_out : nullptr, gradients, kPairSlabOut,
-                      [](auto inside, const auto& read, const Offsets& from) __attribute__((always_inline)) {
-                        return rounded_upstream<T, decltype(inside)::value>(read, from);
-                      });
+    with_folded_reader(*w.source, [&](auto* reader) {
+      using R = std::remove_pointer_t<decltype(reader)>;
+      transform_pair<T, R>(*w.source, w.channel, w.depth, first_in, both ? &second_in : nullptr, values, kPairSlabIn,
+                           [](auto inside, const auto& read, const Offsets& from) __attribute__((always_inline)) {
+                             return rounded_input<T, decltype(inside)::value>(read, from);
+                           });
+    });
+    with_folded_upstream(upstream, [&](auto* reader) {
+      using R = std::remove_pointer_t<decltype(reader)>;
+      transform_pair<T, R>(upstream, w.n0, w.width, first_out, both ? &second_out : nullptr, gradients, kPairSlabOut,
+                           [](auto inside, const auto& read, const Offsets& from) __attribute__((always_inline)) {
+                             return rounded_upstream<T, decltype(inside)::value>(read, from);
+                           });
+    });
   }
 }
 
