@@ -88,4 +88,5 @@ def _estimated(wanted: np.ndarray, ring: np.ndarray, plane: np.ndarray) -> np.nd
 
 def _distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Between points ``[N, 2]`` and ``[M, 2]``: float32 ``[N, M]``."""
-    return np.sqrt(np.square((first[:, None] - second[None]).astype(np.float32)).sum(2))
+    (y, x), (v, u) = first.T.astype(np.float32), second.T.astype(np.float32)
+    return cv2.magnitude(x[:, None] - u, y[:, None] - v)
