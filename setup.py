@@ -34,6 +34,7 @@ ARCHITECTURES = "80;90a"  # sm_100 runs the same kernels from the PTX, which the
 # The instruction sets of the CPU kernels: the width of a vector in bytes and the compiler's flags.
 ISAS = {"scalar": (16, [])}
 if platform.machine().lower() in ("x86_64", "amd64"):
+    ISAS["scalar"] = (16, ["-O1"])  # without AVX2 `auto` leaves a model as it is, so this one need not be fast
     ISAS["avx2"] = (32, ["-mavx2", "-mfma"])
     ISAS["avx512"] = (64, ["-mavx2", "-mfma", *(f"-mavx512{part}" for part in ("f", "vl", "bw", "dq"))])
 KNOWN_ISAS = ["-DFI_HAS_AVX", "-DFI_HAS_BF16"] if len(ISAS) > 1 else []

@@ -184,7 +184,7 @@ def test_the_source_distribution_holds_what_the_build_reads(tmp_path: Path) -> N
         shutil.copyfile(ROOT / name, copy / name)
     subprocess.run([sys.executable, "setup.py", "-q", "sdist", "--dist-dir", tmp_path], cwd=copy, check=True)
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
-        archive.extractall(tmp_path, filter="data")
+        archive.extractall(tmp_path, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     root = next(path.parent for path in tmp_path.glob("*/PKG-INFO"))
     packed = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
     assert {name for name in listed if name.startswith("csrc/")} <= packed
