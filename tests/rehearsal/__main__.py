@@ -18,7 +18,7 @@ from tests.rehearsal import forked
 from tests.rehearsal.forked import Forked
 from tests.rehearsal.install import install, shrink
 
-MEMORY = "0.001"  # GB
+MEMORY = "0.003"  # GB
 TINY = ["--frames", "2", "--size", "16", "--width", "0.03125"]
 # Steps that train whole networks, or interpret, for over a minute each.
 ONLY_FULL = {"system", "step", "step others", "compile", "max-autotune", "beyond", "tune"}
