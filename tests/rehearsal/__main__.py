@@ -14,9 +14,11 @@ import argparse
 import subprocess
 import sys
 
+from tests.rehearsal import forked
 from tests.rehearsal.forked import Forked
 from tests.rehearsal.install import install, shrink
 
+MEMORY = "0.003"  # GB
 TINY = ["--frames", "2", "--size", "16", "--width", "0.03125"]
 # Steps that train whole networks, or interpret, for over a minute each.
 ONLY_FULL = {"system", "step", "step others", "compile", "max-autotune", "beyond", "tune"}
@@ -34,6 +36,8 @@ def changed(command: list[str], full: bool) -> list[str]:
         if not full:
             _without_triton()
         return [*command, *TINY]
+    if "--max-frames" in command:
+        return _largest(command)
     if "--cases" in command and not full:
         return [*command, "--cases", "12"]
     return command
@@ -52,7 +56,7 @@ def _pytest(command: list[str], full: bool) -> list[str]:
         kernels.few_tiles()
     if "benchmarks" in command:
         shrink()
-        command = [*command, "--rounds-seconds", "0", "--frames", "2"]
+        command = [*command, "--rounds-seconds", "0", "--frames", "2", "-p", "tests.rehearsal.rounds"]
     if full:
         return command
     return [part for given in command for part in _for_a_gpu_alone(given)] + ["-p", "tests.rehearsal.few"]
@@ -63,6 +67,17 @@ def _for_a_gpu_alone(given: str) -> list[str]:
     if not given.startswith("tests/ops/"):
         return [given]
     return [f"{given}/test_gpu.py"] if given.count("/") == 2 else []
+
+
+def _largest(command: list[str]) -> list[str]:
+    """The search for the most frames, at a size and within a memory that end it after a few trainings."""
+    from fastinpaint.bench import budget
+
+    shrink()
+    budget.subprocess = type("", (), {"run": staticmethod(forked.run)})  # type: ignore[assignment]
+    at = command.index("--max-frames") + 1
+    command = [*command[:at], MEMORY, *command[at + 1 :]]
+    return [*command, *TINY]
 
 
 def _without_triton() -> None:

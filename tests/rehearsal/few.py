@@ -1,8 +1,6 @@
-"""A pytest plugin that runs the first case of each test function, backend, contender and pass, in two rounds."""
+"""A pytest plugin that runs the first case of each test function, backend, contender and pass."""
 
 from __future__ import annotations
-
-import sys
 
 import pytest
 
@@ -23,5 +21,3 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     chosen = list(kept.values())
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = chosen
-    if (timed := sys.modules.get("benchmarks.conftest")) is not None:
-        timed.LEAST = 2  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import runpy
 import shutil
+import subprocess
 import sys
 import tempfile
 import traceback
@@ -51,6 +52,16 @@ class Forked:
         if self.status is None:
             self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self.status
+
+
+def run(command: list[str], **_options: object) -> subprocess.CompletedProcess[str]:
+    """`subprocess.run` for a Python module; both outputs are returned as stdout and as stderr."""
+    with tempfile.TemporaryFile("w+") as both:
+        child = Forked(command, ROOT, both, subprocess.STDOUT, dict(os.environ), start_new_session=True)
+        status = child.wait()
+        both.seek(0)
+        text = both.read()
+    return subprocess.CompletedProcess(command, status, text, text)
 
 
 def _status(work: Callable[[], Any]) -> int:
