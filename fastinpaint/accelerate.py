@@ -66,8 +66,9 @@ def accelerate(
 
     Weights, gradients and activations may become channels-last, as by ``model.to(memory_format=torch.channels_last)``.
     Code that flattens weights or gradients by ``view`` refuses these: torch's LBFGS, ``parameters_to_vector`` and
-    ``prune``, Muon, safetensors' ``save_file``. With ``channels_last=False`` weights and gradients stay contiguous for it. To see
-    the gradient of an inner activation, put a hook on its module, or call ``retain_grad`` before another layer reads
+    ``prune``, Muon, safetensors' ``save_file``. With ``channels_last=False`` weights and gradients stay contiguous for
+    it. To see the gradient of an inner activation, put a hook on its module, or call ``retain_grad`` before another
+    layer reads
     it. ``torch.jit.script`` and ``torch.fx`` take the plain model: script or trace it first, or `restore` it.
 
     Args:
