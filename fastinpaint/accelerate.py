@@ -68,8 +68,8 @@ def accelerate(
     Code that flattens weights or gradients by ``view`` refuses these: torch's LBFGS, ``parameters_to_vector`` and
     ``prune``, Muon, safetensors' ``save_file``. With ``channels_last=False`` weights and gradients stay contiguous for
     it. To see the gradient of an inner activation, put a hook on its module, or call ``retain_grad`` before another
-    layer reads
-    it. ``torch.jit.script`` and ``torch.fx`` take the plain model: script or trace it first, or `restore` it.
+    layer reads it. ``torch.jit.script`` and ``torch.fx`` take the plain model: script or trace it first, or `restore`
+    it.
 
     Args:
         model: any ``nn.Module``; changed and returned. An accelerated model may be given again with other options.
