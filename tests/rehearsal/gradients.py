@@ -7,13 +7,12 @@ gradients in bfloat16 are 0.11 to 0.32 from its own in float32, by seed. In floa
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 
 from fastinpaint.bench import contenders
 from fastinpaint.bench.contenders import TrainingStepRun, Workload
+from tests.ops.cuda import tf32
 
 ROUNDED, EXACT = 1.0, 1e-5  # allowed relative difference of gradients in bfloat16 and in float32
 REPLAYED = 1e-3  # allowed relative difference of losses; Adam divides by a gradient's size, and so amplifies rounding
@@ -38,7 +37,7 @@ def _named(name: str, workload: Workload) -> TrainingStepRun:
 def _both(ours: TrainingStepRun, reference: TrainingStepRun) -> float:
     name: str = ours.name  # type: ignore[attr-defined]
     workload = dataclasses.replace(ours.workload, dtype="float32")
-    with true_float32():
+    with tf32.allowed(False):
         apart = disagreement(build(name, workload), build("eager", workload))
         assert apart < EXACT, f"gradients of {name} in float32 are {apart:.1e} off"
         if ours.graphed is not None and ours.workload.backend != "triton":  # interpreted, six steps take minutes
@@ -55,14 +54,3 @@ def _replayed(name: str, workload: Workload) -> float:
         losses.append([run.step().item() for _ in range(STEPS)])
         assert run.graphed is None or run.graphed.refusal is None
     return max(abs(a / b - 1) for a, b in zip(*losses, strict=True))
-
-
-@contextmanager
-def true_float32() -> Iterator[None]:
-    """Convolutions of float32 without tf32."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
