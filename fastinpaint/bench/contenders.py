@@ -208,6 +208,7 @@ CONTENDERS: dict[str, Callable[[Workload], TrainingStepRun]] = {
     "compile max-autotune": lambda w: _compiled(w, "max-autotune"),
     "fastinpaint": lambda w: _accelerated(w, "default"),
     "fastinpaint low": lambda w: _accelerated(w, "low"),
+    "fastinpaint least": lambda w: _accelerated(w, "least"),
     **{name: functools.partial(_by_backend, backend) for name, backend in BACKENDS.items()},
     WGMMA: functools.partial(_by_backend, "cuda", wgmma=True),
     **GRAPHS,

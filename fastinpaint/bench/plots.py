@@ -23,6 +23,7 @@ STYLES = {
     "cudnn graph": ("cuDNN's graph", "#2f3746", "P"),
     "fastinpaint": ("fastinpaint", "#c4472b", "o"),
     "fastinpaint low": ('fastinpaint, memory="low"', "#e08b5a", "o"),
+    "fastinpaint least": ('fastinpaint, memory="least"', "#f0b896", "o"),
     "fastinpaint cuda": ("fastinpaint, CUDA C++", "#8f2d16", "s"),
     "fastinpaint triton": ("fastinpaint, Triton", "#d9694c", "D"),
     "fastinpaint library": ("fastinpaint, cuDNN's convolutions", "#e9a284", "^"),
