@@ -89,4 +89,4 @@ def _estimated(wanted: np.ndarray, ring: np.ndarray, plane: np.ndarray) -> np.nd
 def _distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Between points ``[N, 2]`` and ``[M, 2]``: float32 ``[N, M]``."""
     (y, x), (v, u) = first.T.astype(np.float32), second.T.astype(np.float32)
-    return cv2.magnitude(x[:, None] - u, y[:, None] - v)
+    return np.sqrt((x[:, None] - u) ** 2 + (y[:, None] - v) ** 2)  # cv2.magnitude's bits depend on where arrays lie
