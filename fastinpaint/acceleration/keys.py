@@ -17,7 +17,6 @@ from fastinpaint import _version
 from fastinpaint.acceleration.example import Example
 from fastinpaint.acceleration.root import own_class
 from fastinpaint.ops.dispatch import autotune, native, tuning_cache
-from fastinpaint.ops.dispatch.source_hash import source_hash
 
 MOST_ALIKE = 8  # measured calls that differ in shapes alone, or in modes alone; further ones use the nearest one's plan
 TRAINING, REQUIRES_GRAD = attrgetter("training"), attrgetter("requires_grad")
@@ -172,7 +171,7 @@ def _source_hash() -> str:
     """A hash of the libraries and of all Python code that affects the choice."""
     python = [path for room in ("ops", "nn", "acceleration") for path in native.HERE.glob(f"{room}/**/*.py")]
     built = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(native.HERE.glob("*.so"))]
-    return source_hash(python) + "".join(built)
+    return tuning_cache.hash_of(python) + "".join(built)
 
 
 def problem(model: nn.Module, example: Example, training: bool, asked: tuple[Any, ...]) -> str:

@@ -23,7 +23,6 @@ from torch import Tensor
 
 from fastinpaint.ops.dispatch import native, tuning_cache
 from fastinpaint.ops.dispatch.fast_path import tf32_convolutions
-from fastinpaint.ops.dispatch.source_hash import source_hash
 from fastinpaint.ops.dispatch.triton_support import failures
 from fastinpaint.ops.types import Geometry, Source
 
@@ -142,7 +141,7 @@ def memory_file(device: torch.device) -> Path:
 def _memory_file(device: str, threads: int) -> Path:
     package = native.HERE
     built = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(package.glob("*.so"))]
-    source = source_hash(package.glob("ops/**/*.py"))
+    source = tuning_cache.hash_of(package.glob("ops/**/*.py"))
     triton = importlib.metadata.version("triton") if importlib.util.find_spec("triton") else "none"
     return tuning_cache.file_of("backends", device, str(threads), torch.__version__, triton, source, *built)
 

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import torch
 
 from fastinpaint.errors import UserError
 from fastinpaint.files import parse_json, read_text, replace_text
+from fastinpaint.ops.dispatch.source_hash import source_hash
 
 logger = logging.getLogger(__name__)
 NEEDED_BYTES = 16_384  # bytes of one model's measurements
@@ -46,6 +48,19 @@ def cache_folder() -> Path:
 def file_of(name: str, *parts: str) -> Path:
     """The file for these parts, device, versions and source. A change of any of them gives another file."""
     return cache_folder() / f"{name}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.json"
+
+
+def hash_of(paths: Iterable[Path]) -> str:
+    """`source_hash` of Python files, remembered by their bytes: parsing all of the package takes a second."""
+    files = sorted(paths)
+    read_as = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
+    path = cache_folder() / "sources.json"
+    known = read(path).get(read_as)
+    if not isinstance(known, str):
+        known = source_hash(files)
+        with contextlib.suppress(OSError):  # an unwritable folder: the next process hashes again
+            _add(path, {read_as: known})
+    return known
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -84,8 +99,12 @@ def write(path: Path, known: dict[str, Any]) -> None:
     if path in _refused:
         return
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(path, json.dumps({**read(path), **known}, indent=0, sort_keys=True))
+        _add(path, known)
     except OSError as error:
         _refused.add(path)
         logger.warning("%s: measurements are not remembered: %s", path, error.strerror)
+
+
+def _add(path: Path, known: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(path, json.dumps({**read(path), **known}, indent=0, sort_keys=True))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fastinpaint.ops.dispatch import tuning_cache
+from fastinpaint.ops.dispatch.source_hash import source_hash
 
 
 def test_a_broken_file_counts_as_none_and_other_writers_stay(tmp_path: Path) -> None:
@@ -54,3 +55,31 @@ def test_the_flag_of_torch_is_the_flag(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tuning_cache.mode() == "1"
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
     assert tuning_cache.mode() == "0"
+
+
+def test_source_is_hashed_once_for_all_processes_that_read_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTINPAINT_CACHE", str(tmp_path / "cache"))
+    files = [tmp_path / name for name in ("a.py", "b.py")]
+    for file in files:
+        file.write_text("def one():\n    return 1\n")
+    found = tuning_cache.hash_of(files)
+    assert found == source_hash(files)
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning_cache, "source_hash", lambda paths: pytest.fail("hashed again"))
+        assert tuning_cache.hash_of(reversed(files)) == found
+    files[0].write_text("def one():\n    return 1  # a comment changes nothing\n")
+    assert tuning_cache.hash_of(files) == found
+    files[0].write_text("def one():\n    return 2\n")
+    assert tuning_cache.hash_of(files) != found
+
+
+def test_source_is_hashed_each_time_where_nothing_can_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.py").write_text("A = 1\n")
+    (tmp_path / "cache").write_text("no folder")
+    monkeypatch.setenv("FASTINPAINT_CACHE", str(tmp_path / "cache"))
+    assert tuning_cache.hash_of([tmp_path / "a.py"]) == source_hash([tmp_path / "a.py"])
+    assert not caplog.records

@@ -24,7 +24,6 @@ from torch import Tensor
 from fastinpaint.ops.conv_block.triton import ahead, tiles
 from fastinpaint.ops.dispatch import triton_support as support
 from fastinpaint.ops.dispatch import tuning_cache
-from fastinpaint.ops.dispatch.source_hash import source_hash
 
 logger = logging.getLogger(__name__)
 # Candidates agree to rounding. A miscompiled kernel does not (reported for flattened loops at 8 warps).
@@ -193,7 +192,7 @@ def memory_file() -> Path:
 def _memory_file(device: str) -> Path:
     import triton
 
-    source = source_hash(Path(__file__).parent.glob("*.py"))
+    source = tuning_cache.hash_of(Path(__file__).parent.glob("*.py"))
     return tuning_cache.file_of("triton", device, torch.__version__, triton.__version__, source)
 
 
