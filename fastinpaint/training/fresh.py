@@ -15,6 +15,7 @@ import numpy as np
 from fastinpaint.data.hole_mixtures import border, object_shape
 from fastinpaint.data.holes import make_holes
 from fastinpaint.errors import UserError
+from fastinpaint.propagation.kriging import likely
 from fastinpaint.propagation.spatial import harmonic, opencv
 from fastinpaint.training.colours import changed
 
@@ -32,6 +33,8 @@ LARGER, RATIO = (0.36, 0.62), (0.55, 1.0)
 """A rectangle's larger side over the view's, and its smaller side over the larger."""
 MIDDLE = 0.5
 """Share of rectangles that lie in the middle of the view, as holes that `inpaint` looks at do."""
+LIKELY = (0.6, 0.9)
+"""Share of a view's fill that is as propagation fills what no frame shows; the rest stands for the mixing network's."""
 MEMBRANES = 0.3
 """Share of views whose fill has a membrane's part."""
 KINDS = {"rectangle": 0.6, "object": 0.2, "border": 0.1, "strokes": 0.1}
@@ -121,7 +124,11 @@ def hole_of_view(side: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def filled(truth: np.ndarray, hole: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The hole filled by a random mixture of Telea's method and another of OpenCV's, or a membrane."""
-    share = rng.uniform(0.3, 1)
-    other = harmonic(truth, hole) if rng.random() < MEMBRANES else opencv(truth, hole, cv2.INPAINT_NS)
-    return cv2.addWeighted(opencv(truth, hole, cv2.INPAINT_TELEA), share, other, 1 - share, 0)
+    """The hole filled by `likely`, mixed with one of OpenCV's methods or a membrane."""
+    fills = [opencv(truth, hole, method) for method in (cv2.INPAINT_TELEA, cv2.INPAINT_NS)]
+    telea, stokes = (fill[hole] for fill in fills)
+    other = harmonic(truth, hole)[hole] if rng.random() < MEMBRANES else (telea, stokes)[int(rng.integers(2))]
+    share = np.float32(rng.uniform(*LIKELY))
+    result = truth.copy()
+    result[hole] = np.rint(share * likely(truth, hole, telea, stokes) + (1 - share) * other)
+    return result
