@@ -46,7 +46,7 @@ Isa isa();
   namespace scalar {                     \
   declaration;                           \
   }
-#define FI_DISPATCH(call) scalar::call
+#define FI_DISPATCH(call) scalar::call;
 #endif
 
 // The same for the kernels of bfloat16 maps.

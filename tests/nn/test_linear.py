@@ -182,7 +182,7 @@ def test_gelu_of_large_plain_maps_is_no_less_exact_than_torchs(approximate: str)
     torch.manual_seed(0)
     net, x = Rows(approximate), 3 * torch.randn(4100, 8)
     fast = fastinpaint.accelerate(copy.deepcopy(net), objective="fuse")
-    own = approximate == "tanh" or native_cpu.isa().startswith("avx512")
+    own = approximate == "tanh" or native_cpu.isa() != "scalar"
     assert (type(fast.act(fast.first(x)).grad_fn).__name__ == "GeluBackward") == own
     ours, plain, exact = step(fast, x), step(net, x), step(copy.deepcopy(net).double(), x.double())
     names = ["y", "dx", *(name for name, _ in net.named_parameters())]

@@ -19,6 +19,7 @@ struct ActRows {
 
 // dz = results[i * row] * act'(z), z = (x - mean) * scale + shift, dx = dz * scale, for n channels of one vector at
 // each pixel[i]; daddend, which may be null, takes the results. sums [2, vector] takes those of dz and dz * (x - mean).
+// past_caches: as of `put`, whose line is the results'.
 struct GradRows {
   Act act;
   float parameter;
@@ -31,7 +32,7 @@ struct GradRows {
 };
 
 FI_DECLARE_EACH_ISA(void act_rows(const ActRows&))
-FI_DECLARE_EACH_ISA(void grad_rows(const GradRows&, const float* results, int64_t row, const int64_t* pixel,
+FI_DECLARE_EACH_ISA(void grad_rows(const GradRows&, float* results, int64_t row, const int64_t* pixel,
                                    int64_t count, float* sums))
 
 }  // namespace fi

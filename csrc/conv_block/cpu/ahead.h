@@ -1,6 +1,6 @@
 // What the next item will read, asked for a line at a time while the product of this one runs. For simd*.cpp.
 //
-// A product of 14 x 32 sums leaves most loads unused. Without this a core computes, or waits for memory, but not both.
+// A product leaves loads unused. Without this a core computes, or waits for memory, but not both.
 #pragma once
 
 #include "conv_block/cpu/reader.h"
@@ -8,19 +8,23 @@
 namespace {
 
 constexpr int64_t kLine = 16;              // floats
-constexpr int64_t kAheadRow = 16 * kLine;  // floats of a map in a row
+// Of eight steps of a product: two lines a step of 28 vectors of sums, and one every other step of AVX2's twelve.
+constexpr int64_t kAheadLines = FI_BYTES == 64 ? 16 : 4;
+constexpr int64_t kAheadRow = kAheadLines * kLine;  // floats of a map in a row
 constexpr int64_t kMostAhead = 80 << 10;   // floats: they share the second cache with this item's
 constexpr int kMostRegions = 16;
 
-// Lines for some steps of a product, two a step: with few output channels a tile has more lines than steps.
+// Lines for some steps of a product: with few output channels a tile has more lines than steps.
 struct Lines {
   const float* base;
   int64_t row;  // floats from one row of lines to the next; 0: the same again
 
+  static constexpr int64_t every = FI_BYTES == 64 ? 1 : 8;  // steps: in short ones their address would cost as much
+
   FI_INLINE void ask(int64_t k) const {
-    const float* line = base + (k >> 3) * row + (k & 7) * 2 * kLine;
-    __builtin_prefetch(line, 0, 2);
-    __builtin_prefetch(line + kLine, 0, 2);
+    constexpr int64_t kEach = kAheadLines * every / 8;
+    const float* line = base + (k >> 3) * row + (k & 7) * kEach * kLine;
+    for (int64_t i = 0; i < kEach; ++i) __builtin_prefetch(line + i * kLine, 0, 2);
   }
 };
 
@@ -68,6 +72,7 @@ class Ahead {
 
 struct NothingAhead {
   struct None {
+    static constexpr int64_t every = 1;
     FI_INLINE void ask(int64_t) const {}
   };
   FI_INLINE None take(int64_t) { return {}; }

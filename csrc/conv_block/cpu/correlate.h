@@ -47,24 +47,33 @@ FI_INLINE void transform_results(Large, const float* results, const Out& out) {
   for (int i = 0; i < 16; ++i) out(i / 4, i % 4, load(y[i]));
 }
 
-// Transforms the results of one vector of channels back and hands every pixel inside the map to the epilogue.
+// Transforms the results of one vector of channels back and hands every pixel inside the map to the epilogue. What goes
+// past the caches in lines waits for the other vector in place of the tile's first results.
 template <class T, class Epilogue>
-void finish_channels(const float* results, const Patch* outputs, int64_t count, Epilogue& epilogue) {
+void finish_channels(float* results, const Patch* outputs, int64_t count, Epilogue& epilogue) {
   for (int64_t tile = 0; tile < count; ++tile) {
     const Patch& p = outputs[tile];
     transform_results(T{}, results + tile * kChunk, [&](int i, int j, vfloat v) {
-      if (p.pixel[i][j] >= 0) epilogue(p.pixel[i][j], v);
+      if (p.pixel[i][j] >= 0) epilogue(p.pixel[i][j], v, results + (T::m * i + j) * kResultSlab + tile * kChunk);
     });
   }
 }
 
 template <class T, class Epilogue>
-void finish_chunk(const Target& target, int64_t c, int64_t width, const float* results, const Patch* outputs,
+void finish_chunk(const Target& target, int64_t c, int64_t width, float* results, const Patch* outputs,
                   int64_t count, int64_t block) {
   for (int64_t lane = 0; lane < width; lane += kLanes) {
     Epilogue epilogue(target, c + lane);
     finish_channels<T>(results + lane, outputs, count, epilogue);
     if (target.sums) epilogue.finish(target.sums + block * Epilogue::count * target.channels + c + lane);
+  }
+  if (kLineVectors == 1 || !target.past_caches) return;
+  for (int64_t tile = 0; tile < count; ++tile) {
+    for (int i = 0; i < T::m * T::m; ++i) {
+      const int64_t pixel = outputs[tile].pixel[i / T::m][i % T::m];
+      float* to = static_cast<float*>(target.out) + pixel * target.channels + c;
+      if (pixel >= 0) stream_line(to, results + i * kResultSlab + tile * kChunk);
+    }
   }
 }
 

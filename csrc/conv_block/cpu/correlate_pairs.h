@@ -168,8 +168,8 @@ void correlate_pairs_item(const Correlation& args, int64_t item) {
   Tiles tiles(form, group, block % blocks * kTiles);
   if (args.counts && first_chunk == 0) args.counts[block] = tiles.pixels(form.m);
 
-  float* results = scratch(Scratch::tiles, 8 * kPairSlab + kPart * 16 * kResultSlab);
-  auto* values = reinterpret_cast<Bf16*>(results + kPart * 16 * kResultSlab);
+  float* results = scratch(Scratch::tiles, 8 * kPairSlab + kPartChannels / kChunk * 16 * kResultSlab);
+  auto* values = reinterpret_cast<Bf16*>(results + kPartChannels / kChunk * 16 * kResultSlab);
   const auto* pairs = reinterpret_cast<const Pair*>(values);
   const auto* packed = static_cast<const Pair*>(args.packed);
   auto result = [&](int64_t chunk) { return results + (chunk - first_chunk) * 16 * kResultSlab; };

@@ -6,9 +6,9 @@
 
 namespace {
 
-FI_INLINE void write(float* to, vfloat v, bool past_caches) { past_caches ? stream(to, v) : store(to, v); }
+FI_INLINE void write(float* to, vfloat v, bool past_caches, float* line) { put(to, v, kLanes, past_caches, line); }
 // Half a cache line goes through the caches.
-FI_INLINE void write(Bf16* to, vfloat v, bool) { store(to, v); }
+FI_INLINE void write(Bf16* to, vfloat v, bool, float*) { store(to, v); }
 
 // y = result + bias and, where wanted, sums of what exceeds the item's first value. S: how maps are stored; the sums
 // are of the stored values.
@@ -24,9 +24,10 @@ struct StoreWithStats {
       : out(static_cast<S*>(t.out) + c), channels(t.channels), moments(t.sums), past_caches(t.past_caches) {
     if (t.bias) bias = load(t.bias + c);
   }
-  void operator()(int64_t pixel, vfloat v) {
+  // line: as of `put`.
+  void operator()(int64_t pixel, vfloat v, float* line) {
     v += bias;
-    write(out + pixel * channels, v, past_caches);
+    write(out + pixel * channels, v, past_caches, line);
     if (!moments) return;
     v = stored(out, v);
     if (!any) first = halves(v);
@@ -64,16 +65,16 @@ struct ActivationGrad {
     scale = load(static_cast<const float*>(t.source->scale) + c);
     shift = load(static_cast<const float*>(t.source->shift) + c);
   }
-  void operator()(int64_t pixel, vfloat dz) {
+  void operator()(int64_t pixel, vfloat dz, float* line) {
     const int64_t at = pixel * channels;
-    if (daddend) write(daddend + at, dz, past_caches);
+    if (daddend) write(daddend + at, dz, kLineVectors == 1 && past_caches, nullptr);
     if (affine || clamp) {
       const vfloat xv = load(x + at);
       if (clamp) dz = gate(affine ? (xv - mean) * scale + shift : xv, dz);
       add(sum_dz, dz);
       add_product(sum_dz_x, dz, xv - mean);
     }
-    write(out + at, affine ? dz * scale : dz, past_caches);
+    write(out + at, affine ? dz * scale : dz, past_caches, line);
   }
   static constexpr int count = 2;
   void finish(double* sums) const {

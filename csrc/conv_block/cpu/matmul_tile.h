@@ -1,6 +1,8 @@
 // The rows of one tile of matmul.h: where its pixels lie, and their activations. For simd*.cpp.
 #pragma once
 
+#include <cstring>
+
 #include "conv_block/cpu/matmul.h"
 #include "conv_block/cpu/rows.h"
 
@@ -15,6 +17,10 @@ struct TilePixels {
   int64_t pixel[fi::kMostPixels];
 
   TilePixels(const fi::Matmul& m, const fi::MatmulPhase& p, int64_t begin, int64_t size) : count(size) {
+    if (m.in_place) {
+      for (int64_t i = 0; i < count; ++i) pixel[i] = begin + i;
+      return;
+    }
     int64_t j[3];
     int64_t rest = begin;
     for (int a = 2; a >= 0; --a) {
@@ -38,6 +44,10 @@ struct TilePixels {
   }
   // Pixels of the band that a tap reads, -1 for padding.
   void band_pixels(const fi::Matmul& m, const int* offset, int64_t* to) const {
+    if (m.in_place) {
+      std::memcpy(to, pixel, count * sizeof(int64_t));
+      return;
+    }
     const int64_t *size = m.map.band;
     for (int64_t i = 0; i < count; ++i) {
       const int64_t t = place[i][0] + offset[0], y = place[i][1] + offset[1], x = place[i][2] + offset[2];

@@ -53,8 +53,8 @@ FI_INLINE void prefetch_row(const T* row) {
 //
 // Packed weights, the b of forward and data gradient, lie in the order of their use: a chain ahead is where the next
 // product begins. Not asked for, 16 MB of them keep it waiting a third of its time for the third cache, half for
-// memory. The weight gradient comes back to a c of many. AHEAD is `Ahead` or `NothingAhead`: a line of what it holds is
-// asked for at each step.
+// memory. The weight gradient comes back to a c of many. AHEAD is `Ahead` or `NothingAhead`: lines of what it holds are
+// asked for on the way.
 template <int NV, int ROW, int STEP, int B_ROW, class AHEAD, class T, int... I>
 void register_block(const T* a, const T* b, int64_t depth, float* c, int64_t c_row, bool add, AHEAD& ahead,
                     std::integer_sequence<int, I...>) {
@@ -63,11 +63,15 @@ void register_block(const T* a, const T* b, int64_t depth, float* c, int64_t c_r
   vfloat first[sizeof...(I)], second[sizeof...(I)];
   ((first[I] = second[I] = vfloat{}), ...);
   const auto lines = ahead.take(depth);
-  for (int64_t k = 0; k < depth; ++k, a += STEP, b += B_ROW) {
-    lines.ask(k);
-    if (kPacked) prefetch_row<NV * kLanes>(b + kChainOf<T> * kChunk);
-    const auto b0 = load(b), b1 = NV == 2 ? load(b + kLanes) : b0;
-    (multiply_add<NV>(a[I * ROW], b0, b1, first[I], second[I]), ...);
+  constexpr int64_t kEvery = decltype(lines)::every;
+  for (int64_t begin = 0; begin < depth; begin += kEvery) {
+    lines.ask(begin);
+    const int64_t end = kEvery == 1 ? begin + 1 : begin + kEvery < depth ? begin + kEvery : depth;
+    for (int64_t k = begin; k < end; ++k, a += STEP, b += B_ROW) {
+      if (kPacked) prefetch_row<NV * kLanes>(b + kChainOf<T> * kChunk);
+      const auto b0 = load(b), b1 = NV == 2 ? load(b + kLanes) : b0;
+      (multiply_add<NV>(a[I * ROW], b0, b1, first[I], second[I]), ...);
+    }
   }
   if (add) {
     ((first[I] += load(c + I * c_row)), ...);

@@ -12,6 +12,7 @@ namespace {
 
 constexpr int kWideVectors = 4;  // read side by side: one at a time would read the map a line here and a line there
 constexpr int64_t kStripFloats = 1024;  // of one source, read before the next channels are
+constexpr int64_t kReadAhead = FI_BYTES == 32 ? 16 : 0;  // pixels asked for before they are read
 constexpr int64_t kSegment = 32;        // most pixels whose sums are taken in float before they join those in double
 
 // The activation of a source and its parameter, out of `Source::relu`.
@@ -46,6 +47,10 @@ void read_vectors(const fi::Source& s, vfloat floor, int64_t c, int64_t n, int64
 #pragma GCC unroll 4
     for (int i = 0; i < COUNT; ++i) {
       vfloat v{};
+      if (kReadAhead > 0 && COUNT > 1 && i % kLineVectors == 0) {
+        __builtin_prefetch(x + at + kReadAhead * s.channels + i * kLanes);
+        if (ADDEND) __builtin_prefetch(addend + at + kReadAhead * s.channels + i * kLanes);
+      }
       if (place >= 0) {
         v = load_n(x + at + i * kLanes, n);
         if (AFFINE) v = (v - mean[i]) * scale[i] + shift[i];
@@ -117,7 +122,7 @@ struct StoreRows {
   }
   // results [count, row] of the pixels pixel(i).
   template <class Pixel>
-  void operator()(const float* results, int64_t row, int64_t count, Pixel pixel) {
+  void operator()(float* results, int64_t row, int64_t count, Pixel pixel) {
     if (moments && !any && count > 0) {
       const int64_t pixels = count < kSegment ? count : kSegment;
       const vfloat first = load(results);
@@ -130,8 +135,7 @@ struct StoreRows {
       vfloat s{}, q{};
       for (int64_t i = begin; i < end; ++i) {
         const vfloat v = load(results + i * row) + bias;
-        float* to = out + pixel(i) * channels;
-        past_caches ? stream(to, v) : store_n(to, v, n);
+        put(out + pixel(i) * channels, v, n, past_caches, results + i * row);
         const vfloat d = v - offset;
         s += d;
         q += d * d;
@@ -180,7 +184,7 @@ struct ActivationGradRows {
   }
   // results [count, row] of the pixels pixel(i).
   template <class Pixel>
-  void operator()(const float* results, int64_t row, int64_t count, Pixel pixel) {
+  void operator()(float* results, int64_t row, int64_t count, Pixel pixel) {
     args.vectors = vectors;
     for_pixels(count, pixel, [&](int64_t begin, int64_t size, const int64_t* list) {
       alignas(64) float sums[2 * kLanes];
@@ -200,6 +204,14 @@ struct ActivationGradRows {
     store_sums(sums + args.channels, sum_dz_x, args.n);
   }
 };
+
+// Writes what the epilogues of the vectors of a line, from channel c on, have left in place of the results.
+template <class Pixel>
+void write_lines(const fi::Target& t, int64_t c, const float* results, int64_t row, int64_t count, Pixel pixel) {
+  if (kLineVectors == 1 || !t.past_caches) return;
+  float* out = static_cast<float*>(t.out) + c;
+  for (int64_t i = 0; i < count; ++i) stream_line(out + pixel(i) * t.channels, results + i * row);
+}
 
 // Calls f with the epilogues of a target for `width` channels from c on, two vectors at most.
 template <class F>

@@ -7,22 +7,21 @@ namespace fi::FI_ISA {
 namespace {
 
 template <class ACT>
-void grad(const GradRows& g, const float* results, int64_t row, const int64_t* pixel, int64_t count, float* sums) {
+void grad(const GradRows& g, float* results, int64_t row, const int64_t* pixel, int64_t count, float* sums) {
   const vfloat mean = load(g.vectors), scale = load(g.vectors + kLanes), shift = load(g.vectors + 2 * kLanes);
   const bool reads = g.affine || g.act != Act::none;
-  auto put = [&](float* to, vfloat v) { g.past_caches ? stream(to, v) : store_n(to, v, g.n); };
   vfloat s{}, q{};
   for (int64_t i = 0; i < count; ++i, results += row) {
     vfloat dz = load(results);
     const int64_t at = pixel[i] * g.channels;
-    if (g.daddend) put(g.daddend + at, dz);
+    if (g.daddend) put(g.daddend + at, dz, g.n, kLineVectors == 1 && g.past_caches, nullptr);
     if (reads) {
       const vfloat centred = load_n(g.x + at, g.n) - mean;
       dz = ACT::bwd(centred * scale + shift, g.parameter, dz);
       s += dz;
       q += dz * centred;
     }
-    put(g.out + at, dz * scale);
+    put(g.out + at, dz * scale, g.n, g.past_caches, results);
   }
   store(sums, s);
   store(sums + kLanes, q);
@@ -44,7 +43,7 @@ void act_rows(const ActRows& args) {
   });
 }
 
-void grad_rows(const GradRows& args, const float* results, int64_t row, const int64_t* pixel, int64_t count,
+void grad_rows(const GradRows& args, float* results, int64_t row, const int64_t* pixel, int64_t count,
                float* sums) {
   with_act<float>(args.act, [&](auto chosen) { grad<decltype(chosen)>(args, results, row, pixel, count, sums); });
 }

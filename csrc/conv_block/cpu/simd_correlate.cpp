@@ -51,7 +51,7 @@ void correlate_tiles(const Correlation& args, int64_t item) {
   TilesOf<kPatchSide<T>> tiles(form, group, block % blocks * form.tiles_each);
   if (args.counts && first_chunk == 0) args.counts[block] = tiles.pixels(form.m);
 
-  constexpr int64_t kResults = kPart * places * kResultSlab;
+  constexpr int64_t kResults = kPartChannels / kChunk * places * kResultSlab;
   float* results = scratch(Scratch::tiles, places * kSlab<float> + kResults);
   float* values = results + kResults;
   const auto* packed = static_cast<const float*>(args.packed);

@@ -84,7 +84,7 @@ void matmul(const Matmul& m, int64_t item) {
       for (int64_t row = 0; row < rows; row += kStep) {
         const int64_t count = rows - row < kStep ? rows - row : kStep;
         for (int64_t i = row; i < row + count; ++i) {
-          for (int v = 0; v < vectors; ++v) epilogues[v].expect(pixels.pixel[i]);
+          for (int v = 0; v < vectors; v += kLineVectors) epilogues[v].expect(pixels.pixel[i]);
         }
         if (p->slices == 0) std::memset(results, 0, count * kChunk * sizeof(float));
         const float* weights = packed;
@@ -94,9 +94,9 @@ void matmul(const Matmul& m, int64_t item) {
                                    count, vectors == 2, ahead);
           weights += depth * kChunk;
         }
-        for (int v = 0; v < vectors; ++v) {
-          epilogues[v](results + v * kLanes, kChunk, count, [&](int64_t i) { return pixels.pixel[row + i]; });
-        }
+        auto pixel = [&](int64_t i) { return pixels.pixel[row + i]; };
+        for (int v = 0; v < vectors; ++v) epilogues[v](results + v * kLanes, kChunk, count, pixel);
+        write_lines(target, c, results, kChunk, count, pixel);
       }
       for (int v = 0; target.sums && v < vectors; ++v) {
         epilogues[v].finish(target.sums + tile * epilogues[v].count * target.channels + c + v * kLanes);

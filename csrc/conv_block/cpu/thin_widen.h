@@ -82,9 +82,15 @@ void run_chunk(const Work& work, const Target& target, int64_t c, const float* p
       for (int v = 0; v < V; ++v) {
         Epilogue epilogue = chunk.epilogues[v];  // its sums stay in registers
         for (int i = 0; i < count; ++i) {
-          epilogue(pixel + piece.x->step * (begin + i), load(results + (i * V + v) * kLanes));
+          float* result = results + (i * V + v) * kLanes;
+          epilogue(pixel + piece.x->step * (begin + i), load(result), result);
         }
         chunk.epilogues[v] = epilogue;
+      }
+      if (V != kLineVectors || V == 1 || !target.past_caches) continue;
+      float* out = static_cast<float*>(target.out) + c;
+      for (int i = 0; i < count; ++i) {
+        stream_line(out + (pixel + piece.x->step * (begin + i)) * target.channels, results + i * V * kLanes);
       }
     }
   }

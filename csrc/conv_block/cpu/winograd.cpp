@@ -66,6 +66,7 @@ void run(Correlation& args, Dtype dtype, const Taps& weight, int threads) {
   } else {
     FI_DISPATCH(chunk_channels(&chunk))
   }
+  args.part = kPartChannels / chunk;
   for (int i = 0; i < args.target_count; ++i) args.chunks += (args.targets[i].channels + chunk - 1) / chunk;
   const int64_t values = form.blocks * args.chunks * form.places * form.shape.channels_in * chunk;
   float* packed = scratch(Scratch::weights, half ? values / 2 : values);
@@ -81,7 +82,7 @@ void run(Correlation& args, Dtype dtype, const Taps& weight, int threads) {
   // the last item of a thread leaves the others idle: few items that do not go round evenly are halved, though each
   // half transforms all inputs
   const int64_t items = args.items(), rounds = (items + threads - 1) / threads;
-  if (items < 16 * threads && rounds * threads * 20 > items * 21) args.part = kPart / 2;
+  if (items < 16 * threads && rounds * threads * 20 > items * 21) args.part /= 2;
   auto body = [&](int64_t item, int) {
     if (half) {
       FI_DISPATCH_BF16(correlate_bf16(args, item))
@@ -131,7 +132,7 @@ FI_EXPORT int fi_cpu_winograd_fwd(const ConvShape* shape, const Source* sources,
   const Form form = make_form(*shape, static_cast<Dtype>(dtype));
   const bool past_caches = leaves_caches(y, pixels_out(*shape) * shape->channels_out);
   Target target{y, shape->channels_out, 0, bias, nullptr, nullptr, nullptr, past_caches};
-  Correlation args{&form, sources, count, &target, 1, nullptr, nullptr, 0, kPart};
+  Correlation args{&form, sources, count, &target, 1, nullptr, nullptr, 0, 0};
   std::vector<double> sums(mean ? args.tile_blocks() * 3 * shape->channels_out : 0);
   std::vector<double> counts(mean ? args.tile_blocks() : 0);
   if (mean) {
@@ -156,7 +157,7 @@ FI_EXPORT int fi_cpu_winograd_dgrad(const ConvShape* shape, const Source* upstre
   const Form form = make_form(*shape, static_cast<Dtype>(dtype));
   std::vector<Target> targets;
   std::vector<std::vector<double>> sums(count);
-  Correlation args{&form, upstream, 1, nullptr, 0, nullptr, nullptr, 0, kPart};
+  Correlation args{&form, upstream, 1, nullptr, 0, nullptr, nullptr, 0, 0};
   int64_t first = 0;
   for (int i = 0; i < count; first += sources[i++].channels) {
     if (!out[i]) continue;

@@ -95,7 +95,7 @@ Form make_form(const ConvShape& shape, Dtype dtype);
 Form make_weight_grad_form(const ConvShape& shape, Dtype dtype);
 
 constexpr int kTiles = 28;         // most of one work item: smaller ones' transformed inputs stay in the second cache
-constexpr int kPart = 8;           // most chunks of output channels of an item: their results stay there too
+constexpr int kPartChannels = 256;  // most output channels of an item: their results stay there too
 constexpr int kDepth = 256;        // most input channels of one product
 constexpr int kRow = kDepth + 16;  // floats between rows of transformed values; off a power of two for the caches
 
@@ -127,7 +127,7 @@ struct Correlation {
   double* counts;
 
   int64_t chunks;  // of channels of all targets
-  int64_t part;    // chunks of an item, kPart at most
+  int64_t part;    // chunks of an item
 
   int64_t tile_blocks() const { return (form->tiles() + form->tiles_each - 1) / form->tiles_each * form->groups; }
   int64_t parts() const { return (chunks + part - 1) / part; }

@@ -63,20 +63,27 @@ bool on_slow_conv3d(const ConvShape& s) {
   return video && s.batch * (s.flip ? s.channels_out : s.channels_in) * s.frames_in * s.height_in <= 20480;
 }
 
+// Whether the kernel has a dilation above `most` and no AVX-512 runs. There oneDNN leaves the weight gradient of dilated
+// kernels to a matrix product, and sums them a row of taps at a time from a dilation of 3 on: both are more exact.
+bool dilated_without_avx512(const ConvShape& s, int64_t most) {
+  return isa() < Isa::avx512 && (s.dilation_h > most || s.dilation_w > most);
+}
+
 // Where larger tiles keep the rule of at most twice stock torch's error. Theirs hardly grows with the pixels, stock's
 // does: at 8192 pixels and 64 channels it was 0.5 to 0.6 of stock's in the contiguous layout and 1.5 to 1.8 times
 // channels-last's; of few channels, 2.0 times.
 bool exact_in_larger_sums(const ConvShape& s) {
   return s.batch * s.frames_out * s.height_out * s.width_out >= 8192 && s.channels_in * s.channels_out >= 2048 &&
-         !on_slow_conv3d(s);
+         !on_slow_conv3d(s) && !dilated_without_avx512(s, 1);
 }
 
 // Where forward and the data gradient in larger tiles keep the rule against stock torch's channels-last layout, with
 // room: docs/cpu.md has the errors. Of few channels, and where a dilated kernel's taps often fall on padding, torch's
 // error is smaller.
 bool exact_in_larger_tiles(const ConvShape& s) {
+  const int64_t least = dilated_without_avx512(s, 2) ? 2 * kLeastDepth : kLeastDepth;
   auto few_taps_on_padding = [](int64_t size, int64_t step) { return step == 1 || size >= kLeastSteps * step; };
-  return s.channels_in >= kLeastDepth && few_taps_on_padding(s.height_in, s.dilation_h) &&
+  return s.channels_in >= least && few_taps_on_padding(s.height_in, s.dilation_h) &&
          few_taps_on_padding(s.width_in, s.dilation_w) && !on_slow_conv3d(s);
 }
 
