@@ -160,7 +160,8 @@ def install() -> None:
         "set_sync_debug_mode": set_sync_debug_mode, "manual_seed_all": lambda seed: None,
         "get_rng_state": lambda device=None: torch.get_rng_state(), "set_rng_state": lambda *_: None,
         "memory_allocated": lambda device=None: Memory.now, "max_memory_allocated": lambda device=None: Memory.most,
-        "reset_peak_memory_stats": reset_peak, "_initialized": True,
+        "mem_get_info": lambda device=None: (properties.total_memory - Memory.now, properties.total_memory),
+        "memory_reserved": lambda device=None: Memory.now, "reset_peak_memory_stats": reset_peak, "_initialized": True,
     }  # fmt: skip
     for name, value in answers.items():
         assert hasattr(torch.cuda, name), f"torch.cuda.{name} is none of torch's"

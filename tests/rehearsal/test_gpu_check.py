@@ -72,6 +72,15 @@ def test_it_refuses_what_a_gpu_would(name: str) -> None:
     assert sentence in done.stderr
 
 
+def test_its_free_memory_is_asked_for_as_before_tuning() -> None:
+    done = run(
+        "-c",
+        "from tests.rehearsal.install import install\ninstall()\nimport torch\n"
+        "from fastinpaint.memory import require\nrequire('tune: a step', 1 << 30, torch.device('cuda:0'))",
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_no_result_is_a_rehearsals() -> None:
     found = rows.read(sorted(RESULTS.glob("*.jsonl")))
     assert found
