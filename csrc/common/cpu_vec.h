@@ -6,11 +6,21 @@
 
 #include <cstdint>
 #include <cstring>
-#if defined(__SSE2__)
+#if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>  // the other takes a second to read
 #endif
 
 namespace {
+
+// Of processors without AVX2, on which `auto` leaves a model as it is: kernels need not be fast, and are compiled for
+// the general case only.
+#if defined(FI_HAS_AVX) && FI_BYTES == 16
+constexpr bool kGeneralOnly = true;
+#else
+constexpr bool kGeneralOnly = false;
+#endif
 
 typedef float vfloat __attribute__((vector_size(FI_BYTES)));
 typedef double vdouble __attribute__((vector_size(FI_BYTES)));

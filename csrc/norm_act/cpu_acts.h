@@ -161,7 +161,7 @@ void with_act(fi::Act act, F f) {
 
 // The activation that its parameter names, chosen at each vector: one kernel serves all.
 template <class D>
-struct AnyAct : OfChannel {
+struct AnyAct : OfChannel, Costly {
   using V = typename Simd<D>::vec;
   using Parameter = Choice<V, typename Simd<D>::scalar>;
 

@@ -75,7 +75,7 @@ struct Group {
   }
 };
 
-// f(group) for groups of N vectors, then for each vector that is left. Doubles, which serve tests, one by one.
+// f(group) for groups of N vectors, then for each vector that is left.
 template <class D, class ACT, int N, class F>
 void for_groups(int64_t channels, F f) {
   constexpr int lanes = Simd<D>::lanes;
@@ -83,9 +83,7 @@ void for_groups(int64_t channels, F f) {
   if constexpr (std::is_base_of_v<Costly, ACT>) {
     for (; c < channels; c += kMost * lanes) f(Group<D, 0>{c, channels});
   } else {
-    if constexpr (sizeof(D) < 8) {
-      for (; c + N * lanes <= channels; c += N * lanes) f(Group<D, N>{c, channels});
-    }
+    for (; c + N * lanes <= channels; c += N * lanes) f(Group<D, N>{c, channels});
     for (; c < channels; c += lanes) f(Group<D, 1>{c, channels});
   }
 }
@@ -194,10 +192,16 @@ void apply(const NormActBwd& args, int64_t begin, int64_t end, Group<D, N> group
   }
 }
 
-// f(D{}, ACT{}). Doubles, which serve tests, have one kernel for all activations.
+// f(D{}, ACT{}). One kernel serves all activations where it need not be fast, and of doubles, which serve tests.
 template <class F>
 void with_types(Dtype dtype, Act act, F f) {
-  auto typed = [&](auto d) { with_act<decltype(d)>(act, [&](auto chosen) { f(d, chosen); }); };
+  auto typed = [&](auto d) {
+    if constexpr (kGeneralOnly) {
+      f(d, AnyAct<decltype(d)>{});
+    } else {
+      with_act<decltype(d)>(act, [&](auto chosen) { f(d, chosen); });
+    }
+  };
   if (dtype == Dtype::float32) typed(float{});
   if (dtype == Dtype::float64) f(double{}, AnyAct<double>{});
   if (dtype == Dtype::bfloat16) typed(Bf16{});

@@ -152,8 +152,9 @@ void transform_tiles(const Source& source, int64_t first, int64_t depth, const T
         continue;
       }
       const Offsets from(tiles.input[i], source.channels, 4);
-      from.inside ? transform_tile<T, true, R>(source, first, depth, from, values)
-                  : transform_tile<T, false, R>(source, first, depth, from, values);
+      const bool inside = kMayBeInside<T> && from.inside;
+      inside ? transform_tile<T, true, R>(source, first, depth, from, values)
+             : transform_tile<T, false, R>(source, first, depth, from, values);
     }
   });
 }

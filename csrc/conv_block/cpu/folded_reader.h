@@ -37,7 +37,8 @@ struct FoldedReader {
 template <class F>
 void with_folded_reader(const fi::Source& s, F f) {
   if (s.addend) return f(static_cast<FoldedReader<true, true>*>(nullptr));
-  s.mean ? f(static_cast<FoldedReader<true, false>*>(nullptr)) : f(static_cast<FoldedReader<false, false>*>(nullptr));
+  kGeneralOnly || s.mean ? f(static_cast<FoldedReader<true, false>*>(nullptr))
+                         : f(static_cast<FoldedReader<false, false>*>(nullptr));
 }
 
 // As `with_folded_reader`, of G: plain or affine in y with dy as its addend.

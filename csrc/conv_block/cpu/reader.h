@@ -73,7 +73,8 @@ struct Reader {
 template <class S, class F>
 void with_reader(const fi::Source& s, F f) {
   if (s.addend) return f(static_cast<Reader<S, true, true>*>(nullptr));
-  s.mean ? f(static_cast<Reader<S, true, false>*>(nullptr)) : f(static_cast<Reader<S, false, false>*>(nullptr));
+  kGeneralOnly || s.mean ? f(static_cast<Reader<S, true, false>*>(nullptr))
+                         : f(static_cast<Reader<S, false, false>*>(nullptr));
 }
 
 }  // namespace

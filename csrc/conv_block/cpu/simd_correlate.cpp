@@ -16,7 +16,7 @@ void transform(const Source& source, int64_t first, int64_t depth, const TilesOf
       if (!tiles.live[i]) {
         for (int place = 0; place < kPlaces<T>; ++place)
           for (int64_t c = 0; c < depth; c += kLanes) to(place, c, vfloat{});
-      } else if (tiles.input[i].inside) {
+      } else if (kMayBeInside<T> && tiles.input[i].inside) {
         transform_input<T, R, true>(source, first, depth, tiles.input[i], to);
       } else {
         transform_input<T, R, false>(source, first, depth, tiles.input[i], to);

@@ -9,8 +9,9 @@ template <class T>
 void transform_inputs(const Work& w, const PatchFor<T>& in, const Places<float, kSlabIn>& to) {
   with_reader<float>(*w.source, [&](auto* reader) {
     using R = std::remove_pointer_t<decltype(reader)>;
-    in.inside ? transform_input<T, R, true>(*w.source, w.channel, w.depth, in, to)
-              : transform_input<T, R, false>(*w.source, w.channel, w.depth, in, to);
+    const bool inside = kMayBeInside<T> && in.inside;
+    inside ? transform_input<T, R, true>(*w.source, w.channel, w.depth, in, to)
+           : transform_input<T, R, false>(*w.source, w.channel, w.depth, in, to);
   });
 }
 

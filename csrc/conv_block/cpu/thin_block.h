@@ -10,7 +10,7 @@ constexpr int kMostVectors = FI_BYTES == 64 ? 4 : 2;  // of wide channels
 
 // Taps that lie side by side, if their weights and all sums fit into the registers; else one at a time.
 template <int V, int STEP, int RUN>
-constexpr int kRun = STEP == fi::kThin && RUN * V + kSums < (FI_BYTES == 64 ? 32 : 16) ? RUN : 1;
+constexpr int kRun = !kGeneralOnly && STEP == fi::kThin && RUN * V + kSums < (FI_BYTES == 64 ? 32 : 16) ? RUN : 1;
 
 // sum[p][v] = sum over the taps of packed[tap, c, v] * from[p * STEP + tap.offset + c]. The taps come in runs of K that
 // lie side by side: a thin value is read once for all of them.

@@ -53,7 +53,8 @@ void transform_pair(const Source& source, int64_t first, int64_t width, const Of
       store_rounded(to + c, slab, a, other ? f(within, read, *other) : Rounded<T>{});
     }
   };
-  one.inside && other && other->inside ? all(std::true_type()) : all(std::false_type());
+  const bool inside = !kGeneralOnly && one.inside && other && other->inside;
+  inside ? all(std::true_type()) : all(std::false_type());
 }
 
 // Transforms `batch` tiles into pairs.

@@ -68,6 +68,10 @@ struct Alone {
   }
 };
 
+// Whether there is code for tiles whose inputs all lie inside the map. Those of `Alone` never do.
+template <class T>
+constexpr bool kMayBeInside = T::side > 3 && !kGeneralOnly;
+
 // Calls f with the tiling of a form.
 template <class F>
 void with_tiling(const fi::Form& form, F f) {
