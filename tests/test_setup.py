@@ -56,7 +56,7 @@ def test_both_libraries_are_built_for_every_architecture(script: ModuleType) -> 
     rules = script.ninja_rules(Path("out"), Path("build"))
     assert libraries(rules) == ["libfastinpaint_cuda.so", "libfastinpaint_cpu.so"]
     assert codes(rules, "conv_block/cuda/fwd_dgrad.cu") == ["sm_80", "sm_90a", "compute_80"]
-    assert codes(rules, "conv_block/cuda/hopper/fwd_dgrad.cu") == ["sm_90a"]
+    assert codes(rules, "conv_block/cuda/hopper/launch.cu") == ["sm_90a"]
 
 
 @pytest.mark.parametrize(
@@ -75,12 +75,12 @@ def test_the_architectures_can_be_chosen(
 
 
 def test_every_unit_is_made_into_ptx_once(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That takes two thirds of a compilation."""
+    """That takes longer than making machine code of it. A unit takes about two CPU-seconds beside its kernels."""
     for asked in (script.ARCHITECTURES, "100;90a;80"):
         monkeypatch.setenv("FASTINPAINT_CUDA_ARCHS", asked)
         rules = script.ninja_rules(Path("out"), Path("build"))
         units = [line for before, line in itertools.pairwise(rules) if before.endswith(".cu")]
-        assert len(units) >= 8
+        assert len(units) == 6
         for unit in units:
             assert set(re.findall(r"arch=(\w+)", unit)) in ({"compute_80"}, {"compute_90a"})
 

@@ -2,6 +2,7 @@
 // fi_channel_workspace(rows, channels) bytes, 16-byte aligned, uninitialised. Each function returns 0, a cudaError_t,
 // or a negative Status of common/cuda_launch.cuh.
 #include "activation/kernels.cuh"
+#include "common/cuda_finish.cuh"
 #include "common/cuda_launch.cuh"
 
 namespace fi {

@@ -1,5 +1,5 @@
 // Queries of the CUDA runtime that is linked into the library.
-#include "common/cuda_launch.cuh"
+#include "common/cuda_language.cuh"
 
 // The newest CUDA version of the driver (0 without a driver) and that of the runtime, as 1000 * major + 10 * minor.
 // Returns a cudaError_t.

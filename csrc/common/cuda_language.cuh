@@ -12,12 +12,9 @@ inline void poison_shared(void* p, size_t bytes) { emu::poison(p, bytes); }
 inline void unpoison_shared(void* p, size_t bytes) { emu::unpoison(p, bytes); }
 }  // namespace fi
 #else
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <cstdint>
-#include <type_traits>
 #define FI_DYNAMIC_SHARED(name) extern __shared__ __align__(16) char name[]
 #define FI_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
   kernel<<<grid, block, shared_bytes, static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__)
@@ -26,7 +23,6 @@ constexpr int kSharedGap = 0;
 __device__ inline void poison_shared(void*, size_t) {}
 __device__ inline void unpoison_shared(void*, size_t) {}
 }  // namespace fi
-#include "cuda_ptx.cuh"
 #endif
 
 #define FI_EXPORT extern "C" __attribute__((visibility("default")))

@@ -1,6 +1,6 @@
 // Shared by all launch functions: dtypes, error codes and the number of blocks.
 #pragma once
-#include "cuda_language.cuh"
+#include "cuda_vector.cuh"
 
 namespace fi {
 

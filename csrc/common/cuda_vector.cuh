@@ -1,6 +1,14 @@
 // Eight adjacent channels of a map: the unit of all reads and writes.
 #pragma once
 #include "cuda_language.cuh"
+#ifndef FI_EMULATED
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <type_traits>
+
+#include "cuda_ptx.cuh"
+#endif
 
 namespace fi {
 

@@ -1,5 +1,6 @@
 // Entry points of forward and dgrad. abi.cuh describes the arguments. Each function returns 0, a cudaError_t, or a
 // negative Status of common/cuda_launch.cuh. None of them waits for the device or allocates.
+#include "common/cuda_finish.cuh"
 #include "conv_block/cuda/hopper/fwd_dgrad_plan.cuh"
 
 namespace fi {

@@ -24,7 +24,7 @@ CONV = "conv_block/cuda/fwd_dgrad.cu"
 WGRAD_KERNEL = "conv_block/cuda/kernels/wgrad_main.cuh"
 DEPTHWISE, DEPTHWISE_WGRAD = (f"conv_block/cuda/depthwise/{name}.cuh" for name in ("fwd_dgrad", "wgrad"))
 LOAD, WRONG_Y = "conv_block/cuda/kernels/load.cuh", "AssertionError: y"
-WGRAD = f"{CONV} conv_block/cuda/wgrad.cu conv_block/cuda/passes.cu activation/cuda.cu"
+WGRAD = f"{CONV} conv_block/cuda/wgrad.cu activation/cuda.cu"
 SMALL = [
     *small_cases.OTHERS, "stride 2, two sources", "odd channels", "transposed 2d", "dilation 4, dead taps",
     "3 channels in", "4 channels in, 5x5", "depthwise", "depthwise, odd channels", "groups, 5 of 3 to 2",

@@ -108,36 +108,31 @@ __global__ void __launch_bounds__(kMostGroups* kThreads, 1)
   };
   constexpr int kM = block_taps<T, thin>();
   WgradSums<kM, BN> acc = {};
-  int next = find_live(split * w.tiles_each);
-  if (next < end) {
-    begin(tile);
-    load_thin(tile, first_patch);
-    for (int slice = 0; slice < slices; ++slice) {
-      load(slice);
-      store(slice, first_patch, first_q);
-    }
-  }
-  for (bool odd = false; next < end; odd = !odd) {
+  bool loaded = false;  // a tile: the first round only loads one
+  for (int next = split * w.tiles_each, odd = 1;; odd = !odd, ++next) {
     T *patch_at = odd ? second_patch : first_patch, *next_patch = odd ? first_patch : second_patch;
     T *q_at = odd ? second_q : first_q, *next_q = odd ? first_q : second_q;
     live = next_live;
-    next = find_live(next + 1);
+    next = find_live(next);
     bool more = next < end;
     if (more) begin(tile);
     sync_group(thread_group, kThreads);  // this tile is complete; the previous one's memory is free
     if (more) load_thin(tile, next_patch);
     constexpr int kStep = std::is_same<T, float>::value ? 32 : 16;
     int slice = 0;
-    for (int k = 0; k < kTileRows; k += kStep) {
-      bool loads = more && slice < slices;
-      if (loads) load(slice);
-      multiply_positions<T, kM, BN>(acc, patch_at, q_at, slots, live, k, row_of);
-      if (loads) store(slice++, next_patch, next_q);
-    }
+    if (loaded)
+      for (int k = 0; k < kTileRows; k += kStep) {
+        bool loads = more && slice < slices;
+        if (loads) load(slice);
+        multiply_positions<T, kM, BN>(acc, patch_at, q_at, slots, live, k, row_of);
+        if (loads) store(slice++, next_patch, next_q);
+      }
     for (; more && slice < slices; ++slice) {
       load(slice);
       store(slice, next_patch, next_q);
     }
+    if (!more) break;
+    loaded = true;
   }
   if (blockDim.y > 1) {
     __syncthreads();  // the loops have finished reading this memory

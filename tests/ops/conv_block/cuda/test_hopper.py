@@ -23,7 +23,7 @@ from tools.inspect.paper_layers import paper_layers
 from tools.verify import emulated
 from tools.verify.emulated import Plant
 
-SOURCE = "conv_block/cuda/hopper/fwd_dgrad.cu"
+SOURCE = "conv_block/cuda/hopper/launch.cu"
 CASES = (
     *("2d", "stride 2, two sources", "dilation 4, dead taps", "dilation 8, three chunks", "dilation 16"),
     *("stride 2, four chunks", "odd channels", "transposed 2d"),

@@ -11,31 +11,23 @@ from tests.ops.cuda.planted import Program
 from tools.verify.emulated import Plant
 
 FOLDER = "conv_block/cuda/hopper/"
+HOPPER = f"{FOLDER}launch.cu"
 GATHER, WGRAD, STRIPS = f"{FOLDER}fwd_dgrad_kernel.cuh", f"{FOLDER}wgrad_kernel.cuh", f"{FOLDER}strips.cuh"
 PIPELINE, GATHER_PLAN = f"{FOLDER}pipeline.cuh", f"{FOLDER}fwd_dgrad_plan.cuh"
 BACKWARD = "dgrad, then wgrad on its strips"
 PROGRAMS = {
     GATHER: Program(
         "tests.ops.cuda.small_cases",
-        ("conv_block/cuda/fwd_dgrad.cu", "conv_block/cuda/hopper/fwd_dgrad.cu"),
+        ("conv_block/cuda/fwd_dgrad.cu", HOPPER),
         {native_cuda.HOPPER: "all"},
     ),
     WGRAD: Program(
         "tests.ops.conv_block.cuda.hopper_wgrad",
-        (
-            *("conv_block/cuda/passes.cu", "conv_block/cuda/wgrad.cu", "conv_block/cuda/hopper/wgrad.cu"),
-            "activation/cuda.cu",
-        ),
+        ("conv_block/cuda/wgrad.cu", HOPPER, "activation/cuda.cu"),
     ),
     BACKWARD: Program(
         "tests.ops.cuda.small_cases",
-        (
-            *(
-                f"conv_block/cuda/{name}.cu"
-                for name in ("fwd_dgrad", "hopper/fwd_dgrad", "hopper/wgrad", "passes", "wgrad")
-            ),
-            "activation/cuda.cu",
-        ),
+        ("conv_block/cuda/fwd_dgrad.cu", "conv_block/cuda/wgrad.cu", HOPPER, "activation/cuda.cu"),
         {native_cuda.HOPPER: "all"},
     ),
 }

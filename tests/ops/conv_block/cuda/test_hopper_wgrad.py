@@ -21,7 +21,7 @@ from tools.inspect.paper_layers import paper_layers
 from tools.verify import emulated
 
 DTYPES = [torch.bfloat16, torch.float16]
-SOURCE = "conv_block/cuda/hopper/wgrad.cu"
+SOURCE = "conv_block/cuda/hopper/launch.cu"
 SHARED_LIMIT = 227 << 10  # of a block on sm_90
 FEWEST = Conv((4, 6), (128,), (False,), 256, (3, 3), (1, 1), (1, 1), (1, 1))  # channels that the switch's 1 takes
 

@@ -63,7 +63,7 @@ def compiled(folder: Path, *flags: str) -> str:
     nvcc = find_nvcc()
     if nvcc is None:
         pytest.skip("there is no nvcc.")
-    source = ROOT / "csrc/conv_block/cuda/hopper/fwd_dgrad.cu"
+    source = ROOT / "csrc/conv_block/cuda/hopper/launch.cu"
     made = folder / "kernels.ptx"
     command = [
         nvcc,

@@ -14,7 +14,7 @@ DTYPES = ("bf16", "half")
 
 
 def compiled(source: str, kernel: str, sizes: Sequence[int], folder: Path) -> str:
-    """The SASS of a source for sm_90a, once ptxas has no complaint of the kernel in each dtype and size.
+    """A kernel's SASS for sm_90a, once ptxas has no complaint of its source and it exists in each dtype and size.
 
     Raises:
         AssertionError: ptxas warns that wgmma are serialised, a kernel spills or lacks an instruction that it needs.
@@ -30,4 +30,4 @@ def compiled(source: str, kernel: str, sizes: Sequence[int], folder: Path) -> st
     assert {found.name for found in kernels} == {f"{kernel}<{d}, {n}>" for d in DTYPES for n in sizes}
     assert not [complaint for found in kernels if (complaint := found.complaint())]
     listing = subprocess.run([str(sass.cuobjdump()), "-sass", str(made)], capture_output=True, text=True, check=True)
-    return listing.stdout
+    return "".join(text for text in listing.stdout.split("Function : ")[1:] if kernel in text.partition("\n")[0])

@@ -1,6 +1,7 @@
-// Writes strips, packs weights and launches the wgmma path. Compiled for sm_90a only; ../fwd_dgrad.cu uses it if
-// present.
+// Writes strips, packs weights and launches the wgmma path. Compiled for sm_90a only; ../fwd_dgrad.cu and ../wgrad.cu
+// use it if present.
 #include "conv_block/cuda/hopper/fwd_dgrad_kernel.cuh"
+#include "conv_block/cuda/hopper/wgrad_kernel.cuh"
 
 namespace fi {
 
@@ -27,6 +28,30 @@ static int launch_hopper(const Conv& conv, const GatherPlan& plan, const StripGa
   return g.each == 1 ? launch_strip_gather<T, 1>(plan, g, stream) : launch_strip_gather<T, 2>(plan, g, stream);
 }
 
+template <class T, int kTaps>
+static int launch_wgrad(const StripWgrad& w, void* stream) {
+  int bytes = w.shared_bytes();
+  if (int status = allow_shared(hopper_wgrad_kernel<T, kTaps>, bytes)) return status;
+  dim3 grid(ceil_div(w.units, kConsumers) * w.q_tiles, w.splits);
+  FI_LAUNCH((hopper_wgrad_kernel<T, kTaps>), grid, kHopperThreads, bytes, stream, w, bytes);
+  return launched();
+}
+
+template <class T>
+static int launch_strip_wgrad(const StripWgrad& w, void* stream) {
+  int status = w.rows_given ? kOk : write_strips<T>(w.rows, stream);
+  if (!status && !w.columns_given) status = write_strips<T>(w.columns, stream);
+  if (status) return status;
+  switch (w.taps.most) {
+    case 1:
+      return launch_wgrad<T, 1>(w, stream);
+    case 2:
+      return launch_wgrad<T, 2>(w, stream);
+    default:
+      return launch_wgrad<T, 3>(w, stream);
+  }
+}
+
 }  // namespace fi
 
 using namespace fi;
@@ -35,4 +60,9 @@ using namespace fi;
 FI_EXPORT int fi_hopper_launch(const Conv* conv, const GatherPlan* plan, const StripGather* gather, void* stream) {
   return conv->dtype == kBFloat16 ? launch_hopper<__nv_bfloat16>(*conv, *plan, *gather, stream)
                                   : launch_hopper<__half>(*conv, *plan, *gather, stream);
+}
+
+// Launches the planned wgrad, without the sums of its splits.
+FI_EXPORT int fi_hopper_wgrad_launch(int dtype, const StripWgrad* w, void* stream) {
+  return dtype == kBFloat16 ? launch_strip_wgrad<__nv_bfloat16>(*w, stream) : launch_strip_wgrad<__half>(*w, stream);
 }
