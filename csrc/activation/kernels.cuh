@@ -30,21 +30,41 @@ __device__ __forceinline__ Lane lane_of(const Columns& columns, int channels) {
   return lane;
 }
 
+// Rows that a thread reads before it writes the first of them: no load is moved before a store.
+template <class T>
+constexpr int kAhead = sizeof(T) == 2 ? 4 : 2;
+
+// A thread's vectors of kAhead rows of a map, from `row` on; its rows are `stride` channels apart. Zeros stand for rows
+// past the end, and for all of a map that is null.
+template <class T>
+__device__ __forceinline__ void load_rows(const T* map, int stride, const Lane& lane, int row, bool aligned,
+                                          Vector<T> (&values)[kAhead<T>]) {
+#pragma unroll
+  for (int i = 0; i < kAhead<T>; ++i, row += lane.step) {
+    bool exists = map && row < lane.end;
+    const T* at = exists ? map + size_t(row) * stride + lane.channel : nullptr;
+    values[i] = aligned ? load_or_zero(at, exists) : load_vector(at, exists ? lane.valid : 0, false);
+  }
+}
+
 // a[row][c] = activation of the source. a's rows are `stride` channels apart (its part of a concatenation).
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     activation_fwd_kernel(Source source, T* __restrict__ a, int stride, Columns columns, bool aligned) {
   Lane lane = lane_of(columns, source.channels);
   ChannelParams params = load_params(source, lane.channel);
-  const T* __restrict__ x = static_cast<const T*>(source.x);  // a aliases no source: rows are read ahead of stores
+  const T* __restrict__ x = static_cast<const T*>(source.x);
   const T* __restrict__ addend = static_cast<const T*>(source.addend);
-#pragma unroll 4
-  for (int row = lane.row; row < lane.end; row += lane.step) {
-    size_t at = size_t(row) * source.channels + lane.channel;
-    Vector<T> value = load_vector(x + at, lane.valid, aligned);
-    Vector<T> more = addend ? load_vector(addend + at, lane.valid, aligned) : zero_vector<T>();
-    value = activate<T>(value, more, params, addend);
-    store_vector(a + size_t(row) * stride + lane.channel, value, lane.valid, aligned);
+  for (int first = lane.row; first < lane.end; first += kAhead<T> * lane.step) {
+    Vector<T> values[kAhead<T>], more[kAhead<T>];
+    load_rows(x, source.channels, lane, first, aligned, values);
+    load_rows(addend, source.channels, lane, first, aligned, more);
+#pragma unroll
+    for (int i = 0, row = first; i < kAhead<T>; ++i, row += lane.step) {
+      if (row >= lane.end) continue;
+      Vector<T> value = activate<T>(values[i], more[i], params, addend);
+      store_vector(a + size_t(row) * stride + lane.channel, value, lane.valid, aligned);
+    }
   }
 }
 
@@ -52,27 +72,32 @@ __global__ void __launch_bounds__(kThreads)
 //   gradient in: da, rows `stride` channels apart   saved: source   gradient out: dx [rows][C] or null, sums
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    activation_bwd_kernel(const T* da, int stride, Source source, T* dx, Columns columns, bool aligned, Partials sums) {
+    activation_bwd_kernel(const T* __restrict__ da, int stride, Source source, T* __restrict__ dx, Columns columns,
+                          bool aligned, Partials sums) {
   FI_DYNAMIC_SHARED(memory);
   Lane lane = lane_of(columns, source.channels);
   ChannelParams params = load_params(source, lane.channel);
-  const T* x = static_cast<const T*>(source.x);
+  const T* __restrict__ x = static_cast<const T*>(source.x);
   Fold total;
-#pragma unroll 2
-  for (int row = lane.row; row < lane.end; row += lane.step) {
-    size_t at = size_t(row) * source.channels + lane.channel;
-    Vector<T> value = load_vector(x + at, lane.valid, aligned);
-    Vector<T> gradient = load_vector(da + size_t(row) * stride + lane.channel, lane.valid, aligned);
+  for (int first = lane.row; first < lane.end; first += kAhead<T> * lane.step) {
+    Vector<T> values[kAhead<T>], gradients[kAhead<T>];
+    load_rows(x, source.channels, lane, first, aligned, values);
+    load_rows(da, stride, lane, first, aligned, gradients);
 #pragma unroll
-    for (int i = 0; i < kVector; ++i) {
-      float centred = to_float(value.v[i]) - params.mean[i];
-      float z = centred * params.scale[i] + params.shift[i];
-      float dz = source.relu && z <= 0.0f ? 0.0f : to_float(gradient.v[i]);
-      total.first[i] += dz;
-      total.second[i] += dz * centred;
-      gradient.v[i] = from_float<T>(dz * params.scale[i]);
+    for (int i = 0, row = first; i < kAhead<T>; ++i, row += lane.step) {
+      if (row >= lane.end) continue;
+      Vector<T> gradient;
+#pragma unroll
+      for (int c = 0; c < kVector; ++c) {
+        float centred = to_float(values[i].v[c]) - params.mean[c];
+        float z = centred * params.scale[c] + params.shift[c];
+        float dz = source.relu && z <= 0.0f ? 0.0f : to_float(gradients[i].v[c]);
+        total.first[c] += dz;
+        total.second[c] += dz * centred;
+        gradient.v[c] = from_float<T>(dz * params.scale[c]);
+      }
+      if (dx) store_vector(dx + size_t(row) * source.channels + lane.channel, gradient, lane.valid, aligned);
     }
-    if (dx) store_vector(dx + at, gradient, lane.valid, aligned);
   }
   if (sums.value)
     fold_block<false>(SharedArena(memory, fold_bytes()), total, 0, columns.groups,

@@ -30,6 +30,7 @@ LOAD, STORE = "LDG.E.128", "STG.E.128"  # 16 bytes of global memory
 COUNTED = ("HMMA", "HGMMA", "LDSM", "LDGSTS", "UBLKCP", "WARPGROUP.DEPBAR", "STL", "LDL", LOAD, STORE)
 LISTED = COUNTED[:5]
 TF32 = "HMMA.1688.F32.TF32"  # counted in addition to all HMMA
+AHEAD = "LDG.E.128 before the first STG.E.128"
 ARCHITECTURES = ("sm_80", "sm_90a", "sm_100")
 FROM_PTX = "sm_100"  # no machine code is built for it: the driver compiles the PTX, and nvcc here
 THREADS, BLOCKS_WANTED, REGISTERS = 128, 2, 65536  # per block; per SM; per SM
@@ -38,6 +39,8 @@ TENSOR = re.compile(r"^(gather|thin|wgrad)_kernel<(bf16|half)")
 # Kernels without 16-byte loads, or stores: they access single values and pairs. hopper_wgrad has copy engines.
 NARROW_READS = ("batch_norm_", "finish_sums_", "reduce_groups", "hopper_wgrad")
 NARROW_WRITES = ("batch_norm_", "finish_", "reduce_groups", "depthwise_wgrad")
+# Kernels whose threads ask for several rows before they write one, and the 16-byte loads of rows and parameters.
+READS_AHEAD, LOADS_AHEAD = ("activation_fwd", "activation_bwd"), 14
 
 
 class Kernel(NamedTuple):
@@ -58,6 +61,8 @@ class Kernel(NamedTuple):
             return f"{where} has {self.registers} registers: {BLOCKS_WANTED} blocks do not fit an SM."
         if 0 < self.counts["HGMMA"] <= self.counts["WARPGROUP.DEPBAR"]:
             return f"{where} waits for every wgmma: ptxas has put them one after another."
+        if self.name.startswith(READS_AHEAD) and self.counts[AHEAD] < LOADS_AHEAD:
+            return f"{where} has {self.counts[AHEAD]} {AHEAD}, and {LOADS_AHEAD} are wanted: a load waits for a store."
         needed: tuple[str, ...] = ("HMMA", "LDSM") if TENSOR.match(self.name) else ()
         needed = (*needed, "LDGSTS") if self.name.startswith(("gather", "thin")) else needed
         if self.name.startswith(("gather_kernel<tf32", "thin_kernel<tf32", "wgrad_kernel<tf32")):
@@ -146,7 +151,7 @@ def read_kernels(tool: str, library: Path, architecture: str = "") -> list[Kerne
 def set_defaults(found: Iterable[Kernel]) -> list[Kernel]:
     """Add zero counts for missing instructions, and keep each kernel once per architecture."""
     unique = {(k.name, k.architecture): k for k in found if k.architecture in ARCHITECTURES}
-    return [k._replace(counts={op: k.counts.get(op, 0) for op in (*COUNTED, TF32)}) for k in unique.values()]
+    return [k._replace(counts={op: k.counts.get(op, 0) for op in (*COUNTED, TF32, AHEAD)}) for k in unique.values()]
 
 
 def count_instructions(command: list[str], architecture: str = "") -> dict[tuple[str, str], collections.Counter[str]]:
@@ -158,8 +163,10 @@ def count_instructions(command: list[str], architecture: str = "") -> dict[tuple
         assert process.stdout is not None
         for line in process.stdout:
             if match := instruction.search(line):
-                counts[architecture, symbol][match[1]] += 1
-                counts[architecture, symbol][TF32] += match[0].endswith(TF32)
+                count = counts[architecture, symbol]
+                count[match[1]] += 1
+                count[TF32] += match[0].endswith(TF32)
+                count[AHEAD] += match[1] == LOAD and not count[STORE]
             elif "Function : " in line:
                 symbol = line.split("Function : ")[1].strip()
             elif line.startswith("arch = "):

@@ -67,7 +67,8 @@ def test_statistics_and_sums(channels: int) -> None:
 
 def test_a_second_read_is_counted() -> None:
     store = "store_vector(a + size_t(row) * stride + lane.channel, value, lane.valid, aligned);"
-    again = store.replace("value", "activate<T>(load_vector(x + at, lane.valid, aligned), more, params, source.relu)")
+    read = "load_vector(x + size_t(row) * source.channels + lane.channel, lane.valid, aligned)"
+    again = store.replace("value", f"activate<T>({read}, more[i], params, source.relu)")
     x = layout.dense(torch.rand(2, 16, 5, 7).bfloat16())
     twice = Plant("activation/kernels.cuh", store, f"{store} {again}")
     with emulated.installed(emulated.build("counted", [twice], SOURCES)):

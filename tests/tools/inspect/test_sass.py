@@ -37,6 +37,13 @@ def test_a_store_in_pieces_is_named() -> None:
     assert kernel._replace(name="finish_moments_kernel").complaint() is None
 
 
+def test_a_load_behind_a_store_is_named() -> None:
+    counts = dict.fromkeys(sass.COUNTED, 0) | {sass.LOAD: 14, sass.STORE: 4, sass.AHEAD: 14}
+    kernel = sass.Kernel("activation_fwd_kernel<bf16>", "sm_80", 79, 0, counts)
+    assert kernel.complaint() is None
+    assert "8 LDG.E.128 before the first STG.E.128" in str(kernel._replace(counts=counts | {sass.AHEAD: 8}).complaint())
+
+
 def test_serialised_wgmma_are_named() -> None:
     counts = dict.fromkeys(sass.COUNTED, 1) | {"HGMMA": 8, "STL": 0, "LDL": 0, "WARPGROUP.DEPBAR": 8}
     kernel = sass.Kernel("hopper_gather_kernel<bf16, 2>", "sm_90a", 168, 0, counts)
