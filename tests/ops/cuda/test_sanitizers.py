@@ -119,10 +119,6 @@ DEFECTS = {
         Plant(WGRAD_KERNEL, "params[kVectorsOfP + threadIdx.x", "params[threadIdx.x"),
         *(WGRAD, "2d", "plain", "AssertionError: dweight"),
     ),
-    "parameters read before they are there": Defect(
-        Plant(WGRAD_KERNEL, "  sync_group(thread_group, kThreads);  // the parameters", "  // the parameters"),
-        *(WGRAD, "2d", "plain", "dweight: NaN"),
-    ),
     "panel of weights read before it is there": Defect(
         Plant("conv_block/cuda/kernels/pack.cuh", "  __syncthreads();\n", ""),
         *(CONV, "2d forward", "plain", "AssertionError: y"),
