@@ -51,7 +51,10 @@ def file_of(name: str, *parts: str) -> Path:
 
 
 def hash_of(paths: Iterable[Path]) -> str:
-    """`source_hash` of Python files, remembered by their bytes: parsing all of the package takes a second."""
+    """`source_hash` of Python files, remembered by their bytes: parsing all of the package takes a second.
+
+    It is written where the folder of measurements exists: it must not be made, or filled, for this alone.
+    """
     files = sorted(paths)
     read_as = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
     path = cache_folder() / "sources.json"
@@ -59,7 +62,8 @@ def hash_of(paths: Iterable[Path]) -> str:
     if not isinstance(known, str):
         known = source_hash(files)
         with contextlib.suppress(OSError):  # an unwritable folder: the next process hashes again
-            _add(path, {read_as: known})
+            if path.parent.is_dir():
+                _add(path, {read_as: known})
     return known
 
 

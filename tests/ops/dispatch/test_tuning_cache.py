@@ -66,6 +66,9 @@ def test_source_is_hashed_once_for_all_processes_that_read_the_same_bytes(
         file.write_text("def one():\n    return 1\n")
     found = tuning_cache.hash_of(files)
     assert found == source_hash(files)
+    assert not (tmp_path / "cache").exists()
+    (tmp_path / "cache").mkdir()
+    assert tuning_cache.hash_of(files) == found
     with monkeypatch.context() as patch:
         patch.setattr(tuning_cache, "source_hash", lambda paths: pytest.fail("hashed again"))
         assert tuning_cache.hash_of(reversed(files)) == found
