@@ -16,7 +16,7 @@ CASES = {
     "bfloat16": "    case kBFloat16:\n      return f(__nv_bfloat16());\n",
     "float16": "    case kFloat16:\n      return f(__half());\n",
 }
-TF32 = Plant("conv_block/cuda/plan/plan.cuh", "dtype == kTf32 ? f(Tf32()) : with_dtype(dtype, f)", "with_dtype(dtype, f)")
+TF32 = Plant("conv_block/cuda/plan/plan.cuh", "return dtype == kTf32 ? f(Tf32()) : ", "return ")
 BFLOAT16_ON_HOPPER = (
     Plant(HOPPER, "\n                                  : launch_hopper<__half>(*conv, *plan, *gather, stream);", ";"),
     Plant(HOPPER, "return conv->dtype == kBFloat16 ? launch_hopper", "return launch_hopper"),
