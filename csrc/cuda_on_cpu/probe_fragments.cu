@@ -1,7 +1,7 @@
 // Probes of single instructions with raw inputs and outputs per lane. Tests build them by g++ and, on a machine with a
 // GPU, by nvcc. Both must agree with the PTX manual's tables. Not part of the library. A block is one warp and one
 // trial.
-#include "common/cuda_language.cuh"
+#include "common/cuda_vector.cuh"
 
 namespace fi {
 
