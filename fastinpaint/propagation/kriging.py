@@ -85,9 +85,7 @@ def shrunk(frame: np.ndarray, hole: np.ndarray) -> Shrunk | None:
     height, width = hole.shape
     scale = min(1.0, SIDE / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    known = (~hole).astype(np.float32)
-    sums = cv2.resize(cv2.merge([frame * known[..., None], known]), size, interpolation=cv2.INTER_AREA)
-    plane, wanted = sums[..., :3] / np.maximum(sums[..., 3:], 1e-6), sums[..., 3] < 0.5
+    plane, wanted = _resized(frame, hole, size)
     return None if wanted.all() else Shrunk(plane, wanted, _ratio(plane, ~wanted))
 
 
@@ -121,11 +119,16 @@ def stretched(seen: Shrunk) -> np.ndarray:
     """The plane's hole filled by Telea's method, r times as high and 1 / r times as wide: float32 ``[h, w, 3]``."""
     (plane, wanted, ratio), (height, width) = seen, seen.wanted.shape
     size = (max(2, round(width / ratio)), max(2, round(height * ratio)))
-    known = (~wanted).astype(np.float32)
-    sums = cv2.resize(cv2.merge([plane * known[..., None], known]), size, interpolation=cv2.INTER_AREA)
-    hidden = sums[..., 3] < 0.5
-    colours = np.rint(sums[..., :3] / np.maximum(sums[..., 3:], 1e-6)).clip(0, 255).astype(np.uint8)
-    return cv2.resize(opencv(colours, hidden, cv2.INPAINT_TELEA), (width, height)).astype(np.float32)
+    colours, hidden = _resized(plane, wanted, size)
+    filled = opencv(np.rint(colours).clip(0, 255).astype(np.uint8), hidden, cv2.INPAINT_TELEA)
+    return cv2.resize(filled, (width, height)).astype(np.float32)
+
+
+def _resized(colours: np.ndarray, hole: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The mean colours of what is known, float32, and which pixels are mostly hidden; size: width and height."""
+    known = (~hole).astype(np.float32)
+    sums = cv2.resize(cv2.merge([colours * known[..., None], known]), size, interpolation=cv2.INTER_AREA)
+    return sums[..., :3] / np.maximum(sums[..., 3:], 1e-6), sums[..., 3] < 0.5
 
 
 def _ratio(plane: np.ndarray, known: np.ndarray) -> float:

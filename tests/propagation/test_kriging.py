@@ -121,3 +121,29 @@ def test_a_frame_that_is_all_hole_gets_the_mean_of_both_fills() -> None:
     telea, stokes = np.full((144, 3), 10, np.uint8), np.full((144, 3), 30, np.uint8)
     assert shrunk(np.zeros((12, 12, 3), np.uint8), hole) is None
     assert np.array_equal(likely(np.zeros((12, 12, 3), np.uint8), hole, telea, stokes), np.full((144, 3), 20))
+
+
+def test_deep_in_a_hole_the_stretched_fill_stands_for_opencvs() -> None:
+    """Both of those are 20 here, which kriging may then not leave, and the frame is 200. Telea's adds up to 4."""
+    hole = np.zeros((SIDE, SIDE), bool)
+    hole[10:50, 10:50] = True
+    count = int(hole.sum())
+    found = np.zeros((*hole.shape, 3), np.float32)
+    fill = np.full((count, 3), 20, np.uint8)
+    found[hole] = likely(np.full((SIDE, SIDE, 3), 200, np.uint8), hole, fill, fill)
+    assert np.abs(found[29:31, 29:31] - (200 + 20) / 2).max() < 3
+    assert np.abs(found[11, 30] - (20 + 2 / 16 * 180 + 20) / 2).max() < 1
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_stretched_fill_follows_stripes_better_than_telea_itself(hole: np.ndarray, turned: bool) -> None:
+    """Measured 3.5 and 3.9, where Telea's own fill errs by 36.4 and 37.6."""
+    rows, _ = grid()
+    frame = np.repeat((120 + 80 * np.sin(rows / 4))[..., None], 3, 2).astype(np.uint8)
+    if turned:
+        frame, hole = np.ascontiguousarray(frame.swapaxes(0, 1)), np.ascontiguousarray(hole.T)
+    seen = shrunk(frame, hole)
+    assert seen is not None
+    truth, telea = frame[hole].astype(np.float32), kriging.opencv(frame, hole, cv2.INPAINT_TELEA)[hole]
+    errors = [float(np.abs(fill - truth).mean()) for fill in (kriging.stretched(seen)[hole], telea)]
+    assert errors[0] < 0.3 * errors[1]
