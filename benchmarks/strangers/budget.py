@@ -34,7 +34,7 @@ from benchmarks.strangers.networks import CASES, batch
 from fastinpaint.accelerate import MEMORY
 from fastinpaint.acceleration import trial
 from fastinpaint.acceleration.example import float_tensors
-from fastinpaint.acceleration.kept import PeakBytes, kept_bytes
+from fastinpaint.acceleration.kept import KeptBytes, kept_bytes
 from fastinpaint.acceleration.layout import set_weights, to_channels_last
 from fastinpaint.bench import rows
 from fastinpaint.bench.machine import describe
@@ -112,7 +112,7 @@ def measure(name: str, args: argparse.Namespace, who: str, build: Build) -> dict
     net, inputs = build()
     last, last_inputs = channels_last(*network(name, args))
     run, stock = loss(net, inputs), loss(last, last_inputs)
-    kept, peak = kept_bytes(run, net.parameters()), PeakBytes(net.parameters())
+    kept, peak = kept_bytes(run, net.parameters()), KeptBytes(net.parameters())
     with peak.counting():
         with peak.saving():
             result = run()

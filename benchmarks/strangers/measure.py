@@ -6,7 +6,8 @@
     python -m benchmarks.strangers.measure [NETWORK ...] --evaluation inference_mode --input 1 3 224 224
     python -m benchmarks.strangers.measure --table FILE ...
 
-Everybody runs in one process, in alternating turns; medians. A network whose accelerated results differ from stock's is
+Everybody runs in one process, in alternating turns; medians. The heap is held, as a plan that leaves it large would
+make the next one pay for pages that it gave back. A network whose accelerated results differ from stock's is
 not reported. ``--table`` prints the rows of files as a table in Markdown.
 """
 
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 
 import fastinpaint
 from benchmarks.strangers.networks import CASES, UNTUNED, batch
-from fastinpaint.acceleration import trial
+from fastinpaint.acceleration import heap, trial
 from fastinpaint.acceleration.example import float_tensors
 from fastinpaint.acceleration.kept import kept_bytes
 from fastinpaint.acceleration.layout import set_weights, to_channels_last
@@ -125,9 +126,10 @@ def measure(name: str, objective: str, turns: int, shape: tuple[int, ...], mode:
         print(f"{name}: the losses are {apart:.1e} apart: not reported.", file=sys.stderr)
         return []
     steps = [step(net, x, mode) for net, x in nets.values()]
-    for run in steps:
-        run()
-    taken = time_pairwise(steps, turns, 0.0, trial.clock)
+    with heap.held():
+        for run in steps:
+            run()
+        taken = time_pairwise(steps, turns, 0.0, trial.clock)
     report = nets[ours][0].fastinpaint_report
     found = []
     for who, seconds in zip(nets, taken, strict=True):

@@ -12,9 +12,9 @@ from fastinpaint.acceleration.select import Tiers
 from fastinpaint.acceleration.trial import Runner, Trial
 
 logger = logging.getLogger(__name__)
-TURNS, MORE_TURNS, MOST_TURNS = 3, 2, 9  # steps of every finalist, of the unclear ones at a time, and at most
-LONGEST = 20.0  # seconds of steps after which no further turns are started
-FINALISTS = 4  # fused plans that are timed beside the stock layouts
+TURNS, MORE_TURNS, MOST_TURNS = 2, 1, 9  # steps of every finalist, of the unclear ones at a time, and at most
+LONGEST = 15  # steps of the better stock layout: no further turn begins after their time
+FINALISTS = 3  # fused plans that are timed beside the stock layouts
 SLOWER_LAYOUT = 1.25  # a stock layout measured slower than the other by this factor, once, is no finalist
 HOPELESS = 1.15  # a plan measured slower than the fastest by this factor, once, is no finalist
 TIE = 0.03  # relative time that fewer kept bytes may cost: a step's time varies by as much between two processes
@@ -106,11 +106,16 @@ def rule_of(goal: Goal, stock_kept: int, fewest: int = 0) -> Rule:
     return replace(trade, slower=TIE, doubtful=DOUBTFUL_TIE, floor=NEVER_SLOWER)
 
 
-def decide(runner: Runner, stocks: Stocks, candidates: Sequence[Candidate], goal: Goal) -> Candidate:
+def decide(
+    runner: Runner, stocks: Stocks, candidates: Sequence[Candidate], goal: Goal, seconds: float | None = None
+) -> Candidate:
     """Time the finalists and return the winner. Sets the seconds of every finalist's trial.
 
     All run `TURNS` turns. Those whose ratio to the fastest one or to the better stock layout is too uncertain for a
-    decision run further ones, until it is clear, or up to `MOST_TURNS` or `LONGEST`.
+    decision run further ones, until it is clear, or up to `MOST_TURNS`.
+
+    Args:
+        seconds: no further turn begins when steps have taken so long; None: `LONGEST` steps.
     """
     least = min(trial.kept for trial in stocks.values())
     best = min(trial.seconds for trial in stocks.values())
@@ -125,9 +130,10 @@ def decide(runner: Runner, stocks: Stocks, candidates: Sequence[Candidate], goal
 
     turns = Turns(alternate, len(finalists))
     turns.more(range(len(finalists)), TURNS)
+    seconds = LONGEST * best if seconds is None else seconds
     while True:
         winner, unclear = _look(turns, finalists, len(standing), rule)
-        if not unclear or turns.count >= MOST_TURNS or turns.spent >= LONGEST:
+        if not unclear or turns.count >= MOST_TURNS or turns.spent >= seconds:
             break
         turns.more(unclear, MORE_TURNS)
     for i, candidate in enumerate(finalists):

@@ -12,38 +12,6 @@ from torch import Tensor
 from fastinpaint.ops.saved import Slot
 
 
-class Kept:
-    """The distinct storages that autograd saved, by the layer that saved them."""
-
-    def __init__(self, parameters: Iterable[Tensor]) -> None:
-        self.own = {p.untyped_storage().data_ptr() for p in parameters}
-        self.sizes: dict[int, int] = {}
-        self.by: dict[str, int] = {}
-        self.now = ""  # the layer that runs now
-        self._alive: list[torch.UntypedStorage] = []
-
-    @property
-    def total(self) -> int:
-        """All bytes."""
-        return sum(self.sizes.values())
-
-    @contextmanager
-    def counting(self) -> Iterator[None]:
-        """Count what is saved inside. All of it stays alive, so that no address is used twice."""
-        with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
-            yield
-        self._alive.clear()
-
-    def _pack(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        address = storage.data_ptr()
-        if address not in self.own and address not in self.sizes:
-            self.sizes[address] = storage.nbytes()
-            self.by[self.now] = self.by.get(self.now, 0) + storage.nbytes()
-            self._alive.append(storage)
-        return tensor.detach()  # a node that keeps its own result would keep itself alive
-
-
 class RecomputedBytes:
     """The peak bytes of maps that backward recomputed (see `ops.saved`)."""
 
@@ -66,21 +34,30 @@ class RecomputedBytes:
             del Slot.__setattr__
 
 
-class PeakBytes(RecomputedBytes):
-    """The most bytes that autograd's saved tensors and recomputed maps hold at a time in a step.
+class KeptBytes(RecomputedBytes):
+    """The distinct storages that autograd's saved tensors hold, and with recomputed maps the most of a step.
 
     Backward frees a saved tensor once its node has run. So a map that is recomputed late adds to fewer of them.
+
+    Attributes:
+        owner: the layer that runs now.
+        saved: bytes of the saved tensors that are alive.
+        by: the same by the layer that saved them.
+        now, most: bytes of saved tensors and recomputed maps now, and the most so far.
     """
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:
         super().__init__()
+        self.owner, self.saved, self.by = "", 0, Counter[str]()
         self._own = {p.untyped_storage().data_ptr() for p in parameters}
         self._readers = Counter[int]()  # by address: saved tensors of the storage
+        self._owners: dict[int, str] = {}
 
     def saving(self) -> AbstractContextManager[object]:
         """A context for forward: what is saved inside counts until it is freed."""
         return torch.autograd.graph.saved_tensors_hooks(
-            lambda tensor: _Saved(self, tensor.detach()), lambda saved: saved.tensor
+            lambda tensor: _Saved(self, tensor.detach()),  # a node that keeps its own result would keep itself alive
+            lambda saved: saved.tensor,
         )
 
     def count(self, address: int, size: int, change: int) -> None:
@@ -89,7 +66,11 @@ class PeakBytes(RecomputedBytes):
             return
         known = self._readers[address]
         self._readers[address] = known + change
+        if not known:
+            self._owners[address] = self.owner
         if not known or not known + change:
+            self.saved += size * change
+            self.by[self._owners[address]] += size * change
             self.now += size * change
             self.most = max(self.most, self.now)
 
@@ -97,13 +78,13 @@ class PeakBytes(RecomputedBytes):
 class _Saved:
     """A saved tensor, from when it is saved to when it is freed."""
 
-    def __init__(self, peak: PeakBytes, tensor: Tensor) -> None:
+    def __init__(self, kept: KeptBytes, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        self.peak, self.tensor, self.address, self.size = peak, tensor, storage.data_ptr(), storage.nbytes()
-        peak.count(self.address, self.size, 1)
+        self.kept, self.tensor, self.address, self.size = kept, tensor, storage.data_ptr(), storage.nbytes()
+        kept.count(self.address, self.size, 1)
 
     def __del__(self) -> None:
-        self.peak.count(self.address, self.size, -1)
+        self.kept.count(self.address, self.size, -1)
 
 
 def _bytes(value: Tensor | None) -> int:
@@ -115,8 +96,9 @@ def kept_bytes(forward: Callable[[], Tensor], parameters: Iterable[Tensor]) -> i
 
     ``forward`` must return the loss. The loss stays alive while the storages are counted.
     """
-    kept = Kept(parameters)
-    with kept.counting():
+    kept = KeptBytes(parameters)
+    with kept.saving():
         loss = forward()
+    found = kept.saved
     del loss
-    return kept.total
+    return found

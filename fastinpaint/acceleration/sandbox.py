@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastinpaint.acceleration.root import BEFORE
+from fastinpaint.acceleration.root import BEFORE, fit
 from fastinpaint.nn.observed import computes_weight
 
 CONTAINERS = (list, dict, set, collections.deque)
 TORCHS = frozenset(vars(nn.Module()))  # the attributes of every module
+CALL = "_call_impl"  # the attribute through which a module is called
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", BEFORE)
 
 
@@ -48,15 +49,20 @@ def sandbox(model: nn.Module) -> Iterator[None]:
     states, put_back = random_states(), generators(modules)
     aliases: dict[int, Any] = {}
     over = threading.Event()
+    vars(model)[CALL] = partial(_called, model, threading.get_ident(), over)  # first: from now on calls wait
     for module in modules:
         _replace(module, aliases)
-    vars(model)["_call_impl"] = partial(_called, model, threading.get_ident(), over)
     try:
         yield
     finally:
-        for module, attributes in zip(modules, kept, strict=True):
-            vars(module).clear()
-            vars(module).update(attributes)
+        for module, attributes in zip(reversed(modules), reversed(kept), strict=True):  # the model is the last
+            own = vars(module)
+            for name in own.keys() - attributes.keys() - {CALL}:
+                del own[name]
+            own.update(attributes)
+        fit(model)
+        if CALL not in kept[0]:
+            vars(model).pop(CALL, None)
         states()
         put_back()
         over.set()

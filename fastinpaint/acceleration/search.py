@@ -21,9 +21,11 @@ logger = logging.getLogger(__name__)
 RUNS, MIXED_RUNS = 2, 1  # timed steps of a uniform plan, and of a mixed plan
 ALIKE = 0.02  # relative difference in time and kept bytes of plans that are not both measured
 CLEARLY = 0.03  # relative gain that another layout must bring
-THRIFT = (0.0, 0.03, 0.1)  # estimated relative time that plans spend to keep fewer bytes: estimates are rough
+THRIFT = (0.03, 0.1)  # estimated relative time that plans spend to keep fewer bytes: estimates are rough
 WORTH = 0.2  # least share of the stock step in layers that pay by the rules, for a plan of these alone
 ATTEMPTS = 3  # plans measured to keep few bytes, or to meet a budget
+MEASURING, CHOOSING = 16, 30  # times the better stock layout's step after which no further plan, no turn begins
+UNNOTICED = 2.0  # seconds of choosing that nobody minds
 MUCH_SLOWER = 1.2  # a layout slower than the other by this factor is not tried for the fused layers
 
 
@@ -78,8 +80,9 @@ def search(runner: Runner, goal: Goal) -> SearchResult:
     elif reason:
         notes.append(reason)
     limit = goal.limit(min(trial.kept for trial in stocks.values()))
-    candidates = _Candidates(runner, trials, goal, limit).all() if fused is not None else []
-    winner = decide(runner, stocks, candidates, goal)
+    best = min(trial.seconds for trial in stocks.values())
+    candidates = _Candidates(runner, trials, goal, limit, best).all() if fused is not None else []
+    winner = decide(runner, stocks, candidates, goal, max(UNNOTICED, CHOOSING * best) - runner.elapsed())
     found = SearchResult(
         winner.trial.plan,
         winner.trial.seconds,
@@ -159,9 +162,9 @@ def _smaller_tiers(runner: Runner, fused: Trial, like: Trial) -> dict[str, Trial
 class _Candidates:
     """Plans that are worth timing as whole steps, each measured once by parts."""
 
-    def __init__(self, runner: Runner, trials: dict[str, Trial], goal: Goal, limit: float | None) -> None:
+    def __init__(self, runner: Runner, trials: dict[str, Trial], goal: Goal, limit: float | None, best: float) -> None:
         self.runner, self.trials, self.goal, self.limit = runner, trials, goal, limit
-        self.links, self.stock = runner.links, trials[STOCK]
+        self.links, self.stock, self.best = runner.links, trials[STOCK], best
         self.found: list[Candidate] = []
         for tier, trial in trials.items():
             if tier != STOCK:
@@ -169,14 +172,8 @@ class _Candidates:
                 self.found.append(Candidate(trial, dict.fromkeys(self.links.order, tier), name))
 
     def all(self) -> list[Candidate]:
-        """Measure them: the wholly fused model is one, then what the rules say, then what the parts' times say."""
+        """Measure them: the wholly fused model is one, then what the parts' times say, then what the rules say."""
         costs = select.Costs(self.trials, self.links, second_per_byte(self.runner.device), held=self.runner.counts_held)
-        by_rule = self.by_rule()
-        if (
-            sum(self.stock.parts.get(n, 0.0) for n, tier in by_rule.items() if tier != STOCK)
-            > WORTH * self.stock.seconds
-        ):
-            self.measured(by_rule, "by rule")
         tiers = select.cheapest(costs)
         costs = select.fitted(costs, tiers, self.measured(tiers, "fastest parts").trial)
         if not self.runner.training:
@@ -185,11 +182,16 @@ class _Candidates:
         if self.goal.objective == "speed" and self.goal.budget is None:
             self.thrifty(costs)
             self.with_sums()
+            self.by_rule()
         else:
             self.smaller(costs)
             if self.goal.objective != "memory" or self.goal.budget is not None:
                 self.with_sums()
         return self.found
+
+    def enough(self) -> bool:
+        """Whether the time for measuring has passed."""
+        return self.runner.elapsed() > max(UNNOTICED / 2, MEASURING * self.best)
 
     def measured(self, tiers: select.Tiers, name: str) -> Candidate:
         """The candidate with these tiers, measured unless it is known."""
@@ -213,15 +215,18 @@ class _Candidates:
         kept = sum(self.stock.kept_by.get(name, 0) for name in differ)
         return self.share(differ) <= ALIKE and kept <= ALIKE * self.stock.kept
 
-    def by_rule(self) -> select.Tiers:
+    def by_rule(self) -> None:
         """The parts whose kind of convolution pays by the rules: spatial ones with all channels connected."""
         modules = dict(self.runner.model.named_modules())
         pays = {n for n in self.links.order if isinstance(c := modules[n], _ConvNd) and rule_of(c).pays}
-        return {name: DEFAULT if name in pays else STOCK for name in self.links.order}
+        if self.share(pays) > WORTH and not self.enough():
+            self.measured({name: DEFAULT if name in pays else STOCK for name in self.links.order}, "by rule")
 
     def thrifty(self, costs: select.Costs) -> None:
         """Plans along the estimated front of time and kept bytes. Each one measured corrects the next estimates."""
         for share in THRIFT:
+            if self.enough():
+                return
             options = select.priced(costs)
             fastest = min(option.seconds for option in options)
             near = [option for option in options if option.seconds <= (1 + share) * fastest]
@@ -235,6 +240,8 @@ class _Candidates:
         Each sum costs one elementwise pass. A stock convolution keeps the sum that it reads, so that one is not
         computed again.
         """
+        if self.enough():
+            return
         order = self.links.order
         every = dict.fromkeys(order, SUMS)
         fused = self.trials[DEFAULT]
@@ -243,6 +250,8 @@ class _Candidates:
             return
         best = min(self.found, key=lambda c: c.trial.kept * c.trial.seconds**TRADE)
         self.measured(every, "every layer fused, sums computed again")
+        if self.enough():
+            return
         readers = dict(pairwise(order))
         mixed = {
             name: SUMS if tier == DEFAULT and best.tiers.get(readers.get(name, name)) != STOCK else tier

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fastinpaint.acceleration import layout
 from fastinpaint.acceleration.example import Example, float_tensors
-from fastinpaint.acceleration.kept import Kept, PeakBytes, RecomputedBytes
+from fastinpaint.acceleration.kept import KeptBytes, RecomputedBytes
 from fastinpaint.acceleration.links import Links, wrapped_forwards
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.sandbox import all_modules, attributes, carries_graph, clear_casts, random_states
@@ -67,7 +67,7 @@ class Runner:
         self, model: nn.Module, example: Example, training: bool, backend: str, tick: Callable[[], object]
     ) -> None:
         self.model, self.example, self.training, self.backend, self.tick = model, example, training, backend, tick
-        self.steps = 0
+        self.steps, self._began = 0, clock()
         self.counts_held = True  # whether a trial's kept bytes are the most at a time
         self.links = Links()
         self._channels_last = False
@@ -79,6 +79,10 @@ class Runner:
         self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
         devices = {t.device for t in [*model.parameters(), *example.tensors()]}
         self.device = next((d for d in devices if d.type == "cuda"), torch.device("cpu"))
+
+    def elapsed(self) -> float:
+        """Seconds since this runner was made."""
+        return clock() - self._began
 
     def apply(self, plan: Plan) -> None:
         """Change the model to the plan."""
@@ -132,15 +136,14 @@ class Runner:
         return self._gradients[key].to(like.dtype)
 
     def measure(self, plan: Plan, runs: int) -> Trial:
-        """Apply a plan, warm up, and time its parts: the minimum over runs, then the median over equal layers."""
+        """Apply a plan, warm up, and time its parts: the minimum over runs, then the median over equal layers.
+
+        The step that warms up is the one whose kept bytes are counted.
+        """
         watch = Watch(self.model, self.links.order, self.device)
-        trial = self.try_out(plan, watch)
+        trial = self.try_out(plan, watch, backward=True)
+        trial.kept = trial.held if self.counts_held else trial.kept
         with watch.watching():
-            if self.training:
-                trial.held = max(trial.kept, self._peak(trial.kept))
-                trial.kept = trial.held if self.counts_held else trial.kept
-            else:
-                self.step()
             seconds, parts = [], []
             for _ in range(runs):
                 seconds.append(self.step(watch))
@@ -152,44 +155,41 @@ class Runner:
             trial.parts.update(dict.fromkeys(names, usual))
         return trial
 
-    def _peak(self, kept: int) -> int:
-        """The most bytes that a step keeps and recomputes at a time; at most `kept` and all that is recomputed.
-
-        Checkpoints of a function that reads a deferred map do not run under another's hooks. They get the sum.
-        """
-        peak, again = PeakBytes(self.model.parameters()), RecomputedBytes()
-        try:
-            with peak.counting():
-                self._step_under(peak)
-        except RuntimeError:  # torch.utils.checkpoint.CheckpointError
-            with again.counting():
-                self.step()
-            return kept + again.most
-        return peak.most
-
-    def _step_under(self, peak: PeakBytes) -> None:
-        """A step whose saved tensors are counted."""
-        if self._recurrent:
-            self._put_back_attributes()
-        with peak.saving():
-            results, taking = self.forward()
-        self._backward(results, taking, None)
-        self.steps += 1
-        self.tick()
-
-    def try_out(self, plan: Plan, watch: Watch | None = None) -> Trial:
-        """Apply a plan and run forward once, to get the results and the kept bytes."""
+    def try_out(self, plan: Plan, watch: Watch | None = None, backward: bool = False) -> Trial:
+        """Apply a plan and run forward once, or a step, to get the results and the kept bytes."""
         self.apply(plan)
         self.restore()
-        state, kept, trial = self._random_state(), Kept(self.model.parameters()), Trial(plan)
+        state, kept, trial = self._random_state(), KeptBytes(self.model.parameters()), Trial(plan)
         watch = Watch(self.model, [], self.device) if watch is None else watch
-        with kept.counting() if self.training else nullcontext(), watch.watching(kept):
-            results = self.forward()[0]
-        self._recurrent = self.training and carries_graph(self._modules)
-        drew = not torch.equal(state, self._random_state())
-        trial.results = self._eval_results() if drew else [t.detach().clone() for t in float_tensors(results)]
-        trial.kept, trial.kept_by = kept.total, kept.by
+        with kept.counting(), watch.watching(kept):
+            with kept.saving() if self.training else nullcontext():
+                results, taking = self.forward()
+            self._recurrent = self.training and carries_graph(self._modules)
+            drew = not torch.equal(state, self._random_state())
+            found = [] if drew else [t.detach().clone() for t in float_tensors(results)]
+            trial.kept, trial.kept_by = kept.saved, dict(kept.by)
+            if backward:
+                trial.held = max(trial.kept, self._most_held(results, taking, kept, trial.kept))
+        trial.results = self._eval_results() if drew else found
         return trial
+
+    def _most_held(self, results: Any, taking: list[Tensor], counts: KeptBytes, kept: int) -> int:
+        """Run backward: the most bytes that the step keeps and recomputes at a time.
+
+        Checkpoints of a function that reads a deferred map do not run under another's hooks. They get what is kept and
+        all that is recomputed.
+        """
+        if self.training:
+            try:
+                self._backward(results, taking, None)
+            except RuntimeError:  # torch.utils.checkpoint.CheckpointError
+                again = RecomputedBytes()
+                with again.counting():
+                    self.step()
+                return kept + again.most
+        self.steps += 1
+        self.tick()
+        return counts.most
 
     def exact_results(self) -> list[Tensor] | None:
         """The stock model's results without autocast; None where it is not enabled."""
@@ -267,9 +267,9 @@ class Watch:
         self.model, self.names, self.device = model, names, device
         self._marks: list[tuple[str, Any]] = []
         self._turn = 0
-        self._kept: Kept | None = None
+        self._kept: KeptBytes | None = None
 
-    def watching(self, kept: Kept | None = None) -> Any:
+    def watching(self, kept: KeptBytes | None = None) -> Any:
         """A context in which the layers are watched. Kept bytes count for the layer entered last."""
         self._kept = kept
         return _Watching(self)
@@ -277,7 +277,7 @@ class Watch:
     def mark(self, name: str) -> None:
         """Record the time at which a layer begins, or ends in backward."""
         if self._kept is not None:
-            self._kept.now = name
+            self._kept.owner = name
         if self.device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)
             event.record()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ from torch.autograd import forward_ad
 from torch.nn.parameter import is_lazy
 from tqdm import tqdm
 
-from fastinpaint.acceleration import keys, layout, sandbox
+from fastinpaint.acceleration import heap, keys, layout, sandbox
 from fastinpaint.acceleration.adapt import adapt_plan
 from fastinpaint.acceleration.borders import BORDERS, TUNER
 from fastinpaint.acceleration.example import Example
@@ -214,9 +213,8 @@ def tune(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> tuple[
         report.how = "remembered"
         return plan, report
     unswap(model)
-    began = time.perf_counter()
     try:
-        with torch.set_grad_enabled(grad), sandbox.sandbox(model), progress() as bar:
+        with torch.set_grad_enabled(grad), sandbox.sandbox(model), heap.held(), progress() as bar:
             runner = Runner(model, example, training, tuner.backend, bar.update)
             try:
                 if runner.device.type == "cuda" and triton_support.INSTALLED:
@@ -224,7 +222,7 @@ def tune(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> tuple[
                 found = search(runner, tuner.goal)
                 runner.apply(found.plan)
                 report = _report(model, found, tuner)
-                report.cost = {"steps": runner.steps, "seconds": time.perf_counter() - began}
+                report.cost = {"steps": runner.steps, "seconds": runner.elapsed()}
             finally:
                 unswap(model)
     except torch.OutOfMemoryError:

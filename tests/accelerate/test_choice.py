@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import fastinpaint
 from fastinpaint.acceleration import adapt, search
-from fastinpaint.acceleration.kept import PeakBytes, RecomputedBytes, kept_bytes
+from fastinpaint.acceleration.kept import KeptBytes, RecomputedBytes, kept_bytes
 from fastinpaint.acceleration.report import Report
 from fastinpaint.nn import layers
 from fastinpaint.nn.pending_conv import PendingConv
@@ -229,7 +229,7 @@ def test_kept_bytes_count_what_backward_computes_again_and_holds() -> None:
 
 def test_kept_bytes_are_the_most_that_is_held_at_a_time() -> None:
     """What backward has freed before it computes a map again does not count with it."""
-    peak, x, big = PeakBytes([]), torch.randn(1000, requires_grad=True), torch.randn(3000)
+    peak, x, big = KeptBytes([]), torch.randn(1000, requires_grad=True), torch.randn(3000)
     slot = Slot()
     with peak.counting():
         with peak.saving():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fastinpaint
-from fastinpaint.acceleration.kept import PeakBytes, kept_bytes
+from fastinpaint.acceleration.kept import KeptBytes, kept_bytes
 from fastinpaint.nn import pending_conv
 from tests.accelerate.nets import AnisotropicUNet
 from tests.accelerate.slow_layers import clock
@@ -152,7 +152,7 @@ def test_a_long_chain_keeps_a_map_every_so_often() -> None:
     fastinpaint.accelerate(net, objective="fuse", memory="least")
     maps = kept_bytes(lambda: net(x).sum(), net.parameters()) / x.nbytes
     assert 3 <= maps <= 4.5  # the input, two maps in between, and vectors
-    peak = PeakBytes(net.parameters())
+    peak = KeptBytes(net.parameters())
     with peak.counting():
         with peak.saving():
             loss = net(x).sum()

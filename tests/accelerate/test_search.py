@@ -19,7 +19,8 @@ from fastinpaint.acceleration.paired import Ratio, left_out
 from fastinpaint.acceleration.plan import DEFAULT, LEAST, STOCK, Plan
 from fastinpaint.acceleration.report import layers_of
 from fastinpaint.acceleration.trial import Trial
-from tests.accelerate.slow_layers import clock, image
+from fastinpaint.nn.pending_conv import PendingConv
+from tests.accelerate.slow_layers import SLOW, Clock, clock, image, slowed
 
 __all__ = ["clock"]  # a fixture
 MIB = 2**20
@@ -317,9 +318,17 @@ def test_a_budget_never_ends_above_what_memory_finds(counts: bool, monkeypatch: 
         assert kept == least.kept or kept <= (limit or 0)
 
 
-@pytest.mark.parametrize("objective", ["speed", "balanced", "memory"])
-def test_choosing_takes_about_thirty_steps(objective: str) -> None:
+@pytest.mark.parametrize(("objective", "most"), [("speed", 36), ("balanced", 45), ("memory", 36)])
+def test_choosing_takes_about_thirty_times_the_stock_step(
+    objective: str, most: int, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    """Stock and fused layers take equally long, and vary, so that no turn makes the choice clear."""
+    varying = random.Random(0)
+    for kind, method in ((nn.Conv2d, "_conv_forward"), (PendingConv, "__init__")):
+        slowed(monkeypatch, kind, method, clock, lambda *_: clock.wait(varying.gauss(SLOW, SLOW / 4)) is None, 0.0)
+    monkeypatch.setattr(search, "UNNOTICED", 0.0)
+    monkeypatch.setattr(search, "RUNS", 2)
     layers = [(nn.Conv2d(8, 8, 3 - 2 * (i % 2), padding=1 - i % 2), nn.BatchNorm2d(8), nn.ReLU()) for i in range(6)]
     net = nn.Sequential(*(module for layer in layers for module in layer))
     report = fastinpaint.accelerate(net, example=image(2, 8, 16, 16), objective=objective).fastinpaint_report
-    assert report.cost["steps"] <= 40
+    assert 12 <= 1e3 * report.cost["seconds"] / report.before["ms"] <= most

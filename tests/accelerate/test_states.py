@@ -187,6 +187,46 @@ def test_other_threads_wait_while_one_measures() -> None:
     assert vars(fast)[tuner.TUNER].changing is None
 
 
+def test_no_call_of_another_thread_slips_into_a_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither while the sandbox replaces the model's attributes, nor between its end and the plan of before."""
+    net, x = network().double().eval(), image(2, 3, 12, 12).double()
+    fast, expected = fastinpaint.accelerate(copy.deepcopy(net)), net(x).detach()
+    threads, waited, found = list[threading.Thread](), list[bool](), list[Tensor]()
+
+    def work() -> None:
+        with torch.no_grad():
+            found.append(fast(x))
+
+    def call() -> None:
+        """Begin a call in another thread, which must wait."""
+        threads.append(threading.Thread(target=work))
+        threads[-1].start()
+        threads[-1].join(0.1)
+        waited.append(threads[-1].is_alive())
+
+    def and_call(function: Callable[..., Any], first: bool) -> Callable[..., Any]:
+        def both(module: nn.Module, *args: Any) -> Any:
+            if not first and module is fast:
+                call()
+            result = function(module, *args)
+            if first and module is fast:
+                call()
+            return result
+
+        return both
+
+    monkeypatch.setattr(sandbox, "_replace", and_call(sandbox._replace, True))
+    monkeypatch.setattr(tuner, "apply_plan", and_call(tuner.apply_plan, False))
+    work()
+    for thread in threads:
+        thread.join()
+    assert len(waited) >= 2
+    assert all(waited)
+    assert len(found) == 1 + len(threads)
+    for result in found:
+        torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-9)
+
+
 def test_a_call_in_another_thread_waits_for_the_end_of_a_sandbox() -> None:
     class Linear(nn.Module):
         def __init__(self) -> None:
