@@ -11,7 +11,7 @@ import torch
 
 from fastinpaint.data.synthetic import synthetic_clip
 from fastinpaint.models import ModelConfig, TwoDCN
-from tools.quality.measure import HELD_OUT, VALIDATION
+from tools.quality.cases import HELD_OUT, VALIDATION
 from tools.weights import draws
 from tools.weights.widen import widened
 

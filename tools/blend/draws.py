@@ -4,9 +4,9 @@
 
 A draw is a piece of a clip at random speed, a square of it that stands still or moves like a hand-held camera, perhaps
 with flickering light or noise, and a random hole. Some draws are whole squares instead: the middle of frames as they
-are, under the holes that `tools.quality.measure` measures with. Every few frames the candidates, features and truth of
+are, under the holes that `tools.quality` measures with. Every few frames the candidates, features and truth of
 some of its pixels are kept, one file for each draw. OUT/train has clips that nothing is measured on, OUT/val those
-validated on (`tools.quality.measure`). What is there already is kept, so the command can be stopped and given again.
+validated on (`tools.quality.cases`). What is there already is kept, so the command can be stopped and given again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fastinpaint.data.hole_mixtures import Mixture, border, moving_rectangle, ob
 from fastinpaint.data.holes import make_holes
 from fastinpaint.propagation.rounds import Clip
 from fastinpaint.propagation.shown import Frames, stacked
-from tools.quality.measure import VALIDATION
+from tools.quality.cases import VALIDATION
 from tools.weights.draws import decoded, training_clips
 
 SPLITS = ("train", "val")

@@ -1,6 +1,6 @@
-"""Object masks for the clips in docs/quality.md: by colour, by difference from a still scene, or by tracking a box.
+"""Masks for the clips in docs/quality.md: by colour, by difference from a still scene, by tracking, or a moving box.
 
-Each recipe is a few numbers at 640x360, so that the masks can be reproduced from the clips.
+Each recipe is a few numbers, so that the masks can be reproduced from the clips.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import numpy as np
 
 WIDTH, HEIGHT = 640, 360
 
+Box = tuple[int, int, int, int]
+Recipe = Callable[[np.ndarray], np.ndarray]
+"""From frames uint8 ``[T, H, W, 3]`` to masks bool ``[T, H, W]``."""
 
-def by_colour(
-    hues: list[tuple[int, int]], saturation: int, least: int, grow: int
-) -> Callable[[np.ndarray], np.ndarray]:
+
+def by_colour(hues: list[tuple[int, int]], saturation: int, least: int, grow: int) -> Recipe:
     """Dilated regions of at least `least` pixels with strong colours whose hue (0 to 180) is in one of the ranges."""
 
     def masks(video: np.ndarray) -> np.ndarray:
@@ -30,25 +32,35 @@ def by_colour(
     return masks
 
 
-def by_difference(boxes: dict[int, tuple[int, int, int, int]], least: int, grow: int) -> Callable:
+def by_difference(boxes: dict[int, Box], least: int, grow: int) -> Recipe:
     """Pixels that differ from the clip's median inside a box (x, y, w, h), which is interpolated between key frames."""
 
     def masks(video: np.ndarray) -> np.ndarray:
         still = np.median(video[:: max(1, len(video) // 40)], 0)
-        times = sorted(boxes)
         found = []
-        for t, frame in enumerate(video):
-            x, y, w, h = (int(np.interp(t, times, [boxes[k][i] for k in times])) for i in range(4))
+        for frame, inside in zip(video, by_box(boxes)(video), strict=True):
             mask = np.abs(frame.astype(np.float32) - still).max(2) >= least
-            inside = np.zeros_like(mask)
-            inside[max(0, y) : y + h, max(0, x) : x + w] = True
             found.append(_grown(_large(mask & inside, 30), grow))
         return np.stack(found)
 
     return masks
 
 
-def by_tracking(box: tuple[int, int, int, int], reach: int, grow: int) -> Callable[[np.ndarray], np.ndarray]:
+def by_box(boxes: dict[int, Box]) -> Recipe:
+    """A box (x, y, w, h), which is interpolated between key frames."""
+
+    def masks(video: np.ndarray) -> np.ndarray:
+        times = sorted(boxes)
+        found = np.zeros(video.shape[:3], bool)
+        for t, inside in enumerate(found):
+            x, y, w, h = (int(np.interp(t, times, [boxes[k][i] for k in times])) for i in range(4))
+            inside[max(0, y) : y + h, max(0, x) : x + w] = True
+        return found
+
+    return masks
+
+
+def by_tracking(box: Box, reach: int, grow: int) -> Recipe:
     """A round object, given by its box in the first frame and tracked by its appearance."""
 
     def masks(video: np.ndarray) -> np.ndarray:

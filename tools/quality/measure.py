@@ -1,189 +1,156 @@
 """Measures what `fastinpaint inpaint` fills on clips, by clip and kind of hole, for the tables of docs/quality.md.
 
-    python -m tools.quality.measure fills CLIPS WORK [KIND ...]   # the fills that need no network, kept in WORK
-    python -m tools.quality.measure rows CLIPS WORK [KIND ...]    # all figures, a row for each clip and kind
-    python -m tools.quality.measure table WORK                    # the rows as Markdown
+    python -m tools.quality.measure fills CLIPS WORK    # the fills that need no network, kept in WORK
+    python -m tools.quality.measure rows CLIPS WORK     # all figures, a row of WORK/rows.jsonl for each clip and kind
+    python -m tools.quality.measure floors CLIPS WORK   # what choosing among the candidates could reach: floors.jsonl
+    python -m tools.quality.measure table [WORK]        # the rows as Markdown; without WORK, those of docs/results
 
-The first 32 frames of each clip's middle square at 128x128, holes from seed 0. `--adapted` among the kinds
-also measures `inpaint --adapt 20`, which takes ten times as long.
-WORK/rows.jsonl holds the figures; what is there already is kept. Clips validated on get fixed rectangles alone.
+The first 32 frames of each clip's middle square at 128x128, holes from seed 0. Clips validated on get fixed rectangles
+alone. `--kinds` names kinds of holes; `--adapted` also measures `inpaint --adapt`, which takes ten times as long. What
+is there already is kept, so a stopped command can be given again.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from fastinpaint.data.holes import HOLE_KINDS, make_holes
-from fastinpaint.inference import Settings
-from fastinpaint.inference.complete import completed_stream
-from fastinpaint.inference.trained import correction
-from fastinpaint.metrics import border_error, hole_l1, nearest_in_time, psnr, ssim, telea, warping_error
-from fastinpaint.metrics.clips import read_clip
-from fastinpaint.propagation import Adaptation, propagate
-from fastinpaint.propagation.fill import Filled
+from fastinpaint.data.holes import HOLE_KINDS
+from fastinpaint.metrics import BASELINES, border_error, hole_l1, psnr, ssim, warping_error
+from tools.quality.cases import SETS, Cases, case, clips_of, corrected
+from tools.quality.floors import write_floors
 
-FRAMES, SIZE, ADAPT = 32, 128, 20
 ADAPTED = "--adapted"
-FILLS = ("Telea", "nearest in time", "propagation", "with network", "adapted")
-Columns = Mapping[str, tuple[Sequence[str], str]]
-COLUMNS: Columns = {
-    "mean error": (FILLS, ".1f"),
-    "PSNR, dB": (("Telea", "propagation", "with network"), ".1f"),
-    "SSIM": (("Telea", "propagation", "with network"), ".3f"),
-    "warping error": (("source", "Telea", "propagation", "with network"), ".1f"),
-    "border error": (("Telea", "propagation", "with network"), ".1f"),
-}
-"""Columns of the tables: the fills that each shows, and the numbers' form."""
-HELD_OUT = (
-    "people/intel_asl_walk.mkv",
-    "people/intel_asl_yes.mkv",
-    "people/intel_prev_head-pose-face-detection-female-and-male.gif",
-    "driving/udacity_solidWhiteRight.mp4",
-    "driving/udacity_vd_test.mp4",
-    "scenes/intel_car.mp4",
-    "scenes/intel_prev_person-bicycle-car-detection.gif",
-    "scenes/intel_prev_worker-zone-detection.gif",
-    "everyday/sam2_04_coffee.mp4",
-    "everyday/sam2_05_default_juggle.mp4",
-    "everyday/sam2_bedroom.mp4",
-    "everyday/mdn_friday.mp4",
-)
-VALIDATION = (
-    "people/intel_asl_milk.mkv",
-    "people/intel_asl_sister.mkv",
-    "people/intel_prev_face-demographics-walking.gif",
-    "scenes/intel_prev_classroom.gif",
-    "scenes/intel_prev_store-aisle-detection.gif",
-    "everyday/sam2_01_dog.mp4",
-    "everyday/mdn_flower.mp4",
-)
-"""Clips that choices about both networks are made by: no training draw and no training view shows them."""
-SETS = {"held out": HELD_OUT, "validated on": VALIDATION}
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+COMMITTED, COMMITTED_FLOORS = RESULTS / "quality.jsonl", RESULTS / "quality_floors.jsonl"
+FILLS = (*BASELINES, "propagation", "with network", "adapted")
+OTHERS = {"PSNR, dB": ".1f", "SSIM": ".3f", "warping error": ".1f", "border error": ".1f"}
+"""Figures beside the mean error, and their form."""
+ALLOWED = 1.03
+"""What is filled may err by this multiple of the better of Telea's method and propagation alone, on every clip."""
 
 Scores = dict[str, dict[str, float]]
+"""By fill and figure."""
+Rows = dict[tuple[str, str], Scores]
+"""By clip and kind of hole."""
 
 
-class Case(NamedTuple):
-    """A clip, its hole, and its propagated fill."""
-
-    video: np.ndarray
-    mask: np.ndarray
-    filled: Filled
-
-
-def case(clips: Path, work: Path, name: str, kind: str, adapt: bool = False) -> Case:
-    """A clip with a hole, filled at the first call, by adapted weights or the package's."""
-    video = read_clip(clips / name, FRAMES, SIZE)
-    mask = make_holes(kind, len(video), SIZE, SIZE, np.random.default_rng([0, 0])) > 0
-    target = work / f"{Path(name).stem}_{kind}_{'adapted' if adapt else 'plain'}.npz"
-    if not target.exists():
-        blank = np.where(mask[..., None], 0, video).astype(np.uint8)
-        filled = propagate(blank, mask, Adaptation(ADAPT) if adapt else None)
-        part = target.with_suffix(".part.npz")
-        np.savez_compressed(part, **filled._asdict())
-        part.replace(target)
-    found = np.load(target)
-    return Case(video, mask, Filled(found["video"], found["confidence"]))
+def fill_of(title: str, clips: Path, work: Path, name: str, kind: str) -> np.ndarray:
+    """A clip filled; "source" is the clip."""
+    video, mask, filled = case(clips, work, name, kind, title == "adapted")
+    if title in BASELINES:
+        return BASELINES[title](np.where(mask[..., None], 0, video).astype(np.uint8), mask)
+    return {"source": lambda: video, "propagation": lambda: filled.video}.get(title, lambda: corrected(filled))()
 
 
-def measure(clips: Path, work: Path, name: str, kind: str, adapt: bool) -> Scores:
-    """Each fill's figures."""
-    video, mask, plain = case(clips, work, name, kind)
-    blank = np.where(mask[..., None], 0, video).astype(np.uint8)
-    fills = {
-        "source": video,
-        "Telea": telea(blank, mask),
-        "nearest in time": nearest_in_time(blank, mask),
-        "propagation": plain.video,
-        "with network": _corrected(plain),
-    }
-    if adapt:
-        fills["adapted"] = _corrected(case(clips, work, name, kind, adapt).filled)
-    return {title: _figures(fill, video, mask) for title, fill in fills.items()}
+def _figures(title: str, result: np.ndarray, video: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    found = {"warping error": warping_error(result, video, mask)}
+    if title != "source":  # all others of its figures are trivial
+        found |= {
+            "mean error": hole_l1(result, video, mask),
+            "PSNR, dB": psnr(result, video),
+            "SSIM": ssim(result, video),
+            "border error": border_error(result, video, mask),
+        }
+    return {figure: round(float(value), 4) for figure, value in found.items()}
 
 
-def _corrected(filled: Filled) -> np.ndarray:
-    network, seen = _network()
-    settings = Settings(device="cpu", frames=seen.frames, size=seen.size)
-    frames = completed_stream(network, zip(filled.video, 1 - filled.confidence, strict=True), settings)
-    return np.stack(list(frames))
+def read_rows(path: Path) -> Rows:
+    """Figures by clip and kind of hole; the last row of each counts."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {(row["clip"], row["holes"]): row["scores"] for row in map(json.loads, lines)}
 
 
-@cache
-def _network():
-    network, seen = correction()
-    return network.eval(), seen
+def above(scores: Scores) -> float:
+    """What `inpaint` errs by as a multiple of what the better of Telea's method and propagation alone does."""
+    filled, *others = (scores[fill]["mean error"] for fill in ("with network", "propagation", "Telea"))
+    return filled / min(others)
 
 
-def _figures(result: np.ndarray, video: np.ndarray, mask: np.ndarray) -> dict[str, float]:
-    return {
-        "mean error": hole_l1(result, video, mask),
-        "PSNR, dB": psnr(result, video),
-        "SSIM": ssim(result, video),
-        "warping error": warping_error(result, video, mask),
-        "border error": border_error(result, video, mask),
-    }
+def table(rows: Rows) -> str:
+    """Two tables for each kind of hole: the mean error clip by clip, and the other figures' means.
 
-
-def table(rows: dict[tuple[str, str], Scores]) -> str:
-    """A table for each kind of hole: clip by clip, and the means of both sets.
-
-    Fills that a row lacks are left out.
+    Fills that a clip of the kind lacks are left out.
     """
-    measured = set.intersection(*(set(scores) for scores in rows.values()))
-    columns = {title: ([fill for fill in fills if fill in measured], form) for title, (fills, form) in COLUMNS.items()}
-    head = " | ".join(f"{title}: {', '.join(fills)}" for title, (fills, _) in columns.items())
     parts = []
-    for kind in HOLE_KINDS:
-        lines = [f"| {kind} | {head} |", "|" + " --- |" * (1 + len(COLUMNS))]
+    for kind in [kind for kind in HOLE_KINDS if any(holes == kind for _, holes in rows)]:
+        mine = {name: scores for (name, holes), scores in rows.items() if holes == kind}
+        shown = [fill for fill in FILLS if all(fill in scores for scores in mine.values())]
+        sets = {
+            title: [mine[name] for name in names if name in mine]
+            for title, names in SETS.items()
+            if any(name in mine for name in names)
+        }
+        lines = [_line(f"{kind}: mean error", shown), _line("---", ["---"] * len(shown))]
         for title, names in SETS.items():
-            kept = [name for name in names if (name, kind) in rows]
-            lines += [f"| {Path(name).stem} | {_cells([rows[name, kind]], columns)} |" for name in kept]
-            if kept:
-                lines.append(
-                    f"| **mean of {len(kept)} {title}** | {_cells([rows[name, kind] for name in kept], columns)} |"
-                )
+            lines += [_line(Path(name).stem, _cells([mine[name]], shown)) for name in names if name in mine]
+            if title in sets:
+                lines.append(_line(f"**mean of {len(sets[title])} {title}**", _cells(sets[title], shown)))
+        parts.append("\n".join(lines))
+        shown = ["source", *shown]
+        lines = [_line(f"{kind}: other figures", shown), _line("---", ["---"] * len(shown))]
+        for title, scores in sets.items():
+            lines += [_line(f"{figure}, {title}", _cells(scores, shown, figure)) for figure in OTHERS]
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
 
-def _cells(scores: list[Scores], columns: Columns) -> str:
-    """The columns of some clips, averaged."""
-    return " | ".join(
-        ", ".join(f"{np.mean([row[fill][title] for row in scores]):{form}}" for fill in fills)
-        for title, (fills, form) in columns.items()
-    )
+def _line(title: str, cells: Sequence[str]) -> str:
+    return f"| {title} | {' | '.join(cells)} |"
+
+
+def _cells(scores: list[Scores], fills: Sequence[str], figure: str = "mean error") -> list[str]:
+    """The means of some clips."""
+    form = OTHERS.get(figure, ".2f")
+    return [
+        f"{np.mean([row[fill][figure] for row in scores]):{form}}" if figure in scores[0][fill] else ""
+        for fill in fills
+    ]
+
+
+def write_rows(clips: Path, work: Path, cases: Cases, wanted: Sequence[str]) -> None:
+    """Measure what WORK/rows.jsonl lacks."""
+    target = work / "rows.jsonl"
+    rows = read_rows(target)
+    for name, kind in cases:
+        scores = rows.get((name, kind), {})
+        lacking = [fill for fill in ("source", *wanted) if fill not in scores]
+        if not lacking:
+            continue
+        video, mask, _ = case(clips, work, name, kind)
+        scores = scores | {
+            fill: _figures(fill, fill_of(fill, clips, work, name, kind), video, mask) for fill in lacking
+        }
+        with target.open("a") as file:
+            file.write(json.dumps({"clip": name, "holes": kind, "scores": scores}) + "\n")
+        print(name, kind, {fill: scores[fill]["mean error"] for fill in wanted}, flush=True)
 
 
 def main() -> None:
-    if sys.argv[1] == "table":
-        lines = (Path(sys.argv[2]) / "rows.jsonl").read_text().splitlines()
-        print(table({(row["clip"], row["holes"]): row["scores"] for row in map(json.loads, lines)}))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("fills", "rows", "floors", "table"))
+    parser.add_argument("folders", type=Path, nargs="*", metavar="FOLDER")
+    parser.add_argument("--kinds", nargs="+", choices=HOLE_KINDS, default=HOLE_KINDS)
+    parser.add_argument("--adapted", action="store_true")
+    args = parser.parse_args()
+    if args.command == "table":
+        print(table(read_rows(args.folders[0] / "rows.jsonl" if args.folders else COMMITTED)))
         return
-    clips, work, adapt = Path(sys.argv[2]), Path(sys.argv[3]), ADAPTED in sys.argv
-    kinds = [kind for kind in sys.argv[4:] if kind != ADAPTED] or list(HOLE_KINDS)
+    clips, work = args.folders
     work.mkdir(parents=True, exist_ok=True)
-    target = work / "rows.jsonl"
-    lines = target.read_text().splitlines() if target.exists() else []
-    done = {(row["clip"], row["holes"]) for row in map(json.loads, lines)}
-    for kind in kinds:
-        for name in (*HELD_OUT, *(VALIDATION if kind == "rectangle" else ())):
-            if sys.argv[1] == "fills":
-                case(clips, work, name, kind)
-                if adapt:
-                    case(clips, work, name, kind, adapt)
-            elif (name, kind) not in done:
-                scores = measure(clips, work, name, kind, adapt)
-                with target.open("a") as file:
-                    file.write(json.dumps({"clip": name, "holes": kind, "scores": scores}) + "\n")
-                print(name, kind, {fill: round(found["mean error"], 2) for fill, found in scores.items()}, flush=True)
+    cases = [(name, kind) for kind in args.kinds for name in clips_of(kind)]
+    if args.command == "floors":
+        write_floors(clips, work, cases)
+    elif args.command == "rows":
+        write_rows(clips, work, cases, FILLS if args.adapted else FILLS[:-1])
+    else:
+        for name, kind in cases:
+            for adapted in (False, True) if args.adapted else (False,):
+                case(clips, work, name, kind, adapted)
 
 
 if __name__ == "__main__":

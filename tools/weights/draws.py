@@ -24,7 +24,7 @@ import numpy as np
 from fastinpaint.data.hole_mixtures import MIXTURE, STILLS, draw_hole
 from fastinpaint.data.video import open_video
 from fastinpaint.propagation import propagate
-from tools.quality.measure import HELD_OUT, VALIDATION
+from tools.quality.cases import HELD_OUT, VALIDATION
 
 SPLITS = ("val", "train", "stills")
 FRAMES, SIDE = 12, 128
