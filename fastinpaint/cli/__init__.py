@@ -7,13 +7,14 @@ import contextlib
 import importlib
 import io
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from fastinpaint import environment
 from fastinpaint._version import __version__
@@ -34,7 +35,11 @@ COMMANDS = {
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises `UserError` where argparse would print the usage and leave."""
+    """Raises `UserError` where argparse would print the usage and leave. Takes "-8,0,40,40" for a value."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._negative_number_matcher = re.compile(r"-\.?\d")  # argparse's own matches single numbers alone
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; {self.prog} --help tells more.")

@@ -98,7 +98,8 @@ class Adaptation:
             starts: bool ``[T]``, the first frames of scenes.
         """
         frames, count = self._plan(hole)
-        video, hole, starts = video[frames], hole[frames], starts[frames]
+        video, hole, starts = video[frames], hole[frames], starts[frames].copy()
+        starts[0] = True  # the frames before are not looked at
         bar = tqdm(range(count), desc="adapt", unit="copy", disable=None if self.progress else True, leave=False)
         rng = np.random.default_rng(self.seed)
         copies = gather(video, hole, starts, bar, rng)

@@ -55,6 +55,17 @@ def test_it_fills_the_hole_and_says_so(clip, tmp_path, capsys, weights):
     assert not changed.any()
 
 
+def test_a_box_may_begin_outside_the_frame(clip, tmp_path, capsys, weights):
+    source = clip("in.mp4", frames=3)
+    options = ["--box", "-12,-8,32,24", "--grow", "0", "-o", str(tmp_path / "out"), "-w", weights]
+    assert main(["inpaint", str(source), *options]) == 0
+    assert "box -12,-8,32,24 reaches beyond the video's 64x48 pixels and is cut there" in capsys.readouterr().err
+    changed = (frames(tmp_path / "out") != frames(source)).any(3)
+    assert changed[:, :16, :20].mean() > 0.9
+    changed[:, :16, :20] = False
+    assert not changed.any()
+
+
 def test_without_weights_other_frames_fill_the_hole(clip, tmp_path, capsys):
     source = clip("in.mp4", frames=6)
     hole = ["--box", "8,8,20,16", "--grow", "0", "--feather", "2"]

@@ -171,6 +171,20 @@ def test_the_seed_decides_and_what_the_hole_holds_does_not() -> None:
     assert "held-out known pixels" in notes[0]
 
 
+def test_frames_from_the_middle_of_a_scene_are_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapt, "FRAMES", 6)
+    monkeypatch.setattr(adapt, "SHORTEST", 6)
+    video, mask = clip()
+    starts = np.arange(FRAMES) == 0
+    part = slice(1, 7)  # the middle six of nine
+    notes: list[str] = []
+    Adaptation(1, notify=notes.append).weights(video, mask, starts)
+    Adaptation(1, notify=notes.append).weights(video[part], mask[part], starts[:6])
+    assert notes[0].startswith("adapt: the error on held-out known pixels went from")
+    assert notes[0] == notes[1]
+    assert starts.sum() == 1
+
+
 def test_adapted_weights_that_are_no_better_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     video, mask = clip()
 

@@ -11,7 +11,7 @@ from fastinpaint.propagation.flow import Motion
 from fastinpaint.propagation.handover import FRAMES, hand_over
 from fastinpaint.propagation.pyramid import extend
 from fastinpaint.propagation.spatial import directional, harmonic, opencv
-from fastinpaint.propagation.steady import KEEP, steady
+from fastinpaint.propagation.steady import KEEP, light, steady
 
 
 def test_extend_keeps_what_counts_and_continues_a_constant() -> None:
@@ -127,6 +127,22 @@ def test_a_large_change_is_averaged_over_fewer_frames_than_a_small_one() -> None
 
     assert late(100) < 0.7 * late(4)
     assert late(100) < KEEP**6
+
+
+def test_an_average_follows_the_light_around_the_hole() -> None:
+    noise = np.random.default_rng(0).normal(0, 3, (30, 20, 20, 1))
+    lit = np.array([90.0, 100, 110]) + np.where(np.arange(30) < 12, 0, 60)[:, None, None, None]
+    filled = np.rint(lit + noise).astype(np.uint8)
+    place = np.nonzero(np.pad(np.ones((8, 8), bool), 6))
+    still, doubts = [np.zeros((64, 2), np.float32)] * 30, [np.ones(64, np.float32)] * 30
+    starts = np.arange(30) == 0
+    calm = np.stack(steady(filled, doubts, Motion([None, *still[1:]], [*still[1:], None]), [place] * 30, starts))
+    assert np.abs(calm - lit[:, 0]).mean((1, 2)).max() < 2
+    assert calm[:12].std(0).mean() < 1
+    assert not light(filled[3:5], [place, place]).any()  # noise
+    assert np.abs(light(filled[11:13], [place, place]) - 60).max() <= 1
+    everywhere = np.nonzero(np.ones((20, 20), bool))
+    assert not light(filled[11:13], [everywhere, everywhere]).any()
 
 
 def test_pixels_extended_at_places_are_those_of_the_whole_plane() -> None:
