@@ -59,8 +59,8 @@ def accelerate(
     activations are deferred; what the model returns, what its foreign layers get and what hooks see are plain tensors.
     ``print(model.fastinpaint_report)`` says what was chosen, why, and what it gained.
 
-    Measuring costs 30 to 60 steps once for each set of shapes and mode (with gradients or without). It is remembered on
-    disk, leaves parameters, buffers, gradients and random states as they were, and does not happen under compilers,
+    Measuring takes about 30 times the stock step, once for each set of shapes and mode (with gradients or without).
+    Meanwhile glibc returns no memory to the system. The choice is remembered on disk. Measuring leaves parameters, buffers, gradients and random states as they were, and does not happen under compilers,
     tracers, checkpoints, functorch or in one of several processes. There, and with ``FASTINPAINT_TUNE=0``, the rules of
     `fastinpaint.acceleration.rules` choose.
 
