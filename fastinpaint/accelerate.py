@@ -60,8 +60,9 @@ def accelerate(
     ``print(model.fastinpaint_report)`` says what was chosen, why, and what it gained.
 
     Measuring takes about 30 times the stock step, once for each set of shapes and mode (with gradients or without).
-    Meanwhile glibc returns no memory to the system. The choice is remembered on disk. Measuring leaves parameters, buffers, gradients and random states as they were, and does not happen under compilers,
-    tracers, checkpoints, functorch or in one of several processes. There, and with ``FASTINPAINT_TUNE=0``, the rules of
+    Meanwhile glibc returns no memory to the system. The choice is remembered on disk. Measuring leaves parameters,
+    buffers, gradients and random states as they were, and does not happen under compilers, tracers, checkpoints,
+    functorch or in one of several processes. There, and with ``FASTINPAINT_TUNE=0``, the rules of
     `fastinpaint.acceleration.rules` choose.
 
     Weights, gradients and activations may become channels-last, as by ``model.to(memory_format=torch.channels_last)``.
