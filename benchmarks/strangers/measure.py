@@ -4,6 +4,7 @@
     python -m benchmarks.strangers.measure [NETWORK ...] --bfloat16      # under autocast
     python -m benchmarks.strangers.measure [NETWORK ...] --evaluation    # forward alone, under no_grad
     python -m benchmarks.strangers.measure [NETWORK ...] --evaluation inference_mode --input 1 3 224 224
+    python -m benchmarks.strangers.measure [NETWORK ...] --compile       # torch.compile beside them, channels-last
     python -m benchmarks.strangers.measure --table FILE ...
 
 Everybody runs in one process, in alternating turns; medians. The heap is held, as a plan that leaves it large would
@@ -40,6 +41,7 @@ from fastinpaint.bench.measure import Timing, time_pairwise
 KIND = "strangers"
 KNOWN = CASES | UNTUNED
 STOCK = ("stock contiguous", "stock channels-last")
+COMPILED = "torch.compile"
 SHORT = 0.02  # seconds; shorter times are printed with a decimal
 AGREE = {False: 2e-2, True: 0.1}  # of the loss, by bfloat16: a hundred layers of batch norm over a small batch
 
@@ -50,11 +52,13 @@ class Mode:
 
     Attributes:
         bfloat16: whether under autocast to bfloat16.
+        compiled: whether torch.compile's model runs beside the others.
         evaluation: "no_grad" or "inference_mode" for forward alone in evaluation mode; "" for a training step.
     """
 
     bfloat16: bool = False
     evaluation: str = ""
+    compiled: bool = False
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context of forward."""
@@ -91,7 +95,7 @@ def shrunk(shape: tuple[int, ...], by: int) -> tuple[int, ...]:
 def contenders(
     name: str, objective: str, shape: tuple[int, ...], mode: Mode
 ) -> tuple[dict[str, tuple[nn.Module, Tensor]], float]:
-    """The same network three times, with its input; and the seconds that choosing took."""
+    """The same network three or four times, with its input, ours last; and the seconds that choosing took."""
     case = KNOWN[name]
     torch.manual_seed(0)
     plain, x = case.build().train(not mode.evaluation), batch(shape)
@@ -107,7 +111,22 @@ def contenders(
     with mode.autocast(), torch.set_grad_enabled(not mode.evaluation):
         fastinpaint.accelerate(ours, example=x, objective=objective)
     taken = time.perf_counter() - start
-    return {STOCK[0]: (plain, x), STOCK[1]: (last, x), f"accelerated, {objective}": (ours, x)}, taken
+    found = {STOCK[0]: (plain, x), STOCK[1]: (last, x)}
+    if mode.compiled and (fast := compiled(last, x, mode)) is not None:
+        found[COMPILED] = (fast, x)
+    return found | {f"accelerated, {objective}": (ours, x)}, taken
+
+
+def compiled(net: nn.Module, x: Tensor, mode: Mode) -> nn.Module | None:
+    """A copy of a network for torch.compile, compiled by one step; None, with its reason printed, where that fails."""
+    torch._dynamo.reset()
+    fast = torch.compile(copy.deepcopy(net))
+    try:
+        step(fast, x, mode)()
+    except Exception as error:  # whatever its compilers raise
+        print(f"torch.compile: {type(error).__name__}: {str(error).partition(chr(10))[0]}", file=sys.stderr)
+        return None
+    return fast
 
 
 def measure(name: str, objective: str, turns: int, shape: tuple[int, ...], mode: Mode) -> list[dict[str, Any]]:
@@ -170,19 +189,19 @@ def table(found: list[dict[str, Any]]) -> str:
         for row in found
         if row["kind"] == KIND
     }
-    lines = [
-        "| network, input | contiguous ms | channels-last ms | accelerated ms | best / ours | kept MiB, best -> ours |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    beside = [COMPILED] if any(who == COMPILED for _, who in newest) else []
+    heads = ["network, input", "contiguous ms", "channels-last ms", *(f"{who} ms" for who in beside)]
+    heads += ["accelerated ms", "best / ours", "kept MiB, best -> ours"]
+    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     speeds, shares = [], []
     for case in dict.fromkeys(case for case, _ in newest):
         rows_of = {who: row for (name, who), row in newest.items() if name == case}
         stock = [rows_of[who] for who in STOCK]
-        ours = next(row for who, row in reversed(rows_of.items()) if who not in STOCK)
+        ours = next(row for who, row in reversed(rows_of.items()) if who not in (*STOCK, COMPILED))
         best, least = min(row["p50"] for row in stock), min(row["kept_bytes"] for row in stock)
         speeds.append(best / ours["p50"])
         shares.append(ours["kept_bytes"] / least if least else 1.0)  # evaluation keeps nothing
-        times = " | ".join(f"{1e3 * row['p50']:.{0 if row['p50'] > SHORT else 1}f}" for row in (*stock, ours))
+        times = " | ".join(_ms(row) for row in (*stock, *(rows_of.get(who) for who in beside), ours))
         kept = f"{least / 2**20:.0f} -> {ours['kept_bytes'] / 2**20:.0f}"
         if (held := ours.get("held_bytes", 0)) > 1.01 * ours["kept_bytes"]:
             kept += f" ({held / 2**20:.0f} with what backward computes again)"
@@ -190,7 +209,13 @@ def table(found: list[dict[str, Any]]) -> str:
         how = "" if mode == "training" else f", {mode}"
         lines.append(f"| {name} {shape}{how} | {times} | {speeds[-1]:.2f} | {kept} |")
     means = [math.exp(sum(map(math.log, values)) / len(values)) for values in (speeds, shares)]
-    return "\n".join([*lines, f"| geometric mean of {len(speeds)} | | | | {means[0]:.2f} | {means[1]:.2f} of best |"])
+    mean = f"| geometric mean of {len(speeds)} {'| ' * (len(heads) - 3)}| {means[0]:.2f} | {means[1]:.2f} of best |"
+    return "\n".join([*lines, mean])
+
+
+def _ms(row: dict[str, Any] | None) -> str:
+    """A row's milliseconds; nothing where there is no row."""
+    return f"{1e3 * row['p50']:.{0 if row['p50'] > SHORT else 1}f}" if row else ""
 
 
 def main() -> int:
@@ -201,6 +226,7 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--objective", default="speed")
     parser.add_argument("--bfloat16", action="store_true", help="run forward under torch.autocast")
+    parser.add_argument("--compile", action="store_true", help="time torch.compile's channels-last model too")
     parser.add_argument("--evaluation", nargs="?", const="no_grad", default="", choices=["no_grad", "inference_mode"])
     parser.add_argument("--input", type=int, nargs="+", help="the input's shape, in place of the network's own")
     parser.add_argument("--smaller", type=int, default=1, help="divide the height and width of every input by this")
@@ -221,7 +247,7 @@ def main() -> int:
         parser.error(f"unknown networks {', '.join(sorted(unknown))}; known: {', '.join(KNOWN)}.")
     for name in args.networks or CASES:
         shape = tuple(args.input or shrunk(KNOWN[name].shape, args.smaller))
-        mode = Mode(args.bfloat16, args.evaluation)
+        mode = Mode(args.bfloat16, args.evaluation, args.compile)
         if args.report:
             nets, _ = contenders(name, args.objective, shape, mode)
             print(next(reversed(nets.values()))[0].fastinpaint_report, flush=True)
