@@ -168,28 +168,32 @@ class Runner:
             drew = not torch.equal(state, self._random_state())
             found = [] if drew else [t.detach().clone() for t in float_tensors(results)]
             trial.kept, trial.kept_by = kept.saved, dict(kept.by)
-            if backward:
-                trial.held = max(trial.kept, self._most_held(results, taking, kept, trial.kept))
+            ran = backward and self._ends(results, taking)
+        if backward:
+            trial.held = max(trial.kept, kept.most if ran else trial.kept + self._recomputed())
         trial.results = self._eval_results() if drew else found
         return trial
 
-    def _most_held(self, results: Any, taking: list[Tensor], counts: KeptBytes, kept: int) -> int:
-        """Run backward: the most bytes that the step keeps and recomputes at a time.
+    def _ends(self, results: Any, taking: list[Tensor]) -> bool:
+        """End a step by its backward pass; False where it does not run with its saved tensors counted.
 
-        Checkpoints of a function that reads a deferred map do not run under another's hooks. They get what is kept and
-        all that is recomputed.
+        Checkpoints of a function that reads a deferred map do not run under another's hooks.
         """
-        if self.training:
-            try:
+        try:
+            if self.training:
                 self._backward(results, taking, None)
-            except RuntimeError:  # torch.utils.checkpoint.CheckpointError
-                again = RecomputedBytes()
-                with again.counting():
-                    self.step()
-                return kept + again.most
+        except RuntimeError:  # torch.utils.checkpoint.CheckpointError
+            return False
         self.steps += 1
         self.tick()
-        return counts.most
+        return True
+
+    def _recomputed(self) -> int:
+        """The most bytes of maps that a step's backward recomputes and holds at a time."""
+        again = RecomputedBytes()
+        with again.counting():
+            self.step()
+        return again.most
 
     def exact_results(self) -> list[Tensor] | None:
         """The stock model's results without autocast; None where it is not enabled."""
