@@ -20,10 +20,14 @@ struct Copy {  // one cp.async in flight; a null `from` writes zeros
   const void* from;
 };
 
+struct Factors {  // of a wgmma, for one warp
+  float left[16][16], right[128][16];
+};
+
 struct Wgmma {  // one in flight, for one thread
   float* d;
   uint64_t a, b;  // descriptors
-  void (*multiply)(const Wgmma&, float* d);
+  void (*read)(const Wgmma&, Factors&);
 };
 
 constexpr unsigned kBarriers = 4;  // __syncthreads, and barriers of groups of threads

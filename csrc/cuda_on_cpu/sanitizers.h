@@ -17,11 +17,14 @@ void AnnotateIgnoreWritesEnd(const char*, int);
 
 namespace emu {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr size_t kStackBytes = 256 << 10;  // instrumented frames are larger
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(__OPTIMIZE__)
+constexpr size_t kStackBytes = 512 << 10;  // these frames are larger
 #else
 constexpr size_t kStackBytes = 128 << 10;
 #endif
+
+// A function of the emulator's that no sanitizer looks into.
+#define FI_UNSEEN __attribute__((no_sanitize("address,thread,undefined")))
 
 // While one exists, memory accesses are the emulator's and not the kernel's; thread sanitizer ignores them.
 struct Own {
@@ -37,6 +40,23 @@ struct Own {
 #else
   Own() {}
   ~Own() {}
+#endif
+};
+
+// While one exists within an Own, accesses are the kernel's again.
+struct Kernels {
+#if defined(__SANITIZE_THREAD__)
+  Kernels() {
+    AnnotateIgnoreWritesEnd(__FILE__, __LINE__);
+    AnnotateIgnoreReadsEnd(__FILE__, __LINE__);
+  }
+  ~Kernels() {
+    AnnotateIgnoreReadsBegin(__FILE__, __LINE__);
+    AnnotateIgnoreWritesBegin(__FILE__, __LINE__);
+  }
+#else
+  Kernels() {}
+  ~Kernels() {}
 #endif
 };
 

@@ -9,6 +9,7 @@ struct Warp {
   int line[2] = {0, 0};
   const char* what[2] = {"", ""};
   size_t wgmmas = 0;                          // issued so far
+  std::vector<Factors> factors;               // of the wgmma that its lanes are waiting for
   unsigned registers = 0;                     // per thread, once set
   alignas(16) unsigned char slot[2][32][64];  // each lane's value
 };
@@ -166,18 +167,19 @@ V* collective(const V& value, unsigned mask, const char* what, int line, bool or
   return collective(value, mask, what, line, orders_memory, [](V*) {});
 }
 
-inline unsigned take_next() {
-  std::vector<unsigned>& ready = block.ready;
-  size_t at = 0;
+FI_UNSEEN inline unsigned take_next() {
+  unsigned* ready = block.ready.data();
+  const uint64_t* priority = block.priority.data();
+  size_t count = block.ready.size(), at = 0;
   if (block.by_priority) {
-    for (size_t i = 1; i < ready.size(); ++i)
-      if (block.priority[ready[i] / 32] > block.priority[ready[at] / 32]) at = i;
+    for (size_t i = 1; i < count; ++i)
+      if (priority[ready[i] / 32] > priority[ready[at] / 32]) at = i;
   } else {
-    at = next_random() % ready.size();
+    at = next_random() % count;
   }
   unsigned index = ready[at];
-  ready[at] = ready.back();
-  ready.pop_back();
+  ready[at] = ready[count - 1];
+  block.ready.pop_back();
   return index;
 }
 

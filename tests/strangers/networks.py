@@ -41,6 +41,17 @@ def vision(name: str, module: str = "models", **kwargs: Any) -> Build:
     return build
 
 
+def with_a_small_head(build: Build) -> Build:
+    """VGG with one linear layer in place of three, which have 120 of its 129 million parameters and fuse nothing."""
+
+    def built() -> nn.Module:
+        net = build()
+        net.avgpool, net.classifier = nn.AdaptiveAvgPool2d(1), nn.Linear(512, 5)
+        return net
+
+    return built
+
+
 def timm(name: str, **kwargs: Any) -> Build:
     """A network of timm."""
 
@@ -135,7 +146,7 @@ VIDEO, SEGMENTATION = "models.video", "models.segmentation"
 USUAL: dict[str, tuple[Build, tuple[int, ...]]] = {
     "resnet18": (vision("resnet18"), SMALL),
     "resnet50": (vision("resnet50"), SMALL),
-    "vgg11_bn": (vision("vgg11_bn", num_classes=5), SMALL),
+    "vgg11_bn": (with_a_small_head(vision("vgg11_bn")), SMALL),
     "squeezenet": (vision("squeezenet1_1"), LARGER),
     "mobilenet_v2": (vision("mobilenet_v2"), SMALL),
     "mobilenet_v3": (vision("mobilenet_v3_small"), SMALL),

@@ -13,14 +13,15 @@ compiles a copy of the sources with that text replaced.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import os
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,13 +68,19 @@ def why_not() -> str | None:
     return None
 
 
-def build(sanitizer: str = "plain", plants: Sequence[Plant] = (), sources: Sequence[str] | None = None) -> Path:
+def build(
+    sanitizer: str = "plain",
+    plants: Sequence[Plant] = (),
+    sources: Sequence[str] | None = None,
+    optimised: bool = True,
+) -> Path:
     """Return the emulated library; build it if it is not cached.
 
     Args:
         sanitizer: a key of `SANITIZERS`.
         plants: defects to compile in.
         sources: ``.cu`` files under csrc; by default all of the real library.
+        optimised: False compiles in about half the time, for a run of a second or two.
 
     Raises:
         ValueError: a plant's text does not occur exactly once.
@@ -91,14 +98,26 @@ def build(sanitizer: str = "plain", plants: Sequence[Plant] = (), sources: Seque
     real = sorted(name for name in files if re.fullmatch(r"\w+/cuda(_\w+)?\.cu|\w+/cuda/.*\.cu", name))
     chosen = real if sources is None else list(sources)
     flags = [*FLAGS, *SANITIZERS[sanitizer]]
+    if not optimised:
+        flags = [*(flag for flag in flags if not flag.startswith(("-O", "-g"))), "-O0"]
     folder = ROOT / "build" / "emulated"
     folder.mkdir(parents=True, exist_ok=True)
     objects = {source: folder / f"{digest(source, files, flags)}.o" for source in chosen}
     library = folder / f"{sanitizer}-{_hash([path.name for path in objects.values()])}.so"
     if not library.exists():
         linked = [flag for flag in flags if flag.startswith("-fsanitize")] if RUNTIMES[sanitizer] else []
-        _compile(files, objects, flags, linked, library)
+        with _held(objects.values()):
+            _compile(files, objects, flags, linked, library)
     return library
+
+
+@contextmanager
+def _held(paths: Iterable[Path]) -> Iterator[None]:
+    """Inside, no other process makes these files: two workers of pytest need many of them at the same time."""
+    with ExitStack() as stack:
+        for path in sorted(paths):
+            fcntl.flock(stack.enter_context(path.with_suffix(".lock").open("w")), fcntl.LOCK_EX)
+        yield
 
 
 def _hash(value: object) -> str:
@@ -163,21 +182,16 @@ def launched() -> set[str]:
     return names
 
 
-def run(
-    sanitizer: str, command: Sequence[str], library: Path, seed: int = 0, variables: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run a Python command with the sanitizer's runtime preloaded and FI_LIBRARY, FI_SEED and `variables` set."""
+def preload(sanitizer: str) -> dict[str, str]:
+    """The environment of a process that loads libraries of this sanitizer."""
     runtimes = [
         subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
         for name in RUNTIMES[sanitizer]
     ]
-    environment = {
-        **os.environ,
-        **OPTIONS,
-        "LD_PRELOAD": ":".join(runtimes),
-        "FI_LIBRARY": str(library),
-        "FI_SEED": str(seed),
-        "OMP_NUM_THREADS": "1",
-        **(variables or {}),
-    }
+    return {**OPTIONS, "LD_PRELOAD": ":".join(runtimes), "OMP_NUM_THREADS": "1"}
+
+
+def run(sanitizer: str, command: Sequence[str], library: Path) -> subprocess.CompletedProcess[str]:
+    """Run a Python command with the sanitizer's runtime preloaded and FI_LIBRARY set."""
+    environment = {**os.environ, **preload(sanitizer), "FI_LIBRARY": str(library)}
     return subprocess.run(list(command), env=environment, capture_output=True, text=True, timeout=900, check=False)

@@ -11,6 +11,7 @@ from typing import Any
 
 PACKAGE = __name__.partition(".")[0]
 SUFFIXES = {"cpu": (".cpp", ".h"), "cuda": (".cu", ".cuh", ".h")}  # of the files that a library is built from
+EMULATION = "cuda_on_cpu"  # a folder for tests, of which no library is built
 # A string or character of C++, which may hold what looks like a comment, or a comment.
 CXX_COMMENT = re.compile(r"""("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|//[^\n]*|/\*.*?\*/""", re.S)
 
@@ -26,7 +27,8 @@ def source_hash(paths: Iterable[Path]) -> str:
 
 def cxx_hash(csrc: Path, library: str) -> str:
     """The hash of the C++ or CUDA files below a folder that a library is built from: 64 hexadecimal digits."""
-    paths = sorted(path for path in csrc.rglob("*") if path.suffix in SUFFIXES[library])
+    found = (path for path in csrc.rglob("*") if path.suffix in SUFFIXES[library])
+    paths = sorted(path for path in found if path.relative_to(csrc).parts[0] != EMULATION)
     parts = [f"{path.relative_to(csrc).as_posix()}\n{cxx_content(path.read_text('utf-8'))}" for path in paths]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

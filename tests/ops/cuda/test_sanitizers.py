@@ -15,7 +15,7 @@ from fastinpaint.ops.conv_block.cuda.abi import describe
 from fastinpaint.ops.conv_block.geometry import output_shape
 from fastinpaint.ops.dispatch import native_cuda
 from tests.ops.cuda import small_cases
-from tests.ops.cuda.planted import Program
+from tests.ops.cuda.planted import DTYPES, EVERY, Program
 from tools.inspect import counting, sass
 from tools.verify import emulated
 from tools.verify.emulated import Plant
@@ -33,9 +33,9 @@ WIDE = ["128 columns forward"]  # takes a grid that fills an H200
 SEEDS = "1,2,3"  # schedules by priority and by chance (csrc/cuda_on_cpu)
 SMALL_CASES = Program("tests.ops.cuda.small_cases")
 ALL = [(SEEDS, "float32,tf32,bfloat16", SMALL), (SEEDS, "bfloat16", WIDE), ("1", "float16", [*SMALL, *WIDE])]
-ONCE = [("1", "float32,tf32,bfloat16,float16", SMALL), ("1", "bfloat16,float16", WIDE)]
-# Schedules, dtypes and cases. float16 takes bfloat16's code. No address depends on the schedule, and the thread
-# sanitizer finds races in any.
+ONCE = [("1", ",".join(DTYPES), SMALL), ("1", ",".join(DTYPES[2:]), WIDE)]
+# Schedules, dtypes and cases. No address depends on the schedule, and the thread sanitizer finds races in any. float16
+# takes bfloat16's code, with other conversions of values, so only the plain build always has it.
 KEPT = {"plain": ALL, "address": [*ONCE, ("1", "bfloat16", ["unequal splits"])], "thread": ONCE}
 
 
@@ -50,7 +50,8 @@ def test_every_kernel_runs_clean(sanitizer: str) -> None:
     launched: set[str] = set()
     for seeds, dtypes, cases in KEPT[sanitizer]:
         launched |= SMALL_CASES.launched(sanitizer, dtypes, cases, seeds)
-    assert not documented_kernels() - launched
+    missing = documented_kernels() - launched
+    assert not {name for name in missing if sanitizer == "plain" or EVERY or "half" not in name}
 
 
 @pytest.mark.parametrize("name", ["stride 2, two sources", "4 channels in, 5x5"])

@@ -45,6 +45,12 @@ def test_cuda_sources_are_not_the_cpu_librarys(checkout: Path) -> None:
     assert native._why_not.__wrapped__("cpu", checkout) is None
 
 
+def test_the_emulations_runtime_is_no_librarys(checkout: Path) -> None:
+    with (checkout.parent / "csrc" / "cuda_on_cpu" / "wgmma.h").open("a") as file:
+        file.write("\nstatic const int changed = 1;\n")
+    assert native._why_not.__wrapped__("cpu", checkout) is None
+
+
 def test_an_installed_library_has_no_sources_beside_it(checkout: Path) -> None:
     shutil.rmtree(checkout.parent / "csrc")
     assert native._why_not.__wrapped__("cpu", checkout) is None

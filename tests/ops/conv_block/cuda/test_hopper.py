@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import re
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -152,10 +151,10 @@ def test_every_register_of_the_probe_is_the_manuals(dtype: torch.dtype, values: 
 
 WGMMA = "cuda_on_cpu/wgmma.h"
 LAYOUTS = {
-    "LBO and SBO exchanged": Plant(WGMMA, "i / 8 * stride + k / 8 * leading", "i / 8 * leading + k / 8 * stride"),
-    "rows of A": Plant(WGMMA, "me.lane / 4 + half * 8", "me.lane / 4 * 2 + half"),
+    "LBO and SBO exchanged": Plant(WGMMA, "/ 8 * stride + k / 8 * leading + k", "/ 8 * leading + k / 8 * stride + k"),
+    "rows of A": Plant(WGMMA, "left[lane / 4 + half * 8]", "left[lane / 4 * 2 + half]"),
     "registers of D": Plant(WGMMA, "d[n / 8 * 4 + half * 2 + i]", "d[n / 8 * 4 + half + i * 2]"),
-    "the major forgotten": Plant(WGMMA, "uint16_t bits = mn_major ?", "uint16_t bits = !mn_major ?"),
+    "the major forgotten": Plant(WGMMA, "      mn_major ? keep_row", "      !mn_major ? keep_row"),
 }
 
 
@@ -170,7 +169,8 @@ def test_a_wrong_layout_of_the_emulation_is_found(name: str, mn_major: bool) -> 
         "import ctypes, os, torch; from tests.ops.conv_block.cuda import hopper_probe; "
         f"found, exact = {probe}; raise SystemExit(3 if not torch.equal(found.double(), exact) else 0)",
     ]
-    done = emulated.run("plain", command, emulated.build(plants=[LAYOUTS[name]], sources=[hopper_probe.SOURCE]))
+    library = emulated.build(plants=[LAYOUTS[name]], sources=[hopper_probe.SOURCE], optimised=False)
+    done = emulated.run("plain", command, library)
     assert done.returncode == 3 or "outside shared memory" in done.stderr or "no bulk copy" in done.stderr, done.stderr
 
 
@@ -179,10 +179,25 @@ def test_bulk_copies_bring_every_byte_once_their_phase_is_waited_for() -> None:
     assert torch.equal(found, given)
 
 
-@pytest.mark.skipif(sass.nvcc() is None or sass.cuobjdump() is None, reason="nvcc and cuobjdump are needed")
-def test_ptxas_keeps_the_wgmma_overlapped(tmp_path: Path) -> None:
-    """No warning that they are serialised, no spill, and both factors come from shared memory."""
-    listing = wgmma.compiled(SOURCE, "hopper_gather_kernel", (1, 2), tmp_path)
-    products = re.findall(r"HGMMA\.64x128x16\.F32\S* R\d+, (\S+),", listing)
-    assert len(products) >= 2 * (4 + 8)  # two dtypes; four k16 of one and of two tiles
-    assert all(re.fullmatch(r"gdesc\[UR\d+\]", operand) for operand in products)
+@pytest.fixture(scope="module")
+def listing(tmp_path_factory: pytest.TempPathFactory) -> str:
+    if sass.nvcc() is None or sass.cuobjdump() is None:
+        pytest.skip("nvcc and cuobjdump are needed")
+    kernels = {"hopper_gather_kernel": (1, 2), "hopper_wgrad_kernel": (1, 2, 3)}
+    return wgmma.compiled(SOURCE, kernels, tmp_path_factory.mktemp("sm_90a"))
+
+
+# Two dtypes; four k16 of one and of two tiles; eight k16 of one, two and three taps.
+@pytest.mark.parametrize(
+    ("kernel", "operand", "least"),
+    [
+        ("hopper_gather_kernel", r"gdesc\[UR\d+\]", 2 * (4 + 8)),
+        ("hopper_wgrad_kernel", r"gdesc\[UR\d+\]\.tnspA\.tnspB", 2 * 8 * (1 + 2 + 3)),
+    ],
+)
+def test_ptxas_keeps_the_wgmma_overlapped(kernel: str, operand: str, least: int, listing: str) -> None:
+    """No warning that they are serialised, no spill; both factors come from shared memory, wgrad's MN-major."""
+    functions = [text for text in listing.split("Function : ")[1:] if kernel in text.partition("\n")[0]]
+    products = re.findall(r"HGMMA\.64x128x16\.F32\S* R\d+, (\S+),", "".join(functions))
+    assert len(products) >= least
+    assert all(re.fullmatch(operand, found) for found in products)

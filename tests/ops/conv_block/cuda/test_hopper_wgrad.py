@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,11 +10,11 @@ import torch
 from fastinpaint.ops.conv_block.cuda import abi
 from fastinpaint.ops.dispatch import native_cuda
 from fastinpaint.ops.types import Source
-from tests.ops.conv_block.cuda import hopper_wgrad, wgmma
+from tests.ops.conv_block.cuda import hopper_wgrad
 from tests.ops.conv_block.cuda.hopper_wgrad import CASES
 from tests.ops.cuda.schedules import same_bits
 from tests.ops.cuda.small_cases import Conv
-from tools.inspect import counting, sass
+from tools.inspect import counting
 from tools.inspect.paper_layers import paper_layers
 from tools.verify import emulated
 
@@ -102,12 +100,3 @@ def test_it_runs_the_wide_layers() -> None:
         assert count.shared <= SHARED_LIMIT
         assert count.blocks >= 80
         assert 2 * count.multiplied >= count.operations
-
-
-@pytest.mark.skipif(sass.nvcc() is None or sass.cuobjdump() is None, reason="nvcc and cuobjdump are needed")
-def test_ptxas_keeps_the_wgmma_overlapped(tmp_path: Path) -> None:
-    """No warning that they are serialised, no spill, and both factors are MN-major in shared memory."""
-    listing = wgmma.compiled(SOURCE, "hopper_wgrad_kernel", (1, 2, 3), tmp_path)
-    products = re.findall(r"HGMMA\.64x128x16\.F32\S* R\d+, (\S+),", listing)
-    assert len(products) >= 2 * 8 * (1 + 2 + 3)  # two dtypes, eight k16, taps
-    assert all(re.fullmatch(r"gdesc\[UR\d+\]\.tnspA\.tnspB", operand) for operand in products)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tools.inspect import sass
@@ -13,8 +13,8 @@ from tools.verify import emulated
 DTYPES = ("bf16", "half")
 
 
-def compiled(source: str, kernel: str, sizes: Sequence[int], folder: Path) -> str:
-    """A kernel's SASS for sm_90a, once ptxas has no complaint of its source and it exists in each dtype and size.
+def compiled(source: str, wanted: Mapping[str, Sequence[int]], folder: Path) -> str:
+    """A source's SASS for sm_90a, once ptxas has no complaint of it and its kernels exist in each dtype and size.
 
     Raises:
         AssertionError: ptxas warns that wgmma are serialised, a kernel spills or lacks an instruction that it needs.
@@ -26,8 +26,10 @@ def compiled(source: str, kernel: str, sizes: Sequence[int], folder: Path) -> st
     report = said.stdout + said.stderr
     assert not re.findall(r".*(?:C75\d\d|serialized|Performance Loss).*", report)
     assert not re.findall(r".*[1-9]\d* bytes (?:spill|stack).*", report)
-    kernels = [found for found in sass.kernels(made) if found.name.startswith(kernel)]
-    assert {found.name for found in kernels} == {f"{kernel}<{d}, {n}>" for d in DTYPES for n in sizes}
+    kernels = [found for found in sass.kernels(made) if found.name.startswith(tuple(wanted))]
+    assert {found.name for found in kernels} == {
+        f"{kernel}<{dtype}, {n}>" for kernel, sizes in wanted.items() for dtype in DTYPES for n in sizes
+    }
     assert not [complaint for found in kernels if (complaint := found.complaint())]
-    listing = subprocess.run([str(sass.cuobjdump()), "-sass", str(made)], capture_output=True, text=True, check=True)
-    return "".join(text for text in listing.stdout.split("Function : ")[1:] if kernel in text.partition("\n")[0])
+    command = [str(sass.cuobjdump()), "-sass", str(made)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
