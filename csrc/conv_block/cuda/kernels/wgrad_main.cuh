@@ -69,6 +69,8 @@ __global__ void __launch_bounds__(kMostGroups* kThreads, 1)
   if (p.group.n) read.channel += p.group.first(rows.channel);
   fill_slots<T, thin>(p, block, slots);
   fill_params<BN>(rows, read, params);
+  // The loop's first barrier covers the parameters and slots too. Without this one the compiler takes more instructions
+  // a step on sm_90a: bounds of 0.43 fall to 0.39.
   sync_group(thread_group, kThreads);  // the parameters are there
 
   BoxLoader<T, kChunk / kVector, b_pitch<T>(kChunk)> p_loader(p.patch, p.in_size);
