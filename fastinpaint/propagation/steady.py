@@ -20,8 +20,8 @@ REACH = 12
 """Pixels around a hole whose change says how the light changes from frame to frame."""
 ENOUGH = 8000
 """Pixels that this is measured at, about, where more are known."""
-LIGHT = 4.0
-"""Grey levels that light changes by at least, from frame to frame; less is noise or a camera that moves."""
+LIGHT = 2.0
+"""Grey levels that light changes by at least, from frame to frame; less is noise."""
 
 
 def steady(
