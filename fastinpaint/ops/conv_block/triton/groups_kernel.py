@@ -34,6 +34,21 @@ def columns_of_program(columns, GROUP_N: tl.constexpr, BLOCK_N: tl.constexpr):
 
 
 @triton.jit
+def begin_group(
+    weight, live, group, from_n, w_group, w_n,
+    DEPTHWISE: tl.constexpr, GROUP_K: tl.constexpr, GROUP_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """A program's first weight, number of steps, first channel of its group, first step's channels and odometer."""
+    weight += group * w_group + (from_n - group * GROUP_N) * w_n
+    steps = live[1] * live[3] * live[5]
+    if not DEPTHWISE:
+        steps *= GROUP_K // BLOCK_K
+    from_k = group * GROUP_K
+    zero = tl.zeros((), dtype=tl.int32)
+    return weight, steps, from_k, from_k + tl.arange(0, BLOCK_K), (zero, zero, zero, zero + from_k)
+
+
+@triton.jit
 def multiply_add(
     acc, a, weight, tap, o_c, m_c, from_k, w_tap, w_k, w_n,
     DEPTHWISE: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
@@ -76,14 +91,9 @@ def groups_fwd_kernel(
     x += in_pixel * channels
     if HAS_ADDEND:
         addend += in_pixel * channels
-    weight += group * w_group + (from_n - group * GROUP_N) * w_n
-    steps = live[1] * live[3] * live[5]
-    if not DEPTHWISE:
-        steps *= GROUP_K // BLOCK_K
-    from_k = group * GROUP_K
-    zero = tl.zeros((), dtype=tl.int32)
-    odometer = (zero, zero, zero, zero + from_k)
-    o_k = from_k + tl.arange(0, BLOCK_K)
+    weight, steps, from_k, o_k, odometer = begin_group(
+        weight, live, group, from_n, w_group, w_n, DEPTHWISE, GROUP_K, GROUP_N, BLOCK_K
+    )
     vectors = source_vectors(mean, scale, shift, o_k, o_k < channels, HAS_AFFINE)
     acc = tl.zeros((BT * BH * BW, BLOCK_N), dtype=tl.float32)
     for i in range(0, steps):
@@ -123,14 +133,9 @@ def groups_dgrad_kernel(
     dy += in_pixel * out_channels
     if HAS_STATS:
         y += in_pixel * out_channels
-    weight += group * w_group + (from_n - group * GROUP_N) * w_n
-    steps = live[1] * live[3] * live[5]
-    if not DEPTHWISE:
-        steps *= GROUP_K // BLOCK_K
-    from_k = group * GROUP_K
-    zero = tl.zeros((), dtype=tl.int32)
-    odometer = (zero, zero, zero, zero + from_k)
-    o_k = from_k + tl.arange(0, BLOCK_K)
+    weight, steps, from_k, o_k, odometer = begin_group(
+        weight, live, group, from_n, w_group, w_n, DEPTHWISE, GROUP_K, GROUP_N, BLOCK_K
+    )
     vectors = gradient_vectors(
         y_mean, dmean, dvar, dvar_per_dscale, inverse_count, o_k, o_k < out_channels, HAS_STATS, HAS_NORM
     )
