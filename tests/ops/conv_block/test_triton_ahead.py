@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,11 +55,21 @@ def test_other_processes_compile_what_a_launch_then_finds(monkeypatch: pytest.Mo
     assert set(tmp_path.glob("*/*")) == files, "the launch compiled it again"
 
 
-def test_workers_that_take_too_long_are_ended(caplog: pytest.LogCaptureFixture) -> None:
+def test_workers_that_take_too_long_are_ended(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    start, started = ahead.subprocess.Popen, []
+
+    def sleeping(command: Sequence[str], **options: Any) -> Any:
+        started.append(start([command[0], "-c", "import time; time.sleep(600)"], **options))
+        return started[-1]
+
+    monkeypatch.setattr(ahead.subprocess, "Popen", sleeping)
     launches = [ahead.Launch("fastinpaint.ops.activation.triton_kernels", "none", (i,), ()) for i in range(3)]
-    began = time.monotonic()
     assert ahead.compile_all(launches, ("cuda", 90, 32), workers=2, limit=0.05) == 3
-    assert time.monotonic() - began < 5
+    assert len(started) == 2
+    for worker in started:
+        assert worker.wait(60) < 0  # ended by a signal
     assert "3 of 3 kernels took over 0.05 s" in caplog.text
 
 
