@@ -12,11 +12,11 @@ import pytest
 from fastinpaint.cli import COMMANDS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the harness reads /proc and forks")
-CALLS = 200
+CALLS = 120
 
 
 @pytest.mark.slow
-def test_two_hundred_bad_calls_are_refused(tmp_path: Path) -> None:
+def test_a_sample_of_bad_calls_is_refused(tmp_path: Path) -> None:
     results = tmp_path / "results.jsonl"
     command = [sys.executable, "-m", "tools.verify.bad_inputs", "--sample", str(CALLS), "--many", "20000"]
     done = subprocess.run([*command, "--results", str(results)], capture_output=True, text=True, timeout=900)
