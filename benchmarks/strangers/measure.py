@@ -8,8 +8,8 @@
     python -m benchmarks.strangers.measure --table FILE ...
 
 Everybody runs in one process, in alternating turns; medians. The heap is held, as a plan that leaves it large would
-make the next one pay for pages that it gave back. A network whose accelerated results differ from stock's is
-not reported. ``--table`` prints the rows of files as a table in Markdown.
+make the next one pay for pages that it gave back. A network whose accelerated results differ from stock's is not
+reported. ``--table`` prints the rows of files as a table in Markdown.
 """
 
 from __future__ import annotations

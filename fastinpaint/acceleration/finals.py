@@ -13,7 +13,6 @@ from fastinpaint.acceleration.trial import Runner, Trial
 
 logger = logging.getLogger(__name__)
 TURNS, MORE_TURNS, MOST_TURNS = 2, 1, 9  # steps of every finalist, of the unclear ones at a time, and at most
-LONGEST = 15  # steps of the better stock layout: no further turn begins after their time
 FINALISTS = 3  # fused plans that are timed beside the stock layouts
 SLOWER_LAYOUT = 1.25  # a stock layout measured slower than the other by this factor, once, is no finalist
 HOPELESS = 1.15  # a plan measured slower than the fastest by this factor, once, is no finalist
@@ -107,7 +106,7 @@ def rule_of(goal: Goal, stock_kept: int, fewest: int = 0) -> Rule:
 
 
 def decide(
-    runner: Runner, stocks: Stocks, candidates: Sequence[Candidate], goal: Goal, seconds: float | None = None
+    runner: Runner, stocks: Stocks, candidates: Sequence[Candidate], goal: Goal, seconds: float = math.inf
 ) -> Candidate:
     """Time the finalists and return the winner. Sets the seconds of every finalist's trial.
 
@@ -115,7 +114,7 @@ def decide(
     decision run further ones, until it is clear, or up to `MOST_TURNS`.
 
     Args:
-        seconds: no further turn begins when steps have taken so long; None: `LONGEST` steps.
+        seconds: no further turn begins when the steps of the turns have taken so long.
     """
     least = min(trial.kept for trial in stocks.values())
     best = min(trial.seconds for trial in stocks.values())
@@ -130,7 +129,6 @@ def decide(
 
     turns = Turns(alternate, len(finalists))
     turns.more(range(len(finalists)), TURNS)
-    seconds = LONGEST * best if seconds is None else seconds
     while True:
         winner, unclear = _look(turns, finalists, len(standing), rule)
         if not unclear or turns.count >= MOST_TURNS or turns.spent >= seconds:

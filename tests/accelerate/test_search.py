@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -58,13 +59,18 @@ Table = dict[str, tuple[float, float, int]]  # {name: seconds when first measure
 
 
 def finals_of(
-    table: Table, objective: str = "speed", noise: float = 0.0, seed: int = 0, blips: Sequence[int] = ()
+    table: Table,
+    objective: str = "speed",
+    noise: float = 0.0,
+    seed: int = 0,
+    blips: Sequence[int] = (),
+    seconds: float = math.inf,
 ) -> tuple[str, Counter[str]]:
     """The choice, and the turns of every plan. One of the table's plans is "stock"."""
     stock = Trial(Plan(False), table["stock"][0], kept=table["stock"][2] * MIB)
     ours = [candidate(name, first, kept * MIB) for name, (first, _, kept) in table.items() if name != "stock"]
     runner = Timings({name: seconds for name, (_, seconds, _) in table.items()}, noise, seed, blips)
-    return decide(runner, {False: stock}, ours, Goal(objective)).name, runner.turns  # type: ignore[arg-type]
+    return decide(runner, {False: stock}, ours, Goal(objective), seconds).name, runner.turns  # type: ignore[arg-type]
 
 
 def winner(table: Table, objective: str = "speed", noise: float = 0.0, seed: int = 0) -> str:
@@ -130,14 +136,13 @@ def test_one_disturbed_step_changes_no_choice() -> None:
         assert finals_of(table, noise=0.004, blips=(step,))[0] == "small"
 
 
-def test_plans_near_the_floor_are_timed_longer_until_they_are_clear(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plans_near_the_floor_are_timed_longer_until_they_are_clear() -> None:
     clear = same({"stock": (1.0, 300), "small": (0.8, 200)})
     near = same({"stock": (1.0, 300), "small": (1.01, 200)})
     assert finals_of(clear, noise=0.01)[1] == {"stock": finals.TURNS, "small": finals.TURNS}
     turns = finals_of(near, noise=0.01)[1]
     assert finals.TURNS < turns["small"] == turns["stock"] <= finals.MOST_TURNS
-    monkeypatch.setattr(finals, "LONGEST", 0.5)  # seconds; the first turns take more
-    assert finals_of(near, noise=0.01)[1]["small"] == finals.TURNS
+    assert finals_of(near, noise=0.01, seconds=0.5)[1]["small"] == finals.TURNS  # the first turns take more
 
 
 def test_only_what_may_still_win_is_timed_again() -> None:
