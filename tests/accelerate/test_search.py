@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from torch import Tensor, nn
@@ -323,6 +324,26 @@ def test_a_budget_never_ends_above_what_memory_finds(counts: bool, monkeypatch: 
         each.smaller(known)
         kept = min(candidate.kept for candidate in each.found)
         assert kept == least.kept or kept <= (limit or 0)
+
+
+def test_no_further_plan_is_measured_after_16_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[str] = []
+    known = costs([3.0] * 4, [1.0] * 4)
+
+    def measure(self: search._Candidates, tiers: select.Tiers, name: str) -> Candidate:
+        measured.append(name)
+        return Candidate(Trial(Plan(), 1.0, kept=MIB), tiers, name)
+
+    monkeypatch.setattr(search._Candidates, "measured", measure)
+    for elapsed, expected in ((15.9, 2), (16.1, 0)):
+        measured.clear()
+        each = search._Candidates.__new__(search._Candidates)
+        each.runner = SimpleNamespace(elapsed=lambda elapsed=elapsed: elapsed)  # type: ignore[assignment]
+        each.best, each.found = 1.0, []
+        each.thrifty(known)
+        assert len(measured) == expected
+    each.with_sums()  # reads nothing else of the runner
+    assert measured == []
 
 
 @pytest.mark.parametrize(("objective", "most"), [("speed", 36), ("balanced", 45), ("memory", 36)])
