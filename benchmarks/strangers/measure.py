@@ -5,18 +5,18 @@
     python -m benchmarks.strangers.measure [NETWORK ...] --evaluation    # forward alone, under no_grad
     python -m benchmarks.strangers.measure [NETWORK ...] --evaluation inference_mode --input 1 3 224 224
     python -m benchmarks.strangers.measure [NETWORK ...] --compile       # torch.compile beside them, channels-last
-    python -m benchmarks.strangers.measure --table FILE ...
 
-Everybody runs in one process, in alternating turns; medians. The heap is held, as a plan that leaves it large would
-make the next one pay for pages that it gave back. A network whose accelerated results differ from stock's is not
-reported. ``--table`` prints the rows of files as a table in Markdown.
+Everybody runs in one process, in alternating turns, for 30 seconds at least; medians, and the median of the ratios
+within turns. The heap is held, as a plan that leaves it large would make the next one pay for pages that it gave back.
+A network whose accelerated results differ from stock's is not reported. ``benchmarks.strangers.tables`` prints tables
+of the rows.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import math
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 import fastinpaint
 from benchmarks.strangers.networks import CASES, UNTUNED, batch
+from benchmarks.strangers.tables import COMPILED, KIND, STOCK, runs_of, table
 from fastinpaint.acceleration import heap, trial
 from fastinpaint.acceleration.example import float_tensors
 from fastinpaint.acceleration.kept import kept_bytes
@@ -38,11 +39,8 @@ from fastinpaint.bench import rows
 from fastinpaint.bench.machine import describe
 from fastinpaint.bench.measure import Timing, time_pairwise
 
-KIND = "strangers"
 KNOWN = CASES | UNTUNED
-STOCK = ("stock contiguous", "stock channels-last")
-COMPILED = "torch.compile"
-SHORT = 0.02  # seconds; shorter times are printed with a decimal
+LEAST_SECONDS = 30.0  # of a network's turns: a short step's median varies most
 AGREE = {False: 2e-2, True: 0.1}  # of the loss, by bfloat16: a hundred layers of batch norm over a small batch
 
 
@@ -129,6 +127,15 @@ def compiled(net: nn.Module, x: Tensor, mode: Mode) -> nn.Module | None:
     return fast
 
 
+def paired_speed(taken: dict[str, list[float]], ours: str) -> float:
+    """The better stock layout's time over ours in the same turn, the median over turns.
+
+    The machine's speed changes within minutes, and the contenders of one turn see the same one.
+    """
+    best = min((taken[who] for who in STOCK), key=statistics.median)
+    return statistics.median(stock / own for stock, own in zip(best, taken[ours], strict=True))
+
+
 def measure(name: str, objective: str, turns: int, shape: tuple[int, ...], mode: Mode) -> list[dict[str, Any]]:
     """The rows of one network."""
     nets, choosing = contenders(name, objective, shape, mode)
@@ -148,7 +155,7 @@ def measure(name: str, objective: str, turns: int, shape: tuple[int, ...], mode:
     with heap.held():
         for run in steps:
             run()
-        taken = time_pairwise(steps, turns, 0.0, trial.clock)
+        taken = time_pairwise(steps, turns, LEAST_SECONDS, trial.clock)
     report = nets[ours][0].fastinpaint_report
     found = []
     for who, seconds in zip(nets, taken, strict=True):
@@ -175,47 +182,11 @@ def measure(name: str, objective: str, turns: int, shape: tuple[int, ...], mode:
         if who == ours:
             fused = sum(layer.choice != "stock" for layer in report.layers)
             row |= {"choosing_seconds": choosing, "fused": fused, "layers": len(report.layers), "limit": report.limit}
+            row["speed"] = paired_speed(dict(zip(nets, taken, strict=True)), ours)
             row["held_bytes"] = report.after.get("kept_bytes", kept[who])
         found.append(row)
     machine = describe(torch.device("cpu"))
     return [machine | row for row in found]
-
-
-def table(found: list[dict[str, Any]]) -> str:
-    """One line a network, from its newest rows; then the geometric means."""
-    # one case is one network, input, mode and dtype; its newest rows count
-    newest = {
-        ((row["case"], row["input"], row.get("mode", "training"), row.get("dtype")), row["contender"]): row
-        for row in found
-        if row["kind"] == KIND
-    }
-    beside = [COMPILED] if any(who == COMPILED for _, who in newest) else []
-    heads = ["network, input", "contiguous ms", "channels-last ms", *(f"{who} ms" for who in beside)]
-    heads += ["accelerated ms", "best / ours", "kept MiB, best -> ours"]
-    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
-    speeds, shares = [], []
-    for case in dict.fromkeys(case for case, _ in newest):
-        rows_of = {who: row for (name, who), row in newest.items() if name == case}
-        stock = [rows_of[who] for who in STOCK]
-        ours = next(row for who, row in reversed(rows_of.items()) if who not in (*STOCK, COMPILED))
-        best, least = min(row["p50"] for row in stock), min(row["kept_bytes"] for row in stock)
-        speeds.append(best / ours["p50"])
-        shares.append(ours["kept_bytes"] / least if least else 1.0)  # evaluation keeps nothing
-        times = " | ".join(_ms(row) for row in (*stock, *(rows_of.get(who) for who in beside), ours))
-        kept = f"{least / 2**20:.0f} -> {ours['kept_bytes'] / 2**20:.0f}"
-        if (held := ours.get("held_bytes", 0)) > 1.01 * ours["kept_bytes"]:
-            kept += f" ({held / 2**20:.0f} with what backward computes again)"
-        name, shape, mode, _ = case
-        how = "" if mode == "training" else f", {mode}"
-        lines.append(f"| {name} {shape}{how} | {times} | {speeds[-1]:.2f} | {kept} |")
-    means = [math.exp(sum(map(math.log, values)) / len(values)) for values in (speeds, shares)]
-    mean = f"| geometric mean of {len(speeds)} {'| ' * (len(heads) - 3)}| {means[0]:.2f} | {means[1]:.2f} of best |"
-    return "\n".join([*lines, mean])
-
-
-def _ms(row: dict[str, Any] | None) -> str:
-    """A row's milliseconds; nothing where there is no row."""
-    return f"{1e3 * row['p50']:.{0 if row['p50'] > SHORT else 1}f}" if row else ""
 
 
 def main() -> int:
@@ -233,12 +204,8 @@ def main() -> int:
     parser.add_argument(
         "--cpu-time", action="store_true", help="count one thread's own seconds: on a machine that is busy"
     )
-    parser.add_argument("--table", type=Path, nargs="+", help="print the rows of these files, and measure nothing")
     parser.add_argument("--report", action="store_true", help="print what was chosen for each layer, and time no step")
     args = parser.parse_args()
-    if args.table:
-        print(table(rows.read(args.table)))
-        return 0
     if args.cpu_time:
         torch.set_num_threads(1)
         trial.clock = time.process_time
@@ -255,7 +222,7 @@ def main() -> int:
         found = measure(name, args.objective, args.turns, shape, mode)
         if found:
             print(
-                "\n".join(table(found).splitlines()[2:-1]),
+                "\n".join(table(runs_of(found)).splitlines()[2:-1]),
                 f"choosing {found[-1]['choosing_seconds']:.1f} s",
                 flush=True,
             )

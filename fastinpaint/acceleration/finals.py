@@ -20,6 +20,7 @@ TIE = 0.03  # relative time that fewer kept bytes may cost: a step's time varies
 DOUBTFUL_TIE = 0.04  # the same where the turns do not tell the plan from one within TIE
 TRADE = 3  # in a tie, relative kept bytes that a relative increase in time must save: 1 % of time for 3 % of bytes
 NEVER_SLOWER = 1.0  # least speed relative to the better stock layout
+GAIN = 0.02  # relative time that fusing must save at "speed", or the bytes of as much: less may be chance
 SLACK = 0.05  # relative time that "balanced" may spend to keep fewer bytes
 BUDGET_ERROR = 1.002  # relative excess of kept bytes that is ignored
 SHORT = 0.03  # seconds; shorter steps are repeated within a turn
@@ -76,6 +77,7 @@ class Rule:
         slower: most relative time beside the fastest finalist.
         doubtful: the same where the turns leave open whether a finalist is within `slower`.
         floor: least speed relative to the better stock layout.
+        gain: relative time by which a fused plan must beat stock's cost.
     """
 
     cost: Callable[[int, float], tuple[float, float]]
@@ -84,6 +86,7 @@ class Rule:
     slower: float = math.inf
     doubtful: float = math.inf
     floor: float = 0.0
+    gain: float = 0.0
 
 
 def rule_of(goal: Goal, stock_kept: int, fewest: int = 0) -> Rule:
@@ -102,7 +105,7 @@ def rule_of(goal: Goal, stock_kept: int, fewest: int = 0) -> Rule:
     if goal.objective == "balanced":
         return Rule(lambda kept, seconds: (kept, seconds), slower=SLACK, doubtful=SLACK)
     trade = Rule(lambda kept, seconds: (_trade(kept, seconds), seconds))
-    return replace(trade, slower=TIE, doubtful=DOUBTFUL_TIE, floor=NEVER_SLOWER)
+    return replace(trade, slower=TIE, doubtful=DOUBTFUL_TIE, floor=NEVER_SLOWER, gain=GAIN)
 
 
 def decide(
@@ -158,6 +161,7 @@ def _look(turns: Turns, finalists: list[Candidate], stocks: int, rule: Rule) -> 
     fit = [i for i in may if slower[i].middle <= doubtful and behind[i].middle <= floor] or [fastest]
 
     def cost(i: int, seconds: float) -> tuple[float, float]:
+        seconds *= 1 - rule.gain if i < stocks else 1.0
         return rule.cost(finalists[i].trial.held if rule.held else finalists[i].kept, seconds)
 
     winner = min(fit, key=lambda i: cost(i, finalists[i].trial.seconds))

@@ -106,12 +106,23 @@ def test_fewer_kept_bytes_decide_where_the_times_are_equal(seconds: float, noise
 
 
 def test_a_tie_with_stock_goes_to_fewer_bytes_but_never_to_a_slower_model() -> None:
-    table = same({"stock": (1.0, 300), "fast": (0.98, 300), "small": (0.998, 200)})
+    table = same({"stock": (1.0, 300), "fast": (0.97, 300), "small": (0.998, 200)})
     assert winner(table) == "small"
     assert winner(table | {"small": (1.002, 1.002, 200)}) == "fast"
     alone = same({"stock": (1.0, 300)})
     assert winner(alone | {"small": (1.0, 1.025, 200)}) == "stock"
     assert winner(alone | {"small": (0.9, 0.9, 301)}) == "stock"  # speed never keeps more
+
+
+def test_a_model_stays_stock_where_fusing_gains_as_little_as_chance_does() -> None:
+    """2 % of time, or bytes worth as much."""
+    stock = same({"stock": (1.0, 300)})
+    assert winner(stock | {"fast": (0.985, 0.985, 300)}) == "stock"
+    assert winner(stock | {"fast": (0.975, 0.975, 300)}) == "fast"
+    assert winner(stock | {"small": (1.0, 1.0, 290)}) == "stock"
+    assert winner(stock | {"small": (1.0, 1.0, 280)}) == "small"
+    noisy = [winner(same({"stock": (1.0, 300), "fast": (0.995, 300)}), noise=0.015, seed=seed) for seed in range(50)]
+    assert noisy.count("stock") >= 35
 
 
 def test_a_plan_that_reads_slower_than_the_floor_is_never_chosen() -> None:
