@@ -12,7 +12,7 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "FASTINPAINT_BACKEND": ("auto", "reference", "cpu", "cuda", "triton", "library"),
     "FASTINPAINT_TUNE": ("0", "1"),
     "FASTINPAINT_CPU_CONV": ("own", "onednn"),
-    "FASTINPAINT_CPU_ISA": ("scalar", "avx2", "avx512", "avx512bf16"),
+    "FASTINPAINT_CPU_ISA": ("scalar", "avx2", "avx512", "avx512bf16", "amx"),
     "FASTINPAINT_HOPPER": ("0", "1", "all"),
 }
 """Variables with a fixed set of values. FASTINPAINT_CACHE, a folder, is not among them."""

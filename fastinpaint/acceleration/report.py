@@ -207,7 +207,7 @@ def _could_use_bfloat16(model: nn.Module) -> bool:
     """Whether a step in float32 on the CPU could run on units for bfloat16."""
     kinds = {(p.device.type, p.dtype) for p in model.parameters()}
     autocast = torch.is_autocast_enabled("cpu")
-    return kinds == {("cpu", torch.float32)} and not autocast and native_cpu.isa() == "avx512bf16"
+    return kinds == {("cpu", torch.float32)} and not autocast and native_cpu.multiplies_bf16()
 
 
 def _kind(module: nn.Module, tier: str) -> str:

@@ -1,6 +1,7 @@
 // `correlate` between bfloat16 maps: what surrounds the products of correlate.h. For simd_bf16*.cpp.
 #pragma once
 
+#include "conv_block/cpu/amx.h"
 #include "conv_block/cpu/folded_reader.h"
 #include "conv_block/cpu/pack_pairs.h"
 
@@ -174,6 +175,7 @@ void correlate_pairs_item(const Correlation& args, int64_t item) {
   const auto* pairs = reinterpret_cast<const Pair*>(values);
   const auto* packed = static_cast<const Pair*>(args.packed);
   auto result = [&](int64_t chunk) { return results + (chunk - first_chunk) * 16 * kResultSlab; };
+  const MultiplyByAmx by_amx = amx();
   uint64_t started = 0;  // places with a result
   for (int u = 0; u < group.uses; ++u) {
     if (!tiles.find_inputs(form, group.use[u])) continue;
@@ -188,9 +190,15 @@ void correlate_pairs_item(const Correlation& args, int64_t item) {
           for (int place = 0; place < 16; ++place) {
             if (!taps.lives(place)) continue;
             const int64_t panel = (group.use[u].block * args.chunks + chunk) * 16 + place;
-            product<kPairRow / 2, 1, kChunk>(
-                pairs + place * (kPairSlab / 2), packed + (panel * form.shape.channels_in + k) / 2 * kChunk, depth / 2,
-                result(chunk) + place * kResultSlab, kChunk, started >> place & 1, tiles.count, width > kLanes);
+            const Pair *a = pairs + place * (kPairSlab / 2),
+                       *b = packed + (panel * form.shape.channels_in + k) / 2 * kChunk;
+            float* to = result(chunk) + place * kResultSlab;
+            const bool add = started >> place & 1;
+            if (by_amx) {
+              by_amx({&a->bits, &b->bits, to, kPairRow / 2, 1, kChunk, kChunk, tiles.count, width, depth / 2, add});
+              continue;
+            }
+            product<kPairRow / 2, 1, kChunk>(a, b, depth / 2, to, kChunk, add, tiles.count, width > kLanes);
           }
         });
         started |= taps.live;

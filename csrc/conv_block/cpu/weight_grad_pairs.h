@@ -3,6 +3,7 @@
 // Two tiles are transformed together, and each vector of their pairs is stored once.
 #pragma once
 
+#include "conv_block/cpu/amx.h"
 #include "conv_block/cpu/folded_reader.h"
 #include "conv_block/cpu/rounded.h"
 #include "conv_block/cpu/unpack.h"
@@ -91,9 +92,15 @@ void transform_batch(const Work& w, const Source& upstream, const Patch* in, con
 void multiply_pairs(const Work& w, const Form& form, const Pair* values, const Pair* gradients, int64_t terms,
                     bool add) {
   const ConvShape& shape = form.shape;
+  const MultiplyByAmx by_amx = amx();
   for (int place = 0; place < 16; ++place) {
     if (!form.block[w.block].lives(place)) continue;
     float* out = w.product + place * w.place + w.k0 * shape.channels_out + w.n0;
+    if (by_amx) {
+      by_amx({&values[place * kPairSlabIn].bits, &gradients[place * kPairSlabOut].bits, out, 1, kRowIn, kRowOut,
+              shape.channels_out, w.depth, w.width, terms, add});
+      continue;
+    }
     for (int64_t n = 0; n < w.width; n += kChunk) {
       product<1, kRowIn, kRowOut>(values + place * kPairSlabIn, gradients + place * kPairSlabOut + n, terms, out + n,
                                   shape.channels_out, add, w.depth, w.width - n > kLanes);

@@ -4,6 +4,8 @@
 // thread.
 #include "conv_block/cpu/winograd.h"
 
+#include "conv_block/cpu/amx.h"
+
 #if __has_include(<sys/mman.h>)
 #include <sys/mman.h>
 #endif
@@ -45,6 +47,11 @@ float* scratch(Scratch which, int64_t floats) {
 
 bool leaves_caches(const void* map, int64_t values) {
   return values * int64_t{sizeof(float)} > kLargeMap && reinterpret_cast<uintptr_t>(map) % kWidestVector == 0;
+}
+
+MultiplyByAmx& amx() {
+  static MultiplyByAmx chosen = [] { return FI_DISPATCH_BF16(multiply_by_amx()) }();
+  return chosen;
 }
 
 namespace {
@@ -202,3 +209,6 @@ FI_EXPORT int fi_cpu_winograd_wgrad(const ConvShape* shape, const Source* source
   parallel_for(form.blocks * (shape->channels_out / 16), threads, unpack);
   return 0;
 }
+
+// For tests: products of bfloat16 pairs by this function, or null.
+FI_EXPORT void fi_cpu_use_amx(void* multiply) { fi::amx() = reinterpret_cast<fi::MultiplyByAmx>(multiply); }

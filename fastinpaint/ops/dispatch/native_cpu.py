@@ -18,7 +18,7 @@ from fastinpaint.ops.layout import FORMATS, dense, memory_format  # noqa: F401 -
 from fastinpaint.ops.types import Source
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
-ISAS = ("scalar", "avx2", "avx512", "avx512bf16")  # the last also multiplies pairs of bfloat16 values
+ISAS = ("scalar", "avx2", "avx512", "avx512bf16", "amx")
 
 
 C_SOURCE = struct.Struct("@5P2q")  # `fi::Source` of csrc/activation/cpu.h
@@ -72,6 +72,11 @@ def library() -> ctypes.CDLL:
 def isa() -> str:
     """The instruction set in use, one of `ISAS` (``FASTINPAINT_CPU_ISA`` asks for a lower one)."""
     return ISAS[library().fi_cpu_isa()]
+
+
+def multiplies_bf16() -> bool:
+    """Whether the processor multiplies pairs of bfloat16 values."""
+    return ISAS.index(isa()) >= ISAS.index("avx512bf16")
 
 
 def why_not(*tensors: Tensor | None) -> str | None:

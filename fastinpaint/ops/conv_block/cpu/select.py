@@ -65,7 +65,7 @@ def _own(
 ) -> ModuleType | None:
     if asked not in (None, "", "own", "onednn"):
         raise ValueError(f"{VARIABLE} must be own or onednn, got {asked!r}.")
-    if asked == "onednn" or (asked != "own" and sources[0].x.dtype == torch.bfloat16 and not multiplies_bf16()):
+    if asked == "onednn" or (asked != "own" and sources[0].x.dtype == torch.bfloat16 and not native.multiplies_bf16()):
         return None
     if thin.fits(sources, weight, geometry):
         return thin
@@ -90,11 +90,6 @@ def exact_enough(kernels: ModuleType | None, g: Source, sources: Sequence[Source
     if kernels is not winograd or g.x.dtype != torch.bfloat16 or os.environ.get(VARIABLE) == "own":
         return kernels
     return None if all(s.mean is None and s.addend is None for s in (g, *sources)) else kernels
-
-
-def multiplies_bf16() -> bool:
-    """Whether the processor multiplies pairs of bfloat16 values: without it oneDNN is as fast or faster."""
-    return native.isa() == "avx512bf16"
 
 
 def matmul_is_faster(which: str, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> bool:

@@ -153,7 +153,9 @@ def test_the_gradient_of_a_large_weight_has_its_strides() -> None:
     assert torch.equal(*found)
 
 
-@pytest.mark.skipif(native.why_not("cpu") is None and not select.multiplies_bf16(), reason="no vdpbf16ps: oneDNN runs")
+@pytest.mark.skipif(
+    native.why_not("cpu") is None and not native_cpu.multiplies_bf16(), reason="no vdpbf16ps: oneDNN runs"
+)
 @pytest.mark.parametrize("relu", [False, True], ids=["plain", "relu"])
 def test_the_weight_gradient_of_exact_maps_keeps_the_rule(relu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a batch norm stock torch rounds only its result, and Winograd would round more than twice as much."""
@@ -194,7 +196,7 @@ def test_a_nan_reaches_all_that_depends_on_it() -> None:
     assert mean.isnan().all()
 
 
-@pytest.mark.parametrize("level", ["scalar", "avx512", "avx512bf16"])
+@pytest.mark.parametrize("level", ["scalar", "avx512", "avx512bf16", "amx"])
 def test_own_kernels_run_by_themselves_where_the_processor_multiplies_pairs(
     level: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,7 +204,7 @@ def test_own_kernels_run_by_themselves_where_the_processor_multiplies_pairs(
     monkeypatch.setattr(select, "_answers", {})
     monkeypatch.delenv(select.VARIABLE, raising=False)
     sources, weight = [Source(torch.empty(4, 64, 56, 56).bfloat16())], torch.empty(64, 64, 3, 3).bfloat16()
-    expected = winograd if level == "avx512bf16" else None
+    expected = winograd if level in ("avx512bf16", "amx") else None
     assert select.select_kernels(sources, weight, SAME) == (expected,) * 3
 
 
