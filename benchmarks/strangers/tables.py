@@ -107,9 +107,9 @@ def table(runs: Sequence[Run]) -> str:
 
 def ranges(files: Sequence[Sequence[Run]]) -> str:
     """One line a network: by machine the runs, the least and the most of speed and of the kept bytes' share."""
-    runs = [run for file in files for run in file]
+    runs = [run for file in reversed(files) for run in file]
     devices, cases = (list(dict.fromkeys(getattr(run, name) for run in runs)) for name in ("device", "case"))
-    heads = [f"{what}, {device}" for device in devices for what in ("runs", "best / ours", "kept / best's")]
+    heads = [head for device in devices for head in (f"{device}: runs", "best / ours", "kept / best's")]
     lines = _head(["network, input", *heads])
     for case in cases:
         cells = [case]
