@@ -44,11 +44,11 @@ def problem(shape: torch.Size, alike: bool, dtype: torch.dtype) -> Problem:
 
 def bwd(dp: Tensor, a: Tensor, s: Tensor, needs_map: bool) -> tuple[Tensor | None, Tensor]:
     """da, where it is needed, and ds in the shape of s."""
-    dp, a = native.dense(dp), native.dense(a)
+    dp, a, s = native.dense(dp), native.dense(a), s.contiguous()  # the kernel reads a copy: it must outlive the call
     da = native.empty_like(a) if needs_map else None
     ds = torch.empty(s.shape, dtype=torch.float64)
     native.library().fi_cpu_channel_scale_bwd(
         ctypes.byref(problem(a.shape, s.shape[0] == 1, a.dtype)), dp.data_ptr(), a.data_ptr(),
-        s.contiguous().data_ptr(), address(da), ds.data_ptr(), torch.get_num_threads(),
+        s.data_ptr(), address(da), ds.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return da, ds.to(s.dtype)

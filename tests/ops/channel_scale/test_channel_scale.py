@@ -42,6 +42,18 @@ def test_follows_torch(shape: tuple[int, ...], alike: bool, dtype: torch.dtype) 
         rule.check("ds", ds, (dp * a).sum_to_size(s.shape), exact)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_factor_that_lies_apart_in_memory(dtype: torch.dtype) -> None:
+    """One half of a linear layer's result, as FiLM takes it: the kernel reads a copy, which must outlive it."""
+    a, s, dp = operands((2, 8, 16, 16), False, dtype)
+    wide = torch.cat([s, s], 1)
+    with torch.no_grad():
+        expected = channel_scale.bwd(dp, a, s, True, True)
+        for _ in range(8):
+            found = channel_scale.bwd(dp, a, wide[:, :8], True, True)
+            assert all(torch.equal(mine, right) for mine, right in zip(found, expected, strict=True))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_large_maps(threads: int) -> None:
     """Above 8 MiB results are written past the caches, and the same ones whatever the number of threads."""
