@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from fastinpaint.acceleration.settled import KEEPERS, Keepers, settle_objects
 from fastinpaint.nn import layers, region
 from fastinpaint.nn.deferred import plain
 from fastinpaint.nn.deferred_tensor import DeferredTensor
@@ -57,6 +58,7 @@ def add_border_hooks(model: nn.Module, is_fused: Callable[[nn.Module], bool], ro
         vars(module)[BORDERS] = tuple(handles)
 
     walk(model)
+    vars(model)[KEEPERS] = Keepers()
 
 
 def guard_gradients(model: nn.Module) -> None:
@@ -118,12 +120,14 @@ def _leave(module: nn.Module, args: tuple[Any, ...], result: Any) -> Any:
     # read from the attributes' dictionary: torch makes a sentence for each attribute that a module lacks
     outermost = "fastinpaint_report" in vars(module) or not (compiling or region.inside())
     if outermost and not compiling:
-        return finished(result, hooked)
+        return finished(module, result, hooked)
     return plain(result, hooked) if outermost or hooked else None
 
 
-def finished(result: Any, hooked: bool) -> Any:
+def finished(model: nn.Module, result: Any, hooked: bool) -> Any:
     """What an accelerated model returns, as plain tensors, after `region.leave`. hooked: whether hooks will see it."""
+    if (keepers := vars(model).get(KEEPERS)) is not None:
+        keepers.settle(model)
     if type(result) is DeferredTensor and not region.inside():
         steps = result.last_steps()
         for step in steps:  # run here, to keep the call stack short
@@ -132,4 +136,5 @@ def finished(result: Any, hooked: bool) -> Any:
         if steps:
             result.become(steps[-1])
     forget(result)
+    settle_objects(result)
     return plain(result, hooked)

@@ -118,6 +118,6 @@ def _around(own: Callable[..., Any]) -> Callable[..., Any]:
             result = own(self, *args, **kwargs)
         finally:
             region.leave(self)
-        return finished(result, hooked(self))
+        return finished(self, result, hooked(self))
 
     return forward

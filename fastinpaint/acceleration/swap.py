@@ -12,9 +12,18 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.modules.padding import _ConstantPadNd
 
 from fastinpaint.acceleration.borders import BORDERS, GUARDS, add_border_hooks, guard_gradients
-from fastinpaint.acceleration.kinds import FUSED, fused_class, is_fusable, is_fused, learn_subclasses, plain_class
+from fastinpaint.acceleration.kinds import (
+    FUSED,
+    fused_class,
+    is_fusable,
+    is_fused,
+    learn_subclasses,
+    plain_class,
+    torch_class,
+)
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.root import Root, can_derive, fit, own_class
+from fastinpaint.acceleration.settled import KEEPERS
 from fastinpaint.nn import layers
 from fastinpaint.nn.padded import zeros_of
 from fastinpaint.nn.raw import Options
@@ -101,6 +110,7 @@ def unswap(model: Model) -> Model:
         elif isinstance(module, Root):
             fit(module, nn.Sequential if own_class(type(module)) is Sequential else None)
         vars(module).pop("_fastinpaint_plain", None)
+        vars(module).pop(KEEPERS, None)
     return model
 
 
@@ -115,6 +125,8 @@ def why_not(module: nn.Module) -> str | None:
     """Why a layer of a supported kind cannot be fused, in one sentence, or None."""
     if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
         return "its parameters get their shapes in the first call."
+    if is_fusable(module) and (changed := _changed_method(module)):
+        return f"somebody has replaced its method {changed}."
     if not is_fusable(module):
         kind = next((k for k in FUSED if isinstance(module, k) and not is_fused(module)), None)
         if kind is None or issubclass(kind, nn.Linear | nn.LayerNorm):
@@ -123,10 +135,21 @@ def why_not(module: nn.Module) -> str | None:
     if isinstance(module, _ConvNd):
         if module.padding_mode != "zeros":
             return f"padding_mode is {module.padding_mode!r}; only 'zeros' is fused."
-        ends = module._reversed_padding_repeated_twice
-        if module.padding == "same" and ends[::2] != ends[1::2]:
+        if layers.geometry_of(module) is None:
             return "padding='same' pads the two ends of an axis differently here."
     return layers.pads_otherwise(module) if isinstance(module, _ConstantPadNd) else None
+
+
+def _changed_method(module: nn.Module) -> str | None:
+    """The method of a layer, or of torch's own class of it, that somebody has replaced by one of theirs, or None.
+
+    ``forward`` as an attribute of a layer is called as it is, in place of the fused one.
+    """
+    if "_conv_forward" in vars(module):
+        return "_conv_forward"
+    kind = torch_class(module)
+    methods = {name: getattr(kind, name, None) for name in ("forward", "_conv_forward")}
+    return next((name for name, of in methods.items() if of and not of.__module__.startswith("torch.")), None)
 
 
 def _unfusable_padding(model: nn.Module) -> dict[nn.Module, str]:
@@ -153,5 +176,7 @@ def _why_unfusable(pad: _ConstantPadNd, reader: nn.Module) -> str | None:
     around = zeros_of(pad.padding, 2 + len(reader.kernel_size))
     if around is None:
         return f"its padding {pad.padding} is none of the spatial axes of the convolution that follows."
-    found = absorbed(layers.geometry_of(reader), around)
+    geometry = layers.geometry_of(reader)
+    assert geometry is not None  # by `why_not`
+    found = absorbed(geometry, around)
     return found if isinstance(found, str) else None

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastinpaint.nn.raw import MOST_STEPS, Mode, Options, Part, Raw, version
+from fastinpaint.nn.raw import MOST_STEPS, Mode, Options, Part, Raw, stamp, version
 from fastinpaint.ops.batch_norm.reference import affine
 from fastinpaint.ops.dispatch.fast_path import applied
 from fastinpaint.ops.norm_act import NONE, RELU, Act, Form
@@ -48,7 +48,7 @@ class Normed:
     ) -> None:
         self.mean, self.var, self.weight, self.bias = mean, var, weight, bias
         self.eps, self.groups, self.of_batch = eps, groups, of_batch
-        self.versions = _versions(weight, bias)
+        self.stamps = stamp(weight), stamp(bias)
         self.made: dict[Act, Activated] = {}  # the maps computed from it so far, by activation
         self._vectors: tuple[Tensor, Tensor, Tensor] | None = vectors
 
@@ -59,7 +59,7 @@ class Normed:
 
     def check_unchanged(self) -> None:
         """Raises RuntimeError where weight or bias was modified in place since."""
-        if _versions(self.weight, self.bias) != self.versions:
+        if (stamp(self.weight), stamp(self.bias)) != self.stamps:
             raise RuntimeError(
                 f"fastinpaint: the weight or bias of a norm over {self.mean.shape[-1]} channels was modified in place "
                 "before the deferred activation that reads it ran; use the result before an optimiser's step."
@@ -71,14 +71,6 @@ class Normed:
             self.check_unchanged()
             self._vectors = (self.mean, *affine(self.var, self.weight, self.bias, self.eps))
         return self._vectors
-
-
-def _versions(weight: Tensor | None, bias: Tensor | None) -> tuple[int, int]:
-    """How often each was modified in place, where torch counts it."""
-    return (
-        0 if weight is None or weight.is_inference() else weight._version,
-        0 if bias is None or bias.is_inference() else bias._version,
-    )
 
 
 class Activated(Raw):
@@ -102,7 +94,7 @@ class Activated(Raw):
         self.raw: Any = raw  # None once it has run
         self.norm, self.addend = norm, addend  # the reference to the norm, which holds this in `made`, is dropped then
         self.act, self.slope, self.options = act, slope, options
-        self.slope_version = 0 if slope is None else version(slope)
+        self.slope_stamp = stamp(slope)
         self.shape, self.dtype, self.device = raw.shape, raw.dtype, raw.device
         self.mode = Mode.now()
         if self.mode.inference and (raw.untracked or (addend is not None and addend.untracked)):
@@ -149,7 +141,7 @@ class Activated(Raw):
             mean, var, weight, bias = norm.mean.detach(), norm.var.detach(), norm.weight, norm.bias
             form = Form(self.act, norm.eps, norm.groups, norm.of_batch)
         slope = self.slope
-        if slope is not None and version(slope) != self.slope_version:
+        if stamp(slope) != self.slope_stamp:
             raise RuntimeError(
                 "fastinpaint: the weight of a PReLU was modified in place before the deferred activation ran; use the "
                 "result before an optimiser's step."

@@ -15,7 +15,7 @@ from fastinpaint.nn.deferred import HANDLERS, Deferred
 from fastinpaint.nn.gelu import Gelu
 from fastinpaint.nn.layers import Map, _Layer
 from fastinpaint.nn.linear import can_be_noted, noted
-from fastinpaint.nn.observed import hooked
+from fastinpaint.nn.observed import hooked, is_ordinary
 from fastinpaint.ops.activation.checks import DTYPES
 from fastinpaint.ops.dispatch.fast_path import applied, autocasts
 from fastinpaint.ops.norm_act import Act, reference
@@ -158,7 +158,7 @@ class PReLU(_Layer, nn.PReLU):
 
 def prelu(input: Any, weight: Any) -> Any:
     """PReLU of a deferred activation by a slope ``[1]`` or ``[C]``, deferred; NotImplemented where torch has to."""
-    if not isinstance(input, Deferred) or not isinstance(weight, Tensor):
+    if not isinstance(input, Deferred) or not isinstance(weight, Tensor) or not is_ordinary(weight):
         return NotImplemented
     if weight.dim() > 1 or weight.numel() not in (1, input.shape[1]) or weight.device != input.device:
         return NotImplemented

@@ -16,7 +16,7 @@ from fastinpaint.nn.activated import Normed
 from fastinpaint.nn.deferred import Deferred, defer, parts_of, plain
 from fastinpaint.nn.deferred_tensor import deferred_of
 from fastinpaint.nn.layer import Map, _Layer
-from fastinpaint.nn.observed import unobserved
+from fastinpaint.nn.observed import is_ordinary, unobserved
 from fastinpaint.nn.pending_conv import PendingConv
 from fastinpaint.nn.plans import is_light
 from fastinpaint.nn.raw import Part, Raw
@@ -24,6 +24,9 @@ from fastinpaint.nn.sync import all_reduce_statistics
 from fastinpaint.ops.activation.checks import DTYPES
 from fastinpaint.ops.batch_norm import autograd as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Running, norm_of, running_of, update
+from fastinpaint.ops.dispatch.fast_path import ORDINARY
+
+OWN, RUNNING = {"weight", "bias"}, {"running_mean", "running_var"}
 
 
 class _Norm(_Layer, _BatchNorm):
@@ -64,8 +67,8 @@ class _Norm(_Layer, _BatchNorm):
         shape, parameters, buffers, training = raw.shape, self._parameters, self._buffers, self.training
         if raw.mode.grad != training or shape[1] != self.num_features or self._process_group() is not None:
             return None
-        if shape.numel() <= shape[1] * training or "weight" not in parameters or "running_mean" not in buffers:
-            return None
+        if shape.numel() <= shape[1] * training or not (parameters.keys() >= OWN and buffers.keys() >= RUNNING):
+            return None  # one of them is computed
         if len(shape) != self._axes:
             if input is None:
                 return None
@@ -74,6 +77,8 @@ class _Norm(_Layer, _BatchNorm):
         mean, var, device = buffers["running_mean"], buffers["running_var"], raw.device
         for vector in (weight, bias, mean, var):
             if vector is not None and (vector.dtype not in DTYPES or vector.device != device):
+                return None
+            if vector is not None and type(vector) not in ORDINARY and not is_ordinary(vector):
                 return None
         running = None
         if not training:
@@ -101,6 +106,8 @@ class _Norm(_Layer, _BatchNorm):
             return NotImplemented
         for tensor in (weight, bias, running_mean, running_var):
             if tensor is not None and (tensor.device != device or tensor.dtype not in DTYPES):
+                return NotImplemented
+            if tensor is not None and not is_ordinary(tensor):
                 return NotImplemented
         self._check_input_dim(input)
         if shape[1] != self.num_features:

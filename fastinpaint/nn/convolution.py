@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from fastinpaint.nn.deferred import BARE, Deferred, defer, parts_of
 from fastinpaint.nn.deferred_tensor import DeferredTensor, deferred_of
 from fastinpaint.nn.layer import Map, _Layer
-from fastinpaint.nn.observed import unobserved
+from fastinpaint.nn.observed import is_ordinary, unobserved
 from fastinpaint.nn.padded import Padded
 from fastinpaint.nn.pending_conv import PendingConv, waiting
 from fastinpaint.nn.plans import Plan, Plans, is_light
@@ -23,6 +23,8 @@ from fastinpaint.ops.conv_block.torch_library import Call
 from fastinpaint.ops.conv_block.zero_padding import absorbed
 from fastinpaint.ops.dispatch.fast_path import autocasts
 from fastinpaint.ops.types import Geometry
+
+PATCHED = "_conv_forward"  # as an attribute of a layer: what it computes in place of torch's method
 
 
 class _Conv(_Layer, _ConvNd):
@@ -56,7 +58,7 @@ class _Conv(_Layer, _ConvNd):
         parameters = own["_parameters"]
         # a scripted layer has no such attribute; a parametrization computes the weight
         weight = parameters.get("weight") if type(parameters) is dict else None
-        if weight is None:
+        if weight is None or "bias" not in parameters or not is_ordinary(weight) or PATCHED in own:
             return None
         kind = type(input)
         if kind is Part:
@@ -74,7 +76,7 @@ class _Conv(_Layer, _ConvNd):
         alike = first.dtype == dtype and first.device == weight.device and dtype in DTYPES
         if not alike and not _same_kind(first, weight):
             return None
-        bias, plans = parameters.get("bias"), own.get("_fastinpaint_plans")
+        bias, plans = parameters["bias"], own.get("_fastinpaint_plans")
         plan = None if plans is None else plans.get(shape)
         question = (
             weight.shape, None if bias is None else bias.shape, self.stride, self.padding, self.dilation, self.groups,
@@ -89,7 +91,7 @@ class _Conv(_Layer, _ConvNd):
         if self.padding_mode != "zeros" or len(shape) != weight.dim():
             return None
         geometry = geometry_of(self)
-        if min(geometry.output_padding) < 0:
+        if geometry is None or min(geometry.output_padding) < 0:
             return None
         result = torch.Size(checks.check_weight(shape, weight, bias, geometry))
         plan = Plan(question, geometry, result, is_light(result, weight.device, self._fastinpaint.backend))
@@ -98,10 +100,12 @@ class _Conv(_Layer, _ConvNd):
     def _fused(self, input: Map, output_size: list[int] | None = None) -> Any:
         # each is read once: a parametrization computes it
         shape, weight, bias, options = input.shape, self.weight, self.bias, self._fastinpaint
+        if PATCHED in vars(self):
+            return NotImplemented
         if self.padding_mode != "zeros" or len(shape) != weight.dim() or not _same_kind(input, weight):
             return NotImplemented
         geometry = geometry_of(self, input, output_size)
-        if min(geometry.output_padding) < 0:
+        if geometry is None or min(geometry.output_padding) < 0:
             return NotImplemented  # torch's layer raises the error
         result = torch.Size(checks.check_weight(shape, weight, bias, geometry))
         parts, geometry = _without_zeros(input, geometry)
@@ -118,11 +122,17 @@ class _Conv(_Layer, _ConvNd):
         return (plans.keep(key, Plan(key, geometry, result, light=False)) if plan is None else plan).calls
 
 
-def geometry_of(conv: _ConvNd, input: Map | None = None, output_size: list[int] | None = None) -> Geometry:
-    """A convolution's geometry. With an output_size the input's sizes are needed too."""
+def geometry_of(conv: _ConvNd, input: Map | None = None, output_size: list[int] | None = None) -> Geometry | None:
+    """A convolution's geometry; None where its two ends are padded differently.
+
+    With an output_size the input's sizes are needed too.
+    """
     padding: Sequence[int] = conv.padding  # type: ignore[assignment]
-    if isinstance(padding, str):  # torch stores "same" as numbers, from the last axis to the first
-        padding = tuple(conv._reversed_padding_repeated_twice[-2::-2])
+    if isinstance(padding, str):  # the numbers that torch stored are those of the dilation at that time
+        whole = [d * (k - 1) * (padding == "same") for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+        if any(size % 2 for size in whole):
+            return None
+        padding = tuple([size // 2 for size in whole])
     axes = len(conv.kernel_size)
     output_padding: Sequence[int] = (0,) * axes
     if isinstance(conv, _ConvTransposeNd):
@@ -145,7 +155,7 @@ def _without_zeros(input: Map, geometry: Geometry) -> tuple[tuple[Part, ...], Ge
 
 def _same_kind(input: Map | Raw, weight: Tensor) -> bool:
     """Whether input and weight are on one device and have, or get from autocast, one dtype that the op takes."""
-    if input.device != weight.device or weight.dtype not in DTYPES:
+    if not is_ordinary(weight) or input.device != weight.device or weight.dtype not in DTYPES:
         return False
     if autocasts(weight.device) and torch.float64 not in (weight.dtype, input.dtype):
         return input.dtype in DTYPES

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from fastinpaint.nn.activated import Activated, made, pending, slopes_of
 from fastinpaint.nn.dropped import GradientDroppedError, forwards
-from fastinpaint.nn.observed import changes_input
+from fastinpaint.nn.observed import changes_input, is_ordinary
 from fastinpaint.nn.pending_conv import PendingConv, Written, activate, waiting
 from fastinpaint.nn.raw import Mode, Options, Part, Raw, part_of, version
 from fastinpaint.nn.region import saving, top_hooks
@@ -268,7 +268,7 @@ class Deferred:
         parts = self._current()
         if len(parts) != 1 or parts[0].addend is not None or (parts[0].bare and not _open(parts[0].raw)):
             return False
-        if not isinstance(other, Tensor | Deferred):
+        if not isinstance(other, Deferred) and (not isinstance(other, Tensor) or not is_ordinary(other)):
             return False
         return other.shape == self.shape and other.dtype == self.dtype and other.device == self.device
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastinpaint.nn.deferred import HANDLERS, Deferred, defer
+from fastinpaint.nn.observed import is_ordinary
 from fastinpaint.nn.raw import Part, Raw
 from fastinpaint.nn.region import once
 
@@ -30,6 +31,8 @@ def _cat(tensors: Sequence[Any], dim: int = 0, *, axis: int | None = None, out: 
     shape, dtype, device = tensors[0].shape, tensors[0].dtype, tensors[0].device
     axes, samples, space = len(shape), shape[:1], shape[2:]
     if out is not None or axes not in (4, 5) or dim not in (1, 1 - axes):
+        return NotImplemented
+    if not all(isinstance(t, Deferred) or is_ordinary(t) for t in tensors):
         return NotImplemented
     for t in tensors[1:]:  # each is read once: a deferred activation computes it
         other = t.shape

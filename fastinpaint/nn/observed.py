@@ -18,6 +18,7 @@ from torch.nn.modules import module as torch_module
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from fastinpaint.nn.region import inside
+from fastinpaint.ops.dispatch.fast_path import ORDINARY
 
 
 def hooked(module: nn.Module, own: int = 0) -> bool:
@@ -86,11 +87,20 @@ def torch_must_run(input: Any) -> bool:
         )
     return (
         not isinstance(input, Tensor)
+        or not (hasattr(input, "_parts") or is_ordinary(input))
         or (_len_torch_dispatch_stack() > 0 and flops_are_counted())
         or _are_functorch_transforms_active()
         or forward_ad._current_level >= 0
         or _get_tracing_state() is not None
     )
+
+
+def is_ordinary(tensor: Tensor) -> bool:
+    """Whether a tensor's class computes what torch's does. Another class may give any function another meaning."""
+    if torch.compiler.is_compiling():
+        return True
+    kind = type(tensor)
+    return kind in ORDINARY or kind.__module__ == "torch._subclasses.fake_tensor"
 
 
 def flops_are_counted() -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastinpaint.nn.activated import Activated, Normed, made, opened
-from fastinpaint.nn.raw import MOST_STEPS, Mode, Options, Part, Raw, part_of, version
+from fastinpaint.nn.raw import MOST_STEPS, Mode, Options, Part, Raw, part_of, stamp, version
 from fastinpaint.ops.activation import autograd as activation
 from fastinpaint.ops.batch_norm.reference import Norm
 from fastinpaint.ops.conv_block import autograd as conv_block
@@ -69,7 +69,7 @@ class PendingConv(Raw):
             self.dtype = autocast_dtype(weight)
         self.shape, self.calls = shape, calls  # the layer's plan, if there is one
         self.mode = Mode.now()
-        self.weight_version = version(weight)
+        self.stamps = stamp(weight), stamp(bias)
         if self.mode.inference and any(part.untracked for part in self.parts):
             self._run(stats=False)
 
@@ -118,7 +118,7 @@ class PendingConv(Raw):
         norm: the batch norm that follows, to be in that node if it can be.
         """
         weight, bias, dtype = self.weight, self.bias, self.dtype
-        if version(weight) != self.weight_version:
+        if (stamp(weight), stamp(bias)) != self.stamps:
             raise RuntimeError(
                 f"fastinpaint: a weight of shape {tuple(self.weight.shape)} was modified in place before the deferred "
                 "convolution that reads it ran; use the result, or call .clone() on it, before an optimiser's step."
@@ -197,7 +197,7 @@ class PendingConv(Raw):
         bias = -mean if self.bias is None else self.bias.to(scale.dtype) - mean
         folded = copy(self)
         folded.weight, folded.bias = weight.to(self.dtype), (bias * scale + shift).to(self.dtype)
-        folded.weight_version = version(folded.weight)
+        folded.stamps = stamp(folded.weight), stamp(folded.bias)
         return folded
 
     def _opened(self, weight: Tensor) -> Sequence[Part]:

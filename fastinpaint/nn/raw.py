@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, is_grad_enabled, is_inference_mode_enabled
 
 from fastinpaint.ops.conv_block import batch_stats
+from fastinpaint.ops.dispatch.fast_path import ORDINARY
 from fastinpaint.ops.saved import Recipe
 from fastinpaint.ops.types import maker
 
@@ -148,3 +149,11 @@ part_of = maker(Part)
 def version(x: Tensor) -> int:
     """How often x was modified in place, where torch counts it."""
     return 0 if torch.compiler.is_dynamo_compiling() or x.is_inference() else x._version
+
+
+def stamp(x: Tensor | None) -> tuple[int, int]:
+    """A parameter's version, and its address: torch does not count that ``x.data`` becomes another tensor."""
+    if x is None or torch.compiler.is_dynamo_compiling():
+        return 0, 0
+    at = x.data_ptr() if type(x) in ORDINARY else 0
+    return (0 if x.is_inference() else x._version), at

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from fastinpaint.nn.activated import Activated, Normed
 from fastinpaint.nn.deferred import HANDLERS, Deferred, defer, parts_of, plain
 from fastinpaint.nn.layers import Map, _Layer
+from fastinpaint.nn.observed import is_ordinary
 from fastinpaint.nn.raw import Part, Raw
 from fastinpaint.ops.activation.checks import DTYPES
 from fastinpaint.ops.dispatch.fast_path import autocasts
@@ -51,7 +52,9 @@ class _SampleNorm(_Layer):
             return NotImplemented
         weight, bias = self.weight, self.bias  # each is read once: a parametrization computes it
         for tensor in (weight, bias):
-            if tensor is not None and (tensor.device != device or tensor.dtype != input.dtype):
+            if tensor is None:
+                continue
+            if tensor.device != device or tensor.dtype != input.dtype or not is_ordinary(tensor):
                 return NotImplemented
         parts = parts_of(input)
         raw = parts[0].raw if len(parts) == 1 and parts[0].bare else Raw(plain(input))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastinpaint.nn.activated import made
 from fastinpaint.nn.deferred import HANDLERS, Deferred, defer
+from fastinpaint.nn.observed import is_ordinary
 from fastinpaint.nn.raw import Mode, Part, Raw, version
 from fastinpaint.ops import channel_scale, saved
 from fastinpaint.ops.dispatch.fast_path import applied
@@ -72,6 +73,8 @@ def scaled(map: Any, factor: Any) -> Any:
     if not isinstance(map, Deferred) or (isinstance(factor, Deferred) and map.shape[2:].numel() == 1):
         map, factor = factor, map
     if not isinstance(map, Deferred) or not torch.is_grad_enabled():
+        return NotImplemented
+    if not isinstance(factor, Deferred) and not is_ordinary(factor):
         return NotImplemented
     shape, given = map.shape, factor.shape
     fits = len(given) == len(shape) > 3 and given[2:].numel() == 1 and given[0] in (1, shape[0]) and given.numel() > 1

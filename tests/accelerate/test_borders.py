@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import types
 from functools import partial
 
 import pytest
@@ -254,6 +255,40 @@ def test_results_of_any_shape_are_plain() -> None:
     result = net(torch.randn(2, 1, 8, 8))
     assert {type(t) for t in tensors(result)} == {Tensor}
     assert isinstance(result["logits"], list)
+
+
+class Keeping(nn.Module):
+    """Keeps maps as attributes, as for a log or a picture of them, and returns one in an object of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3))
+        self.log: dict[str, Tensor] = {}
+        self.maps: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> types.SimpleNamespace:
+        self.maps.clear()
+        self.first = y = self.body[1](self.body[0](x))
+        self.maps.append(self.body[2](y))
+        self.log["last"] = self.body[3](self.maps[0])
+        return types.SimpleNamespace(map=self.body[3](y), more=[self.body[2](-y)])
+
+
+def test_maps_that_a_model_keeps_are_read_after_a_step_of_the_optimiser() -> None:
+    results = []
+    for accelerated in (False, True):
+        torch.manual_seed(0)
+        net = Keeping().double()
+        log, maps = net.log, net.maps
+        if accelerated:
+            fastinpaint.accelerate(net, objective="fuse")
+        found = net(torch.randn(2, 1, 8, 8, dtype=torch.float64))
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.mul_(2)
+        results.append([net.first, maps[0], log["last"], found.map, found.more[0]])
+        assert not any(isinstance(one, Deferred) for one in results[-1])
+    torch.testing.assert_close(results[1], results[0])
 
 
 def test_channels_last_and_non_contiguous_inputs() -> None:

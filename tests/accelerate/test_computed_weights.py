@@ -34,11 +34,17 @@ def doubled(layer: nn.Module) -> nn.Module:
     return parametrize.register_parametrization(layer, "bias", Doubled())
 
 
+def bias_alone(layer: nn.Module) -> nn.Module:
+    return parametrize.register_parametrization(layer, "bias", Doubled())
+
+
 WAYS: dict[str, Callable[[nn.Module], object]] = {
     "spectral_norm": parametrizations.spectral_norm,
     "weight_norm": parametrizations.weight_norm,
     "orthogonal": parametrizations.orthogonal,
     "own, of weight and bias": doubled,
+    "own, of the bias alone": bias_alone,
+    "weight_norm's hook, of the bias alone": lambda layer: nn.utils.weight_norm(layer, "bias"),
     "spectral_norm's hook": nn.utils.spectral_norm,
     "weight_norm's hook": nn.utils.weight_norm,
     "prune": lambda layer: prune.l1_unstructured(layer, "weight", 0.3),
@@ -109,6 +115,41 @@ def test_a_parametrization_that_is_removed() -> None:
         parametrize.register_parametrization(each[2], "bias", nn.Softplus())
     assert_same_step(fast, net, small())
     assert type(fastinpaint.restore(fast)[0]) is nn.Conv2d
+
+
+@pytest.mark.parametrize("parameter", ["weight", "bias"])
+@pytest.mark.parametrize("row", [True, False])
+def test_a_norm_that_computes_one_parameter(row: bool, parameter: str) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3)).double()
+    if not row:
+        net.insert(1, nn.Identity())
+    parametrize.register_parametrization(net[1 + (not row)], parameter, Doubled())
+    fast = fastinpaint.accelerate(copy.deepcopy(net), objective="fuse")
+    assert_same_step(fast, net, small())
+    assert_same_step(fast.eval(), net.eval(), small())
+
+
+def test_a_bias_that_another_layer_computes() -> None:
+    class Hyper(nn.Module):
+        """A bias that depends on the input, as an attribute of the layer, and a norm's, which is deferred too."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.code, self.row = nn.Linear(3, 8), nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+            self.last = nn.Conv2d(8, 8, 3)
+            for layer in (self.row[1], self.last):
+                del layer.bias
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.row[1].bias = self.last.bias = self.code(x.mean((0, 2, 3)))
+            return self.last(self.row(x))
+
+    torch.manual_seed(0)
+    net = Hyper().double()
+    fast = fastinpaint.accelerate(Hyper().double(), objective="fuse")
+    fast.load_state_dict(net.state_dict())
+    assert_same_step(fast, net, small())
 
 
 def test_they_are_watched_when_a_model_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

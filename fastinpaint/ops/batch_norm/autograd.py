@@ -58,11 +58,7 @@ def _fwd(
         running = Running(running_mean, running_var, tracked, momentum)
     with no_autocast(var.device):
         module = registry.choose(OP, backend, var.device, var, weight, bias, running)
-        result = module.fwd(mean, var, weight, bias, running, count if total is None else total, eps)
-    if running is not None:  # tells autograd what a kernel changed
-        changed = [t for t in running[:3] if t is not None and not t.is_inference()]
-        torch.autograd.graph.increment_version(changed)
-    return result
+        return module.fwd(mean, var, weight, bias, running, count if total is None else total, eps)
 
 
 def _fwd_fake(mean: Tensor, var: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ float64; weight, bias and the running statistics in dtypes of their own.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -106,20 +107,25 @@ def affine(var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) 
 
 
 def update(mean: Tensor, var: Tensor, running: Running, count: int | Tensor) -> None:
-    """The running statistics after this batch. Nothing here waits for a GPU."""
+    """The running statistics after this batch. Nothing here waits for a GPU.
+
+    As in torch's batch norm, autograd does not count these changes: torch's own node keeps the statistics, and a batch
+    norm that runs twice in a step, once in each way, would find them changed.
+    """
     if running.tracked is not None:
         running.tracked.add_(1)
     momentum: float | Tensor | None = running.momentum
     if momentum is None:
         assert running.tracked is not None
         momentum = running.tracked.to(torch.float64).reciprocal()
-    for old, new in ((running.mean, mean), (running.var, var * (count / (count - 1)))):
-        dtype = torch.promote_types(old.dtype, new.dtype)
-        share = momentum.to(dtype) if isinstance(momentum, Tensor) else momentum
-        if old.dtype == new.dtype:
-            old.lerp_(new, share)
-        else:  # in the wider dtype, rounded once
-            old.copy_(torch.lerp(old.to(dtype), new.to(dtype), share))
+    with nullcontext() if torch.compiler.is_compiling() else torch._C._AutoDispatchBelowADInplaceOrView():
+        for old, new in ((running.mean, mean), (running.var, var * (count / (count - 1)))):
+            dtype = torch.promote_types(old.dtype, new.dtype)
+            share = momentum.to(dtype) if isinstance(momentum, Tensor) else momentum
+            if old.dtype == new.dtype:
+                old.lerp_(new, share)
+            else:  # in the wider dtype, rounded once
+                old.copy_(torch.lerp(old.to(dtype), new.to(dtype), share))
 
 
 def bwd(

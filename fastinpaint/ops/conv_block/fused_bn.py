@@ -76,19 +76,7 @@ def _fwd(
     with no_autocast(weight.device):
         module = torch_library.choose(backend, sources, weight, geometry)
         y, normed = module.fwd_norm(sources, weight, bias, geometry, Norm(norm_weight, norm_bias, running, eps))
-    _count_changes(running)
     return y, *normed[:VECTORS]
-
-
-def _count_changes(running: Running | None) -> None:
-    """Autograd sees what a kernel changed."""
-    if running is not None:
-        mean, var, tracked, _ = running
-        changed = (mean, var) if tracked is None else (mean, var, tracked)
-        if not (mean.is_inference() or var.is_inference() or (tracked is not None and tracked.is_inference())):
-            torch.autograd.graph.increment_version(changed)
-        else:
-            torch.autograd.graph.increment_version([t for t in changed if not t.is_inference()])
 
 
 def _fwd_fake(flat: Flat, relus: list[int], weight: Tensor, bias: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
@@ -192,8 +180,6 @@ class ConvNorm(torch.autograd.Function):
                     y, mean, var = module.fwd(sources, operand, bias, call.geometry, True)
                     values = y.numel() // y.shape[1]
                     scale, shift = norm_module.fwd(mean, var, norm_weight, norm_bias, running, values, eps)
-            if running is not None:
-                _count_changes(running)
         ctx.set_materialize_grads(False)
         ctx.call, ctx.eps, ctx.slot = call, eps, None if own is None else own.slot
         double = bias if bias is not None and bias.requires_grad else None  # a vector, for double backward only
