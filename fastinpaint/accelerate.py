@@ -69,8 +69,8 @@ def accelerate(
     Code that flattens weights or gradients by ``view`` refuses these: torch's LBFGS, ``parameters_to_vector`` and
     ``prune``, Muon, safetensors' ``save_file``. With ``channels_last=False`` weights and gradients stay contiguous for
     it. To see the gradient of an inner activation, put a hook on its module, or call ``retain_grad`` before another
-    layer reads it. ``torch.jit.script`` and ``torch.fx`` take the plain model: script or trace it first, or `restore`
-    it.
+    layer reads it. ``torch.jit.script``, ``torch.fx`` and ``torch.ao.quantization`` take the plain model: script, trace
+    or prepare it first, or `restore` it. Eager quantisation finds layers by their class, and passes over fused ones.
 
     Args:
         model: any ``nn.Module``; changed and returned. An accelerated model may be given again with other options.
