@@ -21,7 +21,7 @@ from fastinpaint.ops.activation.checks import DTYPES
 from fastinpaint.ops.conv_block import checks
 from fastinpaint.ops.conv_block.torch_library import Call
 from fastinpaint.ops.conv_block.zero_padding import absorbed
-from fastinpaint.ops.dispatch.fast_path import autocasts
+from fastinpaint.ops.dispatch.fast_path import ORDINARY, autocasts
 from fastinpaint.ops.types import Geometry
 
 PATCHED = "_conv_forward"  # as an attribute of a layer: what it computes in place of torch's method
@@ -58,7 +58,9 @@ class _Conv(_Layer, _ConvNd):
         parameters = own["_parameters"]
         # a scripted layer has no such attribute; a parametrization computes the weight
         weight = parameters.get("weight") if type(parameters) is dict else None
-        if weight is None or "bias" not in parameters or not is_ordinary(weight) or PATCHED in own:
+        if weight is None or "bias" not in parameters or PATCHED in own:
+            return None
+        if type(weight) not in ORDINARY and not is_ordinary(weight):
             return None
         kind = type(input)
         if kind is Part:
