@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -152,8 +153,9 @@ def test_a_bias_that_another_layer_computes() -> None:
     assert_same_step(fast, net, small())
 
 
-def test_they_are_watched_when_a_model_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_they_are_watched_when_a_model_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FASTINPAINT_TUNE", "")
+    monkeypatch.setenv("FASTINPAINT_CACHE", str(tmp_path))
     net, x = net_with("spectral_norm"), small()
     links = record(net, lambda: net(x))
     assert links.order == ["0", "2", "5", "8"]
