@@ -1,6 +1,9 @@
 // Probes of sm_90a's wgmma registers, descriptors and barrier phases. Tests build them by g++ and, on a machine with
 // such a GPU, by nvcc. Both must agree. Not part of the library.
+// clang-format off: under nvcc the second needs the first one's 16-bit types
+#include "common/cuda_vector.cuh"
 #include "common/cuda_ptx_sm90.cuh"
+// clang-format on
 
 namespace fi {
 

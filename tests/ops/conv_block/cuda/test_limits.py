@@ -13,11 +13,12 @@ import torch
 from fastinpaint.ops.conv_block.cuda.abi import describe
 from fastinpaint.ops.dispatch import native_cuda
 from fastinpaint.ops.types import Geometry, Source
+from tests.ops.conv_block.cuda import hopper_probe
 from tools.inspect import counting
 from tools.nvcc import find_nvcc
 from tools.verify import emulated
 
-ROOT = Path(__file__).parents[4]
+CSRC = Path(__file__).parents[4] / "csrc"
 NAMES = {torch.float32: "float32", torch.bfloat16: "bf16"}
 
 
@@ -59,28 +60,21 @@ def test_every_block_fits_the_chip(limit: int, dtype: int, dilation: int) -> Non
 
 
 def compiled(folder: Path, *flags: str) -> str:
-    """PTX of the kernels that wait for copy engines."""
+    """PTX of a small kernel that waits for copy engines."""
     nvcc = find_nvcc()
     if nvcc is None:
         pytest.skip("there is no nvcc.")
-    source = ROOT / "csrc/conv_block/cuda/hopper/launch.cu"
-    made = folder / "kernels.ptx"
-    command = [
-        nvcc,
-        "-std=c++17",
-        "--expt-relaxed-constexpr",
-        "-arch=compute_90a",
-        f"-I{ROOT / 'csrc'}",
-        "-ptx",
-        str(source),
-        "-o",
-        str(made),
-    ]
-    subprocess.run([*command, *flags], capture_output=True, check=True)
+    made = folder / "probe.ptx"
+    command = [nvcc, "-std=c++17", "--expt-relaxed-constexpr", "-arch=compute_90a", f"-I{CSRC}", "-ptx"]
+    subprocess.run(
+        [*command, str(CSRC / hopper_probe.SOURCE), "-o", str(made), *flags], capture_output=True, check=True
+    )
     return made.read_text()
 
 
 def test_a_wait_traps_in_a_debug_build(tmp_path: Path) -> None:
-    """A lost arrival then stops the kernel with an error instead of hanging the machine."""
+    """A lost arrival then stops the kernel with an error instead of hanging the machine. All waits are one function."""
+    waits = [path.name for path in CSRC.rglob("*.cu*") if "mbarrier.try_wait" in path.read_text()]
+    assert waits == ["cuda_ptx_sm90.cuh"]
     assert "trap;" in compiled(tmp_path, "-DFI_TRAP_WAITS")
     assert "trap;" not in compiled(tmp_path)
