@@ -16,9 +16,10 @@ help: ## print these verbs
 
 install: $(STAMP) ## make .venv and install the package with what its tests need
 
+# --no-compile: an import compiles what it needs
 $(STAMP): pyproject.toml setup.py constraints.txt $(NATIVE)
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[dev,strangers]'
+	$(RUN) -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev,strangers]'
 	touch $(STAMP)
 
 demo: $(STAMP) ## train, evaluate and inpaint on rendered clips; results in ./demo

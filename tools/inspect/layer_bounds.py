@@ -125,22 +125,22 @@ void launch(fi::GatherParams p, fi::StripGather g, fi::StripWgrad w) {
 @functools.cache
 def cuda_cubin(source: str, arch: str) -> bytes:
     """One of `SOURCES` compiled by nvcc with the package's flags, cached by the content of its includes."""
-    compiler = find_nvcc()
-    if compiler is None:
+    if (compiler := find_nvcc()) is None:
         raise UserError("there is no nvcc; the bounds of the CUDA kernels are read from what it makes.")
     name, made = "sm_90a" if arch == "sm_90" else arch, f"{source}.cu"
     virtual = "compute_90a" if source == "wgmma" else "compute_80"  # as setup.py compiles them
     files = {str(p.relative_to(ROOT / "csrc")): p.read_text() for p in (ROOT / "csrc").rglob("*.cu*")}
-    folder = ROOT / "build" / "bounds"
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = folder / f"{emulated.digest(made, {**files, made: SOURCES[source]}, [*FLAGS, virtual, name])}.{name}.cubin"
-    if not kept.exists():
-        with tempfile.TemporaryDirectory(dir=folder) as place:
-            (Path(place) / made).write_text(SOURCES[source])
-            code = f"-gencode=arch={virtual},code={name}"
-            command = [compiler, *FLAGS, code, f"-I{ROOT / 'csrc'}", "-cubin", f"{place}/{made}"]
-            subprocess.run([*command, "-o", f"{place}/code"], check=True)
-            os.replace(f"{place}/code", kept)
+    (folder := ROOT / "build" / "bounds").mkdir(parents=True, exist_ok=True)
+    ptx = folder / f"{emulated.digest(made, {**files, made: SOURCES[source]}, [*FLAGS, virtual])}.ptx"
+    kept = ptx.with_suffix(f".{name}.cubin")
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        (Path(place) / made).write_text(SOURCES[source])
+        for result, given, code in ((ptx, f"{place}/{made}", virtual), (kept, str(ptx), name)):  # one PTX for all chips
+            if not result.exists():
+                how = ["-ptx" if result == ptx else "-cubin", f"-gencode=arch={virtual},code={code}"]
+                how += [f"-I{ROOT / 'csrc'}", given, "-o", f"{place}/code"]
+                subprocess.run([compiler, *FLAGS, *how], check=True)
+                os.replace(f"{place}/code", result)
     return kept.read_bytes()
 
 
