@@ -9,7 +9,7 @@ WITH_TORCH := tests/ops tests/nn tests/accelerate tests/models tests/training te
 NATIVE := $(shell find csrc -name "*.cpp" -o -name "*.cu" -o -name "*.cuh" -o -name "*.h")
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test lint types check-cpu check-triton strangers sanitized test-newest-torch fix docs wheel bench figures swap report bad-inputs gpu-bounds gpu-estimate gpu-check wheel-check clean
+.PHONY: help install demo check test lint types check-cpu check-triton strangers sanitized wide test-newest-torch fix docs wheel bench figures swap report bad-inputs gpu-bounds gpu-estimate gpu-check wheel-check clean
 
 help: ## print these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ strangers: $(STAMP) ## pytest: what accelerate computes on every public network 
 
 sanitized: $(STAMP) ## pytest: every CUDA kernel, emulated, under the sanitizers; make test leaves float16 to the plain build
 	SANITIZED=all $(RUN) -m pytest tests/ops/cuda/test_sanitizers.py tests/ops/conv_block/cuda/test_hopper_sanitizers.py -n 2 --dist loadfile -k clean
+
+wide: $(STAMP) ## pytest: the AVX-512 code of the CPU kernels, and AMX's, on a processor that has neither
+	$(RUN) -m tools.verify.wide avx512bf16
+	$(RUN) -m tools.verify.wide amx tests/ops/conv_block/cpu/test_bf16.py -n 2
 
 test-newest-torch: ## pytest: ops, layers, networks with the newest torch and Triton, in an environment of their own
 	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
