@@ -33,8 +33,7 @@ def changed(command: list[str], full: bool) -> list[str]:
         return _pytest(command, full)
     if "tune" in command:
         shrink()
-        if not full:
-            _without_triton()
+        _one_round(full)
         return [*command, *TINY]
     if "--max-frames" in command:
         return _largest(command)
@@ -80,12 +79,13 @@ def _largest(command: list[str]) -> list[str]:
     return [*command, *TINY]
 
 
-def _without_triton() -> None:
-    """Reduce the tiles to choose from, because interpreting them takes minutes."""
+def _one_round(triton: bool) -> None:
+    """Run each candidate once for a measurement, and leave out Triton's if asked: interpreting takes minutes."""
     from fastinpaint.ops.dispatch import autotune, registry
 
-    registry.AUTO["cuda"] = tuple(row for row in registry.AUTO["cuda"] if row[0] != "triton")
-    autotune.ROUNDS = 1
+    autotune.ROUNDS = autotune.REPEATS = 1
+    if not triton:
+        registry.AUTO["cuda"] = tuple(row for row in registry.AUTO["cuda"] if row[0] != "triton")
 
 
 def main() -> int:
