@@ -34,7 +34,7 @@ ARCHITECTURES = "80;90a"  # sm_100 runs the same kernels from the PTX, which the
 # The instruction sets of the CPU kernels: the width of a vector in bytes and the compiler's flags.
 ISAS = {"scalar": (16, [])}
 if platform.machine().lower() in ("x86_64", "amd64"):
-    ISAS["scalar"] = (16, ["-O1"])  # without AVX2 `auto` leaves a model as it is, so this one need not be fast
+    ISAS["scalar"] = (16, ["-Og"])  # without AVX2 `auto` leaves a model as it is, so this one need not be fast
     ISAS["avx2"] = (32, ["-mavx2", "-mfma"])
     ISAS["avx512"] = (64, ["-mavx2", "-mfma", *(f"-mavx512{part}" for part in ("f", "vl", "bw", "dq"))])
 KNOWN_ISAS = ["-DFI_HAS_AVX", "-DFI_HAS_BF16"] if len(ISAS) > 1 else []
@@ -82,8 +82,8 @@ def cuda_code(architectures: list[str]) -> list[str]:
 def cuda_flags(nvcc: str) -> tuple[list[str], list[str]]:
     """Compile and link flags of the CUDA library."""
     runtime = Path(nvcc).resolve().parent.parent / "lib"
-    # -O2 is the host's: device code is compiled with -O3 in any case
-    compile_flags = ["-std=c++17", "-Xcompiler=-O2,-fPIC,-fvisibility=hidden", "--expt-relaxed-constexpr"]
+    # -O1 is the host's: device code is compiled with -O3 in any case
+    compile_flags = ["-std=c++17", "-Xcompiler=-O1,-fPIC,-fvisibility=hidden", "--expt-relaxed-constexpr"]
     compile_flags.append("-lineinfo")  # compute-sanitizer and profilers name lines
     compile_flags.append("--threads=2")  # two architectures at a time: the longest unit is left alone in the end
     return compile_flags, ["-shared", "-cudart=static", f"-L{runtime}", *cuda_code(cuda_architectures())]

@@ -129,23 +129,13 @@ __global__ void __launch_bounds__(kThreads, 2) gather_kernel(const __grid_consta
   Slice<T> loading;
   fetch_next();
   fetch_next();
-  if (taps > 0) {
-    begin_patch(p, tile, loader, loading, 0, true, starts[0].y, place.channel);
-    for (int slice = 0; slice < loader.slices(); ++slice) {
-      loader.load(slice, loading);
-      loader.store(slice, loading, first_patch);
-    }
-  }
-  int stage = 0;
-  bool odd = false, more = taps > 0;
-  for (int chunk = 0, group = 0; more; odd = !odd) {
-    int end = group + 1 < groups ? starts[group + 1].x : taps, slice = 0;
-    int first = starts[group].x;
-    if (++group == groups) group = 0, ++chunk;
-    more = chunk < chunks;
+  int stage = 0, first = 0, end = 0;  // the live taps of the patch that is there: none yet
+  for (int chunk = taps > 0 ? 0 : chunks, group = 0, odd = 1;; odd = !odd) {
+    bool more = chunk < chunks;
     if (more) begin_patch(p, tile, loader, loading, chunk, group == 0, starts[group].y, place.channel);
     T* current = odd ? second_patch : first_patch;
     T* next = odd ? first_patch : second_patch;
+    int slice = 0;
     for (int l = first; l < end; ++l) {
       cp_async_wait<1>();
       __syncthreads();  // this step's weights and patch are complete; the previous step's are free
@@ -162,6 +152,9 @@ __global__ void __launch_bounds__(kThreads, 2) gather_kernel(const __grid_consta
       loader.load(slice, loading);
       loader.store(slice, loading, next);
     }
+    if (!more) break;
+    first = starts[group].x, end = group + 1 < groups ? starts[group + 1].x : taps;
+    if (++group == groups) group = 0, ++chunk;
   }
   cp_async_wait<0>();
   epilogue<Map<T>, BN>(p, tile, find_segment<BN>(p), blockIdx.x, memory, shared_bytes, WholeBlock(),

@@ -35,6 +35,9 @@ __device__ inline void activate_four(const GatherParams& p, const ChannelParams&
   const Source& source = p.source[0];
   bool inside = plane >= 0 && unsigned(h) < unsigned(p.in_size[1]) && unsigned(w) < unsigned(p.in_size[2]);
   int64_t at = inside ? ((plane * p.in_size[1] + h) * p.in_size[2] + w) * source.channels : 0;
+  struct alignas(kThinChannels * sizeof(T)) {
+    T v[kThinChannels];
+  } four;
 #pragma unroll
   for (int i = 0; i < kThinChannels; ++i) {
     float value = 0;
@@ -42,25 +45,23 @@ __device__ inline void activate_four(const GatherParams& p, const ChannelParams&
       float addend = source.addend ? to_float(static_cast<const Map<T>*>(source.addend)[at + i]) : 0.0f;
       value = activate(to_float(static_cast<const Map<T>*>(source.x)[at + i]), params, i) + addend;
     }
-    to[i] = from_float<T>(value);
+    four.v[i] = from_float<T>(value);
   }
+  *reinterpret_cast<decltype(four)*>(to) = four;
 }
 
 template <class T>
 __device__ void load_halo(const GatherParams& p, const Tile& tile, T* halo) {
   ChannelParams params = load_params(p.source[0], 0);
   int box = p.patch.rows * p.patch.columns;
-  for (int i = threadIdx.x; i < p.planes * box; i += kThreads) {
-    int index = i / box, row = i % box / p.patch.columns, column = i % p.patch.columns;
+  for (int i = threadIdx.x; i < 2 * p.planes * box; i += kThreads) {  // half a position each
+    int index = i / 2 / box, row = i / 2 % box / p.patch.columns, column = i / 2 % p.patch.columns;
     const PatchOrigin& origin = p.origin[index];
     int t = tile.t * p.taps.step[0] + origin.t;
     int h = tile.h * p.taps.step[1] + origin.h + row * p.patch.step_h;
-    int w = tile.w * p.taps.step[2] + origin.w + column * p.patch.step_w;
+    int w = tile.w * p.taps.step[2] + origin.w + column * p.patch.step_w + i % 2 * p.pair_step;
     int64_t plane = t >= 0 && t < p.in_size[0] ? int64_t(tile.n) * p.in_size[0] + t : -1;
-    Vector<T> both;
-    activate_four<T>(p, params, plane, h, w, both.v);
-    activate_four<T>(p, params, plane, h, w + p.pair_step, both.v + kThinChannels);
-    store_vector(halo + i * kVector, both, kVector, true);
+    activate_four(p, params, plane, h, w, halo + i * kThinChannels);
   }
 }
 

@@ -35,13 +35,10 @@ __device__ void load_thin_patch(const GatherParams& p, const ChannelParams& para
                                 const TapBlock& block, T* patch) {
   int t = tile.t * p.taps.step[0] + block.t;
   int64_t plane = int64_t(tile.n) * p.in_size[0] + t;
-  for (int i = threadIdx.x; i < p.patch.rows * p.patch.columns; i += kThreads) {
-    int h = tile.h * p.taps.step[1] + block.h + i / p.patch.columns * p.patch.step_h;
-    int w = tile.w * p.taps.step[2] + block.w + i % p.patch.columns * p.patch.step_w;
-    Vector<T> both;
-    activate_four<T>(p, params, plane, h, w, both.v);
-    activate_four<T>(p, params, plane, h, w + p.pair_step, both.v + kThinChannels);
-    store_vector(patch + i * kVector, both, kVector, true);
+  for (int i = threadIdx.x; i < 2 * p.patch.rows * p.patch.columns; i += kThreads) {  // half a position each
+    int h = tile.h * p.taps.step[1] + block.h + i / 2 / p.patch.columns * p.patch.step_h;
+    int w = tile.w * p.taps.step[2] + block.w + i / 2 % p.patch.columns * p.patch.step_w + i % 2 * p.pair_step;
+    activate_four(p, params, plane, h, w, patch + i * kThinChannels);
   }
 }
 
@@ -121,17 +118,11 @@ __global__ void __launch_bounds__(kMostGroups* kThreads, 1)
     sync_group(thread_group, kThreads);  // this tile is complete; the previous one's memory is free
     if (more) load_thin(tile, next_patch);
     constexpr int kStep = std::is_same<T, float>::value ? 32 : 16;
-    int slice = 0;
-    if (loaded)
-      for (int k = 0; k < kTileRows; k += kStep) {
-        bool loads = more && slice < slices;
-        if (loads) load(slice);
-        multiply_positions<T, kM, BN>(acc, patch_at, q_at, slots, live, k, row_of);
-        if (loads) store(slice++, next_patch, next_q);
-      }
-    for (; more && slice < slices; ++slice) {
-      load(slice);
-      store(slice, next_patch, next_q);
+    for (int k = loaded ? 0 : kTileRows, slice = 0; k < kTileRows || (more && slice < slices); k += kStep, ++slice) {
+      bool loads = more && slice < slices;
+      if (loads) load(slice);
+      if (k < kTileRows) multiply_positions<T, kM, BN>(acc, patch_at, q_at, slots, live, k, row_of);
+      if (loads) store(slice, next_patch, next_q);
     }
     if (!more) break;
     loaded = true;
