@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastinpaint.nn.deferred import HANDLERS, Deferred, defer
+from fastinpaint.nn.dropped import GradientDroppedError
 from fastinpaint.nn.observed import is_ordinary
 from fastinpaint.nn.raw import Part, Raw
 from fastinpaint.nn.region import once
@@ -49,8 +50,19 @@ def _parts_of(value: Tensor | Deferred) -> tuple[Part, ...]:
     return value.parts() if isinstance(value, Deferred) else (Part(once(value, Raw)),)
 
 
+def _view_as(input: Any, other: Any) -> Any:
+    """What torch calls, without gradients, where an autograd.Function returns its input: a view gets its gradient.
+
+    The Function got no real tensor, so it would be left out of the graph, as a reversal of gradients.
+    """
+    if input is other and input.requires_grad and not torch.is_grad_enabled():
+        raise GradientDroppedError(input._options.maker)
+    return NotImplemented
+
+
 HANDLERS.update(
     {
+        Tensor.view_as: _view_as,
         F.relu: _relu,
         torch.relu: _relu,
         Tensor.relu: _relu,

@@ -81,6 +81,28 @@ class Apart(torch.autograd.Function):
         return 2 * grad
 
 
+class Reversal(torch.autograd.Function):
+    """Returns its input, for its backward alone."""
+
+    @staticmethod
+    def forward(ctx, x, *others):
+        return x
+
+    @staticmethod
+    def backward(ctx, grad, *others):
+        return -grad, *[None] * (len(ctx.needs_input_grad) - 1)
+
+
+class ReversalApart(Reversal):
+    @staticmethod
+    def forward(x):
+        return x
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+
 def reordered(net: Net, x: Tensor) -> Tensor:
     einops = pytest.importorskip("einops", reason="einops is not installed")
     rows = einops.rearrange(x, "n c h w -> n (h w) c")
@@ -106,6 +128,9 @@ FUNCTIONS: dict[str, Body] = {
     "autograd.Function": lambda net, x: net.next(Doubling.apply(x)),
     "autograd.Function with setup_context": lambda net, x: net.next(Apart.apply(x)),
     "autograd.Function and another layer": lambda net, x: net.next(x) + Doubling.apply(x),
+    "autograd.Function that returns its input": lambda net, x: net.next(Reversal.apply(x)),
+    "such a Function with setup_context": lambda net, x: net.next(ReversalApart.apply(x)),
+    "such a Function of a parameter too": lambda net, x: net.next(Reversal.apply(x, 2 * net.next.weight)),
     "reentrant checkpoint": lambda net, x: checkpoint(net.next, x, use_reentrant=True),
 }
 
