@@ -53,8 +53,11 @@ def add_border_hooks(model: nn.Module, is_fused: Callable[[nn.Module], bool], ro
                     module.register_forward_pre_hook(_enter, with_kwargs=True, prepend=True),
                     module.register_forward_hook(_leave, prepend=True, always_call=True),
                 ]
+            wraps = type(module).__module__.startswith(("torch.nn.parallel.", "torch.distributed."))
             for child in module.children():
                 walk(child)
+                if wraps:  # it gives what its child returns to an autograd.Function
+                    vars(child)["_fastinpaint_plain"] = True
         vars(module)[BORDERS] = tuple(handles)
 
     walk(model)
@@ -118,7 +121,8 @@ def _leave(module: nn.Module, args: tuple[Any, ...], result: Any) -> Any:
     region.leave(module)
     hooked, compiling = layers.hooked(module, _own_hooks(module)), torch.compiler.is_compiling()
     # read from the attributes' dictionary: torch makes a sentence for each attribute that a module lacks
-    outermost = "fastinpaint_report" in vars(module) or not (compiling or region.inside())
+    own = vars(module)
+    outermost = "fastinpaint_report" in own or "_fastinpaint_plain" in own or not (compiling or region.inside())
     if outermost and not compiling:
         return finished(module, result, hooked)
     return plain(result, hooked) if outermost or hooked else None

@@ -140,8 +140,8 @@ class Deferred:
 
     def _base(self) -> Tensor:
         """The plain tensor that every other one is a view of."""
+        self._refuse_function()  # also where it is plain already: the Function was given this object
         if self._plain is None:
-            self._refuse_function()
             with self._as_when_made():
                 plain = self._computed()
                 self._plain = plain.contiguous() if self._options.contiguous else plain

@@ -95,6 +95,8 @@ def _unobserved_inside(row: nn.Module) -> bool:
         return False
     if own["_backward_pre_hooks"] or "forward" in own or row._compiled_call_impl is not None:
         return False
+    if "_fastinpaint_plain" in own:
+        return False
     return "fastinpaint_report" not in own and nothing_observes() and inside()
 
 

@@ -127,6 +127,7 @@ FUNCTIONS: dict[str, Body] = {
     "torch.jit.script": lambda net, x: net.next(scripted(x)),
     "autograd.Function": lambda net, x: net.next(Doubling.apply(x)),
     "autograd.Function with setup_context": lambda net, x: net.next(Apart.apply(x)),
+    "autograd.Function of what was read before": lambda net, x: x.mean() * net.next(Doubling.apply(x)),
     "autograd.Function and another layer": lambda net, x: net.next(x) + Doubling.apply(x),
     "autograd.Function that returns its input": lambda net, x: net.next(Reversal.apply(x)),
     "such a Function with setup_context": lambda net, x: net.next(ReversalApart.apply(x)),
@@ -188,6 +189,53 @@ def test_fused_without_a_trial_a_dropped_gradient_is_refused(reader: str) -> Non
     else:
         with pytest.raises(RuntimeError, match=sentence):
             fast(image())
+
+
+class Nothing(torch.autograd.Function):
+    """Gives its first input no gradient, as DistributedDataParallel does with results that no loss reads."""
+
+    @staticmethod
+    def forward(ctx, x, y):
+        ctx.set_materialize_grads(False)
+        return x.clone(), y.clone()
+
+    @staticmethod
+    def backward(ctx, dx, dy):
+        return dx, dy
+
+
+def test_no_gradient_reaches_a_convolution() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.one, self.two = nn.Conv2d(3, 4, 3).double(), nn.Conv2d(3, 4, 3).double()
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.one(x), self.two(x)
+
+    net, fast, x = Two(), fastinpaint.accelerate(Two(), objective="fuse"), image()
+    for each in (net, fast):
+        Nothing.apply(*each(x))[1].sum().backward()
+    assert fast.one.weight.grad is net.one.weight.grad is None
+    torch.testing.assert_close(fast.two.weight.grad, net.two.weight.grad)
+
+
+def test_a_wrapper_of_torchs_that_gives_results_to_a_function() -> None:
+    class Wrapper(nn.Module):
+        """As DistributedDataParallel with ``find_unused_parameters``."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = network(lambda net, x: net.next(x))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.module(x)
+            assert y.grad_fn is not None
+            return Doubling.apply(y)
+
+    Wrapper.__module__ = "torch.nn.parallel.distributed"
+    assert_same_step(fastinpaint.accelerate(Wrapper(), objective="fuse"), Wrapper(), image())
 
 
 def test_operators_that_no_torch_function_sees_compute_with_gradients() -> None:

@@ -63,6 +63,8 @@ class ConvBlock(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, dmean: Tensor | None, dvar: Tensor | None) -> tuple[Tensor | None, ...]:
         call: Call = ctx.call
+        if dy is None and dmean is None and dvar is None:  # of a function that gives no gradient to what read y
+            return (None,) * len(ctx.needs_input_grad)
         weight, packed, bias, y, mean, *flat = saved.recall(ctx)
         assert weight is not None
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():

@@ -196,6 +196,8 @@ class ConvNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+        if all(grad is None for grad in upstream):  # of a function that gives no gradient to what read them
+            return (None,) * len(ctx.needs_input_grad)
         operands: Any = ctx.saved_tensors if ctx.places is None else saved.recall(ctx)
         weight, packed, bias, norm_weight, norm_bias, mean, scale, rstd, dvar_per_dscale, var, y, *flat = operands
         if torch.is_grad_enabled():
