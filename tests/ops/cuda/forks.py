@@ -16,7 +16,10 @@ from pathlib import Path
 
 from tools.verify import emulated
 
-MODULES = ("tests.ops.cuda.small_cases", "tests.ops.conv_block.cuda.hopper_wgrad")
+MODULES = (
+    *("tests.ops.cuda.small_cases", "tests.ops.conv_block.cuda.hopper_wgrad"),
+    "tests.ops.conv_block.cuda.hopper_probe",
+)
 LIMIT = 900  # seconds of a run
 
 
@@ -33,7 +36,7 @@ def run(
     sanitizer: str, module: str, arguments: Sequence[str], variables: Mapping[str, str]
 ) -> subprocess.CompletedProcess[str]:
     """The finished ``python -m module arguments`` with the sanitizer's runtime and these variables."""
-    server = _server(sanitizer)
+    server = _server("address" if sanitizer == "bounds" else sanitizer)
     assert server.stdin
     assert server.stdout
     with tempfile.TemporaryDirectory() as folder:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import sys
 
 import torch
 from torch import Tensor
@@ -88,3 +90,9 @@ def run_bulk(library: ctypes.CDLL, device: str) -> tuple[Tensor, Tensor]:
     if device != "cpu":
         torch.cuda.synchronize()
     return found.cpu(), given
+
+
+def main() -> None:
+    """Multiply numbered bfloat16 factors with the library FI_LIBRARY; ends with 3 if the product is wrong."""
+    found, exact = run(ctypes.CDLL(os.environ["FI_LIBRARY"]), torch.bfloat16, "cpu", "numbered", sys.argv[1] == "True")
+    raise SystemExit(0 if torch.equal(found.double(), exact) else 3)

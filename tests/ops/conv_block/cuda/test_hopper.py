@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import re
-import sys
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from fastinpaint.ops.conv_block import cuda
 from fastinpaint.ops.dispatch import native_cuda
 from tests.ops.conv_block.cuda import hopper_probe, wgmma
-from tests.ops.cuda import small_cases
+from tests.ops.cuda import forks, small_cases
 from tests.ops.cuda.schedules import same_bits
 from tests.ops.cuda.small_cases import Conv
 from tools.inspect import sass
@@ -162,15 +161,8 @@ LAYOUTS = {
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_wrong_layout_of_the_emulation_is_found(name: str, mn_major: bool) -> None:
     """By a wrong number, or because it reads the gaps that no copy brings."""
-    probe = f"hopper_probe.run(ctypes.CDLL(os.environ['FI_LIBRARY']), torch.bfloat16, 'cpu', 'numbered', {mn_major})"
-    command = [
-        sys.executable,
-        "-c",
-        "import ctypes, os, torch; from tests.ops.conv_block.cuda import hopper_probe; "
-        f"found, exact = {probe}; raise SystemExit(3 if not torch.equal(found.double(), exact) else 0)",
-    ]
     library = emulated.build(plants=[LAYOUTS[name]], sources=[hopper_probe.SOURCE], optimised=False)
-    done = emulated.run("plain", command, library)
+    done = forks.run("plain", hopper_probe.__name__, [str(mn_major)], {"FI_LIBRARY": str(library)})
     assert done.returncode == 3 or "outside shared memory" in done.stderr or "no bulk copy" in done.stderr, done.stderr
 
 
