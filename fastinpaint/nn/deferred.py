@@ -202,7 +202,9 @@ class Deferred:
 
     def _refuse_function(self) -> None:
         """An autograd.Function knows only tensors among its arguments: it would drop this one's gradient silently."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not self.requires_grad:
+        if not self._mode.grad or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return
+        if not any(part.requires_grad for part in self._parts):
             return
         codes = forwards(torch.autograd.Function)
         frame = sys._getframe(1)

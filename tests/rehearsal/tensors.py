@@ -65,6 +65,8 @@ class Waiting:
 class StandIn(Tensor):
     """A fake tensor on ``cuda:0`` with the values of `held`."""
 
+    __module__ = "torch._subclasses.fake_tensor"  # layers take it for torch's own, as they do a fake tensor
+
     held: Tensor
     hold: Hold
     __torch_function__ = torch._C._disabled_torch_function_impl

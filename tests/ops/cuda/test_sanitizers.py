@@ -144,7 +144,7 @@ DEFECTS = {
     ),
     "positions outside the input loaded": Defect(
         Plant(LOAD, "load_or_zero(x + offset[i], to.inside[i] && aligned)", "load_or_zero(x + offset[i], aligned)"),
-        *(CONV, "2d forward", "address", "heap-buffer-overflow"),
+        *(CONV, "2d forward", "address", "AddressSanitizer: heap-"),  # what lies there differs
     ),
     "odd channels loaded as whole vectors": Defect(
         Plant(LOAD, "to.inside[i] && aligned);\n    }", "to.inside[i]);\n    }"),

@@ -31,4 +31,4 @@ def test_arguments_are_declared_as_they_are_defined(name: str) -> None:
 
 
 def test_every_entry_that_kernels_are_called_by_is_declared() -> None:
-    assert entries().keys() - native_cpu.ARGUMENTS.keys() == {"fi_cpu_use_openmp"}
+    assert entries().keys() - native_cpu.ARGUMENTS.keys() == {"fi_cpu_use_openmp", "fi_cpu_use_amx"}
