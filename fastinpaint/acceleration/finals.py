@@ -13,6 +13,7 @@ from fastinpaint.acceleration.trial import Runner, Trial
 
 logger = logging.getLogger(__name__)
 TURNS, MORE_TURNS, MOST_TURNS = 2, 1, 9  # steps of every finalist, of the unclear ones at a time, and at most
+CONFIRMED = 4  # least turns of a fused winner: two that happen to agree may both be disturbed
 FINALISTS = 3  # fused plans that are timed beside the stock layouts
 SLOWER_LAYOUT = 1.25  # a stock layout measured slower than the other by this factor, once, is no finalist
 HOPELESS = 1.15  # a plan measured slower than the fastest by this factor, once, is no finalist
@@ -134,6 +135,8 @@ def decide(
     turns.more(range(len(finalists)), TURNS)
     while True:
         winner, unclear = _look(turns, finalists, len(standing), rule)
+        if not unclear and turns.count < CONFIRMED and not winner.trial.plan.stock:
+            unclear = {finalists.index(winner), *range(len(standing))}
         if not unclear or turns.count >= MOST_TURNS or turns.spent >= seconds:
             break
         turns.more(unclear, MORE_TURNS)

@@ -151,7 +151,9 @@ def test_one_disturbed_step_changes_no_choice() -> None:
 def test_plans_near_the_floor_are_timed_longer_until_they_are_clear() -> None:
     clear = same({"stock": (1.0, 300), "small": (0.8, 200)})
     near = same({"stock": (1.0, 300), "small": (1.01, 200)})
-    assert finals_of(clear, noise=0.01)[1] == {"stock": finals.TURNS, "small": finals.TURNS}
+    assert finals_of(clear, noise=0.01)[1] == {"stock": finals.CONFIRMED, "small": finals.CONFIRMED}
+    slow = same({"stock": (1.0, 300), "small": (1.2, 200)})
+    assert finals_of(slow, noise=0.01)[1]["stock"] == finals.TURNS
     turns = finals_of(near, noise=0.01)[1]
     assert finals.TURNS < turns["small"] == turns["stock"] <= finals.MOST_TURNS
     assert finals_of(near, noise=0.01, seconds=0.5)[1]["small"] == finals.TURNS  # the first turns take more
