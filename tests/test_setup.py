@@ -3,7 +3,6 @@ runs; the rules for ninja are read."""
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import os
 import re
@@ -17,24 +16,15 @@ from types import ModuleType
 import pytest
 import setuptools
 
+from tools.verify.wide.__main__ import setup_script
+
 ROOT = Path(__file__).parents[1]
-
-
-def load(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """setup.py as a module, without running setup."""
-    monkeypatch.setattr(setuptools, "setup", lambda **_: None)
-    spec = importlib.util.spec_from_file_location("fastinpaint_setup", ROOT / "setup.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """setup.py with both compilers and default options."""
-    module = load(monkeypatch)
+    module = setup_script()
     for name in ("FASTINPAINT_CUDA", "FASTINPAINT_CUDA_ARCHS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(module, "find_cxx", lambda: "/bin/g++")
@@ -138,7 +128,7 @@ def test_without_any_compiler_the_package_installs(
 
 
 def test_nvcc_of_cuda_home_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    module = load(monkeypatch)
+    module = setup_script()
     nvcc = tmp_path / "bin" / "nvcc"
     nvcc.parent.mkdir()
     nvcc.touch()

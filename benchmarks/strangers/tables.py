@@ -1,7 +1,9 @@
 """Tables in Markdown of the rows that ``benchmarks.strangers.measure`` writes.
 
-python -m benchmarks.strangers.tables FILE ...             # the newest row of each network and contender
-python -m benchmarks.strangers.tables --ranges FILE ...    # the least and the most of all runs, by machine
+    python -m benchmarks.strangers.tables FILE ...             # the newest run of each network
+    python -m benchmarks.strangers.tables --ranges FILE ...    # the least and the most of several files, by machine
+
+Each file of ``--ranges`` counts as one run, and a network's newest rows in it count.
 """
 
 from __future__ import annotations
