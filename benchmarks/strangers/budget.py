@@ -32,7 +32,7 @@ import fastinpaint
 from benchmarks.strangers.measure import shrunk
 from benchmarks.strangers.networks import CASES, batch
 from fastinpaint.accelerate import MEMORY
-from fastinpaint.acceleration import trial
+from fastinpaint.acceleration import stopwatch
 from fastinpaint.acceleration.example import float_tensors
 from fastinpaint.acceleration.kept import KeptBytes, kept_bytes
 from fastinpaint.acceleration.layout import set_weights, to_channels_last
@@ -120,12 +120,17 @@ def measure(name: str, args: argparse.Namespace, who: str, build: Build) -> dict
     stock_kept = kept_bytes(stock, last.parameters())
     stock().backward()
     seconds, stock_seconds = time_pairwise(
-        [lambda: run().backward(), lambda: stock().backward()], args.turns, 0.0, trial.clock
+        [lambda: run().backward(), lambda: stock().backward()], args.turns, 0.0, stopwatch.clock
     )
     timing, yardstick = Timing.of(seconds), Timing.of(stock_seconds)
     shape = [list(t.shape) for t in inputs]
     row = {"kind": KIND, "case": name, "input": shape, "contender": who, "runs": timing.runs}
-    row |= {"kept_bytes": kept, "held_bytes": max(kept, peak.most), "p50": timing.p50, "clock": trial.clock.__name__}
+    row |= {
+        "kept_bytes": kept,
+        "held_bytes": max(kept, peak.most),
+        "p50": timing.p50,
+        "clock": stopwatch.clock.__name__,
+    }
     return describe(torch.device("cpu")) | row | {"stock_p50": yardstick.p50, "stock_kept_bytes": stock_kept}
 
 
@@ -164,7 +169,7 @@ def main() -> int:
         return 0
     if args.cpu_time:
         torch.set_num_threads(1)
-        trial.clock = time.process_time
+        stopwatch.clock = time.process_time
     known = rows.read([args.rows]) if args.rows is not None and args.rows.exists() else []
     done = {(row["case"], row["contender"], str(row["input"])) for row in known}
     began = time.perf_counter()

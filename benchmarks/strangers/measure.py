@@ -31,7 +31,7 @@ from torch import Tensor, nn
 import fastinpaint
 from benchmarks.strangers.networks import CASES, UNTUNED, batch
 from benchmarks.strangers.tables import COMPILED, KIND, STOCK, runs_of, table
-from fastinpaint.acceleration import heap, trial
+from fastinpaint.acceleration import heap, stopwatch
 from fastinpaint.acceleration.example import float_tensors
 from fastinpaint.acceleration.kept import kept_bytes
 from fastinpaint.acceleration.layout import set_weights, to_channels_last
@@ -155,7 +155,7 @@ def measure(name: str, objective: str, turns: int, shape: tuple[int, ...], mode:
     with heap.held():
         for run in steps:
             run()
-        taken = time_pairwise(steps, turns, LEAST_SECONDS, trial.clock)
+        taken = time_pairwise(steps, turns, LEAST_SECONDS, stopwatch.clock)
     report = nets[ours][0].fastinpaint_report
     found = []
     for who, seconds in zip(nets, taken, strict=True):
@@ -170,7 +170,7 @@ def measure(name: str, objective: str, turns: int, shape: tuple[int, ...], mode:
         }
         row |= {
             "p50": t.p50,
-            "clock": trial.clock.__name__,
+            "clock": stopwatch.clock.__name__,
             "p80": t.p80,
             "runs": t.runs,
             "drift": t.drift,
@@ -208,7 +208,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.cpu_time:
         torch.set_num_threads(1)
-        trial.clock = time.process_time
+        stopwatch.clock = time.process_time
     unknown = set(args.networks) - set(KNOWN)
     if unknown:
         parser.error(f"unknown networks {', '.join(sorted(unknown))}; known: {', '.join(KNOWN)}.")

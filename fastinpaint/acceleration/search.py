@@ -15,7 +15,8 @@ from fastinpaint.acceleration.finals import BUDGET_ERROR, SLACK, TRADE, Candidat
 from fastinpaint.acceleration.links import Links, record
 from fastinpaint.acceleration.plan import DEFAULT, LEAST, LOW, STOCK, SUMS, Plan
 from fastinpaint.acceleration.rules import rule_of
-from fastinpaint.acceleration.trial import Runner, Trial, second_per_byte
+from fastinpaint.acceleration.stopwatch import second_per_byte
+from fastinpaint.acceleration.trial import Runner, Trial
 
 logger = logging.getLogger(__name__)
 RUNS, MIXED_RUNS = 2, 1  # timed steps of a uniform plan, and of a mixed plan
@@ -131,10 +132,11 @@ def _fused(runner: Runner, stocks: Stocks) -> tuple[bool, Trial | None, str]:
         return base, None, ""
 
     def measured(flag: bool) -> tuple[Trial | None, str]:
-        like, runs = Plan(flag, contiguous=True not in stocks), RUNS if flag == base else 1
-        plan = select.plan_of(dict.fromkeys(runner.links.order, DEFAULT), runner.links, like)
+        runs, layout = RUNS if flag == base else 1, Plan(flag, contiguous=True not in stocks)
+        plan = select.plan_of(dict.fromkeys(runner.links.order, DEFAULT), runner.links, layout)
+        like = stocks.get(flag, stocks[base])
         return adapt_plan(
-            runner.model, plan, stocks[base], lambda plan: runner.measure(plan, runs), runner.exact_results
+            runner.model, plan, lambda plan: runner.measure(plan, runs), lambda trial: runner.changed(trial, like)
         )
 
     fused, reason = measured(base)
@@ -153,7 +155,9 @@ def _smaller_tiers(runner: Runner, fused: Trial, like: Trial) -> dict[str, Trial
     found = {}
     for tier in (LOW, LEAST):
         plan = select.plan_of(dict.fromkeys(runner.links.order, tier), runner.links, fused.plan)
-        trial, _ = adapt_plan(runner.model, plan, like, lambda plan: runner.measure(plan, RUNS), runner.exact_results)
+        trial, _ = adapt_plan(
+            runner.model, plan, lambda plan: runner.measure(plan, RUNS), lambda trial: runner.changed(trial, like)
+        )
         if trial is not None:
             found[tier] = trial
     return found
@@ -201,7 +205,10 @@ class _Candidates:
         known = next((c for c in self.found if self.alike(c.tiers, tiers)), None)
         if known is None:
             known = Candidate(self.runner.measure(plan, MIXED_RUNS), tiers, name)
-            self.found.append(known)
+            if (changed := self.runner.changed(known.trial, self.stock)) is None:
+                self.found.append(known)
+            else:
+                logger.warning("accelerate: the plan '%s' changed %s: it is not used.", name, changed)
         logger.debug("%s: %.4g s, %.4g MiB", name, known.trial.seconds, known.trial.kept / 2**20)
         return known
 

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from fastinpaint.acceleration import layout
+from fastinpaint.acceleration import layout, stopwatch
+from fastinpaint.acceleration.agreement import Outcome, difference, disagreement, sampled
 from fastinpaint.acceleration.example import Example, float_tensors
 from fastinpaint.acceleration.kept import KeptBytes, RecomputedBytes
-from fastinpaint.acceleration.links import Links, wrapped_forwards
+from fastinpaint.acceleration.links import Links
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.sandbox import all_modules, attributes, carries_graph, clear_casts, random_states
+from fastinpaint.acceleration.stopwatch import Watch, wait_for
 from fastinpaint.acceleration.swap import swap, unswap
 from fastinpaint.ops.dispatch.autotune import median
 
+Found = TypeVar("Found")
 logger = logging.getLogger(__name__)
-clock = time.perf_counter
 ONE_BY_ONE = "accelerate: new Triton kernels compile one after another, which takes minutes: %s"
-BEFORE_LAYERS = ""  # the part before the first watched layer
 
 
 @dataclass
@@ -38,8 +38,8 @@ class Trial:
         kept: bytes that autograd keeps between forward and backward. Where the runner counts what backward holds, the
             same as `held`.
         kept_by: bytes that autograd keeps, by part.
-        results: the model's first results, for comparison.
         held: the most bytes that autograd keeps and backward recomputes at a time.
+        outcome: what the model's first step gave, for comparison.
     """
 
     plan: Plan
@@ -48,8 +48,8 @@ class Trial:
     forward: dict[str, float] = field(default_factory=dict)
     kept: int = 0
     kept_by: dict[str, int] = field(default_factory=dict)
-    results: list[Tensor] = field(default_factory=list)
     held: int = 0
+    outcome: Outcome = field(default_factory=Outcome)
 
 
 class Runner:
@@ -67,7 +67,7 @@ class Runner:
         self, model: nn.Module, example: Example, training: bool, backend: str, tick: Callable[[], object]
     ) -> None:
         self.model, self.example, self.training, self.backend, self.tick = model, example, training, backend, tick
-        self.steps, self._began = 0, clock()
+        self.steps, self._began = 0, stopwatch.clock()
         self.counts_held = True  # whether a trial's kept bytes are the most at a time
         self.links = Links()
         self._channels_last = False
@@ -75,6 +75,8 @@ class Runner:
         self._held: tuple[Tensor | None, ...] = ()  # the last step's gradients of the weights
         self._modules = all_modules(model)
         self._put_back_attributes, self._put_back_random_states = attributes(self._modules), random_states()
+        self._exact: Trial | None = None
+        self._drawn: list[Tensor] | None = None  # the results of the first call, where calls draw random numbers
         self._recurrent = False  # whether a call reads the graph of the call before, which backward has freed
         self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
         devices = {t.device for t in [*model.parameters(), *example.tensors()]}
@@ -82,7 +84,7 @@ class Runner:
 
     def elapsed(self) -> float:
         """Seconds since this runner was made."""
-        return clock() - self._began
+        return stopwatch.clock() - self._began
 
     def apply(self, plan: Plan) -> None:
         """Change the model to the plan."""
@@ -105,7 +107,7 @@ class Runner:
         if self._recurrent:
             self._put_back_attributes()
         wait_for(self.device)
-        start = clock()
+        start = stopwatch.clock()
         if watch is not None:
             watch.begin_step()
         results, taking = self.forward()
@@ -116,7 +118,7 @@ class Runner:
         wait_for(self.device)
         self.steps += 1
         self.tick()
-        return clock() - start
+        return stopwatch.clock() - start
 
     def _backward(self, results: Any, taking: list[Tensor], watch: Watch | None) -> None:
         if watch is not None:
@@ -142,6 +144,8 @@ class Runner:
         """
         watch = Watch(self.model, self.links.order, self.device)
         trial = self.try_out(plan, watch, backward=True)
+        if self.training and not trial.held:
+            trial.held = trial.kept + self._recomputed()
         trial.kept = trial.held if self.counts_held else trial.kept
         with watch.watching():
             seconds, parts = [], []
@@ -166,12 +170,19 @@ class Runner:
                 results, taking = self.forward()
             self._recurrent = self.training and carries_graph(self._modules)
             drew = not torch.equal(state, self._random_state())
-            found = [] if drew else [t.detach().clone() for t in float_tensors(results)]
+            drawn = [t.detach().clone() for t in float_tensors(results)]
             trial.kept, trial.kept_by = kept.saved, dict(kept.by)
+            self._held = ()
             ran = backward and self._ends(results, taking)
-        if backward:
-            trial.held = max(trial.kept, kept.most if ran else trial.kept + self._recomputed())
-        trial.results = self._eval_results() if drew else found
+        trial.held = max(trial.kept, kept.most) if ran else 0
+        gradients = self._sampled() if ran and self.training else None
+        trial.outcome = Outcome(drawn, drawn, gradients)
+        if drew:
+            trial.outcome.results = self._evaluated(lambda: [t.clone() for t in float_tensors(self.forward()[0])])
+            if self._drawn is None:
+                self._drawn = drawn
+            if gradients is not None and (plan.stock or difference(drawn, self._drawn) is not None):
+                trial.outcome.evaluated = self._evaluated(self._eval_gradients)
         return trial
 
     def _ends(self, results: Any, taking: list[Tensor]) -> bool:
@@ -188,6 +199,12 @@ class Runner:
         self.tick()
         return True
 
+    def _sampled(self) -> dict[str, Tensor | None]:
+        """Values of the last step's gradients, by the name of a parameter or input."""
+        names = [name for name, p in self.model.named_parameters() if p.requires_grad]
+        inputs = [f"input {i}" for i in range(len(self._held) - len(names))]
+        return dict(zip([*names, *inputs], map(sampled, self._held), strict=False))
+
     def _recomputed(self) -> int:
         """The most bytes of maps that a step's backward recomputes and holds at a time."""
         again = RecomputedBytes()
@@ -195,15 +212,22 @@ class Runner:
             self.step()
         return again.most
 
-    def exact_results(self) -> list[Tensor] | None:
-        """The stock model's results without autocast; None where it is not enabled."""
+    def changed(self, trial: Trial, stock: Trial) -> str | None:
+        """What a trial gave that the stock model does not, by more than rounding, as the object of a sentence."""
+        found = disagreement(trial.outcome, stock.outcome)
+        if found is not None and self._exact is None:
+            self._exact = self._exact_trial()
+        return found and disagreement(trial.outcome, stock.outcome, self._exact.outcome if self._exact else None)
+
+    def _exact_trial(self) -> Trial | None:
+        """The stock model's trial without autocast; None where it is not enabled."""
         kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
         if not kinds:
             return None
         with ExitStack() as stack:
             for kind in kinds:
                 stack.enter_context(torch.autocast(kind, enabled=False))
-            return self.try_out(Plan()).results
+            return self.try_out(Plan(), backward=True)
 
     def restore(self) -> None:
         """Restore buffers, plain attributes and random states, so that plans can be compared."""
@@ -219,16 +243,27 @@ class Runner:
             states.append(torch.cuda.get_rng_state(self.device))
         return torch.cat(states)
 
-    @torch.no_grad()
-    def _eval_results(self) -> list[Tensor]:
-        """The results in evaluation mode, because dropout's pattern depends on the layout."""
+    def _evaluated(self, run: Callable[[], Found]) -> Found:
+        """What `run` gives in evaluation mode without gradients, because dropout's pattern depends on the layout."""
         self.restore()
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
-        results = [t.clone() for t in float_tensors(self.forward()[0])]
-        for module, mode in modes:
-            module.training = mode
-        return results
+        try:
+            with torch.no_grad():
+                return run()
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+    @torch.enable_grad()
+    def _eval_gradients(self) -> dict[str, Tensor | None] | None:
+        """The gradients of a step, None where there is none: cuDNN's recurrent layers have no backward in this mode."""
+        self._held = ()
+        try:
+            self._backward(*self.forward(), None)
+        except RuntimeError:
+            return None
+        return self._sampled()
 
     def alternate(self, plans: Sequence[Plan], turns: int, within: int = 1) -> list[list[float]]:
         """Seconds per step of each plan in alternating turns. Every second turn runs in reverse order."""
@@ -256,106 +291,3 @@ def compile_ahead(runner: Runner, plan: Plan) -> None:
             logger.warning("accelerate: %d of %d Triton kernels were not compiled ahead.", failed, len(launches))
     except Exception as error:  # the model's own call raises what is its own
         logger.warning(ONE_BY_ONE, str(error).partition("\n")[0])
-
-
-def wait_for(device: torch.device) -> None:
-    """Wait until the device has finished its work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-class Watch:
-    """Records the times at which layers are entered and at which their weights' gradients arrive."""
-
-    def __init__(self, model: nn.Module, names: Sequence[str], device: torch.device) -> None:
-        self.model, self.names, self.device = model, names, device
-        self._marks: list[tuple[str, Any]] = []
-        self._turn = 0
-        self._kept: KeptBytes | None = None
-
-    def watching(self, kept: KeptBytes | None = None) -> Any:
-        """A context in which the layers are watched. Kept bytes count for the layer entered last."""
-        self._kept = kept
-        return _Watching(self)
-
-    def mark(self, name: str) -> None:
-        """Record the time at which a layer begins, or ends in backward."""
-        if self._kept is not None:
-            self._kept.owner = name
-        if self.device.type == "cuda":
-            event = torch.cuda.Event(enable_timing=True)
-            event.record()
-            self._marks.append((name, event))
-        else:
-            self._marks.append((name, clock()))
-
-    def begin_step(self) -> None:
-        """Call before a step."""
-        self._marks.clear()
-        self.mark(BEFORE_LAYERS)
-        self._turn = 0
-
-    def begin_backward(self) -> None:
-        """Call between forward and backward."""
-        self._turn = len(self._marks)
-        self.mark(BEFORE_LAYERS)
-
-    def end_step(self) -> None:
-        """Call after a step."""
-        self._turn = self._turn or len(self._marks)
-        self.mark(BEFORE_LAYERS)
-
-    def parts(self, backward: bool = True) -> dict[str, float]:
-        """Seconds by layer: forward from its entry to the next entry, backward until its weight's gradient arrived."""
-        wait_for(self.device)
-        found: dict[str, float] = {}
-        for i in range((len(self._marks) if backward else self._turn) - 1):
-            (name, start), (later, end) = self._marks[i], self._marks[i + 1]
-            owner = name if i < self._turn else later
-            taken = 1e-3 * start.elapsed_time(end) if self.device.type == "cuda" else end - start
-            found[owner] = found.get(owner, 0.0) + taken
-        return found
-
-
-class _Watching:
-    def __init__(self, watch: Watch) -> None:
-        self.watch = watch
-
-    def __enter__(self) -> None:
-        watch = self.watch
-        modules = {name: watch.model.get_submodule(name) for name in watch.names}
-
-        def around(name: str, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-            def timed(*args: Any, **kwargs: Any) -> Any:
-                watch.mark(name)
-                return forward(*args, **kwargs)
-
-            return timed
-
-        self._around = wrapped_forwards(modules, around)
-        self._around.__enter__()
-        self._hooks = []
-        for name, module in modules.items():
-            weight = module._parameters.get("weight")
-            if weight is None:  # a function computes it of others
-                weight = next(module.parameters(), None)
-            if weight is not None and weight.requires_grad:
-                self._hooks.append(weight.register_hook(lambda grad, name=name: watch.mark(name)))
-
-    def __exit__(self, *error: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._around.__exit__(None, None, None)
-
-
-def second_per_byte(device: torch.device) -> float:
-    """Seconds per byte to write a map out and, in backward, to read it and its gradient: five passes over memory."""
-    x = torch.ones(1 << 22, device=device)
-    seconds = []
-    for _ in range(3):
-        wait_for(device)
-        start = clock()
-        x.mul_(1.0)  # reads and writes x
-        wait_for(device)
-        seconds.append(clock() - start)
-    return min(seconds) / (2 * x.nbytes) * 5

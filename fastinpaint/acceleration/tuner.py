@@ -240,7 +240,7 @@ def tune(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> tuple[
 
 
 def try_rules(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> tuple[Plan, Report]:
-    """The plan by rules, adapted until the model runs with equal results. Takes at least two forward passes."""
+    """The plan by rules, adapted until the model runs with equal results. Takes at least two steps."""
     tuner.rules_tried = True
     report, plan = vars(model)["fastinpaint_report"], replace(tuner.plan, contiguous=False)
     if sandbox.why_not(model) or example.why_not() or is_fusable(model) or is_fused(model):
@@ -251,7 +251,10 @@ def try_rules(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> t
         with torch.set_grad_enabled(grad), sandbox.sandbox(model):
             runner = Runner(model, example, training, tuner.backend, int)
             try:
-                trial, reason = adapt_plan(model, plan, runner.try_out(Plan()), runner.try_out, runner.exact_results)
+                stock = runner.try_out(Plan(), backward=True)
+                trial, reason = adapt_plan(
+                    model, plan, lambda plan: runner.try_out(plan, backward=True), lambda t: runner.changed(t, stock)
+                )
             finally:
                 unswap(model)
     except Exception as error:  # the model's own call will raise it again

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastinpaint.acceleration import finals, search, trial
+from fastinpaint.acceleration import finals, search, stopwatch
 from fastinpaint.nn import layers
 from fastinpaint.nn.pending_conv import PendingConv
 
@@ -41,7 +41,7 @@ def clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Clock:
     monkeypatch.setattr(finals, "MORE_TURNS", 1)
     monkeypatch.setattr(finals, "SHORT", 0.0)
     own = Clock()
-    monkeypatch.setattr(trial, "clock", own)
+    monkeypatch.setattr(stopwatch, "clock", own)
     return own
 
 

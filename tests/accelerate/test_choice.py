@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import fastinpaint
-from fastinpaint.acceleration import adapt, search
+from fastinpaint.acceleration import agreement, search
 from fastinpaint.acceleration.kept import KeptBytes, RecomputedBytes, kept_bytes
 from fastinpaint.acceleration.report import Report
 from fastinpaint.nn import layers
@@ -114,8 +114,9 @@ def test_under_autocast_fused_layers_may_round_twice_as_much(
     worse: float, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a network amplifies rounding, the stock model's distance from its results in float32 is the yardstick."""
-    monkeypatch.setitem(adapt.DIFFERS, torch.bfloat16, -1.0)  # any difference is too large
-    monkeypatch.setattr(adapt, "WORSE", worse)
+    impossible = agreement.Tolerance(-1.0, *agreement.COARSE[1:])  # any difference is too large
+    monkeypatch.setitem(agreement.TOLERANCES, torch.bfloat16, impossible)
+    monkeypatch.setattr(agreement, "WORSE", worse)
     with torch.autocast("cpu", torch.bfloat16):
         net = fastinpaint.accelerate(network(), example=image())
     assert fused_layers(net) == expected

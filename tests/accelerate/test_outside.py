@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 import fastinpaint
-from fastinpaint.acceleration import search, trial
+from fastinpaint.acceleration import search, stopwatch
 from fastinpaint.nn import Deferred, layers
 from tests.accelerate.nets import assert_same_step
 from tests.accelerate.slow_layers import Clock, slowed
@@ -152,7 +152,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FASTINPAINT_OBJECTIVE", "balanced")
     monkeypatch.setenv("FASTINPAINT_CACHE", str(tmp_path))
     monkeypatch.setattr(search, "RUNS", 1)
-    monkeypatch.setattr(trial, "clock", own := Clock())
+    monkeypatch.setattr(stopwatch, "clock", own := Clock())
     slowed(monkeypatch, nn.Conv2d, "_conv_forward", own)
 
 
