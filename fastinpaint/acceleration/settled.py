@@ -55,10 +55,11 @@ def _settle(own: dict[str, Any]) -> None:
     A map that cannot be computed any more stays, and says so when it is read.
     """
     kinds = {*AS_TENSORS.values()}
-    for name, value in own.items():
+    for name in own.keys() - TORCHS:
+        value = own[name]
         kind = type(value)
         if kind in CONTAINERS:
-            if name in TORCHS or len(value) > MOST or kinds.isdisjoint(map(type, _items(value))):
+            if len(value) > MOST or kinds.isdisjoint(map(type, _items(value))):
                 continue
         elif kind not in kinds:
             continue

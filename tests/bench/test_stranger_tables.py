@@ -20,6 +20,7 @@ QUIET = [  # runs of all fourteen networks, on machines with nothing else to do
     "2026-11-30-strangers-avx2.jsonl",
     "2026-11-30-strangers-held.jsonl",
     "2026-11-30-strangers-gain.jsonl",
+    "2026-11-30-strangers-confirmed.jsonl",
 ]
 MIB = 1 << 20
 
