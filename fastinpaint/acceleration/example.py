@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 VALUES = (bool, int, float, complex, str, bytes, type(None), np.ndarray, np.number)
+MOVED = 32  # units of rounding within which arguments are moved: as much as Winograd's transforms err
 PLAIN = (*VALUES, torch.dtype, torch.device, torch.Size)
 
 
@@ -25,7 +26,13 @@ def arguments_of(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 class Example:
-    """The arguments of one call."""
+    """The arguments of one call.
+
+    Attributes:
+        moved: whether fresh copies of floating-point arguments are off by as much as rounding may do.
+    """
+
+    moved = False
 
     def __init__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self.args, self.kwargs = args, dict(kwargs)
@@ -51,6 +58,9 @@ class Example:
 
         def copied(tensor: Tensor) -> Tensor:
             fresh = tensor.detach().clone(memory_format=torch.preserve_format)
+            if self.moved and fresh.is_floating_point():
+                signs = torch.rand(fresh.shape, generator=torch.Generator().manual_seed(0)).to(fresh) - 0.5
+                fresh.mul_(1 + MOVED * torch.finfo(fresh.dtype).eps * signs)
             if tensor.requires_grad:
                 taking.append(fresh.requires_grad_())
             return fresh

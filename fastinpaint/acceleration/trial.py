@@ -75,7 +75,7 @@ class Runner:
         self._held: tuple[Tensor | None, ...] = ()  # the last step's gradients of the weights
         self._modules = all_modules(model)
         self._put_back_attributes, self._put_back_random_states = attributes(self._modules), random_states()
-        self._exact: Trial | None = None
+        self._others: dict[bool | None, Outcome] = {}  # by layout, see `_otherwise`
         self._drawn: list[Tensor] | None = None  # the results of the first call, where calls draw random numbers
         self._recurrent = False  # whether a call reads the graph of the call before, which backward has freed
         self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
@@ -215,19 +215,19 @@ class Runner:
     def changed(self, trial: Trial, stock: Trial) -> str | None:
         """What a trial gave that the stock model does not, by more than rounding, as the object of a sentence."""
         found = disagreement(trial.outcome, stock.outcome)
-        if found is not None and self._exact is None:
-            self._exact = self._exact_trial()
-        return found and disagreement(trial.outcome, stock.outcome, self._exact.outcome if self._exact else None)
+        return found and disagreement(trial.outcome, stock.outcome, self._otherwise(stock.plan))
 
-    def _exact_trial(self) -> Trial | None:
-        """The stock model's trial without autocast; None where it is not enabled."""
-        kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
-        if not kinds:
-            return None
-        with ExitStack() as stack:
-            for kind in kinds:
-                stack.enter_context(torch.autocast(kind, enabled=False))
-            return self.try_out(Plan(), backward=True)
+    def _otherwise(self, plan: Plan) -> Outcome:
+        """What the stock model gives without autocast; where none is enabled, from inputs moved by rounding."""
+        if plan.channels_last not in self._others:
+            kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+            with ExitStack() as stack:
+                for kind in kinds:
+                    stack.enter_context(torch.autocast(kind, enabled=False))
+                self.example.moved = not kinds
+                stack.callback(setattr, self.example, "moved", False)
+                self._others[plan.channels_last] = self.try_out(plan, backward=True).outcome
+        return self._others[plan.channels_last]
 
     def restore(self) -> None:
         """Restore buffers, plain attributes and random states, so that plans can be compared."""

@@ -109,18 +109,18 @@ def test_a_fused_form_that_changes_the_result_is_not_used(monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("stock_is_slow")
-@pytest.mark.parametrize(("worse", "expected"), [(2.0, ["0", "3", "7"]), (-1.0, [])])
-def test_under_autocast_fused_layers_may_round_twice_as_much(
+@pytest.mark.parametrize(("worse", "expected"), [(3.0, ["0", "3", "7"]), (0.0, [])])
+def test_under_autocast_fused_layers_may_round_as_much_as_stock(
     worse: float, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a network amplifies rounding, the stock model's distance from its results in float32 is the yardstick."""
-    impossible = agreement.Tolerance(-1.0, *agreement.COARSE[1:])  # any difference is too large
-    monkeypatch.setitem(agreement.TOLERANCES, torch.bfloat16, impossible)
+    none = agreement.Tolerance(0.0, *agreement.COARSE[1:])
+    monkeypatch.setitem(agreement.TOLERANCES, torch.bfloat16, none)
     monkeypatch.setattr(agreement, "WORSE", worse)
     with torch.autocast("cpu", torch.bfloat16):
         net = fastinpaint.accelerate(network(), example=image())
     assert fused_layers(net) == expected
-    assert any("changed the model's results" in note for note in net.fastinpaint_report.notes) == (not expected)
+    assert any("fused layers changed" in note for note in net.fastinpaint_report.notes) == (not expected)
 
 
 @pytest.mark.usefixtures("fused_is_slow", "contiguous_is_slow")
