@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from torch.utils._pytree import tree_map_only
 
+from fastinpaint.nn.convolution import geometry_of
+from fastinpaint.ops.conv_block import zero_padding
+
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -25,6 +28,14 @@ def in_buckets(model: nn.Module) -> bool:
     wrapper, own = nn.parallel.DistributedDataParallel, {id(parameter) for parameter in model.parameters()}
     wrapping = [one for one in gc.get_objects() if issubclass(type(one), wrapper)]
     return any(id(parameter) in own for one in wrapping for parameter in one.parameters())
+
+
+def overruns(layer: nn.Module) -> bool:
+    """Whether torch may write past the gradient of a layer's weight where the layer's input is channels-last."""
+    if not isinstance(layer, nn.Conv2d) or isinstance(layer.weight, nn.UninitializedParameter):
+        return False
+    geometry = geometry_of(layer)
+    return geometry is not None and zero_padding.overruns(layer.weight, geometry)
 
 
 def set_weights(model: nn.Module, channels_last: bool) -> None:

@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from fastinpaint.acceleration import select
 from fastinpaint.acceleration.adapt import adapt_plan
 from fastinpaint.acceleration.finals import BUDGET_ERROR, SLACK, TRADE, Candidate, Goal, Stocks, decide
+from fastinpaint.acceleration.layout import overruns
 from fastinpaint.acceleration.links import Links, record
 from fastinpaint.acceleration.plan import DEFAULT, LEAST, LOW, STOCK, SUMS, Plan
 from fastinpaint.acceleration.rules import rule_of
@@ -66,12 +67,16 @@ def search(runner: Runner, goal: Goal) -> SearchResult:
     runner.counts_held = goal.budget is None
     runner.apply(Plan())
     runner.links = record(runner.model, lambda: runner.forward())
-    tried = {flag: _stock(runner, flag) for flag in goal.layouts}
+    unsafe = False in goal.layouts and any(map(overruns, runner.model.modules()))
+    tried = {flag: _stock(runner, flag) for flag in goal.layouts if not (flag and unsafe)}
     if list(tried.values()) == [None]:
         tried[False] = _stock(runner, False)
     stocks: Stocks = {flag: trial for flag, trial in tried.items() if trial is not None}
-    refused = tried.get(True, stocks) is None
-    notes = ["code of the model calls view, so activations stay contiguous."] if refused else []
+    notes = []
+    if tried.get(True, stocks) is None:
+        notes = ["code of the model calls view, so activations stay contiguous."]
+    elif unsafe:
+        notes = ["torch writes past a gradient of a 1x1 convolution of few channels where maps are channels-last."]
     base, fused, reason = _fused(runner, stocks)
     trials = {STOCK: stocks[base]}
     if fused is not None:

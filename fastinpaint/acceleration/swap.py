@@ -21,6 +21,7 @@ from fastinpaint.acceleration.kinds import (
     plain_class,
     torch_class,
 )
+from fastinpaint.acceleration.layout import overruns
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.root import Root, can_derive, fit, own_class
 from fastinpaint.acceleration.settled import KEEPERS
@@ -54,6 +55,7 @@ def swap(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], dict[st
         fit(model)
         return swapped, reasons(model)
     read_by_fused = _read_by_fused(model)
+    contiguous = plan.contiguous or any(overruns(m) for name, m in model.named_modules() if plan.tier(name) is None)
     for name, module in list(model.named_modules()):
         reason = why_not(module) or unread.get(module)
         if reason is not None:
@@ -61,7 +63,7 @@ def swap(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], dict[st
         elif is_fusable(module) and _is_wanted(plan, name, module):
             module.__class__ = fused_class(module)
             tier = plan.tier(name) or plan.memory
-            module._fastinpaint = Options(backend, tier, module not in read_by_fused, plan.contiguous, name)
+            module._fastinpaint = Options(backend, tier, module not in read_by_fused, contiguous, name)
             module._fastinpaint_accelerated = True
             if name in plan.plain:
                 module._fastinpaint_plain = True

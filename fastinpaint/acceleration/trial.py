@@ -76,7 +76,6 @@ class Runner:
         self._modules = all_modules(model)
         self._put_back_attributes, self._put_back_random_states = attributes(self._modules), random_states()
         self._others: dict[bool | None, Outcome] = {}  # by layout, see `_otherwise`
-        self._drawn: list[Tensor] | None = None  # the results of the first call, where calls draw random numbers
         self._recurrent = False  # whether a call reads the graph of the call before, which backward has freed
         self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
         devices = {t.device for t in [*model.parameters(), *example.tensors()]}
@@ -179,10 +178,6 @@ class Runner:
         trial.outcome = Outcome(drawn, drawn, gradients)
         if drew:
             trial.outcome.results = self._evaluated(lambda: [t.clone() for t in float_tensors(self.forward()[0])])
-            if self._drawn is None:
-                self._drawn = drawn
-            if gradients is not None and (plan.stock or difference(drawn, self._drawn) is not None):
-                trial.outcome.evaluated = self._evaluated(self._eval_gradients)
         return trial
 
     def _ends(self, results: Any, taking: list[Tensor]) -> bool:
@@ -214,8 +209,13 @@ class Runner:
 
     def changed(self, trial: Trial, stock: Trial) -> str | None:
         """What a trial gave that the stock model does not, by more than rounding, as the object of a sentence."""
-        found = disagreement(trial.outcome, stock.outcome)
-        return found and disagreement(trial.outcome, stock.outcome, self._otherwise(stock.plan))
+        ours, right = trial.outcome, stock.outcome
+        if ours.gradients is not None and difference(ours.drawn, right.drawn) is not None:  # another dropout's pattern
+            for each in (trial, stock):
+                if each.outcome.evaluated is None:
+                    self.apply(each.plan)
+                    each.outcome.evaluated = self._evaluated(self._eval_gradients)
+        return disagreement(ours, right) and disagreement(ours, right, self._otherwise(stock.plan))
 
     def _otherwise(self, plan: Plan) -> Outcome:
         """What the stock model gives without autocast; where none is enabled, from inputs moved by rounding."""
@@ -226,7 +226,9 @@ class Runner:
                     stack.enter_context(torch.autocast(kind, enabled=False))
                 self.example.moved = not kinds
                 stack.callback(setattr, self.example, "moved", False)
-                self._others[plan.channels_last] = self.try_out(plan, backward=True).outcome
+                found = self._others[plan.channels_last] = self.try_out(plan, backward=True).outcome
+                if found.results is not found.drawn:
+                    found.evaluated = self._evaluated(self._eval_gradients)
         return self._others[plan.channels_last]
 
     def restore(self) -> None:

@@ -114,8 +114,8 @@ def test_under_autocast_fused_layers_may_round_as_much_as_stock(
     worse: float, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a network amplifies rounding, the stock model's distance from its results in float32 is the yardstick."""
-    none = agreement.Tolerance(0.0, *agreement.COARSE[1:])
-    monkeypatch.setitem(agreement.TOLERANCES, torch.bfloat16, none)
+    for dtype in (torch.bfloat16, torch.float32):
+        monkeypatch.setitem(agreement.TOLERANCES, dtype, agreement.Tolerance(0.0, 0.0, 0.0))
     monkeypatch.setattr(agreement, "WORSE", worse)
     with torch.autocast("cpu", torch.bfloat16):
         net = fastinpaint.accelerate(network(), example=image())

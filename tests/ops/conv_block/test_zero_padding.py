@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 import re
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastinpaint.ops.conv_block import checks, conv_block, zero_padding
 from fastinpaint.ops.conv_block.zero_padding import Zeros, absorbed
@@ -80,3 +82,50 @@ def test_padding_that_is_no_geometry_gives_a_reason(geometry: Geometry, around: 
     found = absorbed(geometry, around)
     assert isinstance(found, str)
     assert re.search(sentence, found)
+
+
+class Asked(TorchDispatchMode):
+    """Notes what torch's own backward of a convolution is asked for: channels, strides and which gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[int, list[int], list[bool]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.convolution_backward.default:
+            self.calls.append((args[1].shape[1], args[4], args[10]))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mask", [[True, True, False], [False, True, False], [True, False, False]])
+@pytest.mark.parametrize("stride", [(2, 2), (2, 1), (1, 4)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(9, 12), (8, 8)])
+def test_onednn_is_not_asked_for_what_it_writes_past(
+    mask: list[bool], stride: tuple[int, int], layout: torch.memory_format, size: tuple[int, int]
+) -> None:
+    """torch 2.13 ends many a process that asks: its heap is damaged."""
+    geometry = Geometry(stride, (0, 0), (1, 1), (0, 0), False, 1)
+    a, weight = torch.randn(2, 3, *size).contiguous(memory_format=layout), torch.randn(7, 3, 1, 1)
+    g = torch.randn_like(zero_padding.convolution(a, weight, None, geometry))
+    with Asked() as asked:
+        found = zero_padding.convolution_backward(g, a, weight, geometry, mask)
+    assert asked.calls
+    assert not [call for call in asked.calls if max(call[1]) > 1 and call[2][1]]
+    right = zero_padding.convolution_backward(g.double(), a.double(), weight.double(), geometry, mask)
+    for mine, expected in zip(found, right, strict=True):
+        assert (mine is None) == (expected is None)
+        if mine is not None and expected is not None:
+            torch.testing.assert_close(mine, expected.float(), rtol=1e-5, atol=1e-5)
+
+
+OTHER: list[dict[str, Any]] = [{"stride": (1, 1)}, {"padding": (1, 1)}, {"groups": 3}, {"transposed": True}]
+
+
+@pytest.mark.parametrize("change", [*OTHER, {"size": 3}, {"read": 16}, {"read": 1}], ids=str)
+def test_other_convolutions_are_asked_for_as_they_are(change: dict[str, Any]) -> None:
+    change = dict(change)
+    size, read = change.pop("size", 1), change.pop("read", 3)
+    geometry = Geometry((2, 2), (0, 0), (1, 1), (0, 0), False, 1)
+    assert zero_padding.overruns(torch.randn(7, 3, 1, 1), geometry)
+    assert not zero_padding.overruns(torch.randn(7, read, size, size), geometry._replace(**change))
