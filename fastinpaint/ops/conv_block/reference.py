@@ -115,7 +115,10 @@ def _convolution_bwd(
     if needs_weight and unwritten(g):
         da, dweight = _convolution_bwd(g.float(), a.float(), weight.float(), geometry, needs_input, True)
         return None if da is None else da.to(g.dtype), None if dweight is None else dweight.to(g.dtype)
-    return zero_padding.convolution_backward(g, a, weight, geometry, [needs_input, needs_weight, False])
+    backward = zero_padding.convolution_backward
+    if needs_weight and zero_padding.overruns(weight, geometry):
+        backward = zero_padding.strided_backward
+    return backward(g, a, weight, geometry, [needs_input, needs_weight, False])
 
 
 def unwritten(g: Tensor) -> bool:

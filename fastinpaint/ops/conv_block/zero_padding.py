@@ -56,13 +56,6 @@ def convolution_backward(
     g: Tensor, a: Tensor, weight: Tensor, geometry: Geometry, mask: Sequence[bool]
 ) -> tuple[Tensor | None, Tensor | None]:
     """da and dweight of `convolution`; dropped rows have no gradient. mask: which are needed, and False."""
-    if mask[1] and overruns(weight, geometry):
-        read = a[:, :, :: geometry.stride[0], :: geometry.stride[1]]
-        (da, _), (_, dweight) = (
-            convolution_backward(g, a, weight, geometry, [True, False, False]) if mask[0] else (None, None),
-            convolution_backward(g, read, weight, geometry._replace(stride=(1, 1)), [False, True, False]),
-        )
-        return da, dweight
     stride, padding, dilation, extra, transposed, groups = geometry
     if min(extra) < 0:
         g, extra = longer(g, [max(0, -n) for n in extra]), tuple([max(0, n) for n in extra])
@@ -70,6 +63,15 @@ def convolution_backward(
         g, a, weight, None, stride, padding, dilation, transposed, extra, groups, mask
     )
     return da, dweight
+
+
+def strided_backward(
+    g: Tensor, a: Tensor, weight: Tensor, geometry: Geometry, mask: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """`convolution_backward` where that `overruns`: dweight without strides, of the rows and columns that are read."""
+    da = convolution_backward(g, a, weight, geometry, [True, False, False])[0] if mask[0] else None
+    read = a[:, :, :: geometry.stride[0], :: geometry.stride[1]]
+    return da, convolution_backward(g, read, weight, geometry._replace(stride=(1, 1)), [False, True, False])[1]
 
 
 def overruns(weight: Tensor, geometry: Geometry) -> bool:

@@ -85,6 +85,8 @@ def convolution_bwd(
         # oneDNN may leave parts of dweight unwritten, see `reference.unwritten`
         da, dweight = convolution_bwd(g.float(), a.float(), weight.float(), geometry, mask)
         da = None if da is None else da.to(g.dtype)
+    elif mask[1] and zero_padding.overruns(weight, geometry):
+        da, dweight = zero_padding.strided_backward(g, a, native.dense(weight), geometry, mask)
     elif not plane and needs_batch_padding(a, weight):
         da, dweight = zero_padding.convolution_backward(
             pad_batch(g), pad_batch(a), native.dense(weight), geometry, mask
