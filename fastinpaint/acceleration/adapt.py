@@ -11,7 +11,7 @@ from torch import nn
 from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.root import own_class
 from fastinpaint.acceleration.trial import Trial
-from fastinpaint.nn.dropped import GradientDroppedError
+from fastinpaint.nn.dropped import GradientDroppedError, handed_out
 
 TRIES = 8
 
@@ -22,8 +22,9 @@ def adapt_plan(
     """Adapt a plan until the model runs with it. Returns its trial, or None and the reason.
 
     A layer whose result is read by code that needs plain tensors, such as an autograd.Function, returns plain tensors
-    from then on. So do the layers at the same place in modules of the same class. If code merges axes by ``view``, the
-    fused layers return contiguous tensors.
+    from then on. So do the layers at the same place in modules of the same class. A layer whose map the model hands out
+    after other layers have read it returns plain tensors too: else the map's own gradient would lack theirs. If code
+    merges axes by ``view``, the fused layers return contiguous tensors.
 
     Args:
         run: makes the trial of a plan; may raise what the model raises.
@@ -31,6 +32,7 @@ def adapt_plan(
     """
     for _ in range(TRIES):
         GradientDroppedError.latest = ""
+        handed_out.clear()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)  # it warns of what is adapted here
@@ -44,6 +46,9 @@ def adapt_plan(
             else:
                 return None, f"fused layers do not run in this model: {str(error).partition(chr(10))[0]}"
         else:
+            if not handed_out <= {*plan.plain, ""}:
+                plan = replace(plan, plain=tuple({*plan.plain, *handed_out}))
+                continue
             other = changed(trial)
             return (trial, "") if other is None else (None, f"fused layers changed {other}: none is used.")
     return None, "fused layers are read by too many autograd.Functions in this model."

@@ -135,8 +135,9 @@ def finished(model: nn.Module, result: Any, hooked: bool) -> Any:
     if type(result) is DeferredTensor and not region.inside():
         steps = result.last_steps()
         for step in steps:  # run here, to keep the call stack short
-            apply, arguments = step.prepare()
-            step.finish(arguments, apply(*arguments))
+            if step.x is None:
+                apply, arguments = step.prepare()
+                step.finish(arguments, apply(*arguments))
         if steps:
             result.become(steps[-1])
     forget(result)

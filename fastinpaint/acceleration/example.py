@@ -57,7 +57,8 @@ class Example:
         taking: list[Tensor] = []
 
         def copied(tensor: Tensor) -> Tensor:
-            fresh = tensor.detach().clone(memory_format=torch.preserve_format)
+            with torch.inference_mode(False):  # as a loader's tensors are; torch counts their changes
+                fresh = tensor.detach().clone(memory_format=torch.preserve_format)
             if self.moved and fresh.is_floating_point():
                 signs = torch.rand(fresh.shape, generator=torch.Generator().manual_seed(0)).to(fresh) - 0.5
                 fresh.mul_(1 + MOVED * torch.finfo(fresh.dtype).eps * signs)

@@ -74,7 +74,8 @@ def search(runner: Runner, goal: Goal) -> SearchResult:
     stocks: Stocks = {flag: trial for flag, trial in tried.items() if trial is not None}
     notes = []
     if tried.get(True, stocks) is None:
-        notes = ["code of the model calls view, so activations stay contiguous."]
+        reason = "changes its inputs" if runner.changes_inputs else "calls view"
+        notes = [f"code of the model {reason}, so activations stay contiguous."]
     elif unsafe:
         notes = ["torch writes past a gradient of a 1x1 convolution of few channels where maps are channels-last."]
     base, fused, reason = _fused(runner, stocks)
@@ -117,7 +118,12 @@ def _smaller(candidates: Iterable[Candidate], winner: Candidate) -> list[Candida
 
 
 def _stock(runner: Runner, channels_last: bool) -> Trial | None:
-    """Measure the stock model in one layout; None if its code does not accept channels-last maps."""
+    """Measure the stock model in one layout; None if its code does not accept channels-last maps.
+
+    Nor may it change its inputs in place: the caller's tensors would stay as they were.
+    """
+    if channels_last and runner.changes_inputs:
+        return None
     try:
         return runner.measure(Plan(channels_last), RUNS)
     except RuntimeError as error:

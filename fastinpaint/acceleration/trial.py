@@ -20,6 +20,7 @@ from fastinpaint.acceleration.plan import Plan
 from fastinpaint.acceleration.sandbox import all_modules, attributes, carries_graph, clear_casts, random_states
 from fastinpaint.acceleration.stopwatch import Watch, wait_for
 from fastinpaint.acceleration.swap import swap, unswap
+from fastinpaint.nn.raw import version
 from fastinpaint.ops.dispatch.autotune import median
 
 Found = TypeVar("Found")
@@ -69,6 +70,7 @@ class Runner:
         self.model, self.example, self.training, self.backend, self.tick = model, example, training, backend, tick
         self.steps, self._began = 0, stopwatch.clock()
         self.counts_held = True  # whether a trial's kept bytes are the most at a time
+        self.changes_inputs = False  # whether a call changes a tensor that it was given
         self.links = Links()
         self._channels_last = False
         self._gradients: dict[tuple[int, ...], Tensor] = {}
@@ -99,7 +101,11 @@ class Runner:
         args, kwargs, taking = self.example.fresh()
         if self._channels_last:
             args, kwargs = layout.to_channels_last((args, kwargs))
-        return self.model(*args, **kwargs), taking
+        given = Example(args, kwargs).tensors()
+        before = [(version(t), t.requires_grad) for t in given]
+        results = self.model(*args, **kwargs)
+        self.changes_inputs |= before != [(version(t), t.requires_grad) for t in given]
+        return results, taking
 
     def step(self, watch: Watch | None = None) -> float:
         """Seconds of one step: forward and, in training, backward from random gradients of all results."""

@@ -43,8 +43,9 @@ class _Conv(_Layer, _ConvNd):
         parts = (Part(Raw(input)),) if type(input) is Tensor else input.parts()
         options, own = self._fastinpaint, self._parameters
         for raw in waiting(parts):  # run here, to keep the call stack short
-            apply, arguments = raw.prepare()
-            raw.finish(arguments, apply(*arguments))
+            if raw.x is None:  # else it was read twice, or one of the others read it
+                apply, arguments = raw.prepare()
+                raw.finish(arguments, apply(*arguments))
         weight: Any = own["weight"]
         pending = PendingConv(parts, weight, own.get("bias"), plan.geometry, options, plan.shape, plan.calls)
         return deferred_of(part_of((pending, *BARE)), options)

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastinpaint.nn.activated import Activated, made, pending, slopes_of
-from fastinpaint.nn.dropped import GradientDroppedError, forwards
+from fastinpaint.nn.dropped import GradientDroppedError, forwards, note_reader
 from fastinpaint.nn.observed import changes_input, is_ordinary
 from fastinpaint.nn.pending_conv import PendingConv, Written, activate, waiting
 from fastinpaint.nn.raw import Mode, Options, Part, Raw, part_of, version
@@ -107,6 +107,7 @@ class Deferred:
         """The plain tensor, computed on the first call, in the mode that the Deferred was made in."""
         plain = self._base()
         if self._read and not self._whole and plain.requires_grad and torch.is_grad_enabled():
+            note_reader(self._options.maker)
             # its gradient would lack the part that flows through the parts; an unread view has none
             return plain.view_as(plain)
         return plain
@@ -301,7 +302,7 @@ class Deferred:
         if name.startswith("__"):
             raise AttributeError(name)
         if name in WATCHERS and self._read:
-            raise RuntimeError(f"fastinpaint: .{name} must come before other layers read the activation.")
+            raise GradientDroppedError(self._options.maker, GradientDroppedError.watched.format(name))
         for_good = name.endswith("_") or name == "data" or name in WATCHERS  # .data changes with no version counted
         return getattr(self.materialize_() if for_good else self.tensor(), name)
 

@@ -68,7 +68,7 @@ class DeferredTensor(Deferred, _Tensor):
 
     def _watched(self, name: str) -> Tensor:
         if self._read:
-            raise RuntimeError(f"fastinpaint: .{name} must come before other layers read the activation.")
+            raise GradientDroppedError(self._options.maker, GradientDroppedError.watched.format(name))
         return self.materialize_()
 
     @classmethod

@@ -1,8 +1,18 @@
-"""Finds where a deferred activation would lose its gradient: in an autograd.Function, which knows only real tensors."""
+"""Finds where a deferred activation would lose a gradient, in part or as a whole.
+
+An autograd.Function knows only real tensors. The plain tensor of a map that other layers have read as it was has no
+gradient from them.
+"""
 
 from __future__ import annotations
 
 from types import CodeType
+
+import torch
+
+from fastinpaint.nn.region import inside
+
+handed_out: set[str] = set()  # makers of maps that left a model after other layers had read them
 
 
 class GradientDroppedError(RuntimeError):
@@ -10,17 +20,29 @@ class GradientDroppedError(RuntimeError):
 
     Args:
         maker: the name of the layer that made the activation, in its model; may be empty.
+        sentence: what would be wrong.
     """
 
     latest = ""  # the maker that the last of these errors named
+    function = (
+        "an autograd.Function, a scripted function, or torch.utils.checkpoint with use_reentrant=True, was given the "
+        "deferred activation of layer '{}', whose gradient it would drop; give it fastinpaint.nn.plain(x)."
+    )
+    watched = ".{} must come before other layers read the activation of layer '{{}}'."
+    by = (
+        "a gradient by the activation of layer '{}' would lack the part that other layers give it; give these "
+        "fastinpaint.nn.plain(x), and x to torch.autograd."
+    )
 
-    def __init__(self, maker: str) -> None:
-        super().__init__(
-            "fastinpaint: an autograd.Function, a scripted function, or torch.utils.checkpoint with "
-            f"use_reentrant=True, was given the deferred activation of layer '{maker}', whose gradient it would drop; "
-            "give it fastinpaint.nn.plain(x)."
-        )
+    def __init__(self, maker: str, sentence: str = function) -> None:
+        super().__init__(f"fastinpaint: {sentence.format(maker)}")
         GradientDroppedError.latest = maker
+
+
+def note_reader(maker: str) -> None:
+    """Note in `handed_out` that code outside the running model reads a map that its layers have read before."""
+    if not torch.compiler.is_compiling() and not inside():
+        handed_out.add(maker)
 
 
 def forwards(function: type) -> set[CodeType]:

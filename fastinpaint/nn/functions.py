@@ -1,4 +1,7 @@
-"""Functions of torch whose result stays deferred: ReLU, addition, and concatenation over the channels."""
+"""Functions of torch whose result stays deferred: ReLU, addition, and concatenation over the channels.
+
+And those that would miss a part of a gradient.
+"""
 
 from __future__ import annotations
 
@@ -60,8 +63,19 @@ def _view_as(input: Any, other: Any) -> Any:
     return NotImplemented
 
 
+def _gradients(tensors: Any, inputs: Any = None, **options: Any) -> Any:
+    """torch.autograd's functions: a gradient by a map that other layers have read as it was would be a part of it."""
+    for input in inputs if isinstance(inputs, Sequence) else (inputs,):
+        if isinstance(input, Deferred) and input._base() is not None and input._read and not input._whole:
+            raise GradientDroppedError(input._options.maker, GradientDroppedError.by)
+    return NotImplemented
+
+
 HANDLERS.update(
     {
+        torch.autograd.grad: _gradients,
+        torch.autograd.backward: _gradients,
+        Tensor.backward: _gradients,
         Tensor.view_as: _view_as,
         F.relu: _relu,
         torch.relu: _relu,

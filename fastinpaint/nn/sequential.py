@@ -59,8 +59,9 @@ class Sequential(nn.Sequential):
             else:
                 parts = (Part(Raw(input)),) if type(input) is Tensor else input.parts()
                 for raw in waiting(parts):  # here, not layers deep
-                    apply, arguments = raw.prepare()
-                    raw.finish(arguments, apply(*arguments))
+                    if raw.x is None:
+                        apply, arguments = raw.prepare()
+                        raw.finish(arguments, apply(*arguments))
             pending = PendingConv(
                 parts, own["weight"], own.get("bias"), plan.geometry, options, plan.shape, plan.calls
             )  # fmt: skip

@@ -323,6 +323,35 @@ def test_a_layout_that_the_model_refuses_is_not_used() -> None:
     assert "calls view" in net.fastinpaint_report.notes[0]
 
 
+@pytest.mark.usefixtures("stock_is_slow")
+@pytest.mark.parametrize("inference", [False, True])
+def test_inputs_that_the_model_changes_are_the_callers(inference: bool) -> None:
+    """Channels-last inputs are copies, so a state that is changed in place would stay as it was."""
+
+    class Averaging(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.body = block(3, 8)
+
+        def forward(self, x: Tensor, state: Tensor) -> Tensor:
+            y = self.body(x)
+            with torch.no_grad():
+                state.mul_(0.5).add_(y)
+            return y + state
+
+    net, x = Averaging(), image()
+    fast = fastinpaint.accelerate(copy.deepcopy(net), channels_last=True)
+    states = torch.zeros(2, 8, *x.shape[2:]), torch.zeros(2, 8, *x.shape[2:])
+    for _ in range(3):
+        with torch.inference_mode(inference):
+            fast(x, states[0])
+            net(x, states[1])
+    assert fast.fastinpaint_report.how == "measured"
+    assert fast.fastinpaint_report.notes == ["code of the model changes its inputs, so activations stay contiguous."]
+    torch.testing.assert_close(*states, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("how", ["a wrapper", "in place", "a part"])
 def test_a_compiled_model_stays_and_says_so(how: str) -> None:
     net = network()

@@ -235,13 +235,31 @@ def test_two_readers_share_one_raw_map(block: fnn.ConvBNReLU2d, x: Tensor, convo
     )
 
 
+WAITING = {
+    "a convolution twice": lambda y, follow, relu: [y, y],
+    "a convolution and its ReLU": lambda y, follow, relu: [relu(y), y],
+    "a convolution and one that reads it": lambda y, follow, relu: [follow(input=y), y],
+}
+
+
+@pytest.mark.parametrize("where", ["a layer", "a row"])
+@pytest.mark.parametrize("maps", WAITING)
+def test_a_convolution_that_waits_runs_once_for_two_parts(x: Tensor, maps: str, where: str) -> None:
+    first, follow, last = (fnn.Conv2d(*channels, 1).double() for channels in ((3, 4), (4, 4), (8, 2)))
+    reader = fnn.Sequential(last) if where == "a row" else last
+    y = F.conv2d(x, first.weight, first.bias)
+    expected = WAITING[maps](y, lambda input: F.conv2d(input, follow.weight, follow.bias), F.relu)
+    found = reader(torch.cat(WAITING[maps](first(x), follow, fnn.ReLU()), 1))
+    torch.testing.assert_close(plain(found), F.conv2d(torch.cat(expected, 1), last.weight, last.bias))
+
+
 @pytest.mark.parametrize("order", ["plain first", "convolution first"])
 def test_no_gradient_is_found_in_part(block: fnn.ConvBNReLU2d, x: Tensor, order: str) -> None:
     """A tensor beside a layer that reads the parts has a part of the gradient only."""
     y, follow = block(x), fnn.Conv2d(4, 4, 1).double()
     losses = [lambda: y.square().sum(), lambda: plain(follow(y)).square().sum()]
     loss = sum(find() for find in (losses if order == "plain first" else reversed(losses)))
-    with pytest.raises(RuntimeError, match="not have been used in the graph"):
+    with pytest.raises(RuntimeError, match="would lack the part that other layers give it"):
         torch.autograd.grad(loss, y)
 
 

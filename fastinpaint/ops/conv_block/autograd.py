@@ -96,7 +96,8 @@ def _differentiable(
     """Backward for ``create_graph=True``, by plain torch."""
 
     def forward(weight: Tensor, bias: Tensor | None, *flat: Tensor | None) -> Sequence[Tensor]:
-        found = reference.fwd(unflatten(flat, call.relus), weight, bias, call.geometry, call.stats)
+        # contiguous: torch's double backward of a convolution in float64 refuses other weights
+        found = reference.fwd(unflatten(flat, call.relus), weight.contiguous(), bias, call.geometry, call.stats)
         return [t for t in found if t is not None]
 
     count = 3 if call.stats else 1
