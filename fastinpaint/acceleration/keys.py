@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from itertools import chain, filterfalse
 from operator import attrgetter, is_
 from pathlib import Path
+from types import CodeType
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -176,19 +177,41 @@ def _source_hash() -> str:
 
 def problem(model: nn.Module, example: Example, training: bool, asked: tuple[Any, ...]) -> str:
     """A key for the file of remembered choices: the network's structure, the call and what was asked for."""
-    modules = []
+    modules, hashes = [], dict[Any, str]()
     for name, module in model.named_modules():
         kind: Any = own_class(type(module))
-        modules.append((name, kind.__module__, kind.__qualname__, module.extra_repr(), _code_hash(kind)))
+        if kind not in hashes:
+            hashes[kind] = _code_hash(kind)
+        modules.append((name, kind.__module__, kind.__qualname__, module.extra_repr(), hashes[kind]))
     weights = [(name, tuple(p.shape), str(p.dtype), str(p.device)) for name, p in model.named_parameters()]
     call = key_of(model, example.args, example.kwargs, Modes())
     return hashlib.sha256(repr((modules, weights, repr(call), training, asked)).encode()).hexdigest()
 
 
-@functools.cache
 def _code_hash(kind: Any) -> str:
-    """A hash of a module's own forward, so that changed code is measured again."""
-    code = getattr(getattr(kind, "forward", None), "__code__", None)
-    if kind.__module__.partition(".")[0] == "torch" or code is None:
+    """A hash of a module's own methods and of what they call by name, so that changed code is measured again."""
+    if _is_torchs(kind):
         return ""
-    return hashlib.sha256(code.co_code + repr(code.co_names).encode()).hexdigest()
+    left = [value for one in kind.__mro__ if not _is_torchs(one) for value in vars(one).values()]
+    found: dict[CodeType, None] = {}
+    while left:
+        function = left.pop()
+        code = getattr(getattr(function, "__func__", function), "__code__", None)
+        if not isinstance(code, CodeType) or code in found or _is_torchs(function):
+            continue
+        found |= dict.fromkeys(inner := _nested(code))
+        names = getattr(function, "__globals__", {})
+        left += [names[name] for each in inner for name in each.co_names if name in names]
+    parts = [
+        (c.co_code, c.co_names, [v for v in c.co_consts if not isinstance(v, CodeType | frozenset)]) for c in found
+    ]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _nested(code: CodeType) -> list[CodeType]:
+    """A function's code, and that of the functions, comprehensions and classes in it."""
+    return [code, *(each for inner in code.co_consts if isinstance(inner, CodeType) for each in _nested(inner))]
+
+
+def _is_torchs(value: Any) -> bool:
+    return (getattr(value, "__module__", None) or "").partition(".")[0] in ("torch", "builtins")

@@ -89,7 +89,7 @@ def _class_of(kind: type[nn.Module]) -> type[nn.Module]:
     found = _derived.get(kind)
     if found is None:
         body: dict[str, Any] = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
-        body["forward"] = _around(kind.forward)
+        body["forward"] = _around(kind)
         found = _derived[kind] = types.new_class(kind.__name__, (Root, kind), {}, lambda names: names.update(body))
     return found
 
@@ -100,22 +100,22 @@ def _remade(kind: type[nn.Module], *given: Any) -> nn.Module:
     return found.__new__(found, *given)
 
 
-def _around(own: Callable[..., Any]) -> Callable[..., Any]:
-    """A model's ``forward`` that enters the model, runs its own one, and leaves it with plain tensors."""
+def _around(kind: type[nn.Module]) -> Callable[..., Any]:
+    """A model's ``forward`` that enters the model, runs its own class's, and leaves it with plain tensors."""
 
-    @functools.wraps(own, updated=())
+    @functools.wraps(kind.forward, updated=())
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
-            return plain(own(self, *args, **kwargs))
+            return plain(kind.forward(self, *args, **kwargs))  # read now: somebody may have replaced it
         for before in tuple(vars(self).get(BEFORE, {}).values()):
             given = before(self, args, kwargs)
             if given is not None:
                 args, kwargs = given
         if BORDERS not in vars(self):
-            return own(self, *args, **kwargs)
+            return kind.forward(self, *args, **kwargs)
         region.enter_if_outside(self)
         try:
-            result = own(self, *args, **kwargs)
+            result = kind.forward(self, *args, **kwargs)
         finally:
             region.leave(self)
         return finished(self, result, hooked(self))

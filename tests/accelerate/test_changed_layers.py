@@ -207,3 +207,20 @@ def test_a_norm_that_runs_in_both_ways_in_one_step(first: str) -> None:
 
     net = Shared()
     assert_same_step(fused(Shared()), net, small())
+
+
+@pytest.mark.parametrize("objective", ["fuse", "speed"])
+def test_a_class_whose_forward_is_replaced_later(objective: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = row(padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x)
+
+    net, fast = Net(), fastinpaint.accelerate(Net(), objective=objective)
+    fast(small())
+    net.load_state_dict(fast.state_dict())
+    Net.forward = lambda self, x: 2 * self.body(x + 1)  # type: ignore[method-assign]
+    assert_same_step(fast, net, small())

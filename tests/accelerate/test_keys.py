@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 import pickle
 import threading
+import types
 from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import fastinpaint
 from fastinpaint.acceleration import keys, tuner
+from fastinpaint.acceleration.example import Example
 from fastinpaint.acceleration.keys import Key, Modes
 from tests.accelerate.slow_layers import clock, image, network, stock_is_slow
 from tests.accelerate.test_measuring import searches
@@ -135,3 +137,37 @@ def test_a_copy_or_a_fork_waits_for_no_thread_of_its_origin() -> None:
     assert own.changing is not None
     assert own.free()  # the thread is gone, as all others are in a forked process
     assert vars(copy.deepcopy(net))[tuner.TUNER].changing is None
+
+
+def test_a_change_of_what_forward_calls_is_measured_again() -> None:
+    """Of a helper method, or of a function that a method calls by its name; other code keeps the choice."""
+
+    def key(helper: Callable[..., Tensor], function: Callable[..., Tensor]) -> str:
+        class Net(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.conv = nn.Conv2d(3, 4, 3)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.helper(x)
+
+        Net.helper = helper  # type: ignore[attr-defined]
+        calling = types.FunctionType(calls.__code__, {"function": function})
+        Net.other = calling  # type: ignore[attr-defined]
+        return keys.problem(Net(), Example((torch.ones(1, 3, 8, 8),), {}), True, ())
+
+    def calls(self: nn.Module, x: Tensor) -> Tensor:
+        return function(x)  # type: ignore[name-defined]  # noqa: F821
+
+    def one(self: nn.Module, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+    def two(self: nn.Module, x: Tensor) -> Tensor:
+        return next(self.conv(each) for each in (2 * x,))
+
+    def three(self: nn.Module, x: Tensor) -> Tensor:
+        return next(self.conv(each) for each in (3 * x,))
+
+    known = [key(*each) for each in ((one, two), (one, two), (one, three), (two, one), (three, one))]
+    assert known[0] == known[1]
+    assert len(set(known)) == 4
