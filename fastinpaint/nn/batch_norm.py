@@ -25,6 +25,7 @@ from fastinpaint.ops.activation.checks import DTYPES
 from fastinpaint.ops.batch_norm import autograd as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Running, norm_of, running_of, update
 from fastinpaint.ops.dispatch.fast_path import ORDINARY
+from fastinpaint.ops.layout import FORMATS
 
 OWN, RUNNING = {"weight", "bias"}, {"running_mean", "running_var"}
 
@@ -52,6 +53,18 @@ class _Norm(_Layer, _BatchNorm):
         if raw.vectors is None:
             return super().__call__(input)
         return deferred_of(raw.normalised(norm.weight, norm.bias, norm.eps), self._fastinpaint)
+
+    def forward(self, input: Map, *args: Any, **kwargs: Any) -> Any:
+        """As torch's, whose backward (seen in 2.13) is wrong for one sample that is a channels-last view.
+
+        As ``x[i][None]``: there its first stride is another than torch's own maps have, and the gradient must have the
+        result's layout.
+        """
+        result = super().forward(input, *args, **kwargs)
+        alone = type(result) is Tensor and len(result) == 1 and result.requires_grad and result.dim() in FORMATS
+        if alone and not torch.compiler.is_compiling() and not result.is_contiguous():
+            result.register_hook(partial(Tensor.contiguous, memory_format=FORMATS[result.dim()]))
+        return result
 
     def _is_light(self, input: Any) -> bool:
         """Whether the input is a small plain map, normalised by running statistics and without gradients."""

@@ -62,3 +62,23 @@ def test_gradients_of_one_sample_in_the_stock_model_as_channels_last(norm: str) 
     assert_same_step(other, net, x)
     unswap(other)
     assert not other[1]._forward_hooks
+
+
+class Each(nn.Module):
+    """Batch norm of each picture alone: torch's own is wrong for such a view and a contiguous gradient (2.13)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = [self.norm(each[None] * 1.5).flatten(2) for each in self.conv(x)]
+        return torch.cat([row.contiguous() for row in rows])
+
+
+def test_batch_norm_of_one_sample_by_the_rules() -> None:
+    net = Each().double()
+    fast = fastinpaint.accelerate(copy.deepcopy(net), objective="speed")
+    assert_same_step(fast, net, torch.randn(2, 3, 7, 6, dtype=torch.float64))
+    assert "norm" in fast.fastinpaint_report.swapped
