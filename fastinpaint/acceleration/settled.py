@@ -36,6 +36,7 @@ class Keepers:
         for reference in self._modules:
             if (module := reference()) is not None:
                 _settle(vars(module))
+                _settle(module._buffers)
 
 
 def settle_objects(result: Any) -> None:

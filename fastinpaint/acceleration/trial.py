@@ -79,7 +79,10 @@ class Runner:
         self._put_back_attributes, self._put_back_random_states = attributes(self._modules), random_states()
         self._others: dict[bool | None, Outcome] = {}  # by layout, see `_otherwise`
         self._recurrent = False  # whether a call reads the graph of the call before, which backward has freed
-        self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+        kept = [
+            (module._buffers, name, buffer) for module in model.modules() for name, buffer in module._buffers.items()
+        ]
+        self._buffers = [(own, name, buffer, buffer.clone()) for own, name, buffer in kept if buffer is not None]
         devices = {t.device for t in [*model.parameters(), *example.tensors()]}
         self.device = next((d for d in devices if d.type == "cuda"), torch.device("cpu"))
 
@@ -242,7 +245,8 @@ class Runner:
         self._put_back_random_states()
         self._put_back_attributes()
         with torch.no_grad():
-            for buffer, value in self._buffers:
+            for own, name, buffer, value in self._buffers:
+                own[name] = buffer  # a call may have put another one in its place
                 buffer.copy_(value)
 
     def _random_state(self) -> Tensor:

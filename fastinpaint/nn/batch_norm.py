@@ -61,8 +61,9 @@ class _Norm(_Layer, _BatchNorm):
         result's layout.
         """
         result = super().forward(input, *args, **kwargs)
-        alone = type(result) is Tensor and len(result) == 1 and result.requires_grad and result.dim() in FORMATS
-        if alone and not torch.compiler.is_compiling() and not result.is_contiguous():
+        if torch.compiler.is_compiling() or type(result) is not Tensor or len(result) != 1:
+            return result
+        if result.requires_grad and result.dim() in FORMATS and not result.is_contiguous():
             result.register_hook(partial(Tensor.contiguous, memory_format=FORMATS[result.dim()]))
         return result
 

@@ -119,7 +119,20 @@ class Sized(nn.Module):
         return self.body(x) * self.table
 
 
-NETWORKS: list[type[nn.Module]] = [Teacher, Counter, Reading, Recurrent, Frozen, Sized]
+class Buffered(nn.Module):
+    """Puts its last map in place of a buffer, as a stream's state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = block(3, 8), block(8, 8)
+        self.register_buffer("last", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = self.first(x) + self.last.detach()
+        return self.second(self.last)
+
+
+NETWORKS: list[type[nn.Module]] = [Teacher, Counter, Reading, Recurrent, Frozen, Sized, Buffered]
 
 
 def state(net: nn.Module) -> list[float]:
@@ -147,6 +160,18 @@ def test_networks_with_a_state_are_measured_and_stay_as_they_are(make: type[nn.M
     for ours, expected in zip(fast.parameters(), net.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, expected.grad, rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(state(fast), state(net), rtol=1e-9, atol=1e-9)
+
+
+def test_a_buffer_that_holds_a_map_outlives_the_optimiser() -> None:
+    net, x = Buffered().double(), image().double()
+    fast = fastinpaint.accelerate(copy.deepcopy(net), objective="fuse")
+    for model in (fast, net):
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        for _ in range(2):
+            model(x).square().mean().backward()
+            optimizer.step()
+    assert type(fast.last) is Tensor
+    torch.testing.assert_close(fast.last, net.last, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.usefixtures("stock_is_slow")
