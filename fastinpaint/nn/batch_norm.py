@@ -61,7 +61,8 @@ class _Norm(_Layer, _BatchNorm):
         result's layout.
         """
         result = super().forward(input, *args, **kwargs)
-        if torch.compiler.is_compiling() or type(result) is not Tensor or len(result) != 1:
+        seen = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+        if seen or type(result) is not Tensor or len(result) != 1:
             return result
         if result.requires_grad and result.dim() in FORMATS and not result.is_contiguous():
             result.register_hook(partial(Tensor.contiguous, memory_format=FORMATS[result.dim()]))
