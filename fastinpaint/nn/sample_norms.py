@@ -20,12 +20,18 @@ from fastinpaint.ops.norm_act import NONE
 from fastinpaint.ops.norm_act import autograd as norm_act
 
 
-def contiguous_gradient(result: Any) -> Any:
+def contiguous_gradient(result: Any, axes: int = 0) -> Any:
     """A contiguous map of one sample, whose gradient is made contiguous first.
 
     Instance norm of torch returns such a map, and (seen in 2.13) wrong gradients where it is given a channels-last one.
+
+    Args:
+        axes: of a batch; a map with one axis less is one sample.
     """
-    if type(result) is not Tensor or not result.requires_grad or result.dim() not in (4, 5) or len(result) != 1:
+    if type(result) is not Tensor or not result.requires_grad:
+        return result
+    dims = result.dim()
+    if dims not in (3, 4, 5) or (dims > 3 and dims != axes - 1 and len(result) != 1):
         return result
     if result.is_contiguous() and not torch.compiler.is_compiling():
         result.register_hook(Tensor.contiguous)
@@ -69,7 +75,7 @@ class _InstanceNorm(_SampleNorm):
     axes: int
 
     def forward(self, input: Map, *args: Any, **kwargs: Any) -> Any:
-        return contiguous_gradient(super().forward(input, *args, **kwargs))
+        return contiguous_gradient(super().forward(input, *args, **kwargs), self.axes)
 
     def _groups(self, shape: torch.Size) -> int | None:
         """Running statistics, a single value and an unbatched input are left to torch."""

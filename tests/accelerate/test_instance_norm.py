@@ -64,6 +64,25 @@ def test_gradients_of_one_sample_in_the_stock_model_as_channels_last(norm: str) 
     assert not other[1]._forward_hooks
 
 
+@pytest.mark.parametrize("how", ["fused", "stock, channels-last"])
+@pytest.mark.parametrize("axes", [2, 3])
+def test_gradients_of_one_sample_without_a_batch(axes: int, how: str) -> None:
+    def net() -> nn.Module:
+        torch.manual_seed(0)
+        conv, norm = (nn.Conv2d, nn.InstanceNorm2d) if axes == 2 else (nn.Conv3d, nn.InstanceNorm3d)
+        found = nn.Sequential(conv(3, 4, 3, padding=1), norm(4), nn.SiLU(), conv(4, 4, 3)).double()
+        found.register_buffer("some", torch.ones(1))  # batch norm takes no input without a batch
+        return found
+
+    ours = net()
+    if how == "fused":
+        fastinpaint.accelerate(ours, objective="fuse")
+    else:
+        layout.set_weights(ours, True)
+        swap(ours, Plan(True), "auto")
+    assert_same_step(ours, net(), torch.randn(3, *(7, 6, 5)[:axes], dtype=torch.float64))
+
+
 class Each(nn.Module):
     """Batch norm of each picture alone: torch's own is wrong for such a view and a contiguous gradient (2.13)."""
 
