@@ -36,7 +36,8 @@ class Keepers:
         for reference in self._modules:
             if (module := reference()) is not None:
                 _settle(vars(module))
-                _settle(module._buffers)
+                if module._buffers:
+                    _settle(module._buffers)
 
 
 def settle_objects(result: Any) -> None:
