@@ -48,7 +48,7 @@ class Tuner:
         plans: by key of a call, the plan and its report.
         key: the key of the last call.
         modes: reads the modes of the model's modules and parameters.
-        rules_tried: whether the plan by rules has been tried.
+        rules_tried: the modes in which the plan by rules has been tried: with gradients, in training mode.
         changing: the thread that measures the model or changes its plan: calls in others wait.
     """
 
@@ -58,7 +58,7 @@ class Tuner:
     plans: dict[Key, tuple[Plan, Report]] = field(default_factory=dict)
     key: Key | None = None
     modes: Modes = field(default_factory=Modes)
-    rules_tried: bool = False
+    rules_tried: set[tuple[bool, bool]] = field(default_factory=set)
     changing: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def _follow(model: nn.Module, tuner: Tuner, key: Key, example: Example) -> None:
         grad = torch.is_grad_enabled()
         if tuning_cache.mode() != "0":
             tuner.plans[key] = keys.nearest(tuner.plans, key) or tune(model, example, grad, tuner)
-        elif not tuner.rules_tried:
+        elif (grad, model.training) not in tuner.rules_tried:
             use_plan(model, tuner, *try_rules(model, example, grad, tuner))
     if key in tuner.plans:
         tuner.key = key
@@ -241,7 +241,7 @@ def tune(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> tuple[
 
 def try_rules(model: nn.Module, example: Example, grad: bool, tuner: Tuner) -> tuple[Plan, Report]:
     """The plan by rules, adapted until the model runs with equal results. Takes at least two steps."""
-    tuner.rules_tried = True
+    tuner.rules_tried.add((grad, model.training))
     report, plan = vars(model)["fastinpaint_report"], replace(tuner.plan, contiguous=False)
     if sandbox.why_not(model) or example.why_not() or is_fusable(model) or is_fused(model):
         return tuner.plan, report

@@ -178,6 +178,17 @@ def test_the_rules_find_the_readers_that_need_plain_tensors(reader: str) -> None
     assert fast.bn._fastinpaint_plain
 
 
+@pytest.mark.parametrize("first", ["no gradients", "evaluation"])
+def test_the_rules_are_tried_again_in_another_mode(first: str) -> None:
+    """As trainers do that validate once before they train."""
+    net = network(lambda net, x: net.next(Doubling.apply(x) if net.training else x))
+    fast = fastinpaint.accelerate(copy.deepcopy(net), objective="speed")
+    with torch.set_grad_enabled(first == "evaluation"):
+        fast.eval()(image())
+    assert_same_step(fast.train(), net, image())
+    assert fast.bn._fastinpaint_plain
+
+
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 @pytest.mark.parametrize("reader", FUNCTIONS)
 def test_fused_without_a_trial_a_dropped_gradient_is_refused(reader: str) -> None:
