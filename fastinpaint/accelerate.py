@@ -134,6 +134,7 @@ def restore(model: Model) -> Model:
     changeable = not layout.in_buckets(model)
     for module in model.modules():
         vars(module).pop("fastinpaint_report", None)
+        vars(module).pop("_fastinpaint_plans", None)
         before = vars(module).pop("_fastinpaint_layouts", {})
         for name, parameter in module.named_parameters():
             if changeable and name in before and parameter.dim() in layout.FORMATS:

@@ -36,7 +36,7 @@ class Keepers:
         for reference in self._modules:
             if (module := reference()) is not None:
                 _settle(vars(module))
-                if module._buffers:
+                if type(module._buffers) is dict and module._buffers:  # a script has none of its own
                     _settle(module._buffers)
 
 
