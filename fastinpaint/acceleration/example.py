@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 VALUES = (bool, int, float, complex, str, bytes, type(None), np.ndarray, np.number)
-MOVED = 32  # units of rounding within which arguments are moved: as much as Winograd's transforms err
+MOVED = 64  # units of rounding within which arguments are moved: as much as Winograd's transforms err
 PLAIN = (*VALUES, torch.dtype, torch.device, torch.Size)
 
 

@@ -67,17 +67,7 @@ def search(runner: Runner, goal: Goal) -> SearchResult:
     runner.counts_held = goal.budget is None
     runner.apply(Plan())
     runner.links = record(runner.model, lambda: runner.forward())
-    unsafe = False in goal.layouts and any(map(overruns, runner.model.modules()))
-    tried = {flag: _stock(runner, flag) for flag in goal.layouts if not (flag and unsafe)}
-    if list(tried.values()) == [None]:
-        tried[False] = _stock(runner, False)
-    stocks: Stocks = {flag: trial for flag, trial in tried.items() if trial is not None}
-    notes = []
-    if tried.get(True, stocks) is None:
-        reason = "changes its inputs" if runner.changes_inputs else "calls view"
-        notes = [f"code of the model {reason}, so activations stay contiguous."]
-    elif unsafe:
-        notes = ["torch writes past a gradient of a 1x1 convolution of few channels where maps are channels-last."]
+    stocks, notes = _stocks(runner, goal)
     base, fused, reason = _fused(runner, stocks)
     trials = {STOCK: stocks[base]}
     if fused is not None:
@@ -115,6 +105,24 @@ def _smaller(candidates: Iterable[Candidate], winner: Candidate) -> list[Candida
             least = candidate.kept
             found.append(candidate)
     return found
+
+
+def _stocks(runner: Runner, goal: Goal) -> tuple[Stocks, list[str]]:
+    """Measure the stock model in each layout that is right for it, and say what keeps it from channels-last."""
+    found: Stocks = {}
+    why = ""
+    for flag in goal.layouts:
+        if flag and False in found and any(map(overruns, runner.model.modules())):
+            why = "torch writes past a gradient of a 1x1 convolution of few channels where maps are channels-last"
+        elif (trial := _stock(runner, flag)) is None:
+            why = f"code of the model {'changes its inputs' if runner.changes_inputs else 'calls view'}"
+        elif flag and False in found and (changed := runner.changed(trial, found[False])) is not None:
+            why = f"channels-last maps change {changed} where torch's own layers read them"
+        else:
+            found[flag] = trial
+    if not found and (trial := _stock(runner, False)) is not None:
+        found[False] = trial
+    return found, [f"{why}, so activations stay contiguous."] if why else []
 
 
 def _stock(runner: Runner, channels_last: bool) -> Trial | None:

@@ -16,9 +16,19 @@ from fastinpaint.acceleration.example import MOVED, Example
 from fastinpaint.acceleration.trial import Runner, Trial
 from fastinpaint.nn import layers
 from fastinpaint.nn.pending_conv import PendingConv
-from tests.accelerate.slow_layers import SLOW, Clock, clock, fused_layers, image, network, slowed, stock_is_slow
+from tests.accelerate.slow_layers import (
+    SLOW,
+    Clock,
+    clock,
+    contiguous_is_slow,
+    fused_layers,
+    image,
+    network,
+    slowed,
+    stock_is_slow,
+)
 
-__all__ = ["clock", "stock_is_slow"]  # fixtures
+__all__ = ["clock", "contiguous_is_slow", "stock_is_slow"]  # fixtures
 
 
 def outcome(**gradients: Tensor | None) -> Outcome:
@@ -184,3 +194,28 @@ def test_a_mixed_plan_that_differs_is_not_used(
         net = fastinpaint.accelerate(network(), example=image(2, 3, 13, 13))
     assert fused_layers(net) == []
     assert "changed its results by 1 of their norm: it is not used." in caplog.text
+
+
+class Odd(nn.Module):
+    """Right for contiguous maps only."""
+
+    def __init__(self, wrong: str) -> None:
+        super().__init__()
+        self.wrong = wrong
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_contiguous():
+            return x
+        return x.detach() if self.wrong == "gradient" else 2 * x
+
+
+@pytest.mark.usefixtures("contiguous_is_slow")
+@pytest.mark.parametrize("wrong", ["gradient", "results"])
+def test_a_stock_layout_that_differs_is_not_used(wrong: str) -> None:
+    """torch 2.13 has wrong gradients for channels-last maps: of batch norm and instance norm of one sample."""
+    net = fastinpaint.accelerate(nn.Sequential(nn.Conv2d(3, 8, 3), Odd(wrong), nn.Conv2d(8, 4, 1)), example=image())
+    report = net.fastinpaint_report
+    assert list(report.stock) == ["contiguous"]
+    what = "the gradient of 0.weight by 1" if wrong == "gradient" else "the model's results by"
+    assert f"channels-last maps change {what}" in report.notes[0]
+    assert net[0].weight.is_contiguous()

@@ -17,7 +17,7 @@ from fastinpaint.acceleration.trial import Runner
 from tests.strangers.networks import USUAL, example, more
 
 NETWORKS = {**more(), **USUAL}
-FEW = {"mobilenet_v2", "shufflenet", "r2plus1d_18", "timm repvgg", "timm ghostnet", "nnunet in leakyrelu"}
+FEW = {"mobilenet_v2", "shufflenet", "timm repvgg", "timm ghostnet", "nnunet in leakyrelu"}
 FEW |= {"monai unet prelu", "unet3d group norm"}  # these run with every change
 
 
