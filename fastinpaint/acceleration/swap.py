@@ -55,7 +55,10 @@ def swap(model: nn.Module, plan: Plan, backend: str) -> tuple[list[str], dict[st
         fit(model)
         return swapped, reasons(model)
     read_by_fused = _read_by_fused(model)
-    contiguous = plan.contiguous or any(overruns(m) for name, m in model.named_modules() if plan.tier(name) is None)
+    contiguous = plan.contiguous or any(
+        overruns(module) and not (is_fusable(module) and why_not(module) is None and _is_wanted(plan, name, module))
+        for name, module in model.named_modules()
+    )  # what stays stock must not read channels-last maps then
     for name, module in list(model.named_modules()):
         reason = why_not(module) or unread.get(module)
         if reason is not None:

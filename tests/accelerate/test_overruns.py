@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 import fastinpaint
 from fastinpaint.acceleration import search
+from fastinpaint.acceleration.plan import DEFAULT, Plan
+from fastinpaint.acceleration.swap import swap
 from tests.accelerate.slow_layers import clock
 
 __all__ = ["clock"]  # a fixture
@@ -26,18 +28,11 @@ def test_channels_last_is_not_tried_where_torch_would_write_past_a_gradient(
     assert any("torch writes past a gradient" in note for note in report.notes) == (stride == 2)
 
 
-def test_a_stock_layer_that_torch_would_write_past_reads_contiguous_maps() -> None:
+@pytest.mark.parametrize(("stride", "contiguous"), [(2, True), (1, False)])
+def test_a_stock_layer_that_torch_would_write_past_reads_contiguous_maps(stride: int, contiguous: bool) -> None:
     given: list[Tensor] = []
-
-    class Stock(nn.Conv2d):
-        """A subclass, which is not fused."""
-
-        def forward(self, input: Tensor) -> Tensor:
-            given.append(input)
-            return super().forward(input)
-
-    net = nn.Sequential(nn.Conv2d(8, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), Stock(4, 8, 1, 2))
-    net = fastinpaint.accelerate(net, objective="fuse", channels_last=True)
-    assert net.fastinpaint_report.swapped
-    net(torch.randn(2, 8, 12, 12).contiguous(memory_format=torch.channels_last))
-    assert given[0].is_contiguous()
+    net = nn.Sequential(nn.Conv2d(16, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 1, stride))
+    swap(net, Plan(fused={"0": DEFAULT, "1": DEFAULT}), "cpu")
+    net[3].register_forward_pre_hook(lambda module, args: given.append(args[0]))
+    net(torch.randn(2, 16, 14, 14))
+    assert given[0].is_contiguous() == contiguous

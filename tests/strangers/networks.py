@@ -7,7 +7,8 @@ skipped. Those of `USUAL` run with every change, all of them with ``STRANGERS=al
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Container
 from functools import partial
 from typing import Any
 
@@ -287,3 +288,15 @@ def quiet(net: nn.Module) -> nn.Module:
 def example(shape: tuple[int, ...]) -> torch.Tensor:
     """An input for it."""
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+NETWORKS = {**more(), **USUAL}
+
+
+def made(name: str, few: Container[str]) -> tuple[nn.Module, torch.Tensor]:
+    """A network of `NETWORKS` and an input for it. Skips the test if it is none of a few, unless all run."""
+    if name not in few and os.environ.get("STRANGERS") != "all":
+        pytest.skip("runs with STRANGERS=all")
+    build, shape = NETWORKS[name]
+    torch.manual_seed(0)
+    return build(), example(shape)

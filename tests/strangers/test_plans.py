@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
-import torch
 
 from fastinpaint.acceleration import sandbox, search, select
 from fastinpaint.acceleration.adapt import adapt_plan
 from fastinpaint.acceleration.example import Example
-from fastinpaint.acceleration.layout import overruns
+from fastinpaint.acceleration.finals import Goal
 from fastinpaint.acceleration.links import record
 from fastinpaint.acceleration.plan import DEFAULT, LEAST, LOW, SUMS, Plan
 from fastinpaint.acceleration.trial import Runner
-from tests.strangers.networks import USUAL, example, more
+from tests.strangers.networks import NETWORKS, made
 
-NETWORKS = {**more(), **USUAL}
 FEW = {"mobilenet_v2", "shufflenet", "timm repvgg", "timm ghostnet", "nnunet in leakyrelu"}
 FEW |= {"monai unet prelu", "unet3d group norm"}  # these run with every change
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_tier_gives_the_stock_results_and_gradients(name: str) -> None:
-    if name not in FEW and os.environ.get("STRANGERS") != "all":
-        pytest.skip("runs with STRANGERS=all")
-    build, shape = NETWORKS[name]
-    torch.manual_seed(0)
-    net, x = build().train(), example(shape).float()
+    net, x = made(name, FEW)
     with sandbox.sandbox(net):
-        runner = Runner(net, Example((x,), {}), True, "auto", int)
+        runner = Runner(net, Example((x.float(),), {}), True, "auto", int)
         runner.apply(Plan())
         runner.links = record(net, runner.forward)
-        stock = None if any(map(overruns, net.modules())) else search._stock(runner, True)
-        stock = stock or search._stock(runner, False)
-        assert stock is not None
-        like = Plan(stock.plan.channels_last, contiguous=not stock.plan.channels_last)
+        stocks, _ = search._stocks(runner, Goal("speed"))
+        stock = stocks[True in stocks]
+        like = Plan(stock.plan.channels_last, contiguous=True not in stocks)
         for tier in (DEFAULT, SUMS, LOW, LEAST):
             trial, reason = adapt_plan(
                 net,

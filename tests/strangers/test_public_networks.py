@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 
 import pytest
 import torch
@@ -11,9 +10,8 @@ from torch import Tensor, nn
 
 import fastinpaint
 from fastinpaint.acceleration.example import float_tensors
-from tests.strangers.networks import USUAL, example, more, quiet
+from tests.strangers.networks import NETWORKS, USUAL, made, quiet
 
-NETWORKS = {**more(), **USUAL}
 CLOSE = 1e-8  # of a tensor's norm
 # torch rounds the 1/6 of hardsigmoid's gradient to float32, in float64 too; efficientvit's attention is float32's
 AS_CLOSE_AS_TORCH_IS = {"timm efficientvit_b0": 1e-6, "timm ese_vovnet19b_dw": 1e-6}
@@ -47,11 +45,8 @@ def assert_equal(ours: dict[str, list[Tensor]], expected: dict[str, list[Tensor]
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_public_network_computes_the_same(name: str) -> None:
-    if name not in USUAL and os.environ.get("STRANGERS") != "all":
-        pytest.skip("runs with STRANGERS=all")
-    build, shape = NETWORKS[name]
-    torch.manual_seed(0)
-    net, x = quiet(build()), example(shape)
+    net, x = made(name, USUAL)
+    quiet(net)
     fast = fastinpaint.accelerate(copy.deepcopy(net), objective="fuse")
     assert fast.fastinpaint_report.swapped
     assert list(fast.state_dict()) == list(net.state_dict())
