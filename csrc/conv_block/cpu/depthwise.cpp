@@ -1,5 +1,6 @@
 // Entry points of the depthwise convolutions of depthwise.h: float32, channels-last. Each returns 0. Work is cut
-// into pieces by sizes alone and sums are merged in a fixed order, so a result does not depend on the number of threads.
+// into pieces by sizes alone and sums are merged in a fixed order, so a result does not depend on the number of
+// threads.
 #include "conv_block/cpu/depthwise.h"
 
 #include <algorithm>
@@ -7,6 +8,7 @@
 
 #include "activation/cpu_merge.h"
 #include "common/cpu_parallel.h"
+#include "conv_block/cpu/grad_targets.h"
 
 namespace fi {
 
@@ -49,7 +51,8 @@ std::vector<ChannelGroup> channel_groups(const Source* sources, int source_count
   return groups;
 }
 
-Depthwise plan(const DirectShape* shape, bool backward) {
+// both: whether an item's activations share the second cache with its band.
+Depthwise plan(const DirectShape* shape, bool backward, bool both = false) {
   Depthwise d{};
   d.shape = shape;
   d.map = correspondence(*shape, backward);
@@ -57,7 +60,7 @@ Depthwise plan(const DirectShape* shape, bool backward) {
   const int64_t reach_y = shape->dilation[1] * (shape->kernel[1] - 1);
   const int64_t scale_y = backward ? 1 : shape->stride[1], scale_x = backward ? 1 : shape->stride[2];
   const int64_t columns = d.columns * scale_x + shape->dilation[2] * (shape->kernel[2] - 1);
-  const int64_t band_rows = kBandFloats / (columns * kGroup * std::max<int64_t>(1, shape->kernel[0]));
+  const int64_t band_rows = kBandFloats / (columns * kGroup * (std::max<int64_t>(1, shape->kernel[0]) + both));
   // even, for the phases; at least 4, for else the rows that pieces share are read over and over
   d.rows = std::clamp<int64_t>((band_rows - reach_y) / scale_y / 2 * 2, 4, 32);
   d.packed_row = (shape->channels_out + 15) / 16 * 16 + 16;
@@ -106,7 +109,13 @@ FI_EXPORT int fi_cpu_depthwise_fwd(const DirectShape* shape, const Source* sourc
   Depthwise d = plan(shape, false);
   const int64_t channels = shape->channels_out;
   std::vector<double> sums(mean ? d.pieces() * 3 * channels : 0);
-  Target target{y, channels, 0, bias, mean ? sums.data() : nullptr, nullptr, nullptr,
+  Target target{y,
+                channels,
+                0,
+                bias,
+                mean ? sums.data() : nullptr,
+                nullptr,
+                nullptr,
                 leaves_caches(y, shape->pixels_out() * channels)};
   d.sources = sources;
   d.targets = &target;
@@ -120,55 +129,47 @@ FI_EXPORT int fi_cpu_depthwise_fwd(const DirectShape* shape, const Source* sourc
   return 0;
 }
 
-// The gradients of the sources from G, the upstream source. out, daddend [count]: dx and daddend maps; a source whose
-// out is null is left out, daddend may be null. dshift, dscale [count]: sum dz and sum dz * (x - mean), for sources
-// with a mean.
+// The gradients of the sources from G, the upstream source, to grads [count].
 FI_EXPORT int fi_cpu_depthwise_dgrad(const DirectShape* shape, const Source* upstream, const float* weight,
-                                     const int64_t* strides, const Source* sources, int count, float* const* out,
-                                     float* const* daddend, float* const* dshift, float* const* dscale, int threads) {
+                                     const int64_t* strides, const Source* sources, int count, const SourceGrads* grads,
+                                     int threads) {
   Depthwise d = plan(shape, true);
-  std::vector<Target> targets;
-  std::vector<std::vector<double>> sums(count);
-  int64_t first = 0;
-  for (int i = 0; i < count; first += sources[i++].channels) {
-    if (!out[i]) continue;
-    const int64_t values = shape->pixels_in() * sources[i].channels;
-    if (sources[i].mean) sums[i].resize(d.pieces() * 2 * sources[i].channels);
-    targets.push_back({out[i], sources[i].channels, first, nullptr, sources[i].mean ? sums[i].data() : nullptr,
-                       &sources[i], daddend[i], leaves_caches(out[i], values) && leaves_caches(daddend[i], values)});
-  }
+  const GradTargets targets(sources, count, grads, shape->pixels_in(), d.pieces());
   d.sources = upstream;
-  d.targets = targets.data();
+  d.targets = targets.list.data();
   d.packed = pack(*shape, weight, strides, d.packed_row);
-  run(d, channel_groups(upstream, 1, targets.data(), static_cast<int>(targets.size())), threads);
-  for (int i = 0; i < count; ++i) {
-    if (out[i] && sources[i].mean) merge_sums(sums[i], sources[i].channels, dshift[i], dscale[i]);
-  }
+  run(d, channel_groups(upstream, 1, d.targets, targets.count()), threads);
+  targets.merge();
   return 0;
 }
 
-// dweight from the sources' activations and G.
-FI_EXPORT int fi_cpu_depthwise_wgrad(const DirectShape* shape, const Source* sources, int count,
-                                     const Source* upstream, float* dweight, const int64_t* strides, int threads) {
-  Depthwise d = plan(shape, false);
-  const Target whole{nullptr, shape->channels_out, 0, nullptr, nullptr, nullptr, nullptr, false};
-  const std::vector<ChannelGroup> groups = channel_groups(sources, count, &whole, 1);
-  d.sources = sources;
+// dweight from the sources' activations and G, and the gradients of the sources, with the arguments of the data
+// gradient. wstrides: of dweight's channels, t, y, x axes.
+FI_EXPORT int fi_cpu_depthwise_bwd(const DirectShape* shape, const Source* upstream, const float* weight,
+                                   const int64_t* strides, const Source* sources, int count, const SourceGrads* grads,
+                                   float* dweight, const int64_t* wstrides, int threads) {
+  Depthwise d = plan(shape, true, true);
+  const GradTargets targets(sources, count, grads, shape->pixels_in(), d.pieces(), true);
+  const std::vector<ChannelGroup> groups = channel_groups(upstream, 1, targets.list.data(), count);
+  d.sources = upstream;
+  d.targets = targets.list.data();
   d.groups = groups.data();
   d.group_count = static_cast<int64_t>(groups.size());
-  DepthwiseWeightGrad args{&d, *upstream, nullptr, std::clamp<int64_t>(d.pieces() / 2, 1, kSplits)};
+  d.packed = pack(*shape, weight, strides, d.packed_row);
+  DepthwiseBackward args{&d, nullptr, std::clamp<int64_t>(d.pieces() / 2, 1, kSplits)};
   const int64_t size = shape->taps() * d.packed_row;
-  args.product = scratch(Scratch::weights, args.splits * size);
-  auto body = [&](int64_t item, int) { FI_DISPATCH(depthwise_weight_grad(args, item)) };
+  args.product = scratch(Scratch::product, args.splits * size);
+  auto body = [&](int64_t item, int) { FI_DISPATCH(depthwise_backward(args, item)) };
   parallel_for(args.splits * d.group_count, threads, body);
+  targets.merge();
   for (int64_t tap = 0; tap < shape->taps(); ++tap) {
     const int64_t x = tap % shape->kernel[2], y = tap / shape->kernel[2] % shape->kernel[1];
-    float* to = dweight + tap / (shape->kernel[1] * shape->kernel[2]) * strides[1] + y * strides[2] + x * strides[3];
+    float* to = dweight + tap / (shape->kernel[1] * shape->kernel[2]) * wstrides[1] + y * wstrides[2] + x * wstrides[3];
     const float* from = args.product + tap * d.packed_row;
     for (int64_t c = 0; c < shape->channels_out; ++c) {
       double sum = 0;
       for (int64_t split = 0; split < args.splits; ++split) sum += from[split * size + c];
-      to[c * strides[0]] = static_cast<float>(sum);
+      to[c * wstrides[0]] = static_cast<float>(sum);
     }
   }
   return 0;

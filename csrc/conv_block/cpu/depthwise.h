@@ -48,15 +48,15 @@ struct Depthwise {
   Piece3 piece(int64_t number) const;
 };
 
-// product [splits, taps, packed_row]; an item sums one split of the pieces of the output for one group of channels.
-struct DepthwiseWeightGrad {
-  const Depthwise* forward;
-  Source upstream;
+// Both gradients, of which the weight's is taken over the pieces of the input. A target whose out is null is left out.
+// product [splits, taps, packed_row]; an item is one split of the pieces for one group of channels.
+struct DepthwiseBackward {
+  const Depthwise* dgrad;
   float* product;
   int64_t splits;
 };
 
 FI_DECLARE_EACH_ISA(void depthwise(const Depthwise&, int64_t item))
-FI_DECLARE_EACH_ISA(void depthwise_weight_grad(const DepthwiseWeightGrad&, int64_t item))
+FI_DECLARE_EACH_ISA(void depthwise_backward(const DepthwiseBackward&, int64_t item))
 
 }  // namespace fi

@@ -9,15 +9,19 @@
 
 #include "activation/cpu_merge.h"
 #include "common/cpu_parallel.h"
+#include "conv_block/cpu/grad_targets.h"
 
 namespace fi {
 namespace {
 
 constexpr int64_t kTileFloats = 64 << 10;  // activations of a tile: a quarter of the second cache, which may be shared
-constexpr int64_t kTileStep = 14;           // pixels of a register block
+constexpr int64_t kTileStep = 14;          // pixels of a register block
 constexpr int64_t kLeastPixels = 28;
 constexpr int64_t kSplits = 32;
-constexpr int64_t kMergeRows = 16;  // of the weight gradient's product, summed at a time
+constexpr int64_t kSplitPixels = 256;         // least of a split
+constexpr int64_t kOnePassSplits = 16;        // least, so that enough threads have one
+constexpr int64_t kCachedWeights = 32 << 10;  // of the sums of a split, beside a tile
+constexpr int64_t kMergeRows = 16;            // of the weight gradient's product, summed at a time
 
 // A problem and the memory it points at.
 struct Planned {
@@ -26,7 +30,8 @@ struct Planned {
   std::vector<std::vector<DepthPart>> parts;
   std::vector<std::vector<int64_t>> depths;
 
-  Planned(const DirectShape* shape, bool backward, const Source* sources, int source_count) {
+  // beside: slices of other rows that a tile's share the second cache with.
+  Planned(const DirectShape* shape, bool backward, const Source* sources, int source_count, int64_t beside = 0) {
     m.shape = shape;
     m.map = correspondence(*shape, backward);
     m.sources = sources;
@@ -44,7 +49,7 @@ struct Planned {
         }
     m.phases = phases.data();
     m.phase_count = static_cast<int>(phases.size());
-    const int64_t room = kTileFloats / std::max<int64_t>(1, m.slices * kRow);
+    const int64_t room = kTileFloats / std::max<int64_t>(1, (m.slices + beside) * kRow);
     const int64_t most = std::clamp(room / kTileStep * kTileStep, kLeastPixels, kMostPixels);
     const int64_t pixels = phases[0].pixels, tiles = (pixels + most - 1) / most;  // of nearly equal size
     m.tile_pixels = ((pixels + tiles - 1) / tiles + kTileStep - 1) / kTileStep * kTileStep;
@@ -101,7 +106,7 @@ struct Planned {
   int64_t pixels_of(int64_t tile) const {
     const MatmulPhase* p = m.phases;
     while (p + 1 < m.phases + m.phase_count && p[1].first_tile <= tile) ++p;
-    return std::min(m.tile_pixels, p->pixels - (tile - p->first_tile) * m.tile_pixels);
+    return m.pixels_of(*p, tile);
   }
 };
 
@@ -109,8 +114,8 @@ Taps taps_of(const float* weight, const int64_t* strides) {
   return {const_cast<float*>(weight), strides[0], strides[1], strides[2], strides[3], strides[4], Dtype::float32};
 }
 
-// Packs the weight and runs every item; targets' sums are the caller's to merge.
-void run(Planned& planned, const std::vector<Target>& targets, const Taps& weight, int threads) {
+// Packs the weight for the targets.
+void pack(Planned& planned, const std::vector<Target>& targets, const Taps& weight, int threads) {
   Matmul& m = planned.m;
   int64_t chunk = 0;
   FI_DISPATCH(matmul_chunk(&chunk))
@@ -119,10 +124,16 @@ void run(Planned& planned, const std::vector<Target>& targets, const Taps& weigh
   for (const Target& target : targets) m.chunks += (target.channels + chunk - 1) / chunk;
   const int64_t floats = planned.depth() * m.chunks * chunk;
   float* packed = scratch(Scratch::weights, floats);
-  auto pack = [&](int64_t item, int) { FI_DISPATCH(pack_matmul(m, weight, item, packed)) };
-  parallel_for(m.phase_count * m.chunks, worth(floats, threads), pack);
+  auto body = [&](int64_t item, int) { FI_DISPATCH(pack_matmul(m, weight, item, packed)) };
+  parallel_for(m.phase_count * m.chunks, worth(floats, threads), body);
   m.packed = packed;
   m.threads = threads;
+}
+
+// Packs the weight and runs every item; targets' sums are the caller's to merge.
+void run(Planned& planned, const std::vector<Target>& targets, const Taps& weight, int threads) {
+  Matmul& m = planned.m;
+  pack(planned, targets, weight, threads);
   // the last item of a thread leaves the others idle: few tiles are cut, though each part reads its activations again
   m.part = m.chunks;
   while (m.items() < 8 * threads && m.part > 4) m.part = (m.part + 1) / 2;
@@ -189,27 +200,15 @@ FI_EXPORT int fi_cpu_matmul_fwd(const DirectShape* shape, const Source* sources,
   return 0;
 }
 
-// The gradients of the sources from G, the upstream source; strides: of the weight's out, in, t, y, x axes. out,
-// daddend [count]: dx and daddend maps; a source whose out is null is left out, daddend may be null. dshift, dscale
-// [count]: sum dz and sum dz * (x - mean), for sources with a mean.
+// The gradients of the sources from G, the upstream source, to grads [count]; strides: of the weight's out, in, t, y, x
+// axes.
 FI_EXPORT int fi_cpu_matmul_dgrad(const DirectShape* shape, const Source* upstream, const float* weight,
-                                  const int64_t* strides, const Source* sources, int count, float* const* out,
-                                  float* const* daddend, float* const* dshift, float* const* dscale, int threads) {
+                                  const int64_t* strides, const Source* sources, int count, const SourceGrads* grads,
+                                  int threads) {
   Planned planned(shape, true, upstream, 1);
-  std::vector<Target> targets;
-  std::vector<std::vector<double>> sums(count);
-  int64_t first = 0;
-  for (int i = 0; i < count; first += sources[i++].channels) {
-    if (!out[i]) continue;
-    const int64_t values = shape->pixels_in() * sources[i].channels;
-    if (sources[i].mean) sums[i].resize(planned.m.tiles * 2 * sources[i].channels);
-    targets.push_back({out[i], sources[i].channels, first, nullptr, sources[i].mean ? sums[i].data() : nullptr,
-                       &sources[i], daddend[i], leaves_caches(out[i], values) && leaves_caches(daddend[i], values)});
-  }
-  run(planned, targets, taps_of(weight, strides), threads);
-  for (int i = 0; i < count; ++i) {
-    if (out[i] && sources[i].mean) merge_sums(sums[i], sources[i].channels, dshift[i], dscale[i]);
-  }
+  GradTargets targets(sources, count, grads, shape->pixels_in(), planned.m.tiles);
+  run(planned, targets.list, taps_of(weight, strides), threads);
+  targets.merge();
   return 0;
 }
 
@@ -220,10 +219,35 @@ FI_EXPORT int fi_cpu_matmul_wgrad(const DirectShape* shape, const Source* source
   const MatmulPhase& p = planned.phases[0];
   MatmulWeightGrad args{&planned.m, *upstream, nullptr, 1, 0};
   args.column_blocks = (shape->channels_out + kColumns - 1) / kColumns;
-  args.splits = std::clamp<int64_t>(std::min(kSplits / args.pieces(), p.pixels / 256), 1, kSplits);
+  args.splits = std::clamp<int64_t>(std::min(kSplits / args.pieces(), p.pixels / kSplitPixels), 1, kSplits);
   args.product = scratch(Scratch::weights, args.splits * args.pieces() * kDepth * kColumnRow);
   auto body = [&](int64_t item, int) { FI_DISPATCH(matmul_weight_grad(args, item)) };
   parallel_for(args.splits * args.pieces(), threads, body);
   merge_splits(args, taps_of(dweight, strides), threads);
+  return 0;
+}
+
+// Both, with the arguments of both; wstrides: of dweight's in, out, t, y, x axes. In one pass over the maps where each
+// pixel of the input meets one of the output, there are enough of them, and the weight stays in the second cache.
+FI_EXPORT int fi_cpu_matmul_bwd(const DirectShape* shape, const Source* upstream, const float* weight,
+                                const int64_t* strides, const Source* sources, int count, const SourceGrads* grads,
+                                float* dweight, const int64_t* wstrides, int threads) {
+  const Planned forward(shape, false, sources, count);
+  const int64_t weights = shape->channels_in * shape->channels_out, pixels = shape->pixels_out();
+  if (!forward.m.in_place || weights > kCachedWeights || pixels < kOnePassSplits * kSplitPixels) {
+    fi_cpu_matmul_dgrad(shape, upstream, weight, strides, sources, count, grads, threads);
+    return fi_cpu_matmul_wgrad(shape, sources, count, upstream, dweight, wstrides, threads);
+  }
+  Planned planned(shape, true, upstream, 1, forward.m.slices);
+  GradTargets targets(sources, count, grads, shape->pixels_in(), planned.m.tiles);
+  pack(planned, targets.list, taps_of(weight, strides), threads);
+  MatmulBackward args{&planned.m, {&forward.m, *upstream, nullptr, 1, planned.m.slices}};
+  MatmulWeightGrad& grad = args.weight_grad;
+  grad.splits = std::min({kSplits, pixels / kSplitPixels, planned.m.tiles});
+  grad.product = scratch(Scratch::product, grad.splits * grad.pieces() * kDepth * kColumnRow);
+  auto body = [&](int64_t split, int) { FI_DISPATCH(matmul_backward(args, split)) };
+  parallel_for(grad.splits, threads, body);
+  targets.merge();
+  merge_splits(grad, taps_of(dweight, wstrides), threads);
   return 0;
 }

@@ -55,6 +55,11 @@ struct Matmul {
 
   int64_t parts() const { return (chunks + part - 1) / part; }
   int64_t items() const { return tiles * parts(); }
+  // Of a tile of the phase.
+  int64_t pixels_of(const MatmulPhase& p, int64_t tile) const {
+    const int64_t rest = p.pixels - (tile - p.first_tile) * tile_pixels;
+    return rest < tile_pixels ? rest : tile_pixels;
+  }
 };
 
 // product [items, kDepth, kColumnRow]; an item sums one split of the output's pixels for one slice of the depth and
@@ -68,9 +73,17 @@ struct MatmulWeightGrad {
   int64_t pieces() const { return forward->slices * column_blocks; }  // items of a split
 };
 
+// Both gradients of one tap in place: each pixel of the input meets one of the output. An item is a split of the data
+// gradient's tiles. Of each tile it activates x and makes G once, for both.
+struct MatmulBackward {
+  const Matmul* dgrad;
+  MatmulWeightGrad weight_grad;  // whose items sum the pixels of a split
+};
+
 FI_DECLARE_EACH_ISA(void matmul_chunk(int64_t* channels))
 FI_DECLARE_EACH_ISA(void pack_matmul(const Matmul&, const Taps&, int64_t item, float* packed))
 FI_DECLARE_EACH_ISA(void matmul(const Matmul&, int64_t item))
 FI_DECLARE_EACH_ISA(void matmul_weight_grad(const MatmulWeightGrad&, int64_t item))
+FI_DECLARE_EACH_ISA(void matmul_backward(const MatmulBackward&, int64_t split))
 
 }  // namespace fi

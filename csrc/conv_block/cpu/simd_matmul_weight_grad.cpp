@@ -1,8 +1,5 @@
 // The weight gradient of matmul.h: dw = sum over the output's pixels of the activations' row times G's.
-#include <cstring>
-
 #include "conv_block/cpu/matmul_tile.h"
-#include "conv_block/cpu/product.h"
 
 namespace fi::FI_ISA {
 namespace {
@@ -32,12 +29,7 @@ void matmul_weight_grad(const MatmulWeightGrad& args, int64_t item) {
     const int64_t next = first + count, coming = end - next < kBatch ? end - next : kBatch;
     if (coming > 0) {
       ahead.add(args.upstream, column, width, next, coming);
-      if (m.in_place) {
-        for (const DepthPart* part = p.parts; part < p.parts + p.part_count; ++part) {
-          if (part->slice != slice) continue;
-          ahead.add(m.sources[part->source], part->channel, part->width, next, coming);
-        }
-      }
+      if (m.in_place) expect_parts(ahead, m, p, slice, slice + 1, next, coming);
     }
     for (int64_t n = 0; n < width; n += kChunk) {
       product<1, kRow, kColumnRow>(values, upstream + n, count, product_of + n, kColumnRow, first > begin, depth,

@@ -8,6 +8,7 @@
 
 #include "activation/cpu_merge.h"
 #include "common/cpu_parallel.h"
+#include "conv_block/cpu/grad_targets.h"
 
 namespace fi {
 namespace {
@@ -126,31 +127,19 @@ FI_EXPORT int fi_cpu_widen_fwd(const ThinShape* shape, const Source* sources, in
   return 0;
 }
 
-// The gradients of the wide sources from the thin G, the upstream source. out, daddend [count]: dx and daddend maps; a
-// source whose out is null is left out, daddend may be null. dshift, dscale [count]: sum dz and sum dz * (x - mean),
-// for sources with a mean.
+// The gradients of the wide sources from the thin G, the upstream source, to grads [count].
 FI_EXPORT int fi_cpu_widen_dgrad(const ThinShape* shape, const Source* upstream, const void* weight,
-                                 const int64_t* strides, const Source* sources, int count, void* const* out,
-                                 void* const* daddend, float* const* dshift, float* const* dscale, int dtype,
-                                 int threads) {
+                                 const int64_t* strides, const Source* sources, int count, const SourceGrads* grads,
+                                 int dtype, int threads) {
   const Planned planned(*shape, true);
-  std::vector<Target> targets;
-  std::vector<std::vector<double>> sums(count);
-  int64_t first = 0;
-  for (int i = 0; i < count; first += sources[i++].channels) {
-    if (!out[i]) continue;
-    const int64_t values = planned.plan.pixels() * sources[i].channels;
-    if (sources[i].mean) sums[i].resize(planned.plan.piece_count * 2 * sources[i].channels);
-    const bool plain = !sources[i].mean && !sources[i].relu && !daddend[i];
-    targets.push_back({out[i], sources[i].channels, first, nullptr, sources[i].mean ? sums[i].data() : nullptr,
-                       plain ? nullptr : &sources[i], daddend[i],
-                       leaves_caches(out[i], values) && leaves_caches(daddend[i], values)});
+  GradTargets targets(sources, count, grads, planned.plan.pixels(), planned.plan.piece_count);
+  for (Target& target : targets.list) {
+    const bool plain = !target.source->mean && !target.source->relu && !target.daddend;
+    if (plain) target.source = nullptr;
   }
-  Widen args{&planned.plan, upstream, 1, targets.data(), static_cast<int>(targets.size()), nullptr};
+  Widen args{&planned.plan, upstream, 1, targets.list.data(), targets.count(), nullptr};
   run(args, dtype, taps_of(weight, strides), threads);
-  for (int i = 0; i < count; ++i) {
-    if (out[i] && sources[i].mean) merge_sums(sums[i], sources[i].channels, dshift[i], dscale[i]);
-  }
+  targets.merge();
   return 0;
 }
 

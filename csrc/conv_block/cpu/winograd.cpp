@@ -16,6 +16,7 @@
 
 #include "activation/cpu_merge.h"
 #include "common/cpu_parallel.h"
+#include "conv_block/cpu/grad_targets.h"
 
 namespace fi {
 
@@ -30,7 +31,7 @@ float* scratch(Scratch which, int64_t floats) {
     int64_t size = 0;
     ~Buffer() { std::free(data); }
   };
-  static thread_local Buffer buffers[3];
+  static thread_local Buffer buffers[4];
   Buffer& buffer = buffers[static_cast<int>(which)];
   if (buffer.size < floats) {
     std::free(buffer.data);
@@ -154,31 +155,18 @@ FI_EXPORT int fi_cpu_winograd_fwd(const ConvShape* shape, const Source* sources,
   return 0;
 }
 
-// The gradients of the sources from G, the upstream source; `shape` is that of the data gradient, from G to a.
-// out, daddend [count]: dx and daddend maps; a source whose out is null is left out, daddend may be null.
-// dshift, dscale [count]: sum dz and sum dz * (x - mean), for sources with a mean.
+// The gradients of the sources from G, the upstream source, to grads [count]; `shape` is that of the data gradient,
+// from G to a.
 FI_EXPORT int fi_cpu_winograd_dgrad(const ConvShape* shape, const Source* upstream, const void* weight,
-                                    const int64_t* strides, const Source* sources, int count, void* const* out,
-                                    void* const* daddend, float* const* dshift, float* const* dscale, int dtype,
-                                    int weight_dtype, int threads) {
+                                    const int64_t* strides, const Source* sources, int count, const SourceGrads* grads,
+                                    int dtype, int weight_dtype, int threads) {
   const Form form = make_form(*shape, static_cast<Dtype>(dtype));
-  std::vector<Target> targets;
-  std::vector<std::vector<double>> sums(count);
   Correlation args{&form, upstream, 1, nullptr, 0, nullptr, nullptr, 0, 0};
-  int64_t first = 0;
-  for (int i = 0; i < count; first += sources[i++].channels) {
-    if (!out[i]) continue;
-    const int64_t values = pixels_out(*shape) * sources[i].channels;
-    if (sources[i].mean) sums[i].resize(args.tile_blocks() * 2 * sources[i].channels);
-    targets.push_back({out[i], sources[i].channels, first, nullptr, sources[i].mean ? sums[i].data() : nullptr,
-                       &sources[i], daddend[i], leaves_caches(out[i], values) && leaves_caches(daddend[i], values)});
-  }
-  args.targets = targets.data();
-  args.target_count = static_cast<int>(targets.size());
+  const GradTargets targets(sources, count, grads, pixels_out(*shape), args.tile_blocks());
+  args.targets = targets.list.data();
+  args.target_count = targets.count();
   run(args, static_cast<Dtype>(dtype), taps_of(weight, strides, weight_dtype), threads);
-  for (int i = 0; i < count; ++i) {
-    if (out[i] && sources[i].mean) merge_sums(sums[i], sources[i].channels, dshift[i], dscale[i]);
-  }
+  targets.merge();
   return 0;
 }
 

@@ -112,6 +112,14 @@ struct Target {
   bool past_caches;      // whether both maps are written so, as `leaves_caches` advises
 };
 
+// Where the gradients of one source go: dx is null where none is wanted, daddend may be. Those of the vectors are
+// dmean = -scale * dshift, dscale = sum dz * (x - mean) and dshift = sum dz, of sources with a mean.
+struct SourceGrads {
+  void* dx;
+  float *dmean, *dscale, *dshift;
+  void* daddend;
+};
+
 // Whether a map of that many values is gone from the caches before anyone reads it, and lies where vectors can be
 // written past them: its lines then need not be read first. No map, null, does not stand in the way.
 bool leaves_caches(const void* map, int64_t values);
@@ -158,9 +166,9 @@ struct WeightGrad {
 };
 
 // Memory of the calling thread, kept between calls and grown as needed: fresh pages are slow to touch. `weights` holds
-// packed weights and their gradients for a whole call, `tiles` the transformed tiles of one item, `results` its
-// results.
-enum class Scratch { weights, tiles, results };
+// packed weights, or their gradients, for a whole call, `product` gradients beside packed weights, `tiles` the
+// transformed tiles of one item, `results` its results.
+enum class Scratch { weights, product, tiles, results };
 float* scratch(Scratch which, int64_t floats);
 
 // A chunk of output channels is as wide as a register block; a weight is packed [blocks, places, chunks, channels_in,

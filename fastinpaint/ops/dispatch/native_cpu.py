@@ -15,13 +15,15 @@ from torch import Tensor
 from fastinpaint.ops import buffer_pool
 from fastinpaint.ops.dispatch import native
 from fastinpaint.ops.layout import FORMATS, dense, memory_format  # noqa: F401 - the ops' modules take them from here
-from fastinpaint.ops.types import Source
+from fastinpaint.ops.types import Source, SourceGrad, source_grad_of
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 ISAS = ("scalar", "avx2", "avx512", "avx512bf16", "amx")
 
 
 C_SOURCE = struct.Struct("@5P2q")  # `fi::Source` of csrc/activation/cpu.h
+C_GRADS = struct.Struct("@5P")  # `fi::SourceGrads` of csrc/conv_block/cpu/winograd.h, a `SourceGrad`
+NO_GRAD, NO_ADDRESSES = SourceGrad(), C_GRADS.pack(0, 0, 0, 0, 0)
 
 # What the kernels take: p an address, an array or None, l an int64, i an int, d a double. Declared once, so that
 # arguments are Python's numbers: converting each of them took a small layer longer than its arithmetic.
@@ -33,18 +35,19 @@ ARGUMENTS = {
     "fi_cpu_batch_norm_bwd": "p",
     "fi_cpu_winograd_tile": "pii",
     "fi_cpu_winograd_fwd": "ppippppppiii",
-    "fi_cpu_winograd_dgrad": "pppppippppiii",
+    "fi_cpu_winograd_dgrad": "pppppipiii",
     "fi_cpu_winograd_wgrad": "ppipppiii",
     "fi_cpu_widen_fwd": "ppippppppii",
-    "fi_cpu_widen_dgrad": "pppppippppii",
+    "fi_cpu_widen_dgrad": "pppppipii",
     "fi_cpu_narrow": "ppippppii",
     "fi_cpu_thin_wgrad": "ppipippii",
     "fi_cpu_depthwise_fwd": "ppippppppi",
-    "fi_cpu_depthwise_dgrad": "pppppippppi",
-    "fi_cpu_depthwise_wgrad": "ppipppi",
+    "fi_cpu_depthwise_dgrad": "pppppipi",
+    "fi_cpu_depthwise_bwd": "pppppipppi",
     "fi_cpu_matmul_fwd": "ppippppppi",
-    "fi_cpu_matmul_dgrad": "pppppippppi",
+    "fi_cpu_matmul_dgrad": "pppppipi",
     "fi_cpu_matmul_wgrad": "ppipppi",
+    "fi_cpu_matmul_bwd": "pppppipppi",
     "fi_cpu_channel_scale_bwd": "ppppppi",
     "fi_cpu_norm_act_stats": "ppppi",
     "fi_cpu_norm_act_fwd": "ppppppppplli",
@@ -136,6 +139,27 @@ def c_sources(sources: Sequence[Source]) -> bytes:
             vectors = (mean.data_ptr(), scale.data_ptr(), shift.data_ptr())
         packed += C_SOURCE.pack(x.data_ptr(), *vectors, 0 if addend is None else addend.data_ptr(), x.shape[1], relu)
     return packed
+
+
+def empty_grads(sources: Sequence[Source], needs: Sequence[bool]) -> tuple[list[SourceGrad], bytes]:
+    """Memory for the gradients of dense sources, and its addresses as a C array."""
+    grads, packed = [], b""
+    for (x, mean, _, _, _, addend), needed in zip(sources, needs, strict=True):
+        if not needed:
+            grads.append(NO_GRAD)
+            packed += NO_ADDRESSES
+            continue
+        dx = empty_like(x)
+        dmean = dscale = dshift = daddend = None
+        vectors = (0, 0, 0)
+        if mean is not None:
+            dmean, dscale, dshift = torch.empty_like(mean), torch.empty_like(mean), torch.empty_like(mean)
+            vectors = (dmean.data_ptr(), dscale.data_ptr(), dshift.data_ptr())
+        if addend is not None:
+            daddend = empty_like(x)
+        packed += C_GRADS.pack(dx.data_ptr(), *vectors, 0 if daddend is None else daddend.data_ptr())
+        grads.append(source_grad_of((dx, dmean, dscale, dshift, daddend)))
+    return grads, packed
 
 
 @functools.cache

@@ -182,6 +182,9 @@ def _bwd_from(
         upstreams = (activation.materialise([g]), None, None, None, None)
         grads, dweight, _ = reference.bwd(*upstreams, sources, weight, geometry, needs, needs_weight, False)
         return grads, widened(dweight, whole, live)
+    if needs_input and needs_weight and own_dgrad is own_wgrad and own_dgrad in select.DIRECT_KERNELS:
+        grads, dweight = own_dgrad.bwd(g, sources, weight, geometry, needs)
+        return grads, widened(dweight, whole, live)
     if needs_input and own_dgrad is not None:
         grads = own_dgrad.dgrad(g, sources, weight, geometry, needs)
     if needs_weight and own_wgrad is not None:

@@ -55,21 +55,29 @@ def dgrad(
     g: Source, sources: Sequence[Source], weight: Tensor, geometry: Geometry, needs: Sequence[bool]
 ) -> list[SourceGrad]:
     """The gradients of dense sources from G, itself given as one; the activation's backward is the epilogue."""
-    grads = winograd.empty_grads(sources, needs)
+    grads, addresses = native.empty_grads(sources, needs)
     shape = direct.shape_of(sources[0].x.shape, g.x.shape, weight.shape, geometry)
     native.library().fi_cpu_depthwise_dgrad(
         ctypes.byref(shape), native.c_sources([g]), weight.data_ptr(), strides(weight), native.c_sources(sources),
-        len(sources), *winograd.grad_pointers(grads), torch.get_num_threads(),
+        len(sources), addresses, torch.get_num_threads(),
     )  # fmt: skip
-    return winograd.with_means(sources, grads)
+    return grads
 
 
 def wgrad(g: Source, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> Tensor:
     """dweight, in the layout of the weight; G and the sources are dense."""
+    return bwd(g, sources, weight, geometry, [False] * len(sources))[1]
+
+
+def bwd(
+    g: Source, sources: Sequence[Source], weight: Tensor, geometry: Geometry, needs: Sequence[bool]
+) -> tuple[list[SourceGrad], Tensor]:
+    """What `dgrad` and `wgrad` give, in one pass over the maps."""
     dweight = torch.empty_like(weight)
+    grads, addresses = native.empty_grads(sources, needs)
     shape = direct.shape_of(sources[0].x.shape, g.x.shape, weight.shape, geometry)
-    native.library().fi_cpu_depthwise_wgrad(
-        ctypes.byref(shape), native.c_sources(sources), len(sources), native.c_sources([g]), dweight.data_ptr(),
-        strides(dweight), torch.get_num_threads(),
+    native.library().fi_cpu_depthwise_bwd(
+        ctypes.byref(shape), native.c_sources([g]), weight.data_ptr(), strides(weight), native.c_sources(sources),
+        len(sources), addresses, dweight.data_ptr(), strides(dweight), torch.get_num_threads(),
     )  # fmt: skip
-    return dweight
+    return grads, dweight

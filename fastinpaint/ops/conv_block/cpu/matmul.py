@@ -41,14 +41,14 @@ def dgrad(
     g: Source, sources: Sequence[Source], weight: Tensor, geometry: Geometry, needs: Sequence[bool]
 ) -> list[SourceGrad]:
     """The gradients of dense sources from G, itself given as one; the activation's backward is the epilogue."""
-    grads = winograd.empty_grads(sources, needs)
+    grads, addresses = native.empty_grads(sources, needs)
     shape = direct.shape_of(sources[0].x.shape, g.x.shape, weight.shape, geometry)
     native.library().fi_cpu_matmul_dgrad(
         ctypes.byref(shape), native.c_sources([g]), weight.data_ptr(),
         winograd.strides(weight, geometry, backward=True), native.c_sources(sources), len(sources),
-        *winograd.grad_pointers(grads), torch.get_num_threads(),
+        addresses, torch.get_num_threads(),
     )  # fmt: skip
-    return winograd.with_means(sources, grads)
+    return grads
 
 
 def wgrad(g: Source, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> Tensor:
@@ -60,3 +60,19 @@ def wgrad(g: Source, sources: Sequence[Source], weight: Tensor, geometry: Geomet
         winograd.strides(dweight, geometry, backward=False), torch.get_num_threads(),
     )  # fmt: skip
     return dweight
+
+
+def bwd(
+    g: Source, sources: Sequence[Source], weight: Tensor, geometry: Geometry, needs: Sequence[bool]
+) -> tuple[list[SourceGrad], Tensor]:
+    """What `dgrad` and `wgrad` give, where that is faster in one pass over the maps."""
+    dweight = torch.empty_like(weight)
+    grads, addresses = native.empty_grads(sources, needs)
+    shape = direct.shape_of(sources[0].x.shape, g.x.shape, weight.shape, geometry)
+    native.library().fi_cpu_matmul_bwd(
+        ctypes.byref(shape), native.c_sources([g]), weight.data_ptr(),
+        winograd.strides(weight, geometry, backward=True), native.c_sources(sources), len(sources),
+        addresses, dweight.data_ptr(), winograd.strides(dweight, geometry, backward=False),
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return grads, dweight

@@ -111,12 +111,12 @@ def dgrad(
             *common, 1, weight.data_ptr(), strides(weight), None, da.data_ptr(), dtype, torch.get_num_threads()
         )
         return activation.consume(da, sources, needs)
-    grads = winograd.empty_grads(sources, needs)
+    grads, addresses = native.empty_grads(sources, needs)
     native.library().fi_cpu_widen_dgrad(
         *common, weight.data_ptr(), strides(weight), native.c_sources(sources), len(sources),
-        *winograd.grad_pointers(grads), dtype, torch.get_num_threads(),
+        addresses, dtype, torch.get_num_threads(),
     )  # fmt: skip
-    return winograd.with_means(sources, grads)
+    return grads
 
 
 def wgrad(g: Source, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> Tensor:

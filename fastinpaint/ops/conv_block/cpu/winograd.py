@@ -13,7 +13,6 @@ from torch import Tensor
 from fastinpaint.ops import buffer_pool
 from fastinpaint.ops.conv_block import geometry as geometry_of
 from fastinpaint.ops.dispatch import native_cpu as native
-from fastinpaint.ops.layout import FORMATS
 from fastinpaint.ops.types import Geometry, Source, SourceGrad, address
 
 SAME, UP, DOWN = range(3)
@@ -179,55 +178,14 @@ def dgrad(
     g: Source, sources: Sequence[Source], weight: Tensor, geometry: Geometry, needs: Sequence[bool]
 ) -> list[SourceGrad]:
     """The gradients of dense sources from G, itself given as one; the activation's backward is the epilogue."""
-    grads = empty_grads(sources, needs)
+    grads, addresses = native.empty_grads(sources, needs)
     shape, weight = dgrad_shape(sources[0].x.shape, g.x.shape, weight.shape, geometry), apart_in_sets(weight)
     native.library().fi_cpu_winograd_dgrad(
         ctypes.byref(shape), native.c_sources([g]), weight.data_ptr(), strides(weight, geometry, backward=True),
-        native.c_sources(sources), len(sources), *grad_pointers(grads), native.DTYPES[g.x.dtype],
+        native.c_sources(sources), len(sources), addresses, native.DTYPES[g.x.dtype],
         native.DTYPES[weight.dtype], torch.get_num_threads(),
     )  # fmt: skip
-    return with_means(sources, grads)
-
-
-def empty_grads(sources: Sequence[Source], needs: Sequence[bool]) -> list[SourceGrad]:
-    """Memory for the gradients of dense sources, without those of the means."""
-    grads = []
-    for (x, mean, _, _, _, addend), needed in zip(sources, needs, strict=True):
-        if not needed:
-            grads.append(SourceGrad())
-            continue
-        dshift = dscale = daddend = None
-        if mean is not None:
-            dshift, dscale = torch.empty_like(mean), torch.empty_like(mean)
-        if x.nbytes < buffer_pool.LEAST_BYTES:  # most layers' maps: one call of torch each
-            dx = torch.empty_like(x, memory_format=FORMATS[x.dim()])
-            daddend = None if addend is None else torch.empty_like(dx)
-        else:
-            dx = native.empty_like(x)
-            daddend = None if addend is None else native.empty_like(x)
-        grads.append(SourceGrad(dx, None, dscale, dshift, daddend))
     return grads
-
-
-def grad_pointers(grads: Sequence[SourceGrad]) -> list[ctypes.Array[ctypes.c_void_p]]:
-    """Every dx, daddend, dshift and dscale, as the kernels take them."""
-    kind = native.array(ctypes.c_void_p, len(grads))
-    pointers = [kind(), kind(), kind(), kind()]
-    for i, (dx, _, dscale, dshift, daddend) in enumerate(grads):
-        for array, tensor in zip(pointers, (dx, daddend, dshift, dscale), strict=True):
-            if tensor is not None:
-                array[i] = tensor.data_ptr()
-    return pointers
-
-
-def with_means(sources: Sequence[Source], grads: Sequence[SourceGrad]) -> list[SourceGrad]:
-    """The gradients with those of the means, which follow from dshift."""
-    found = []
-    for source, grad in zip(sources, grads, strict=True):
-        scale, (dx, _, dscale, dshift, daddend) = source.scale, grad
-        dmean = None if scale is None or dshift is None else -scale * dshift
-        found.append(SourceGrad(dx, dmean, dscale, dshift, daddend))
-    return found
 
 
 def empty_gradient(weight: Tensor) -> Tensor:
