@@ -9,13 +9,14 @@ import torch
 from torch import nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from fastinpaint.acceleration.kinds import row_class
 from fastinpaint.acceleration.settled import KEEPERS, Keepers, settle_objects
 from fastinpaint.nn import layers, region
 from fastinpaint.nn.deferred import plain
 from fastinpaint.nn.deferred_tensor import DeferredTensor
 from fastinpaint.nn.linear import forget
 from fastinpaint.nn.sample_norms import contiguous_gradient
-from fastinpaint.nn.sequential import Row, Sequential
+from fastinpaint.nn.sequential import Sequential
 
 BORDERS = "_fastinpaint_borders"  # attribute of a swapped model's modules: the handles of their hooks
 GUARDS = "_fastinpaint_guards"  # of modules that may call torch's instance norm: the handle of their hook
@@ -44,8 +45,8 @@ def add_border_hooks(model: nn.Module, is_fused: Callable[[nn.Module], bool], ro
                 before = BEFORE.get(type(module), _plain_inputs)
                 handles = [module.register_forward_pre_hook(before, with_kwargs=True, prepend=True)]
         else:
-            if type(module) is nn.Sequential and module is not model:
-                module.__class__ = Row
+            if module is not model and (row := row_class(type(module))) is not None:
+                module.__class__ = row
             elif type(module) is nn.Sequential and root:
                 module.__class__ = Sequential
             if root or module is not model:

@@ -9,6 +9,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from fastinpaint import nn as fused_nn
 from fastinpaint.nn import layers
+from fastinpaint.nn.sequential import Row
 
 OTHERS = (
     *("ReLU6", "LeakyReLU", "ELU", "SiLU", "Hardswish", "Hardsigmoid", "Sigmoid", "Tanh", "GELU", "Softplus", "Mish"),
@@ -32,6 +33,8 @@ FUSED: dict[type[nn.Module], type[nn.Module]] = {
 }
 PLAIN = {fused: plain_class for plain_class, fused in FUSED.items()}
 _TORCHS = dict(FUSED)
+_ROWS: dict[type[nn.Module], type[nn.Module]] = {nn.Sequential: Row}
+_PLAIN_ROWS: dict[type[nn.Module], type[nn.Module]] = {Row: nn.Sequential}
 # What a subclass may redefine without changing what the layer computes.
 _HARMLESS = {
     *("__init__", "__module__", "__doc__", "__annotations__", "__dict__", "__weakref__", "__repr__", "__firstlineno__"),
@@ -81,6 +84,20 @@ def plain_class(module: nn.Module) -> type[nn.Module] | None:
     return None if parent is None else _derived(module, parent)
 
 
+def row_class(kind: type[nn.Module]) -> type[nn.Module] | None:
+    """What a row of layers becomes inside an accelerated model; None unless it computes as ``torch.nn.Sequential``."""
+    if kind not in _ROWS and issubclass(kind, nn.Sequential) and _computes_as(kind, nn.Sequential, Row):
+        body = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__reduce_ex__": _reduce_row}
+        _ROWS[kind] = row = type(kind.__name__, (Row, kind), body)
+        _PLAIN_ROWS[row] = kind
+    return _ROWS.get(kind)
+
+
+def plain_row(kind: type[nn.Module]) -> type[nn.Module] | None:
+    """The class that such a row had before; None for other classes."""
+    return _PLAIN_ROWS.get(kind)
+
+
 def _derived(module: nn.Module, parent: type[nn.Module]) -> type[nn.Module]:
     """The parent. If the module is parametrized, a class with its properties over that parent."""
     if not is_parametrized(module):
@@ -92,16 +109,15 @@ def _derived(module: nn.Module, parent: type[nn.Module]) -> type[nn.Module]:
 
 def _learn(kind: type[nn.Module]) -> None:
     parent = next((one for one in kind.__mro__ if one in _TORCHS), None)
-    if parent is None or not _computes_as(kind, parent):
+    if parent is None or not _computes_as(kind, parent, _TORCHS[parent]):
         return
     body = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__reduce_ex__": _reduce}
     FUSED[kind] = fused = type(kind.__name__, (_TORCHS[parent], kind), body)
     PLAIN[fused] = kind
 
 
-def _computes_as(kind: type[nn.Module], parent: type[nn.Module]) -> bool:
+def _computes_as(kind: type[nn.Module], parent: type[nn.Module], fused: type[nn.Module]) -> bool:
     """Whether no class between the two changes what torch's or the fused layer defines, or adds a property."""
-    fused = _TORCHS[parent]
     for one in kind.__mro__:
         if issubclass(parent, one):
             continue  # the parent and its own base classes
@@ -114,6 +130,18 @@ def _computes_as(kind: type[nn.Module], parent: type[nn.Module]) -> bool:
 def _reduce(module: nn.Module, protocol: Any) -> tuple[Any, ...]:
     """For pickle and copy: a fused subclass has no name that can be imported, so its plain class stands for it."""
     return _remade, (PLAIN[type(module)],), module.__dict__
+
+
+def _reduce_row(module: nn.Module, protocol: Any) -> tuple[Any, ...]:
+    """As `_reduce`, of a row."""
+    return _remade_row, (_PLAIN_ROWS[type(module)],), module.__dict__
+
+
+def _remade_row(kind: type[nn.Module]) -> nn.Module:
+    """An empty row of the class that `kind` becomes."""
+    row = row_class(kind)
+    assert row is not None
+    return row.__new__(row)
 
 
 def _remade(kind: type[nn.Module]) -> nn.Module:

@@ -19,6 +19,7 @@ from fastinpaint.acceleration.kinds import (
     is_fused,
     learn_subclasses,
     plain_class,
+    plain_row,
     torch_class,
 )
 from fastinpaint.acceleration.layout import overruns
@@ -28,7 +29,7 @@ from fastinpaint.acceleration.settled import KEEPERS
 from fastinpaint.nn import layers
 from fastinpaint.nn.padded import zeros_of
 from fastinpaint.nn.raw import Options
-from fastinpaint.nn.sequential import Row, Sequential
+from fastinpaint.nn.sequential import Sequential
 from fastinpaint.ops.conv_block.zero_padding import absorbed
 
 NORMS = (_NormBase, nn.GroupNorm)
@@ -110,8 +111,9 @@ def unswap(model: Model) -> Model:
             vars(module).pop("_fastinpaint_follows", None)
         for handle in (*vars(module).pop(BORDERS, ()), *vars(module).pop(GUARDS, ())):
             handle.remove()
-        if type(module) in (Sequential, Row):
-            module.__class__ = nn.Sequential
+        row = nn.Sequential if type(module) is Sequential else plain_row(type(module))
+        if row is not None:
+            module.__class__ = row
         elif isinstance(module, Root):
             fit(module, nn.Sequential if own_class(type(module)) is Sequential else None)
         vars(module).pop("_fastinpaint_plain", None)

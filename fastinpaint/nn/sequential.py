@@ -1,4 +1,4 @@
-"""Torch's row of layers, which takes convolution, batch norm and ReLU in one step where nothing observes them."""
+"""Torch's row of layers: convolution, batch norm and activation in one step where nothing observes them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastinpaint.nn.activated import pending as activated_part
+from fastinpaint.nn.activations import _Activation
 from fastinpaint.nn.batch_norm import _Norm
 from fastinpaint.nn.convolution import _Conv
 from fastinpaint.nn.deferred import BARE
@@ -22,7 +24,7 @@ from fastinpaint.nn.region import inside
 class Sequential(nn.Sequential):
     """``torch.nn.Sequential`` over deferred activations.
 
-    A convolution and the batch norm and ReLU after it need no deferred activation in between. Where gradients are
+    A convolution and the batch norm and activation after it need no deferred activation in between. Where gradients are
     recorded, the convolution after those needs none either: no other code runs between them.
     """
 
@@ -78,9 +80,16 @@ class Sequential(nn.Sequential):
             elif norm is not None:
                 part, options = Part(following.folded(pending, norm)), following._fastinpaint
                 i += 1
-            if i < count and type(layers[i]) is ReLU and not own_observer(layers[i]):
+            following = layers[i] if i < count else None
+            if type(following) is ReLU and not own_observer(following):
                 part = part_of((part.raw, part.mean, part.scale, part.shift, True, None, part.norm))
                 i += 1
+            elif isinstance(following, _Activation) and not own_observer(following):
+                act = following._act()
+                activated = None if act is None else activated_part(part, act, None, options)
+                if activated is not None:
+                    part = part_of((activated, *BARE))
+                    i += 1
             input = part if last is not None else deferred_of(part, options)
         return input if last is None else deferred_of(input, last)
 

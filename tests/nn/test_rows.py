@@ -150,3 +150,74 @@ def test_an_unobserved_inner_row_skips_torchs_handling_of_hooks(monkeypatch: pyt
     copied = pickle.loads(pickle.dumps(net))
     torch.testing.assert_close(copied.train()(x), expected)
     assert type(fastinpaint.restore(net)[0]) is nn.Sequential  # type: ignore[index]
+
+
+class Block(nn.Sequential):
+    """A row of one's own class, as torchvision's and timm's are: only its layers are its own."""
+
+    def __init__(self, activation: nn.Module, norm: bool = True) -> None:
+        norms = [nn.BatchNorm2d(8)] if norm else []
+        super().__init__(nn.Conv2d(4, 8, 1), *norms, activation, nn.Conv2d(8, 4, 3, padding=1), nn.BatchNorm2d(4))
+        self.out_channels = 4
+
+
+class Doubled(nn.Sequential):
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input)
+
+
+class Reversed(nn.Sequential):
+    def __iter__(self):
+        return reversed(list(self._modules.values()))
+
+
+def of_blocks(*blocks: nn.Module) -> tuple[nn.Module, nn.Module]:
+    torch.manual_seed(2)
+    stock = nn.Sequential(*blocks)
+    return fastinpaint.accelerate(copy.deepcopy(stock), objective="fuse"), stock
+
+
+ACTIVATIONS = (nn.ReLU6(True), nn.SiLU(True), nn.Hardswish(), nn.LeakyReLU(0.3), nn.GELU(), nn.Sigmoid(), nn.PReLU())
+
+
+@pytest.mark.parametrize("norm", [True, False], ids=["norm", "none"])
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda a: type(a).__name__)
+def test_rows_of_subclasses_with_any_activation(activation: nn.Module, norm: bool) -> None:
+    net, stock = of_blocks(Block(activation, norm), Block(copy.deepcopy(activation), norm))
+    assert isinstance(net[0], Block)  # type: ignore[index]
+    assert isinstance(net[0], Sequential)  # type: ignore[index]
+    for _ in range(2):
+        compare(net, stock)
+    compare(net.eval(), stock.eval())
+    with torch.no_grad():
+        x = torch.randn(2, 4, 6, 6)
+        torch.testing.assert_close(net(x), stock(x), rtol=1e-4, atol=1e-4)
+
+
+def test_no_activation_of_a_row_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, stock = of_blocks(Block(nn.SiLU()))
+    monkeypatch.setattr(fastinpaint.nn.SiLU, "__call__", lambda self, *_: pytest.fail("it was called"))
+    compare(net, stock)
+    monkeypatch.undo()
+    seen: list[Tensor] = []
+    net[0][2].register_forward_hook(lambda _, x, y: seen.append(y))  # type: ignore[index]
+    compare(net, stock)
+    assert [type(y) for y in seen] == [Tensor]
+
+
+def test_a_row_of_a_subclass_is_copied_pickled_and_restored() -> None:
+    net, stock = of_blocks(Block(nn.SiLU()))
+    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert isinstance(other[0], Block)
+        assert isinstance(other[0], Sequential)
+        compare(other, copy.deepcopy(stock))
+    restored = fastinpaint.restore(net)
+    assert type(restored[0]) is Block  # type: ignore[index]
+    compare(restored, stock)
+
+
+@pytest.mark.parametrize("kind", [Doubled, Reversed])
+def test_a_subclass_with_code_of_its_own_keeps_it(kind: type[nn.Sequential]) -> None:
+    net, stock = of_blocks(nn.Conv2d(4, 4, 1), kind(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.Tanh()))
+    assert type(net[1]) is kind  # type: ignore[index]
+    compare(net, stock)

@@ -149,14 +149,15 @@ def empty_grads(sources: Sequence[Source], needs: Sequence[bool]) -> tuple[list[
             grads.append(NO_GRAD)
             packed += NO_ADDRESSES
             continue
-        dx = empty_like(x)
+        small = x.nbytes < buffer_pool.LEAST_BYTES  # most layers' maps: one call of torch each
+        dx = torch.empty_like(x, memory_format=FORMATS[x.dim()]) if small else empty_like(x)
         dmean = dscale = dshift = daddend = None
         vectors = (0, 0, 0)
         if mean is not None:
             dmean, dscale, dshift = torch.empty_like(mean), torch.empty_like(mean), torch.empty_like(mean)
             vectors = (dmean.data_ptr(), dscale.data_ptr(), dshift.data_ptr())
         if addend is not None:
-            daddend = empty_like(x)
+            daddend = torch.empty_like(dx) if small else empty_like(x)
         packed += C_GRADS.pack(dx.data_ptr(), *vectors, 0 if daddend is None else daddend.data_ptr())
         grads.append(source_grad_of((dx, dmean, dscale, dshift, daddend)))
     return grads, packed

@@ -37,6 +37,11 @@ CASES = (
     Case("in_time_strided", ((23, "ar"),), 20, (5, 6, 7), (3, 1, 1), (2, 1, 1), (1, 0, 0), (1, 1, 1)),
     Case("in_plane", ((23, "ar"),), 45, (3, 6, 7), (1, 3, 3), (1, 2, 2), (0, 1, 1), (1, 1, 1)),
     Case("no_padding", ((7, ""),), 1, (3, 5), (2, 2), (2, 2), (0, 0), (1, 1)),
+    Case("one_pass", ((24, "ar"), (9, "rd")), 40, (61, 43), (1, 1), (1, 1), (0, 0), (1, 1)),
+    Case("one_pass_wide", ((16, "ar"),), 300, (83, 51), (1, 1), (1, 1), (0, 0), (1, 1), batch=1),
+    Case(
+        "one_pass_deep", ((300, "ar"), (5, "d")), 17, (9, 10, 47), (1, 1, 1), (1, 1, 1), (0, 0, 0), (1, 1, 1), batch=1
+    ),
     Case("one_pixel", ((20, "ar"),), 30, (1, 1), (1, 1), (2, 2), (0, 0), (1, 1), batch=8),
 )
 # Stock torch's error in sums of few values is small by luck. These kernels do not compute dbias.
@@ -67,7 +72,7 @@ def test_long_sums_stay_exact() -> None:
             judge(name, ours[name], stock[name], exact[name])
 
 
-@pytest.mark.parametrize("case", [CASES[1], CASES[2], CASES[4], CASES[6]], ids=lambda c: c.name)
+@pytest.mark.parametrize("case", [CASES[1], CASES[2], CASES[4], CASES[6], CASES[13]], ids=lambda c: c.name)
 def test_same_for_any_number_of_threads_and_twice(case: Case) -> None:
     check_any_number_of_threads(Inputs(case))
 
@@ -84,8 +89,9 @@ def test_large_mean() -> None:
     check_large_mean(1, torch.ones(7, 1, 1, 1), Geometry((1, 1), (0, 0), (1, 1), (0, 0)))
 
 
-def test_only_needed_gradients_are_computed() -> None:
-    check_needed_alone(Inputs(CASES[2]), "addend")
+@pytest.mark.parametrize("case", [CASES[2], CASES[13]], ids=lambda c: c.name)
+def test_only_needed_gradients_are_computed(case: Case) -> None:
+    check_needed_alone(Inputs(case), "addend")
 
 
 def test_a_channels_last_weight_gives_the_same_results() -> None:
