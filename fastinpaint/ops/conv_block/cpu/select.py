@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Sequence
 from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,19 +26,33 @@ VARIABLE = "FASTINPAINT_CPU_CONV"
 PASSES = ("fwd", "dgrad", "wgrad")
 DIRECT_KERNELS = (depthwise, matmul)  # which load every activation
 
-# What a pass costs, in multiplications of the products between Winograd's transforms: a value of a transformed tile and
-# one of the transformed weight, each written and read again, and a multiplication of oneDNN's direct sum. Fitted to the
-# times of 47 convolutions of 16 to 512 channels and maps of 8x8 to 128x128. Around oneDNN's kernels a pass also takes
-# some 30 us more for its call, its plain activations and its weight's copy, which tiny maps notice.
-TRANSFORMED, PACKED, CALL = 15, 45, 4e6
-DIRECT, DIRECT_IN_TIME = {"fwd": 1.1, "dgrad": 1.1, "wgrad": 1.2}, 1.0
+
+class Costs(NamedTuple):
+    """What a pass costs in float32, in multiplications of the products between Winograd's transforms.
+
+    Attributes:
+        direct: a multiplication of oneDNN's direct sum.
+        packed: a value of the transformed weight, written and read again.
+        call: some 30 us around oneDNN's kernels for its call, its plain activations and its weight's copy.
+        pixels: below so many of the output a 1x1 convolution of a large weight runs on oneDNN: packing the weight, or
+            writing its gradient, takes longer there than the normalised reads save.
+    """
+
+    direct: float
+    packed: float
+    call: float
+    pixels: int
+
+
+# Fitted to the times of 47 convolutions of 16 to 512 channels and maps of 8x8 to 128x128 with AVX-512, and of 42 of
+# 4x4 to 112x112 with AVX2, where oneDNN's sums are slower beside ours. Pixels: 126 1x1 convolutions with AVX2.
+COSTS = {"fwd": Costs(1.1, 45, 4e6, 64), "dgrad": Costs(1.1, 45, 4e6, 64), "wgrad": Costs(1.2, 45, 4e6, 256)}
+AVX2_COSTS = {"fwd": Costs(1.3, 45, 4e6, 32), "dgrad": Costs(1.3, 30, 8e6, 16), "wgrad": Costs(1.3, 30, 8e6, 64)}
+TRANSFORMED, DIRECT_IN_TIME = 15, 1.0  # a value of a transformed tile; as `direct`, with taps in time
+FEW_WEIGHTS = 1 << 17  # a 1x1 weight is large above this
 # In bfloat16 products and maps take half the time on both sides, the weight gradient's sums as long as in float32.
 # Fitted to 15 convolutions of 16 to 512 channels. oneDNN's weight gradient of videos runs in float32: see `onednn`.
 BF16_DIRECT, BF16_PACKED, BF16_CALL, BF16_WGRAD_IN_TIME = 0.9, {"fwd": 30, "dgrad": 30, "wgrad": 60}, 8e6, 2.7
-
-# As matrix products. With fewer output pixels, packing a large weight or writing its gradient takes longer than the
-# normalised reads save.
-LEAST_PIXELS, FEW_WEIGHTS = {"fwd": 64, "dgrad": 64, "wgrad": 256}, 1 << 17
 
 
 _watched = environment.watch(VARIABLE)
@@ -101,7 +116,7 @@ def matmul_is_faster(which: str, sources: Sequence[Source], weight: Tensor, geom
     if math.prod(weight.shape[-2:]) > 1:
         return False
     pixels = len(sources[0].x) * math.prod(winograd.output_shape(sources[0].x.shape, weight.shape, geometry)[2:])
-    return pixels >= LEAST_PIXELS[which] or weight.numel() <= FEW_WEIGHTS
+    return pixels >= costs(which).pixels or weight.numel() <= FEW_WEIGHTS
 
 
 def winograd_is_faster(which: str, sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> bool:
@@ -115,7 +130,7 @@ def winograd_is_faster(which: str, sources: Sequence[Source], weight: Tensor, ge
     if x.dtype == torch.bfloat16:
         return winograd_work(shape, BF16_PACKED[which]) <= bf16_direct_work(shape, which)
     tile = winograd.tile(shape, x.dtype, of_weight=which == "wgrad")
-    return winograd_work(shape, PACKED, tile) <= direct_work(shape, which)
+    return winograd_work(shape, costs(which).packed, tile) <= direct_work(shape, which)
 
 
 @functools.lru_cache(winograd.REMEMBERED)
@@ -129,7 +144,12 @@ def torch_is_slow(x: torch.Size, channels: int, weight: torch.Size, threads: int
     return x[0] * channels * x[2] * x[3] <= 20480
 
 
-def winograd_work(shape: winograd.ConvShape, packed: float = PACKED, tile: int = 2) -> float:
+def costs(which: str) -> Costs:
+    """Those of the instruction set in use."""
+    return (AVX2_COSTS if native.isa() == "avx2" else COSTS)[which]
+
+
+def winograd_work(shape: winograd.ConvShape, packed: float, tile: int = 2) -> float:
     """The work of a pass on the own kernels, `packed` for a value of the weight; `tile` outputs a side in SAME.
 
     See csrc/conv_block/cpu/winograd.h for its tiles, blocks and places.
@@ -153,7 +173,7 @@ def winograd_work(shape: winograd.ConvShape, packed: float = PACKED, tile: int =
 
 def direct_work(shape: winograd.ConvShape, which: str) -> float:
     """The work of a pass with oneDNN in float32."""
-    return products(shape, which) * (DIRECT_IN_TIME if shape.kernel_t > 1 else DIRECT[which]) + CALL
+    return products(shape, which) * (DIRECT_IN_TIME if shape.kernel_t > 1 else costs(which).direct) + costs(which).call
 
 
 def bf16_direct_work(shape: winograd.ConvShape, which: str) -> float:

@@ -167,7 +167,8 @@ def dilated(step: int) -> Geometry:
     return Geometry((1, 1), (step, step), (step, step), (0, 0))
 
 
-# The passes in which Winograd was clearly faster when measured with two threads.
+STRIDED = Geometry((2, 2), (1, 1), (1, 1), (0, 0))
+# The passes in which Winograd was clearly faster when measured with two threads, with AVX-512.
 RULE = {
     "3dcn_9": ((256, 64), (1, 9, 16, 16), (4, 4, 4), Geometry((1, 2, 2), (2, 1, 1), (1,) * 3, (0,) * 3, True), "all"),
     "down_in_time": ((128, 256), (2, 8, 16, 16), (3, 3, 3), Geometry((1, 2, 2), (1,) * 3, (1,) * 3, (0,) * 3), "none"),
@@ -179,14 +180,40 @@ RULE = {
     "tiles_of_little": ((64, 64), (4, 32, 32), (3, 3), dilated(12), "none"),
     "one_live_tap": ((64, 64), (4, 32, 32), (3, 3), dilated(32), "none"),
     "hardly_more": ((512, 512), (2, 32, 32), (3, 3), dilated(31), "wgrad"),
-    "strided": ((64, 128), (8, 64, 64), (3, 3), Geometry((2, 2), (1, 1), (1, 1), (0, 0)), "all"),
+    "strided": ((64, 128), (8, 64, 64), (3, 3), STRIDED, "all"),
+}
+# The same with AVX2.
+RULE_AVX2 = {
+    "many_channels_few_pixels": ((512, 512), (2, 4, 4), (3, 3), dilated(1), "none"),
+    "many_channels_more_pixels": ((512, 512), (4, 7, 7), (3, 3), dilated(1), "all"),
+    "few_channels": ((16, 16), (4, 64, 64), (3, 3), dilated(1), "all"),  # forward is tied
+    "strided": ((64, 64), (2, 16, 16), (3, 3), STRIDED, "dgrad wgrad"),
+    "strided_many_channels": ((512, 512), (2, 14, 14), (3, 3), STRIDED, "none"),
+    "strided_between": ((256, 256), (2, 28, 28), (3, 3), STRIDED, "wgrad"),
+    "not_fitted_to": ((48, 48), (1, 20, 20), (3, 3), STRIDED, "dgrad wgrad"),
 }
 
 
-@pytest.mark.parametrize("case", RULE.values(), ids=RULE)
-def test_the_rule_chooses_what_was_faster(case: tuple) -> None:
+@pytest.mark.parametrize(("isa", "case"), [*(("avx512", case) for case in RULE.values()),
+                                           *(("avx2", case) for case in RULE_AVX2.values())],
+                         ids=[*RULE, *(f"{name}_avx2" for name in RULE_AVX2)])  # fmt: skip
+def test_the_rule_chooses_what_was_faster(isa: str, case: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     *question, expected = case
+    monkeypatch.setattr(native_cpu, "isa", lambda: isa)
     assert chosen(*question) == {"all": " ".join(select.PASSES), "none": ""}.get(expected, expected)
+
+
+@pytest.mark.parametrize(("isa", "passes"), [("avx2", "ooo"), ("avx512", "oo-")])
+def test_a_large_1x1_weight_runs_on_own_kernels_from_fewer_pixels_with_avx2(
+    isa: str, passes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native_cpu, "isa", lambda: isa)
+    geometry, weight = Geometry((1, 1), (0, 0), (1, 1), (0, 0)), torch.empty(960, 160, 1, 1)
+    sources = [Source(torch.empty(4, 160, 7, 7))]
+    own = [select.matmul_is_faster(which, sources, weight, geometry) for which in select.PASSES]
+    assert "".join("o" if one else "-" for one in own) == passes
+    few = [Source(torch.empty(1, 160, 3, 3))]
+    assert not any(select.matmul_is_faster(which, few, weight, geometry) for which in select.PASSES)
 
 
 def test_live_share_leaves_out_taps_on_padding() -> None:
