@@ -97,7 +97,7 @@ def _pooled_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
     return (_plain_inputs if torch.compiler.is_compiling() else _hooked_inputs)(module, args, kwargs)
 
 
-POOLS = (nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool2d, nn.AvgPool3d)
+POOLS = (nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 BEFORE = {nn.Identity: _hooked_inputs, **dict.fromkeys(POOLS, _pooled_inputs)}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastinpaint.nn.raw import MOST_STEPS, Mode, Options, Part, Raw, stamp, version
+from fastinpaint.nn.raw import MOST_STEPS, Mode, Options, Part, Raw, part_of, stamp, version
 from fastinpaint.ops.batch_norm.reference import affine
 from fastinpaint.ops.dispatch.fast_path import applied
 from fastinpaint.ops.norm_act import NONE, RELU, Act, Form
@@ -181,6 +181,15 @@ def pending(
     if isinstance(raw, Activated) and raw.open and (addend is None or raw.addend is None):
         raw, norm, addend = raw.raw, raw.norm, raw.addend if addend is None else addend
     return Activated(raw, norm, act, addend, options, slope)
+
+
+def followed(part: Part, act: Act, slope: Tensor | None, options: Options) -> Part | None:
+    """act of a part; None where only torch can compute it."""
+    raw, mean, scale, shift, _, addend, norm = part
+    if act == RELU and addend is None and not (isinstance(raw, Activated) and raw.open):
+        return part_of((raw, mean, scale, shift, True, None, norm))
+    found = pending(part, act, addend=None, options=options, slope=slope)
+    return None if found is None else Part(found)
 
 
 def slopes_of(parts: Sequence[Part], slope: Tensor | None) -> Sequence[Tensor | None]:

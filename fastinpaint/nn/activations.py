@@ -12,10 +12,11 @@ from torch.nn import functional as F
 
 from fastinpaint.nn import gelu as gelu_of
 from fastinpaint.nn.deferred import HANDLERS, Deferred
+from fastinpaint.nn.deferred_tensor import DeferredTensor, deferred_of
 from fastinpaint.nn.gelu import Gelu
 from fastinpaint.nn.layers import Map, _Layer
 from fastinpaint.nn.linear import can_be_noted, noted
-from fastinpaint.nn.observed import hooked, is_ordinary
+from fastinpaint.nn.observed import hooked, is_ordinary, unobserved
 from fastinpaint.ops.activation.checks import DTYPES
 from fastinpaint.ops.dispatch.fast_path import applied, autocasts
 from fastinpaint.ops.norm_act import Act, reference
@@ -45,6 +46,18 @@ def _never(tensor: Tensor) -> None:
 
 class _Activation(_Layer):
     """An activation that waits until something reads its result."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The short way of an unobserved call."""
+        if len(args) == 1 and not kwargs and type(args[0]) is DeferredTensor and unobserved(self):
+            (input,) = args
+            act, inplace = self._act(), getattr(self, "inplace", False)
+            held = inplace and input._plain is not None  # by somebody: torch must change that one
+            part = None if act is None or held else input.followed_by(act)
+            if part is not None:
+                found = deferred_of(part, input._options)
+                return input._in_place(found, _never) if inplace else found
+        return super().__call__(*args, **kwargs)
 
     def _act(self) -> Act | None:
         """The activation it computes; None if the kernels do not have it."""

@@ -20,18 +20,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastinpaint.nn.activated import Activated, made, pending, slopes_of
+from fastinpaint.nn.activated import Activated, followed, made, pending, slopes_of
 from fastinpaint.nn.dropped import GradientDroppedError, forwards, note_reader
 from fastinpaint.nn.observed import changes_input, is_ordinary
 from fastinpaint.nn.pending_conv import PendingConv, Written, activate, waiting
-from fastinpaint.nn.raw import Mode, Options, Part, Raw, part_of, version
+from fastinpaint.nn.raw import Mode, Options, Part, Raw, version
 from fastinpaint.nn.region import saving, top_hooks
 from fastinpaint.ops.norm_act import NONE, RELU, Act
 
 _own = object.__setattr__  # bypasses `Deferred.__setattr__`, as it is called several times a layer
 WATCHERS = ("register_hook", "retain_grad")  # methods that watch the gradient of their own tensor
 OPTIONS = Options()
-PLAIN = (PendingConv, Raw)  # maps that cannot take an activation any more
 UNSEEN = object()  # by a compiler
 BARE = tuple(Part._field_defaults.values())  # of a `Part` that is its raw map, unchanged
 
@@ -224,24 +223,21 @@ class Deferred:
     def activated(self, act: Act, slope: Tensor | None = None) -> Deferred | None:
         """act of it; None where only torch can compute it. slope: of prelu, ``[C]`` or ``[1]``."""
         parts = self._current()
-        found = []
-        for part, own in zip(parts, slopes_of(parts, slope), strict=True):
-            if act == RELU and part.addend is None and not (isinstance(part.raw, Activated) and part.raw.open):
-                found.append(part._replace(relu=True))
-            elif (raw := pending(part, act, None, self._options, own)) is not None:
-                found.append(Part(raw))
-            else:
-                return None
+        each = zip(parts, slopes_of(parts, slope), strict=True)
+        found = [followed(part, act, own, self._options) for part, own in each]
+        if None in found:
+            return None
         self._reads()
         return defer(Deferred, found, self._options)
 
-    def rectified(self) -> Part | None:
-        """ReLU of it as one part; None if `relu` has more to do."""
-        raw, mean, scale, shift, _, addend, norm = self._parts[0]
-        if len(self._parts) > 1 or addend is not None or type(raw) not in PLAIN or self._superseded():
+    def followed_by(self, act: Act) -> Part | None:
+        """act of it as one part; None if `activated` has more to do."""
+        if len(self._parts) > 1 or self._superseded():
             return None
-        self._reads()
-        return part_of((raw, mean, scale, shift, True, None, norm))
+        part = followed(self._parts[0], act, None, self._options)
+        if part is not None:
+            self._reads()
+        return part
 
     def relu(self) -> Deferred | Tensor:
         found = self.activated(RELU)

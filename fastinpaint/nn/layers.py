@@ -16,6 +16,7 @@ from fastinpaint.nn.layer import Map, _Layer
 from fastinpaint.nn.observed import hooked, unobserved
 from fastinpaint.nn.padded import Padded, zeros_of
 from fastinpaint.ops.activation.checks import DTYPES
+from fastinpaint.ops.norm_act import RELU
 
 __all__ = [
     "BatchNorm2d",
@@ -79,7 +80,7 @@ class ReLU(_Layer, nn.ReLU):
         if len(args) != 1 or kwargs or not unobserved(self):
             return super().__call__(*args, **kwargs)
         (input,) = args
-        part = input.rectified() if type(input) is DeferredTensor else None
+        part = input.followed_by(RELU) if type(input) is DeferredTensor else None
         if part is not None:
             found = deferred_of(part, input._options)
             return input._in_place(found, F.relu_) if self.inplace else found

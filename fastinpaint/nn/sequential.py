@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastinpaint.nn.activated import pending as activated_part
+from fastinpaint.nn.activated import followed
 from fastinpaint.nn.activations import _Activation
 from fastinpaint.nn.batch_norm import _Norm
 from fastinpaint.nn.convolution import _Conv
@@ -86,9 +86,9 @@ class Sequential(nn.Sequential):
                 i += 1
             elif isinstance(following, _Activation) and not own_observer(following):
                 act = following._act()
-                activated = None if act is None else activated_part(part, act, None, options)
-                if activated is not None:
-                    part = part_of((activated, *BARE))
+                after = None if act is None else followed(part, act, None, options)
+                if after is not None:
+                    part = after
                     i += 1
             input = part if last is not None else deferred_of(part, options)
         return input if last is None else deferred_of(input, last)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import fastinpaint
 from fastinpaint.acceleration.kept import kept_bytes
-from fastinpaint.nn.pooling import AveragePool, MaxPool
+from fastinpaint.nn.pooling import AveragePool, GlobalAverage, MaxPool
 
 WINDOWS: dict[str, dict[str, Any]] = {
     "2": {"kernel_size": 2},
@@ -194,3 +194,95 @@ def test_second_derivatives_of_averages() -> None:
     window = (3, 2, 1, False, True, None)
     assert torch.autograd.gradcheck(lambda x: AveragePool.apply(x, window), x)
     assert torch.autograd.gradgradcheck(lambda x: AveragePool.apply(x, window).square(), x)
+
+
+@pytest.fixture
+def globally(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes that the own node takes averages of whole maps of."""
+    seen, right = [], GlobalAverage.forward
+
+    def noted(ctx: Any, average: Any, x: Tensor) -> Tensor:
+        seen.append(tuple(x.shape))
+        return right(ctx, average, x)
+
+    monkeypatch.setattr(GlobalAverage, "forward", staticmethod(noted))
+    return seen
+
+
+class Squeezed(nn.Module):
+    """A map and its mean over space, read together as squeeze-and-excitation does, and the mean alone."""
+
+    def __init__(self, mean: Any, axes: int) -> None:
+        super().__init__()
+        conv, norm = (nn.Conv2d, nn.BatchNorm2d) if axes == 2 else (nn.Conv3d, nn.BatchNorm3d)
+        self.body = nn.Sequential(conv(2, 4, 3, padding=1), norm(4), nn.SiLU())
+        self.mean, self.axes = mean, axes
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.body(x)
+        mean = self.mean(a)
+        space = (1,) * self.axes
+        return a * mean.reshape(*mean.shape[:2], *space).sigmoid() + mean.flatten().sum()
+
+
+MEANS: dict[str, tuple[int, Any]] = {
+    "module": (2, nn.AdaptiveAvgPool2d(1)),
+    "module, a pair": (2, nn.AdaptiveAvgPool2d((1, 1))),
+    "function": (2, lambda a: F.adaptive_avg_pool2d(a, 1)),
+    "mean": (2, lambda a: a.mean((2, 3), keepdim=True)),
+    "mean without axes": (2, lambda a: torch.mean(a, dim=[-1, -2])),
+    "volume": (3, nn.AdaptiveAvgPool3d(1)),
+    "mean of a volume": (3, lambda a: a.mean((2, 3, 4))),
+}
+
+
+@pytest.mark.parametrize("name", MEANS)
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels-last"])
+def test_averages_of_whole_maps(name: str, channels_last: bool, globally: list[tuple[int, ...]]) -> None:
+    axes, mean = MEANS[name]
+    torch.manual_seed(0)
+    x = torch.randn(3, 2, *(5, 6, 7)[:axes], dtype=torch.float64)
+    layout = torch.channels_last if axes == 2 else torch.channels_last_3d
+    agree(Squeezed(mean, axes).double(), x.to(memory_format=layout) if channels_last else x)
+    assert globally == [(3, 4, *(5, 6, 7)[:axes])]
+
+
+OTHER_MEANS: dict[str, Any] = {
+    "two by two": nn.AdaptiveAvgPool2d(2),
+    "as it is": nn.AdaptiveAvgPool2d((None, 1)),
+    "one axis": lambda a: a.mean(3, keepdim=True),
+    "of channels": lambda a: a.mean((1, 2)),
+    "of all": lambda a: a.mean(),
+    "in another dtype": lambda a: a.mean((2, 3), dtype=torch.float64),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_MEANS)
+def test_other_averages_are_torchs(name: str, globally: list[tuple[int, ...]]) -> None:
+    net = network(nn.Identity())
+    stock, x = copy.deepcopy(net), torch.randn(3, 2, 5, 6, dtype=torch.float64)
+    fastinpaint.accelerate(net, objective="fuse")
+    body, plain = net[:3], stock[:3]
+    pairs = [(OTHER_MEANS[name](made(x)).sum(), list(made.parameters())) for made in (body, plain)]
+    ours, right = (torch.autograd.grad(loss, parameters) for loss, parameters in pairs)
+    for one, other in zip(ours, right, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+    assert globally == []
+
+
+def test_the_gradient_of_a_global_average_is_not_written_out() -> None:
+    x = torch.randn(2, 3, 8, 8, requires_grad=True)
+    mean = GlobalAverage.apply(lambda a: a.mean((2, 3)), x)
+    (dx,) = torch.autograd.grad(mean, x, torch.randn(2, 3))
+    assert dx.shape == x.shape
+    assert dx.untyped_storage().nbytes() == 4 * 2 * 3
+
+
+def test_second_derivatives_of_global_averages() -> None:
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+
+    def squared(x: Tensor) -> Tensor:
+        return GlobalAverage.apply(lambda a: F.adaptive_avg_pool2d(a, 1), x.square())
+
+    assert torch.autograd.gradcheck(squared, (x,))
+    assert torch.autograd.gradgradcheck(squared, (x,))
