@@ -38,8 +38,9 @@ class _Conv(_Layer, _ConvNd):
         plan = self.plan_for(input)
         if plan is None:
             return super().__call__(input)
-        if plan.light and self._fastinpaint_accelerated and not torch.is_grad_enabled():
-            return self._by_torch(input)
+        if plan.light and self._fastinpaint_accelerated:
+            if not torch.is_grad_enabled() or (plan.of_vectors and type(input) is Tensor):
+                return self._by_torch(input)
         parts = (Part(Raw(input)),) if type(input) is Tensor else input.parts()
         options, own = self._fastinpaint, self._parameters
         for raw in waiting(parts):  # run here, to keep the call stack short
@@ -97,7 +98,9 @@ class _Conv(_Layer, _ConvNd):
         if geometry is None or min(geometry.output_padding) < 0:
             return None
         result = torch.Size(checks.check_weight(shape, weight, bias, geometry))
-        plan = Plan(question, geometry, result, is_light(result, weight.device, self._fastinpaint.backend))
+        light = is_light(result, weight.device, self._fastinpaint.backend)
+        of_vectors = bias is not None and shape[2:].numel() == result[2:].numel() == 1
+        plan = Plan(question, geometry, result, light, of_vectors)
         return self.__dict__.setdefault("_fastinpaint_plans", Plans()).keep(shape, plan)
 
     def _fused(self, input: Map, output_size: list[int] | None = None) -> Any:

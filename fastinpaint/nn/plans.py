@@ -22,13 +22,18 @@ class Plan:
         geometry, shape: the convolution's geometry, and the shape of its result.
         light: whether torch's own layers are faster without gradients: a fused layer saves less than its calls in
             Python take.
+        of_vectors: whether input and result have one place a sample, and a bias, so that no batch norm follows, as in
+            squeeze-and-excitation: there torch's own layer is faster with gradients too.
         calls: the calls made so far, by everything else that they depend on; see `fastinpaint.nn.pending_conv`.
     """
 
-    __slots__ = ("calls", "geometry", "light", "question", "shape")
+    __slots__ = ("calls", "geometry", "light", "of_vectors", "question", "shape")
 
-    def __init__(self, question: tuple[Any, ...], geometry: Geometry, shape: tuple[int, ...], light: bool) -> None:
-        self.question, self.geometry, self.shape, self.light = question, geometry, torch.Size(shape), light
+    def __init__(
+        self, question: tuple[Any, ...], geometry: Geometry, shape: torch.Size, light: bool, of_vectors: bool
+    ) -> None:
+        self.question, self.geometry, self.shape = question, geometry, shape
+        self.light, self.of_vectors = light, of_vectors
         self.calls: dict[tuple[Any, ...], Call] = {}
 
 

@@ -49,7 +49,7 @@ class Sequential(nn.Sequential):
             plan = None
             if calm and isinstance(layer, _Conv) and not own_observer(layer):  # `unobserved`, without its frames
                 plan = layer.plan_for(input) if within or not layer._fastinpaint_accelerated else None
-            if plan is None or (plan.light and not grad):
+            if plan is None or (plan.light and (not grad or plan.of_vectors)):
                 if last is not None:
                     input, last = deferred_of(input, last), None
                 input = layer(input)

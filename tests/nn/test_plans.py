@@ -139,3 +139,34 @@ def test_plans_are_not_copied() -> None:
     for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         assert not vars(other[0]).get("_fastinpaint_plans")
         torch.testing.assert_close(other(x), net(x))
+
+
+def squeezing(size: int, bias: bool) -> nn.Sequential:
+    torch.manual_seed(0)
+    squeeze = nn.Conv2d(8, 2, 1, bias=bias), nn.SiLU(), nn.Conv2d(2, 8, 1, bias=bias), nn.Sigmoid()
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(size), *squeeze)
+
+
+@pytest.mark.skipif(native.why_not("cpu") is not None, reason="the CPU kernels are not built")
+@pytest.mark.parametrize(
+    ("size", "bias", "expected"), [(1, True, [(8, 2), (2, 8)]), (2, True, []), (1, False, [])], ids=str
+)
+def test_torch_computes_convolutions_of_vectors(
+    size: int, bias: bool, expected: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of squeeze-and-excitation, with gradients too: a fused layer's calls take longer than its arithmetic."""
+    stock, x = squeezing(size, bias), torch.randn(4, 3, 10, 10)
+    net = fastinpaint.accelerate(copy.deepcopy(stock), objective="fuse")
+    called, right = list[tuple[int, int]](), fastinpaint.nn.Conv2d._by_torch
+
+    def noted(layer: nn.Conv2d, input: torch.Tensor) -> torch.Tensor:
+        called.append((layer.in_channels, layer.out_channels))
+        return right(layer, input)
+
+    monkeypatch.setattr(fastinpaint.nn.Conv2d, "_by_torch", noted)
+    for _ in range(2):
+        called.clear()
+        found, plain = (torch.autograd.grad(m(x).square().sum(), list(m.parameters())) for m in (net, stock))
+        assert called == expected
+        for ours, theirs in zip(found, plain, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
