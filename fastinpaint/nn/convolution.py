@@ -38,9 +38,9 @@ class _Conv(_Layer, _ConvNd):
         plan = self.plan_for(input)
         if plan is None:
             return super().__call__(input)
-        if plan.light and self._fastinpaint_accelerated:
-            if not torch.is_grad_enabled() or (plan.of_vectors and type(input) is Tensor):
-                return self._by_torch(input)
+        torchs = plan.of_vectors and type(input) is Tensor
+        if plan.light and self._fastinpaint_accelerated and (torchs or not torch.is_grad_enabled()):
+            return self._by_torch(input)
         parts = (Part(Raw(input)),) if type(input) is Tensor else input.parts()
         options, own = self._fastinpaint, self._parameters
         for raw in waiting(parts):  # run here, to keep the call stack short

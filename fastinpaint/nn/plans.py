@@ -30,7 +30,7 @@ class Plan:
     __slots__ = ("calls", "geometry", "light", "of_vectors", "question", "shape")
 
     def __init__(
-        self, question: tuple[Any, ...], geometry: Geometry, shape: torch.Size, light: bool, of_vectors: bool
+        self, question: tuple[Any, ...], geometry: Geometry, shape: torch.Size, light: bool, of_vectors: bool = False
     ) -> None:
         self.question, self.geometry, self.shape = question, geometry, shape
         self.light, self.of_vectors = light, of_vectors

@@ -243,7 +243,7 @@ FI_EXPORT int fi_cpu_matmul_bwd(const DirectShape* shape, const Source* upstream
   pack(planned, targets.list, taps_of(weight, strides), threads);
   MatmulBackward args{&planned.m, {&forward.m, *upstream, nullptr, 1, planned.m.slices}};
   MatmulWeightGrad& grad = args.weight_grad;
-  grad.splits = std::min({kSplits, pixels / kSplitPixels, planned.m.tiles});
+  grad.splits = std::max<int64_t>(1, std::min({kSplits / grad.pieces(), pixels / kSplitPixels, planned.m.tiles}));
   grad.product = scratch(Scratch::product, grad.splits * grad.pieces() * kDepth * kColumnRow);
   auto body = [&](int64_t split, int) { FI_DISPATCH(matmul_backward(args, split)) };
   parallel_for(grad.splits, threads, body);

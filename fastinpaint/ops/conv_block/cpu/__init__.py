@@ -176,9 +176,10 @@ def _bwd_from(
     weight, geometry, live = trimmed(sources, weight, geometry)
     grads: list[SourceGrad] = [NO_GRAD] * len(sources)
     dweight, needs_input = None, any(needs)
-    _, own_dgrad, own_wgrad = select.select_kernels(sources, weight, geometry)
+    kernels = select.select_kernels(sources, weight, geometry)
+    _, own_dgrad, own_wgrad = kernels
     own_wgrad = select.exact_enough(own_wgrad, g, sources)
-    if has_curve(sources) and not loads_activations(sources, weight, geometry):
+    if has_curve(sources) and not all(k in select.DIRECT_KERNELS for k in kernels):
         upstreams = (activation.materialise([g]), None, None, None, None)
         grads, dweight, _ = reference.bwd(*upstreams, sources, weight, geometry, needs, needs_weight, False)
         return grads, widened(dweight, whole, live)
