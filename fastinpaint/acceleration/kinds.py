@@ -87,7 +87,7 @@ def plain_class(module: nn.Module) -> type[nn.Module] | None:
 def row_class(kind: type[nn.Module]) -> type[nn.Module] | None:
     """What a row of layers becomes inside an accelerated model; None unless it computes as ``torch.nn.Sequential``."""
     if kind not in _ROWS and issubclass(kind, nn.Sequential) and _computes_as(kind, nn.Sequential, Row):
-        body = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__reduce_ex__": _reduce_row}
+        body = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__reduce_ex__": _reduce}
         _ROWS[kind] = row = type(kind.__name__, (Row, kind), body)
         _PLAIN_ROWS[row] = kind
     return _ROWS.get(kind)
@@ -128,25 +128,16 @@ def _computes_as(kind: type[nn.Module], parent: type[nn.Module], fused: type[nn.
 
 
 def _reduce(module: nn.Module, protocol: Any) -> tuple[Any, ...]:
-    """For pickle and copy: a fused subclass has no name that can be imported, so its plain class stands for it."""
-    return _remade, (PLAIN[type(module)],), module.__dict__
-
-
-def _reduce_row(module: nn.Module, protocol: Any) -> tuple[Any, ...]:
-    """As `_reduce`, of a row."""
-    return _remade_row, (_PLAIN_ROWS[type(module)],), module.__dict__
-
-
-def _remade_row(kind: type[nn.Module]) -> nn.Module:
-    """An empty row of the class that `kind` becomes."""
-    row = row_class(kind)
-    assert row is not None
-    return row.__new__(row)
+    """For pickle and copy: a derived class has no name that can be imported, so its plain class stands for it."""
+    kind = type(module)
+    return _remade, (plain_row(kind) or PLAIN[kind],), module.__dict__
 
 
 def _remade(kind: type[nn.Module]) -> nn.Module:
-    """An empty module of the fused class of `kind`."""
-    if kind not in FUSED:
-        _learn(kind)
-    fused = FUSED[kind]
-    return fused.__new__(fused)
+    """An empty module of the class that `kind` becomes, a row's or a fused layer's."""
+    made = row_class(kind)
+    if made is None:
+        if kind not in FUSED:
+            _learn(kind)
+        made = FUSED[kind]
+    return made.__new__(made)

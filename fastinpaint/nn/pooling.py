@@ -163,7 +163,9 @@ def _global_average_pool(axes: int, function: Callable[..., Any]) -> Callable[..
 
 def _mean(input: Any, dim: Any = None, keepdim: bool = False, **others: Any) -> Any:
     """The handler of means over all of space."""
-    if others or not isinstance(dim, Sequence) or not isinstance(input, Deferred) or keepdim not in (True, False):
+    if others or not isinstance(input, Deferred) or not isinstance(dim, Sequence):
+        return NotImplemented
+    if not all(isinstance(d, int) for d in dim):  # torch takes names of axes too
         return NotImplemented
     axes = input.dim()
     if sorted(d % axes for d in dim) != list(range(2, axes)) or (x := _map_of(input, axes)) is None:

@@ -19,6 +19,7 @@ from fastinpaint.nn.observed import nothing_observes, own_observer
 from fastinpaint.nn.pending_conv import PendingConv, waiting
 from fastinpaint.nn.raw import Part, Raw, part_of
 from fastinpaint.nn.region import inside
+from fastinpaint.ops.norm_act import RELU
 
 
 class Sequential(nn.Sequential):
@@ -81,12 +82,9 @@ class Sequential(nn.Sequential):
                 part, options = Part(following.folded(pending, norm)), following._fastinpaint
                 i += 1
             following = layers[i] if i < count else None
-            if type(following) is ReLU and not own_observer(following):
-                part = part_of((part.raw, part.mean, part.scale, part.shift, True, None, part.norm))
-                i += 1
-            elif isinstance(following, _Activation) and not own_observer(following):
-                act = following._act()
-                after = None if act is None else followed(part, act, None, options)
+            act = RELU if type(following) is ReLU else following._act() if isinstance(following, _Activation) else None
+            if act is not None and not own_observer(following):
+                after = followed(part, act, None, options)
                 if after is not None:
                     part = after
                     i += 1

@@ -221,3 +221,26 @@ def test_a_subclass_with_code_of_its_own_keeps_it(kind: type[nn.Sequential]) -> 
     net, stock = of_blocks(nn.Conv2d(4, 4, 1), kind(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.Tanh()))
     assert type(net[1]) is kind  # type: ignore[index]
     compare(net, stock)
+
+
+class Held(nn.Module):
+    """An activation in place of a map that is read later, and that somebody may hold as a plain tensor before."""
+
+    def __init__(self, activation: nn.Module, held: bool) -> None:
+        super().__init__()
+        self.held = held
+        self.conv, self.norm, self.activation = nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4), activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x))
+        before = y.exp() if self.held else 0.0
+        return self.activation(y) + 2 * y + before
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU6(True), nn.SiLU(True), nn.ReLU(True)], ids=lambda a: type(a).__name__)
+@pytest.mark.parametrize("held", [True, False], ids=["held", "deferred"])
+def test_an_activation_in_place_changes_its_map(activation: nn.Module, held: bool) -> None:
+    stock = Held(activation, held)
+    net = fastinpaint.accelerate(copy.deepcopy(stock), objective="fuse")
+    for _ in range(2):
+        compare(net, stock)

@@ -1,6 +1,5 @@
 // Entry points of the depthwise convolutions of depthwise.h: float32, channels-last. Each returns 0. Work is cut
-// into pieces by sizes alone and sums are merged in a fixed order, so a result does not depend on the number of
-// threads.
+// into pieces by sizes alone and sums are merged in a fixed order, so a result does not depend on the number of threads.
 #include "conv_block/cpu/depthwise.h"
 
 #include <algorithm>
@@ -109,13 +108,7 @@ FI_EXPORT int fi_cpu_depthwise_fwd(const DirectShape* shape, const Source* sourc
   Depthwise d = plan(shape, false);
   const int64_t channels = shape->channels_out;
   std::vector<double> sums(mean ? d.pieces() * 3 * channels : 0);
-  Target target{y,
-                channels,
-                0,
-                bias,
-                mean ? sums.data() : nullptr,
-                nullptr,
-                nullptr,
+  Target target{y, channels, 0, bias, mean ? sums.data() : nullptr, nullptr, nullptr,
                 leaves_caches(y, shape->pixels_out() * channels)};
   d.sources = sources;
   d.targets = &target;

@@ -19,7 +19,7 @@ constexpr int64_t kTileStep = 14;          // pixels of a register block
 constexpr int64_t kLeastPixels = 28;
 constexpr int64_t kSplits = 32;
 constexpr int64_t kSplitPixels = 256;         // least of a split
-constexpr int64_t kOnePassSplits = 16;        // least, so that enough threads have one
+constexpr int64_t kOnePassPixels = 4096;      // least that gain from one pass
 constexpr int64_t kCachedWeights = 32 << 10;  // of the sums of a split, beside a tile
 constexpr int64_t kMergeRows = 16;            // of the weight gradient's product, summed at a time
 
@@ -234,7 +234,7 @@ FI_EXPORT int fi_cpu_matmul_bwd(const DirectShape* shape, const Source* upstream
                                 float* dweight, const int64_t* wstrides, int threads) {
   const Planned forward(shape, false, sources, count);
   const int64_t weights = shape->channels_in * shape->channels_out, pixels = shape->pixels_out();
-  if (!forward.m.in_place || weights > kCachedWeights || pixels < kOnePassSplits * kSplitPixels) {
+  if (!forward.m.in_place || weights > kCachedWeights || pixels < kOnePassPixels) {
     fi_cpu_matmul_dgrad(shape, upstream, weight, strides, sources, count, grads, threads);
     return fi_cpu_matmul_wgrad(shape, sources, count, upstream, dweight, wstrides, threads);
   }

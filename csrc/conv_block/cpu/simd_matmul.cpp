@@ -4,6 +4,7 @@
 #include "conv_block/cpu/matmul_tile.h"
 
 namespace fi::FI_ISA {
+
 void matmul_chunk(int64_t* channels) { *channels = kChunk; }
 
 // item = phase * chunks + chunk. Parts of the depth follow each other, of a part its channels.
