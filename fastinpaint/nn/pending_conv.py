@@ -16,7 +16,8 @@ from fastinpaint.nn.raw import MOST_STEPS, Mode, Options, Part, Raw, part_of, st
 from fastinpaint.ops.activation import autograd as activation
 from fastinpaint.ops.batch_norm.reference import Norm
 from fastinpaint.ops.conv_block import autograd as conv_block
-from fastinpaint.ops.conv_block import cpu, fused_bn, torch_library
+from fastinpaint.ops.conv_block import chain, cpu, fused_bn, torch_library
+from fastinpaint.ops.conv_block.chain import Link
 from fastinpaint.ops.conv_block.geometry import cost_per_value
 from fastinpaint.ops.conv_block.torch_library import Call
 from fastinpaint.ops.dispatch import registry
@@ -112,10 +113,13 @@ class PendingConv(Raw):
             apply, arguments = self.prepare(stats, norm)
             self.finish(arguments, apply(*arguments))
 
-    def prepare(self, stats: bool = False, norm: Norm | None = None) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    def prepare(
+        self, stats: bool = False, norm: Norm | None = None, links: Sequence[Link] = ()
+    ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """The function that adds its node to the graph, and the function's arguments.
 
         norm: the batch norm that follows, to be in that node if it can be.
+        links: what follows that, to be in it too; then the first argument is a `Chain`.
         """
         weight, bias, dtype = self.weight, self.bias, self.dtype
         if (stamp(weight), stamp(bias)) != self.stamps:
@@ -151,6 +155,10 @@ class PendingConv(Raw):
             steps = depth(recipes)
             if steps < MOST_STEPS and self._to_be_forgotten(first):
                 self.recipe = Recipe(partial(conv_block.recompute, call), (weight, bias, *recipes), Slot(), steps + 1)
+        if links and norm is not None and self.recipe is None and chain.can_join(call):
+            whole = chain.node((Link(call, weight, bias, norm), *links), sources, given)
+            if whole is not None:
+                return whole
         if norm is not None:
             both = fused_bn.node(call, sources, weight, bias, norm, given, self.recipe)
             if both is not None:

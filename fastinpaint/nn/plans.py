@@ -25,9 +25,10 @@ class Plan:
         of_vectors: whether input and result have one place a sample, and a bias, so that no batch norm follows, as in
             squeeze-and-excitation: there torch's own layer is faster with gradients too.
         calls: the calls made so far, by everything else that they depend on; see `fastinpaint.nn.pending_conv`.
+        chained: those behind another convolution; None for where there can be none; see `fastinpaint.nn.chain`.
     """
 
-    __slots__ = ("calls", "geometry", "light", "of_vectors", "question", "shape")
+    __slots__ = ("calls", "chained", "geometry", "light", "of_vectors", "question", "shape")
 
     def __init__(
         self, question: tuple[Any, ...], geometry: Geometry, shape: torch.Size, light: bool, of_vectors: bool = False
@@ -35,6 +36,7 @@ class Plan:
         self.question, self.geometry, self.shape = question, geometry, shape
         self.light, self.of_vectors = light, of_vectors
         self.calls: dict[tuple[Any, ...], Call] = {}
+        self.chained: dict[tuple[Any, ...], Call | None] = {}
 
 
 def is_light(shape: torch.Size, device: torch.device, backend: str) -> bool:

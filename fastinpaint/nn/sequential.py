@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastinpaint.nn.activated import followed
 from fastinpaint.nn.activations import _Activation
 from fastinpaint.nn.batch_norm import _Norm
+from fastinpaint.nn.chain import is_bare, joints, open_rows
 from fastinpaint.nn.convolution import _Conv
 from fastinpaint.nn.deferred import BARE
 from fastinpaint.nn.deferred_tensor import deferred_of
@@ -19,6 +20,7 @@ from fastinpaint.nn.observed import nothing_observes, own_observer
 from fastinpaint.nn.pending_conv import PendingConv, waiting
 from fastinpaint.nn.raw import Part, Raw, part_of
 from fastinpaint.nn.region import inside
+from fastinpaint.ops.conv_block.chain import Chain
 from fastinpaint.ops.norm_act import RELU
 
 
@@ -26,7 +28,9 @@ class Sequential(nn.Sequential):
     """``torch.nn.Sequential`` over deferred activations.
 
     A convolution and the batch norm and activation after it need no deferred activation in between. Where gradients are
-    recorded, the convolution after those needs none either: no other code runs between them.
+    recorded, the convolution after those needs none either: no other code runs between them. In training one node of
+    the graph holds several of these, if the kernels load what is between them (`fastinpaint.nn.chain`). Rows in the row
+    count as their layers.
     """
 
     def forward(self, input: Any, *, called: bool = False) -> Any:
@@ -39,13 +43,15 @@ class Sequential(nn.Sequential):
         if torch.compiler.is_compiling():
             return nn.Sequential.forward(self, input)
         layers: list[Any] = list(self._modules.values())
-        count, i = len(layers), 0
+        i = 0
         calm, within = called or nothing_observes(), called or inside()
         grad = torch.is_grad_enabled()
         last: Any = None  # the options of the layer that gave the part which `input` then is
-        while i < count:
+        while i < len(layers):
             layer: Any = layers[i]
-            following: Any = layers[i + 1] if i + 1 < count else None
+            if calm and within and isinstance(layer, nn.Sequential) and open_rows(layers, i):
+                continue
+            following: Any = layers[i + 1] if i + 1 < len(layers) else None
             i += 1
             plan = None
             if calm and isinstance(layer, _Conv) and not own_observer(layer):  # `unobserved`, without its frames
@@ -72,16 +78,20 @@ class Sequential(nn.Sequential):
             if pending.x is None and isinstance(following, _Norm) and not own_observer(following):
                 norm = following.joined(pending)
             if norm is not None and following.training:
-                apply, arguments = pending.prepare(True, norm)
+                found = joints(layers, i + 1, pending) if grad and within else []
+                apply, arguments = pending.prepare(True, norm, [joint.link for joint in found])
                 pending.finish(arguments, apply(*arguments))
+                if found and type(arguments[0]) is Chain:
+                    (*_, norm), i, following, pending.shape = found[-1]
+                elif pending.vectors is not None:
+                    i += 1
                 if pending.vectors is not None:
                     part, options = pending.normalised(norm.weight, norm.bias, norm.eps), following._fastinpaint
                     last = options if grad else None
-                    i += 1
             elif norm is not None:
                 part, options = Part(following.folded(pending, norm)), following._fastinpaint
                 i += 1
-            following = layers[i] if i < count else None
+            following = layers[i] if i < len(layers) else None
             act = RELU if type(following) is ReLU else following._act() if isinstance(following, _Activation) else None
             if act is not None and not own_observer(following):
                 after = followed(part, act, None, options)
@@ -97,15 +107,7 @@ def _unobserved_inside(row: nn.Module) -> bool:
 
     So it is inside an accelerated model's running module, whose other layers read the result.
     """
-    own = row.__dict__
-    hooks = len(own["_forward_hooks"]) + len(own["_forward_pre_hooks"])
-    if hooks != 2 or len(own.get("_fastinpaint_borders", ())) != 2 or own["_backward_hooks"]:
-        return False
-    if own["_backward_pre_hooks"] or "forward" in own or row._compiled_call_impl is not None:
-        return False
-    if "_fastinpaint_plain" in own:
-        return False
-    return "fastinpaint_report" not in own and nothing_observes() and inside()
+    return is_bare(row) and nothing_observes() and inside()
 
 
 class Row(Sequential):
@@ -114,5 +116,6 @@ class Row(Sequential):
     Its ``__call__`` is `Sequential.forward` with another default. A caller of it would make the call stack longer.
     """
 
+    _fastinpaint_row = True
     __call__ = FunctionType(Sequential.forward.__code__, globals(), "__call__")
     __call__.__kwdefaults__ = {"called": True}  # noqa: RUF012 - an attribute of the function, not of the class

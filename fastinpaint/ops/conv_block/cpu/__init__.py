@@ -16,6 +16,7 @@ from fastinpaint.ops.batch_norm.reference import Norm, Normed
 from fastinpaint.ops.conv_block import reference
 from fastinpaint.ops.conv_block.cpu import onednn, select
 from fastinpaint.ops.conv_block.cpu.live_taps import trimmed, widened
+from fastinpaint.ops.conv_block.cpu.select import settings  # noqa: F401 - what `normalises` depends on besides
 from fastinpaint.ops.dispatch import native_cpu as native
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 

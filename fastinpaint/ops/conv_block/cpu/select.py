@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Sequence
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,7 +62,7 @@ MOST_ANSWERS = 4096
 
 def select_kernels(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> tuple[ModuleType | None, ...]:
     """The own kernels that each of `PASSES` runs on: `thin`, `depthwise`, `winograd` or `matmul`; None for oneDNN's."""
-    question = (weight.shape, weight.dtype, geometry, torch.get_num_threads(), *_watched())
+    question = (weight.shape, weight.dtype, geometry, torch.get_num_threads(), *_watched())  # `settings`, a call less
     for source in sources:
         x = source.x
         question += (x.shape, x.dtype)
@@ -73,6 +73,11 @@ def select_kernels(sources: Sequence[Source], weight: Tensor, geometry: Geometry
         asked = os.environ.get(VARIABLE)
         found = _answers[question] = tuple([_own(which, sources, weight, geometry, asked) for which in PASSES])
     return found
+
+
+def settings() -> tuple[Any, ...]:
+    """What the choice depends on besides the convolution."""
+    return torch.get_num_threads(), *_watched()
 
 
 def _own(
