@@ -7,31 +7,13 @@
 // and, given dmean and dscale, what reaches y through its statistics, G = (y - mean) * by_y + constant + dy:
 //
 //     by_y = 2 / M * dvar,   dvar = dscale * -1/2 * scale * rstd^2     constant = dmean / M     dweight = dscale * rstd
+#include "batch_norm/cpu.h"
+
 #include <cmath>
-#include <cstdint>
 
 #include "common/cpu_isa.h"
 
 namespace fi {
-
-struct BatchNormFwd {
-  const void *mean, *var;
-  const void *weight, *bias;            // or null
-  void *running_mean, *running_var;     // in place, or null
-  int64_t* tracked;                     // counted up, or null
-  void *scale, *shift;
-  int64_t channels, is_double;
-  double correction, momentum, eps;
-};
-
-struct BatchNormBwd {
-  const void *dmean, *dscale;           // or null: zeros
-  const void *scale, *var;
-  void *by_y, *constant;
-  void* dweight;                        // or null
-  int64_t channels, is_double;
-  double values, eps;                   // M, and what was added to var
-};
 
 namespace {
 

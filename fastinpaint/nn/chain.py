@@ -71,6 +71,7 @@ def joints(layers: list[Any], place: int, pending: PendingConv) -> list[Joint]:
     found: list[Joint] = []
     if pending.options.memory not in CONVS or pending.device.type != "cpu":
         return found
+    settings = *registry.settings(), *cpu.settings()
     ahead: Any = Ahead(pending.shape, pending.dtype, pending.device, pending.mode)
     while _is_there(layers, place):
         code, following = 0, layers[place]
@@ -89,7 +90,7 @@ def joints(layers: list[Any], place: int, pending: PendingConv) -> list[Joint]:
             break
         weight: Any = conv._parameters["weight"]
         bias = conv._parameters["bias"]
-        call = _call(plan, weight, ahead, code, conv._fastinpaint.backend)
+        call = _call(plan, weight, ahead, (code, conv._fastinpaint.backend, *settings))
         if call is None or (bias is not None and bias.dtype != ahead.dtype):  # a cast is a node of its own
             break
         ahead = Ahead(plan.shape, ahead.dtype, ahead.device, ahead.mode)
@@ -108,14 +109,15 @@ def _is_there(layers: list[Any], place: int) -> bool:
     return place < len(layers)
 
 
-def _call(plan: Plan, weight: Tensor, ahead: Ahead, code: int, backend: str) -> Call | None:
-    """The call of a convolution that loads the map ahead, normalised and with the activation of this code.
+def _call(plan: Plan, weight: Tensor, ahead: Ahead, form: tuple[Any, ...]) -> Call | None:
+    """The call of a convolution that loads the map ahead, normalised and with an activation.
 
-    None where its kernels do not, or where something else is faster.
+    form: the activation's code, the backend, and all else that the answer depends on. None where the convolution's
+    kernels do not load such a map, or where something else is faster.
     """
-    question = (code, ahead.dtype, weight.dtype, weight.stride(), backend, *registry.settings(), *cpu.settings())
+    question = (ahead.dtype, weight.dtype, weight.stride(), *form)
     if question not in plan.chained:
-        plan.chained[question] = _new_call(plan, weight, ahead, code, backend)
+        plan.chained[question] = _new_call(plan, weight, ahead, *form[:2])
     return plan.chained[question]
 
 

@@ -184,6 +184,7 @@ class PendingConv(Raw):
             return torch_library.call_of(sources, weight, self.geometry, stats, self.options.backend, packs)
         question: tuple[Any, ...] = (
             stats, weight.dtype, weight.device, weight.stride(), self.options.backend, *registry.settings(),
+            *cpu.settings(),
         )  # fmt: skip
         for x, mean, _, _, relu, addend in sources:
             question += (x.shape, x.dtype, relu, mean is None, addend is None)

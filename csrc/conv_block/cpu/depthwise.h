@@ -60,3 +60,11 @@ FI_DECLARE_EACH_ISA(void depthwise(const Depthwise&, int64_t item))
 FI_DECLARE_EACH_ISA(void depthwise_backward(const DepthwiseBackward&, int64_t item))
 
 }  // namespace fi
+
+// What `layer.cpp` calls: see the definitions.
+FI_EXPORT int fi_cpu_depthwise_fwd(const fi::DirectShape* shape, const fi::Source* sources, int count,
+                                   const float* weight, const int64_t* strides, const float* bias, float* y,
+                                   float* mean, float* var, int threads);
+FI_EXPORT int fi_cpu_depthwise_bwd(const fi::DirectShape* shape, const fi::Source* upstream, const float* weight,
+                                   const int64_t* strides, const fi::Source* sources, int count,
+                                   const fi::SourceGrads* grads, float* dweight, const int64_t* wstrides, int threads);

@@ -87,3 +87,11 @@ FI_DECLARE_EACH_ISA(void matmul_weight_grad(const MatmulWeightGrad&, int64_t ite
 FI_DECLARE_EACH_ISA(void matmul_backward(const MatmulBackward&, int64_t split))
 
 }  // namespace fi
+
+// What `layer.cpp` calls: see the definitions.
+FI_EXPORT int fi_cpu_matmul_fwd(const fi::DirectShape* shape, const fi::Source* sources, int count, const float* weight,
+                                const int64_t* strides, const float* bias, float* y, float* mean, float* var,
+                                int threads);
+FI_EXPORT int fi_cpu_matmul_bwd(const fi::DirectShape* shape, const fi::Source* upstream, const float* weight,
+                                const int64_t* strides, const fi::Source* sources, int count,
+                                const fi::SourceGrads* grads, float* dweight, const int64_t* wstrides, int threads);

@@ -186,3 +186,14 @@ FI_DECLARE_BF16(void weight_grad_bf16(const WeightGrad&, int64_t item))
 FI_DECLARE_BF16(void unpack_weight_grad_bf16(const WeightGrad&, const Taps&, int64_t item))
 
 }  // namespace fi
+
+// What `layer.cpp` calls: see the definitions.
+FI_EXPORT int fi_cpu_winograd_fwd(const fi::ConvShape* shape, const fi::Source* sources, int count, const void* weight,
+                                  const int64_t* strides, const float* bias, void* y, float* mean, float* var,
+                                  int dtype, int weight_dtype, int threads);
+FI_EXPORT int fi_cpu_winograd_dgrad(const fi::ConvShape* shape, const fi::Source* upstream, const void* weight,
+                                    const int64_t* strides, const fi::Source* sources, int count,
+                                    const fi::SourceGrads* grads, int dtype, int weight_dtype, int threads);
+FI_EXPORT int fi_cpu_winograd_wgrad(const fi::ConvShape* shape, const fi::Source* sources, int count,
+                                    const fi::Source* upstream, void* dweight, const int64_t* strides, int dtype,
+                                    int weight_dtype, int threads);

@@ -5,6 +5,7 @@ Contract: reference.py. Each pass takes the faster of the two, by the rule of `s
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -14,10 +15,11 @@ from fastinpaint.ops.activation import cpu as activation
 from fastinpaint.ops.batch_norm import cpu as batch_norm
 from fastinpaint.ops.batch_norm.reference import Norm, Normed
 from fastinpaint.ops.conv_block import reference
-from fastinpaint.ops.conv_block.cpu import onednn, select
+from fastinpaint.ops.conv_block.cpu import onednn, passes, select
 from fastinpaint.ops.conv_block.cpu.live_taps import trimmed, widened
 from fastinpaint.ops.conv_block.cpu.select import settings  # noqa: F401 - what `normalises` depends on besides
 from fastinpaint.ops.dispatch import native_cpu as native
+from fastinpaint.ops.dispatch.fast_path import can_bypass_dispatcher
 from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 CHANNELS_LAST = True
@@ -31,6 +33,16 @@ FRESH_GRADIENTS = True  # none shares memory with another one or with dy
 def why_not(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> str | None:
     """Why this convolution cannot run here, in one sentence, or None."""
     return native.why_not(weight, *[t for s in sources for t in (s.x, s.addend)])
+
+
+def prepare(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> passes.Passes | None:
+    """This module for such a convolution alone, with less to do in a call; None where it takes the whole of it."""
+    if not can_bypass_dispatcher(weight, *[s.x for s in sources]):  # a tracer's sizes are symbols
+        return None
+    if trimmed(sources, weight, geometry)[2] is not None:
+        return None
+    kernels = select.select_kernels(sources, weight, geometry)
+    return passes.prepare(sys.modules[__name__], kernels, sources, weight, geometry)
 
 
 def normalises(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> bool:
@@ -140,7 +152,7 @@ def bwd(
         return reference.bwd(dy, dmean, dvar, y, mean, sources, weight, geometry, needs, needs_weight, needs_bias)
     g = native.dense_source(upstream(dy, dmean, dvar, y, mean))
     grads, dweight = _bwd_from(g, sources, weight, geometry, needs, needs_weight)
-    return grads, dweight, _bias_grad(dy, dmean, weight) if needs_bias else None
+    return grads, dweight, bias_grad(dy, dmean, weight) if needs_bias else None
 
 
 def bwd_norm(
@@ -161,7 +173,7 @@ def bwd_norm(
     source, dnorm_weight = batch_norm.upstream(dy, dmean, dscale, y, normed, norm_weight)
     g = native.dense_source(source)
     grads, dweight = _bwd_from(g, sources, weight, geometry, needs, needs_weight)
-    return grads, dweight, _bias_grad(dy, dmean, weight) if needs_bias else None, dnorm_weight
+    return grads, dweight, bias_grad(dy, dmean, weight) if needs_bias else None, dnorm_weight
 
 
 def _bwd_from(
@@ -205,7 +217,7 @@ def _bwd_from(
     return grads, widened(dweight, whole, live)
 
 
-def _bias_grad(dy: Tensor, dmean: Tensor | None, like: Tensor) -> Tensor:
+def bias_grad(dy: Tensor, dmean: Tensor | None, like: Tensor) -> Tensor:
     """sum G = sum dy + dmean: what reaches y through its variance sums to zero."""
     sums = activation.channel_sums(dy)
     return (sums if dmean is None or dy.numel() == 0 else sums + dmean).to(like.dtype)
