@@ -86,7 +86,7 @@ def joints(layers: list[Any], place: int, pending: PendingConv) -> list[Joint]:
         if not isinstance(conv, _Conv) or not isinstance(norm, _Norm) or own_observer(conv) or own_observer(norm):
             break
         plan = conv.plan_for(part_of((ahead, None, None, None, False, None, None)))
-        if plan is None or plan.of_vectors or conv._fastinpaint.memory not in CONVS or not norm.training:
+        if plan is None or plan.of_vectors or conv._fastinpaint.memory not in CONVS:
             break
         weight: Any = conv._parameters["weight"]
         bias = conv._parameters["bias"]

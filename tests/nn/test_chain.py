@@ -143,7 +143,12 @@ def freeze(*places: int) -> Callable[[nn.Module], object]:
     return lambda net: [p.requires_grad_(False) for place in places for p in net[place].parameters()]  # type: ignore[index]
 
 
-FROZEN = {"first": (0, 1), "inner convolution": (3,), "inner batch norm": (4,), "all but the last": (0, 1, 3, 4)}
+FROZEN = {
+    "first": (0, 1),
+    "inner convolution": (3,),
+    "inner batch norm": (4,),
+    "all but the last": (0, 1, 3, 4),
+}
 
 
 @pytest.mark.parametrize("grad", [True, False], ids=["input", "no input"])
@@ -153,6 +158,32 @@ def test_frozen_layers(name: str, grad: bool) -> None:
     for model in (net, stock):
         freeze(*FROZEN[name])(model)
     assert max(chains(compare(net, stock, image(grad=grad)))) == 3
+
+
+@pytest.mark.parametrize("place", [0, 1, 4, 6])
+def test_one_parameter_alone(place: int) -> None:
+    """A convolution's weight, or a batch norm's bias."""
+    net, stock = pair(inverted())
+    for model in (net, stock):
+        freeze(*range(8))(model)
+        layer: Any = model[place]  # type: ignore[index]
+        (layer.bias if layer.bias is not None else layer.weight).requires_grad_(True)
+    assert chains(compare(net, stock, image(grad=False))) == [3]
+
+
+def test_a_first_layer_that_is_computed_again_stands_alone() -> None:
+    net, stock = pair(
+        [*conv(8, 16, 3, nn.ReLU()), *conv(16, 16, 1, nn.ReLU()), *conv(16, 16, 3), nn.ReLU()], torch.float32
+    )
+    x = image(torch.float32, size=96, grad=False)
+    results = []
+    for model in (net, stock):
+        y = model(x)
+        if model is net:
+            assert chains(y) == [1, 2]
+        results.append([y, *torch.autograd.grad(y.square().mean(), list(model.parameters()))])
+    for found, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
 
 
 def test_nothing_is_computed_before_the_first_parameter(monkeypatch: pytest.MonkeyPatch) -> None:

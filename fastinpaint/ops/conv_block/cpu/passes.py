@@ -123,7 +123,7 @@ class Passes:
     ) -> tuple[list[SourceGrad], Tensor | None, Tensor | None, Tensor | None]:
         """As `cpu.bwd_norm`."""
         packed = None
-        if self.backward and needs_weight and False not in needs and self._are_dense(dy, dmean, dscale):
+        if self.backward and needs_weight and True in needs and self._are_dense(dy, dmean, dscale):
             packed = self._packed(sources)
         if packed is None:
             return self.module.bwd_norm(

@@ -14,7 +14,7 @@ from fastinpaint.ops.conv_block import cpu
 from fastinpaint.ops.conv_block.cpu import passes
 from fastinpaint.ops.dispatch import native
 from fastinpaint.ops.norm_act import Act
-from fastinpaint.ops.types import Geometry, Source
+from fastinpaint.ops.types import Geometry, Source, SourceGrad
 
 pytestmark = pytest.mark.skipif(native.why_not("cpu") is not None, reason="the CPU kernels are not built")
 
@@ -129,6 +129,20 @@ def test_backward(name: str, mean: bool, given: str, monkeypatch: pytest.MonkeyP
     run = prepared(sources, weight, geometry)
     nothing_else_runs(monkeypatch)
     same(run.bwd_norm(*arguments), expected)
+
+
+@pytest.mark.parametrize("name", ["1x1 of two", "winograd of two"])
+def test_one_of_two_sources_needs_a_gradient(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources, weight, geometry = problem(name)
+    y, normed = cpu.fwd_norm(sources, weight, None, geometry, norm_of(len(weight)))
+    vectors = (torch.randn(len(weight)), torch.randn(len(weight)))
+    arguments = (dense(*y.shape), *vectors, y, normed, None, sources, weight, geometry, [False, True], True, False)
+    expected = cpu.bwd_norm(*arguments)
+    run = prepared(sources, weight, geometry)
+    nothing_else_runs(monkeypatch)
+    found = run.bwd_norm(*arguments)
+    assert found[0][0] == SourceGrad()
+    same(found, expected)
 
 
 @pytest.mark.parametrize("name", ["depthwise", "1x1 of two", "winograd"])
