@@ -22,6 +22,7 @@ BORDERS = "_fastinpaint_borders"  # attribute of a swapped model's modules: the 
 GUARDS = "_fastinpaint_guards"  # of modules that may call torch's instance norm: the handle of their hook
 TUNER = "_fastinpaint_tuner"  # of a model that measures its first calls
 FIRST_CALL = "_fastinpaint_first_call"  # of a model that compiles its kernels when it is first called
+TUNER_HOOK, FIRST_CALL_HOOK = f"{TUNER}_hook", f"{FIRST_CALL}_hook"  # attributes that `root.watch` sets
 
 
 def add_border_hooks(model: nn.Module, is_fused: Callable[[nn.Module], bool], root: bool) -> None:
@@ -105,7 +106,7 @@ def _own_hooks(module: nn.Module) -> int:
     """The number of the module's hooks that belong to this library."""
     own = vars(module)
     handles = len(own.get(BORDERS, ())) + len(own.get(GUARDS, ()))
-    return handles + (f"{TUNER}_hook" in own) + (f"{FIRST_CALL}_hook" in own)
+    return handles + (TUNER_HOOK in own) + (FIRST_CALL_HOOK in own)
 
 
 def _enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:

@@ -113,8 +113,8 @@ def _around(kind: type[nn.Module]) -> Callable[..., Any]:
                 args, kwargs = given
         if BORDERS not in vars(self):
             return kind.forward(self, *args, **kwargs)
-        region.enter_if_outside(self)
         try:
+            region.enter_if_outside(self, sure=True)
             result = kind.forward(self, *args, **kwargs)
         finally:
             region.leave(self)

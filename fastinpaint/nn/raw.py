@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, is_grad_enabled, is_inference_mode_enabled
+from torch.compiler import is_dynamo_compiling
 
 from fastinpaint.ops.conv_block import batch_stats
 from fastinpaint.ops.dispatch.fast_path import ORDINARY
@@ -31,7 +32,7 @@ class Mode(NamedTuple):
     @staticmethod
     def now() -> Mode:
         """The mode in force. A compiler has no inference mode."""
-        return MODES[is_grad_enabled(), not torch.compiler.is_dynamo_compiling() and is_inference_mode_enabled()]
+        return MODES[is_grad_enabled(), not is_dynamo_compiling() and is_inference_mode_enabled()]
 
     def again(self) -> AbstractContextManager[object]:
         """Enters the mode."""
@@ -148,12 +149,12 @@ part_of = maker(Part)
 
 def version(x: Tensor) -> int:
     """How often x was modified in place, where torch counts it."""
-    return 0 if torch.compiler.is_dynamo_compiling() or x.is_inference() else x._version
+    return 0 if is_dynamo_compiling() or x.is_inference() else x._version
 
 
 def stamp(x: Tensor | None) -> tuple[int, int]:
     """A parameter's version, and its address: torch does not count that ``x.data`` becomes another tensor."""
-    if x is None or torch.compiler.is_dynamo_compiling():
+    if x is None or is_dynamo_compiling():
         return 0, 0
     at = x.data_ptr() if type(x) in ORDINARY else 0
     return (0 if x.is_inference() else x._version), at

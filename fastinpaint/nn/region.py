@@ -4,7 +4,8 @@ What runs under a checkpoint is outside of what called the checkpoint: backward 
 the same tensors. torch shows a checkpoint as the hooks on saved tensors that are in force. So is what runs without
 gradients in a model that runs with them, such as the inside of an autograd.Function, which returns tensors only.
 
-torch runs no hook behind a call that a KeyboardInterrupt ends. So a call counts while its frame is on the stack.
+torch runs no hook behind a call that a KeyboardInterrupt ends. So a call that hooks begin and end counts while its
+frame is on the stack.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ top_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 
 class _Call(NamedTuple):
     module: nn.Module
-    frame: FrameType  # of torch's call of the module
+    frame: FrameType | None  # of torch's call of the module; None where `leave` is sure to be called
     saved_by: object
     grad: bool
     known: dict[int, tuple[Tensor, int, object]]
@@ -45,8 +46,11 @@ def enter(module: nn.Module) -> None:
         _running.calls.append(_Call(module, sys._getframe(2), saving(), torch.is_grad_enabled(), {}))
 
 
-def enter_if_outside(module: nn.Module) -> None:
-    """As `enter`, for a module that need not be noted where another one that runs around it stands for both."""
+def enter_if_outside(module: nn.Module, sure: bool = False) -> None:
+    """As `enter`, for a module that need not be noted where another one that runs around it stands for both.
+
+    sure: whether `leave` is called whatever happens.
+    """
     if not torch.compiler.is_compiling():
         if inside():
             for call in _running.calls:
@@ -55,7 +59,8 @@ def enter_if_outside(module: nn.Module) -> None:
             else:
                 return
         _drop_interrupted()
-        _running.calls.append(_Call(module, sys._getframe(2), saving(), torch.is_grad_enabled(), {}))
+        frame = None if sure else sys._getframe(2)
+        _running.calls.append(_Call(module, frame, saving(), torch.is_grad_enabled(), {}))
 
 
 def leave(module: nn.Module) -> None:
@@ -87,19 +92,21 @@ def inside() -> bool:
     calls = _running.calls
     if not calls:
         return False
-    call, frame = calls[-1], sys._getframe(1)
-    while frame is not call.frame:
-        frame = frame.f_back  # type: ignore[assignment]
-        if frame is None:  # the call was interrupted; the one before it may still run
-            _drop_interrupted()
-            return inside()
+    _, its_frame, saved_by, grad, _ = calls[-1]
+    if its_frame is not None:
+        frame = sys._getframe(1)
+        while frame is not its_frame:
+            frame = frame.f_back  # type: ignore[assignment]
+            if frame is None:  # the call was interrupted; the one before it may still run
+                _drop_interrupted()
+                return inside()
     hooks = top_hooks(True)
-    return (hooks[0] if hooks else None) is call.saved_by and call.grad == torch.is_grad_enabled()
+    return (hooks[0] if hooks else None) is saved_by and grad == torch.is_grad_enabled()
 
 
 def _drop_interrupted() -> None:
     """Forget the calls that are no longer on the stack."""
-    while _running.calls:
+    while _running.calls and _running.calls[-1].frame is not None:
         frame: FrameType | None = sys._getframe(1)
         while frame is not None:
             if frame is _running.calls[-1].frame:

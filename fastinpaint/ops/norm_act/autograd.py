@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.library import Library
 
+from fastinpaint import environment
 from fastinpaint.ops import saved
 from fastinpaint.ops.dispatch import registry
 from fastinpaint.ops.dispatch.fast_path import (
@@ -41,14 +42,19 @@ _library.define("norm_act_stats(Tensor x, bool per_sample, int groups, str backe
 FWD_TENSORS, BWD_TENSORS = 7, 9
 STATS = Form()
 _modules: dict[tuple[Any, ...], ModuleType] = {}  # of `module_of`, by all that it depends on
+_runs: dict[tuple[Any, ...], bool] = {}  # of `runs`
+_watched = environment.watch(registry.VARIABLE)
 
 
 def runs(backend: str, device: torch.device) -> bool:
     """Whether some backend that can be chosen there has own kernels, or was requested by name."""
-    name = registry.requested(backend)
-    if name == "auto":
-        return device.type == "cpu"
-    return not isinstance(registry.find(OP, name), str)
+    question = backend, device.type, *_watched()
+    found = _runs.get(question)
+    if found is None:
+        name = registry.requested(backend)
+        own = device.type == "cpu" if name == "auto" else not isinstance(registry.find(OP, name), str)
+        found = _runs[question] = own
+    return found
 
 
 def _form(act: str, parameter: float, eps: float, groups: int, of_batch: bool) -> Form:

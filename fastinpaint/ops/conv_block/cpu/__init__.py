@@ -54,7 +54,7 @@ def normalises(sources: Sequence[Source], weight: Tensor, geometry: Geometry) ->
 def loads_activations(sources: Sequence[Source], weight: Tensor, geometry: Geometry) -> bool:
     """Whether every pass has a kernel that computes any activation in its load, and its derivative."""
     weight, geometry, _ = trimmed(sources, weight, geometry)
-    return all(kernels in select.DIRECT_KERNELS for kernels in select.select_kernels(sources, weight, geometry))
+    return select.DIRECT_KERNELS.issuperset(select.select_kernels(sources, weight, geometry))
 
 
 def has_curve(sources: Sequence[Source]) -> bool:

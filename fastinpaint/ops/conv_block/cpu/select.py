@@ -24,7 +24,7 @@ from fastinpaint.ops.types import Geometry, Source
 
 VARIABLE = "FASTINPAINT_CPU_CONV"
 PASSES = ("fwd", "dgrad", "wgrad")
-DIRECT_KERNELS = (depthwise, matmul)  # which load every activation
+DIRECT_KERNELS = frozenset((depthwise, matmul))  # which load every activation
 
 
 class Costs(NamedTuple):
