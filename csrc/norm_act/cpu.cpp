@@ -42,7 +42,7 @@ struct Affine {
     for (int64_t i = 0; i < count; ++i) {
       const int64_t c = i % p.channels;
       mean[i] = static_cast<const A*>(given_mean)[i];
-      rstd[i] = A(1) / std::sqrt(static_cast<const A*>(var)[i] + A(p.eps));
+      if (var) rstd[i] = A(1) / std::sqrt(static_cast<const A*>(var)[i] + A(p.eps));
       scale[i] = weight ? static_cast<const A*>(weight)[c] * rstd[i] : rstd[i];
       if (bias) shift[i] = static_cast<const A*>(bias)[c];
     }
@@ -132,7 +132,8 @@ struct Vectors {
   A *dweight, *dbias, *dslope;
 };
 
-// Writes the vectors' gradients, and dz where daddend is wanted. Returns the sums [samples, rows, channels].
+// Writes the vectors' gradients, and dz where daddend is wanted or dz * scale where dx is, one of them at most. Returns
+// the sums [samples, rows, channels].
 template <class A>
 std::vector<double> take_sums(const NormActProblem& p, const Maps& maps, const Affine<A>& affine, Vectors<A> grads,
                               int threads) {
@@ -141,6 +142,7 @@ std::vector<double> take_sums(const NormActProblem& p, const Maps& maps, const A
   for_blocks(p, threads, [&](int64_t sample, int64_t block, int64_t begin, int64_t end) {
     NormActBwd args = of_sample(p, affine.form(p, maps.x, maps.addend, maps.slope, sample), maps, sample);
     args.sums = &partial[(sample * blocks(p) + block) * values];
+    args.by_dz = &affine.scale[sample * channels];
     FI_DISPATCH(norm_act_sums(args, static_cast<Dtype>(p.dtype), begin, end))
   });
   for (int64_t s = 0; s < p.samples; ++s) {
@@ -170,11 +172,11 @@ void bwd(const NormActProblem& p, const Maps& maps, const Affine<A>& affine, boo
   Coefficients<A> by{affine.scale, std::vector<A>(affine.scale.size()), std::vector<A>(affine.scale.size())};
   const bool summed = normed || grads.dslope;
   if (summed) {
-    const bool is_dz = !normed && !maps.daddend;  // then the pass of the sums writes dx
+    const bool whole = !(normed && p.of_batch) && !maps.daddend;  // then this pass writes dx
     Maps first = maps;
-    if (is_dz) first.daddend = maps.dx;
+    if (!whole) first.dx = nullptr;
     const std::vector<double> sums = take_sums(p, first, affine, grads, threads);
-    if (is_dz) return;
+    if (whole) return;
     if (normed && p.of_batch) by = through_statistics(p, affine, sums);
   }
   if (!maps.dx && !maps.daddend) return;
@@ -239,7 +241,8 @@ FI_EXPORT int fi_cpu_norm_act_stats(const NormActProblem* p, const void* x, void
 }
 
 // a = act((x - mean) / sqrt(var + eps) * weight + bias + addend), into the channels of a from `offset` on, whose rows
-// have `stride`. mean and var, weight, bias and addend may be null; slope is null of all activations but prelu.
+// have `stride`. mean and var, weight, bias and addend may be null; with var alone null its root counts as 1. slope is
+// null of all activations but prelu.
 FI_EXPORT int fi_cpu_norm_act_fwd(const NormActProblem* p, const void* x, const void* addend, const void* mean,
                                   const void* var, const void* weight, const void* bias, const void* slope, void* a,
                                   int64_t stride, int64_t offset, int threads) {

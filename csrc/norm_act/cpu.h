@@ -51,7 +51,7 @@ struct NormActFwd {
 };
 
 // dz = da * act'(z), and over each block of pixels sum dz, sum dz * (x - mean) and, of prelu, sum da * min(z, 0). The
-// kernel of the sums writes daddend too, that of dx only where no sums are taken.
+// kernel of the sums writes daddend too, or dx = by_dz * dz, if one of them is given; that of dx writes both.
 struct NormActBwd {
   NormAct form;
   const void* da;   // D, rows `stride` apart, this map's channels from `offset` on

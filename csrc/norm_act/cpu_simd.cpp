@@ -131,7 +131,12 @@ void sums(const NormActBwd& args, int64_t begin, int64_t end, Group<D, N> group)
   group.each(count,
              [&](int i) { from[i] = Channels<D>(args.form, args.out, begin * channels, c + i * lanes, group.n(i)); });
   const D* da = static_cast<const D*>(args.da) + begin * args.stride + args.offset + c;
-  D* daddend = args.daddend ? static_cast<D*>(args.daddend) + begin * channels + c : nullptr;
+  void* map = args.dx ? args.dx : args.daddend;
+  D* to = map ? static_cast<D*>(map) + begin * channels + c : nullptr;
+  V by_dz[most];
+  group.each(count, [&](int i) {
+    by_dz[i] = args.dx ? Channels<D>::vector(args.by_dz, c + i * lanes, group.n(i)) : V{} + 1;
+  });
   for (int64_t p = 0, last = (end - begin) * channels; p < last;) {
     const int64_t until = p + kSegment * channels < last ? p + kSegment * channels : last;
     V dz_here[most]{}, dz_x_here[most]{}, slope_here[most]{};
@@ -141,7 +146,7 @@ void sums(const NormActBwd& args, int64_t begin, int64_t end, Group<D, N> group)
         const V z = from[i].out ? load_n(from[i].out + p, group.n(i)) : from[i].z(xv, p, group.n(i));
         const V upstream = load_n(da + i * lanes, group.n(i));
         const V dz = ACT::bwd(z, from[i].template parameter<ACT>(args.form.act, parameter), upstream);
-        if (daddend) store_n(daddend + p + i * lanes, dz, group.n(i));
+        if (to) store_n(to + p + i * lanes, by_dz[i] * dz, group.n(i));
         if constexpr (kOfChannel<ACT>) slope_here[i] += ACT::by_slope(z, upstream);
         dz_here[i] += dz;
         dz_x_here[i] += dz * (xv - from[i].mean);

@@ -65,6 +65,10 @@ class Normed:
                 "before the deferred activation that reads it ran; use the result before an optimiser's step."
             )
 
+    def made_with(self, raw: Raw) -> bool:
+        """Whether the raw map's own node made mean, scale and shift, and its backward best adds their part itself."""
+        return self._vectors is not None and raw.loads_gradient
+
     def vectors(self) -> tuple[Tensor, Tensor, Tensor]:
         """mean, scale and shift, differentiable: see `fastinpaint.ops.types.Source`."""
         if self._vectors is None:
@@ -134,9 +138,14 @@ class Activated(Raw):
         raw.check_unchanged()
         if addend is not None:
             addend.check_unchanged()
-        mean = var = weight = bias = added = None
+        mean = var = weight = bias = added = upstream_mean = None
         form = Form(self.act)
-        if norm is not None:
+        if norm is not None and norm.made_with(raw) and (addend is None or self.act == NONE):
+            # backward is one pass here, and the convolution's adds what reaches y through its statistics as it loads.
+            # Of an activated sum the pass would write two maps, the sum's gradient too, and so gain nothing
+            mean, weight, bias = norm.vectors()
+            upstream_mean = mean
+        elif norm is not None:
             norm.check_unchanged()
             mean, var, weight, bias = norm.mean.detach(), norm.var.detach(), norm.weight, norm.bias
             form = Form(self.act, norm.eps, norm.groups, norm.of_batch)
@@ -160,7 +169,7 @@ class Activated(Raw):
             again = partial(norm_act.recompute, form, backend, module)
             self.recipe = Recipe(again, operands, Slot(), steps + 1)
         call = Call(form, backend, module, mean, var, x_kept, addend_kept, self.recipe)
-        return applied(NormAct), (call, x, weight, bias, added, slope)
+        return applied(NormAct), (call, x, weight, bias, added, slope, upstream_mean)
 
     def finish(self, arguments: tuple[Any, ...], found: Tensor) -> None:
         """Store the result of the node of `prepare`."""

@@ -17,7 +17,7 @@ from fastinpaint.ops.activation import autograd as activation
 from fastinpaint.ops.batch_norm.reference import Norm
 from fastinpaint.ops.conv_block import autograd as conv_block
 from fastinpaint.ops.conv_block import chain, cpu, fused_bn, torch_library
-from fastinpaint.ops.conv_block.chain import Link
+from fastinpaint.ops.conv_block.chain import Chain, Link
 from fastinpaint.ops.conv_block.geometry import cost_per_value
 from fastinpaint.ops.conv_block.torch_library import Call
 from fastinpaint.ops.dispatch import registry
@@ -171,6 +171,8 @@ class PendingConv(Raw):
         if len(found) > 3:  # `fused_bn.ConvNorm`; a compiler does not compare nodes
             self.vectors, self.measured = (found[1], found[2], found[3]), True
             self.var = found[4] if len(found) > 4 else None
+            call = arguments[0].calls[-1] if type(arguments[0]) is Chain else arguments[0].call
+            self.loads_gradient = getattr(call.module, "once", False)
         else:
             self.measured = arguments[0].stats
             self._statistics = (found[1], found[2]) if self.measured else None

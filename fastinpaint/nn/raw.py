@@ -74,6 +74,7 @@ class Raw:
 
     recipe: Recipe | None = None
     added = False  # whether it is an addend
+    loads_gradient = False  # whether the node that made it reads its gradient once, and adds the statistics' part then
     _known: dict[Mode, tuple[Tensor, Tensor]] | None = None  # statistics, by the mode that they were computed in
 
     def __init__(self, x: Tensor) -> None:

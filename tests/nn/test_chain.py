@@ -326,3 +326,41 @@ def test_in_bfloat16_under_autocast() -> None:
     for own, theirs, right in zip(*errors, strict=True):
         scale = right.norm().clamp_min(1e-3)
         assert (own - right).norm() / scale <= 2 * (theirs - right).norm() / scale + 0.02
+
+
+class Excited(nn.Module):
+    """Squeeze-and-excitation behind a convolution, and an activated sum behind another."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*conv(8, 8, 3 if groups > 1 else 1, nn.SiLU(), groups=groups))
+        self.squeeze, self.excite = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
+        self.wide = nn.Sequential(*conv(8, 8, 3, groups=groups))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        x = x * self.excite(self.squeeze(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+        return torch.relu(self.wide(x) + x)
+
+
+@pytest.mark.parametrize(("groups", "edges"), [(8, [1, 4]), (1, [1, 1])], ids=["depthwise", "1x1"])
+def test_a_convolution_that_reads_its_gradient_once_adds_its_statistics_part(groups: int, edges: list[int]) -> None:
+    """Behind it the activation's backward is one pass. Elsewhere, and for sums, it goes through the statistics too."""
+    net, stock = pair([Excited(groups)], torch.float32)
+    x = image(torch.float32)
+    found, seen, waiting = list[int](), set[Any](), [net(x).grad_fn]
+    while waiting:
+        node: Any = waiting.pop(0)
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name() == "NormActBackward":
+            found.append([following.name() for following, _ in node.next_functions].count("ConvNormBackward"))
+        waiting += [following for following, _ in node.next_functions]
+    assert found == edges  # the raw map alone, or mean, scale and shift too
+    results = []
+    for model in (net, stock):
+        y = model(x)
+        results.append([y, *torch.autograd.grad(y.square().mean(), [x, *model.parameters()])])
+    for own, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(own, wanted, rtol=1e-3, atol=1e-5)

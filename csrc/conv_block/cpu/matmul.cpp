@@ -23,6 +23,13 @@ constexpr int64_t kOnePassPixels = 4096;      // least that gain from one pass
 constexpr int64_t kCachedWeights = 32 << 10;  // of the sums of a split, beside a tile
 constexpr int64_t kMergeRows = 16;            // of the weight gradient's product, summed at a time
 
+// Whether each pixel of the input meets the same pixel of the output, and no other.
+bool is_in_place(const DirectShape& shape) {
+  bool same = shape.taps() == 1;
+  for (int a = 0; a < 3; ++a) same = same && shape.in[a] == shape.out[a] && shape.padding[a] == 0;
+  return same;
+}
+
 // A problem and the memory it points at.
 struct Planned {
   Matmul m{};
@@ -35,8 +42,7 @@ struct Planned {
     m.shape = shape;
     m.map = correspondence(*shape, backward);
     m.sources = sources;
-    m.in_place = shape->taps() == 1;
-    for (int a = 0; a < 3; ++a) m.in_place = m.in_place && shape->in[a] == shape->out[a] && shape->padding[a] == 0;
+    m.in_place = is_in_place(*shape);
     parts.resize(kPhaseProduct);
     depths.resize(kPhaseProduct);
     int64_t first_depth = 0;
@@ -227,14 +233,20 @@ FI_EXPORT int fi_cpu_matmul_wgrad(const DirectShape* shape, const Source* source
   return 0;
 }
 
-// Both, with the arguments of both; wstrides: of dweight's in, out, t, y, x axes. In one pass over the maps where each
-// pixel of the input meets one of the output, there are enough of them, and the weight stays in the second cache.
+// Whether `fi_cpu_matmul_bwd` takes one pass over the maps: where each pixel of the input meets one of the output, there
+// are enough of them, and the weight stays in the second cache.
+FI_EXPORT int fi_cpu_matmul_in_one_pass(const DirectShape* shape) {
+  const int64_t weights = shape->channels_in * shape->channels_out;
+  return is_in_place(*shape) && weights <= kCachedWeights && shape->pixels_out() >= kOnePassPixels;
+}
+
+// Both, with the arguments of both; wstrides: of dweight's in, out, t, y, x axes.
 FI_EXPORT int fi_cpu_matmul_bwd(const DirectShape* shape, const Source* upstream, const float* weight,
                                 const int64_t* strides, const Source* sources, int count, const SourceGrads* grads,
                                 float* dweight, const int64_t* wstrides, int threads) {
   const Planned forward(shape, false, sources, count);
-  const int64_t weights = shape->channels_in * shape->channels_out, pixels = shape->pixels_out();
-  if (!forward.m.in_place || weights > kCachedWeights || pixels < kOnePassPixels) {
+  const int64_t pixels = shape->pixels_out();
+  if (!fi_cpu_matmul_in_one_pass(shape)) {
     fi_cpu_matmul_dgrad(shape, upstream, weight, strides, sources, count, grads, threads);
     return fi_cpu_matmul_wgrad(shape, sources, count, upstream, dweight, wstrides, threads);
   }

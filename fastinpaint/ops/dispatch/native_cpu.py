@@ -48,6 +48,7 @@ ARGUMENTS = {
     "fi_cpu_matmul_dgrad": "pppppipi",
     "fi_cpu_matmul_wgrad": "ppipppi",
     "fi_cpu_matmul_bwd": "pppppipppi",
+    "fi_cpu_matmul_in_one_pass": "p",
     "fi_cpu_layer_fwd": "p",
     "fi_cpu_layer_bwd": "p",
     "fi_cpu_channel_scale_bwd": "ppppppi",

@@ -150,7 +150,8 @@ class Call(NamedTuple):
     Attributes:
         form, backend: what is computed, and on what.
         module: see `module_of`.
-        mean, var: the statistics, ``[C]`` or ``[N, C]`` in the wide dtype, or None for no norm.
+        mean, var: the statistics, ``[C]`` or ``[N, C]`` in the wide dtype, or None for no norm. Without var, `NormAct`
+            takes scale and shift in place of weight and bias, and mean as an input: what made x takes their gradients.
         x, addend: what backward is to keep of these maps, a tensor or a recipe.
         own: the recipe of a, if nobody keeps it.
     """
@@ -166,7 +167,7 @@ class Call(NamedTuple):
 
 
 class NormAct(torch.autograd.Function):
-    """``apply(call, x, weight, bias, addend, slope) -> a``."""
+    """``apply(call, x, weight, bias, addend, slope, mean) -> a``; mean is None where it has no gradient."""
 
     @staticmethod
     def forward(
@@ -177,6 +178,7 @@ class NormAct(torch.autograd.Function):
         bias: Tensor | None,
         addend: Tensor | None,
         slope: Tensor | None,
+        mean: Tensor | None,
     ) -> Tensor:
         form, act = call.form, call.form.act
         a = fwd((x, call.mean, call.var, weight, bias, addend, slope), form, call.backend, call.module)
@@ -206,6 +208,7 @@ class NormAct(torch.autograd.Function):
         addend, out = (None, third) if ctx.from_result else (third, None)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             return (None, *_differentiable(ctx, da, x, (mean, var, weight, bias), addend, out, slope))
+        dmean: Tensor | None = None
         plain = form.act.kind == "none"
         if mean is None:  # every map's gradient is dz
             dz: Tensor | None = da
@@ -221,9 +224,11 @@ class NormAct(torch.autograd.Function):
             grads = bwd((da, x, mean, var, weight, bias, addend, out, slope), form, ctx.backend, ctx.module, asked)
             if needed[3] and plain:
                 grads[3] = da
+            if needed[5] and weight is not None and grads[2] is not None:
+                dmean = -weight * grads[2]  # the gradient of shift is the sum of dz
         if ctx.slot is not None:
             ctx.slot.value = None  # the maker of a map is its last reader
-        return (None, *grads)
+        return (None, *grads, dmean)
 
 
 def _differentiable(
@@ -243,10 +248,15 @@ def _differentiable(
         factor = reference.act_bwd(form.act, torch.ones_like(out), out).detach()
     if x is None:
         dz = da if factor is None else da * factor
-        return [dz, None, None, dz if ctx.has_addend else None, None]
+        return [dz, None, None, dz if ctx.has_addend else None, None, None]
 
     def forward(
-        x: Tensor, weight: Tensor | None, bias: Tensor | None, addend: Tensor | None, slope: Tensor | None
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        addend: Tensor | None,
+        slope: Tensor | None,
+        mean: Tensor | None,
     ) -> Sequence[Tensor]:
         own = (mean, var)
         if form.of_batch and mean is not None:
@@ -255,7 +265,9 @@ def _differentiable(
             return [reference.fwd(x, *own, weight, bias, addend, slope, form)]
         return [reference.fwd(x, *own, weight, bias, None, None, form._replace(act=Act())) * factor]
 
-    grads = saved.differentiate(forward, [x, weight, bias, addend, slope], [da])
+    grads = saved.differentiate(forward, [x, weight, bias, addend, slope, mean], [da])
+    if not ctx.needs_input_grad[6]:
+        grads[5] = None
     if ctx.has_addend and addend is None:
         grads[3] = da if factor is None else da * factor
     return grads

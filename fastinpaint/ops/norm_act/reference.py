@@ -9,8 +9,9 @@ and, given da, with rstd = 1 / sqrt(var + eps), sums over what a statistic was t
     dx = rstd * (weight * dz - sum(weight * dz) / M - (x - mean) * rstd^2 * sum(weight * dz * (x - mean)) / M)
 
 where mean and var are x's own statistics, else dx = rstd * weight * dz. mean and var are ``[C]`` for statistics of the
-batch, ``[N, C]`` for those of each sample. The slope of prelu is ``[C]`` or ``[1]``. Maps narrower than float32 are
-computed in float32 and rounded once.
+batch, ``[N, C]`` for those of each sample. Without var, rstd is 1: weight and bias are then the scale and shift of a
+`fastinpaint.ops.types.Source`. The slope of prelu is ``[C]`` or ``[1]``. Maps narrower than float32 are computed in
+float32 and rounded once.
 """
 
 from __future__ import annotations
@@ -86,9 +87,9 @@ def affine(
 ) -> Tensor:
     """z without the addend, in the wide dtype."""
     z = wide(x)
-    if mean is None or var is None:
+    if mean is None:
         return z
-    scale = torch.rsqrt(var + eps)
+    scale = torch.ones_like(mean) if var is None else torch.rsqrt(var + eps)
     if weight is not None:
         scale = scale * weight.to(scale.dtype)
     z = (z - per_channel(mean, z)) * per_channel(scale, z)
@@ -133,9 +134,10 @@ def bwd(
     dx, dweight, dbias, dslope = dz, None, None, None
     if slope is not None and needs[4]:
         dslope = torch.where(z > 0, 0.0, wide(da) * z).sum([0, *range(2, x.dim())]).sum_to_size(slope.shape)
-    if mean is not None and var is not None:
+    if mean is not None:
         dims = [0, *range(2, x.dim())] if mean.dim() == 1 else list(range(2, x.dim()))
-        rstd, centred = torch.rsqrt(var + form.eps), wide(x) - per_channel(mean, x)
+        rstd = torch.ones_like(mean) if var is None else torch.rsqrt(var + form.eps)
+        centred = wide(x) - per_channel(mean, x)
         scale = rstd if weight is None else rstd * weight.to(rstd.dtype)
         of_dz, of_dz_x = dz.sum(dims), (dz * centred).sum(dims)  # [C] or [N, C]
         dbias, dweight = (v.view(-1, v.shape[-1]).sum(0) for v in (of_dz, of_dz_x * rstd))

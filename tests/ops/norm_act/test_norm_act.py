@@ -50,7 +50,7 @@ def apply(
 ) -> Tensor:
     form = form_of(act, norm)
     call = Call(form, backend, autograd.module_of(x, form, backend), *statistics(x, norm), x, addend, None)
-    return NormAct.apply(call, x, weight, bias, addend, slope)
+    return NormAct.apply(call, x, weight, bias, addend, slope, None)
 
 
 TORCH_ACTS = {
@@ -136,6 +136,33 @@ def test_gradients_of_the_reference(kind: str, norm: str, addend: bool) -> None:
 
     assert gradcheck(call, given, fast_mode=True)
     assert gradgradcheck(call, given, fast_mode=True)
+
+
+@pytest.mark.parametrize("addend", [False, True], ids=["alone", "sum"])
+@pytest.mark.parametrize("kind", ACTS)
+def test_vectors_whose_gradients_their_maker_takes(kind: str, addend: bool) -> None:
+    """Scale, shift and mean in place of statistics and parameters."""
+    x, scale, shift, extra, slope = operands((3, 4, 3, 5), "frozen", addend, torch.float64, kind=kind)
+    given, act = [x, scale, shift, extra, slope, torch.randn(4, dtype=torch.float64)], act_of(kind)
+    results = []
+    for backend in ("torch", *BACKENDS):
+        leaves = [t if t is None else t.clone().requires_grad_() for t in given]
+        x, scale, shift, extra, slope, mean = leaves
+        if backend == "torch":
+            z = (x - mean.view(-1, 1, 1)) * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)
+            a = in_torch(z, None, None, extra, slope, act, "none")
+        else:
+            call = Call(Form(act), backend, autograd.module_of(x, Form(act), backend), mean, None, x, extra, None)
+            a = NormAct.apply(call, x, scale, shift, extra, slope, mean)
+        first = torch.autograd.grad(a.pow(2).sum(), [t for t in leaves if t is not None], create_graph=True)
+        second = torch.autograd.grad(sum(g.pow(2).sum() for g in first), [t for t in leaves if t is not None])
+        a = a.detach()
+        once = NormAct.apply(call, x, scale, shift, extra, slope, mean) if backend != "torch" else None
+        plain = first if once is None else torch.autograd.grad(once, [t for t in leaves if t is not None], 2 * a)
+        results.append([a, *plain, *first, *second])
+    for found in results[1:]:
+        for ours, theirs in zip(found, results[0], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
 
 
 def grads_of(given: list[Tensor | None], act: Act, norm: str, backend: str, da: Tensor) -> list[Tensor | None]:

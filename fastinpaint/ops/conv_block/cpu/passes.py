@@ -57,6 +57,8 @@ class Passes:
         kind: Any = kernels[0]
         # other rules of accuracy hold for bfloat16's weight gradients: see `select.exact_enough`
         self.backward = kernels[1] is kernels[2] is kind and x.dtype == torch.float32
+        # what reaches y through its statistics is then added as often as a separate pass would
+        self.once = kind is depthwise
         self.empty_gradient = winograd.empty_gradient if kind is winograd else torch.empty_like
         own: list[Any] = []
         if kind is winograd:
@@ -66,6 +68,8 @@ class Passes:
             ]
         else:
             own = [direct.shape_of(x.shape, self.shape, weight.shape, geometry)] * 2
+            if kind is matmul:
+                self.once = bool(native.library().fi_cpu_matmul_in_one_pass(ctypes.byref(own[0])))
         if kind is depthwise:
             own += [depthwise.strides(weight)] * 2
         else:
