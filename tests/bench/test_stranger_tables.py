@@ -21,6 +21,8 @@ QUIET = [  # runs of all fourteen networks, on machines with nothing else to do
     "2026-11-30-strangers-held.jsonl",
     "2026-11-30-strangers-gain.jsonl",
     "2026-11-30-strangers-confirmed.jsonl",
+    "2026-12-01-strangers-one-pass.jsonl",
+    "2026-12-01-strangers-chains.jsonl",
 ]
 MIB = 1 << 20
 
