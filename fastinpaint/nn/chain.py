@@ -122,6 +122,8 @@ def _call(plan: Plan, weight: Tensor, ahead: Ahead, form: tuple[Any, ...]) -> Ca
 
 
 def _new_call(plan: Plan, weight: Tensor, ahead: Ahead, code: int, backend: str) -> Call | None:
+    if registry.requested(backend) not in ("auto", "cpu"):
+        return None
     if weight.dtype != ahead.dtype and (weight.dtype, ahead.dtype) != (torch.float32, torch.bfloat16):
         return None  # a cast is a node of its own
     x, vector = torch.empty(ahead.shape, dtype=ahead.dtype), torch.empty(ahead.shape[1])  # no value is read

@@ -81,7 +81,7 @@ class Sequential(nn.Sequential):
                 found = joints(layers, i + 1, pending) if grad and within else []
                 apply, arguments = pending.prepare(True, norm, [joint.link for joint in found])
                 pending.finish(arguments, apply(*arguments))
-                if found and type(arguments[0]) is Chain:
+                if found and type(arguments[0]) is Chain:  # `pending` stands for the last of them from now on
                     (*_, norm), i, following, pending.shape = found[-1]
                 elif pending.vectors is not None:
                     i += 1

@@ -247,6 +247,12 @@ def test_a_layer_that_comes_twice() -> None:
     assert chains(compare(net, stock)) == [3]
 
 
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_chains_are_the_cpu_backends(backend: str) -> None:
+    net, stock = pair(inverted(), backend=backend)
+    assert max(chains(compare(net, stock)), default=0) == (3 if backend == "cpu" else 0)
+
+
 def kept(net: nn.Module, x: Tensor) -> int:
     """Bytes of the tensors that the graph keeps, each once, but parameters and the input."""
     own = {p.data_ptr() for p in net.parameters()} | {x.data_ptr()}
