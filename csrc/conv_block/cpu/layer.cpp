@@ -45,21 +45,13 @@ struct LayerBwd {
   int64_t threads, count;                     // count: of sources, which follow, and then of their gradients
 };
 
-namespace {
-
-template <class T>
-const T* behind(const void* at) {
-  return static_cast<const T*>(at);
-}
-
-}  // namespace
 }  // namespace fi
 
 using namespace fi;
 
 FI_EXPORT int fi_cpu_layer_fwd(const LayerFwd* p) {
   const Layer& l = *p->layer;
-  const Source* sources = behind<Source>(p + 1);
+  const auto* sources = reinterpret_cast<const Source*>(p + 1);
   const int count = static_cast<int>(p->count), threads = static_cast<int>(p->threads);
   const auto* direct = static_cast<const DirectShape*>(l.shape);
   const auto *weight = static_cast<const float*>(p->weight), *bias = static_cast<const float*>(p->bias);
@@ -81,8 +73,8 @@ FI_EXPORT int fi_cpu_layer_fwd(const LayerFwd* p) {
 FI_EXPORT int fi_cpu_layer_bwd(const LayerBwd* p) {
   const Layer& l = *p->layer;
   const int count = static_cast<int>(p->count), threads = static_cast<int>(p->threads);
-  const Source* sources = behind<Source>(p + 1);
-  const SourceGrads* grads = behind<SourceGrads>(sources + count);
+  const auto* sources = reinterpret_cast<const Source*>(p + 1);
+  const auto* grads = reinterpret_cast<const SourceGrads*>(sources + count);
   std::vector<float> vectors(2 * l.channels);
   Source g{p->dy, nullptr, nullptr, nullptr, nullptr, l.channels, 0};  // the gradient that reaches y
   if (p->dmean || p->dscale) {

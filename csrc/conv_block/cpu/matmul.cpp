@@ -244,12 +244,12 @@ FI_EXPORT int fi_cpu_matmul_in_one_pass(const DirectShape* shape) {
 FI_EXPORT int fi_cpu_matmul_bwd(const DirectShape* shape, const Source* upstream, const float* weight,
                                 const int64_t* strides, const Source* sources, int count, const SourceGrads* grads,
                                 float* dweight, const int64_t* wstrides, int threads) {
-  const Planned forward(shape, false, sources, count);
-  const int64_t pixels = shape->pixels_out();
   if (!fi_cpu_matmul_in_one_pass(shape)) {
     fi_cpu_matmul_dgrad(shape, upstream, weight, strides, sources, count, grads, threads);
     return fi_cpu_matmul_wgrad(shape, sources, count, upstream, dweight, wstrides, threads);
   }
+  const Planned forward(shape, false, sources, count);
+  const int64_t pixels = shape->pixels_out();
   Planned planned(shape, true, upstream, 1, forward.m.slices);
   GradTargets targets(sources, count, grads, shape->pixels_in(), planned.m.tiles);
   pack(planned, targets.list, taps_of(weight, strides), threads);

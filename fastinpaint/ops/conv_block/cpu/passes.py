@@ -69,7 +69,7 @@ class Passes:
         else:
             own = [direct.shape_of(x.shape, self.shape, weight.shape, geometry)] * 2
             if kind is matmul:
-                self.once = bool(native.library().fi_cpu_matmul_in_one_pass(ctypes.byref(own[0])))
+                self.once = self.backward and bool(native.library().fi_cpu_matmul_in_one_pass(ctypes.byref(own[0])))
         if kind is depthwise:
             own += [depthwise.strides(weight)] * 2
         else:
